@@ -1,0 +1,1 @@
+"""A bundle goes in, a smaller or faster bundle comes out."""

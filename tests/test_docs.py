@@ -1,0 +1,86 @@
+"""The documents go in; their Python runs as printed and their links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+LINKING = [*EXAMPLES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "runtime/FORMAT.md"]
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,}) *(?P<language>\w*)")
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)")
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """Return ``(language, line)`` of every line: the language is "" outside a block and on a fence.
+
+    Lines inside a block lose the indent of its fence. A block without a language counts as "text".
+    """
+    lines: list[tuple[str, str]] = []
+    opened: re.Match[str] | None = None
+    for line in text.splitlines():
+        fence = FENCE.match(line)
+        if opened is None:
+            opened = fence
+            lines.append(("", "" if fence else line))
+        elif fence and fence["ticks"].startswith(opened["ticks"]) and not fence["language"]:
+            opened = None
+            lines.append(("", ""))
+        else:
+            indent = len(opened["indent"])
+            stripped = line[indent:] if line[:indent].isspace() else line
+            lines.append((opened["language"].lower() or "text", stripped))
+    return lines
+
+
+def python_of(text: str) -> str:
+    """Return the Python blocks of a document, each line under its own line number."""
+    return "\n".join(
+        line if language in {"python", "python3", "py"} else "" for language, line in fenced(text)
+    )
+
+
+def name(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def test_blocks_keep_their_line_numbers() -> None:
+    text = "a\n```python\nx = 1\n```\n`x`\n  ```py\n  if x:\n      y = 2\n  ```\n```sh\nls\n```\n"
+    assert python_of(text).splitlines()[:8] == ["", "", "x = 1", "", "", "", "if x:", "    y = 2"]
+    assert "ls" not in python_of(text)
+
+
+def test_readme_has_a_python_example() -> None:
+    assert python_of((ROOT / "README.md").read_text("utf-8")).strip()
+
+
+@pytest.mark.parametrize("document", EXAMPLES, ids=name)
+def test_python_runs_as_printed(document: Path, tmp_path: Path) -> None:
+    """All blocks of one document run in order in one fresh interpreter, in an empty folder."""
+    script = tmp_path / f"{document.stem}.py"
+    script.write_text(python_of(document.read_text("utf-8")), "utf-8")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name(document)}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("document", LINKING, ids=name)
+def test_relative_links_lead_to_files(document: Path) -> None:
+    prose = "\n".join(
+        line for language, line in fenced(document.read_text("utf-8")) if not language
+    )
+    targets = [match["target"].partition("#")[0] for match in LINK.finditer(prose)]
+    relative = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
+    assert [t for t in relative if not (document.parent / t).exists()] == []
