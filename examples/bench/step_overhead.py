@@ -1,0 +1,152 @@
+"""A bundle in, the runtime's own cost per step out, beside the bare call and a naive loop.
+
+    python examples/bench/step_overhead.py BUNDLE [--t 1 32] [--rounds 2000]
+
+For each T three ways to take the same step run in turn, so that all meet the same weather:
+
+- `bare`: `run_with_iobinding` on two prebuilt bindings, A -> B and B -> A, and nothing else;
+- `stream`: `Stream.step`, which also copies the chunk in and the outputs out, checks tokens or
+  features, outputs and now and then the state, and commits;
+- `naive`: `InferenceSession.run` with numpy state, fed back by hand.
+
+The figures are medians; `own cost` is the median of stream minus bare, round by round.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.runtime import Session
+from dst.runtime.manifest import Tokens
+from dst.runtime.state import sized
+
+Array = npt.NDArray[np.generic]
+
+
+def random_chunk(session: Session, t: int) -> Array:
+    """A chunk of the contract's dtype and shape."""
+    chunk = session.contract.chunk
+    random = np.random.default_rng(0)
+    shape = sized(chunk.shape, t)
+    if isinstance(chunk.content, Tokens):
+        return random.integers(0, chunk.content.vocabulary, shape).astype(chunk.dtype)
+    return random.normal(size=shape).astype(chunk.dtype)
+
+
+def state_arrays(session: Session) -> dict[str, Array]:
+    """The initial state, copied."""
+    return {name: a.copy() for name, a in session.layout.views(session.initial).items()}
+
+
+def graph_chunk(session: Session, chunk: Array) -> Array:
+    """The chunk as the graph takes it: with zeros for lookback, on the time axis."""
+    axis, back = session.contract.chunk.time_axis, session.contract.chunk.lookback
+    pad = [(0, 0)] * chunk.ndim
+    pad[axis] = (back, 0)
+    return np.ascontiguousarray(np.pad(chunk, pad))
+
+
+def bare(session: Session, t: int, chunk: Array) -> Callable[[], object]:
+    """Two bindings over buffers made once; a call runs the next one."""
+    contract = session.contract
+    runner = session.runner_for(t)
+    value = ort.OrtValue.ortvalue_from_numpy
+    sides = [state_arrays(session), state_arrays(session)]
+    feed = graph_chunk(session, chunk)
+    outputs = {o.name: np.zeros(sized(o.shape, t), o.dtype) for o in contract.outputs}
+    bindings = []
+    for source, target in ((0, 1), (1, 0)):
+        binding = runner.io_binding()
+        binding.bind_ortvalue_input(contract.chunk.input, value(feed))
+        for name, constant in session.constants.items():
+            binding.bind_ortvalue_input(name, constant)
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, value(array))
+        for state in contract.state:
+            binding.bind_ortvalue_input(state.input, value(sides[source][state.input]))
+            binding.bind_ortvalue_output(state.output, value(sides[target][state.input]))
+        bindings.append(binding)
+    keep = (feed, outputs, sides)  # the bindings point into these arrays
+    side = 0
+
+    def call() -> object:
+        nonlocal side
+        runner.run_with_iobinding(bindings[side])
+        side ^= 1
+        return keep
+
+    return call
+
+
+def naive(session: Session, t: int, chunk: Array) -> Callable[[], object]:
+    """`run` with numpy arrays, the state fed back."""
+    contract = session.contract
+    runner = session.runner_for(t)
+    feed = {contract.chunk.input: graph_chunk(session, chunk)}
+    feed |= {name: constant.numpy() for name, constant in session.constants.items()}
+    feed |= state_arrays(session)
+    names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
+    first = len(contract.outputs)
+
+    def call() -> object:
+        results = runner.run(names, feed)
+        for state, array in zip(contract.state, results[first:], strict=True):
+            feed[state.input] = array
+        return results[:first]
+
+    return call
+
+
+def timed_us(call: Callable[[], object]) -> float:
+    """Microseconds of one call."""
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def measure(ways: Sequence[Callable[[], object]], turn: int) -> list[float]:
+    """Time each way once, beginning with another one each turn; in the order of `ways`."""
+    times = [0.0] * len(ways)
+    for place in range(len(ways)):
+        way = (turn + place) % len(ways)
+        times[way] = timed_us(ways[way])
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bundle", type=str, help="a bundle's directory, or a shipped name")
+    parser.add_argument("--t", type=int, nargs="*", help="chunk sizes; all by default")
+    parser.add_argument("--rounds", type=int, default=2000)
+    asked = parser.parse_args()
+    session = Session.open(asked.bundle, chunk_sizes=asked.t or None)
+    print(f"{session.bundle.label} {len(session.contract.state)} state tensors, microseconds")
+    print(f"{'T':>5} {'bare':>9} {'stream':>9} {'naive':>9} {'own cost':>9} {'naive/stream':>13}")
+    for t in session.chunk_sizes:
+        chunk = random_chunk(session, t)
+        stream = session.stream()
+        ways: list[Callable[[], object]] = [
+            bare(session, t, chunk),
+            partial(stream.step, chunk),
+            naive(session, t, chunk),
+        ]
+        for way in ways * 50:
+            way()
+        rounds = [measure(ways, turn) for turn in range(asked.rounds)]
+        median = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        own = statistics.median(stepped - plain for plain, stepped, _ in rounds)
+        ratio = median[2] / median[1]
+        print(
+            f"{t:>5} {median[0]:>9.1f} {median[1]:>9.1f} {median[2]:>9.1f} "
+            f"{own:>9.1f} {ratio:>13.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Deadlines: a step and its time in, the step done or `DeadlineError` out."""
+
+import threading
+
+import onnxruntime as ort
+
+from dst.runtime.errors import DeadlineError, StepError
+from dst.runtime.plan import Plan
+from dst.runtime.recurrence import Recurrence
+
+
+def step_in_time(core: Recurrence, plan: Plan, deadline_ms: float) -> None:
+    """Step, but have a timer thread stop ONNX Runtime when the deadline passes.
+
+    Raises:
+        DeadlineError: it passed; the mark has not moved.
+        StepError: the deadline is not positive, or the step failed by itself.
+    """
+    if not deadline_ms > 0:
+        raise StepError(f"deadline_ms is {deadline_ms}, expected more than 0, or None for none")
+    options = ort.RunOptions()
+    passed = threading.Event()
+
+    def stop() -> None:
+        passed.set()
+        options.terminate = True
+
+    timer = threading.Timer(deadline_ms / 1000, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        core.step_once(plan, options)
+    except StepError as error:
+        if passed.is_set():
+            raise DeadlineError(
+                f"the step did not finish in {deadline_ms} ms; it was not taken"
+            ) from error
+        raise
+    finally:
+        timer.cancel()

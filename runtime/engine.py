@@ -1,0 +1,222 @@
+"""The engine: a verified bundle in, its graphs open on one execution provider out.
+
+Shape letters: `B` batch, `T` items per chunk.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from dst.runtime.bundle import Bundle
+from dst.runtime.errors import (
+    ChunkSizeError,
+    GraphError,
+    ProviderError,
+    RuntimeVersionError,
+    SessionError,
+)
+from dst.runtime.manifest import Contract, Graph
+from dst.runtime.memory import Memory, predict
+from dst.runtime.saved import Identity
+from dst.runtime.signature import check_signature
+from dst.runtime.state import Arena, Block, DeviceArena, HostArena, Layout
+
+Provider = Literal["cpu", "cuda"]
+Lowering = Literal["fused", "portable", "other"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PREFERENCE = ("fused", "other", "portable")
+
+
+class Engine:
+    """A bundle's graphs on one provider; a graph is opened when it is first needed.
+
+    Attributes:
+        bundle: what runs.
+        provider: where it runs.
+        threads: threads inside one operator.
+        check_state_every: steps between two checks of a stream's state.
+        chunk_sizes: the T that can run, rising.
+        layout: how one stream's state lies in memory.
+        initial: the initial state, in that layout; never written to.
+        constants: the fixed inputs by name.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: Provider,
+        threads: int,
+        graphs: Sequence[Graph],
+        chunk_sizes: Sequence[int],
+        check_state_every: int,
+    ) -> None:
+        check_provider(provider)
+        if threads < 1 or check_state_every < 1:
+            raise SessionError(
+                f"threads is {threads}, check_state_every is {check_state_every}; "
+                "expected 1 or more"
+            )
+        self.bundle = bundle
+        self.provider = provider
+        self.threads = threads
+        self.check_state_every = check_state_every
+        self._graphs = _choose(bundle, graphs, chunk_sizes)
+        self.chunk_sizes = tuple(sorted(self._graphs))
+        self.layout = Layout.of(self.contract)
+        self.initial: Block = self.layout.initial(self.contract, bundle.init_tensors())
+        self.constants = {
+            c.input: ort.OrtValue.ortvalue_from_numpy(
+                np.asarray(c.values).astype(c.dtype).reshape(c.shape)
+            )
+            for c in self.contract.constants
+        }
+        self._open: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def contract(self) -> Contract:
+        """What goes into a step and comes out."""
+        return self.bundle.manifest.contract
+
+    @property
+    def identity(self) -> Identity:
+        """The ids a saved state carries."""
+        manifest = self.bundle.manifest
+        return Identity(
+            manifest.model_id, manifest.state_hash, manifest.bundle_id, manifest.precision
+        )
+
+    @property
+    def memory(self) -> Memory:
+        """The bytes held by the graphs open now and one stream at every chunk size."""
+        return predict(self.bundle.manifest, max(1, len(self._open)), 1, self.chunk_sizes)
+
+    def graph_for(self, t: int) -> Graph:
+        """Return the graph that runs chunks of T = `t`.
+
+        Raises:
+            ChunkSizeError: this session runs no such T.
+        """
+        graph = self._graphs.get(t)
+        if graph is None:
+            raise ChunkSizeError(
+                f"{self.bundle.label}: T = {t} is not open in this session; "
+                f"it runs T = {list(self.chunk_sizes)}"
+            )
+        return graph
+
+    def runner_for(self, t: int) -> ort.InferenceSession:
+        """Return the open graph that runs chunks of T = `t`, opening it at the first call.
+
+        Raises:
+            ChunkSizeError: this session runs no such T.
+            GraphError: the graph cannot be loaded, or is not what the contract says.
+            ProviderError: the provider did not take the graph.
+        """
+        graph = self.graph_for(t)
+        with self._lock:
+            if graph.file not in self._open:
+                self._open[graph.file] = self._load(graph)
+            return self._open[graph.file]
+
+    def arena(self) -> Arena:
+        """Make a place for one state, where this provider can reach it."""
+        if self.provider == "cpu":
+            return HostArena(self.layout)
+        return DeviceArena(self.layout, self.provider)
+
+    def _load(self, graph: Graph) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.enable_mem_pattern = False  # a pattern per T would stay in memory
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4
+        asked = _PROVIDERS[self.provider]
+        label = self.bundle.label
+        try:
+            session = ort.InferenceSession(
+                str(self.bundle.root / graph.file), options, providers=[asked]
+            )
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            raise GraphError(
+                f"{label}: {graph.file} cannot be loaded: {first_line(error)}"
+            ) from error
+        session.disable_fallback()
+        if session.get_providers()[0] != asked:
+            raise ProviderError(
+                f"{label}: asked for {self.provider!r} ({asked}), onnxruntime gave "
+                f"{session.get_providers()[0]}; nothing was run"
+            )
+        check_signature(label, graph, self.contract, session)
+        return session
+
+
+def check_provider(provider: str) -> None:
+    """Check that a provider is known and installed.
+
+    Raises:
+        ProviderError: it is not; the message says what there is.
+    """
+    if provider not in _PROVIDERS:
+        raise ProviderError(f"provider {provider!r} is unknown; this runtime has 'cpu' and 'cuda'")
+    available = ort.get_available_providers()
+    if _PROVIDERS[provider] not in available:
+        raise ProviderError(
+            f"provider {provider!r} needs {_PROVIDERS[provider]}; the installed onnxruntime "
+            f"{ort.__version__} has {', '.join(available)}"
+        )
+
+
+def select(bundle: Bundle, lowering: Lowering | None, every: bool = False) -> list[Graph]:
+    """Return the graphs of a lowering (None for all) that this onnxruntime can run, best first.
+
+    Raises:
+        SessionError: the bundle has no such lowering.
+        RuntimeVersionError: all such graphs, or with `every` one of them, need a newer
+            onnxruntime.
+    """
+    graphs = bundle.manifest.graphs
+    named = [g for g in graphs if lowering in (None, g.lowering)]
+    if not named:
+        have = ", ".join(sorted({g.lowering for g in graphs}))
+        raise SessionError(f"{bundle.label}: has no {lowering!r} graph; it has {have}")
+    able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
+    if not able or (every and len(able) < len(named)):
+        needed = (max if every else min)((g.min_ort for g in named), key=_version)
+        raise RuntimeVersionError(
+            f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed"
+        )
+    return sorted(able, key=lambda g: (_PREFERENCE.index(g.lowering), -len(g.allowed_t)))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> dict[int, Graph]:
+    """Pick for each T the first graph that runs it for one stream."""
+    chosen: dict[int, Graph] = {}
+    for t in sizes:
+        able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
+        if not able:
+            allowed = sorted({t for g in graphs for t in g.allowed_t})
+            raise ChunkSizeError(
+                f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}"
+            )
+        chosen[t] = able[0]
+    if not chosen:
+        raise ChunkSizeError(f"{bundle.label}: chunk_sizes is empty; give at least one T")
+    return chosen
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Read the numbers of a version: `1.31.1` or `1.32.0.dev1` -> (1, 31, 1)."""
+    numbers = [int(part) for part in text.split(".")[:3] if part.isdigit()]
+    return tuple(numbers + [0] * (3 - len(numbers)))

@@ -1,0 +1,185 @@
+"""What can go wrong, by name: one exception class per broken clause, all under `DstError`."""
+
+
+class DstError(Exception):
+    """Anything this package refuses or cannot do; the message is one line a person can act on."""
+
+
+# --- bundles: what is on disk ---------------------------------------------------------------
+
+
+class BundleError(DstError):
+    """A bundle is broken, or cannot be read or written."""
+
+
+class BundleNotFoundError(BundleError):
+    """No directory at the path, and no shipped bundle of that name."""
+
+
+class BundleExistsError(BundleError):
+    """The target of a write exists and `overwrite` was not asked for."""
+
+
+class ManifestError(BundleError):
+    """manifest.json is not JSON, or a field is missing, unknown, or of the wrong type."""
+
+
+class FormatVersionError(ManifestError):
+    """The bundle's format version is not one this runtime reads."""
+
+
+class NonCanonicalError(ManifestError):
+    """The manifest's bytes are not the canonical encoding of what they say."""
+
+
+class BundleIdError(ManifestError):
+    """`bundle_id` is not the hash of the rest of the manifest."""
+
+
+class StateHashError(ManifestError):
+    """`state_hash` is not the hash of the state tensors in the contract."""
+
+
+class ContractError(ManifestError):
+    """The fields of a manifest contradict each other."""
+
+
+class MissingFileError(BundleError):
+    """A file the manifest lists is not in the bundle."""
+
+
+class UnlistedFileError(BundleError):
+    """A file lies in the bundle that the manifest does not list."""
+
+
+class LinkError(BundleError):
+    """A symbolic link stands where a plain file must."""
+
+
+class OutsideError(BundleError):
+    """A listed name is not a plain file name inside the bundle's directory."""
+
+
+class NotRegularFileError(BundleError):
+    """Something in the bundle is not a regular file: a directory, a pipe, a device."""
+
+
+class TooLargeError(BundleError):
+    """A file is larger than the format or this runtime allows."""
+
+
+class FileSizeError(BundleError):
+    """A file's size is not the listed one: it was truncated or has grown."""
+
+
+class FileHashError(BundleError):
+    """A file's SHA-256 is not the listed one: it was altered."""
+
+
+class InitTensorError(BundleError):
+    """init.safetensors does not hold an initial state tensor as the contract describes it."""
+
+
+class GoldenError(BundleError):
+    """A golden file does not hold the tensors its layout promises."""
+
+
+# --- sessions: what runs --------------------------------------------------------------------
+
+
+class SessionError(DstError):
+    """A bundle cannot be run here as asked."""
+
+
+class ProviderError(SessionError):
+    """The execution provider asked for is unknown, not installed, or did not take the graph."""
+
+
+class RuntimeVersionError(SessionError):
+    """The installed onnxruntime is older than the graph's `min_ort`."""
+
+
+class GraphError(SessionError):
+    """A graph cannot be loaded, or its inputs and outputs are not what the manifest says."""
+
+
+class ChunkSizeError(SessionError):
+    """No graph of the bundle runs the chunk sizes asked for."""
+
+
+# --- steps: what goes in and comes out ------------------------------------------------------
+
+
+class StepError(DstError):
+    """A step was refused or failed; the stream is as it was before the call."""
+
+
+class ChunkTypeError(StepError):
+    """A chunk or a run of items has the wrong dtype or is not an array."""
+
+
+class ChunkShapeError(StepError):
+    """A chunk or a run of items has the wrong shape, or a T that is not allowed."""
+
+
+class TokenRangeError(StepError):
+    """A token id lies outside the vocabulary."""
+
+
+class NonFiniteInputError(StepError):
+    """A feature is NaN or infinite."""
+
+
+class NonFiniteOutputError(StepError):
+    """A step's output is NaN or infinite."""
+
+
+class NonFiniteStateError(StepError):
+    """The state is NaN or infinite; the stream was put back to its last good snapshot."""
+
+
+class PendingItemsError(StepError):
+    """`step` was called while items wait for their chunk to fill."""
+
+
+class PartialChunkError(StepError):
+    """`flush` with items pending, under the tail rule `refuse`."""
+
+
+class DeadlineError(StepError):
+    """The step did not finish within its deadline."""
+
+
+class GenerateError(StepError):
+    """Generation cannot start or continue as asked."""
+
+
+# --- saved states ---------------------------------------------------------------------------
+
+
+class StateError(DstError):
+    """A saved state or snapshot cannot be written, read or used here."""
+
+
+class StateNotFoundError(StateError):
+    """No file at the path of the saved state."""
+
+
+class StateCorruptError(StateError):
+    """A saved state's bytes are not the ones that were written."""
+
+
+class StateVersionError(StateError):
+    """The saved state's format version is not one this runtime reads."""
+
+
+class OtherModelError(StateError):
+    """The state belongs to another model."""
+
+
+class OtherStateError(StateError):
+    """The state belongs to the same model with another layout of state tensors."""
+
+
+class OtherPrecisionError(StateError):
+    """The state was made at another precision and `allow_precision` was not given."""

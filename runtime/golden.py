@@ -1,0 +1,159 @@
+"""Golden vectors: a recorded run in, tensors for a file out; and a bundle in, its replay out.
+
+Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle import Bundle
+from dst.runtime.engine import Engine, Lowering, Provider, select
+from dst.runtime.errors import GoldenError
+from dst.runtime.manifest import Golden, Graph
+from dst.runtime.state import sized
+from dst.runtime.stream import Stream
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCheck:
+    """How well one graph replayed one golden run.
+
+    Attributes:
+        graph: the graph's file.
+        t: items per chunk.
+        steps: chunks replayed.
+        errors: golden tensor -> max|d|/rms.
+        tolerance: what the manifest allows.
+        passed: whether every error is within the tolerance.
+    """
+
+    graph: str
+    t: int
+    steps: int
+    errors: Mapping[str, float]
+    tolerance: float
+    passed: bool
+
+
+def golden_tensors(
+    t: int,
+    chunks: Sequence[Array],
+    outputs: Mapping[str, Sequence[Array]],
+    state: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Name the tensors of one golden run, as they stand in a golden file.
+
+    Args:
+        t: items per chunk.
+        chunks: one array per step, in the contract's shape with B = 1, from the initial state.
+        outputs: output name -> one array per step.
+        state: state input name -> its value after the last step.
+
+    Returns:
+        `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps, and
+        `t<T>/state/<input>`.
+    """
+    tensors = {f"t{t}/chunk": np.stack(chunks)}
+    tensors |= {f"t{t}/out/{name}": np.stack(values) for name, values in outputs.items()}
+    tensors |= {f"t{t}/state/{name}": value.copy() for name, value in state.items()}
+    return tensors
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """Return max|found - expected| / rms(expected), in float64; infinite if not finite.
+
+    Where the expected values are all zero, any difference is infinite.
+    """
+    if expected.size == 0:
+        return 0.0
+    wide, right = found.astype(np.float64), expected.astype(np.float64)
+    difference = float(np.abs(wide - right).max())
+    if difference == 0.0:
+        return 0.0
+    rms = float(np.sqrt(np.mean(right * right)))
+    error = difference / rms if rms > 0 else np.inf
+    return error if np.isfinite(error) else np.inf
+
+
+def replay_golden(
+    bundle: Bundle,
+    provider: Provider = "cpu",
+    threads: int = 1,
+    lowering: Lowering | None = None,
+) -> list[GoldenCheck]:
+    """Replay the golden runs on every graph, or on every graph of one lowering.
+
+    Raises:
+        GoldenError: a golden file breaks its layout, or a graph has no golden run to prove it.
+        SessionError: a graph cannot be run here; none is passed over.
+    """
+    checks: list[GoldenCheck] = []
+    for graph in select(bundle, lowering, every=True):
+        runs = [golden for golden in bundle.manifest.golden if golden.t in graph.allowed_t]
+        if not runs:
+            raise GoldenError(
+                f"{bundle.label}: no golden run has a T of {graph.file}, {list(graph.allowed_t)}"
+            )
+        engine = Engine(
+            bundle,
+            provider=provider,
+            threads=threads,
+            graphs=[graph],
+            chunk_sizes=graph.allowed_t,
+            check_state_every=1,
+        )
+        checks += [_replay(engine, graph, golden) for golden in runs]
+    return checks
+
+
+def _replay(engine: Engine, graph: Graph, golden: Golden) -> GoldenCheck:
+    contract = engine.contract
+    held = engine.bundle.tensors(golden.file)
+    stream = Stream(engine)
+    chunks = _tensor(engine, golden, held, "chunk", (golden.steps, *_chunk(engine, golden.t)))
+    if chunks.dtype != np.dtype(contract.chunk.dtype):
+        raise GoldenError(
+            f"{engine.bundle.label}: {golden.file}: chunk is {chunks.dtype}, "
+            f"contract says {contract.chunk.dtype}"
+        )
+    steps = [stream.step(chunk) for chunk in chunks]
+    errors: dict[str, float] = {}
+    for output in contract.outputs:
+        shape = (golden.steps, *sized(output.shape, golden.t))
+        expected = _tensor(engine, golden, held, f"out/{output.name}", shape)
+        errors[output.name] = relative_error(np.stack([s[output.name] for s in steps]), expected)
+    for name, value in stream.state.items():
+        expected = _tensor(engine, golden, held, f"state/{name}", value.shape)
+        errors[name] = relative_error(value, expected)
+    return GoldenCheck(
+        graph=graph.file,
+        t=golden.t,
+        steps=golden.steps,
+        errors=errors,
+        tolerance=graph.golden_tolerance,
+        passed=max(errors.values()) <= graph.golden_tolerance,
+    )
+
+
+def _chunk(engine: Engine, t: int) -> tuple[int, ...]:
+    return sized(engine.contract.chunk.shape, t)
+
+
+def _tensor(
+    engine: Engine, golden: Golden, held: Mapping[str, Array], name: str, shape: tuple[int, ...]
+) -> Array:
+    """Fetch one tensor of a golden run and check its shape."""
+    full = f"t{golden.t}/{name}"
+    value = held.get(full)
+    if value is None or value.shape != shape:
+        found = "is missing" if value is None else f"has shape {list(value.shape)}"
+        raise GoldenError(
+            f"{engine.bundle.label}: {golden.file}: tensor {full!r} {found}, "
+            f"expected shape {list(shape)}"
+        )
+    return value

@@ -1,0 +1,105 @@
+"""What callers may feed a stream: chunks and runs of items in, checked arrays out.
+
+Shape letters: `T` items per chunk, `n` items, `F` features.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import (
+    ChunkShapeError,
+    ChunkTypeError,
+    NonFiniteInputError,
+    TokenRangeError,
+)
+from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.tokens import encode_bytes
+
+Array = npt.NDArray[np.generic]
+Items = Array | bytes | bytearray | memoryview
+
+
+def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int:
+    """Check a chunk's dtype and shape, and return its T.
+
+    Raises:
+        ChunkTypeError: it is no array, or of another dtype.
+        ChunkShapeError: another shape, or a T this session does not run.
+    """
+    _dtype("chunk", chunk, value)
+    wanted = [1 if size == "B" else size for size in chunk.shape]
+    if value.ndim != len(wanted) or any(
+        size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
+    ):
+        raise ChunkShapeError(f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}")
+    t: int = value.shape[chunk.time_axis]
+    if t not in chunk_sizes:
+        raise ChunkShapeError(
+            f"chunk has T = {t}, this session runs T = {list(chunk_sizes)}; "
+            "advance() takes any number of items"
+        )
+    return t
+
+
+def check_items(chunk: Chunk, value: Items) -> Array:
+    """Check a run of items and return it as an array `[n, ...]` of the contract's dtype.
+
+    Args:
+        chunk: the contract's chunk.
+        value: an array `[n]` or `[n, F]`, time first, without a batch axis; or bytes where
+            the tokenizer is `bytes`.
+
+    Raises:
+        ChunkTypeError: neither, or of another dtype.
+        ChunkShapeError: another shape.
+        TokenRangeError: an id outside the vocabulary.
+        NonFiniteInputError: a NaN or an infinity.
+    """
+    content = chunk.content
+    if isinstance(value, bytes | bytearray | memoryview):
+        if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
+            raise ChunkTypeError(f"items are bytes, this model reads {chunk.dtype} arrays")
+        return encode_bytes(value).astype(chunk.dtype)
+    _dtype("items", chunk, value)
+    item = [size for size in chunk.shape if not isinstance(size, str)]
+    if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:
+        raise ChunkShapeError(
+            f"items have shape {list(value.shape)}, expected {_spell(['n', *item])} "
+            "(time first, no batch axis)"
+        )
+    if isinstance(content, Tokens):
+        check_tokens(value, content.vocabulary)
+    elif not np.isfinite(value).all():
+        place = int(np.argwhere(~np.isfinite(value))[0][0])
+        raise NonFiniteInputError(f"items[{place}] holds a NaN or an infinity; nothing was read")
+    return value
+
+
+def check_tokens(ids: Array, vocabulary: int) -> None:
+    """Check that every id lies in the vocabulary.
+
+    Raises:
+        TokenRangeError: one does not; the message gives the first.
+    """
+    flat = np.asarray(ids, np.int64).reshape(-1)
+    if flat.size and (flat.min() < 0 or flat.max() >= vocabulary):
+        place = int(np.flatnonzero((flat < 0) | (flat >= vocabulary))[0])
+        raise TokenRangeError(
+            f"token {flat[place]} at place {place} lies outside 0 .. {vocabulary - 1}; "
+            "nothing was read"
+        )
+
+
+def _dtype(what: str, chunk: Chunk, value: Array) -> None:
+    if not isinstance(value, np.ndarray):
+        raise ChunkTypeError(
+            f"{what} is a {type(value).__name__}, expected a numpy array of {chunk.dtype}"
+        )
+    if value.dtype != np.dtype(chunk.dtype):
+        raise ChunkTypeError(
+            f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')"
+        )
+
+
+def _spell(shape: list[int | str] | list[str | int]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"

@@ -1,0 +1,174 @@
+"""The manifest: canonical JSON bytes in, frozen structs out, and back.
+
+The structs are those of `dst.runtime.schema`, given again here under one roof.
+"""
+
+import hashlib
+import json
+
+import msgspec
+
+from dst.runtime.errors import (
+    BundleIdError,
+    FormatVersionError,
+    ManifestError,
+    NonCanonicalError,
+    StateHashError,
+)
+from dst.runtime.rules import check
+from dst.runtime.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    Certificate,
+    Chunk,
+    Constant,
+    Contract,
+    Curve,
+    DType,
+    Features,
+    FileEntry,
+    Fill,
+    Golden,
+    Graph,
+    Horizon,
+    Manifest,
+    Normalisation,
+    Output,
+    Producer,
+    Shape,
+    State,
+    Stored,
+    Tokens,
+    Zeros,
+)
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Certificate",
+    "Chunk",
+    "Constant",
+    "Contract",
+    "Curve",
+    "DType",
+    "Features",
+    "FileEntry",
+    "Fill",
+    "Golden",
+    "Graph",
+    "Horizon",
+    "Manifest",
+    "Normalisation",
+    "Output",
+    "Producer",
+    "Shape",
+    "State",
+    "Stored",
+    "Tokens",
+    "Zeros",
+    "bundle_id",
+    "canonical",
+    "decode",
+    "encode",
+    "seal",
+    "state_hash",
+]
+
+
+class _Version(msgspec.Struct):
+    format: str
+    format_version: int
+
+
+def canonical(value: object) -> bytes:
+    """Encode JSON values as canonical bytes.
+
+    Keys sorted by code point, no white space, UTF-8 without escapes beyond those JSON
+    demands, integers in decimal, floats in Python's shortest form that reads back the same.
+
+    Raises:
+        ManifestError: a NaN, an infinity, or text that is not valid Unicode.
+    """
+    try:
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode("utf-8")
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"manifest: cannot be written as canonical JSON: {error}") from None
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the canonical bytes of a manifest, as they stand in manifest.json.
+
+    Raises:
+        ManifestError: a value has no canonical form (NaN, infinity).
+    """
+    return canonical(msgspec.to_builtins(manifest))
+
+
+def state_hash(contract: Contract) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of `contract.state`."""
+    return hashlib.sha256(canonical(msgspec.to_builtins(contract.state))).hexdigest()
+
+
+def bundle_id(manifest: Manifest) -> str:
+    """Return the SHA-256 (hex) of the canonical manifest without its `bundle_id` field."""
+    fields = msgspec.to_builtins(manifest)
+    del fields["bundle_id"]
+    return hashlib.sha256(canonical(fields)).hexdigest()
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """Fill in `state_hash` and `bundle_id` of a manifest that is otherwise complete.
+
+    The result has been read back by `decode`, so whatever is sealed also opens.
+
+    Raises:
+        ManifestError: the manifest breaks the format (a subclass names the clause).
+    """
+    hashed = msgspec.structs.replace(manifest, state_hash=state_hash(manifest.contract))
+    return decode(encode(msgspec.structs.replace(hashed, bundle_id=bundle_id(hashed))))
+
+
+def decode(data: bytes) -> Manifest:
+    """Read the bytes of manifest.json and check every rule that needs no other file.
+
+    Raises:
+        ManifestError: not JSON, or a field is missing, unknown or of the wrong type.
+        FormatVersionError: another format, or a version this runtime does not read.
+        NonCanonicalError: the bytes are not canonical.
+        BundleIdError: `bundle_id` does not belong to these bytes.
+        StateHashError: `state_hash` does not belong to the contract.
+        ContractError: fields contradict each other.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"manifest.json: {error}") from None
+    if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
+        raise FormatVersionError(
+            f"manifest.json: format {version.format!r} version {version.format_version}; "
+            f"this runtime reads {FORMAT!r} version {FORMAT_VERSION}"
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"manifest.json: {error}") from None
+    if encode(manifest) != data:
+        raise NonCanonicalError(
+            "manifest.json: the bytes are not the canonical encoding of what they say; "
+            "write it with dst.runtime, not by hand"
+        )
+    if (right := bundle_id(manifest)) != manifest.bundle_id:
+        raise BundleIdError(
+            f"manifest.json: bundle_id is {manifest.bundle_id[:16]}…, "
+            f"the bytes hash to {right[:16]}…: the manifest was altered"
+        )
+    if (right := state_hash(manifest.contract)) != manifest.state_hash:
+        raise StateHashError(
+            f"manifest.json: state_hash is {manifest.state_hash[:16]}…, "
+            f"the contract's state tensors hash to {right[:16]}…"
+        )
+    check(manifest)
+    return manifest

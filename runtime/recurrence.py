@@ -1,0 +1,281 @@
+"""The recurrence: chunks in, outputs out, and a state that moves on whole calls or not at all.
+
+Two arenas alternate: a step reads one and writes the other, so a failed step has changed
+nothing that counts. `Mark` says what counts; committing is one assignment of it. A call that
+takes several steps first copies the state to a spare block, before the second step overwrites
+it, and copies it back on failure.
+
+Shape letters: `T` items per chunk, `L` lookback.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.runtime.engine import Engine
+from dst.runtime.errors import NonFiniteStateError
+from dst.runtime.plan import Plan
+from dst.runtime.sampling import Sampler
+from dst.runtime.state import Block
+
+Array = npt.NDArray[np.generic]
+
+
+class Mark(NamedTuple):
+    """Where a stream stands.
+
+    Attributes:
+        side: the arena (and lookback buffer) that holds the state, 0 or 1.
+        items: items in the state.
+        slot: the pending buffer in use, 0 or 1.
+        waiting: items in it.
+        unchecked: steps since the state was last found finite.
+        good_due: the state in force was found finite and is to be kept as the last good one.
+        sampler: the random source, if anything was sampled.
+    """
+
+    side: int
+    items: int
+    slot: int
+    waiting: int
+    unchecked: int
+    good_due: bool
+    sampler: Sampler | None
+
+
+class Kept(NamedTuple):
+    """Room for a copy of a state, and the mark the copy belongs to."""
+
+    block: Block
+    lookback: Array
+    mark: Mark
+
+
+class BadStateError(Exception):
+    """The state after a step is not finite; `recover` turns it into a `NonFiniteStateError`."""
+
+
+class Recurrence:
+    """One stream's memory and the rules by which it moves.
+
+    A call is `begin`, any number of `step_once`, `settle`, and on failure `undo` or `recover`.
+
+    Attributes:
+        mark: where the stream stands.
+    """
+
+    __slots__ = (
+        "_arenas",
+        "_before",
+        "_checked",
+        "_engine",
+        "_every",
+        "_kept",
+        "_look",
+        "_pending",
+        "_plans",
+        "_steps",
+        "mark",
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        chunk = engine.contract.chunk
+        item = tuple(size for size in chunk.shape if not isinstance(size, str))
+        self._engine = engine
+        self._every = engine.check_state_every
+        self._arenas = (engine.arena(), engine.arena())
+        self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
+        self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(2)]
+        self._plans: dict[int, Plan] = {}
+        self._steps = 0
+        self._checked = False
+        self.mark = Mark(0, 0, 0, 0, 0, False, None)
+        self._before = self.mark
+        # the last good state, and room to undo a call: swapped in one assignment
+        good, spare = (
+            Kept(engine.layout.block(), self._look[0].copy(), self.mark) for _ in range(2)
+        )
+        self._kept = (good, spare)
+        self.reset()
+
+    # --- what the stream is now
+
+    def read(self, block: Block) -> None:
+        """Copy the state in force into a host block."""
+        self._arenas[self.mark.side].read(block)
+
+    def pending(self) -> Array:
+        """View the items that wait, `[n, ...]`."""
+        return self._pending[self.mark.slot][: self.mark.waiting]
+
+    def lookback(self) -> Array:
+        """View the items before the next chunk, `[L, ...]`."""
+        return self._look[self.mark.side]
+
+    def plan(self, t: int) -> Plan:
+        """Return the plan for T = `t`, made and warmed at the first call.
+
+        Raises:
+            SessionError: this session does not run such a T, or its graph does not open.
+        """
+        plan = self._plans.get(t)
+        if plan is None:
+            plan = Plan(self._engine, t, self._arenas)
+            self._guard()
+            plan.warm(self.mark.side)
+            self._plans[t] = plan
+        return plan
+
+    # --- one call
+
+    def begin(self) -> Mark:
+        """Open a call; give the mark it returns to `undo` if the call fails."""
+        self._steps = 0
+        self._checked = False
+        if self.mark.good_due:
+            self._keep_good()
+        self._before = self.mark
+        return self._before
+
+    def step_once(self, plan: Plan, options: ort.RunOptions | None = None) -> None:
+        """Step on the chunk that lies in `plan.fresh` and move the mark.
+
+        Raises:
+            StepError: the step was refused or failed; the mark has not moved.
+            BadStateError: the state after it was checked and is not finite.
+        """
+        if self._steps:
+            self._guard()
+        else:
+            self._steps = 1
+        side, items, slot, waiting, unchecked, _, sampler = self.mark
+        other = side ^ 1
+        if plan.back is not None:
+            np.copyto(plan.back, self._look[side])
+        plan.run(side, options)
+        if plan.newest is not None:
+            np.copyto(self._look[other], plan.newest)
+        unchecked += 1
+        fine = unchecked >= self._every
+        if fine:
+            self._check(other, items + plan.t)
+            unchecked = 0
+        self.mark = Mark(other, items + plan.t, slot, waiting, unchecked, fine, sampler)
+
+    def settle(self) -> None:
+        """Close a call of several steps: a state checked on the way is checked at its end too.
+
+        Raises:
+            BadStateError: the state is not finite.
+        """
+        if self._checked and not self.mark.good_due:
+            self.check()
+
+    def check(self) -> None:
+        """Check the state in force now, if it was not checked since it last moved.
+
+        Raises:
+            BadStateError: it is not finite.
+        """
+        if self.mark.unchecked:
+            self._check(self.mark.side, self.mark.items)
+            self.mark = self.mark._replace(unchecked=0, good_due=True)
+
+    def undo(self, before: Mark) -> None:
+        """Put everything back to where `begin` found it."""
+        if self._steps > 1:
+            _, spare = self._kept
+            self._arenas[before.side].write(spare.block)
+            np.copyto(self._look[before.side], spare.lookback)
+        self.mark = before
+
+    def recover(self, before: Mark, bad: BadStateError) -> NonFiniteStateError:
+        """Undo a call that found a bad state; if the state was bad before it, go back further.
+
+        Returns:
+            The error to raise: what was found, and where the stream stands now.
+        """
+        self.undo(before)
+        if self._arenas[before.side].finite():
+            where = f"the stream is as it was before the call, at item {before.items}"
+        else:
+            good, _ = self._kept
+            at = good.mark.items
+            self.put(good.block, good.lookback, self._pending[0][:0], at, good.mark.sampler)
+            where = (
+                f"the stream was put back to its last good snapshot at item {at}, with nothing "
+                "pending: the items since then are not in the state"
+            )
+        return NonFiniteStateError(f"{bad}; {where}")
+
+    # --- moving the mark without a step
+
+    def put(
+        self, block: Block, lookback: Array, pending: Array, items: int, sampler: Sampler | None
+    ) -> None:
+        """Replace everything; the copies are complete before the mark moves.
+
+        Raises:
+            NonFiniteStateError: the new state is not finite; the stream is as it was.
+        """
+        side, slot = self.mark.side ^ 1, self.mark.slot ^ 1
+        self._arenas[side].write(block)
+        np.copyto(self._look[side], lookback)
+        if len(pending) > len(self._pending[slot]):
+            self._pending[slot] = np.empty_like(pending)
+        self._pending[slot][: len(pending)] = pending
+        try:
+            self._check(side, items)
+        except BadStateError as bad:
+            raise NonFiniteStateError(f"{bad}; the stream is as it was") from None
+        self.mark = Mark(side, items, slot, len(pending), 0, True, sampler)
+
+    def reset(self) -> None:
+        """Go back to the initial state, with nothing pending and nothing sampled."""
+        fill = self._engine.contract.chunk.lookback_fill
+        lookback = np.full_like(self._look[0], 0 if fill is None else fill)
+        self.put(self._engine.initial, lookback, self._pending[0][:0], 0, None)
+
+    def append(self, items: Array, sampler: Sampler | None) -> None:
+        """Let items `[n, ...]` wait that still fit the pending buffer, and set the sampler."""
+        waiting = self.mark.waiting + len(items)
+        self._pending[self.mark.slot][self.mark.waiting : waiting] = items
+        self.mark = self.mark._replace(waiting=waiting, sampler=sampler)
+
+    def leave(self, before: Array, items: Array) -> None:
+        """Let only these items wait: `before` and then `items`, both `[n, ...]`."""
+        slot = self.mark.slot ^ 1
+        waiting = len(before) + len(items)
+        room = self._pending[slot]
+        room[: len(before)] = before
+        room[len(before) : waiting] = items
+        self.mark = self.mark._replace(slot=slot, waiting=waiting)
+
+    # --- inside
+
+    def _guard(self) -> None:
+        """Before the arena of `begin` is written to, copy it to the spare room."""
+        if self._steps == 1:
+            _, spare = self._kept
+            self._arenas[self._before.side].read(spare.block)
+            np.copyto(spare.lookback, self._look[self._before.side])
+            self._steps = 2
+
+    def _keep_good(self) -> None:
+        """Keep the state in force, just found finite, as the last good one."""
+        good, spare = self._kept
+        self.read(spare.block)
+        np.copyto(spare.lookback, self._look[self.mark.side])
+        self._kept = (spare._replace(mark=self.mark), good)
+        self.mark = self.mark._replace(good_due=False)
+
+    def _check(self, side: int, items: int) -> None:
+        if self._arenas[side].finite():
+            self._checked = True
+            return
+        block = self._engine.layout.block()
+        self._arenas[side].read(block)
+        name = self._engine.layout.bad_tensor(block)
+        raise BadStateError(f"state `{name}` holds a NaN or an infinity, found at item {items}")

@@ -1,0 +1,268 @@
+"""The rules that span a manifest's fields: a manifest in, `ContractError` or nothing out."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from dst.runtime.errors import ContractError, OutsideError, TooLargeError
+from dst.runtime.schema import (
+    Chunk,
+    Constant,
+    Contract,
+    Features,
+    Fill,
+    Manifest,
+    Output,
+    Shape,
+    State,
+    Stored,
+    Tokens,
+)
+
+MANIFEST_FILE = "manifest.json"
+INIT_FILE = "init.safetensors"
+MAX_TENSOR_FILE_BYTES = 1 << 30
+MAX_STREAM_BYTES = 1 << 32
+_PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-])?")
+
+
+def check(manifest: Manifest) -> None:
+    """Check every rule that needs nothing but the manifest.
+
+    Raises:
+        ContractError: fields contradict each other; the message names them.
+        OutsideError: a listed name is not a plain file name.
+        TooLargeError: a file or a tensor is larger than this runtime will hold.
+    """
+    check_contract(manifest.contract)
+    for name in manifest.files:
+        check_name(name)
+    _unique("file (letter case aside)", [name.lower() for name in manifest.files])
+    _sizes(manifest)
+    _graphs(manifest)
+    _golden(manifest)
+    for certificate in manifest.certificates:
+        steps = certificate.curve.steps
+        for tensor, values in certificate.curve.tensors.items():
+            if len(values) != len(steps):
+                _refuse(
+                    f"certificate {certificate.name!r}: tensor {tensor!r} has {len(values)} "
+                    f"points for {len(steps)} steps"
+                )
+    half_life = manifest.horizon.half_life_items
+    if half_life is not None and half_life <= 0:
+        _refuse(f"horizon.half_life_items is {half_life}; give a positive number, or null")
+    needs_init = any(isinstance(s.init, Stored) for s in manifest.contract.state)
+    if needs_init and INIT_FILE not in manifest.files:
+        _refuse(f"a state tensor is stored, but {INIT_FILE} is not listed in files")
+
+
+def check_contract(contract: Contract) -> None:
+    """Check the rules of a contract alone.
+
+    Raises:
+        ContractError: fields contradict each other; the message names them.
+    """
+    _chunk(contract.chunk)
+    inputs = [contract.chunk.input]
+    inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
+    _unique("graph input", inputs)
+    outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
+    _unique("graph output", outputs)
+    if not contract.outputs:
+        _refuse("contract.outputs is empty; a step must answer something")
+    for constant in contract.constants:
+        _constant(constant)
+    for output in contract.outputs:
+        _output(output)
+    for state in contract.state:
+        _state(state)
+
+
+def check_name(name: str) -> None:
+    """Check that a listed name is a plain file name: a bundle is one flat directory.
+
+    Raises:
+        OutsideError: it could leave the directory, or would not work on every platform.
+    """
+    if not _PLAIN.fullmatch(name) or name == MANIFEST_FILE:
+        raise OutsideError(
+            f"manifest.json: files lists {name!r}; expected a plain file name of letters, "
+            f"digits, `_`, `-` and `.`, other than {MANIFEST_FILE}"
+        )
+
+
+def _refuse(message: str) -> None:
+    raise ContractError(f"manifest: {message}")
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            _refuse(f"{what} {name!r} is named twice")
+        seen.add(name)
+
+
+def _axes(where: str, shape: Shape, axes: dict[str, int | None]) -> None:
+    """Each letter stands at its axis and nowhere else; everything else is a positive int."""
+    for letter, axis in axes.items():
+        if axis is not None and (axis >= len(shape) or shape[axis] != letter):
+            _refuse(f"{where}: axis {axis} of shape {list(shape)} is not {letter!r}")
+    for axis, size in enumerate(shape):
+        if isinstance(size, str):
+            if axes.get(size) != axis:
+                _refuse(f"{where}: unexpected {size!r} at axis {axis} of shape {list(shape)}")
+        elif size < 1:
+            _refuse(f"{where}: axis {axis} of shape {list(shape)} is {size}, expected at least 1")
+
+
+def _finite(where: str, values: Sequence[float]) -> None:
+    if not all(math.isfinite(value) for value in values):
+        _refuse(f"{where} holds a NaN or an infinity")
+
+
+def _chunk(chunk: Chunk) -> None:
+    _axes("chunk", chunk.shape, {"B": chunk.batch_axis, "T": chunk.time_axis})
+    if not chunk.allowed_t:
+        _refuse("chunk.allowed_t is empty; give at least nominal_t")
+    if list(chunk.allowed_t) != sorted(set(chunk.allowed_t)):
+        _refuse(f"chunk.allowed_t is {list(chunk.allowed_t)}; expected rising, each once")
+    if chunk.nominal_t not in chunk.allowed_t:
+        _refuse(f"chunk.nominal_t {chunk.nominal_t} is not in allowed_t {list(chunk.allowed_t)}")
+    if chunk.tail == "exact" and 1 not in chunk.allowed_t:
+        _refuse(f"chunk.tail is `exact`, which needs 1 in allowed_t {list(chunk.allowed_t)}")
+    if (chunk.pad_value is None) == (chunk.tail == "pad"):
+        _refuse(f"chunk.pad_value is {chunk.pad_value} with tail `{chunk.tail}`: give both or none")
+    if (chunk.lookback_fill is None) == (chunk.lookback > 0):
+        _refuse(f"chunk.lookback_fill is {chunk.lookback_fill} with lookback {chunk.lookback}")
+    fills = [value for value in (chunk.pad_value, chunk.lookback_fill) if value is not None]
+    _finite("chunk.pad_value or lookback_fill", fills)
+    if isinstance(chunk.content, Tokens):
+        _tokens(chunk, chunk.content, fills)
+    else:
+        _features(chunk, chunk.content)
+
+
+def _tokens(chunk: Chunk, content: Tokens, fills: Sequence[float]) -> None:
+    if chunk.dtype not in ("int64", "int32", "uint8"):
+        _refuse(f"chunk.dtype is {chunk.dtype}; tokens are int64, int32 or uint8")
+    if len(chunk.shape) != 2:
+        _refuse(f"chunk.shape is {list(chunk.shape)}; tokens have a batch and a time axis only")
+    if content.tokenizer == "bytes" and content.vocabulary < 256:
+        _refuse(f"tokenizer `bytes` needs a vocabulary of 256, not {content.vocabulary}")
+    if chunk.dtype == "uint8" and content.vocabulary > 256:
+        _refuse(f"a vocabulary of {content.vocabulary} does not fit dtype uint8")
+    for value in fills:
+        if not (value.is_integer() and 0 <= value < content.vocabulary):
+            _refuse(f"pad or lookback fill {value} is no token below {content.vocabulary}")
+
+
+def _features(chunk: Chunk, content: Features) -> None:
+    if chunk.dtype not in ("float32", "float16", "float64"):
+        _refuse(f"chunk.dtype is {chunk.dtype}; features are float16, float32 or float64")
+    rest = [size for size in chunk.shape if not isinstance(size, str)]
+    if len(rest) > 1:
+        _refuse(f"chunk.shape is {list(chunk.shape)}; at most one axis besides B and T")
+    count = int(rest[0]) if rest else 1
+    if content.names and len(content.names) != count:
+        _refuse(f"{len(content.names)} feature names for {count} features")
+    _unique("feature", content.names)
+    if content.sample_rate_hz is not None and content.sample_rate_hz <= 0:
+        _refuse(f"sample_rate_hz is {content.sample_rate_hz}; give a positive number, or null")
+    if content.normalisation is not None:
+        mean, std = content.normalisation.mean, content.normalisation.std
+        _finite("normalisation", (*mean, *std))
+        if len(mean) != count or len(std) != count:
+            _refuse(f"normalisation has {len(mean)} means and {len(std)} stds for {count} features")
+        if min(std) <= 0:
+            _refuse(f"normalisation.std holds {min(std)}; expected positive numbers")
+
+
+def _constant(constant: Constant) -> None:
+    size = math.prod(constant.shape)
+    if len(constant.values) != size:
+        _refuse(f"constant {constant.input!r} has {len(constant.values)} values for {size} places")
+    _finite(f"constant {constant.input!r}", constant.values)
+    whole = all(isinstance(value, int) for value in constant.values)
+    if not whole and not constant.dtype.startswith("float"):
+        _refuse(f"constant {constant.input!r} is {constant.dtype} and holds a fraction")
+
+
+def _output(output: Output) -> None:
+    where = f"output {output.name!r}"
+    if (output.per == "item") != (output.time_axis is not None):
+        _refuse(f"{where}: per `{output.per}` with time_axis {output.time_axis}")
+    if output.shape.count("B") != 1:
+        _refuse(f"{where}: shape {list(output.shape)} needs one 'B'")
+    _axes(where, output.shape, {"B": output.shape.index("B"), "T": output.time_axis})
+    if output.meaning != "custom" and not output.dtype.startswith("float"):
+        _refuse(f"{where}: {output.meaning} in {output.dtype}; expected a float dtype")
+    if (output.meaning == "quantiles") != bool(output.levels):
+        _refuse(f"{where}: levels {list(output.levels)} with meaning `{output.meaning}`")
+    if any(not 0 < level < 1 for level in output.levels):
+        _refuse(f"{where}: levels {list(output.levels)}; expected each in (0, 1)")
+    if output.levels and output.shape[-1] != len(output.levels):
+        _refuse(f"{where}: {len(output.levels)} levels, last axis {output.shape[-1]}")
+
+
+def _state(state: State) -> None:
+    where = f"state {state.input!r}"
+    _axes(where, state.shape, {"B": state.batch_axis})
+    if isinstance(state.init, Fill):
+        _finite(where, [state.init.value])
+        if not state.dtype.startswith("float") and not state.init.value.is_integer():
+            _refuse(f"{where}: {state.dtype} cannot start at {state.init.value}")
+
+
+def _sizes(manifest: Manifest) -> None:
+    """Nothing that is read whole, and no buffer of a stream, may exceed its cap."""
+    for name in {INIT_FILE, *(golden.file for golden in manifest.golden)}:
+        entry = manifest.files.get(name)
+        if entry is not None and entry.size > MAX_TENSOR_FILE_BYTES:
+            raise TooLargeError(
+                f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}"
+            )
+    contract = manifest.contract
+    longest = contract.chunk.lookback + max(contract.chunk.allowed_t)
+    shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
+    shapes += [state.shape for state in contract.state]
+    sizes = {"B": 1, "T": longest}
+    items = sum(math.prod(sizes[d] if isinstance(d, str) else d for d in shape) for shape in shapes)
+    if items * 8 > MAX_STREAM_BYTES:
+        raise TooLargeError(
+            f"manifest: one stream's tensors hold {items} values at T = {longest}; "
+            f"the cap is {MAX_STREAM_BYTES // 8}"
+        )
+
+
+def _graphs(manifest: Manifest) -> None:
+    allowed = set(manifest.contract.chunk.allowed_t)
+    covered: set[int] = set()
+    if not manifest.graphs:
+        _refuse("graphs is empty; a bundle needs at least one")
+    _unique("graph file", [graph.file for graph in manifest.graphs])
+    for graph in manifest.graphs:
+        where = f"graph {graph.file!r}"
+        if graph.file not in manifest.files:
+            _refuse(f"{where} is not listed in files")
+        if not graph.allowed_t or not allowed.issuperset(graph.allowed_t):
+            _refuse(f"{where}: allowed_t {list(graph.allowed_t)}, contract {sorted(allowed)}")
+        if not set(graph.domains) <= set(graph.opsets):
+            _refuse(f"{where}: domains {list(graph.domains)}, opsets for {sorted(graph.opsets)}")
+        if not (math.isfinite(graph.golden_tolerance) and graph.golden_tolerance >= 0):
+            _refuse(f"{where}: golden_tolerance is {graph.golden_tolerance}")
+        covered.update(graph.allowed_t)
+    if covered != allowed:
+        _refuse(f"no graph runs T = {sorted(allowed - covered)} of chunk.allowed_t")
+
+
+def _golden(manifest: Manifest) -> None:
+    allowed = manifest.contract.chunk.allowed_t
+    for golden in manifest.golden:
+        if golden.file not in manifest.files:
+            _refuse(f"golden file {golden.file!r} is not listed in files")
+        if golden.t not in allowed:
+            _refuse(f"golden T = {golden.t} is not in chunk.allowed_t {list(allowed)}")
+    if len({golden.t for golden in manifest.golden}) != len(manifest.golden):
+        _refuse("golden has two entries for one T")

@@ -1,0 +1,94 @@
+"""Sampling: logits and a counter-based random source in, one token id and the next source out.
+
+Shape letters: `V` vocabulary.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import GenerateError
+
+_SEEDS = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A random source that is two numbers: draw `draws` of `seed` is always the same.
+
+    Attributes:
+        seed: 0 .. 2^64 - 1, the key of the Philox generator.
+        draws: how many numbers have been drawn, the generator's counter.
+    """
+
+    seed: int
+    draws: int = 0
+
+    @staticmethod
+    def fresh() -> "Sampler":
+        """Make a source with a seed from the operating system."""
+        return Sampler(secrets.randbits(64))
+
+    @staticmethod
+    def seeded(seed: int) -> "Sampler":
+        """Make a source at its first draw.
+
+        Raises:
+            GenerateError: the seed does not lie in 0 .. 2^64 - 1.
+        """
+        if not 0 <= seed < _SEEDS:
+            raise GenerateError(f"seed is {seed}, expected 0 .. 2^64 - 1")
+        return Sampler(seed)
+
+    def draw(self) -> tuple[float, "Sampler"]:
+        """Return a number in [0, 1) and the source after it."""
+        counter = np.array([self.draws, 0, 0, 0], np.uint64)
+        key = np.array([self.seed, 0], np.uint64)
+        bits = int(np.random.Philox(counter=counter, key=key).random_raw())
+        return (bits >> 11) * 2.0**-53, Sampler(self.seed, self.draws + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a token is chosen from its logits.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the most likely token and draws nothing.
+        top_k: only the k most likely tokens, 0 for all.
+        top_p: only the most likely tokens that together reach this probability, 1 for all.
+
+    Raises:
+        GenerateError: a value outside its range.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise GenerateError(f"temperature is {self.temperature}, expected 0 or more")
+        if self.top_k < 0:
+            raise GenerateError(f"top_k is {self.top_k}, expected 0 (all) or more")
+        if not 0 < self.top_p <= 1:
+            raise GenerateError(f"top_p is {self.top_p}, expected more than 0, at most 1")
+
+    def pick(self, logits: npt.NDArray[np.floating], sampler: Sampler) -> tuple[int, Sampler]:
+        """Choose a token from logits `[V]`; equal inputs give equal tokens."""
+        if self.temperature == 0:
+            return int(np.argmax(logits)), sampler
+        scores = logits.astype(np.float64)
+        order = np.argsort(-scores, kind="stable")
+        if self.top_k:
+            order = order[: self.top_k]
+        shares = np.exp((scores[order] - scores[order[0]]) / self.temperature)
+        reach = np.cumsum(shares)
+        if self.top_p < 1:
+            kept = int(np.searchsorted(reach, self.top_p * reach[-1])) + 1
+            reach = reach[:kept]
+        number, after = sampler.draw()
+        place = int(np.searchsorted(reach, number * reach[-1], side="right"))
+        return int(order[min(place, len(reach) - 1)]), after

@@ -1,0 +1,235 @@
+"""The vocabulary of a manifest: frozen structs, one per thing the format names.
+
+Shape letters: `B` batch, `T` items per chunk. A shape is a tuple of ints and these letters.
+Rules that span fields live in `dst.runtime.rules`; the format itself is told in FORMAT.md.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+FORMAT = "dst-bundle"
+FORMAT_VERSION = 1
+
+Shape = tuple[int | str, ...]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Axis = Annotated[int, msgspec.Meta(ge=0, le=15)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
+
+
+class Tokens(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokens"
+):
+    """Chunk items are ids in `[0, vocabulary)`; tokenizer `bytes` means id = byte value."""
+
+    vocabulary: Positive
+    tokenizer: Literal["bytes", "none"]
+
+
+class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The runtime feeds the graph `(item - mean) / std`, one mean and std per feature."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Features(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
+):
+    """Chunk items are real values; `names` label the axis that is neither batch nor time.
+
+    `names` is empty for a chunk of shape `[B, T]` (a single signal). `normalisation` is null
+    where the graph takes items as they come.
+    """
+
+    names: tuple[Name, ...]
+    sample_rate_hz: float | None
+    normalisation: Normalisation | None
+
+
+class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step reads.
+
+    `shape` counts the T new items only; the graph's input is `lookback` items longer along
+    `time_axis`: the items before the chunk stand in front of it, `lookback_fill` before the
+    first item of a stream. `lookback_fill` and `pad_value` are items as the caller gives them
+    (before normalisation) and null where they have no use (`lookback` 0, `tail` not `pad`).
+    """
+
+    input: Name
+    dtype: DType
+    shape: Shape
+    batch_axis: Axis
+    time_axis: Axis
+    nominal_t: Positive
+    allowed_t: tuple[Positive, ...]
+    content: Tokens | Features
+    lookback: Count
+    lookback_fill: float | None
+    tail: Literal["exact", "pad", "refuse"]
+    pad_value: float | None
+
+
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that has the same value in every step; `values` in C order."""
+
+    input: Name
+    dtype: DType
+    shape: tuple[Count, ...]
+    values: tuple[int | float, ...]
+
+
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step answers.
+
+    `per` is `item` where the output has a time axis (`time_axis`, a `"T"` in `shape`) and
+    `chunk` where it has none (`time_axis` null). `levels` holds the quantile levels, in the
+    order of the last axis, where `meaning` is `quantiles`; it is empty elsewhere.
+    """
+
+    name: Name
+    dtype: DType
+    shape: Shape
+    meaning: Literal["logits", "gaussian", "quantiles", "custom"]
+    per: Literal["item", "chunk"]
+    time_axis: Axis | None
+    levels: tuple[float, ...] = ()
+
+
+class Zeros(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zeros"):
+    """The tensor starts at zero."""
+
+
+class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
+    """The tensor starts at one finite value everywhere."""
+
+    value: float
+
+
+class Stored(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="stored"
+):
+    """The tensor starts as `tensor` of init.safetensors, whose batch axis has length 1."""
+
+    tensor: Name
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One tensor of the state: `input` before the step, `output` after it."""
+
+    input: Name
+    output: Name
+    dtype: DType
+    shape: Shape
+    batch_axis: Axis
+    init: Zeros | Fill | Stored
+    role: Literal["memory", "window", "conv", "counter"]
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What goes into a step and comes out; every graph of the bundle keeps it."""
+
+    chunk: Chunk
+    constants: tuple[Constant, ...]
+    outputs: tuple[Output, ...]
+    state: tuple[State, ...]
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ONNX file that runs the contract.
+
+    `batch` lists the batch sizes it runs, empty for any. `opsets` are the imported versions
+    by domain and `domains` those its nodes use; the default ONNX domain is `ai.onnx`.
+    `golden_tolerance` bounds max|d|/rms of each golden tensor.
+    """
+
+    file: Name
+    lowering: Literal["fused", "portable", "other"]
+    allowed_t: tuple[Positive, ...]
+    batch: tuple[Positive, ...]
+    opsets: dict[Name, Positive]
+    domains: tuple[Name, ...]
+    min_ort: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+(\.\d+)?$")]
+    golden_tolerance: float
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recorded run of `steps` chunks of T = `t` from the initial state, in `file`."""
+
+    file: Name
+    t: Positive
+    steps: Positive
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Error (max|d|/rms) against step: `tensors[name][i]` is the error up to `steps[i]`."""
+
+    steps: tuple[Count, ...]
+    tensors: dict[Name, tuple[float, ...]]
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed."""
+
+    name: Name
+    steps: Positive
+    items_per_step: Positive
+    data: str
+    bound: float
+    decile_ratio_bound: float
+    passed: bool
+    curve: Curve
+    worst: float
+    decile_ratio: float
+
+
+class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long the memory can hold a fact: half-life in items, null for no decay."""
+
+    half_life_items: float | None
+
+
+class Producer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The program that wrote the bundle."""
+
+    name: Name
+    version: str
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The SHA-256 and the size in bytes of one file of the bundle."""
+
+    sha256: Hash
+    size: Count
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All a reader knows of a bundle.
+
+    The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
+    which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
+    weights; every lowering and precision of one model shares it. `weights_bytes` is what one
+    open graph holds in weights.
+    """
+
+    name: Name
+    description: str
+    license: str
+    model_id: Hash
+    precision: Name
+    recipe: str | None
+    producer: Producer
+    contract: Contract
+    graphs: tuple[Graph, ...]
+    golden: tuple[Golden, ...]
+    certificates: tuple[Certificate, ...]
+    horizon: Horizon
+    weights_bytes: Count
+    files: dict[Name, FileEntry] = {}
+    state_hash: str = ""
+    bundle_id: str = ""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION

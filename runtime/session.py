@@ -1,0 +1,67 @@
+"""Sessions: a bundle by path or name and a provider in, streams out.
+
+Shape letters: `T` items per chunk.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from dst.runtime.bundle import open_bundle
+from dst.runtime.engine import Engine, Lowering, Provider, select
+from dst.runtime.stream import Stream
+
+
+class Session(Engine):
+    """A bundle open on one provider. Threads may share it; each stream is one thread's.
+
+    ```python
+    session = Session.open("text")
+    stream = session.stream()
+    outputs = stream.advance(b"any number of bytes")
+    ```
+    """
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        provider: Provider = "cpu",
+        threads: int = 1,
+        lowering: Lowering | None = None,
+        chunk_sizes: Sequence[int] | None = None,
+        verify: Literal["full", "size"] = "full",
+        check_state_every: int = 64,
+    ) -> "Session":
+        """Open a bundle.
+
+        Args:
+            path: a bundle's directory, or the name of a shipped bundle.
+            provider: `cpu` or `cuda`; what is asked for runs, or an error says why not.
+            threads: threads inside one operator.
+            lowering: run only graphs of this lowering; None takes the best that runs each T.
+            chunk_sizes: the T to run; None for all that the chosen graphs allow.
+            verify: `full` hashes every file, `size` only compares sizes.
+            check_state_every: steps between two checks of a stream's state for NaN.
+
+        Raises:
+            BundleError: the bundle is broken; a subclass names the clause.
+            ProviderError: the provider is unknown, not installed, or did not take the graph.
+            RuntimeVersionError: the graphs need a newer onnxruntime.
+            ChunkSizeError: no graph runs a T that was asked for.
+            SessionError: no such lowering, or a number out of its range.
+        """
+        bundle = open_bundle(path, verify)
+        graphs = select(bundle, lowering)
+        able = {t for g in graphs if not g.batch or 1 in g.batch for t in g.allowed_t}
+        return Session(
+            bundle,
+            provider=provider,
+            threads=threads,
+            graphs=graphs,
+            chunk_sizes=sorted(able) if chunk_sizes is None else chunk_sizes,
+            check_state_every=check_state_every,
+        )
+
+    def stream(self) -> Stream:
+        """Start a stream at the initial state."""
+        return Stream(self)

@@ -1,0 +1,188 @@
+"""The arena: the state tensors of a contract in, one aligned block of memory with views out.
+
+Shape letters: `B` batch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.runtime.manifest import Contract, Fill, Shape, State
+
+ALIGNMENT = 64
+
+Array = npt.NDArray[np.generic]
+Block = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one state tensor lies in an arena: `start` bytes in, `size` bytes long."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the state tensors lie in an arena: in contract order, each at a multiple of 64 bytes.
+
+    Attributes:
+        places: one per state tensor.
+        state_bytes: the size of the arena, padding included.
+    """
+
+    places: tuple[Place, ...]
+    state_bytes: int
+
+    @staticmethod
+    def of(contract: Contract, batch: int = 1) -> "Layout":
+        """Lay out the state of `batch` streams."""
+        places: list[Place] = []
+        end = 0
+        for state in contract.state:
+            dtype = np.dtype(state.dtype)
+            shape = sized(state.shape, 0, batch)
+            size = math.prod(shape) * dtype.itemsize
+            places.append(Place(state.input, dtype, shape, end, size))
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        return Layout(tuple(places), end)
+
+    def block(self) -> Block:
+        """Make a zeroed block of `state_bytes` bytes whose address is a multiple of 64."""
+        room = np.zeros(self.state_bytes + ALIGNMENT, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        return room[start : start + self.state_bytes]
+
+    def views(self, block: Block) -> dict[str, Array]:
+        """Return the state tensors as views into a block, by name."""
+        return {
+            p.name: block[p.start : p.start + p.size].view(p.dtype).reshape(p.shape)
+            for p in self.places
+        }
+
+    def initial(self, contract: Contract, stored: Mapping[str, Array]) -> Block:
+        """Make a block that holds the contract's initial state in every batch row."""
+        block = self.block()
+        for state, view in zip(contract.state, self.views(block).values(), strict=True):
+            _start(state, view, stored)
+        return block
+
+    def bad_tensor(self, block: Block) -> str | None:
+        """Name the first float tensor that holds a NaN or an infinity, or None."""
+        for name, view in self.views(block).items():
+            if view.dtype.kind == "f" and not np.isfinite(view).all():
+                return name
+        return None
+
+
+def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
+    """Return a contract's shape with its letters replaced by numbers."""
+    sizes = {"B": batch, "T": t}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
+
+
+def _start(state: State, view: Array, stored: Mapping[str, Array]) -> None:
+    if state.input in stored:
+        view[...] = stored[state.input]
+    elif isinstance(state.init, Fill):
+        view[...] = np.asarray(state.init.value).astype(view.dtype)
+
+
+class Arena(Protocol):
+    """One state of a stream, where the graphs can reach it."""
+
+    values: tuple[ort.OrtValue, ...]
+
+    def read(self, block: Block) -> None:
+        """Copy the state into a host block."""
+
+    def write(self, block: Block) -> None:
+        """Copy the state from a host block."""
+
+    def finite(self) -> bool:
+        """Say whether every float in the state is finite."""
+
+
+class HostArena:
+    """An arena in host memory: the graphs read and write the very block this class holds."""
+
+    __slots__ = ("_block", "_runs", "values")
+
+    def __init__(self, layout: Layout) -> None:
+        self._block = layout.block()
+        views = layout.views(self._block)
+        self.values: tuple[ort.OrtValue, ...] = tuple(
+            ort.OrtValue.ortvalue_from_numpy(view) for view in views.values()
+        )
+        self._runs = _float_runs(layout, self._block)
+
+    def read(self, block: Block) -> None:
+        """Copy the state into a host block."""
+        np.copyto(block, self._block)
+
+    def write(self, block: Block) -> None:
+        """Copy the state from a host block."""
+        np.copyto(self._block, block)
+
+    def finite(self) -> bool:
+        """Say whether every float in the state is finite; allocates nothing of its size."""
+        return all(
+            math.isfinite(np.maximum.reduce(run)) and math.isfinite(np.minimum.reduce(run))
+            for run in self._runs
+        )
+
+
+class DeviceArena:
+    """An arena in the memory of a device: it crosses to the host only to be read or written."""
+
+    __slots__ = ("_layout", "values")
+
+    def __init__(self, layout: Layout, device: str) -> None:
+        self._layout = layout
+        views = layout.views(layout.block())
+        self.values: tuple[ort.OrtValue, ...] = tuple(
+            ort.OrtValue.ortvalue_from_shape_and_type(p.shape, p.dtype.type, device, 0)
+            for p in layout.places
+        )
+        for value, view in zip(self.values, views.values(), strict=True):
+            value.update_inplace(view)
+
+    def read(self, block: Block) -> None:
+        """Copy the state into a host block."""
+        for value, view in zip(self.values, self._layout.views(block).values(), strict=True):
+            np.copyto(view, value.numpy())
+
+    def write(self, block: Block) -> None:
+        """Copy the state from a host block."""
+        for value, view in zip(self.values, self._layout.views(block).values(), strict=True):
+            value.update_inplace(view)
+
+    def finite(self) -> bool:
+        """Say whether every float in the state is finite; copies it to the host."""
+        block = self._layout.block()
+        self.read(block)
+        return self._layout.bad_tensor(block) is None
+
+
+def _float_runs(layout: Layout, block: Block) -> list[npt.NDArray[np.floating]]:
+    """Flat views over neighbouring tensors of one float dtype; the padding between is zero."""
+    runs: list[npt.NDArray[np.floating]] = []
+    start = 0
+    for i, place in enumerate(layout.places):
+        following = layout.places[i + 1] if i + 1 < len(layout.places) else None
+        if following is not None and following.dtype == place.dtype:
+            continue
+        end = following.start if following is not None else layout.state_bytes
+        if place.dtype.kind == "f" and end > start:
+            runs.append(block[start:end].view(place.dtype))
+        start = end
+    return runs

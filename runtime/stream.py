@@ -1,0 +1,349 @@
+"""Streams: chunks or items in, named outputs out, and a state that lives on.
+
+Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.deadline import step_in_time
+from dst.runtime.engine import Engine
+from dst.runtime.errors import (
+    PendingItemsError,
+    StateCorruptError,
+)
+from dst.runtime.grid import advance, flush, join
+from dst.runtime.items import Items, check_chunk, check_items
+from dst.runtime.plan import Plan
+from dst.runtime.recurrence import BadStateError, Recurrence
+from dst.runtime.sampling import Sampler
+from dst.runtime.saved import (
+    Identity,
+    Saved,
+    check_identity,
+    check_tensors,
+    read_saved,
+    write_saved,
+)
+from dst.runtime.state import Block
+
+Array = npt.NDArray[np.generic]
+Outputs = dict[str, Array]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of everything a stream is, for `Stream.restore`.
+
+    Attributes:
+        identity: the ids of the bundle it belongs to.
+        block: the state.
+        lookback: the items before the next chunk, `[L, ...]`.
+        pending: the items that wait, `[n, ...]`.
+        items_consumed: items in the state.
+        sampler: the random source, if anything was sampled.
+    """
+
+    identity: Identity
+    block: Block
+    lookback: Array
+    pending: Array
+    items_consumed: int
+    sampler: Sampler | None
+
+
+class Stream:
+    """One live recurrence. Make it with `Session.stream`; use it from one thread at a time.
+
+    Every method is transactional: if it raises, whatever it raises, the stream is as it was
+    before the call (`NonFiniteStateError` alone may put it further back, and says so).
+    """
+
+    __slots__ = ("_chunk", "_core", "_engine", "_plans")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._chunk = engine.contract.chunk
+        self._core = Recurrence(engine)
+        self._plans: dict[tuple[int, ...], Plan] = {}
+
+    # --- feeding
+
+    def step(self, chunk: Array, *, copy: bool = True, deadline_ms: float | None = None) -> Outputs:
+        """Step on one chunk.
+
+        Args:
+            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes.
+            copy: give copies; False gives read-only views, valid until the next step.
+            deadline_ms: give up after so many milliseconds. It is looked at between the
+                operators of the graph, so one long operator is not interrupted.
+
+        Returns:
+            Output name -> array in the contract's shape with B = 1.
+
+        Raises:
+            ChunkTypeError, ChunkShapeError: the chunk does not fit the contract.
+            TokenRangeError, NonFiniteInputError: an item that cannot be read.
+            PendingItemsError: items wait from `advance`, which this chunk would overtake.
+            DeadlineError: the deadline passed.
+            NonFiniteOutputError, NonFiniteStateError: the step gave a NaN or an infinity.
+        """
+        core = self._core
+        plan = self._plans.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
+        if plan is None or chunk.dtype != plan.dtype:
+            plan = self._plan_of(chunk)
+        if core.mark.waiting:
+            raise PendingItemsError(
+                f"{core.mark.waiting} items from advance() wait, and step() would overtake them; "
+                "call flush() first, or go on with advance()"
+            )
+        before = core.begin()
+        try:
+            np.copyto(plan.fresh, chunk)
+            if deadline_ms is None:
+                core.step_once(plan)
+            else:
+                step_in_time(core, plan, deadline_ms)
+            if copy:
+                return {name: value.copy() for name, value in plan.outputs.items()}
+            return dict(plan.views)
+        except BadStateError as bad:
+            raise core.recover(before, bad) from None
+        except BaseException:
+            core.undo(before)
+            raise
+
+    def advance(self, items: Items) -> Outputs:
+        """Read any number of items, stepping each time a chunk of the nominal T is full.
+
+        The items left over wait for the next call. How the input is cut between calls changes
+        nothing, bit for bit. If the call fails, it has read nothing.
+
+        Args:
+            items: `[n]` or `[n, F]` in the contract's dtype, without a batch axis; or bytes,
+                where the tokenizer is `bytes`.
+
+        Returns:
+            Output name -> array in the contract's shape with B = 1, joined along the time axis
+            (length 0 where no chunk filled). Outputs per chunk are stacked on a new first axis.
+
+        Raises:
+            ChunkTypeError, ChunkShapeError: the items do not fit the contract.
+            TokenRangeError, NonFiniteInputError: an item that cannot be read.
+            ChunkSizeError: the session does not run the nominal T.
+            NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+        """
+        fresh = check_items(self._chunk, items)
+        return self._whole(lambda: advance(self._core, self._engine.contract, fresh))
+
+    def flush(self) -> Outputs:
+        """End the input here, by the contract's tail rule, and answer for the items that wait.
+
+        `exact` steps them with the largest chunks that fit and the grid starts anew here;
+        `pad` answers for them as if padding followed, and leaves state and items as they were;
+        `refuse` takes no partial chunk.
+
+        Returns:
+            As `advance`.
+
+        Raises:
+            PartialChunkError: items wait under the tail rule `refuse`.
+            ChunkSizeError: the session does not run a T that is needed.
+            NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+        """
+        return self._whole(self._flush)
+
+    # --- state
+
+    @property
+    def items_consumed(self) -> int:
+        """Items in the state; those that wait are not among them."""
+        return self._core.mark.items
+
+    @property
+    def pending(self) -> int:
+        """How many items wait for their chunk to fill."""
+        return self._core.mark.waiting
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """The random source of `generate`: seed and draws; None before the first use."""
+        return self._core.mark.sampler
+
+    @property
+    def engine(self) -> Engine:
+        """The session this stream runs in."""
+        return self._engine
+
+    @property
+    def state(self) -> Outputs:
+        """A copy of the state: state input name -> array in the contract's shape, B = 1."""
+        return self._engine.layout.views(self._block())
+
+    def reset(self) -> None:
+        """Start anew: initial state, nothing pending, nothing sampled."""
+        self._core.reset()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of everything the stream is."""
+        core = self._core
+        return Snapshot(
+            identity=self._engine.identity,
+            block=self._block(),
+            lookback=core.lookback().copy(),
+            pending=core.pending().copy(),
+            items_consumed=core.mark.items,
+            sampler=core.mark.sampler,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot of this bundle holds.
+
+        Raises:
+            OtherModelError, OtherStateError, OtherPrecisionError: it is of another bundle.
+            NonFiniteStateError: it holds a NaN or an infinity.
+        """
+        check_identity(snapshot.identity, self._engine.identity, "snapshot")
+        self._put(snapshot)
+
+    def fork(self) -> "Stream":
+        """Return a second stream that stands where this one does and goes its own way."""
+        other = Stream(self._engine)
+        other._put(self.snapshot())
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write everything the stream is to one file, in one rename.
+
+        The file that stood there is kept as `<name>.previous`. Only one process may save to
+        a path at a time.
+
+        Raises:
+            NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
+            StateError: the disk refused; the file that stood there still does.
+        """
+        before = self._core.begin()
+        try:
+            self._core.check()
+        except BadStateError as bad:
+            raise self._core.recover(before, bad) from None
+        now = self.snapshot()
+        saved = Saved(
+            identity=now.identity,
+            items_consumed=now.items_consumed,
+            seed=None if now.sampler is None else now.sampler.seed,
+            draws=0 if now.sampler is None else now.sampler.draws,
+            state=self._engine.layout.views(now.block),
+            pending=now.pending,
+            lookback=now.lookback,
+        )
+        write_saved(Path(path), saved)
+
+    @staticmethod
+    def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
+        """Make a stream from a saved state; it goes on bit for bit where that one stood.
+
+        Args:
+            session: a session of the same model.
+            path: what `save` wrote.
+            allow_precision: take a state that another precision of the model has made.
+
+        Raises:
+            StateNotFoundError, StateCorruptError, StateVersionError: the file cannot be used.
+            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+        """
+        where = f"state {path}"
+        saved = read_saved(Path(path))
+        check_identity(saved.identity, session.identity, where, allow_precision)
+        stream = Stream(session)
+        block = session.layout.block()
+        views = session.layout.views(block)
+        check_tensors(where, views, saved.state)
+        for name, view in views.items():
+            np.copyto(view, saved.state[name])
+        if (bad := session.layout.bad_tensor(block)) is not None:
+            raise StateCorruptError(f"{where}: `{bad}` holds a NaN or an infinity")
+        core = stream._core
+        check_tensors(where, {"lookback": core.lookback()}, {"lookback": saved.lookback})
+        pending = check_items(session.contract.chunk, saved.pending)
+        sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
+        core.put(block, saved.lookback, pending, saved.items_consumed, sampler)
+        return stream
+
+    # --- inside
+
+    def predict(
+        self,
+        items: Items,
+        choose: Callable[[Outputs, Sampler | None], tuple[int, Sampler | None]],
+    ) -> int:
+        """Read items, flush, choose a token from the outputs and let it wait, as one call.
+
+        This is the step of `dst.runtime.generate`. Between two calls the chosen token waits
+        and is not in the state: whatever is saved then goes on to the same text.
+
+        Args:
+            items: as for `advance`.
+            choose: outputs and random source in, token and next source out.
+
+        Returns:
+            The token.
+
+        Raises:
+            StepError: as `advance`, or what `choose` raises.
+        """
+        fresh = check_items(self._chunk, items)
+
+        def work() -> int:
+            contract = self._engine.contract
+            read = advance(self._core, contract, fresh)
+            outputs = join(contract, read, self._flush())
+            token, sampler = choose(outputs, self._core.mark.sampler)
+            self._core.append(np.array([token], self._chunk.dtype), sampler)
+            return token
+
+        return self._whole(work)
+
+    def _flush(self) -> Outputs:
+        return flush(self._core, self._engine.contract, self._engine.chunk_sizes)
+
+    def _whole(self, work: Callable[[], Result]) -> Result:
+        """Do some steps as one call: all of them, or none."""
+        core = self._core
+        before = core.begin()
+        try:
+            result = work()
+            core.settle()
+            return result
+        except BadStateError as bad:
+            raise core.recover(before, bad) from None
+        except BaseException:
+            core.undo(before)
+            raise
+
+    def _plan_of(self, chunk: Array) -> Plan:
+        """The plan for a chunk whose shape is new, or which does not fit."""
+        t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
+        plan = self._core.plan(t)
+        self._plans[plan.shape] = plan
+        return plan
+
+    def _block(self) -> Block:
+        block = self._engine.layout.block()
+        self._core.read(block)
+        return block
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self._core.put(
+            snapshot.block,
+            snapshot.lookback,
+            snapshot.pending,
+            snapshot.items_consumed,
+            snapshot.sampler,
+        )

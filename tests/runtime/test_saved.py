@@ -1,0 +1,218 @@
+"""Laws of saved states: save and load are the identity, and no altered bit goes unseen."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dst.runtime import Session, Stream, generate
+from dst.runtime.errors import (
+    OtherModelError,
+    OtherPrecisionError,
+    OtherStateError,
+    StateCorruptError,
+    StateError,
+    StateNotFoundError,
+    StateVersionError,
+)
+from dst.runtime.saved import pack, read_saved, unpack
+
+SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
+
+
+def test_save_and_load_are_the_identity(sensor: Session, tmp_path: Path) -> None:
+    stream = sensor.stream()
+    stream.advance(SAMPLES[:23])  # 20 in the state, 3 waiting, 3 of lookback
+    stream.save(tmp_path / "a.state")
+    loaded = Stream.load(sensor, tmp_path / "a.state")
+    first, second = stream.snapshot(), loaded.snapshot()
+    for one, other in (
+        (first.block, second.block),
+        (first.lookback, second.lookback),
+        (first.pending, second.pending),
+    ):
+        assert one.tobytes() == other.tobytes()
+    assert (loaded.items_consumed, loaded.pending) == (20, 3)
+    assert stream.advance(SAMPLES)["y"].tobytes() == loaded.advance(SAMPLES)["y"].tobytes()
+
+
+def test_the_sampler_is_saved(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    list(generate(stream, "abc", 5, seed=2**64 - 1))
+    stream.save(tmp_path / "a.state")
+    loaded = Stream.load(text, str(tmp_path / "a.state"))
+    assert loaded.sampler == stream.sampler
+    assert loaded.sampler is not None
+    assert (loaded.sampler.seed, loaded.sampler.draws) == (2**64 - 1, 5)
+
+
+def test_equal_streams_give_equal_bytes(text: Session, tmp_path: Path) -> None:
+    for name in "ab":
+        stream = text.stream()
+        stream.advance(b"the same")
+        stream.save(tmp_path / name)
+    data = (tmp_path / "a").read_bytes()
+    assert data == (tmp_path / "b").read_bytes()
+    assert pack(unpack(data)) == data
+
+
+def test_the_file_is_plain_safetensors(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    stream.advance(b"123456789")
+    stream.save(tmp_path / "a.state")
+    tensors = safetensors.numpy.load_file(tmp_path / "a.state")
+    opening = rb'\{"__metadata__":\{"checksum":"[0-9a-f]{64}","format":"dst-state","version":"1",'
+    assert re.match(opening, (tmp_path / "a.state").read_bytes()[8:])
+    assert sorted(tensors) == ["lookback", "pending", "state/h", "state/n"]
+    np.testing.assert_array_equal(tensors["state/h"], stream.state["h"])
+    np.testing.assert_array_equal(tensors["pending"], [ord("9")])
+
+
+def test_every_flipped_bit_is_refused(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    stream.advance(b"123456789")
+    path = tmp_path / "a.state"
+    stream.save(path)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        broken = bytearray(data)
+        broken[at] ^= 1 << at % 8
+        with pytest.raises(StateCorruptError):
+            unpack(bytes(broken))
+    for size in (0, 7, 50, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(StateCorruptError, match=r"state .*a\.state"):
+            Stream.load(text, path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(StateCorruptError):
+        Stream.load(text, path)
+
+
+def test_the_copy_before_is_kept_and_named(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    path, previous = tmp_path / "a.state", tmp_path / "a.state.previous"
+    stream.advance(b"12345678")
+    stream.save(path)
+    assert not previous.exists()
+    first = path.read_bytes()
+    stream.advance(b"12345678")
+    stream.save(path)
+    assert previous.read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.state", "a.state.previous"]
+    path.write_bytes(b"junk")
+    with pytest.raises(StateCorruptError, match=r"saved before it is a\.state\.previous"):
+        Stream.load(text, path)
+    path.unlink()
+    with pytest.raises(StateNotFoundError, match=r"no such file.*a\.state\.previous"):
+        Stream.load(text, path)
+    assert Stream.load(text, previous).items_consumed == 8
+
+
+def test_a_save_that_fails_leaves_the_old_file(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    path = tmp_path / "a.state"
+    stream.save(path)
+    first = path.read_bytes()
+    (tmp_path / ".a.state.tmp").mkdir()  # stands where the new file would be written
+    stream.advance(b"12345678")
+    with pytest.raises((StateError, OSError)):
+        stream.save(path)
+    assert path.read_bytes() == first
+    with pytest.raises(StateError, match="cannot be written"):
+        stream.save(tmp_path / "nowhere" / "a.state")
+
+
+def test_whose_state_it_is(shelf: Path, text: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.state"
+    stream = text.stream()
+    stream.advance(b"12345678abc")
+    stream.save(path)
+    with pytest.raises(OtherModelError, match=r"made by model aaaa.*runs bbbb"):
+        Stream.load(Session.open(shelf / "twin"), path)
+    half = Session.open(shelf / "half")
+    with pytest.raises(OtherPrecisionError, match=r"float32.*int8.*allow_precision=True"):
+        Stream.load(half, path)
+    taken = Stream.load(half, path, allow_precision=True)
+    assert (taken.items_consumed, taken.pending) == (8, 3)
+    with pytest.raises(OtherModelError):
+        Session.open(shelf / "twin").stream().restore(stream.snapshot())
+    saved = read_saved(path)
+    identity = msgspec.structs.replace(saved.identity, state_hash="c" * 64)
+    path.write_bytes(pack(msgspec.structs.replace(saved, identity=identity)))
+    with pytest.raises(OtherStateError):
+        Stream.load(text, path)
+
+
+def test_content_that_breaks_the_contract_is_refused(text: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.state"
+    text.stream().save(path)
+    saved = read_saved(path)
+    h = saved.state["h"]
+    for state in (
+        {"h": h},
+        {**saved.state, "more": h},
+        {**saved.state, "h": h[:, :4]},
+        {**saved.state, "h": h.astype(np.float64)},
+        {**saved.state, "h": np.full_like(h, np.nan)},
+    ):
+        path.write_bytes(pack(msgspec.structs.replace(saved, state=state)))
+        with pytest.raises(StateCorruptError):
+            Stream.load(text, path)
+    newer = pack(saved).replace(b'"version":"1"', b'"version":"2"')
+    at = newer.index(b'"checksum":"') + len(b'"checksum":"')
+    blank = newer[:at] + b"0" * 64 + newer[at + 64 :]
+    path.write_bytes(blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode(), 1))
+    with pytest.raises(StateVersionError, match="version is 2"):
+        Stream.load(text, path)
+
+
+CHILD = """
+import sys
+from dst.runtime import Session
+stream = Session.open(sys.argv[1]).stream()
+print("ready", flush=True)
+while True:
+    stream.advance(b"12345678")
+    stream.save(sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")
+def test_a_kill_while_saving_leaves_a_loadable_file(
+    shelf: Path, text: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.state"
+    last = 0
+    for pause in (0.05, 0.11, 0.23):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(shelf / "text"), str(path)],
+            stdout=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        path.unlink(missing_ok=True)
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(pause)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        stream = Stream.load(text, path)
+        assert stream.items_consumed % 8 == 0
+        assert stream.items_consumed > 0
+        by_hand = text.stream()
+        by_hand.advance(b"12345678" * (stream.items_consumed // 8))
+        assert by_hand.state["h"].tobytes() == stream.state["h"].tobytes()
+        last += stream.items_consumed
+    assert last >= 24

@@ -1,0 +1,303 @@
+"""Laws of a session: what is asked for runs or is refused; the graph must be the contract's."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import safetensors.numpy
+from onnx import TensorProto, helper
+
+from dst.runtime import Session, open_bundle, predict, replay_golden, rss_bytes, write_bundle
+from dst.runtime.errors import (
+    ChunkSizeError,
+    GoldenError,
+    GraphError,
+    ProviderError,
+    RuntimeVersionError,
+    SessionError,
+)
+from dst.runtime.manifest import Manifest
+from dst.runtime.state import DeviceArena, HostArena, Layout
+
+Parts = tuple[Manifest, dict[str, bytes | Path]]
+replace = msgspec.structs.replace
+
+
+def test_the_best_graph_runs_each_t(shelf: Path) -> None:
+    session = Session.open(shelf / "text")
+    assert [session.graph_for(t).file for t in session.chunk_sizes] == ["step.onnx"] * 3
+    portable = Session.open(shelf / "text", lowering="portable")
+    assert portable.chunk_sizes == (1,)
+    assert portable.graph_for(1).file == "step_t1.onnx"
+    assert Session.open(shelf / "text", chunk_sizes=[4]).chunk_sizes == (4,)
+
+
+def test_the_lowerings_agree(shelf: Path) -> None:
+    fused = Session.open(shelf / "text").stream()
+    portable = Session.open(shelf / "text", lowering="portable").stream()
+    for token in b"any text":
+        first, second = (
+            s.step(np.array([[token]]))["logits"].astype(np.float64) for s in (fused, portable)
+        )
+        np.testing.assert_allclose(first, second, atol=1e-5)
+    assert fused.state["n"] == portable.state["n"] == 8
+
+
+def test_what_cannot_run_is_refused(shelf: Path) -> None:
+    text = shelf / "text"
+    with pytest.raises(ChunkSizeError, match=r"no graph runs T = 5.*\[1, 4, 8\]"):
+        Session.open(text, chunk_sizes=[5])
+    with pytest.raises(ChunkSizeError, match="empty"):
+        Session.open(text, chunk_sizes=[])
+    with pytest.raises(ChunkSizeError, match=r"T = 8.*\[1\]"):
+        Session.open(text, lowering="portable", chunk_sizes=[8])
+    with pytest.raises(SessionError, match="has no 'other' graph; it has fused, portable"):
+        Session.open(text, lowering="other")
+    with pytest.raises(SessionError, match="threads is 0"):
+        Session.open(text, threads=0)
+    with pytest.raises(ProviderError, match="'npu' is unknown"):
+        Session.open(text, provider="npu")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is installed here"
+)
+def test_a_provider_that_is_not_installed_is_refused(shelf: Path) -> None:
+    with pytest.raises(ProviderError, match="'cuda' needs CUDAExecutionProvider"):
+        Session.open(shelf / "text", provider="cuda")
+
+
+def test_a_provider_that_does_not_take_the_graph_is_refused(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda self: ["OtherProvider"])
+    with pytest.raises(ProviderError, match="onnxruntime gave OtherProvider"):
+        Session.open(shelf / "pad").runner_for(8)
+
+
+def test_an_old_onnxruntime_is_refused(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+    fused, portable = manifest.graphs
+    newer = replace(manifest, graphs=(replace(fused, min_ort="99.1"), portable))
+    write_bundle(tmp_path / "a", newer, files)
+    assert Session.open(tmp_path / "a").chunk_sizes == (1,)
+    with pytest.raises(RuntimeVersionError, match=r"needs onnxruntime 99\.1"):
+        Session.open(tmp_path / "a", lowering="fused")
+    with pytest.raises(RuntimeVersionError, match=r"needs onnxruntime 99\.1"):
+        replay_golden(open_bundle(tmp_path / "a"))
+    assert {c.graph for c in replay_golden(open_bundle(tmp_path / "a"), lowering="portable")} == {
+        "step_t1.onnx"
+    }
+
+
+def edited(data: bytes | Path, change: Callable[[onnx.GraphProto], None]) -> bytes:
+    assert isinstance(data, bytes)
+    model = onnx.load_from_string(data)
+    change(model.graph)
+    return bytes(model.SerializeToString())
+
+
+def _half_state(graph: onnx.GraphProto) -> None:
+    graph.input[1].CopyFrom(helper.make_tensor_value_info("h", TensorProto.FLOAT16, ["B", 8]))
+    graph.node.insert(0, helper.make_node("Cast", ["h"], ["h_wide"], to=TensorProto.FLOAT))
+    for node in graph.node:
+        if node.op_type == "Scan":
+            node.input[0] = "h_wide"
+
+
+def _wide_counter(graph: onnx.GraphProto) -> None:
+    graph.input[2].CopyFrom(helper.make_tensor_value_info("n", TensorProto.INT64, ["B", 1]))
+
+
+def _fixed_t(graph: onnx.GraphProto) -> None:
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("ids", TensorProto.INT64, ["B", 8]))
+
+
+def _renamed(graph: onnx.GraphProto) -> None:
+    graph.input[2].name = "count"
+    for node in graph.node:
+        if node.op_type == "Add":
+            node.input[0] = "count"
+
+
+def _more(graph: onnx.GraphProto) -> None:
+    graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_half_state, r"state `h` is float16 \[\?, 8\], manifest says float32"),
+        (_wide_counter, r"state `n` is int64 \[\?, 1\], manifest says \['B'\]"),
+        (_fixed_t, r"chunk is int64 \[\?, 8\], manifest says \['B', 'T'\]"),
+        (_renamed, "has no input 'n'"),
+        (_more, "has an output 'x', which the manifest does not name"),
+    ],
+)
+def test_a_graph_that_is_not_the_contracts(
+    text_parts: Parts, tmp_path: Path, change: Callable[[onnx.GraphProto], None], words: str
+) -> None:
+    manifest, files = text_parts
+    files["step.onnx"] = edited(files["step.onnx"], change)
+    write_bundle(tmp_path / "demo", manifest, files)
+    session = Session.open(tmp_path / "demo")
+    with pytest.raises(GraphError, match=rf"^bundle demo/: step\.onnx: .*{words}"):
+        session.stream().advance(b"12345678")
+
+
+def test_a_graph_that_is_no_graph(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+    write_bundle(tmp_path / "demo", manifest, {**files, "step.onnx": b"not onnx"})
+    with pytest.raises(GraphError, match=r"^bundle demo/: step\.onnx cannot be loaded") as caught:
+        Session.open(tmp_path / "demo").runner_for(8)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_may_not_read_outside_the_bundle(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+
+    def outside(graph: onnx.GraphProto) -> None:
+        table = next(t for t in graph.initializer if t.name == "table")
+        (tmp_path / "secret.bin").write_bytes(table.raw_data)
+        table.ClearField("raw_data")
+        table.data_location = TensorProto.EXTERNAL
+        for key, text in (("location", "../secret.bin"), ("offset", "0"), ("length", "8192")):
+            entry = table.external_data.add()
+            entry.key, entry.value = key, text
+
+    files["step.onnx"] = edited(files["step.onnx"], outside)
+    write_bundle(tmp_path / "demo", manifest, files)
+    with pytest.raises(GraphError, match="cannot be loaded"):
+        Session.open(tmp_path / "demo").runner_for(8)
+
+
+def test_golden_runs_prove_every_graph(shelf: Path) -> None:
+    checks = replay_golden(open_bundle(shelf / "text"))
+    assert [(c.graph, c.t) for c in checks] == [
+        ("step.onnx", 1),
+        ("step.onnx", 4),
+        ("step.onnx", 8),
+        ("step_t1.onnx", 1),
+    ]
+    assert all(c.passed and set(c.errors) == {"logits", "h", "n"} for c in checks)
+
+
+def test_golden_runs_notice_another_model(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+
+    def nudge(graph: onnx.GraphProto) -> None:
+        leak = next(t for t in graph.initializer if t.name == "leak")
+        leak.raw_data = np.array([0.90002], np.float32).tobytes()
+
+    files["step.onnx"] = edited(files["step.onnx"], nudge)
+    write_bundle(tmp_path / "b", manifest, files)
+    passed = {(c.graph, c.t): c.passed for c in replay_golden(open_bundle(tmp_path / "b"))}
+    assert passed == {
+        ("step.onnx", 1): False,
+        ("step.onnx", 4): False,
+        ("step.onnx", 8): False,
+        ("step_t1.onnx", 1): True,
+    }
+
+
+def test_golden_files_must_keep_their_layout(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+    data = files["golden.safetensors"]
+    assert isinstance(data, bytes)
+    tensors = safetensors.numpy.load(data)
+    short = {name: t for name, t in tensors.items() if name != "t4/state/h"}
+    cut = {**tensors, "t8/chunk": tensors["t8/chunk"][:2]}
+    for i, (broken, words) in enumerate(((short, "'t4/state/h' is missing"), (cut, "'t8/chunk'"))):
+        golden = {"golden.safetensors": safetensors.numpy.save(broken)}
+        write_bundle(tmp_path / str(i), manifest, {**files, **golden})
+        with pytest.raises(GoldenError, match=words):
+            replay_golden(open_bundle(tmp_path / str(i)))
+    write_bundle(tmp_path / "none", replace(manifest, golden=()), files)
+    with pytest.raises(GoldenError, match=r"no golden run has a T of step\.onnx"):
+        replay_golden(open_bundle(tmp_path / "none"))
+
+
+def test_memory_is_the_sum_of_what_is_held(shelf: Path) -> None:
+    manifest = open_bundle(shelf / "text").manifest
+    memory = predict(manifest, graphs=2, streams=3, chunk_sizes=[1, 8])
+    assert memory.weights_bytes == 2 * manifest.weights_bytes
+    assert memory.state_bytes == 3 * 2 * (64 + 64)  # 8 floats and a counter, each padded to 64
+    per_item = 8 + 256 * 5  # an id, and 256 logits with a mask byte each
+    assert memory.scratch_bytes == 3 * 9 * per_item
+    parts = memory.weights_bytes, memory.state_bytes, memory.guard_bytes, memory.scratch_bytes
+    assert memory.total_bytes == sum(parts)
+
+
+def test_rss_sees_what_this_process_holds() -> None:
+    before = rss_bytes()
+    held = np.ones(64 << 20, np.uint8)
+    assert 60 << 20 < rss_bytes() - before < 80 << 20
+    assert held[-1] == 1
+
+
+def test_the_arena_is_aligned_and_its_tensors_are_views(shelf: Path) -> None:
+    contract = open_bundle(shelf / "text").manifest.contract
+    layout = Layout.of(contract, batch=3)
+    block = layout.block()
+    assert block.ctypes.data % 64 == 0
+    for place, view in zip(layout.places, layout.views(block).values(), strict=True):
+        assert view.ctypes.data % 64 == 0
+        assert view.ctypes.data == block.ctypes.data + place.start
+        assert view.shape[0] == 3
+
+
+def test_arenas_on_host_and_device_hold_the_same(shelf: Path) -> None:
+    layout = Layout.of(open_bundle(shelf / "sensor").manifest.contract)
+    random = layout.block()
+    for view in layout.views(random).values():
+        view[...] = np.random.default_rng(0).normal(size=view.shape)
+    for arena in (HostArena(layout), DeviceArena(layout, "cpu")):
+        arena.write(random)
+        back = layout.block()
+        arena.read(back)
+        assert back.tobytes() == random.tobytes()
+        assert arena.values[0].numpy().tobytes() == layout.views(random)["c"].tobytes()
+        assert arena.finite()
+        for bad in (np.nan, np.inf, -np.inf):
+            broken = random.copy()
+            layout.views(broken)["c"][0, 1] = bad
+            arena.write(broken)
+            assert not arena.finite()
+
+
+def test_a_stream_on_device_arenas_is_the_same_stream(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, device = Session.open(shelf / "text"), Session.open(shelf / "text")
+    monkeypatch.setattr(device, "arena", lambda: DeviceArena(device.layout, "cpu"))
+    first, second = host.stream(), device.stream()
+    for stream in (first, second):
+        stream.advance(b"some bytes that fill chunks")
+        stream.flush()
+    fork = second.fork()
+    one, other = (s.advance(b"and some more")["logits"] for s in (first, fork))
+    assert one.tobytes() == other.tobytes()
+    assert first.state["h"].tobytes() == fork.state["h"].tobytes()
+
+
+def test_the_runtime_loads_neither_torch_nor_onnx() -> None:
+    script = (
+        "import sys, dst.runtime\n"
+        "heavy = {'torch', 'onnx', 'transformers', 'optimum', 'dst.export', 'dst.quantize'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert ran.stdout.strip() == "[]"
