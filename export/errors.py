@@ -1,0 +1,21 @@
+"""What can go wrong between a torch module and a bundle, one class each."""
+
+from __future__ import annotations
+
+from dst.runtime.errors import DstError
+
+
+class ExportError(DstError):
+    """A step could not be exported; nothing was written."""
+
+
+class StepContractError(ExportError):
+    """A module does not keep the contract it signed."""
+
+
+class LoweringError(ExportError):
+    """A traced graph breaks the rule of its lowering."""
+
+
+class CertificateError(ExportError):
+    """Two forms of the same step differ by more than the bound."""

@@ -1,0 +1,6 @@
+"""The DST-GD reference network in torch; read config, recurrence, attention, layer, heads, network."""
+
+from dst.export.model.config import SIZES, Config, Gaussian, Quantiles, Tokens, sized
+from dst.export.model.network import Network, State
+
+__all__ = ["SIZES", "Config", "Gaussian", "Network", "Quantiles", "State", "Tokens", "sized"]

@@ -1,0 +1,106 @@
+"""The shape of a DST-GD network: in go a few sizes, out come derived widths and named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+ALPHA_MAX = 1.0 - 2.0**-16
+"""Largest decay per item unless configured otherwise: a half-life of 45,426 items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Items are token ids in ``[0, vocabulary)``; the head gives logits of the next item."""
+
+    vocabulary: int = 256
+    tied: bool = False
+    """True where the head reuses the embedding matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """Items are float feature vectors; the head gives mean and log standard deviation."""
+
+    features: tuple[str, ...]
+    sample_rate_hz: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Items are float feature vectors; the head gives one value per level, in rising order."""
+
+    features: tuple[str, ...]
+    levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+    sample_rate_hz: float | None = None
+
+
+Items = Tokens | Gaussian | Quantiles
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Sizes of a DST-GD network; shape letters as in the design.
+
+    Raises:
+        ValueError: a size is not positive, ``dh`` is odd (RoPE turns pairs), ``alpha_max`` is
+            outside (0, 1] or ``beta_max`` is neither 1 nor 2.
+    """
+
+    width: int  # D
+    layers: int
+    heads: int  # H, matrix memories per layer
+    key: int  # K, width of a memory's key
+    value: int  # V, width of a memory's value
+    attention_heads: int  # Ha
+    attention_width: int  # dh, width of one attention head
+    window: int  # W, how many earlier items local attention sees
+    hidden: int  # width of the feed-forward layer
+    items: Items = Tokens()
+    alpha_max: float = ALPHA_MAX
+    beta_max: float = 2.0
+    max_chunk: int = 256  # largest T of one step; sizes the RoPE and mask tables
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "key", "value", "attention_heads", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config: {name} must be at least 1, got {getattr(self, name)}")
+        if self.attention_width < 2 or self.attention_width % 2:
+            raise ValueError(f"config: attention_width must be even, got {self.attention_width}")
+        if not 0.0 < self.alpha_max <= 1.0:
+            raise ValueError(f"config: alpha_max must lie in (0, 1], got {self.alpha_max}")
+        if self.beta_max not in (1.0, 2.0):
+            raise ValueError(f"config: beta_max must be 1 or 2, got {self.beta_max}")
+
+    @property
+    def memory_channels(self) -> int:
+        """Channels of q, k and v of all memories together: ``H (2K + V)``."""
+        return self.heads * (2 * self.key + self.value)
+
+    @property
+    def local_channels(self) -> int:
+        """Channels of the local attention's output: ``Ha dh``."""
+        return self.attention_heads * self.attention_width
+
+
+SIZES: dict[str, Config] = {
+    # about 0.1M parameters: tests and first steps
+    "tiny": Config(64, 2, 2, 16, 16, 2, 16, 16, 128, max_chunk=64),
+    # about 2.9M: the shipped text model
+    "small": Config(224, 4, 4, 32, 48, 4, 32, 64, 576),
+    # about 22M
+    "base": Config(512, 7, 8, 48, 64, 4, 64, 64, 1024),
+    # about 128M, 90M of them outside the embedding
+    "130m": Config(768, 12, 12, 64, 64, 4, 64, 64, 1600, items=Tokens(50304, tied=True)),
+}
+"""Named sizes; ``sized`` changes what they read."""
+
+
+def sized(name: str, items: Items | None = None) -> Config:
+    """Look up a named size, reading ``items`` instead of its own if given.
+
+    Raises:
+        ValueError: no size has this name.
+    """
+    if name not in SIZES:
+        raise ValueError(f"no size `{name}`; there are {', '.join(SIZES)}")
+    return SIZES[name] if items is None else replace(SIZES[name], items=items)

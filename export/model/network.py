@@ -1,0 +1,88 @@
+"""The DST-GD network: a chunk and a state in, a prediction of each next item and the next state out.
+
+Shape letters: B batch, T items, D width, W window; the state tensors are named in ``LayerState``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dst.export.model.attention import WindowTables
+from dst.export.model.config import Config
+from dst.export.model.contract import contract_of
+from dst.export.model.fused import FUSED
+from dst.export.model.heads import head_for
+from dst.export.model.layer import TAPS, Kernels, Layer, LayerState, rms_norm
+from dst.export.step import Step
+
+State = dict[str, Tensor]
+"""``S.i``, ``conv.i``, ``Kc.i``, ``Vc.i`` for each layer i, and one ``ok [B, W]``; all float32."""
+
+
+class Network(Step):
+    """Gated-delta layers between an embedding and a head.
+
+    The result of a call depends on the chunk and the state alone: no position, no count of steps.
+    How a stream is cut into chunks does not matter beyond float rounding.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.contract = contract_of(config)
+        self.head = head_for(config.items, config.width)
+        self.tables = WindowTables(config.window, config.max_chunk, config.attention_width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.out_norm = nn.Parameter(torch.ones(config.width))
+        self.kernels = Kernels()
+
+    @property
+    def half_life_items(self) -> float | None:
+        """Items after which a written value has faded to a half if nothing forgets it sooner."""
+        alpha_max = self.config.alpha_max
+        return None if alpha_max == 1.0 else math.log(0.5) / math.log(alpha_max)
+
+    def fused(self) -> Network:
+        """The same network, sharing every parameter, with ONNX Runtime's own operators."""
+        other = copy.copy(self)
+        other.kernels = FUSED
+        return other
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first item: zeros, and no cached key marked as existing."""
+        c = self.config
+        weight = self.out_norm
+        state: State = {}
+        for i in range(c.layers):
+            cache = (batch, c.attention_heads, c.window, c.attention_width)
+            state[f"S.{i}"] = weight.new_zeros(batch, c.heads, c.key, c.value)
+            state[f"conv.{i}"] = weight.new_zeros(batch, c.memory_channels, TAPS - 1)
+            state[f"Kc.{i}"] = weight.new_zeros(cache)
+            state[f"Vc.{i}"] = weight.new_zeros(cache)
+        state["ok"] = weight.new_zeros(batch, c.window)
+        return state
+
+    def forward(self, chunk: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
+        """Take one step.
+
+        Args:
+            chunk: ``[B, T]`` int64 for tokens, ``[B, T, F]`` float32 for features.
+            state: As ``initial_state`` gives it.
+
+        Returns:
+            The head's outputs, each with axes ``[B, T, ...]``, and the next state.
+        """
+        x = self.head.encode(chunk)  # (B, T, D)
+        items = x.shape[1]
+        ok = torch.cat([state["ok"], torch.ones_like(x[:, :, 0])], 1)  # (B, W+T)
+        following: State = {}
+        for i, layer in enumerate(self.layers):
+            before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
+            x, after = layer(x, before, ok, self.tables, self.kernels)
+            following |= {f"{name}.{i}": t for name, t in after._asdict().items()}
+        following["ok"] = ok[:, items:]
+        return self.head.decode(rms_norm(x, self.out_norm)), following

@@ -1,0 +1,110 @@
+"""The contract a torch module signs to become a bundle: one step from ``(chunk, state)`` to ``(outputs, state)``.
+
+Sign it by deriving from ``Step``, or by having the same three members::
+
+    class Counter(Step):
+        def __init__(self):
+            super().__init__()
+            self.contract = Contract(...)      # names, shapes and dtypes, see dst.runtime
+
+        def initial_state(self, batch):
+            return {"sum": torch.zeros(batch, 4)}
+
+        def forward(self, chunk, state):       # chunk (B, T, 4)
+            total = state["sum"][:, None] + chunk.cumsum(1)
+            return {"total": total}, {"sum": total[:, -1]}
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dst.export.errors import StepContractError
+from dst.runtime.manifest import Contract
+
+TORCH_DTYPES = {
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int8": torch.int8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
+
+
+class Step(nn.Module):
+    """A torch module whose call is one step of a recurrence.
+
+    The result of a call must depend on the chunk and the state alone. State tensors are named
+    by the contract's ``state[i].input``; outputs by ``outputs[i].name``.
+    """
+
+    contract: Contract
+
+    @property
+    def half_life_items(self) -> float | None:
+        """Items after which the memory has faded to a half at most; None where it need not fade."""
+        return None
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        """The state before the first item, each tensor with the contract's shape and dtype."""
+
+    @abstractmethod
+    def forward(
+        self, chunk: Tensor, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Take one step; see the class."""
+
+    def fused(self) -> Step:
+        """The same step written with ONNX Runtime's own operators, where it has a faster one."""
+        return self
+
+
+def check_step(step: Step) -> None:
+    """Run one step and hold what comes out against the contract.
+
+    Raises:
+        StepContractError: a tensor is missing, unknown, or has another shape or dtype.
+    """
+    contract = step.contract
+    t = contract.chunk.nominal_t
+    state = step.initial_state(1)
+    _compare("initial state", state, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+    with torch.no_grad():
+        outputs, after = step(example_chunk(contract, 1, t), state)
+    _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t)
+    _compare("next state", after, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+
+
+def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
+    """A chunk of zeros as the graph sees it: ``lookback + t`` items along time."""
+    chunk = contract.chunk
+    sizes = {"B": batch, "T": t + chunk.lookback}
+    shape = [sizes[d] if isinstance(d, str) else d for d in chunk.shape]
+    return torch.zeros(shape, dtype=TORCH_DTYPES[chunk.dtype])
+
+
+def _compare(
+    what: str,
+    came: dict[str, Tensor],
+    expected: dict[str, tuple[str, tuple[int | str, ...]]],
+    t: int,
+) -> None:
+    if set(came) != set(expected):
+        raise StepContractError(
+            f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}"
+        )
+    for name, (dtype, shape) in expected.items():
+        sizes = tuple({"B": 1, "T": t}[d] if isinstance(d, str) else d for d in shape)
+        tensor = came[name]
+        if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
+            raise StepContractError(
+                f"{what} `{name}` is {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} for B=1, T={t}"
+            )

@@ -1,0 +1,179 @@
+"""A step in, ONNX graphs out: the fused lowering with free B and T, the portable one with static shapes.
+
+Both come from torch's dynamo exporter. Fused graphs hold ``com.microsoft`` operators and run
+where ONNX Runtime has their kernels; portable graphs hold primitives of opset 18 only, B = 1 and
+one T, and run anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+import torch
+from onnxscript import opset18, script
+from onnxscript.onnx_types import FLOAT
+from torch import Tensor, nn
+
+from dst.export.errors import LoweringError
+from dst.export.step import Step, example_chunk
+from dst.runtime.manifest import Contract
+
+FUSED_OPSET, PORTABLE_OPSET = 23, 18
+IR_VERSIONS = {FUSED_OPSET: 11, PORTABLE_OPSET: 8}
+MIN_ORT = {PORTABLE_OPSET: "1.14", FUSED_OPSET: "1.23"}
+"""First ONNX Runtime release that runs an opset's CPU kernels."""
+MIN_ORT_CONTRIB = "1.31"
+"""The release the fused operators were proved on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One graph: its file name, what it runs and the model."""
+
+    file: str
+    lowering: Literal["fused", "portable"]
+    allowed_t: tuple[int, ...]
+    batch: tuple[int, ...]  # empty for any
+    model: onnx.ModelProto
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Imported operator-set versions by domain."""
+        return {o.domain or "ai.onnx": o.version for o in self.model.opset_import}
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains its nodes use."""
+        return tuple(sorted({n.domain or "ai.onnx" for n in self.model.graph.node}))
+
+    @property
+    def min_ort(self) -> str:
+        """Oldest ONNX Runtime release that runs it."""
+        contrib = "com.microsoft" in self.domains
+        return MIN_ORT_CONTRIB if contrib else MIN_ORT[self.opsets["ai.onnx"]]
+
+
+def trace_fused(step: Step) -> Traced:
+    """Trace a step with free B and T into ``step.onnx``.
+
+    Raises:
+        LoweringError: torch cannot export the step, or it fixes B or T.
+    """
+    chunk = step.contract.chunk
+    model = _trace(step.fused(), FUSED_OPSET, None)
+    return Traced("step.onnx", "fused", chunk.allowed_t, (), model)
+
+
+def trace_portable(step: Step, t: int) -> Traced:
+    """Trace a step for B = 1 and T = ``t`` into ``step_t<t>.onnx``.
+
+    Raises:
+        LoweringError: torch cannot export the step, or a node is no plain ONNX operator.
+    """
+    model = _trace(step, PORTABLE_OPSET, t)
+    traced = Traced(f"step_t{t}.onnx", "portable", (t,), (1,), model)
+    if traced.domains != ("ai.onnx",):
+        raise LoweringError(
+            f"{traced.file}: a portable graph holds ai.onnx nodes only, this one has "
+            f"{', '.join(traced.domains)}; write the step with plain torch operations"
+        )
+    return traced
+
+
+class _Flat(nn.Module):
+    """The step with its state as positional tensors, in the contract's order."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, chunk: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        contract = self.step.contract
+        names = [s.input for s in contract.state]
+        outputs, after = self.step(chunk, dict(zip(names, state, strict=True)))
+        return (*(outputs[o.name] for o in contract.outputs), *(after[n] for n in names))
+
+
+@script()
+def _softplus(x: FLOAT["..."], beta: float = 1.0, threshold: float = 20.0) -> FLOAT["..."]:  # type: ignore[no-untyped-def,type-arg,name-defined]  # noqa: F722
+    """Softplus as the one operator it is: torch's own lowering adds Greater and Where."""
+    return opset18.Softplus(x)
+
+
+def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
+    contract = step.contract
+    # two different sizes, neither 0 nor 1, so that the exporter keeps both axes free
+    batch, items = (1, t) if t is not None else (2, min(5, max(contract.chunk.allowed_t)))
+    state = step.initial_state(batch)
+    args = (example_chunk(contract, batch, items), *(state[s.input] for s in contract.state))
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                _Flat(step).eval(),
+                args,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[contract.chunk.input, *(s.input for s in contract.state)],
+                output_names=[
+                    *(o.name for o in contract.outputs),
+                    *(s.output for s in contract.state),
+                ],
+                dynamic_shapes=_free_axes(contract) if t is None else None,
+                custom_translation_table={torch.ops.aten.softplus.default: _softplus},
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever it likes
+        raise LoweringError(f"torch could not export the step: {error}") from error
+    assert program is not None
+    return _cleaned(program.model_proto, IR_VERSIONS[opset])
+
+
+def _free_axes(contract: Contract) -> tuple[object, ...]:
+    batch = torch.export.Dim("B", min=1, max=4096)
+    items = torch.export.Dim("T", min=1, max=max(contract.chunk.allowed_t))
+    chunk = contract.chunk
+    time = items + chunk.lookback if chunk.lookback else items
+    return (
+        {chunk.batch_axis: batch, chunk.time_axis: time},
+        tuple({s.batch_axis: batch} for s in contract.state),
+    )
+
+
+def _cleaned(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    """Drop what the exporter leaves of this machine: source lines, paths, names of torch calls."""
+    clean = onnx.ModelProto()
+    clean.CopyFrom(model)
+    clean.ir_version = ir_version
+    clean.producer_name, clean.producer_version = "dst-edge", ""
+    clean.doc_string = clean.domain = ""
+    del clean.metadata_props[:]
+    graph = clean.graph
+    graph.name, graph.doc_string = "step", ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+    return clean
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's chatter from the user; its errors still raise."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

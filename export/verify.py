@@ -1,0 +1,202 @@
+"""Two forms of the same step in, an equivalence certificate out: how far they drift apart over thousands of chunks.
+
+A form is anything that maps ``(chunk, state) -> (outputs, state)`` on numpy arrays. Each form
+carries its own state; nothing is reset in between. The error of a tensor is max|d| / rms of the
+reference, taken at the same place of the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+
+from dst.export.errors import CertificateError
+from dst.export.step import Step
+from dst.runtime.golden import relative_error
+from dst.runtime.manifest import Certificate, Contract, Curve
+
+Array = npt.NDArray[np.generic]
+Tensors = dict[str, Array]
+Form = Callable[[Array, Tensors], tuple[Tensors, Tensors]]
+"""``(chunk, state) -> (outputs, state)`` for B = 1."""
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done."""
+
+BOUND = 1e-5
+"""Largest error of any tensor at any step."""
+DECILE_RATIO_BOUND = 2.0
+"""Largest mean error of a tensor over the last tenth of the steps, over that of the first."""
+CURVE_POINTS = 40
+
+
+def torch_form(step: Step) -> Form:
+    """The torch module itself."""
+
+    def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
+        tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+        with torch.no_grad():
+            outputs, after = step(torch.from_numpy(chunk), tensors)
+        return _arrays(outputs), _arrays(after)
+
+    return run
+
+
+def onnx_form(path: Path, contract: Contract) -> Form:
+    """A traced graph on ONNX Runtime's CPU provider, one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
+    constants = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in contract.constants}
+
+    def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
+        found = session.run(names, {contract.chunk.input: chunk, **constants, **state})
+        outputs, after = found[: len(contract.outputs)], found[len(contract.outputs) :]
+        return (
+            {o.name: value for o, value in zip(contract.outputs, outputs, strict=True)},
+            {s.input: value for s, value in zip(contract.state, after, strict=True)},
+        )
+
+    return run
+
+
+def initial_state(step: Step) -> Tensors:
+    """The step's initial state for B = 1."""
+    return _arrays(step.initial_state(1))
+
+
+class Chunks:
+    """Endless chunks cut from one array of items, ``[n]`` or ``[n, F]``, read round and round."""
+
+    def __init__(self, contract: Contract, data: Array, t: int) -> None:
+        chunk = contract.chunk
+        self._data = np.asarray(data, dtype=chunk.dtype)
+        self._t, self._lookback = t, chunk.lookback
+        self._fill, self._axis = chunk.lookback_fill or 0.0, chunk.time_axis
+
+    def __getitem__(self, number: int) -> Array:
+        """Chunk ``number`` as the graph sees it: ``lookback + t`` items along time, B = 1."""
+        places = np.arange(number * self._t - self._lookback, (number + 1) * self._t)
+        items = self._data[places % len(self._data)]
+        items[places < 0] = self._fill
+        return items[None] if self._axis == 1 else np.moveaxis(items[None], 1, self._axis)
+
+
+def certify(
+    name: str,
+    reference: Form,
+    other: Form,
+    contract: Contract,
+    state: Tensors,
+    data: Array,
+    about: str,
+    *,
+    steps: int,
+    t: int,
+    reference_t: int | None = None,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Run two forms side by side and record their distance as a curve over steps.
+
+    Args:
+        name: Which two forms these are.
+        reference: The form taken as right; steps by ``reference_t`` items (default ``t``).
+        other: The form held against it; takes ``steps`` steps of ``t`` items.
+        contract: What both keep.
+        state: Initial state, B = 1.
+        data: Real items, ``[n]`` or ``[n, F]``; read again from the start when used up.
+        about: What the data is, for the manifest.
+        steps: Steps of ``other``.
+        t: Items per step of ``other``.
+        reference_t: Items per step of ``reference``, a multiple of ``t``.
+        progress: Told of the share done.
+
+    Raises:
+        CertificateError: the error exceeds ``BOUND``, or grows beyond ``DECILE_RATIO_BOUND``.
+    """
+    group = (reference_t or t) // t
+    rounds = max(steps // group, 1)
+    wide, narrow = Chunks(contract, data, group * t), Chunks(contract, data, t)
+    left, right = state, state
+    errors: dict[str, list[float]] = {}
+    for number in range(rounds):
+        expected, left = reference(wide[number], left)
+        parts = []
+        for i in range(number * group, (number + 1) * group):
+            outputs, right = other(narrow[i], right)
+            parts.append(outputs)
+        for output in contract.outputs:
+            found = [p[output.name] for p in parts]
+            if output.time_axis is None:
+                value, wanted = found[-1], expected[output.name]
+            else:
+                value, wanted = np.concatenate(found, output.time_axis), expected[output.name]
+            errors.setdefault(output.name, []).append(relative_error(value, wanted))
+        for key in left:
+            errors.setdefault(key, []).append(relative_error(right[key], left[key]))
+        if progress is not None and number % max(rounds // 100, 1) == 0:
+            progress(name, number / rounds)
+    certificate = _certificate(name, errors, rounds, group, t, about)
+    if not certificate.passed:
+        raise CertificateError(_why(certificate, errors))
+    return certificate
+
+
+def _certificate(
+    name: str, errors: dict[str, list[float]], rounds: int, group: int, t: int, about: str
+) -> Certificate:
+    worst = max(max(values) for values in errors.values())
+    ratio = max(_decile_ratio(values) for values in errors.values())
+    ends = np.unique(np.linspace(1, rounds, min(CURVE_POINTS, rounds)).astype(int))
+    curve = {
+        key: tuple(
+            float(f"{max(values[start:end]):.3g}")
+            for start, end in zip((0, *ends[:-1]), ends, strict=True)
+        )
+        for key, values in errors.items()
+    }
+    return Certificate(
+        name=name,
+        steps=rounds * group,
+        items_per_step=t,
+        data=about,
+        bound=BOUND,
+        decile_ratio_bound=DECILE_RATIO_BOUND,
+        passed=bool(worst <= BOUND and ratio <= DECILE_RATIO_BOUND),
+        curve=Curve(steps=tuple(int(e) * group for e in ends), tensors=curve),
+        worst=worst,
+        decile_ratio=ratio,
+    )
+
+
+def _decile_ratio(values: list[float]) -> float:
+    """Mean of the last tenth over mean of the first; 1 where both are 0 or steps are too few."""
+    tenth = len(values) // 10
+    if tenth == 0:
+        return 1.0
+    first, last = float(np.mean(values[:tenth])), float(np.mean(values[-tenth:]))
+    if first == 0.0:
+        return 1.0 if last == 0.0 else float("inf")
+    return last / first
+
+
+def _why(certificate: Certificate, errors: dict[str, list[float]]) -> str:
+    tensor = max(errors, key=lambda key: max(errors[key]))
+    grown = max(errors, key=lambda key: _decile_ratio(errors[key]))
+    step = int(np.argmax(errors[tensor]))
+    return (
+        f"certificate {certificate.name}: expected an error of at most {BOUND:g} and a last tenth "
+        f"of at most {DECILE_RATIO_BOUND:g} x the first; `{tensor}` reached "
+        f"{certificate.worst:.3g} in round {step}, `{grown}` has ratio "
+        f"{certificate.decile_ratio:.3g}; nothing was written"
+    )
+
+
+def _arrays(tensors: dict[str, torch.Tensor]) -> Tensors:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
