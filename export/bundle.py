@@ -1,4 +1,4 @@
-"""A step and real items in, a bundle directory out: traced, packed, proved, then written at once."""
+"""A step and real items in, a bundle out: traced, packed, proved, then written at once."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def export_bundle(
         horizon=Horizon(half_life_items=step.half_life_items),
         weights_bytes=len(files[WEIGHTS_FILE]),
     )
-    return write_bundle(path, manifest, files, overwrite=overwrite).manifest
+    return write_bundle(path, manifest, files, overwrite=overwrite)
 
 
 def _trace(step: Step, portable_t: Sequence[int], progress: Progress | None) -> list[Traced]:

@@ -1,4 +1,4 @@
-"""The contract a torch module signs to become a bundle: one step from ``(chunk, state)`` to ``(outputs, state)``.
+"""What a torch module signs to become a bundle: ``(chunk, state)`` in, ``(outputs, state)`` out.
 
 Sign it by deriving from ``Step``, or by having the same three members::
 

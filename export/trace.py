@@ -1,4 +1,4 @@
-"""A step in, ONNX graphs out: the fused lowering with free B and T, the portable one with static shapes.
+"""A step in, ONNX graphs out: fused with free B and T, portable with static shapes.
 
 Both come from torch's dynamo exporter. Fused graphs hold ``com.microsoft`` operators and run
 where ONNX Runtime has their kernels; portable graphs hold primitives of opset 18 only, B = 1 and
@@ -101,7 +101,7 @@ class _Flat(nn.Module):
 
 
 @script()
-def _softplus(x: FLOAT["..."], beta: float = 1.0, threshold: float = 20.0) -> FLOAT["..."]:  # type: ignore[no-untyped-def,type-arg,name-defined]  # noqa: F722
+def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
     """Softplus as the one operator it is: torch's own lowering adds Greater and Where."""
     return opset18.Softplus(x)
 

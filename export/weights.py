@@ -1,4 +1,4 @@
-"""Traced graphs in, one ``weights.bin`` and the graphs' bytes out: equal tensors are stored once."""
+"""Traced graphs in, one ``weights.bin`` and the graphs out: equal tensors are stored once."""
 
 from __future__ import annotations
 

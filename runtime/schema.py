@@ -165,14 +165,21 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Error (max|d|/rms) against step: `tensors[name][i]` is the error up to `steps[i]`."""
+    """Largest error (max|d|/rms) since the point before: `tensors[name][i]` at `steps[i]`."""
 
     steps: tuple[Count, ...]
     tensors: dict[Name, tuple[float, ...]]
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed."""
+    """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed.
+
+    The error of a tensor is max|d|/rms of the reference at the same place of the stream.
+    `worst` is the largest error of an output, `worst_state` that of a state tensor and
+    `worst_state_of_peak` the largest max|d|/max|x| of a state tensor. It passed where `worst`
+    and `worst_state_of_peak` are at most `bound`, and no tensor's mean error over the last tenth
+    of the steps is more than `decile_ratio_bound` times that over the first.
+    """
 
     name: Name
     steps: Positive
@@ -183,6 +190,8 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     passed: bool
     curve: Curve
     worst: float
+    worst_state: float
+    worst_state_of_peak: float
     decile_ratio: float
 
 

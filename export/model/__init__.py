@@ -1,4 +1,4 @@
-"""The DST-GD reference network in torch; read config, recurrence, attention, layer, heads, network."""
+"""The DST-GD network; read config, recurrence, attention, layer, heads, network."""
 
 from dst.export.model.config import SIZES, Config, Gaussian, Quantiles, Tokens, sized
 from dst.export.model.network import Network, State

@@ -1,4 +1,4 @@
-"""What goes into a network and what comes out: items to vectors, vectors to a distribution of the next item.
+"""Items to vectors, and vectors to a distribution of the next item.
 
 Shape letters: B batch, T items, D width, F features, Q quantile levels.
 """
@@ -24,7 +24,7 @@ class Categorical(nn.Module):
 
     def encode(self, chunk: Tensor) -> Tensor:
         """``[B, T]`` int64 -> ``[B, T, D]``."""
-        return self.embedding(chunk)
+        return F.embedding(chunk, self.embedding.weight)
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``logits [B, T, vocabulary]``."""
@@ -46,7 +46,7 @@ class GaussianHead(nn.Module):
 
     def encode(self, chunk: Tensor) -> Tensor:
         """``[B, T, F]`` float32 -> ``[B, T, D]``."""
-        return self.embedding(chunk)
+        return F.linear(chunk, self.embedding.weight)
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``mean`` and ``log_std``, each ``[B, T, F]``."""
@@ -76,10 +76,10 @@ class QuantileHead(nn.Module):
 
     def encode(self, chunk: Tensor) -> Tensor:
         """``[B, T, F]`` float32 -> ``[B, T, D]``."""
-        return self.embedding(chunk)
+        return F.linear(chunk, self.embedding.weight)
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
-        """``[B, T, D]`` -> ``quantiles [B, T, F, Q]``: a lowest value plus steps that cannot be negative."""
+        """``[B, T, D]`` -> ``quantiles [B, T, F, Q]``: a lowest value plus steps above 0."""
         raw = self.out(x).unflatten(-1, self.shape)
         steps = torch.cat([raw[..., :1], F.softplus(raw[..., 1:])], -1)
         return {"quantiles": steps @ self.sum_up}

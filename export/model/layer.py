@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dst.export.model.attention import WindowTables, window_attention
+from dst.export.model.attention import Frame, window_attention
 from dst.export.model.config import Config
 from dst.export.model.recurrence import delta_rule
 
@@ -74,13 +74,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = EPS) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def unit_length(x: Tensor) -> Tensor:
-    """``x / |x|`` over the last axis."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + LENGTH_EPS)
-
-
 class Layer(nn.Module):
     """Gated-delta memory in parallel with window attention, then a gated feed-forward layer."""
+
+    unit: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -93,6 +90,7 @@ class Layer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(c.heads).uniform_(1.0, 16.0).log())
         dt = torch.empty(c.heads).uniform_(math.log(1e-3), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus^-1(dt)
+        self.register_buffer("unit", torch.full((c.key,), c.key**-0.5), persistent=False)
         self.head_norm = nn.Parameter(torch.ones(c.value))
         self.q_norm = nn.Parameter(torch.ones(c.attention_width))
         self.k_norm = nn.Parameter(torch.ones(c.attention_width))
@@ -103,13 +101,13 @@ class Layer(nn.Module):
         self.feed_out = linear(c.hidden, c.width, residual)  # W_2
 
     def forward(
-        self, x: Tensor, state: LayerState, ok: Tensor, tables: WindowTables, kernels: Kernels
+        self, x: Tensor, state: LayerState, frame: Frame, kernels: Kernels
     ) -> tuple[Tensor, LayerState]:
-        """Transform a chunk ``x [B, T, D]``; ``ok [B, W+T]`` marks the keys that exist."""
+        """Transform a chunk ``x [B, T, D]``."""
         u = rms_norm(x, self.mix_norm)
         qkv, z, local = self.mix_in(u).split(self.split, -1)
         recalled, memory, conv = self._memory(u, qkv, state, kernels)
-        seen, Kc, Vc = self._local(local, state, ok, tables)
+        seen, Kc, Vc = self._local(local, state, frame)
         gated = recalled * F.silu(z)
         y = x + self.mix_out(torch.cat([gated, seen], -1))
         a, b = self.feed_in(rms_norm(y, self.feed_norm)).chunk(2, -1)
@@ -121,8 +119,10 @@ class Layer(nn.Module):
         """Write the chunk into the matrix memories and read it out: ``[B, T, H V]``."""
         c = self.config
         p, conv = kernels.conv(qkv, state.conv, self.conv)  # (B, T, P)
-        q, k, v = p.split([c.heads * c.key, c.heads * c.key, c.heads * c.value], -1)
-        q, k = (unit_length(x.unflatten(-1, (c.heads, c.key))) for x in (q, k))  # (B, T, H, K)
+        qk, v = p.split([2 * c.heads * c.key, c.heads * c.value], -1)
+        qk = qk.unflatten(-1, (2 * c.heads, c.key))
+        # x / |x| is the norm with weight 1/sqrt(K): one operator for queries and keys
+        q, k = rms_norm(qk, self.unit, LENGTH_EPS / c.key).chunk(2, 2)  # (B, T, H, K)
         a, b = self.gates(u).chunk(2, -1)  # (B, T, H)
         g = -self.A_log.exp() * F.softplus(a + self.dt_bias)
         if c.alpha_max < 1.0:
@@ -131,9 +131,7 @@ class Layer(nn.Module):
         o, S = kernels.delta_rule(q, k, v.unflatten(-1, (c.heads, c.value)), g, b, state.S)
         return rms_norm(o, self.head_norm, RECALL_EPS).flatten(2), S, conv
 
-    def _local(
-        self, qkv: Tensor, state: LayerState, ok: Tensor, tables: WindowTables
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _local(self, qkv: Tensor, state: LayerState, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Attend to the window: ``[B, T, A d]``."""
         c = self.config
         items = qkv.shape[1]
@@ -143,7 +141,7 @@ class Layer(nn.Module):
         )  # (B, A, T, d)
         keys = torch.cat([state.Kc, rms_norm(k, self.k_norm)], 2)  # (B, A, W+T, d)
         values = torch.cat([state.Vc, v], 2)
-        seen = window_attention(rms_norm(q, self.q_norm), keys, values, ok, tables)
+        seen = window_attention(rms_norm(q, self.q_norm), keys, values, frame)
         return seen.transpose(1, 2).flatten(2), keys[:, :, items:], values[:, :, items:]
 
 

@@ -1,4 +1,4 @@
-"""The DST-GD network: a chunk and a state in, a prediction of each next item and the next state out.
+"""The DST-GD network: a chunk and a state in, predictions and the next state out.
 
 Shape letters: B batch, T items, D width, W window; the state tensors are named in ``LayerState``.
 """
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dst.export.model.attention import WindowTables
+from dst.export.model.attention import Window
 from dst.export.model.config import Config
 from dst.export.model.contract import contract_of
 from dst.export.model.fused import FUSED
@@ -35,7 +35,7 @@ class Network(Step):
         self.config = config
         self.contract = contract_of(config)
         self.head = head_for(config.items, config.width)
-        self.tables = WindowTables(config.window, config.max_chunk, config.attention_width)
+        self.window = Window(config.window, config.max_chunk, config.attention_width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.out_norm = nn.Parameter(torch.ones(config.width))
         self.kernels = Kernels()
@@ -79,10 +79,11 @@ class Network(Step):
         x = self.head.encode(chunk)  # (B, T, D)
         items = x.shape[1]
         ok = torch.cat([state["ok"], torch.ones_like(x[:, :, 0])], 1)  # (B, W+T)
+        frame = self.window.frame(ok)
         following: State = {}
         for i, layer in enumerate(self.layers):
             before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
-            x, after = layer(x, before, ok, self.tables, self.kernels)
+            x, after = layer(x, before, frame, self.kernels)
             following |= {f"{name}.{i}": t for name, t in after._asdict().items()}
         following["ok"] = ok[:, items:]
         return self.head.decode(rms_norm(x, self.out_norm)), following

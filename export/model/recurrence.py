@@ -1,4 +1,4 @@
-"""The gated delta rule: q, k, v, gates and a matrix state go in, outputs and the next state come out.
+"""The gated delta rule: q, k, v, gates and a state in, outputs and the next state out.
 
 Shape letters: B batch, T items, H memories, K key width, V value width, N blocks of C items.
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 32
-"""Items per block of the chunk form."""
+BLOCK = 16
+"""Items per block of the chunk form; its rounding error grows with the block: with identical keys
+written at strength 1.98, 6e-5 of the rms at 16, 1e-4 at 32, 2e-4 at 64."""
 
 
 def delta_rule_sequential(
@@ -53,16 +54,16 @@ def delta_rule(
     """
     items = q.shape[1]
     whole = items - items % BLOCK
+    inputs = (q, k, v, g, b)
     if whole in (0, items):
-        return _equal_blocks(q, k, v, g, b, state, min(items, BLOCK))
-    head, state = _equal_blocks(*(x[:, :whole] for x in (q, k, v, g, b)), state, BLOCK)
-    tail, state = _equal_blocks(*(x[:, whole:] for x in (q, k, v, g, b)), state, items - whole)
+        return _equal_blocks(inputs, state, min(items, BLOCK))
+    head, state = _equal_blocks(tuple(x[:, :whole] for x in inputs), state, BLOCK)
+    tail, state = _equal_blocks(tuple(x[:, whole:] for x in inputs), state, items - whole)
     return torch.cat([head, tail], 1), state
 
 
-def _equal_blocks(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, state: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+def _equal_blocks(inputs: tuple[Tensor, ...], state: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    q, k, v, g, b = inputs
     q, k, v = (_blocks(x, size) for x in (q, k, v))  # (B, H, N, C, K or V)
     g, b = (_blocks(x[..., None], size) for x in (g, b))  # (B, H, N, C, 1)
     lower = torch.ones(size, size, dtype=q.dtype, device=q.device).tril()  # tril1
@@ -94,7 +95,8 @@ def _equal_blocks(
 
 def _blocks(x: Tensor, size: int) -> Tensor:
     """``[B, T, H, X]`` -> ``[B, H, N, C, X]``."""
-    return x.unflatten(1, (x.shape[1] // size, size)).permute(0, 3, 1, 2, 4)
+    cut: Tensor = x.unflatten(1, (x.shape[1] // size, size))
+    return cut.permute(0, 3, 1, 2, 4)
 
 
 def _inverse_unit_lower(m: Tensor) -> Tensor:
@@ -109,8 +111,8 @@ def _inverse_unit_lower(m: Tensor) -> Tensor:
         inverse = _inverse_unit_lower(fixed)
         return inverse - inverse @ (m - fixed) @ inverse
     size = m.shape[-1]
-    index = torch.arange(size, device=m.device)
     inverse = torch.eye(size, dtype=m.dtype, device=m.device)
+    index = torch.arange(size, device=m.device)
     half = 1
     while half < size:
         same_pair = index[:, None] // (2 * half) == index // (2 * half)

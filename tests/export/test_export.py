@@ -1,0 +1,331 @@
+"""Laws of the exporter: what is written runs like torch and holds no trace of where."""
+
+from __future__ import annotations
+
+import getpass
+import random
+import shutil
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dst.export import CertificateError, ExportError, LoweringError, Step, StepContractError
+from dst.export.bundle import export_bundle
+from dst.export.model import Gaussian, Network, Quantiles, sized
+from dst.export.weights import model_id
+from dst.runtime import Session, Stream, open_bundle, replay_golden
+from dst.runtime.errors import BundleError
+from dst.runtime.golden import relative_error
+from dst.runtime.manifest import Chunk, Contract, Features, Output, State, Stored
+
+Items = npt.NDArray[np.int64]
+
+
+def test_every_graph_replays_the_golden_vectors(tiny_bundle: Path) -> None:
+    checks = replay_golden(open_bundle(tiny_bundle))
+    assert {c.graph for c in checks} == {"step.onnx", "step_t32.onnx", "step_t1.onnx"}
+    assert all(c.passed for c in checks)
+
+
+def test_certificates_cover_every_pair_of_forms(tiny_bundle: Path) -> None:
+    certificates = open_bundle(tiny_bundle).manifest.certificates
+    assert [c.name for c in certificates] == [
+        "torch-whole-vs-chunked",
+        "torch-vs-fused",
+        "fused-vs-portable-t32",
+        "fused-vs-portable-t1",
+    ]
+    for certificate in certificates:
+        assert certificate.passed
+        assert 0.0 < certificate.worst <= 1e-5
+        assert certificate.decile_ratio <= 2.0
+        assert "logits" in certificate.curve.tensors
+        assert "S.0" in certificate.curve.tensors
+    assert certificates[1].steps == 100
+
+
+@pytest.mark.parametrize("t", [32, 1])
+def test_portable_graphs_hold_plain_operators_and_static_shapes(tiny_bundle: Path, t: int) -> None:
+    model = onnx.load(tiny_bundle / f"step_t{t}.onnx", load_external_data=False)
+    assert {n.domain for n in model.graph.node} == {""}
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+    operators = [n.op_type for n in model.graph.node]
+    assert operators.count("Gather") == 1  # the embedding
+    assert not {"CumSum", "Trilu", "Where", "Greater", "Neg", "Scan", "Loop"} & set(operators)
+    for value in (*model.graph.input, *model.graph.output):
+        assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
+
+
+def test_the_fused_graph_uses_the_fused_recurrence(tiny_bundle: Path) -> None:
+    model = onnx.load(tiny_bundle / "step.onnx", load_external_data=False)
+    fused = [n for n in model.graph.node if n.domain == "com.microsoft"]
+    assert [n.op_type for n in fused] == ["LinearAttention"] * 2
+
+
+def test_weights_are_stored_once(tiny_network: Network, tiny_bundle: Path) -> None:
+    weights = sum(p.numel() * 4 for p in tiny_network.parameters())
+    assert (tiny_bundle / "weights.bin").stat().st_size < 1.25 * weights
+
+
+def test_the_model_id_follows_the_weights_alone(tiny_network: Network, tiny_bundle: Path) -> None:
+    assert open_bundle(tiny_bundle).manifest.model_id == model_id(tiny_network)
+    torch.manual_seed(1)
+    assert model_id(Network(sized("tiny"))) != model_id(tiny_network)
+
+
+def test_no_file_of_a_bundle_tells_where_it_was_made(tiny_bundle: Path) -> None:
+    secrets = [
+        str(tiny_bundle.parent),
+        sysconfig.get_paths()["purelib"],
+        "site-packages",
+        ".py",
+        "pkg.torch",
+        'File "',
+    ]
+    if len(getpass.getuser()) > 4:
+        secrets.append(getpass.getuser())
+    for file in tiny_bundle.iterdir():
+        data = file.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in data, (file.name, secret)
+
+
+def test_any_flipped_bit_of_any_file_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    source = random.Random(0)
+    copy = shutil.copytree(tiny_bundle, tmp_path / "copy")
+    for file in sorted(copy.iterdir()):
+        original = file.read_bytes()
+        places = {0, len(original) - 1} | {source.randrange(len(original)) for _ in range(40)}
+        for place in places:
+            altered = bytearray(original)
+            altered[place] ^= 1 << source.randrange(8)
+            file.write_bytes(altered)
+            with pytest.raises(BundleError):
+                open_bundle(copy)
+        file.write_bytes(original)
+    open_bundle(copy)
+
+
+def test_unlisted_files_and_links_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_bundle, tmp_path / "copy")
+    (copy / "notes.txt").write_text("hello")
+    with pytest.raises(BundleError, match=r"notes\.txt"):
+        open_bundle(copy)
+    (copy / "notes.txt").unlink()
+    weights = copy / "weights.bin"
+    weights.rename(tmp_path / "weights.bin")
+    weights.symlink_to(tmp_path / "weights.bin")
+    with pytest.raises(BundleError, match=r"weights\.bin"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("chunk_sizes", [[1], [16], [64], [32, 8, 1]])
+def test_the_runtime_agrees_with_torch_on_any_grid(
+    tiny_network: Network, tiny_bundle: Path, text: Items, chunk_sizes: list[int]
+) -> None:
+    items = text[:640]
+    with torch.no_grad():
+        outputs, state = tiny_network(torch.from_numpy(items)[None], tiny_network.initial_state(1))
+    stream = Session.open(tiny_bundle, chunk_sizes=chunk_sizes).stream()
+    found = [
+        stream.step(items[None, i : i + chunk_sizes[0]])["logits"]
+        for i in range(0, len(items), chunk_sizes[0])
+    ]
+    assert relative_error(np.concatenate(found, 1), outputs["logits"].numpy()) <= 1e-5
+    peak = {name: float(t.abs().max()) for name, t in state.items()}
+    for name, tensor in stream.state.items():
+        assert np.abs(tensor - state[name].numpy()).max() <= 1e-5 * peak[name], name
+
+
+def test_outputs_are_equal_bit_for_bit_however_the_input_is_split(
+    tiny_bundle: Path, text: Items
+) -> None:
+    session = Session.open(tiny_bundle)
+    whole = session.stream().advance(text[:1024])["logits"]
+    source = random.Random(1)
+    stream, parts, at = session.stream(), [], 0
+    while at < 1024:
+        size = source.randrange(1, 90)
+        parts.append(stream.advance(text[at : min(at + size, 1024)])["logits"])
+        at += size
+    assert np.array_equal(np.concatenate(parts, 1), whole)
+
+
+def test_a_saved_stream_goes_on_bit_for_bit(tiny_bundle: Path, text: Items, tmp_path: Path) -> None:
+    session = Session.open(tiny_bundle)
+    whole = session.stream().advance(text[:640])["logits"]
+    stream = session.stream()
+    stream.advance(text[:333])
+    stream.save(tmp_path / "state")
+    later = Stream.load(Session.open(tiny_bundle), tmp_path / "state")
+    rest = later.advance(text[333:640])["logits"]
+    assert np.array_equal(rest, whole[:, 320:])
+
+
+@pytest.mark.parametrize("items", [Gaussian(("x", "y"), 100.0), Quantiles(("x",))])
+def test_feature_networks_export_too(items: Gaussian | Quantiles, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = np.cumsum(np.random.default_rng(0).normal(size=(4000, len(items.features))), 0)
+    data = np.sin(data).astype(np.float32)
+    export_bundle(
+        Network(sized("tiny", items)),
+        tmp_path / "bundle",
+        name="signal",
+        data=data,
+        about_data="a bounded random walk",
+        certify_steps=40,
+        portable_t=(32,),
+    )
+    bundle = open_bundle(tmp_path / "bundle")
+    assert all(c.passed for c in replay_golden(bundle))
+    outputs = Session.open(tmp_path / "bundle").stream().advance(data[:64])
+    assert all(value.shape[:2] == (1, 64) for value in outputs.values())
+
+
+class Leaky(Step):
+    """The smallest step with a learned initial state: a running average per feature."""
+
+    def __init__(self, rate: float = 0.1) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(rate))
+        self.start = nn.Parameter(torch.tensor([1.0, -1.0]))
+        self.contract = Contract(
+            chunk=Chunk(
+                input="chunk",
+                dtype="float32",
+                shape=("B", "T", 2),
+                batch_axis=0,
+                time_axis=1,
+                nominal_t=4,
+                allowed_t=(1, 4),
+                content=Features(names=("a", "b"), sample_rate_hz=None, normalisation=None),
+                lookback=0,
+                lookback_fill=None,
+                tail="exact",
+                pad_value=None,
+            ),
+            constants=(),
+            outputs=(
+                Output(
+                    name="last",
+                    dtype="float32",
+                    shape=("B", 2),
+                    meaning="custom",
+                    per="chunk",
+                    time_axis=None,
+                ),
+            ),
+            state=(
+                State(
+                    input="mean",
+                    output="next.mean",
+                    dtype="float32",
+                    shape=("B", 2),
+                    batch_axis=0,
+                    init=Stored(tensor="mean"),
+                    role="memory",
+                ),
+            ),
+        )
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        return {"mean": self.start.detach().expand(batch, 2).contiguous()}
+
+    def forward(
+        self, chunk: Tensor, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        mean = state["mean"] + self.rate * (chunk.mean(1) - state["mean"])
+        return {"last": mean * 1.0}, {"mean": mean}
+
+
+def noise(items: int = 400) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(items, 2)).astype(np.float32)
+
+
+def export_leaky(step: Step, path: Path, steps: int = 50) -> None:
+    export_bundle(step, path, name="leaky", data=noise(), certify_steps=steps, portable_t=(4, 1))
+
+
+def test_a_step_whose_torch_code_depends_on_the_cut_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="torch-whole-vs-chunked"):
+        export_leaky(Leaky(), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Running(Leaky):
+    """The same, one item at a time in closed form, so that the cut does not matter."""
+
+    def forward(
+        self, chunk: Tensor, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        t = chunk.shape[1]
+        powers = (1.0 - self.rate) ** torch.arange(t - 1, -1, -1, dtype=chunk.dtype)
+        mean = (1.0 - self.rate) ** t * state["mean"]
+        mean = mean + self.rate * (chunk * powers[:, None]).sum(1)
+        return {"last": mean * 1.0}, {"mean": mean}
+
+
+def test_any_torch_module_that_signs_the_contract_exports(tmp_path: Path) -> None:
+    export_leaky(Running(), tmp_path / "bundle")
+    stream = Session.open(tmp_path / "bundle").stream()
+    assert np.array_equal(stream.state["mean"], [[1.0, -1.0]])
+    data = noise()
+    expected = np.array([1.0, -1.0])
+    for item in data[:100].astype(np.float64):
+        expected = 0.9 * expected + 0.1 * item
+    found = stream.advance(data[:100])["last"][-1, 0]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+class Drifting(Running):
+    """Its fused form forgets a little faster: an export that must not pass."""
+
+    def fused(self) -> Step:
+        return Running(0.1001)
+
+
+def test_a_lowering_that_differs_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="torch-vs-fused"):
+        export_leaky(Drifting(), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unsigned(Running):
+    """Its state has another shape than it signed."""
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        return {"mean": torch.zeros(batch, 3)}
+
+
+class Counting(Running):
+    """Python in the step that no graph can hold."""
+
+    def forward(
+        self, chunk: Tensor, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if float(chunk.sum()) > 0:
+            return super().forward(chunk, state)
+        return super().forward(-chunk, state)
+
+
+def test_broken_steps_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StepContractError, match=r"initial state `mean` is float32 \[1, 3\]"):
+        export_leaky(Unsigned(), tmp_path / "bundle")
+    with pytest.raises(LoweringError, match="could not export"):
+        export_leaky(Counting(), tmp_path / "bundle")
+    with pytest.raises(ExportError, match="data is empty"):
+        export_bundle(Running(), tmp_path / "bundle", name="x", data=noise(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_bundle_is_not_overwritten_unasked(tiny_bundle: Path) -> None:
+    before = (tiny_bundle / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match="exists"):
+        export_leaky(Running(), tiny_bundle)
+    assert (tiny_bundle / "manifest.json").read_bytes() == before
