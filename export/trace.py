@@ -20,6 +20,7 @@ from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
 
+from dst.export.clean import cleaned
 from dst.export.errors import LoweringError
 from dst.export.step import Step, example_chunk
 from dst.runtime.manifest import Contract
@@ -112,26 +113,28 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
     batch, items = (1, t) if t is not None else (2, min(5, max(contract.chunk.allowed_t)))
     state = step.initial_state(batch)
     args = (example_chunk(contract, batch, items), *(state[s.input] for s in contract.state))
+    free = _free_axes(contract) if t is None else None
     try:
         with torch.no_grad(), _quiet():
+            flat = _Flat(step).eval()
+            captured = torch.export.export(flat, args, dynamic_shapes=free, strict=False)
             program = torch.onnx.export(
-                _Flat(step).eval(),
-                args,
+                captured,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[contract.chunk.input, *(s.input for s in contract.state)],
-                output_names=[
-                    *(o.name for o in contract.outputs),
-                    *(s.output for s in contract.state),
-                ],
-                dynamic_shapes=_free_axes(contract) if t is None else None,
                 custom_translation_table={torch.ops.aten.softplus.default: _softplus},
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it likes
         raise LoweringError(f"torch could not export the step: {error}") from error
-    assert program is not None
-    return _cleaned(program.model_proto, IR_VERSIONS[opset])
+    if program is None:
+        raise LoweringError("torch could not export the step, and did not say why")
+    return cleaned(
+        program.model_proto,
+        IR_VERSIONS[opset],
+        [contract.chunk.input, *(s.input for s in contract.state)],
+        [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
+    )
 
 
 def _free_axes(contract: Contract) -> tuple[object, ...]:
@@ -143,26 +146,6 @@ def _free_axes(contract: Contract) -> tuple[object, ...]:
         {chunk.batch_axis: batch, chunk.time_axis: time},
         tuple({s.batch_axis: batch} for s in contract.state),
     )
-
-
-def _cleaned(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
-    """Drop what the exporter leaves of this machine: source lines, paths, names of torch calls."""
-    clean = onnx.ModelProto()
-    clean.CopyFrom(model)
-    clean.ir_version = ir_version
-    clean.producer_name, clean.producer_version = "dst-edge", ""
-    clean.doc_string = clean.domain = ""
-    del clean.metadata_props[:]
-    graph = clean.graph
-    graph.name, graph.doc_string = "step", ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{number}"
-    return clean
 
 
 @contextlib.contextmanager

@@ -198,13 +198,15 @@ def _certificate(name: str, errors: _Errors, group: int, t: int, about: str) -> 
 
 
 def _decile_ratio(values: list[float]) -> float:
-    """Mean of the last tenth over mean of the first; 1 where both are 0 or steps are too few."""
+    """Mean of the last tenth over mean of the first; 1 where steps are too few.
+
+    A mean below a tenth of ``BOUND`` counts as that: below it an error finds its level while the
+    state fills, which is no drift.
+    """
     tenth = len(values) // 10
     if tenth == 0:
         return 1.0
-    first, last = float(np.mean(values[:tenth])), float(np.mean(values[-tenth:]))
-    if first == 0.0:
-        return 1.0 if last == 0.0 else float("inf")
+    first, last = (max(float(np.mean(v)), BOUND / 10) for v in (values[:tenth], values[-tenth:]))
     return last / first
 
 

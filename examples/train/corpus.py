@@ -1,4 +1,4 @@
-"""The text of the shipped model: CPython 3.11's standard library in, training modules and a held-out megabyte out.
+"""The text of the shipped model: CPython 3.11's standard library in, a split in two out.
 
 Modules are ranked by the SHA-256 of their path; the first that add up to a million bytes are held
 out whole. Files over 200,000 bytes (two, one of them generated) are never held out.

@@ -1,4 +1,4 @@
-"""Train the shipped byte-level text model: Python's standard library in, a checkpoint and a log out.
+"""Train the shipped text model: Python's standard library in, a checkpoint and a log out.
 
     python examples/train/text.py --out runs/text --steps 8000
 
@@ -48,7 +48,7 @@ def zero_state_segments(modules: list[bytes], seed: int) -> Iterator[Tensor]:
 
 
 def carried_segments(modules: list[bytes], seed: int) -> Iterator[Tensor]:
-    """Yield consecutive ``[STREAMS, SEGMENT+1]`` segments, epoch after epoch of shuffled modules."""
+    """Yield consecutive ``[STREAMS, SEGMENT+1]`` segments; modules are shuffled every epoch."""
     random = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(modules), generator=random).tolist()
@@ -84,7 +84,7 @@ def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
 
 
 def rate_at(step: int, steps: int, decay: float) -> float:
-    """Share of the peak rate: a short warm-up, a plateau, a straight fall over the last ``decay``."""
+    """Share of the peak rate: warm-up, plateau, and a straight fall over the last ``decay``."""
     return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (decay * steps))
 
 

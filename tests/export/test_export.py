@@ -265,9 +265,8 @@ class Running(Leaky):
         self, chunk: Tensor, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         t = chunk.shape[1]
-        powers = (1.0 - self.rate) ** torch.arange(t - 1, -1, -1, dtype=chunk.dtype)
-        mean = (1.0 - self.rate) ** t * state["mean"]
-        mean = mean + self.rate * (chunk * powers[:, None]).sum(1)
+        powers = (1.0 - self.rate) ** torch.arange(t, -1, -1, dtype=chunk.dtype)
+        mean = powers[0] * state["mean"] + self.rate * (chunk * powers[1:, None]).sum(1)
         return {"last": mean * 1.0}, {"mean": mean}
 
 
@@ -288,6 +287,19 @@ class Drifting(Running):
 
     def fused(self) -> Step:
         return Running(0.1001)
+
+
+def test_a_state_that_passes_through_unchanged_is_kept(tmp_path: Path) -> None:
+    class Still(Running):
+        def forward(
+            self, chunk: Tensor, state: dict[str, Tensor]
+        ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            return {"last": chunk[:, -1] + state["mean"]}, {"mean": state["mean"]}
+
+    export_leaky(Still(), tmp_path / "bundle")
+    stream = Session.open(tmp_path / "bundle").stream()
+    stream.advance(noise())
+    assert np.array_equal(stream.state["mean"], [[1.0, -1.0]])
 
 
 def test_a_lowering_that_differs_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""An exporter's graph in, a graph with the contract's names and no trace of this machine out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+
+def cleaned(
+    model: onnx.ModelProto, ir_version: int, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Name a graph's inputs and outputs and drop what tells where it was made.
+
+    The exporter leaves source lines, paths and names of torch calls (472 lines of them in one
+    graph), and names of its own that may equal the contract's.
+
+    Args:
+        model: As the exporter gives it.
+        ir_version: The ONNX IR version to state.
+        inputs: Names of the graph's inputs, in its order.
+        outputs: Names of the graph's outputs, in its order.
+    """
+    clean = onnx.ModelProto()
+    clean.CopyFrom(model)
+    clean.ir_version = ir_version
+    clean.producer_name, clean.producer_version = "dst-edge", ""
+    clean.doc_string = clean.domain = ""
+    del clean.metadata_props[:]
+    graph = clean.graph
+    graph.name = "step"
+    _own_outputs(graph)
+    taken = {*inputs, *outputs}
+    names = dict(zip((v.name for v in graph.input), inputs, strict=True))
+    names |= dict(zip((v.name for v in graph.output), outputs, strict=True))
+    for tensor in graph.initializer:
+        names[tensor.name] = f"w.{tensor.name}" if tensor.name in taken else tensor.name
+    _strip(graph)
+    _rename(graph, names, "t")
+    return clean
+
+
+def _own_outputs(graph: onnx.GraphProto) -> None:
+    """Give every output a value of its own: none is an input, a constant or another output."""
+    seen = {v.name for v in (*graph.input, *graph.initializer)}
+    for number, value in enumerate(graph.output):
+        if value.name in seen:
+            node = graph.node.add(op_type="Identity", input=[value.name])
+            value.name = f"own_output_{number}"
+            node.output.append(value.name)
+        seen.add(value.name)
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
+    """Apply ``outer`` and give every other value of the graph and its subgraphs a number."""
+    names = dict(outer)
+    for node in graph.node:
+        for value in node.output:
+            if value:
+                names.setdefault(value, f"{prefix}{len(names)}")
+    for value_info in (*graph.input, *graph.output):
+        value_info.name = names.setdefault(value_info.name, f"{prefix}{len(names)}")
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"{prefix}{len(names)}")
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        node.input[:] = [names.get(value, value) for value in node.input]
+        node.output[:] = [names[value] if value else value for value in node.output]
+        for attribute in node.attribute:
+            for inside in (attribute.g, *attribute.graphs):
+                if inside.node:
+                    _rename(inside, names, f"{prefix}{number}.")
