@@ -1,0 +1,1 @@
+"""The `dst` command: arguments and files go in, results and exit codes come out."""

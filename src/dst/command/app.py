@@ -1,0 +1,259 @@
+"""The `dst` program: a command line goes in, one verb is called, an exit code comes out.
+
+What a verb needs is imported when it is called, so that `dst --help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import dst
+from dst.command import help_of
+from dst.command.errors import WrongUseError, guarded
+from dst.command.options import (
+    BUNDLE_HELP,
+    BundleArgument,
+    Json,
+    Provider,
+    ProviderName,
+    State,
+    Threads,
+)
+from dst.command.output import Output
+
+Job = Callable[[], int]
+"""What a verb returns to be run when the command line has been understood; gives the exit code."""
+
+app = typer.Typer(
+    name="dst",
+    help=help_of.TOP,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+class PerName(StrEnum):
+    """What `dst run` prints."""
+
+    none = "none"
+    line = "line"
+    item = "item"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dst {dst.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Hold the options that stand before a verb."""
+
+
+@app.command(help=help_of.DEMO)
+def demo(
+    count: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Stream only so many bytes.")
+    ] = None,
+    bundle: Annotated[str, typer.Option("--bundle", metavar="BUNDLE", help=BUNDLE_HELP)] = "text",
+    chunk: Annotated[
+        int | None,
+        typer.Option("--chunk", metavar="T", help="Bytes per step; the bundle's own by default."),
+    ] = None,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.demo`."""
+    output = Output.to(json)
+    from dst.command.demo import demo as work
+
+    return lambda: work(bundle, count, chunk, threads, output)
+
+
+@app.command(help=help_of.RUN)
+def run(
+    bundle: BundleArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
+    ] = "-",
+    per: Annotated[PerName, typer.Option("--per", help="Print each line or item.")] = PerName.none,
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", min=0, help="Show the N lines of most bits.")
+    ] = 0,
+    state: State = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            "--save-every",
+            metavar="N",
+            min=1,
+            help="Save to --state about every N items, to survive a kill or a power cut.",
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option("--chunk", metavar="T", help="Items per step; the bundle's own by default."),
+    ] = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.run`."""
+    output = Output.to(json)
+    from dst.command.run import Wish
+    from dst.command.run import run as work
+
+    wish = Wish(per=per.value, top=top, state=state, save_every=save_every, chunk=chunk)
+    return lambda: work(bundle, file, provider.value, threads, wish, output)
+
+
+@app.command(help=help_of.GENERATE)
+def generate(
+    bundle: BundleArgument,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="What to continue.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
+    ] = None,
+    items: Annotated[
+        int, typer.Option("--items", metavar="N", min=0, help="How many bytes at most.")
+    ] = 200,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Below 1 is bolder; 0 takes the likeliest.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="K", help="Only the K likeliest; 0 for all.")
+    ] = 0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", metavar="P", help="Only the likeliest that reach P.")
+    ] = 1.0,
+    stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End after this text.")] = "",
+    state: State = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.generate`."""
+    output = Output.to(json)
+    if prompt is not None and prompt_file is not None:
+        raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
+    text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
+    from dst.command.generate import Manner, write
+
+    manner = Manner(items, seed, temperature, top_k, top_p, os.fsencode(stop))
+    raise typer.Exit(write(bundle, text, provider.value, threads, state, manner, output))
+
+
+@app.command(help=help_of.SHOW)
+def show(
+    bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.show`."""
+    output = Output.to(json)
+    from dst.command import show as work
+
+    return lambda: work.show_shipped(output) if bundle is None else work.show(bundle, output)
+
+
+@app.command(help=help_of.VERIFY)
+def verify(
+    bundle: BundleArgument,
+    graph: Annotated[
+        str | None,
+        typer.Option("--graph", metavar="NAME", help="Only this file, or this lowering."),
+    ] = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.verify`."""
+    output = Output.to(json)
+    from dst.command.verify import verify as work
+
+    return lambda: work(bundle, provider.value, threads, graph, output)
+
+
+@app.command(help=help_of.EXPORT)
+def export(
+    size: Annotated[str, typer.Option("--size", help="tiny, small, base or 130m.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Trained weights, under 'model'."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of random weights.")] = 0,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
+    ] = None,
+    description: Annotated[str, typer.Option("--description", help="What it does.")] = "",
+    license: Annotated[
+        str, typer.Option("--license", metavar="SPDX", help="The weights' licence.")
+    ] = "",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Real items to prove it on; held-out text for bytes."
+        ),
+    ] = None,
+    certify_steps: Annotated[
+        int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
+    ] = 1000,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
+    ] = False,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.export`."""
+    output = Output.to(json)
+    from dst.command.export import Order
+    from dst.command.export import export as work
+
+    order = Order(
+        size=size,
+        seed=seed,
+        checkpoint=checkpoint,
+        out=out,
+        name=name,
+        description=description,
+        license=license,
+        data=data,
+        certify_steps=certify_steps,
+        overwrite=overwrite,
+    )
+    return lambda: work(order, output)
+
+
+def call(arguments: list[str]) -> int:
+    """Run the command with these arguments and return its exit code."""
+
+    def work() -> int:
+        job: Job | int | None = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)
+        return job() if callable(job) else job or 0
+
+    return guarded(work)
+
+
+def main() -> None:
+    """Run the command with the arguments of this process, and end it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a box drawing may not fit the encoding
+    sys.exit(call(sys.argv[1:]))

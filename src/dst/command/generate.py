@@ -1,0 +1,144 @@
+"""`dst generate`: a bundle and a prompt go in, text comes out as it is made."""
+
+import codecs
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dst.command.errors import WrongUseError
+from dst.command.lines import escape
+from dst.command.output import Output
+from dst.command.signals import Interrupts
+from dst.runtime import Session, Stream, generate
+from dst.runtime.engine import Provider
+from dst.runtime.manifest import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to continue: see the options of `dst generate`."""
+
+    items: int
+    seed: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    stop: bytes
+
+
+class Generated(msgspec.Struct, frozen=True):
+    """What was generated; `text` has invalid UTF-8 replaced."""
+
+    bundle: str
+    prompt: str
+    text: str
+    items: int
+    seed: int | None
+    stopped: bool
+    seconds: float
+    items_per_second: float
+    state: str | None
+
+
+def write(
+    bundle: str,
+    prompt: bytes,
+    provider: Provider,
+    threads: int,
+    state: Path | None,
+    manner: Manner,
+    output: Output,
+) -> int:
+    """Continue a prompt, print the text as it comes, and return the exit code.
+
+    Raises:
+        DstError: the bundle or the state cannot be used, or the model cannot generate.
+        WrongUseError: the model reads no bytes.
+    """
+    session = Session.open(bundle, provider=provider, threads=threads)
+    content = session.contract.chunk.content
+    if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
+        raise WrongUseError(f"{session.bundle.label}: reads no text; use dst.runtime.generate")
+    known = state is not None and state.exists()
+    stream = Stream.load(session, state) if state is not None and known else session.stream()
+    made = bytearray()
+    stopped = False
+    printer = _Printer(output)
+    printer.prompt(prompt)
+    began = time.perf_counter()
+    with Interrupts() as interrupts:
+        for token in generate(
+            stream,
+            prompt,
+            manner.items,
+            temperature=manner.temperature,
+            top_k=manner.top_k,
+            top_p=manner.top_p,
+            seed=manner.seed,
+        ):
+            made.append(token)
+            printer.byte(token)
+            stopped = bool(manner.stop) and made.endswith(manner.stop)
+            if stopped or interrupts.signal:
+                break
+        seconds = time.perf_counter() - began
+        printer.end()
+        if state is not None:
+            stream.save(state)
+    rate = len(made) / max(seconds, 1e-9)
+    if output.out.is_terminal and output.json != "-":
+        output.err.print(f"[dim]{len(made)} bytes, {rate:,.0f}/s[/]")
+    output.write_json(
+        Generated(
+            bundle=session.bundle.manifest.name,
+            prompt=prompt.decode("utf-8", "replace"),
+            text=made.decode("utf-8", "replace"),
+            items=len(made),
+            seed=None if stream.sampler is None else stream.sampler.seed,
+            stopped=stopped,
+            seconds=seconds,
+            items_per_second=rate,
+            state=None if state is None else str(state),
+        )
+    )
+    return interrupts.exit_code
+
+
+class _Printer:
+    """Prints bytes as text: as they are into a file, harmless on a terminal."""
+
+    def __init__(self, output: Output) -> None:
+        self._quiet = output.json == "-"
+        self._console = output.out if output.out.is_terminal else None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def prompt(self, prompt: bytes) -> None:
+        """Show the prompt, on a terminal only."""
+        if self._console is not None and not self._quiet:
+            shown = _harmless(prompt.decode("utf-8", "replace"))
+            self._console.print(shown, style="bold", end="", markup=False, soft_wrap=True)
+
+    def byte(self, byte: int) -> None:
+        """Show one more byte, once it completes a character."""
+        if self._quiet:
+            return
+        if self._console is None:
+            sys.stdout.buffer.write(bytes([byte]))
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(_harmless(self._decoder.decode(bytes([byte]))))
+            sys.stdout.flush()
+
+    def end(self) -> None:
+        """End the line, on a terminal only."""
+        if self._console is not None and not self._quiet:
+            sys.stdout.write(_harmless(self._decoder.decode(b"", final=True)) + "\n")
+            sys.stdout.flush()
+
+
+def _harmless(text: str) -> str:
+    """Escape what could command a terminal; line ends and tabs stay."""
+    return "".join(c if c in "\n\t" else escape(c.encode("utf-8", "replace")) for c in text)

@@ -1,0 +1,95 @@
+"""Lines of text with their surprise: bytes and bits per byte go in, whole lines come out."""
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+KEPT_BYTES = 4096  # of a line's text; its bits and length count whole
+
+_NEWLINE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line, or what there is of one.
+
+    Attributes:
+        number: 1 for the first line of this input.
+        bits: its surprise, newline included.
+        size: bytes, newline included.
+        start: its first `KEPT_BYTES` bytes, without the newline.
+    """
+
+    number: int
+    bits: float
+    size: int
+    start: bytes
+
+    @property
+    def text(self) -> str:
+        """The text with everything escaped that would not stand in one line of a terminal."""
+        return escape(self.start) + ("…" if self.size > KEPT_BYTES + 1 else "")
+
+
+class Lines:
+    """Cuts a scored stream into lines; keeps one line at most, and of that only the start."""
+
+    __slots__ = ("_bits", "_number", "_size", "_start")
+
+    def __init__(self) -> None:
+        self._number, self._bits, self._size, self._start = 1, 0.0, 0, b""
+
+    def feed(self, ids: npt.NDArray[np.integer], bits: npt.NDArray[np.float64]) -> list[Line]:
+        """Take bytes `[n]` and their bits `[n]`; return the lines that are now complete."""
+        done: list[Line] = []
+        at = 0
+        for end in (np.flatnonzero(ids == _NEWLINE) + 1).tolist():
+            self._add(ids[at:end], bits[at:end])
+            done.append(self._line())
+            self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
+            at = end
+        self._add(ids[at:], bits[at:])
+        return done
+
+    def rest(self) -> Line | None:
+        """Return the line that has no newline yet, or None."""
+        return self._line() if self._size else None
+
+    def _add(self, ids: npt.NDArray[np.integer], bits: npt.NDArray[np.float64]) -> None:
+        self._bits += float(bits.sum())
+        self._size += len(ids)
+        self._start += ids[: KEPT_BYTES + 1 - len(self._start)].astype(np.uint8).tobytes()
+
+    def _line(self) -> Line:
+        start = self._start.removesuffix(b"\n")[:KEPT_BYTES]
+        return Line(self._number, self._bits, self._size, start)
+
+
+class Top:
+    """Keeps the lines of most bits, so many and no more."""
+
+    __slots__ = ("_count", "_heap")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[float, int, Line]] = []
+
+    def offer(self, line: Line) -> None:
+        """Look at one more line."""
+        entry = (line.bits, -line.number, line)
+        if len(self._heap) < self._count:
+            heapq.heappush(self._heap, entry)
+        elif self._count:
+            heapq.heappushpop(self._heap, entry)
+
+    def best(self) -> list[Line]:
+        """Return the lines kept, the most surprising first."""
+        return [line for _, _, line in sorted(self._heap, reverse=True)]
+
+
+def escape(data: bytes) -> str:
+    """Decode UTF-8 and escape control characters and what is not UTF-8."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

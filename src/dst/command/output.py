@@ -1,0 +1,103 @@
+"""What a verb prints: results go to standard output or to JSON, progress and errors to stderr."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from dst.command.errors import WrongUseError
+
+NARROW_COLUMNS = 100  # what a pipe gets, which has no width
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where one call of a verb writes.
+
+    Attributes:
+        out: results for a reader; silent where standard output is for JSON.
+        err: progress and remarks.
+        json: the file for JSON, `-` for standard output, None for none.
+    """
+
+    out: Console
+    err: Console
+    json: str | None
+
+    @staticmethod
+    def to(json: str | None) -> "Output":
+        """Open the consoles, and find out before any work whether JSON can be written.
+
+        Raises:
+            WrongUseError: the JSON file cannot be written.
+        """
+        if json is not None and json != "-":
+            try:
+                with open(json, "a", encoding="utf-8"):
+                    pass
+            except OSError as error:
+                raise WrongUseError(f"--json {json}: {error.strerror}") from None
+        width = None if sys.stdout.isatty() else NARROW_COLUMNS
+        return Output(
+            out=Console(highlight=False, quiet=json == "-", width=width),
+            err=Console(stderr=True, highlight=False),
+            json=json,
+        )
+
+    def write_json(self, value: object) -> None:
+        """Write a struct or a mapping as indented JSON, if JSON was asked for."""
+        if self.json is None:
+            return
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        if self.json == "-":
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            Path(self.json).write_text(text, "utf-8")
+
+    @contextmanager
+    def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
+        """Show a bar on stderr while the block runs, where stderr is a terminal.
+
+        Args:
+            what: the first word of the bar.
+            total: what counts as all; None where nobody knows, which gives a spinner.
+            show: False for no bar.
+        """
+        columns = (
+            SpinnerColumn() if total is None else BarColumn(bar_width=28),
+            TextColumn("{task.description}"),
+            TextColumn("[dim]{task.fields[note]}[/]"),
+            TimeElapsedColumn(),
+        )
+        hidden = not (show and self.err.is_terminal)
+        with Progress(
+            *columns, console=self.err, transient=True, disable=hidden, refresh_per_second=8
+        ) as bars:
+            yield Bar(bars, bars.add_task(what, total=total, note=""))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a progress display."""
+
+    bars: Progress
+    task: TaskID
+
+    def at(self, done: float, note: str = "", what: str | None = None) -> None:
+        """Move the bar to `done`, with a remark beside it and, if given, another first word."""
+        self.bars.update(self.task, completed=done, note=note, description=what)
+
+
+def mib(count: float) -> str:
+    """Write a number of bytes in a unit that reads well."""
+    if count < 10_000:
+        return f"{count:.0f} B"
+    if count < 1 << 20:
+        return f"{count / 1024:.1f} KiB"
+    return f"{count / (1 << 20):.1f} MiB"

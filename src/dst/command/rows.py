@@ -1,0 +1,125 @@
+"""Items that are numbers: a .npy, raw float32 or CSV input goes in, blocks of items come out.
+
+Shape letters: `n` items, `F` features.
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.command.errors import WrongUseError
+from dst.command.source import Source
+from dst.runtime.manifest import Chunk, Tokens
+
+Array = npt.NDArray[np.generic]
+
+BLOCK_ITEMS = 4096
+RAW_SUFFIXES = (".f32", ".raw", ".bin")
+
+
+def item_blocks(path: str, chunk: Chunk) -> Iterator[Array]:
+    """Yield the items of an input, `[n, ...]` in the contract's dtype; n = 0 where it pauses.
+
+    Bytes for the tokenizer `bytes`. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
+    `.bin` for little-endian float32, row after row; all else is CSV, one item per line.
+
+    Raises:
+        OSError: the input cannot be read.
+        WrongUseError: it does not hold items of this model; the message says where.
+    """
+    content = chunk.content
+    if isinstance(content, Tokens) and content.tokenizer == "bytes":
+        for block in Source.open(path).blocks():
+            yield np.frombuffer(block, np.uint8).astype(chunk.dtype)
+        return
+    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    width = int(np.prod(item)) if item else 1
+    seen = 0
+    for rows in _rows(path, width):
+        yield _checked(rows, path, seen, chunk).reshape(-1, *item)
+        seen += len(rows)
+
+
+def _rows(path: str, width: int) -> Iterator[Array]:
+    """Yield numbers `[n, width]` of any dtype."""
+    suffix = PurePath(path).suffix.lower()
+    if suffix == ".npy":
+        yield from _npy(path, width)
+    elif suffix in RAW_SUFFIXES:
+        yield from _raw(path, width)
+    else:
+        yield from _csv(path, width)
+
+
+def _npy(path: str, width: int) -> Iterator[Array]:
+    try:
+        whole = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise WrongUseError(f"{path}: is no .npy array of numbers: {error}") from None
+    if whole.dtype.kind not in "fiu" or whole.size != len(whole) * width:
+        raise WrongUseError(
+            f"{path}: holds {whole.dtype} {list(whole.shape)}, expected numbers [n, {width}]"
+        )
+    for at in range(0, len(whole), BLOCK_ITEMS):
+        yield np.array(whole[at : at + BLOCK_ITEMS]).reshape(-1, width)
+
+
+def _raw(path: str, width: int) -> Iterator[Array]:
+    left = b""
+    for block in Source.open(path).blocks():
+        left += block
+        whole = len(left) // (4 * width) * 4 * width
+        yield np.frombuffer(left[:whole], "<f4").reshape(-1, width)
+        left = left[whole:]
+    if left:
+        raise WrongUseError(
+            f"{path}: ends with {len(left)} bytes that are no whole item of {width} float32"
+        )
+
+
+def _csv(path: str, width: int) -> Iterator[Array]:
+    left, number = b"", 0
+    for block in Source.open(path).blocks():
+        *lines, left = (left + block).split(b"\n")
+        yield _parse(lines, path, number, width)
+        number += len(lines)
+    if left:
+        yield _parse([left], path, number, width)
+
+
+def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
+    """Read lines of comma-separated numbers; the first line of a file may be a header."""
+    rows: list[list[float]] = []
+    for place, line in enumerate(lines, number + 1):
+        if not line.strip():
+            continue
+        try:
+            row = [float(part) for part in line.split(b",")]
+        except ValueError:
+            if place == 1:
+                continue
+            raise WrongUseError(
+                f"{path}: line {place} is not a row of numbers: {line[:60]!r}"
+            ) from None
+        if len(row) != width:
+            raise WrongUseError(
+                f"{path}: line {place} has {len(row)} numbers, this model reads {width} per item"
+            )
+        rows.append(row)
+    return np.asarray(rows, np.float64).reshape(-1, width)
+
+
+def _checked(rows: Array, path: str, seen: int, chunk: Chunk) -> Array:
+    """Bring numbers to the contract's dtype, if they stand for the same items there."""
+    values = rows.astype(np.float64)
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise WrongUseError(
+            f"{path}: item {seen + int(np.argmax(bad)) + 1} holds a NaN or an infinity"
+        )
+    cast = rows.astype(chunk.dtype)
+    if isinstance(chunk.content, Tokens) and (cast.astype(np.float64) != values).any():
+        raise WrongUseError(f"{path}: holds numbers that are no {chunk.dtype} token ids")
+    return cast

@@ -1,0 +1,208 @@
+"""`dst show`: a bundle goes in, its contract, state, memory and certificates come out."""
+
+import msgspec
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from dst.command.output import Output, mib
+from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
+from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
+from dst.runtime.state import Layout
+
+
+class MemoryBytes(msgspec.Struct, frozen=True):
+    """What one open graph and one stream hold, in bytes, at the nominal T."""
+
+    weights_bytes: int
+    state_bytes: int
+    guard_bytes: int
+    scratch_bytes: int
+    total_bytes: int
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A bundle's manifest and what it costs to run."""
+
+    manifest: Manifest
+    memory: MemoryBytes
+
+
+def show_shipped(output: Output) -> int:
+    """List the bundles that come with the package, and return the exit code."""
+    bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
+    table = _table("name", "precision", "state", "weights", "", right=(2, 3))
+    for name, m in bundles.items():
+        state = mib(Layout.of(m.contract).state_bytes)
+        table.add_row(f"[bold]{name}[/]", m.precision, state, mib(m.weights_bytes), m.description)
+    if bundles:
+        output.out.print(table)
+        output.out.print("[dim]dst show NAME tells more[/]")
+    else:
+        output.out.print("no bundles are shipped with this installation")
+    output.write_json({"shipped": {name: m.description for name, m in bundles.items()}})
+    return 0
+
+
+def show(path: str, output: Output) -> int:
+    """Print what a bundle says of itself, and return the exit code.
+
+    Raises:
+        BundleError: the bundle is broken.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])
+    _heading(bundle, output.out)
+    for title, part in (
+        ("contract", _contract(manifest)),
+        ("state", _state(manifest)),
+        ("graphs", _graphs(manifest)),
+        ("memory", _memory(memory)),
+        ("certificates", _certificates(manifest)),
+    ):
+        output.out.print()
+        output.out.print(Rule(f"[bold]{title}[/]", align="left", style="dim"))
+        output.out.print(part)
+    output.write_json(
+        Shown(
+            manifest,
+            MemoryBytes(
+                memory.weights_bytes,
+                memory.state_bytes,
+                memory.guard_bytes,
+                memory.scratch_bytes,
+                memory.total_bytes,
+            ),
+        )
+    )
+    return 0
+
+
+def _table(*columns: str, right: tuple[int, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place in right else "left", overflow="fold")
+    return table
+
+
+def _pairs() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=10)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _heading(bundle: Bundle, console: Console) -> None:
+    m = bundle.manifest
+    console.print(f"[bold]{m.name}[/]  {m.description}", highlight=False)
+    grid = _pairs()
+    grid.add_row("licence", m.license or "not stated")
+    made = f"{m.producer.name} {m.producer.version}"
+    grid.add_row("precision", m.precision + (f" by recipe {m.recipe}" if m.recipe else ""))
+    grid.add_row("made by", made)
+    grid.add_row("model id", m.model_id[:32] + "…")
+    grid.add_row("bundle id", m.bundle_id[:32] + "…")
+    grid.add_row("on disk", f"{mib(sum(f.size for f in m.files.values()))}, {len(m.files)} files")
+    console.print(grid)
+
+
+def _contract(manifest: Manifest) -> Table:
+    contract, grid = manifest.contract, _pairs()
+    chunk, content = contract.chunk, contract.chunk.content
+    grid.add_row("chunk", f"{chunk.input}  {chunk.dtype} {shape(chunk.shape)}")
+    if isinstance(content, Tokens):
+        grid.add_row(
+            "items", f"token ids below {content.vocabulary}, tokenizer {content.tokenizer}"
+        )
+    else:
+        grid.add_row("items", _features(content))
+    allowed = ", ".join(str(t) for t in chunk.allowed_t)
+    grid.add_row("T", f"{chunk.nominal_t} by default, allowed: {allowed}")
+    pad = f" with {chunk.pad_value:g}" if chunk.pad_value is not None else ""
+    grid.add_row("tail", f"{chunk.tail}{pad}")
+    if chunk.lookback:
+        grid.add_row("lookback", f"{chunk.lookback} items, at first {chunk.lookback_fill:g}")
+    for constant in contract.constants:
+        grid.add_row("constant", f"{constant.input}  {constant.dtype} {shape(constant.shape)}")
+    for o in contract.outputs:
+        grid.add_row("output", f"{o.name}  {o.dtype} {shape(o.shape)}  {o.meaning} per {o.per}")
+    half_life = manifest.horizon.half_life_items
+    horizon = "unbounded" if half_life is None else f"a half-life of {half_life:,.0f} items at most"
+    grid.add_row("memory", f"horizon: {horizon}")
+    return grid
+
+
+def _features(content: Features) -> str:
+    rate = f" at {content.sample_rate_hz:g} Hz" if content.sample_rate_hz is not None else ""
+    scaled = ", normalised" if content.normalisation is not None else ""
+    return (", ".join(content.names) or "one signal") + rate + scaled
+
+
+def _state(manifest: Manifest) -> Table:
+    table = _table("name", "shape", "dtype", "role", "starts as", "bytes", right=(5,))
+    layout = Layout.of(manifest.contract)
+    for state, place in zip(manifest.contract.state, layout.places, strict=True):
+        start = _init(state.init)
+        table.add_row(
+            state.input, shape(state.shape), state.dtype, state.role, start, f"{place.size:,}"
+        )
+    table.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
+    return table
+
+
+def _init(init: Zeros | Fill | Stored) -> str:
+    if isinstance(init, Fill):
+        return f"{init.value:g}"
+    return "zeros" if isinstance(init, Zeros) else f"tensor {init.tensor}"
+
+
+def _graphs(manifest: Manifest) -> Table:
+    table = _table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
+    for g in manifest.graphs:
+        table.add_row(
+            g.file,
+            g.lowering,
+            ", ".join(str(t) for t in g.allowed_t),
+            ", ".join(str(b) for b in g.batch) or "any",
+            str(g.opsets.get("ai.onnx", "")),
+            ", ".join(g.domains),
+            f">= {g.min_ort}",
+        )
+    return table
+
+
+def _memory(memory: Memory) -> Table:
+    grid = _pairs()
+    grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
+    grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
+    grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
+    grid.add_row("scratch", f"{mib(memory.scratch_bytes)} for each stream, chunk and outputs")
+    grid.add_row("[bold]all[/]", f"[bold]{mib(memory.total_bytes)}[/] for one graph and one stream")
+    return grid
+
+
+def _certificates(manifest: Manifest) -> Table | str:
+    if not manifest.certificates:
+        return "[dim]none[/]"
+    table = _table(
+        "compared", "steps", "items", "worst", "bound", "growth", "", right=(1, 2, 3, 4, 5)
+    )
+    for c in manifest.certificates:
+        mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
+        table.add_row(
+            c.name,
+            f"{c.steps:,}",
+            f"{c.steps * c.items_per_step:,}",
+            f"{c.worst:.1e}",
+            f"{c.worst_state_of_peak:.1e}",
+            f"{c.bound:.0e}",
+            f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}",
+            mark,
+        )
+    return table
+
+
+def shape(sizes: tuple[int | str, ...]) -> str:
+    """Write a shape as `[B, T, 256]`, safe from the console's markup."""
+    return "\\[" + ", ".join(str(size) for size in sizes) + "]"

@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM while work is going on: signals come in, a flag to look at comes out."""
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Interrupts:
+    """While entered, the first SIGINT or SIGTERM is only noted; the second acts as usual.
+
+    Attributes:
+        signal: the signal that came, or None.
+    """
+
+    __slots__ = ("_before", "signal")
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before = [(number, signal.getsignal(number)) for number in _WATCHED]
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell calls the signal that came, 0 for none."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def __enter__(self) -> "Interrupts":
+        for number in _WATCHED:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)

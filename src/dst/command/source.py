@@ -1,0 +1,93 @@
+"""Where bytes come from: a path or `-` goes in, blocks of bytes as they arrive come out."""
+
+import os
+import queue
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+
+BLOCK_BYTES = 1 << 12  # small, so that Ctrl-C is answered soon
+PAUSE_S = 0.05  # a pipe that is silent for so long has paused
+_QUEUED_BLOCKS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open input.
+
+    Attributes:
+        file: what is read.
+        size: bytes in all, or None for a pipe or a terminal, which may pause.
+    """
+
+    file: FileIO
+    size: int | None
+
+    @staticmethod
+    def open(path: str) -> "Source":
+        """Open a file, a named pipe, or `-` for standard input.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
+        status = os.fstat(file.fileno())
+        return Source(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield what comes, in blocks of at most 4 KiB, until the input ends.
+
+        Yields an empty block where a pipe has paused: then a reader should answer for all it
+        has, and look whether it is to stop. A regular file never pauses, so that the same file
+        is always cut in the same way.
+
+        Raises:
+            OSError: reading failed.
+        """
+        if self.size is None:
+            yield from self._piped()
+            return
+        while block := self.file.read(BLOCK_BYTES):
+            yield block
+
+    def _piped(self) -> Iterator[bytes]:
+        """Let a thread wait for the pipe, which works on every platform."""
+        arrived: queue.Queue[bytes | OSError] = queue.Queue(_QUEUED_BLOCKS)
+
+        def fetch() -> None:
+            try:
+                while block := self.file.read(BLOCK_BYTES):
+                    arrived.put(block)
+                arrived.put(b"")
+            except OSError as error:
+                arrived.put(error)
+
+        threading.Thread(target=fetch, daemon=True, name="dst-input").start()
+        while True:
+            try:
+                block = arrived.get(timeout=PAUSE_S)
+            except queue.Empty:
+                yield b""
+                continue
+            if isinstance(block, OSError):
+                raise block
+            if not block:
+                return
+            yield block
+
+
+def input_size(path: str) -> int | None:
+    """Return the bytes of a regular file that can be read; None for `-` and for what may pause.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    if path == "-":
+        return Source.open(path).size
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return None  # opening a named pipe twice would end it
+    with FileIO(path) as file:
+        return os.fstat(file.fileno()).st_size

@@ -1,0 +1,107 @@
+"""`dst verify`: a bundle goes in, a replay of its golden vectors on this machine comes out."""
+
+import msgspec
+import onnxruntime
+from rich.table import Table
+
+from dst.command.errors import CHECK_FAILED, WrongUseError
+from dst.command.output import Output
+from dst.runtime import Bundle, open_bundle, replay_golden
+from dst.runtime.engine import Provider
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One golden run on one graph."""
+
+    graph: str
+    lowering: str
+    t: int
+    steps: int
+    worst: float | None
+    worst_tensor: str
+    tolerance: float
+    passed: bool
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """The replay of a bundle; `worst` is max|d|/rms, null where it is not finite."""
+
+    bundle: str
+    bundle_id: str
+    provider: str
+    onnxruntime: str
+    passed: bool
+    checks: tuple[Check, ...]
+
+
+def verify(path: str, provider: Provider, threads: int, graph: str | None, output: Output) -> int:
+    """Replay every golden run, or those of one graph, and return the exit code.
+
+    Raises:
+        DstError: the bundle is broken, or a graph cannot be run here.
+        WrongUseError: the bundle has no such graph.
+    """
+    bundle = _only(open_bundle(path), graph)
+    lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
+    with output.progress(f"verify {bundle.manifest.name}", None):
+        found = replay_golden(bundle, provider, threads)
+    checks = []
+    for f in found:
+        name, worst = max(f.errors.items(), key=lambda e: e[1])
+        checks.append(
+            Check(f.graph, lowering[f.graph], f.t, f.steps, worst, name, f.tolerance, f.passed)
+        )
+    result = Verified(
+        bundle=bundle.manifest.name,
+        bundle_id=bundle.manifest.bundle_id,
+        provider=provider,
+        onnxruntime=onnxruntime.__version__,
+        passed=all(c.passed for c in checks),
+        checks=tuple(checks),
+    )
+    _show(result, output)
+    output.write_json(result)
+    return 0 if result.passed else CHECK_FAILED
+
+
+def _only(bundle: Bundle, graph: str | None) -> Bundle:
+    """Return the bundle with only the graphs of that file name or lowering."""
+    if graph is None:
+        return bundle
+    kept = tuple(g for g in bundle.manifest.graphs if graph in (g.file, g.lowering))
+    if not kept:
+        names = sorted({n for g in bundle.manifest.graphs for n in (g.file, g.lowering)})
+        raise WrongUseError(f"--graph {graph}: {bundle.label} has {', '.join(names)}")
+    return Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=kept))
+
+
+def _show(result: Verified, output: Output) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("graph", "lowering"):
+        table.add_column(name)
+    for name in ("T", "steps", "worst", "allowed"):
+        table.add_column(name, justify="right")
+    table.add_column("in")
+    table.add_column("")
+    for c in result.checks:
+        mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
+        table.add_row(
+            c.graph,
+            c.lowering,
+            str(c.t),
+            str(c.steps),
+            f"{c.worst:.1e}",
+            f"{c.tolerance:.0e}",
+            c.worst_tensor,
+            mark,
+        )
+    where = f"{result.provider}, onnxruntime {result.onnxruntime}"
+    output.out.print(f"[bold]{result.bundle}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
+    output.out.print(table)
+    passed = sum(c.passed for c in result.checks)
+    if result.passed:
+        output.out.print(f"[green]all {passed} golden runs reproduced[/]")
+    else:
+        output.out.print(
+            f"[bold red]{len(result.checks) - passed} of {len(result.checks)} failed[/]"
+        )

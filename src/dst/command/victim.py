@@ -1,0 +1,27 @@
+"""The process that `dst demo` kills: a bundle and a file go in, saved states and progress come out.
+
+Run as `python -m dst.command.victim BUNDLE FILE STATE EVERY THREADS`. It prints the number of
+bytes after each save and never ends by itself while its standard input is open.
+"""
+
+import sys
+from pathlib import Path
+
+from dst.runtime import Session
+
+
+def main() -> None:
+    """Stream the file, and save after every so many bytes."""
+    bundle, file, state, every, threads = sys.argv[1:]
+    stream = Session.open(bundle, threads=int(threads)).stream()
+    data = Path(file).read_bytes()
+    for start in range(0, len(data), int(every)):
+        piece = data[start : start + int(every)]
+        stream.advance(piece)
+        stream.save(state)
+        print(start + len(piece), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Wrong use and broken input: one line on stderr that names the cause, and exit code 2."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
+
+
+def refused(done: object, *words: str) -> None:
+    """Check that a call ended with 2 and said these words in one line on stderr."""
+    code, out, err = (getattr(done, name) for name in ("code", "out", "err"))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("dst: ")
+    assert err.count("\n") == 1
+    assert [word for word in words if word not in err] == []
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"some text\n" * 10)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dance",), ["dance", "dst --help"]),
+        (("run", "text", "--loud"), ["--loud", "dst run --help"]),
+        (("run",), ["BUNDLE"]),
+        (("run", "no-such-model", "-"), ["no-such-model", "shipped"]),
+        (("show", "no-such-model"), ["no-such-model"]),
+        (("run", "text", "-", "--per", "word"), ["word", "line"]),
+        (("run", "text", "no-such-file"), ["no-such-file", "No such file"]),
+        (("run", "text", "."), ["directory"]),
+        (("generate", "text", "--prompt", "a", "--prompt-file", "b"), ["--prompt-file"]),
+        (("generate", "text", "--prompt-file", "no-such-file"), ["no-such-file"]),
+        (("show", "--json", "no/such/folder/x.json"), ["no/such/folder"]),
+        (("demo", "--bundle", "no-such-model"), ["no-such-model"]),
+    ],
+)
+def test_wrong_arguments(dst: Dst, arguments: tuple[str, ...], words: list[str]) -> None:
+    refused(dst(*arguments), *words)
+
+
+def test_a_process_tells_no_traceback(process: Dst, shelf: Path) -> None:
+    refused(process("run", shelf / "text", "no-such-file"), "no-such-file")
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_truncated_and_altered_bundles(
+    dst: Dst, shelf: Path, tmp_path: Path, text: Path, cut: bool
+) -> None:
+    bundle = shutil.copytree(shelf / "text", tmp_path / "broken")
+    data = (bundle / "step.onnx").read_bytes()
+    flipped = data[:99] + bytes([data[99] ^ 1]) + data[100:]
+    (bundle / "step.onnx").write_bytes(data[:-1] if cut else flipped)
+    for call in (("run", bundle, text), ("verify", bundle), ("show", bundle)):
+        refused(dst(*call), "broken", "step.onnx")
+
+
+def test_state_of_another_model_stays_as_it_is(
+    dst: Dst, shelf: Path, tmp_path: Path, text: Path
+) -> None:
+    state = tmp_path / "state"
+    assert dst("run", shelf / "text", text, "--state", state).code == 0
+    before = state.read_bytes()
+    refused(dst("run", shelf / "twin", text, "--state", state), "model")
+    refused(dst("generate", shelf / "twin", "--prompt", "a", "--state", state), "model")
+    assert state.read_bytes() == before
+    state.write_bytes(before[:-1])
+    refused(dst("run", shelf / "text", text, "--state", state), "checksum")
+
+
+def test_empty_input(dst: Dst, process: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    state = tmp_path / "state"
+    refused(dst("run", shelf / "text", tmp_path / "empty", "--state", state), "empty")
+    refused(process("run", shelf / "text", "-"), "empty")
+    assert not state.exists()
+
+
+def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    rows = np.zeros((9, 2), np.float32)
+    rows[4, 1] = np.nan
+    np.save(tmp_path / "nan.npy", rows)
+    np.save(tmp_path / "wide.npy", np.zeros((4, 3), np.float32))
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    (tmp_path / "odd.f32").write_bytes(b"12345")
+    (tmp_path / "words.csv").write_text("1,2\nx,y\n")
+    (tmp_path / "wide.csv").write_text("1,2\n1,2,3\n")
+    (tmp_path / "not.npy").write_bytes(b"12345")
+    for name, *words in (
+        ("nan.npy", "item 5", "NaN"),
+        ("wide.npy", "[4, 3]", "[n, 2]"),
+        ("words.npy", "words.npy"),
+        ("odd.f32", "5 bytes"),
+        ("words.csv", "line 2"),
+        ("wide.csv", "line 2", "3 numbers"),
+        ("not.npy", "not.npy"),
+    ):
+        refused(dst("run", shelf / "sensor", tmp_path / name), *words)
+
+
+def test_options_that_do_not_fit(dst: Dst, shelf: Path, tmp_path: Path, text: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((9, 2), np.float32))
+    run = ("run", shelf / "text", text)
+    refused(dst(*run, "--save-every", 10), "--state")
+    refused(dst(*run, "--per", "line", "--json", "-"), "--per line", "--json -")
+    refused(dst(*run, "--chunk", 3), "T = 3", "[1, 2, 4, 8, 32]")
+    refused(dst("run", shelf / "sensor", tmp_path / "a.npy", "--per", "line"), "--per line")
+    refused(dst("generate", shelf / "sensor", "--prompt", "a"), "text")
+    refused(dst("generate", shelf / "text"), "prompt")
+    refused(dst("demo", "--bundle", shelf / "sensor"), "bytes")
+    refused(dst("verify", shelf / "text", "--graph", "fused"), "fused", "portable")
+    refused(dst("run", shelf / "refuse", text), "whole chunks of 8")
+
+
+def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom dst.command.app import call\n"
+        "sys.exit(call(['export', '--size', 'tiny', '--out', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "b")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert 'pip install "dst-edge[export]"' in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "b").exists()

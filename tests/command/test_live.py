@@ -1,0 +1,132 @@
+"""`dst run` as a process: pipes that stay open, Ctrl-C, SIGTERM and SIGKILL."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dst.runtime import Session, Stream
+
+Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
+Start = Callable[..., Any]
+
+TEXT = b"".join(b"%06d some words that come by\n" % i for i in range(700))
+
+
+def write(child: "subprocess.Popen[bytes]", data: bytes) -> None:
+    assert child.stdin is not None
+    child.stdin.write(data)
+    child.stdin.flush()
+
+
+def line(child: "subprocess.Popen[bytes]") -> str:
+    """Wait for the next line of output; the fixture's kill ends the wait if none comes."""
+    assert child.stdout is not None
+    return child.stdout.readline().decode()
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} was never written"
+        time.sleep(0.005)
+
+
+def test_lines_come_out_while_the_pipe_stays_open(start: Start, shelf: Path) -> None:
+    child = start("run", shelf / "text", "-", "--per", "line")
+    for text in (b"first\n", b"second, longer than one chunk of eight\n", b"\n"):
+        write(child, text)
+        assert line(child)[19:] == text.decode()
+    write(child, b"no newline yet")
+    out, _ = child.communicate(b" and now\n", timeout=60)
+    assert out.decode()[19:] == "no newline yet and now\n"
+    assert child.returncode == 0
+
+
+def test_a_pipe_gives_the_numbers_of_a_file(
+    dst: Dst, process: Dst, shelf: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    piped = process("run", shelf / "text", "-", "--json", "-", stdin=TEXT)
+    filed = dst("run", shelf / "text", tmp_path / "in", "--json", "-")
+    assert piped.json["total"] == pytest.approx(filed.json["total"], rel=1e-6)
+    assert piped.json["items"] == filed.json["items"] == len(TEXT)
+
+
+def test_two_runs_over_a_file_write_the_same_bytes(
+    process: Dst, shelf: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    for name in ("a", "b"):
+        done = process("run", shelf / "text", tmp_path / "in", "--state", tmp_path / name)
+        assert done.code == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_what_was_read(start: Start, shelf: Path, tmp_path: Path, sent: str) -> None:
+    number = signal.Signals[sent]
+    child = start("run", shelf / "text", "-", "--per", "line", "--state", tmp_path / "state")
+    write(child, b"hello\nwor")
+    assert line(child).split()[2] == "hello"
+    time.sleep(0.3)  # `wor` has been read by then, or is not part of what is compared
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert b"Traceback" not in err
+    assert out.split()[2:] == [b"wor"]
+    stream = Stream.load(Session.open(shelf / "text"), tmp_path / "state")
+    assert stream.items_consumed + stream.pending == len(b"hello\nwor")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_sigkill_loses_nothing_that_was_saved(
+    dst: Dst, start: Start, shelf: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    state = tmp_path / "state"
+    child = start(
+        *("run", shelf / "text", "-", "--state", state, "--save-every", 5000),
+    )
+    write(child, TEXT[:20_000])
+    wait_for(tmp_path / "state.previous")
+    child.kill()
+    child.wait()
+    saved = Stream.load(Session.open(shelf / "text"), state)
+    read = saved.items_consumed + saved.pending
+    assert 10_000 <= read <= 20_000
+    (tmp_path / "rest").write_bytes(TEXT[read:])
+    (tmp_path / "head").write_bytes(TEXT[:read])
+    whole = dst("run", shelf / "text", tmp_path / "in", "--json", "-").json["total"]
+    head = dst("run", shelf / "text", tmp_path / "head", "--json", "-").json["total"]
+    rest = dst("run", shelf / "text", tmp_path / "rest", "--state", state, "--json", "-").json[
+        "total"
+    ]
+    assert head + rest == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_reader_that_leaves_is_no_error(start: Start, shelf: Path) -> None:
+    child = start("run", shelf / "text", "-", "--per", "item")
+    write(child, b"some")
+    line(child)
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdout = None
+    _, err = child.communicate(b"more and more\n" * 3000, timeout=60)
+    assert err == b""
+    assert child.returncode == 141
+
+
+def test_json_alone_on_standard_output(process: Dst, shelf: Path) -> None:
+    done = process("run", shelf / "text", "-", "--top", "3", "--json", "-", stdin=b"a\nb\nc\n")
+    assert done.code == 0
+    assert json.loads(done.out)["items"] == 6
+    assert done.err == ""

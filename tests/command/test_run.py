@@ -1,0 +1,168 @@
+"""`dst run`: inputs of every kind go in; the numbers do not depend on how they came."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dst.runtime import Session, surprise_bits
+
+Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
+
+TEXT = b"".join(b"line %d: %s\n" % (i, bytes([97 + i % 26]) * (i % 40)) for i in range(90))
+
+
+def expected_bits(bundle: Path, data: bytes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Bits of each byte, from one whole pass through the runtime; 8 for the first."""
+    stream = Session.open(bundle).stream()
+    first, rest = stream.advance(data)["logits"][0], stream.flush()["logits"][0]
+    logits = np.concatenate([first, rest])
+    ids = np.frombuffer(data, np.uint8).astype(np.int64)
+    return np.concatenate([[8.0], surprise_bits(logits[:-1], ids[1:])])
+
+
+def numbers(out: str) -> list[tuple[float, float, str]]:
+    rows = [line.split(None, 2) for line in out.splitlines()]
+    return [(float(bits), float(rate), "".join(rest)) for bits, rate, *rest in rows]
+
+
+@pytest.mark.parametrize("bundle", ["text", "single", "pad"])
+def test_total_is_the_runtimes(dst: Dst, shelf: Path, tmp_path: Path, bundle: str) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    done = dst("run", shelf / bundle, tmp_path / "in", "--json", "-")
+    assert done.code == 0
+    result = json.loads(done.out)
+    assert result["items"] == result["scored"] == len(TEXT)
+    assert result["total"] == pytest.approx(expected_bits(shelf / bundle, TEXT).sum(), rel=1e-6)
+    assert result["per_item"] == pytest.approx(result["total"] / len(TEXT))
+
+
+def test_first_byte_costs_eight_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"a")
+    result = json.loads(dst("run", shelf / "text", tmp_path / "in", "--json", "-").out)
+    assert (result["items"], result["total"]) == (1, 8.0)
+
+
+def test_lines_carry_their_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"one\ntwo\x1b[31m\n\xff end")
+    done = dst("run", shelf / "text", tmp_path / "in", "--per", "line")
+    bits = expected_bits(shelf / "text", b"one\ntwo\x1b[31m\n\xff end")
+    want = [bits[:4].sum(), bits[4:13].sum(), bits[13:].sum()]
+    found = numbers(done.out)
+    assert [b for b, _, _ in found] == pytest.approx(want, abs=0.051)
+    assert [r for _, r, _ in found] == pytest.approx(
+        [w / n for w, n in zip(want, (4, 9, 5), strict=True)], abs=0.00051
+    )
+    assert [t for _, _, t in found] == ["one", r"two\x1b[31m", r"\xff end"]
+    assert "surprise" in done.err
+
+
+def test_items_carry_their_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"ab\n" * 9)
+    done = dst("run", shelf / "text", tmp_path / "in", "--per", "item")
+    found = [line.split(None, 1) for line in done.out.splitlines()]
+    assert [float(bits) for bits, _ in found] == pytest.approx(
+        expected_bits(shelf / "text", b"ab\n" * 9), abs=0.00051
+    )
+    assert [shown for _, shown in found] == ["a", "b", r"\n"] * 9
+
+
+def test_top_lines_are_those_of_most_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    lines = numbers(dst("run", shelf / "text", tmp_path / "in", "--per", "line").out)
+    best = sorted(lines, reverse=True)[:4]
+    result = json.loads(dst("run", shelf / "text", tmp_path / "in", "--top", 4, "--json", "-").out)
+    assert [x["bits"] for x in result["top"]] == pytest.approx([b for b, _, _ in best], abs=0.051)
+    assert [x["text"] for x in result["top"]] == [t for _, _, t in best]
+
+
+@pytest.mark.parametrize("bundle", ["text", "single"])
+@pytest.mark.parametrize("cut", [1, 7, 8, 9, 1024, TEXT.index(b"\n", 700) + 1])
+def test_two_runs_are_one(dst: Dst, shelf: Path, tmp_path: Path, bundle: str, cut: int) -> None:
+    for name, data in (("a", TEXT[:cut]), ("b", TEXT[cut:]), ("whole", TEXT)):
+        (tmp_path / name).write_bytes(data)
+    state = tmp_path / "state"
+    whole, first, second = (
+        dst("run", shelf / bundle, tmp_path / name, "--json", tmp_path / f"{name}.json", *more)
+        for name, more in (
+            ("whole", ("--per", "line")),
+            ("a", ("--per", "line", "--state", state)),
+            ("b", ("--per", "line", "--state", state)),
+        )
+    )
+    total = {n: json.loads((tmp_path / f"{n}.json").read_text()) for n in ("a", "b", "whole")}
+    assert total["a"]["items"] + total["b"]["items"] == total["whole"]["items"]
+    assert total["b"]["state_items"] == len(TEXT)
+    assert total["a"]["total"] + total["b"]["total"] == pytest.approx(
+        total["whole"]["total"], rel=1e-6
+    )
+    if TEXT[cut - 1 : cut] == b"\n":
+        found, want = numbers(first.out + second.out), numbers(whole.out)
+        assert [t for _, _, t in found] == [t for _, _, t in want]
+        assert [b for b, _, _ in found] == pytest.approx([b for b, _, _ in want], abs=0.11)
+
+
+def test_saving_on_the_way_changes_nothing(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    plain = dst("run", shelf / "text", tmp_path / "in", "--state", tmp_path / "a", "--json", "-")
+    often = dst(
+        *("run", shelf / "text", tmp_path / "in", "--state", tmp_path / "b", "--json", "-"),
+        *("--save-every", 100),
+    )
+    assert json.loads(plain.out)["total"] == json.loads(often.out)["total"]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "b.previous").is_file()
+    assert not (tmp_path / "a.previous").exists()
+
+
+def test_other_chunks_agree(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    totals = [
+        json.loads(dst("run", shelf / "text", tmp_path / "in", "--chunk", t, "--json", "-").out)
+        for t in (1, 8, 32)
+    ]
+    assert [x["total"] for x in totals] == pytest.approx([totals[1]["total"]] * 3, rel=1e-6)
+
+
+def gaussian_nats(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
+    """What the sensor model costs: it predicts the sum of all before, with deviation 1."""
+    predicted = np.cumsum(rows, axis=0)[:-1]
+    return float((0.5 * (rows[1:] - predicted) ** 2 + 0.5 * np.log(2 * np.pi)).sum())
+
+
+@pytest.mark.parametrize("kind", ["rows.csv", "rows.npy", "rows.f32"])
+def test_features_are_scored_in_nats(dst: Dst, shelf: Path, tmp_path: Path, kind: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 2)).round(3).astype(np.float32)
+    file = tmp_path / kind
+    if kind == "rows.npy":
+        np.save(file, rows)
+    elif kind == "rows.f32":
+        file.write_bytes(rows.tobytes())
+    else:
+        body = "\n".join(f"{a},{b}" for a, b in rows.tolist())
+        file.write_text("left,right\n" + body)
+    result = json.loads(dst("run", shelf / "sensor", file, "--json", "-").out)
+    assert (result["items"], result["scored"], result["unit"]) == (50, 49, "nats")
+    assert result["total"] == pytest.approx(gaussian_nats(rows.astype(np.float64)), rel=1e-5)
+
+
+def test_features_cut_in_two(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(30, 2)).astype(np.float32)
+    np.save(tmp_path / "a.npy", rows[:13])
+    np.save(tmp_path / "b.npy", rows[13:])
+    parts = [
+        json.loads(
+            dst(
+                *("run", shelf / "sensor", tmp_path / f"{n}.npy", "--state", tmp_path / "s"),
+                *("--json", "-"),
+            ).out
+        )
+        for n in ("a", "b")
+    ]
+    assert sum(p["scored"] for p in parts) == 29
+    assert sum(p["total"] for p in parts) == pytest.approx(
+        gaussian_nats(rows.astype(np.float64)), rel=1e-5
+    )
