@@ -167,25 +167,27 @@ def _certificates(
 
 
 def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Golden, ...], bytes]:
-    """Record torch over the first items, once for every T that some graph is bound to."""
-    sizes = {step.contract.chunk.nominal_t} | {g.allowed_t[0] for g in graphs if g.batch}
+    """Record torch over the first items: once if the cut does not matter, else for every T."""
+    chunk = step.contract.chunk
+    sizes = {chunk.nominal_t}
+    if chunk.tail != "exact":
+        sizes |= {g.allowed_t[0] for g in graphs if g.batch}
     run = torch_form(step)
     tensors: dict[str, Array] = {}
     runs: list[Golden] = []
     for t in sorted(sizes):
-        steps = max(GOLDEN_ITEMS // t, 2) if t > 1 else 8
+        steps = max(GOLDEN_ITEMS // t, 2)
         source = Chunks(step.contract, data, t)
         chunks = [source[i] for i in range(steps)]
         state = initial_state(step)
         outputs: dict[str, list[Array]] = {o.name: [] for o in step.contract.outputs}
-        for chunk in chunks:
-            found, state = run(chunk, state)
+        for piece in chunks:
+            found, state = run(piece, state)
             for key, value in found.items():
                 outputs[key].append(value)
-        lookback = step.contract.chunk.lookback
-        axis = step.contract.chunk.time_axis
-        new = [np.take(c, range(lookback, c.shape[axis]), axis) for c in chunks]
-        tensors |= golden_tensors(t, new, outputs, state)
+        fresh = range(chunk.lookback, chunk.lookback + t)
+        items = [np.take(piece, fresh, chunk.time_axis) for piece in chunks]
+        tensors |= golden_tensors(t, items, outputs, state)
         runs.append(Golden(file=GOLDEN_FILE, t=t, steps=steps))
     return tuple(runs), safetensors.numpy.save(
         {key: np.ascontiguousarray(value) for key, value in tensors.items()}

@@ -189,6 +189,18 @@ def test_golden_runs_prove_every_graph(shelf: Path) -> None:
     assert all(c.passed and set(c.errors) == {"logits", "h", "n"} for c in checks)
 
 
+def test_one_golden_run_proves_graphs_of_other_sizes_too(text_parts: Parts, tmp_path: Path) -> None:
+    manifest, files = text_parts
+    only = tuple(golden for golden in manifest.golden if golden.t == 8)
+    write_bundle(tmp_path / "b", replace(manifest, golden=only), files)
+    checks = replay_golden(open_bundle(tmp_path / "b"))
+    assert [(c.graph, c.t, c.steps) for c in checks] == [
+        ("step.onnx", 8, only[0].steps),
+        ("step_t1.onnx", 1, 8 * only[0].steps),
+    ]
+    assert all(c.passed for c in checks)
+
+
 def test_golden_runs_notice_another_model(text_parts: Parts, tmp_path: Path) -> None:
     manifest, files = text_parts
 
@@ -220,7 +232,7 @@ def test_golden_files_must_keep_their_layout(text_parts: Parts, tmp_path: Path) 
         with pytest.raises(GoldenError, match=words):
             replay_golden(open_bundle(tmp_path / str(i)))
     write_bundle(tmp_path / "none", replace(manifest, golden=()), files)
-    with pytest.raises(GoldenError, match=r"no golden run has a T of step\.onnx"):
+    with pytest.raises(GoldenError, match=r"no golden run fits a T of step\.onnx"):
         replay_golden(open_bundle(tmp_path / "none"))
 
 
