@@ -197,7 +197,9 @@ def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Go
 def _stored_initial_state(step: Step) -> dict[str, Array]:
     state = initial_state(step)
     return {
-        s.init.tensor: state[s.input] for s in step.contract.state if isinstance(s.init, Stored)
+        s.init.tensor: np.ascontiguousarray(state[s.input])
+        for s in step.contract.state
+        if isinstance(s.init, Stored)
     }
 
 

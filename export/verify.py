@@ -104,7 +104,7 @@ class _Errors:
 
     def add_state(self, name: str, found: Array, expected: Array) -> None:
         self.state[name].append(relative_error(found, expected))
-        of_peak = _error_of_peak(found, expected)
+        of_peak = error_of_peak(found, expected)
         if of_peak > self.worst_of_peak:
             self.worst_of_peak, self.worst_of_peak_name = of_peak, name
 
@@ -198,20 +198,20 @@ def _certificate(name: str, errors: _Errors, group: int, t: int, about: str) -> 
 
 
 def _decile_ratio(values: list[float]) -> float:
-    """Mean of the last tenth over mean of the first; 1 where steps are too few.
+    """Mean of the last tenth over mean of the first; 1 where a tenth is less than 10 rounds.
 
     A mean below a tenth of ``BOUND`` counts as that: below it an error finds its level while the
     state fills, which is no drift.
     """
     tenth = len(values) // 10
-    if tenth == 0:
+    if tenth < 10:
         return 1.0
     first, last = (max(float(np.mean(v)), BOUND / 10) for v in (values[:tenth], values[-tenth:]))
     return last / first
 
 
-def _error_of_peak(found: Array, expected: Array) -> float:
-    """max|d| / max|expected|; infinite where only the difference is not 0."""
+def error_of_peak(found: Array, expected: Array) -> float:
+    """max|found - expected| / max|expected|; infinite where only the difference is not 0."""
     difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
     if difference == 0.0:
         return 0.0
@@ -233,4 +233,4 @@ def _why(certificate: Certificate, errors: _Errors) -> str:
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> Tensors:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().contiguous().numpy() for name, tensor in tensors.items()}

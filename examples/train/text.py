@@ -88,9 +88,10 @@ def rate_at(step: int, steps: int, decay: float) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (decay * steps))
 
 
-def detached(state: State, keep: Tensor) -> State:
-    """Cut the gradient and set the streams where ``keep [B]`` is 0 back to the zero state."""
-    return {name: t.detach() * keep.view(-1, *[1] * (t.ndim - 1)) for name, t in state.items()}
+def detached(state: State, start: State, keep: Tensor) -> State:
+    """Cut the gradient and set the streams where ``keep [B]`` is 0 back to the start."""
+    kept = {name: keep.view(-1, *[1] * (t.ndim - 1)) for name, t in state.items()}
+    return {n: t.detach() * kept[n] + start[n] * (1.0 - kept[n]) for n, t in state.items()}
 
 
 def build(kind: str) -> Network | LSTM:
@@ -146,7 +147,7 @@ def train(args: argparse.Namespace) -> None:
         keep = (
             none if step < args.zero_state else (torch.rand(STREAMS) >= RESET_PROBABILITY).float()
         )
-        state = detached(state, keep)
+        state = detached(state, model.initial_state(STREAMS), keep)
         losses.append(loss.item())
         if step % 50 == 0 or step == args.steps:
             now = time.perf_counter()

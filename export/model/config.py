@@ -58,6 +58,7 @@ class Config:
     items: Items = Tokens()
     alpha_max: float = ALPHA_MAX
     beta_max: float = 2.0
+    learned_start: bool = False  # the memories start from trained values instead of zeros
     max_chunk: int = 256  # largest T of one step; sizes the RoPE and mask tables
 
     def __post_init__(self) -> None:

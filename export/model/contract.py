@@ -75,7 +75,7 @@ def _state(c: Config) -> tuple[m.State, ...]:
     cache = (c.attention_heads, c.window, c.attention_width)
     found: list[m.State] = []
 
-    def add(name: str, role: str, *rest: int) -> None:
+    def add(name: str, role: str, *rest: int, learned: bool = False) -> None:
         found.append(
             m.State(
                 input=name,
@@ -83,13 +83,13 @@ def _state(c: Config) -> tuple[m.State, ...]:
                 dtype="float32",
                 shape=("B", *rest),
                 batch_axis=0,
-                init=m.Zeros(),
+                init=m.Stored(tensor=name) if learned else m.Zeros(),
                 role=role,  # type: ignore[arg-type]
             )
         )
 
     for i in range(c.layers):
-        add(f"S.{i}", "memory", c.heads, c.key, c.value)
+        add(f"S.{i}", "memory", c.heads, c.key, c.value, learned=c.learned_start)
         add(f"conv.{i}", "conv", c.memory_channels, TAPS - 1)
         add(f"Kc.{i}", "window", *cache)
         add(f"Vc.{i}", "window", *cache)

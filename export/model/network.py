@@ -37,6 +37,9 @@ class Network(Step):
         self.head = head_for(config.items, config.width)
         self.window = Window(config.window, config.max_chunk, config.attention_width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        c = config
+        start = torch.zeros(c.layers, c.heads, c.key, c.value)
+        self.start = nn.Parameter(start) if c.learned_start else None
         self.out_norm = nn.Parameter(torch.ones(config.width))
         self.kernels = Kernels()
 
@@ -53,13 +56,15 @@ class Network(Step):
         return other
 
     def initial_state(self, batch: int) -> State:
-        """The state before the first item: zeros, and no cached key marked as existing."""
+        """The state before the first item: no cached key exists, memories are zero or learned."""
         c = self.config
         weight = self.out_norm
         state: State = {}
         for i in range(c.layers):
             cache = (batch, c.attention_heads, c.window, c.attention_width)
-            state[f"S.{i}"] = weight.new_zeros(batch, c.heads, c.key, c.value)
+            shape = (batch, c.heads, c.key, c.value)
+            learned = None if self.start is None else self.start[i].expand(shape)
+            state[f"S.{i}"] = weight.new_zeros(shape) if learned is None else learned
             state[f"conv.{i}"] = weight.new_zeros(batch, c.memory_channels, TAPS - 1)
             state[f"Kc.{i}"] = weight.new_zeros(cache)
             state[f"Vc.{i}"] = weight.new_zeros(cache)

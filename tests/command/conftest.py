@@ -275,10 +275,10 @@ def start() -> Iterator[Start]:
     """Start the command in a process of its own, with pipes to it and from it."""
     children: list[subprocess.Popen[bytes]] = []
 
-    def begin(*arguments: str | Path) -> "subprocess.Popen[bytes]":
+    def begin(*arguments: str | Path, stdin: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
         child = subprocess.Popen(
             [sys.executable, "-m", "dst", *map(str, arguments)],
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -6,6 +6,7 @@ import getpass
 import random
 import shutil
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,16 @@ def test_feature_networks_export_too(items: Gaussian | Quantiles, tmp_path: Path
     assert all(c.passed for c in replay_golden(bundle))
     outputs = Session.open(tmp_path / "bundle").stream().advance(data[:64])
     assert all(value.shape[:2] == (1, 64) for value in outputs.values())
+
+
+def test_a_learned_start_travels_with_the_bundle(text: Items, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Network(replace(sized("tiny"), learned_start=True))
+    with torch.no_grad():
+        net.start.normal_()  # type: ignore[union-attr]
+    export_bundle(net, tmp_path / "bundle", name="x", data=text, certify_steps=20, portable_t=(32,))
+    stream = Session.open(tmp_path / "bundle").stream()
+    assert np.array_equal(stream.state["S.1"], net.initial_state(1)["S.1"].detach().numpy())
 
 
 class Leaky(Step):

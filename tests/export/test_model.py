@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,6 +193,20 @@ def test_quantiles_rise_and_their_loss_is_least_at_the_true_quantiles() -> None:
     best = net.head.loss({"quantiles": true}, draws)
     for shift in (-0.2, 0.2):
         assert net.head.loss({"quantiles": true + shift}, draws) > best
+
+
+def test_a_learned_start_is_trained_and_shared_by_all_rows() -> None:
+    torch.manual_seed(0)
+    net = Network(replace(SIZES["tiny"], learned_start=True))
+    chunk = inputs_for(net, 2, 33)
+    outputs, _ = net(chunk[:, :-1], net.initial_state(2))
+    net.head.loss(outputs, chunk[:, 1:]).backward()
+    assert net.start is not None
+    assert net.start.grad is not None
+    assert bool((net.start.grad.abs().amax((1, 2, 3)) > 0).all())
+    with torch.no_grad():
+        net.start += 1.0
+    assert torch.equal(net.initial_state(3)["S.1"], torch.ones(3, 2, 16, 16))
 
 
 def test_horizon_follows_from_the_largest_decay() -> None:

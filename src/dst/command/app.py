@@ -70,9 +70,11 @@ def demo(
     bundle: Annotated[str, typer.Option("--bundle", metavar="BUNDLE", help=BUNDLE_HELP)] = "text",
     chunk: Annotated[
         int | None,
-        typer.Option("--chunk", metavar="T", help="Bytes per step; the bundle's own by default."),
+        typer.Option("--chunk", metavar="T", help="Bytes per step; by default the most it takes."),
     ] = None,
-    threads: Threads = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads; by default 2, if there are.")
+    ] = None,
     json: Json = None,
 ) -> Job:
     """Prepare `dst.command.demo`."""

@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import os
 import time
 import zlib
 from dataclasses import dataclass
@@ -68,13 +69,14 @@ def held_out() -> bytes:
     return (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
 
 
-def demo(bundle: str, count: int | None, t: int | None, threads: int, output: Output) -> int:
+def demo(bundle: str, count: int | None, t: int | None, asked: int | None, output: Output) -> int:
     """Run the three parts, print them, and return the exit code.
 
     Raises:
         DstError: the bundle cannot be used.
         WrongUseError: it is no text model, or there are too few bytes.
     """
+    threads = asked or min(2, os.cpu_count() or 1)
     session = Session.open(bundle, threads=threads)
     content = session.contract.chunk.content
     measure = measure_for(session.contract)
@@ -86,7 +88,7 @@ def demo(bundle: str, count: int | None, t: int | None, threads: int, output: Ou
     out.print(f"[bold]dst demo[/]  {manifest.name}: {manifest.description}")
 
     _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
-    reading = Reading(session.stream(), t, measure)
+    reading = Reading(session.stream(), t or max(session.chunk_sizes), measure)
     streamed = _stream(reading, data, output)
     packed = _packed(data)
     bits = streamed.bits / len(data)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
-from dst.command.source import Source
+from dst.command.source import Source, Stop, never
 from dst.runtime.manifest import Chunk, Tokens
 
 Array = npt.NDArray[np.generic]
@@ -19,7 +19,7 @@ BLOCK_ITEMS = 4096
 RAW_SUFFIXES = (".f32", ".raw", ".bin")
 
 
-def item_blocks(path: str, chunk: Chunk) -> Iterator[Array]:
+def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
     """Yield the items of an input, `[n, ...]` in the contract's dtype; n = 0 where it pauses.
 
     Bytes for the tokenizer `bytes`. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
@@ -31,29 +31,29 @@ def item_blocks(path: str, chunk: Chunk) -> Iterator[Array]:
     """
     content = chunk.content
     if isinstance(content, Tokens) and content.tokenizer == "bytes":
-        for block in Source.open(path).blocks():
+        for block in Source.open(path).blocks(stop):
             yield np.frombuffer(block, np.uint8).astype(chunk.dtype)
         return
     item = tuple(size for size in chunk.shape if not isinstance(size, str))
     width = int(np.prod(item)) if item else 1
     seen = 0
-    for rows in _rows(path, width):
+    for rows in _rows(path, width, stop):
         yield _checked(rows, path, seen, chunk).reshape(-1, *item)
         seen += len(rows)
 
 
-def _rows(path: str, width: int) -> Iterator[Array]:
+def _rows(path: str, width: int, stop: Stop) -> Iterator[Array]:
     """Yield numbers `[n, width]` of any dtype."""
     suffix = PurePath(path).suffix.lower()
     if suffix == ".npy":
-        yield from _npy(path, width)
+        yield from _npy(path, width, stop)
     elif suffix in RAW_SUFFIXES:
-        yield from _raw(path, width)
+        yield from _raw(path, width, stop)
     else:
-        yield from _csv(path, width)
+        yield from _csv(path, width, stop)
 
 
-def _npy(path: str, width: int) -> Iterator[Array]:
+def _npy(path: str, width: int, stop: Stop) -> Iterator[Array]:
     try:
         whole = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
@@ -63,29 +63,31 @@ def _npy(path: str, width: int) -> Iterator[Array]:
             f"{path}: holds {whole.dtype} {list(whole.shape)}, expected numbers [n, {width}]"
         )
     for at in range(0, len(whole), BLOCK_ITEMS):
+        if stop():
+            return
         yield np.array(whole[at : at + BLOCK_ITEMS]).reshape(-1, width)
 
 
-def _raw(path: str, width: int) -> Iterator[Array]:
+def _raw(path: str, width: int, stop: Stop) -> Iterator[Array]:
     left = b""
-    for block in Source.open(path).blocks():
+    for block in Source.open(path).blocks(stop):
         left += block
         whole = len(left) // (4 * width) * 4 * width
         yield np.frombuffer(left[:whole], "<f4").reshape(-1, width)
         left = left[whole:]
-    if left:
+    if left and not stop():
         raise WrongUseError(
             f"{path}: ends with {len(left)} bytes that are no whole item of {width} float32"
         )
 
 
-def _csv(path: str, width: int) -> Iterator[Array]:
+def _csv(path: str, width: int, stop: Stop) -> Iterator[Array]:
     left, number = b"", 0
-    for block in Source.open(path).blocks():
+    for block in Source.open(path).blocks(stop):
         *lines, left = (left + block).split(b"\n")
         yield _parse(lines, path, number, width)
         number += len(lines)
-    if left:
+    if left and not stop():
         yield _parse([left], path, number, width)
 
 

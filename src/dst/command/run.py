@@ -144,7 +144,7 @@ def run(
         Interrupts() as interrupts,
         output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
     ):
-        for items in item_blocks(path, chunk):
+        for items in item_blocks(path, chunk, lambda: interrupts.signal is not None):
             for scored in reading.read(items) if len(items) else reading.settle():
                 report.take(scored)
                 if meter.add(len(scored.items)):
@@ -153,8 +153,6 @@ def run(
                     reading.save(wish.state)
                     saved_at = reading.items
             sys.stdout.flush()
-            if interrupts.signal:
-                break
         for scored in reading.end():
             report.take(scored)
         report.end()

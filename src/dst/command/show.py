@@ -185,9 +185,8 @@ def _memory(memory: Memory) -> Table:
 def _certificates(manifest: Manifest) -> Table | str:
     if not manifest.certificates:
         return "[dim]none[/]"
-    table = _table(
-        "compared", "steps", "items", "worst", "bound", "growth", "", right=(1, 2, 3, 4, 5)
-    )
+    names = ("compared", "steps", "items", "outputs", "state", "bound", "growth", "")
+    table = _table(*names, right=(1, 2, 3, 4, 5, 6))
     for c in manifest.certificates:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
         table.add_row(

@@ -4,13 +4,21 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 
 BLOCK_BYTES = 1 << 12  # small, so that Ctrl-C is answered soon
 PAUSE_S = 0.05  # a pipe that is silent for so long has paused
 _QUEUED_BLOCKS = 1
+
+Stop = Callable[[], bool]
+"""Asked now and then whether to read no further."""
+
+
+def never() -> bool:
+    """Read to the end."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +44,30 @@ class Source:
         status = os.fstat(file.fileno())
         return Source(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield what comes, in blocks of at most 4 KiB, until the input ends.
+    def blocks(self, stop: Stop = never) -> Iterator[bytes]:
+        """Yield what comes, in blocks of at most 4 KiB, until the input ends or `stop` says so.
 
         Yields an empty block where a pipe has paused: then a reader should answer for all it
-        has, and look whether it is to stop. A regular file never pauses, so that the same file
-        is always cut in the same way.
+        has. A regular file never pauses, so that the same file is always cut in the same way.
+        What was taken from a pipe before it stops is yielded still, so that nothing is lost.
 
         Raises:
             OSError: reading failed.
         """
         if self.size is None:
-            yield from self._piped()
+            yield from self._piped(stop)
             return
-        while block := self.file.read(BLOCK_BYTES):
+        while not stop() and (block := self.file.read(BLOCK_BYTES)):
             yield block
 
-    def _piped(self) -> Iterator[bytes]:
+    def _piped(self, stop: Stop) -> Iterator[bytes]:
         """Let a thread wait for the pipe, which works on every platform."""
         arrived: queue.Queue[bytes | OSError] = queue.Queue(_QUEUED_BLOCKS)
+        stopped = threading.Event()
 
         def fetch() -> None:
             try:
-                while block := self.file.read(BLOCK_BYTES):
+                while not stopped.is_set() and (block := self.file.read(BLOCK_BYTES)):
                     arrived.put(block)
                 arrived.put(b"")
             except OSError as error:
@@ -66,9 +75,13 @@ class Source:
 
         threading.Thread(target=fetch, daemon=True, name="dst-input").start()
         while True:
+            if stop():
+                stopped.set()
             try:
                 block = arrived.get(timeout=PAUSE_S)
             except queue.Empty:
+                if stopped.is_set():
+                    return
                 yield b""
                 continue
             if isinstance(block, OSError):

@@ -1,0 +1,21 @@
+"""The examples run as their first lines say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def test_a_step_of_ones_own_goes_all_the_way() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "own_step.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch-whole-vs-chunked" in done.stdout
+    assert "reading 15000: vibration stands out" in done.stdout
