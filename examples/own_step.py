@@ -113,9 +113,7 @@ def main() -> None:
     signal = sensor(20_000)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "unusual"
-        manifest = export_bundle(
-            Unusual(), path, name="unusual", data=signal, certify_steps=200, portable_t=(16,)
-        )
+        manifest = export_bundle(Unusual(), path, name="unusual", data=signal, certify_steps=200)
         for certificate in manifest.certificates:
             print(f"{certificate.name}: {certificate.worst:.1e} of {certificate.bound:.0e}")
         stream = Session.open(path).stream()

@@ -26,6 +26,7 @@ from dst.export.verify import (
 from dst.export.weights import FILE as WEIGHTS_FILE
 from dst.export.weights import model_id, pack
 from dst.runtime.bundle import write_bundle
+from dst.runtime.errors import BundleExistsError
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Certificate,
@@ -57,7 +58,7 @@ def export_bundle(
     description: str = "",
     license: str = "",
     certify_steps: int = 1000,
-    portable_t: Sequence[int] = (32, 1),
+    portable_t: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -72,7 +73,7 @@ def export_bundle(
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         certify_steps: Carried steps each certificate runs.
-        portable_t: Chunk sizes of the portable graphs.
+        portable_t: Chunk sizes of the portable graphs; the nominal T and 1 by default.
         overwrite: Replace a bundle that stands at ``path``.
         progress: Called with a label and the share done.
 
@@ -80,6 +81,7 @@ def export_bundle(
         The manifest that was written.
 
     Raises:
+        ExportError: ``data`` is empty, or a T of ``portable_t`` is not allowed.
         StepContractError: the step does not keep its contract.
         LoweringError: a graph could not be made.
         CertificateError: two forms differ too much; nothing was written.
@@ -88,7 +90,13 @@ def export_bundle(
     if len(data) == 0:
         raise ExportError("export: data is empty; give real items to prove the graphs on")
     if Path(path).exists() and not overwrite:
-        raise ExportError(f"export: {path} exists; choose another path or overwrite it")
+        raise BundleExistsError(f"export: {path} exists; choose another path, or overwrite it")
+    allowed = step.contract.chunk.allowed_t
+    if portable_t is None:
+        portable_t = [t for t in dict.fromkeys((step.contract.chunk.nominal_t, 1)) if t in allowed]
+    for t in portable_t:
+        if t not in allowed:
+            raise ExportError(f"export: portable T = {t} is not in the contract's {list(allowed)}")
     step = step.eval()
     check_step(step)
     graphs = _trace(step, portable_t, progress)
@@ -107,7 +115,7 @@ def export_bundle(
         name=name,
         description=description,
         license=license,
-        model_id=model_id(step),
+        model_id=model_id(step, files[graphs[0].file]),
         precision="float32",
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),
@@ -122,11 +130,10 @@ def export_bundle(
 
 
 def _trace(step: Step, portable_t: Sequence[int], progress: Progress | None) -> list[Traced]:
-    sizes = [t for t in portable_t if t in step.contract.chunk.allowed_t]
     graphs: list[Traced] = []
-    for done, t in enumerate((None, *sizes)):
+    for done, t in enumerate((None, *portable_t)):
         if progress is not None:
-            progress("tracing", done / (1 + len(sizes)))
+            progress("tracing", done / (1 + len(portable_t)))
         graphs.append(trace_fused(step) if t is None else trace_portable(step, t))
     return graphs
 
@@ -143,8 +150,10 @@ def _certificates(
     contract = step.contract
     t = contract.chunk.nominal_t
     torch_step, fused = torch_form(step), forms[graphs[0].file]
-    pairs = [("torch-whole-vs-chunked", torch_step, torch_step, t, max(WHOLE_ITEMS // t, 1) * t)]
-    pairs += [("torch-vs-fused", torch_step, fused, t, t)]
+    pairs = [("torch-vs-fused", torch_step, fused, t, t)]
+    if contract.chunk.tail == "exact":  # then the contract says that the cut does not matter
+        whole = max(WHOLE_ITEMS // t, 1) * t
+        pairs.insert(0, ("torch-whole-vs-chunked", torch_step, torch_step, t, whole))
     for graph in graphs[1:]:
         size = graph.allowed_t[0]
         pairs.append((f"fused-vs-portable-t{size}", fused, forms[graph.file], size, size))
@@ -178,16 +187,13 @@ def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Go
     for t in sorted(sizes):
         steps = max(GOLDEN_ITEMS // t, 2)
         source = Chunks(step.contract, data, t)
-        chunks = [source[i] for i in range(steps)]
         state = initial_state(step)
         outputs: dict[str, list[Array]] = {o.name: [] for o in step.contract.outputs}
-        for piece in chunks:
-            found, state = run(piece, state)
+        for i in range(steps):
+            found, state = run(source[i], state)
             for key, value in found.items():
                 outputs[key].append(value)
-        fresh = range(chunk.lookback, chunk.lookback + t)
-        items = [np.take(piece, fresh, chunk.time_axis) for piece in chunks]
-        tensors |= golden_tensors(t, items, outputs, state)
+        tensors |= golden_tensors(t, [source.fresh(i) for i in range(steps)], outputs, state)
         runs.append(Golden(file=GOLDEN_FILE, t=t, steps=steps))
     return tuple(runs), safetensors.numpy.save(
         {key: np.ascontiguousarray(value) for key, value in tensors.items()}

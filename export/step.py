@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dst.export.errors import StepContractError
-from dst.runtime.manifest import Contract
+from dst.runtime.manifest import Contract, Fill, Zeros
 
 TORCH_DTYPES = {
     "float16": torch.float16,
@@ -70,12 +70,26 @@ def check_step(step: Step) -> None:
     """Run one step and hold what comes out against the contract.
 
     Raises:
-        StepContractError: a tensor is missing, unknown, or has another shape or dtype.
+        StepContractError: a tensor is missing, unknown, has another shape or dtype, or starts from
+            other values; or the contract has constants.
     """
     contract = step.contract
+    if contract.constants:
+        raise StepContractError(
+            "the contract names constants; a torch step holds them as buffers of the module instead"
+        )
     t = contract.chunk.nominal_t
     state = step.initial_state(1)
     _compare("initial state", state, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+    for s in contract.state:
+        start = (
+            0.0 if isinstance(s.init, Zeros) else s.init.value if isinstance(s.init, Fill) else None
+        )
+        if start is not None and not bool((state[s.input] == start).all()):
+            raise StepContractError(
+                f"initial state `{s.input}`: the contract says {start:g} everywhere, the module "
+                "starts elsewhere; give it the init `Stored`"
+            )
     with torch.no_grad():
         outputs, after = step(example_chunk(contract, 1, t), state)
     _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t)

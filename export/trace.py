@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,9 +114,9 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
     batch, items = (1, t) if t is not None else (2, min(5, max(contract.chunk.allowed_t)))
     state = step.initial_state(batch)
     args = (example_chunk(contract, batch, items), *(state[s.input] for s in contract.state))
-    free = _free_axes(contract) if t is None else None
     try:
         with torch.no_grad(), _quiet():
+            free = _free_axes(contract) if t is None else None
             flat = _Flat(step).eval()
             captured = torch.export.export(flat, args, dynamic_shapes=free, strict=False)
             program = torch.onnx.export(
@@ -129,27 +130,41 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
         raise LoweringError(f"torch could not export the step: {error}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
-    return cleaned(
+    model = cleaned(
         program.model_proto,
         IR_VERSIONS[opset],
         [contract.chunk.input, *(s.input for s in contract.state)],
         [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
     )
+    if t is None:
+        _name_axes(model.graph, contract)
+    return model
 
 
 def _free_axes(contract: Contract) -> tuple[object, ...]:
     batch = torch.export.Dim("B", min=1, max=4096)
-    items = torch.export.Dim("T", min=1, max=max(contract.chunk.allowed_t))
     chunk = contract.chunk
-    time = items + chunk.lookback if chunk.lookback else items
-    return (
-        {chunk.batch_axis: batch, chunk.time_axis: time},
-        tuple({s.batch_axis: batch} for s in contract.state),
-    )
+    free: dict[int, object] = {chunk.batch_axis: batch}
+    if len(chunk.allowed_t) > 1:
+        items = torch.export.Dim("T", min=1, max=max(chunk.allowed_t))
+        free[chunk.time_axis] = items + chunk.lookback if chunk.lookback else items
+    return (free, tuple({s.batch_axis: batch} for s in contract.state))
+
+
+def _name_axes(graph: onnx.GraphProto, contract: Contract) -> None:
+    """Call the free axes B and T; the exporter numbers them."""
+    axes = graph.input[0].type.tensor_type.shape.dim
+    names = {axes[contract.chunk.batch_axis].dim_param: "B"}
+    if not contract.chunk.lookback:
+        names[axes[contract.chunk.time_axis].dim_param] = "T"
+    for value in (*graph.input, *graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = names.get(axis.dim_param, axis.dim_param)
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Keep the exporter's chatter from the user; its errors still raise."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

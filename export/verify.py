@@ -21,7 +21,7 @@ import torch
 from dst.export.errors import CertificateError
 from dst.export.step import Step
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import Certificate, Contract, Curve
+from dst.runtime.manifest import Certificate, Contract, Curve, Features
 
 Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
@@ -78,17 +78,38 @@ class Chunks:
     """Endless chunks cut from one array of items, ``[n]`` or ``[n, F]``, read round and round."""
 
     def __init__(self, contract: Contract, data: Array, t: int) -> None:
-        chunk = contract.chunk
-        self._data = np.asarray(data, dtype=chunk.dtype)
-        self._t, self._lookback = t, chunk.lookback
-        self._fill, self._axis = chunk.lookback_fill or 0.0, chunk.time_axis
+        self._chunk = contract.chunk
+        self._data = np.asarray(data, dtype=contract.chunk.dtype)
+        self._t = t
+
+    def fresh(self, number: int) -> Array:
+        """The items of chunk ``number`` as a caller gives them: T along time, B = 1."""
+        return self._laid_out(self._items(number * self._t, (number + 1) * self._t))
 
     def __getitem__(self, number: int) -> Array:
-        """Chunk ``number`` as the graph sees it: ``lookback + t`` items along time, B = 1."""
-        places = np.arange(number * self._t - self._lookback, (number + 1) * self._t)
+        """Chunk ``number`` as the graph sees it: normalised, ``lookback + T`` along time, B = 1."""
+        first = number * self._t - self._chunk.lookback
+        items = self._items(first, (number + 1) * self._t)
+        content = self._chunk.content
+        if isinstance(content, Features) and content.normalisation is not None:
+            mean = np.asarray(content.normalisation.mean).astype(items.dtype)
+            std = np.asarray(content.normalisation.std).astype(items.dtype)
+            rows = items.reshape(len(items), -1)
+            items = ((rows - mean) / std).reshape(items.shape)
+        return self._laid_out(items)
+
+    def _items(self, first: int, end: int) -> Array:
+        """Items ``first`` to ``end`` of the stream; before it stands the contract's fill."""
+        places = np.arange(first, end)
         items = self._data[places % len(self._data)]
-        items[places < 0] = self._fill
-        return items[None] if self._axis == 1 else np.moveaxis(items[None], 1, self._axis)
+        items[places < 0] = self._chunk.lookback_fill or 0
+        return items
+
+    def _laid_out(self, items: Array) -> Array:
+        whole = items[None] if self._chunk.batch_axis == 0 else np.expand_dims(items, 1)
+        if whole.ndim == 3 and self._chunk.time_axis == 2:  # features before time
+            whole = np.moveaxis(whole, 1, 2)
+        return np.ascontiguousarray(whole)
 
 
 class _Errors:
@@ -133,7 +154,7 @@ def certify(
         state: Initial state, B = 1.
         data: Real items, ``[n]`` or ``[n, F]``; read again from the start when used up.
         about: What the data is, for the manifest.
-        steps: Steps of ``other``.
+        steps: Steps of ``other``, at least; rounded up to whole steps of ``reference``.
         t: Items per step of ``other``.
         reference_t: Items per step of ``reference``, a multiple of ``t``.
         progress: Told of the share done.
@@ -142,7 +163,7 @@ def certify(
         CertificateError: an error exceeds ``BOUND``, or grows beyond ``DECILE_RATIO_BOUND``.
     """
     group = (reference_t or t) // t
-    rounds = max(steps // group, 1)
+    rounds = -(-steps // group)
     wide, narrow = Chunks(contract, data, group * t), Chunks(contract, data, t)
     left, right = state, state
     errors = _Errors(contract)

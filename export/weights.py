@@ -46,9 +46,12 @@ def pack(graphs: list[Traced]) -> dict[str, bytes]:
     return {FILE: bytes(blob), **files}
 
 
-def model_id(module: nn.Module) -> str:
-    """SHA-256 (hex) of a module's parameters and saved buffers: names, shapes, float32 bytes."""
-    digest = hashlib.sha256()
+def model_id(module: nn.Module, graph: bytes) -> str:
+    """SHA-256 (hex) of a module's parameters and saved buffers: names, shapes, float32 bytes.
+
+    A module that has none is told from others by the bytes of its graph.
+    """
+    digest = hashlib.sha256(b"" if module.state_dict() else graph)
     for name, tensor in sorted(module.state_dict().items()):
         array = tensor.detach().to(torch.float32).cpu().contiguous().numpy()
         digest.update(f"{name} {list(array.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""The LSTM of as many parameters as the shipped model, with the same contract, trained alike."""
+"""The LSTM of as many parameters as the shipped model, trained alike."""
 
 from __future__ import annotations
 

@@ -81,8 +81,13 @@ class Network(Step):
         Returns:
             The head's outputs, each with axes ``[B, T, ...]``, and the next state.
         """
+        items, window = chunk.shape[1], self.config.window
+        if items > self.config.max_chunk and items % window:  # long training input, in two parts
+            cut = items - items % window
+            first, state = self(chunk[:, :cut], state)
+            second, state = self(chunk[:, cut:], state)
+            return {name: torch.cat([t, second[name]], 1) for name, t in first.items()}, state
         x = self.head.encode(chunk)  # (B, T, D)
-        items = x.shape[1]
         ok = torch.cat([state["ok"], torch.ones_like(x[:, :, 0])], 1)  # (B, W+T)
         frame = self.window.frame(ok)
         following: State = {}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace as replace_struct
 from torch import Tensor, nn
 
 from dst.export import CertificateError, ExportError, LoweringError, Step, StepContractError
@@ -21,9 +22,18 @@ from dst.export.bundle import export_bundle
 from dst.export.model import Gaussian, Network, Quantiles, sized
 from dst.export.weights import model_id
 from dst.runtime import Session, Stream, open_bundle, replay_golden
-from dst.runtime.errors import BundleError
+from dst.runtime.errors import BundleError, BundleExistsError
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import Chunk, Contract, Features, Output, State, Stored
+from dst.runtime.manifest import (
+    Chunk,
+    Contract,
+    Features,
+    Normalisation,
+    Output,
+    State,
+    Stored,
+    Zeros,
+)
 
 Items = npt.NDArray[np.int64]
 
@@ -75,9 +85,10 @@ def test_weights_are_stored_once(tiny_network: Network, tiny_bundle: Path) -> No
 
 
 def test_the_model_id_follows_the_weights_alone(tiny_network: Network, tiny_bundle: Path) -> None:
-    assert open_bundle(tiny_bundle).manifest.model_id == model_id(tiny_network)
+    assert open_bundle(tiny_bundle).manifest.model_id == model_id(tiny_network, b"")
     torch.manual_seed(1)
-    assert model_id(Network(sized("tiny"))) != model_id(tiny_network)
+    assert model_id(Network(sized("tiny")), b"") != model_id(tiny_network, b"")
+    assert model_id(nn.Identity(), b"a") != model_id(nn.Identity(), b"b")
 
 
 def test_no_file_of_a_bundle_tells_where_it_was_made(tiny_bundle: Path) -> None:
@@ -260,7 +271,7 @@ def noise(items: int = 400) -> npt.NDArray[np.float32]:
 
 
 def export_leaky(step: Step, path: Path, steps: int = 50) -> None:
-    export_bundle(step, path, name="leaky", data=noise(), certify_steps=steps, portable_t=(4, 1))
+    export_bundle(step, path, name="leaky", data=noise(), certify_steps=steps)
 
 
 def test_a_step_whose_torch_code_depends_on_the_cut_is_refused(tmp_path: Path) -> None:
@@ -319,6 +330,51 @@ def test_a_lowering_that_differs_is_refused_and_nothing_is_written(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+class Between(Running):
+    """What the chunk is, less what came before it: a contract with lookback and normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        chunk = replace_struct(
+            self.contract.chunk,
+            lookback=1,
+            lookback_fill=5.0,
+            content=Features(
+                names=("a", "b"),
+                sample_rate_hz=None,
+                normalisation=Normalisation(mean=(1.0, -2.0), std=(2.0, 0.5)),
+            ),
+        )
+        output = replace_struct(
+            self.contract.outputs[0], shape=("B", "T", 2), per="item", time_axis=1
+        )
+        self.contract = replace_struct(self.contract, chunk=chunk, outputs=(output,))
+
+    def forward(
+        self, chunk: Tensor, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        _, after = super().forward(chunk[:, 1:], state)
+        return {"last": chunk[:, 1:] - chunk[:, :-1]}, after
+
+
+def test_lookback_and_normalisation_reach_torch_as_they_reach_the_graph(tmp_path: Path) -> None:
+    data = noise()
+    export_bundle(Between(), tmp_path / "bundle", name="x", data=data, certify_steps=40)
+    assert all(c.passed for c in replay_golden(open_bundle(tmp_path / "bundle")))
+    found = Session.open(tmp_path / "bundle").stream().advance(data[:40])["last"][0]
+    before = np.concatenate([[[5.0, 5.0]], data[:39]])
+    assert np.allclose(found, (data[:40] - before) / [2.0, 0.5], atol=1e-5)
+
+
+class Elsewhere(Running):
+    """It signs that it starts from zeros and starts from ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        state = replace_struct(self.contract.state[0], init=Zeros())
+        self.contract = replace_struct(self.contract, state=(state,))
+
+
 class Unsigned(Running):
     """Its state has another shape than it signed."""
 
@@ -340,15 +396,19 @@ class Counting(Running):
 def test_broken_steps_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(StepContractError, match=r"initial state `mean` is float32 \[1, 3\]"):
         export_leaky(Unsigned(), tmp_path / "bundle")
+    with pytest.raises(StepContractError, match="the contract says 0 everywhere"):
+        export_leaky(Elsewhere(), tmp_path / "bundle")
     with pytest.raises(LoweringError, match="could not export"):
         export_leaky(Counting(), tmp_path / "bundle")
     with pytest.raises(ExportError, match="data is empty"):
         export_bundle(Running(), tmp_path / "bundle", name="x", data=noise(0))
+    with pytest.raises(ExportError, match=r"portable T = 3 is not in the contract's \[1, 4\]"):
+        export_bundle(Running(), tmp_path / "bundle", name="x", data=noise(), portable_t=(3,))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_bundle_is_not_overwritten_unasked(tiny_bundle: Path) -> None:
     before = (tiny_bundle / "manifest.json").read_bytes()
-    with pytest.raises(ExportError, match="exists"):
+    with pytest.raises(BundleExistsError, match="exists"):
         export_leaky(Running(), tiny_bundle)
     assert (tiny_bundle / "manifest.json").read_bytes() == before

@@ -118,7 +118,7 @@ def run(net: Network, chunk: Tensor, t: int) -> tuple[dict[str, Tensor], dict[st
 
 
 @pytest.mark.parametrize("items", list(ITEMS))
-@pytest.mark.parametrize("t", [1, 7, 16, 32, 64])
+@pytest.mark.parametrize("t", [1, 7, 16, 32, 64, 201])
 def test_the_cut_into_chunks_changes_nothing(items: str, t: int) -> None:
     net = network(items)
     chunk = inputs_for(net, 2, 448)
