@@ -95,7 +95,7 @@ class Chunks:
             mean = np.asarray(content.normalisation.mean).astype(items.dtype)
             std = np.asarray(content.normalisation.std).astype(items.dtype)
             rows = items.reshape(len(items), -1)
-            items = ((rows - mean) / std).reshape(items.shape)
+            items = np.divide(np.subtract(rows, mean), std).reshape(items.shape)
         return self._laid_out(items)
 
     def _items(self, first: int, end: int) -> Array:

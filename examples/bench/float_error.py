@@ -21,7 +21,15 @@ import torch
 import dst
 from dst.export.model import Network, sized
 from dst.export.trace import trace_fused, trace_portable
-from dst.export.verify import Chunks, error_of_peak, initial_state, onnx_form, torch_form
+from dst.export.verify import (
+    Chunks,
+    Form,
+    Tensors,
+    error_of_peak,
+    initial_state,
+    onnx_form,
+    torch_form,
+)
 from dst.export.weights import pack
 from dst.runtime import relative_error
 
@@ -48,20 +56,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for file, data in pack(graphs).items():
             (Path(folder) / file).write_bytes(data)
-        forms = {g.lowering: onnx_form(Path(folder) / g.file, network.contract) for g in graphs}
-    forms = {"torch": torch_form(network), **forms}
+        forms: dict[str, Form] = {"torch": torch_form(network)}
+        for graph in graphs:
+            forms[graph.lowering] = onnx_form(Path(folder) / graph.file, network.contract)
     reference = torch_form(copy.deepcopy(network).double())
 
     states = {name: initial_state(network) for name in forms}
-    right = {k: v.astype(np.float64) for k, v in initial_state(network).items()}
+    right: Tensors = {k: v.astype(np.float64) for k, v in initial_state(network).items()}
     worst = {name: {"logits": 0.0, "memory": 0.0, "of peak": 0.0} for name in forms}
     crest = 0.0
     for number in range(args.steps):
         chunk = chunks[number]
         outputs, right = reference(chunk, right)
         memories = [k for k in right if k.startswith("S.")]
-        peaks = [np.abs(right[k]).max() / np.sqrt(np.mean(right[k] ** 2)) for k in memories]
-        crest = max(crest, float(max(peaks)))
+        for memory in (right[k].astype(np.float64) for k in memories):
+            crest = max(crest, float(np.abs(memory).max() / np.sqrt(np.mean(memory**2))))
         for name, form in forms.items():
             found, states[name] = form(chunk, states[name])
             errors = {

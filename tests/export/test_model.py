@@ -205,7 +205,7 @@ def test_a_learned_start_is_trained_and_shared_by_all_rows() -> None:
     assert net.start.grad is not None
     assert bool((net.start.grad.abs().amax((1, 2, 3)) > 0).all())
     with torch.no_grad():
-        net.start += 1.0
+        net.start.add_(1.0)
     assert torch.equal(net.initial_state(3)["S.1"], torch.ones(3, 2, 16, 16))
 
 
