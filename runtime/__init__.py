@@ -8,7 +8,7 @@ from dst.runtime.memory import Memory, predict, rss_bytes
 from dst.runtime.sampling import Sampler
 from dst.runtime.session import Session
 from dst.runtime.stream import Snapshot, Stream
-from dst.runtime.surprise import Scorer, surprise_bits
+from dst.runtime.surprise import surprise_bits
 from dst.runtime.tokens import decode_bytes, encode_bytes
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "GoldenCheck",
     "Memory",
     "Sampler",
-    "Scorer",
     "Session",
     "SessionError",
     "Snapshot",

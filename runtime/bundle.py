@@ -31,7 +31,16 @@ from dst.runtime.errors import (
     UnlistedFileError,
 )
 from dst.runtime.files import copy_synced, sha256_of, sync_directory, write_synced
-from dst.runtime.manifest import FileEntry, Manifest, Stored, decode, encode, seal
+from dst.runtime.manifest import (
+    FORMAT,
+    FileEntry,
+    Manifest,
+    Stored,
+    claimed_files,
+    decode,
+    encode,
+    seal,
+)
 from dst.runtime.rules import INIT_FILE, MANIFEST_FILE, check_name
 
 MAX_MANIFEST_BYTES = 1 << 24
@@ -207,13 +216,14 @@ def write_bundle(
         path: the directory to make; its parent must exist.
         manifest: complete but for `files`, `state_hash` and `bundle_id`.
         files: every other file of the bundle, as bytes or as a file to copy.
-        overwrite: replace a bundle that stands at `path`; never anything else.
+        overwrite: replace a bundle that stands at `path`, never anything else: not a directory
+            whose manifest.json is none of this format, nor one that holds anything unlisted.
 
     Returns:
         The sealed manifest, as written.
 
     Raises:
-        BundleExistsError: something stands at `path`.
+        BundleExistsError: something stands at `path` that is not to be replaced; it is untouched.
         BundleError: the manifest breaks the format, or the disk refused.
     """
     target = Path(path)
@@ -237,8 +247,34 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise BundleExistsError(f"{target} exists; give another path, or overwrite=True")
-    if target.is_symlink() or not (target / MANIFEST_FILE).is_file():
-        raise BundleExistsError(f"{target} is not a bundle; it will not be overwritten")
+    reason = _why_no_bundle(target)
+    if reason is not None:
+        raise BundleExistsError(
+            f"{target} is not a bundle: {reason}; it was left as it is, give another path"
+        )
+
+
+def _why_no_bundle(target: Path) -> str | None:
+    """Say why replacing `target` might cost more than a bundle, or None if it would not."""
+    if target.is_symlink():
+        return "it is a link"
+    if not target.is_dir():
+        return "it is no directory"
+    try:
+        held = _listing(target, f"bundle {target.name}/")
+        if MANIFEST_FILE not in held:
+            return f"it has no {MANIFEST_FILE}"
+        if held[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
+            return f"its {MANIFEST_FILE} has more than {MAX_MANIFEST_BYTES} bytes"
+        listed = claimed_files((target / MANIFEST_FILE).read_bytes())
+    except BundleError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    if listed is None:
+        return f"its {MANIFEST_FILE} does not say that its format is {FORMAT!r}"
+    unlisted = sorted(held.keys() - listed - {MANIFEST_FILE})
+    return f"it holds {unlisted[0]}, which its {MANIFEST_FILE} does not list" if unlisted else None
 
 
 def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:

@@ -68,6 +68,7 @@ __all__ = [
     "Zeros",
     "bundle_id",
     "canonical",
+    "claimed_files",
     "decode",
     "encode",
     "seal",
@@ -78,6 +79,11 @@ __all__ = [
 class _Version(msgspec.Struct):
     format: str
     format_version: int
+
+
+class _Claim(msgspec.Struct):
+    format: str
+    files: dict[str, object]
 
 
 def canonical(value: object) -> bytes:
@@ -172,3 +178,15 @@ def decode(data: bytes) -> Manifest:
         )
     check(manifest)
     return manifest
+
+
+def claimed_files(data: bytes) -> frozenset[str] | None:
+    """Return the names that a manifest of any version lists, or None if it is no manifest.
+
+    Nothing else is checked: an outdated or altered bundle is still somebody's bundle.
+    """
+    try:
+        claim = msgspec.json.decode(data, type=_Claim)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return frozenset(claim.files) if claim.format == FORMAT else None

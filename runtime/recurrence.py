@@ -3,7 +3,8 @@
 Two arenas alternate: a step reads one and writes the other, so a failed step has changed
 nothing that counts. `Mark` says what counts; committing is one assignment of it. A call that
 takes several steps first copies the state to a spare block, before the second step overwrites
-it, and copies it back on failure.
+it, and copies it back on failure. Of the three pending buffers, one holds what waits now and one
+what waited when the call began: new items only ever go to the third, or behind what waits.
 
 Shape letters: `T` items per chunk, `L` lookback.
 """
@@ -29,7 +30,7 @@ class Mark(NamedTuple):
     Attributes:
         side: the arena (and lookback buffer) that holds the state, 0 or 1.
         items: items in the state.
-        slot: the pending buffer in use, 0 or 1.
+        slot: the pending buffer in use, 0, 1 or 2.
         waiting: items in it.
         unchecked: steps since the state was last found finite.
         good_due: the state in force was found finite and is to be kept as the last good one.
@@ -87,7 +88,7 @@ class Recurrence:
         self._every = engine.check_state_every
         self._arenas = (engine.arena(), engine.arena())
         self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
-        self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(2)]
+        self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(3)]
         self._plans: dict[int, Plan] = {}
         self._steps = 0
         self._checked = False
@@ -220,7 +221,7 @@ class Recurrence:
         Raises:
             NonFiniteStateError: the new state is not finite; the stream is as it was.
         """
-        side, slot = self.mark.side ^ 1, self.mark.slot ^ 1
+        side, slot = self.mark.side ^ 1, self._free_slot()
         self._arenas[side].write(block)
         np.copyto(self._look[side], lookback)
         if len(pending) > len(self._pending[slot]):
@@ -246,7 +247,7 @@ class Recurrence:
 
     def leave(self, before: Array, items: Array) -> None:
         """Let only these items wait: `before` and then `items`, both `[n, ...]`."""
-        slot = self.mark.slot ^ 1
+        slot = self._free_slot()
         waiting = len(before) + len(items)
         room = self._pending[slot]
         room[: len(before)] = before
@@ -254,6 +255,10 @@ class Recurrence:
         self.mark = self.mark._replace(slot=slot, waiting=waiting)
 
     # --- inside
+
+    def _free_slot(self) -> int:
+        """A pending buffer that holds neither what waits now nor what waited at `begin`."""
+        return next(slot for slot in range(3) if slot not in (self._before.slot, self.mark.slot))
 
     def _guard(self) -> None:
         """Before the arena of `begin` is written to, copy it to the spare room."""

@@ -6,6 +6,7 @@ must stand at a fixed place and the same state must give the same bytes.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,7 @@ Array = npt.NDArray[np.generic]
 _OPENING = b'{"__metadata__":{"checksum":"'
 _DIGEST_AT = 8 + len(_OPENING)
 _BLANK = b"0" * 64
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 _DTYPES = {
     "float16": "F16",
     "float32": "F32",
@@ -155,9 +157,9 @@ def unpack(data: bytes) -> Saved:
             identity=Identity(
                 metadata.model_id, metadata.state_hash, metadata.bundle_id, metadata.precision
             ),
-            items_consumed=int(metadata.items_consumed),
-            seed=int(metadata.seed) if metadata.seed else None,
-            draws=int(metadata.draws),
+            items_consumed=_count("items_consumed", metadata.items_consumed),
+            seed=_count("seed", metadata.seed) if metadata.seed else None,
+            draws=_count("draws", metadata.draws),
             pending=tensors.pop("pending"),
             lookback=tensors.pop("lookback"),
             state={name.removeprefix("state/"): value for name, value in tensors.items()},
@@ -166,6 +168,13 @@ def unpack(data: bytes) -> Saved:
         raise StateCorruptError(f"its checksum holds but its content does not: {error}") from None
     except safetensors.SafetensorError as error:
         raise StateCorruptError(f"its checksum holds but its tensors do not: {error}") from None
+
+
+def _count(name: str, text: str) -> int:
+    """Read a number of the header; `ValueError` if it is none that a stream can have."""
+    if not _DECIMAL.fullmatch(text) or int(text) >= 1 << 64:
+        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal number in 0 .. 2^64 - 1")
+    return int(text)
 
 
 def previous_of(path: Path) -> Path:
@@ -177,12 +186,13 @@ def write_saved(path: Path, saved: Saved) -> None:
     """Write a saved state in one rename and keep the one before it.
 
     Raises:
-        StateError: the disk refused; what stood at `path` still stands there.
+        StateError: the disk refused, or `path` can name no file; what stood there still does.
     """
+    data = pack(saved)
     try:
-        replace_keeping_previous(path, pack(saved), previous_of(path))
-    except OSError as error:
-        raise StateError(f"state {path}: cannot be written: {error.strerror or error}") from error
+        replace_keeping_previous(path, data, previous_of(path))
+    except (OSError, ValueError) as error:  # ValueError: an empty name, a NUL in it
+        raise StateError(f"state {path}: cannot be written: {_reason(error)}") from error
 
 
 def read_saved(path: Path) -> Saved:
@@ -194,20 +204,26 @@ def read_saved(path: Path) -> Saved:
         StateVersionError: a version this runtime does not read.
         StateError: the file cannot be read.
     """
-    before = previous_of(path)
-    hint = f"; the state saved before it is {before.name}" if before.is_file() else ""
+    hint = ""
     try:
+        before = previous_of(path)
+        if before.is_file():
+            hint = f"; the state saved before it is {before.name}"
         if path.stat().st_size > 2 * MAX_STREAM_BYTES:
             raise StateCorruptError(f"state {path}: larger than any state of this format{hint}")
         data = path.read_bytes()
     except FileNotFoundError:
         raise StateNotFoundError(f"state {path}: no such file{hint}") from None
-    except OSError as error:
-        raise StateError(f"state {path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise StateError(f"state {path}: cannot be read: {_reason(error)}") from None
     try:
         return unpack(data)
     except StateError as error:
         raise type(error)(f"state {path}: {error}{hint}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def check_identity(

@@ -13,10 +13,7 @@ import numpy.typing as npt
 
 from dst.runtime.deadline import step_in_time
 from dst.runtime.engine import Engine
-from dst.runtime.errors import (
-    PendingItemsError,
-    StateCorruptError,
-)
+from dst.runtime.errors import PendingItemsError, StateCorruptError, StepError
 from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.plan import Plan
@@ -271,9 +268,13 @@ class Stream:
             raise StateCorruptError(f"{where}: `{bad}` holds a NaN or an infinity")
         core = stream._core
         check_tensors(where, {"lookback": core.lookback()}, {"lookback": saved.lookback})
-        pending = check_items(session.contract.chunk, saved.pending)
+        for what, items in (("lookback", saved.lookback), ("pending", saved.pending)):
+            try:
+                check_items(session.contract.chunk, items)
+            except StepError as error:
+                raise StateCorruptError(f"{where}: {what!r}: {error}") from None
         sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
-        core.put(block, saved.lookback, pending, saved.items_consumed, sampler)
+        core.put(block, saved.lookback, saved.pending, saved.items_consumed, sampler)
         return stream
 
     # --- inside

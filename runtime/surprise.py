@@ -32,34 +32,3 @@ def surprise_bits(logits: Logits, items: Ids) -> Bits:
     scores -= scores.max(axis=1, keepdims=True)
     nats = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(items)), items]
     return np.asarray(nats / np.log(2.0), np.float64)
-
-
-class Scorer:
-    """Joins the items that go into a stream with the logits that come out, whenever they come.
-
-    The logits of item i predict item i + 1. Nothing predicts the first item; it costs
-    log2(V) bits, what a coder pays who knows nothing.
-    """
-
-    __slots__ = ("_items", "_rows")
-
-    def __init__(self, vocabulary: int) -> None:
-        self._items: Ids = np.zeros(0, np.int64)
-        self._rows: Logits = np.zeros((1, vocabulary), np.float32)  # equal logits: log2(V) bits
-
-    def feed(self, items: Ids, logits: Logits) -> Bits:
-        """Take new items `[n]` and new logits `[m, V]`; return the bits now known, in order.
-
-        `logits` may belong to items of earlier calls: a stream answers when its chunk is full.
-
-        Raises:
-            ValueError: more logits than items were ever given, or another V.
-        """
-        waiting = np.concatenate([self._items, items])
-        rows = np.concatenate([self._rows, logits])
-        known = min(len(rows), len(waiting))
-        if len(rows) - known > 1:
-            raise ValueError(f"{len(rows) - known - 1} logits more than items were given")
-        bits = surprise_bits(rows[:known], waiting[:known])
-        self._items, self._rows = waiting[known:].copy(), rows[known:].copy()
-        return bits

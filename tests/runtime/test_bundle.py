@@ -17,7 +17,6 @@ import dst
 from dst.runtime import Bundle, Session, open_bundle, shipped, write_bundle
 from dst.runtime.errors import (
     BundleError,
-    BundleExistsError,
     BundleIdError,
     BundleNotFoundError,
     ContractError,
@@ -77,13 +76,6 @@ def test_what_is_written_is_what_is_read(text_parts: Parts, tmp_path: Path) -> N
     np.testing.assert_array_equal(
         bundle.init_tensors()["h"], np.linspace(-1, 1, 8, dtype=np.float32)[None]
     )
-
-
-def test_equal_parts_give_equal_bytes(text_parts: Parts, tmp_path: Path) -> None:
-    for name in "ab":
-        write_bundle(tmp_path / name, *text_parts)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 def test_the_bundle_id_is_the_hash_of_the_rest(copy: Path) -> None:
@@ -244,65 +236,6 @@ def test_shipped_bundles_open_by_name(
     assert Session.open("words").chunk_sizes == (1, 4, 8)
     with pytest.raises(BundleNotFoundError, match="shipped bundles: words"):
         Session.open("word")
-
-
-def test_an_existing_target_is_left_alone(text_parts: Parts, tmp_path: Path) -> None:
-    manifest, files = text_parts
-    write_bundle(tmp_path / "b", manifest, files)
-    other = replace(manifest, description="another")
-    with pytest.raises(BundleExistsError):
-        write_bundle(tmp_path / "b", other, files)
-    assert open_bundle(tmp_path / "b").manifest.description != "another"
-    write_bundle(tmp_path / "b", other, files, overwrite=True)
-    assert open_bundle(tmp_path / "b").manifest.description == "another"
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(BundleExistsError, match="not a bundle"):
-        write_bundle(tmp_path / "mine", manifest, files, overwrite=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "mine"]
-
-
-def test_a_failed_write_leaves_nothing(text_parts: Parts, tmp_path: Path) -> None:
-    manifest, files = text_parts
-    write_bundle(tmp_path / "b", manifest, files)
-    kept = open_bundle(tmp_path / "b").manifest
-    broken = replace(manifest, contract=replace(manifest.contract, outputs=()))
-    for bad_manifest, bad_files, error in (
-        (broken, files, ContractError),
-        (manifest, {**files, "extra": tmp_path / "nowhere"}, BundleError),
-        (manifest, {**files, "../extra": b""}, OutsideError),
-        (replace(manifest, model_id="short"), files, ManifestError),
-        (
-            replace(manifest, horizon=replace(manifest.horizon, half_life_items=float("nan"))),
-            files,
-            ManifestError,
-        ),
-    ):
-        for target in ("b", "c"):
-            with pytest.raises(error):
-                write_bundle(tmp_path / target, bad_manifest, bad_files, overwrite=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["b"]
-    assert open_bundle(tmp_path / "b").manifest == kept
-
-
-def test_a_rename_that_fails_brings_the_old_bundle_back(
-    text_parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest, files = text_parts
-    kept = write_bundle(tmp_path / "b", manifest, files)
-    rename = os.rename
-
-    def refuse(source: Path, target: Path) -> None:
-        if source.name.endswith(".tmp"):
-            raise PermissionError("not now")
-        rename(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", refuse)
-        with pytest.raises(BundleError, match="not now"):
-            write_bundle(tmp_path / "b", replace(manifest, name="x"), files, overwrite=True)
-    assert open_bundle(tmp_path / "b").manifest == kept
-    assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
 def test_stored_initial_tensors_must_fit(text_parts: Parts, tmp_path: Path) -> None:

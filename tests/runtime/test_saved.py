@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,11 +125,21 @@ def test_a_save_that_fails_leaves_the_old_file(text: Session, tmp_path: Path) ->
     first = path.read_bytes()
     (tmp_path / ".a.state.tmp").mkdir()  # stands where the new file would be written
     stream.advance(b"12345678")
-    with pytest.raises((StateError, OSError)):
+    with pytest.raises(StateError, match=r"a\.state: cannot be written"):
         stream.save(path)
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["nowhere/a.state", "", "a\0.state"])
+def test_a_path_that_names_no_file_is_a_state_error(
+    text: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(StateError, match="cannot be written"):
-        stream.save(tmp_path / "nowhere" / "a.state")
+        text.stream().save(name)
+    with pytest.raises(StateError, match=r"cannot be read|no such file"):
+        Stream.load(text, name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_whose_state_it_is(shelf: Path, text: Session, tmp_path: Path) -> None:
@@ -175,6 +186,50 @@ def test_content_that_breaks_the_contract_is_refused(text: Session, tmp_path: Pa
         Stream.load(text, path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("items_consumed", -1, "items_consumed is '-1'"),
+        ("items_consumed", 2**64, "items_consumed is '18446744073709551616'"),
+        ("seed", -1, "seed is '-1'"),
+        ("seed", 2**64, "seed is '18446744073709551616'"),
+        ("draws", -1, "draws is '-1'"),
+        ("draws", 2**64, "draws is"),
+        ("pending", np.array([256]), "'pending': token 256 at place 0"),
+        ("pending", np.array([-1]), "'pending': token -1"),
+        ("pending", np.array([1.0]), "'pending': items has dtype float64"),
+        ("pending", np.array([[1]]), r"'pending': items have shape \[1, 1\]"),
+        ("lookback", np.array([1]), "'lookback' is int64"),
+    ],
+)
+def test_numbers_and_items_no_stream_can_have_are_refused(
+    text: Session, tmp_path: Path, name: str, value: object, words: str
+) -> None:
+    path = tmp_path / "a.state"
+    list(generate(stream := text.stream(), "abc", 2, seed=3))
+    stream.save(path)
+    path.write_bytes(pack(msgspec.structs.replace(read_saved(path), **{name: value})))
+    with pytest.raises(StateCorruptError, match=rf"state .*a\.state: .*{words}"):
+        Stream.load(text, path)
+
+
+@pytest.mark.parametrize("name", ["pending", "lookback"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_items_that_are_not_finite_are_refused(
+    sensor: Session, tmp_path: Path, name: str, value: float
+) -> None:
+    path = tmp_path / "a.state"
+    stream = sensor.stream()
+    stream.advance(SAMPLES[:23])
+    stream.save(path)
+    saved = read_saved(path)
+    items = {"pending": saved.pending, "lookback": saved.lookback}[name].copy()
+    items[1, 0] = value
+    path.write_bytes(pack(msgspec.structs.replace(saved, **{name: items})))
+    with pytest.raises(StateCorruptError, match=rf"a\.state: '{name}': items\[1\] holds a NaN"):
+        Stream.load(sensor, path)
+
+
 CHILD = """
 import sys
 from dst.runtime import Session
@@ -190,29 +245,31 @@ while True:
 def test_a_kill_while_saving_leaves_a_loadable_file(
     shelf: Path, text: Session, tmp_path: Path
 ) -> None:
-    path = tmp_path / "a.state"
-    last = 0
-    for pause in (0.05, 0.11, 0.23):
+    for number, pause in enumerate((0.05, 0.11, 0.23)):
+        path = tmp_path / f"{number}.state"
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(shelf / "text"), str(path)],
             stdout=subprocess.PIPE,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        path.unlink(missing_ok=True)
-        while not path.exists():
-            time.sleep(0.001)
-        time.sleep(pause)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        too_long = threading.Timer(120, child.kill)  # a child that hangs fails the test
+        too_long.start()
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            while not path.exists():
+                assert child.poll() is None, "the child ended before it saved"
+                time.sleep(0.001)
+            time.sleep(pause)
+            child.send_signal(signal.SIGKILL)
+        finally:
+            too_long.cancel()
+            child.kill()
+            child.communicate()
         stream = Stream.load(text, path)
         assert stream.items_consumed % 8 == 0
         assert stream.items_consumed > 0
         by_hand = text.stream()
         by_hand.advance(b"12345678" * (stream.items_consumed // 8))
         assert by_hand.state["h"].tobytes() == stream.state["h"].tobytes()
-        last += stream.items_consumed
-    assert last >= 24

@@ -16,6 +16,7 @@ from dst.runtime.errors import (
     StepError,
 )
 from dst.runtime.plan import Plan
+from dst.runtime.recurrence import BadStateError, Recurrence
 
 Array = npt.NDArray[np.generic]
 SAMPLES = np.random.default_rng(3).uniform(0, 0.1, 80).astype(np.float32)
@@ -222,3 +223,35 @@ def test_a_plan_made_in_mid_call_does_not_touch_the_state_to_undo(shelf: Path) -
         stream.predict(np.arange(5), refuse)  # steps 8 once, then opens T = 1
     assert everything(stream) == before
     assert isinstance(stream._core.plan(1), Plan)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(BadStateError("bad"), NonFiniteStateError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+@pytest.mark.parametrize("waiting", [0, 1, 4, 7])
+def test_what_fails_after_the_token_was_chosen_undoes_the_items_that_wait(
+    text: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    waiting: int,
+    error: BaseException,
+    raised: type[BaseException],
+) -> None:
+    data = b"0123456789abcdef"[: 8 + waiting]
+    stream, twin = text.stream(), text.stream()
+    for s in (stream, twin):
+        s.advance(data)
+    before = everything(stream)
+
+    def fail(core: Recurrence) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recurrence, "settle", fail)  # it runs when the chosen token waits already
+        for _ in range(2):
+            with pytest.raises(raised):
+                stream.predict(b"ghijklmnop", lambda outputs, sampler: (7, sampler))
+            assert everything(stream) == before
+    assert stream.advance(b"xyz" * 9)["logits"].tobytes() == (
+        twin.advance(b"xyz" * 9)["logits"].tobytes()
+    )
