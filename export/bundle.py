@@ -25,8 +25,7 @@ from dst.export.verify import (
 )
 from dst.export.weights import FILE as WEIGHTS_FILE
 from dst.export.weights import model_id, pack
-from dst.runtime.bundle import write_bundle
-from dst.runtime.errors import BundleExistsError
+from dst.runtime.bundle import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Certificate,
@@ -85,12 +84,11 @@ def export_bundle(
         StepContractError: the step does not keep its contract.
         LoweringError: a graph could not be made.
         CertificateError: two forms differ too much; nothing was written.
-        BundleExistsError: ``path`` exists and ``overwrite`` is False.
+        BundleExistsError: ``path`` exists and ``overwrite`` is False, or it is no bundle.
     """
     if len(data) == 0:
         raise ExportError("export: data is empty; give real items to prove the graphs on")
-    if Path(path).exists() and not overwrite:
-        raise BundleExistsError(f"export: {path} exists; choose another path, or overwrite it")
+    check_target(Path(path), overwrite)
     allowed = step.contract.chunk.allowed_t
     if portable_t is None:
         portable_t = [t for t in dict.fromkeys((step.contract.chunk.nominal_t, 1)) if t in allowed]

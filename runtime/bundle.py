@@ -227,7 +227,7 @@ def write_bundle(
         BundleError: the manifest breaks the format, or the disk refused.
     """
     target = Path(path)
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     for name in files:
         check_name(name)
     work = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -242,7 +242,15 @@ def write_bundle(
     return sealed
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Check that a bundle may be written here, before any work is done for it.
+
+    Raises:
+        BundleExistsError: something stands there that is not to be replaced.
+        BundleError: the folder it would stand in is missing.
+    """
+    if not target.absolute().parent.is_dir():
+        raise BundleError(f"{target}: there is no folder {target.parent} to write it in; make it")
     if not os.path.lexists(target):
         return
     if not overwrite:
