@@ -181,6 +181,7 @@ def write(
     tail: Tail = "exact",
     model_id: str = "a" * 64,
     golden_error: float = 0.0,
+    description: str = "a small model for tests",
 ) -> Path:
     """Write a bundle; its golden run is what the graph does, plus an error."""
     kept = contract(features, nominal_t, sizes, tail)
@@ -196,7 +197,7 @@ def write(
     )
     manifest = Manifest(
         name=path.name,
-        description="a small model for tests",
+        description=description,
         license="Apache-2.0",
         model_id=model_id,
         precision="float32",
@@ -258,6 +259,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def make() -> Callable[..., Path]:
+    """Write a bundle of one's own: see `write`."""
+    return write
+
+
+@pytest.fixture
 def dst(capsys: pytest.CaptureFixture[str]) -> Dst:
     """Call the command in this process."""
 
@@ -296,9 +303,9 @@ def start() -> Iterator[Start]:
 def process(start: Start) -> Dst:
     """Run the command in a process of its own to its end; takes `stdin` as bytes."""
 
-    def run(*arguments: str | Path, stdin: bytes = b"") -> Done:
+    def run(*arguments: str | Path, stdin: bytes = b"", timeout_s: float = 120) -> Done:
         child = start(*arguments)
-        out, err = child.communicate(stdin, timeout=120)
+        out, err = child.communicate(stdin, timeout=timeout_s)
         return Done(child.returncode, out.decode(), err.decode())
 
     return run

@@ -1,5 +1,6 @@
 """Wrong use and broken input: one line on stderr that names the cause, and exit code 2."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,10 @@ def text(tmp_path: Path) -> Path:
         (("generate", "text", "--prompt-file", "no-such-file"), ["no-such-file"]),
         (("show", "--json", "no/such/folder/x.json"), ["no/such/folder"]),
         (("demo", "--bundle", "no-such-model"), ["no-such-model"]),
+        (("generate", "text", "--prompt", "a", "--items", "0"), ["--items", "1"]),
+        (("run", "text", "-", "--state", "no/such/s"), ["--state no/such/s", "no directory"]),
+        (("generate", "text", "--prompt", "a", "--state", "no/such/s"), ["--state no/such/s"]),
+        (("export", "--size", "tiny", "--out", "no/such/b"), ["--out no/such/b"]),
     ],
 )
 def test_wrong_arguments(dst: Dst, arguments: tuple[str, ...], words: list[str]) -> None:
@@ -98,6 +103,12 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
     (tmp_path / "words.csv").write_text("1,2\nx,y\n")
     (tmp_path / "wide.csv").write_text("1,2\n1,2,3\n")
     (tmp_path / "not.npy").write_bytes(b"12345")
+    (tmp_path / "none.npy").touch()
+    np.save(tmp_path / "one.npy", np.float32(1))
+    np.save(tmp_path / "huge.npy", np.full((3, 2), 1e39))
+    (tmp_path / "huge.csv").write_text("1,2\n3,1e39\n")
+    np.savez(tmp_path / "many.npz", rows)
+    (tmp_path / "many.npz").rename(tmp_path / "zip.npy")
     for name, *words in (
         ("nan.npy", "item 5", "NaN"),
         ("wide.npy", "[4, 3]", "[n, 2]"),
@@ -106,8 +117,23 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
         ("words.csv", "line 2"),
         ("wide.csv", "line 2", "3 numbers"),
         ("not.npy", "not.npy"),
+        ("none.npy", "none.npy: is no .npy array"),
+        ("one.npy", "float32 []", "[n, 2]"),
+        ("zip.npy", "zip.npy: is no .npy array"),
+        ("huge.npy", "item 1", "too large for float32"),
+        ("huge.csv", "item 2", "too large for float32"),
     ):
         refused(dst("run", shelf / "sensor", tmp_path / name), *words)
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or getattr(os, "geteuid", lambda: 0)() == 0,
+    reason="may write anywhere",
+)
+def test_a_folder_that_cannot_be_written_to(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    state = tmp_path / "locked" / "state"
+    refused(dst("run", shelf / "text", "-", "--state", state), "cannot be written to")
 
 
 def test_options_that_do_not_fit(dst: Dst, shelf: Path, tmp_path: Path, text: Path) -> None:

@@ -33,12 +33,21 @@ def line(child: "subprocess.Popen[bytes]") -> str:
     return child.stdout.readline().decode()
 
 
-def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
+def items_in(bundle: Path, state: Path) -> int:
+    """All items that a saved state has read, 0 where there is none yet."""
+    if not state.exists():
+        return 0
+    stream = Stream.load(Session.open(bundle), state)
+    return stream.items_consumed + stream.pending
+
+
+def wait_for(bundle: Path, state: Path, items: int) -> int:
+    """Wait until a saved state has read so many items, and return how many it has."""
     until = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < until, f"{path.name} was never written"
-        time.sleep(0.005)
+    while (count := items_in(bundle, state)) < items:
+        assert time.monotonic() < until, f"{state.name} has read {count} items of {items}"
+        time.sleep(0.02)
+    return count
 
 
 def test_lines_come_out_while_the_pipe_stays_open(start: Start, shelf: Path) -> None:
@@ -89,6 +98,24 @@ def test_a_signal_saves_what_was_read(start: Start, shelf: Path, tmp_path: Path,
     assert stream.items_consumed + stream.pending == len(b"hello\nwor")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("bundle", ["pad", "refuse"])
+def test_a_signal_saves_a_part_of_a_chunk(
+    start: Start, shelf: Path, tmp_path: Path, bundle: str, sent: str
+) -> None:
+    number = signal.Signals[sent]
+    state = tmp_path / "state"
+    child = start("run", shelf / bundle, "-", "--per", "item", "--state", state)
+    write(child, b"eight by" + b"five.")
+    assert line(child).split()[1] == "e"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert b"Traceback" not in err
+    assert items_in(shelf / bundle, state) == 13
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be looked into")
 def test_a_signal_drops_nothing_that_was_taken_from_the_pipe(
     start: Start, shelf: Path, tmp_path: Path
@@ -119,11 +146,10 @@ def test_sigkill_loses_nothing_that_was_saved(
         *("run", shelf / "text", "-", "--state", state, "--save-every", 5000),
     )
     write(child, TEXT[:20_000])
-    wait_for(tmp_path / "state.previous")
+    wait_for(shelf / "text", state, 10_000)
     child.kill()
     child.wait()
-    saved = Stream.load(Session.open(shelf / "text"), state)
-    read = saved.items_consumed + saved.pending
+    read = items_in(shelf / "text", state)
     assert 10_000 <= read <= 20_000
     (tmp_path / "rest").write_bytes(TEXT[read:])
     (tmp_path / "head").write_bytes(TEXT[:read])
@@ -143,6 +169,17 @@ def test_a_reader_that_leaves_is_no_error(start: Start, shelf: Path) -> None:
     child.stdout.close()
     child.stdout = None
     _, err = child.communicate(b"more and more\n" * 3000, timeout=60)
+    assert err == b""
+    assert child.returncode == 141
+
+
+def test_a_reader_of_generated_text_may_leave(start: Start, shelf: Path) -> None:
+    child = start("generate", shelf / "text", "--prompt", "a", "--items", 200_000)
+    assert child.stdout is not None
+    assert len(child.stdout.read(5)) == 5
+    child.stdout.close()
+    child.stdout = None
+    _, err = child.communicate(timeout=60)
     assert err == b""
     assert child.returncode == 141
 

@@ -1,14 +1,18 @@
 """`dst run`: inputs of every kind go in; the numbers do not depend on how they came."""
 
 import json
+import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dst.runtime import Session, surprise_bits
+from dst.command.reading import reading_of
+from dst.command.source import Source
+from dst.runtime import Session, Stream, surprise_bits
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
@@ -79,10 +83,18 @@ def test_top_lines_are_those_of_most_bits(dst: Dst, shelf: Path, tmp_path: Path)
     assert [x["text"] for x in result["top"]] == [t for _, _, t in best]
 
 
-@pytest.mark.parametrize("bundle", ["text", "single"])
-@pytest.mark.parametrize("cut", [1, 7, 8, 9, 1024, TEXT.index(b"\n", 700) + 1])
+WHOLE = TEXT[: len(TEXT) // 8 * 8]  # what a model that refuses a part of a chunk can read
+CUTS = [1, 7, 8, 9, 1024, TEXT.index(b"\n", 700) + 1]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "cut"),
+    [(bundle, cut) for bundle in ("text", "single", "pad") for cut in CUTS]
+    + [("refuse", 8), ("refuse", 1024)],
+)
 def test_two_runs_are_one(dst: Dst, shelf: Path, tmp_path: Path, bundle: str, cut: int) -> None:
-    for name, data in (("a", TEXT[:cut]), ("b", TEXT[cut:]), ("whole", TEXT)):
+    text = WHOLE if bundle == "refuse" else TEXT
+    for name, data in (("a", text[:cut]), ("b", text[cut:]), ("whole", text)):
         (tmp_path / name).write_bytes(data)
     state = tmp_path / "state"
     whole, first, second = (
@@ -95,7 +107,7 @@ def test_two_runs_are_one(dst: Dst, shelf: Path, tmp_path: Path, bundle: str, cu
     )
     total = {n: json.loads((tmp_path / f"{n}.json").read_text()) for n in ("a", "b", "whole")}
     assert total["a"]["items"] + total["b"]["items"] == total["whole"]["items"]
-    assert total["b"]["state_items"] == len(TEXT)
+    assert total["b"]["state_items"] == len(text)
     assert total["a"]["total"] + total["b"]["total"] == pytest.approx(
         total["whole"]["total"], rel=1e-6
     )
@@ -103,6 +115,94 @@ def test_two_runs_are_one(dst: Dst, shelf: Path, tmp_path: Path, bundle: str, cu
         found, want = numbers(first.out + second.out), numbers(whole.out)
         assert [t for _, _, t in found] == [t for _, _, t in want]
         assert [b for b, _, _ in found] == pytest.approx([b for b, _, _ in want], abs=0.11)
+
+
+@pytest.mark.parametrize("cut", [3, 8, 12, 1021])
+def test_a_refused_part_of_a_chunk_is_saved_first(
+    dst: Dst, shelf: Path, tmp_path: Path, cut: int
+) -> None:
+    (tmp_path / "a").write_bytes(WHOLE[:cut])
+    (tmp_path / "b").write_bytes(WHOLE[cut:])
+    ask = ("--state", tmp_path / "state", "--json", "-")
+    first = dst("run", shelf / "refuse", tmp_path / "a", *ask)
+    assert first.code == (2 if cut % 8 else 0)
+    assert items_in(shelf / "refuse", tmp_path / "state") == cut
+    second = json.loads(dst("run", shelf / "refuse", tmp_path / "b", *ask).out)
+    assert (second["items"], second["state_items"]) == (len(WHOLE) - cut, len(WHOLE))
+    # The first run scores what its whole chunks predict, the second all that follows.
+    scored = 1 + cut // 8 * 8 if cut % 8 else cut
+    bits = expected_bits(shelf / "refuse", WHOLE)
+    assert second["total"] == pytest.approx(bits[scored:].sum(), rel=1e-6)
+
+
+def items_in(bundle: Path, state: Path) -> int:
+    """All items that a saved state has read, those that wait included."""
+    stream = Stream.load(Session.open(bundle), state)
+    return stream.items_consumed + stream.pending
+
+
+@pytest.mark.parametrize("bundle", ["text", "pad", "refuse"])
+def test_items_that_wait_in_a_state_are_counted_once(
+    dst: Dst, shelf: Path, tmp_path: Path, bundle: str
+) -> None:
+    state = tmp_path / "state"
+    stream = Session.open(shelf / bundle).stream()
+    stream.advance(b"eight by" + b"five.")
+    stream.save(state)
+    before = state.read_bytes()
+    (tmp_path / "empty").touch()
+    nothing = dst("run", shelf / bundle, tmp_path / "empty", "--state", state)
+    assert (nothing.code, nothing.out) == (2, "")
+    assert "is empty" in nothing.err
+    assert state.read_bytes() == before
+    (tmp_path / "in").write_bytes(b"abc")
+    done = json.loads(
+        dst("run", shelf / bundle, tmp_path / "in", "--state", state, "--json", "-").out
+    )
+    assert (done["items"], done["state_items"]) == (3, 16)
+    assert items_in(shelf / bundle, state) == 16
+
+
+@pytest.mark.parametrize("bundle", ["text", "pad", "refuse"])
+def test_a_save_never_shortens(shelf: Path, tmp_path: Path, bundle: str) -> None:
+    session = Session.open(shelf / bundle)
+    stream = session.stream()
+    stream.advance(b"eight by" + b"five.")
+    stream.save(tmp_path / "a")
+    reading = reading_of(session, tmp_path / "a", None)
+    kept = []
+    for data in (b"", b"a", b"bcdefghijk"):
+        assert all(s.scores is None or len(s.scores) for s in reading.read(ids(data)))
+        reading.save(tmp_path / "b")
+        kept.append(items_in(shelf / bundle, tmp_path / "b"))
+        assert kept[-1] == reading.items
+    assert kept[0] == 13
+    assert kept == sorted(kept)
+
+
+def ids(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.frombuffer(data, np.uint8).astype(np.int64)
+
+
+def test_the_state_is_named_where_it_was_saved(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"some bytes")
+    plain = dst("run", shelf / "text", tmp_path / "in")
+    kept = dst("run", shelf / "text", tmp_path / "in", "--state", tmp_path / "[b]")
+    assert "saved to" not in plain.out
+    assert "saved to" in kept.out
+    assert "[b]" in kept.out.replace("\n", "")
+
+
+def test_an_input_is_closed_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(TEXT)
+    file = Source.open(str(tmp_path / "in"))
+    theirs, ours = os.pipe()
+    os.write(ours, b"some")
+    os.close(ours)
+    pipe = Source(FileIO(theirs), None)
+    assert b"".join(file.blocks()) == TEXT
+    assert b"".join(pipe.blocks()) == b"some"
+    assert (file.file.closed, pipe.file.closed) == (True, True)
 
 
 def test_saving_on_the_way_changes_nothing(dst: Dst, shelf: Path, tmp_path: Path) -> None:

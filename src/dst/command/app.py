@@ -132,7 +132,7 @@ def generate(
         typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
     ] = None,
     items: Annotated[
-        int, typer.Option("--items", metavar="N", min=0, help="How many bytes at most.")
+        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
     ] = 200,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
@@ -160,7 +160,7 @@ def generate(
     from dst.command.generate import Manner, write
 
     manner = Manner(items, seed, temperature, top_k, top_p, os.fsencode(stop))
-    raise typer.Exit(write(bundle, text, provider.value, threads, state, manner, output))
+    return lambda: write(bundle, text, provider.value, threads, state, manner, output)
 
 
 @app.command(help=help_of.SHOW)

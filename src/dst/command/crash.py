@@ -16,7 +16,7 @@ from dst.runtime import Session, SessionError, Stream
 from dst.runtime.stream import Outputs
 
 SAVE_EVERY = 10_000  # bytes; no multiple of T, so that items wait in the saved state
-_SAVES = 2
+SAVES = 2
 _PIECE = 2048
 
 
@@ -62,7 +62,7 @@ def crash_and_resume(session: Session, data: bytes, told: Callable[[str], None])
 
 def _kill_child(session: Session, file: Path, state: Path) -> None:
     """Start the child, and kill it when it has saved twice and works on."""
-    arguments = (session.bundle.root, file, state, SAVE_EVERY, session.threads)
+    arguments = (session.bundle.root, file, state, SAVE_EVERY, SAVES, session.threads)
     with subprocess.Popen(
         [sys.executable, "-m", "dst.command.victim", *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -70,7 +70,7 @@ def _kill_child(session: Session, file: Path, state: Path) -> None:
         stderr=subprocess.PIPE,
     ) as child:
         try:
-            lines = [child.stdout.readline() if child.stdout else b"" for _ in range(_SAVES)]
+            lines = [child.stdout.readline() if child.stdout else b"" for _ in range(SAVES)]
         finally:
             child.kill()  # SIGKILL; on Windows TerminateProcess
         if not lines[-1]:

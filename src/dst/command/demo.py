@@ -20,7 +20,7 @@ from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.lines import escape
 from dst.command.measure import measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, mib
+from dst.command.output import Output, foreign, mib
 from dst.command.reading import Reading
 from dst.runtime import Session, generate
 from dst.runtime.manifest import Tokens
@@ -85,7 +85,8 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
     data = held_out()[:count]
     out = output.out
     manifest = session.bundle.manifest
-    out.print(f"[bold]dst demo[/]  {manifest.name}: {manifest.description}")
+    said = foreign(f"{manifest.name}: {manifest.description}")
+    out.print(f"[bold]dst demo[/]  {said}")
 
     _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
     reading = Reading(session.stream(), t or max(session.chunk_sizes), measure)

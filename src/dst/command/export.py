@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
-from dst.command.output import Output
+from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
 
@@ -55,6 +55,7 @@ def export(order: Order, output: Output) -> int:
         DstError: the export failed or its certificates do not hold; nothing was written.
         WrongUseError: torch is missing, or an option does not fit.
     """
+    check_folder("--out", order.out)
     try:
         from dst.export import export_bundle
     except ModuleNotFoundError as error:
@@ -87,13 +88,11 @@ def export(order: Order, output: Output) -> int:
         parameters=sum(p.numel() for p in network.parameters()),
         certificates=manifest.certificates,
     )
-    output.out.print(
-        f"[green]✓[/] wrote [bold]{order.out}[/]: {result.parameters / 1e6:.2f}M parameters, "
-        f"{result.bytes / 2**20:.1f} MiB"
-    )
+    size = f"{result.parameters / 1e6:.2f}M parameters, {result.bytes / 2**20:.1f} MiB"
+    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {size}")
     for c in manifest.certificates:
         output.out.print(
-            f"  [green]✓[/] {c.name}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
+            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
             f"{c.steps:,} steps of {c.items_per_step}[/]"
         )
     output.write_json(result)

@@ -10,7 +10,7 @@ import msgspec
 
 from dst.command.errors import WrongUseError
 from dst.command.lines import escape
-from dst.command.output import Output
+from dst.command.output import Output, check_folder
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, generate
 from dst.runtime.engine import Provider
@@ -56,8 +56,9 @@ def write(
 
     Raises:
         DstError: the bundle or the state cannot be used, or the model cannot generate.
-        WrongUseError: the model reads no bytes.
+        WrongUseError: the model reads no bytes, or the state's folder cannot be written to.
     """
+    check_folder("--state", state)
     session = Session.open(bundle, provider=provider, threads=threads)
     content = session.contract.chunk.content
     if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):

@@ -100,7 +100,7 @@ EXPORT = _flowing(
     """
 Export a network to a bundle and prove that its graphs do what torch does.
 
-Needs torch: pip install "dst-edge[export]". Without a checkpoint the weights are random. Nothing
+Needs torch: pip install "dst-edge\\[export]". Without a checkpoint the weights are random. Nothing
 is written if a certificate does not hold.
 
 \b

@@ -1,5 +1,6 @@
 """What a verb prints: results go to standard output or to JSON, progress and errors to stderr."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dst.command.errors import WrongUseError
@@ -44,8 +46,8 @@ class Output:
                 raise WrongUseError(f"--json {json}: {error.strerror}") from None
         width = None if sys.stdout.isatty() else NARROW_COLUMNS
         return Output(
-            out=Console(highlight=False, quiet=json == "-", width=width),
-            err=Console(stderr=True, highlight=False),
+            out=Console(highlight=False, emoji=False, quiet=json == "-", width=width),
+            err=Console(stderr=True, highlight=False, emoji=False),
             json=json,
         )
 
@@ -71,8 +73,8 @@ class Output:
         """
         columns = (
             SpinnerColumn() if total is None else BarColumn(bar_width=28),
-            TextColumn("{task.description}"),
-            TextColumn("[dim]{task.fields[note]}[/]"),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
         )
         hidden = not (show and self.err.is_terminal)
@@ -101,3 +103,23 @@ def mib(count: float) -> str:
     if count < 1 << 20:
         return f"{count / 1024:.1f} KiB"
     return f"{count / (1 << 20):.1f} MiB"
+
+
+def foreign(text: str) -> str:
+    """Make text from a manifest or the command line plain: no markup, no control characters."""
+    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Find out before any work whether a file or a directory can be made at `path`.
+
+    Raises:
+        WrongUseError: the folder it is to stand in is missing or cannot be written to.
+    """
+    if path is None:
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise WrongUseError(f"{option} {path}: there is no directory {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WrongUseError(f"{option} {path}: the directory {folder} cannot be written to")

@@ -4,6 +4,9 @@ The outputs of an item predict the next one. So a reading holds the newest item 
 scored at once and stepped when another follows, or waits in the saved state for the next
 reading, whose first item it then predicts. Cutting an input in two changes no score.
 
+Where the tail rule is `pad` or `refuse`, the items of the last chunk are answered for but not
+stepped: they wait with the newest, so that the grid of the next reading is the same.
+
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
@@ -34,10 +37,13 @@ class Scored:
 class Reading:
     """A stream that reads on a fixed grid of T and scores what it reads."""
 
-    __slots__ = ("_contract", "_held", "_measure", "_sizes", "_skip", "_stream", "_t")
+    __slots__ = ("_contract", "_held", "_kept", "_measure", "_sizes", "_skip", "_stream", "_t")
 
     def __init__(self, stream: Stream, t: int | None, measure: Measure | None) -> None:
         """Take over a stream; items that wait in it count as scored.
+
+        Under the tail rule `refuse`, which answers for whole chunks only, just the first of a
+        part of a chunk does: the rest is scored now.
 
         Args:
             stream: fresh or loaded.
@@ -57,7 +63,9 @@ class Reading:
         self._measure = measure
         before = stream.snapshot()
         self._held = before.pending  # items not stepped yet; all but the newest move on soon
-        self._skip = max(0, len(self._held) - 1)
+        self._kept = len(self._held)  # of these, the items that a saved state holds
+        part = self._contract.chunk.tail == "refuse" and self._kept % self._t
+        self._skip = 0 if part else max(0, self._kept - 1)  # scored, apart from the first
         stream.restore(replace(before, pending=before.pending[:0]))
 
     @property
@@ -67,8 +75,8 @@ class Reading:
 
     @property
     def items(self) -> int:
-        """Items in the state that `save` would write, the one that waits included."""
-        return self._stream.items_consumed + min(1, len(self._held)) + self._stream.pending
+        """Items in the state that `save` would write, those that wait included."""
+        return self._stream.items_consumed + self._kept
 
     def read(self, items: Array) -> Iterator[Scored]:
         """Take items `[n, ...]` and step every chunk they fill; yields after each step.
@@ -81,6 +89,7 @@ class Reading:
         alone = not len(self._held)
         self._held = np.concatenate([self._held, items])
         if alone:
+            self._kept = 1
             yield from self._unforeseen()
         while len(self._held) > self._t:
             yield self._step(self._t)
@@ -108,34 +117,41 @@ class Reading:
         """Answer for everything that came, by the contract's tail rule.
 
         Raises:
-            PartialChunkError: items wait under the tail rule `refuse`.
+            PartialChunkError: a part of a chunk waits under the tail rule `refuse`.
             StepError: a step failed.
         """
         yield from self.settle()
         if self._contract.chunk.tail == "exact" or not len(self._held):
             return
-        first, second = self._stream.advance(self._held), self._stream.flush()
-        held, self._held = self._held, self._held[:0]
-        if len(held) > 1:
-            joined = {
-                o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis)
-                for o in self._contract.outputs
-                if o.time_axis is not None
-            }
-            yield self._score(joined, held, len(held) - 1)
+        before = self._stream.snapshot()
+        try:
+            first, second = self._stream.advance(self._held), self._stream.flush()
+        finally:
+            self._stream.restore(before)
+        last = len(self._held) - 1
+        joined = {
+            o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis)
+            for o in self._contract.outputs
+            if o.time_axis is not None
+        }
+        scored = self._score(joined, self._held, last)
+        self._skip = last
+        self.keep()
+        yield scored
+
+    def keep(self) -> None:
+        """Let all items that came wait in the state that `save` writes, answered for or not."""
+        self._kept = len(self._held)
 
     def save(self, path: Path) -> None:
-        """Save the stream with one item waiting, the one that nothing was predicted from yet.
+        """Save the stream and the items that wait: the newest scored, and those kept with it.
 
         Raises:
             StateError: the state cannot be written.
             NonFiniteStateError: the state holds a NaN or an infinity.
         """
-        if not len(self._held):
-            self._stream.save(path)
-            return
         now = self._stream.snapshot()
-        self._stream.restore(replace(now, pending=self._held[:1].copy()))
+        self._stream.restore(replace(now, pending=self._held[: self._kept].copy()))
         try:
             self._stream.save(path)
         finally:
@@ -153,6 +169,7 @@ class Reading:
         outputs = self._stream.step(chunk, copy=False)
         scored = self._score(outputs, self._held, t)
         self._held = self._held[t:]
+        self._kept = max(1, self._kept - t)
         return scored
 
     def _score(self, outputs: dict[str, Array], held: Array, t: int) -> Scored:

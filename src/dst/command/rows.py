@@ -55,10 +55,10 @@ def _rows(path: str, width: int, stop: Stop) -> Iterator[Array]:
 
 def _npy(path: str, width: int, stop: Stop) -> Iterator[Array]:
     try:
-        whole = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        whole = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError) as error:
         raise WrongUseError(f"{path}: is no .npy array of numbers: {error}") from None
-    if whole.dtype.kind not in "fiu" or whole.size != len(whole) * width:
+    if whole.dtype.kind not in "fiu" or not whole.ndim or whole.size != len(whole) * width:
         raise WrongUseError(
             f"{path}: holds {whole.dtype} {list(whole.shape)}, expected numbers [n, {width}]"
         )
@@ -115,13 +115,15 @@ def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
 
 def _checked(rows: Array, path: str, seen: int, chunk: Chunk) -> Array:
     """Bring numbers to the contract's dtype, if they stand for the same items there."""
-    values = rows.astype(np.float64)
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        raise WrongUseError(
-            f"{path}: item {seen + int(np.argmax(bad)) + 1} holds a NaN or an infinity"
-        )
-    cast = rows.astype(chunk.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
+        values, cast = rows.astype(np.float64), rows.astype(chunk.dtype)
+    for held, what in (
+        (values, "a NaN or an infinity"),
+        (cast, f"a number that is too large for {chunk.dtype}"),
+    ):
+        bad = ~np.isfinite(held).all(axis=1)
+        if bad.any():
+            raise WrongUseError(f"{path}: item {seen + int(np.argmax(bad)) + 1} holds {what}")
     if isinstance(chunk.content, Tokens) and (cast.astype(np.float64) != values).any():
         raise WrongUseError(f"{path}: holds numbers that are no {chunk.dtype} token ids")
     return cast

@@ -14,13 +14,14 @@ from dst.command.errors import WrongUseError
 from dst.command.lines import Line, Lines, Top, escape
 from dst.command.measure import Measure, measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, mib
-from dst.command.reading import Scored, reading_of
+from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.reading import Reading, Scored, reading_of
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
 from dst.runtime import Session
 from dst.runtime.engine import Provider
+from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Tokens
 
 Per = Literal["line", "item", "none"]
@@ -55,7 +56,10 @@ class TopLine(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The summary of a run; what the model gives no measure for is null."""
+    """The summary of a run; what the model gives no measure for is null.
+
+    `state` is the file that was saved to, null where nothing was saved.
+    """
 
     bundle: str
     items: int
@@ -126,10 +130,12 @@ def run(
     """Read an input to its end, or until a signal comes, and return the exit code.
 
     Raises:
-        DstError: the bundle, the state or an item cannot be used.
+        DstError: the bundle, the state or an item cannot be used; where a part of a chunk is
+            left that the model refuses, the state was saved first.
         OSError: the input cannot be read.
         WrongUseError: options contradict each other or the model, or the input is empty.
     """
+    check_folder("--state", wish.state)
     size = input_size(path)
     session = Session.open(bundle, provider=provider, threads=threads)
     chunk = session.contract.chunk
@@ -153,14 +159,14 @@ def run(
                     reading.save(wish.state)
                     saved_at = reading.items
             sys.stdout.flush()
-        for scored in reading.end():
-            report.take(scored)
-        report.end()
+        refused = _end(reading, report)
         came = reading.items - began_at
         if not came and not interrupts.signal:
             raise WrongUseError(f"{path}: is empty, there is nothing to read")
         if wish.state is not None and came:
             reading.save(wish.state)
+        if refused is not None and not interrupts.signal:
+            raise refused
     meter.sample()
     result = RunResult(
         bundle=session.bundle.manifest.name,
@@ -174,7 +180,7 @@ def run(
         rss_peak_bytes=meter.peak_bytes,
         rss_growth_bytes=meter.growth_bytes,
         state_bytes=session.layout.state_bytes,
-        state=None if wish.state is None else str(wish.state),
+        state=str(wish.state) if wish.state is not None and came else None,
         state_items=reading.items,
         interrupted=interrupts.signal is not None,
         top=tuple(TopLine(x.number, x.bits, x.size, x.text) for x in report.best()),
@@ -182,6 +188,19 @@ def run(
     _show(result, "byte" if text else "item", wish, output)
     output.write_json(result)
     return interrupts.exit_code
+
+
+def _end(reading: Reading, report: _Report) -> PartialChunkError | None:
+    """Answer for what is left, or keep it for the next run and return why that was refused."""
+    refused = None
+    try:
+        for scored in reading.end():
+            report.take(scored)
+    except PartialChunkError as error:
+        reading.keep()
+        refused = error
+    report.end()
+    return refused
 
 
 def _check(wish: Wish, measure: Measure | None, text: bool, output: Output) -> None:
@@ -239,8 +258,10 @@ def _show(result: RunResult, item: str, wish: Wish, output: Output) -> None:
     grid.add_row("speed", f"{result.items_per_second:,.0f} {item}s/s")
     grown = f"{result.rss_growth_bytes / 2**20:.2f} MiB"
     grid.add_row("memory", f"{mib(result.rss_peak_bytes)} at most, grew by {grown} when warm")
-    saved = f", saved to {result.state} at {item} {result.state_items:,}" if result.state else ""
-    grid.add_row("state", f"{mib(result.state_bytes)}{saved}")
+    state = mib(result.state_bytes)
+    if result.state is not None:
+        state += f", saved to {foreign(result.state)} at {item} {result.state_items:,}"
+    grid.add_row("state", state)
     if result.interrupted:
         grid.add_row("ended", "by a signal, before the input did")
     console.print(grid)

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from dst.command.output import Output, mib
+from dst.command.output import Output, foreign, mib
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
 from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
 from dst.runtime.state import Layout
@@ -33,8 +33,9 @@ def show_shipped(output: Output) -> int:
     bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
     table = _table("name", "precision", "state", "weights", "", right=(2, 3))
     for name, m in bundles.items():
-        state = mib(Layout.of(m.contract).state_bytes)
-        table.add_row(f"[bold]{name}[/]", m.precision, state, mib(m.weights_bytes), m.description)
+        state, weights = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
+        title, what = f"[bold]{foreign(name)}[/]", foreign(m.description)
+        table.add_row(title, foreign(m.precision), state, weights, what)
     if bundles:
         output.out.print(table)
         output.out.print("[dim]dst show NAME tells more[/]")
@@ -95,12 +96,12 @@ def _pairs() -> Table:
 
 def _heading(bundle: Bundle, console: Console) -> None:
     m = bundle.manifest
-    console.print(f"[bold]{m.name}[/]  {m.description}", highlight=False)
+    console.print(f"[bold]{foreign(m.name)}[/]  {foreign(m.description)}")
     grid = _pairs()
-    grid.add_row("licence", m.license or "not stated")
-    made = f"{m.producer.name} {m.producer.version}"
-    grid.add_row("precision", m.precision + (f" by recipe {m.recipe}" if m.recipe else ""))
-    grid.add_row("made by", made)
+    recipe = f" by recipe {m.recipe}" if m.recipe else ""
+    grid.add_row("licence", foreign(m.license or "not stated"))
+    grid.add_row("precision", foreign(m.precision + recipe))
+    grid.add_row("made by", foreign(f"{m.producer.name} {m.producer.version}"))
     grid.add_row("model id", m.model_id[:32] + "…")
     grid.add_row("bundle id", m.bundle_id[:32] + "…")
     grid.add_row("on disk", f"{mib(sum(f.size for f in m.files.values()))}, {len(m.files)} files")
@@ -110,10 +111,10 @@ def _heading(bundle: Bundle, console: Console) -> None:
 def _contract(manifest: Manifest) -> Table:
     contract, grid = manifest.contract, _pairs()
     chunk, content = contract.chunk, contract.chunk.content
-    grid.add_row("chunk", f"{chunk.input}  {chunk.dtype} {shape(chunk.shape)}")
+    grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
     if isinstance(content, Tokens):
         grid.add_row(
-            "items", f"token ids below {content.vocabulary}, tokenizer {content.tokenizer}"
+            "items", f"token ids below {content.vocabulary}, tokenizer {foreign(content.tokenizer)}"
         )
     else:
         grid.add_row("items", _features(content))
@@ -124,9 +125,12 @@ def _contract(manifest: Manifest) -> Table:
     if chunk.lookback:
         grid.add_row("lookback", f"{chunk.lookback} items, at first {chunk.lookback_fill:g}")
     for constant in contract.constants:
-        grid.add_row("constant", f"{constant.input}  {constant.dtype} {shape(constant.shape)}")
+        grid.add_row(
+            "constant", f"{foreign(constant.input)}  {constant.dtype} {shape(constant.shape)}"
+        )
     for o in contract.outputs:
-        grid.add_row("output", f"{o.name}  {o.dtype} {shape(o.shape)}  {o.meaning} per {o.per}")
+        what = f"{foreign(o.name)}  {o.dtype} {shape(o.shape)}  {foreign(o.meaning)} per {o.per}"
+        grid.add_row("output", what)
     half_life = manifest.horizon.half_life_items
     horizon = "unbounded" if half_life is None else f"a half-life of {half_life:,.0f} items at most"
     grid.add_row("memory", f"horizon: {horizon}")
@@ -136,7 +140,7 @@ def _contract(manifest: Manifest) -> Table:
 def _features(content: Features) -> str:
     rate = f" at {content.sample_rate_hz:g} Hz" if content.sample_rate_hz is not None else ""
     scaled = ", normalised" if content.normalisation is not None else ""
-    return (", ".join(content.names) or "one signal") + rate + scaled
+    return foreign(", ".join(content.names) or "one signal") + rate + scaled
 
 
 def _state(manifest: Manifest) -> Table:
@@ -145,7 +149,12 @@ def _state(manifest: Manifest) -> Table:
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
         start = _init(state.init)
         table.add_row(
-            state.input, shape(state.shape), state.dtype, state.role, start, f"{place.size:,}"
+            foreign(state.input),
+            shape(state.shape),
+            state.dtype,
+            state.role,
+            start,
+            f"{place.size:,}",
         )
     table.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
     return table
@@ -154,20 +163,20 @@ def _state(manifest: Manifest) -> Table:
 def _init(init: Zeros | Fill | Stored) -> str:
     if isinstance(init, Fill):
         return f"{init.value:g}"
-    return "zeros" if isinstance(init, Zeros) else f"tensor {init.tensor}"
+    return "zeros" if isinstance(init, Zeros) else f"tensor {foreign(init.tensor)}"
 
 
 def _graphs(manifest: Manifest) -> Table:
     table = _table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
     for g in manifest.graphs:
         table.add_row(
-            g.file,
+            foreign(g.file),
             g.lowering,
             ", ".join(str(t) for t in g.allowed_t),
             ", ".join(str(b) for b in g.batch) or "any",
             str(g.opsets.get("ai.onnx", "")),
-            ", ".join(g.domains),
-            f">= {g.min_ort}",
+            foreign(", ".join(g.domains)),
+            foreign(f">= {g.min_ort}"),
         )
     return table
 
@@ -190,7 +199,7 @@ def _certificates(manifest: Manifest) -> Table | str:
     for c in manifest.certificates:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
         table.add_row(
-            c.name,
+            foreign(c.name),
             f"{c.steps:,}",
             f"{c.steps * c.items_per_step:,}",
             f"{c.worst:.1e}",
@@ -204,4 +213,4 @@ def _certificates(manifest: Manifest) -> Table | str:
 
 def shape(sizes: tuple[int | str, ...]) -> str:
     """Write a shape as `[B, T, 256]`, safe from the console's markup."""
-    return "\\[" + ", ".join(str(size) for size in sizes) + "]"
+    return foreign("[" + ", ".join(str(size) for size in sizes) + "]")

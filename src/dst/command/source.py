@@ -47,6 +47,8 @@ class Source:
     def blocks(self, stop: Stop = never) -> Iterator[bytes]:
         """Yield what comes, in blocks of at most 4 KiB, until the input ends or `stop` says so.
 
+        The file is closed then.
+
         Yields an empty block where a pipe has paused: then a reader should answer for all it
         has. A regular file never pauses, so that the same file is always cut in the same way.
         What was taken from a pipe before it stops is yielded still, so that nothing is lost.
@@ -57,8 +59,9 @@ class Source:
         if self.size is None:
             yield from self._piped(stop)
             return
-        while not stop() and (block := self.file.read(BLOCK_BYTES)):
-            yield block
+        with self.file:
+            while not stop() and (block := self.file.read(BLOCK_BYTES)):
+                yield block
 
     def _piped(self, stop: Stop) -> Iterator[bytes]:
         """Let a thread wait for the pipe, which works on every platform."""
@@ -66,12 +69,14 @@ class Source:
         stopped = threading.Event()
 
         def fetch() -> None:
+            ended: bytes | OSError = b""
             try:
-                while not stopped.is_set() and (block := self.file.read(BLOCK_BYTES)):
-                    arrived.put(block)
-                arrived.put(b"")
+                with self.file:
+                    while not stopped.is_set() and (block := self.file.read(BLOCK_BYTES)):
+                        arrived.put(block)
             except OSError as error:
-                arrived.put(error)
+                ended = error
+            arrived.put(ended)
 
         threading.Thread(target=fetch, daemon=True, name="dst-input").start()
         while True:

@@ -5,7 +5,7 @@ import onnxruntime
 from rich.table import Table
 
 from dst.command.errors import CHECK_FAILED, WrongUseError
-from dst.command.output import Output
+from dst.command.output import Output, foreign
 from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.engine import Provider
 
@@ -17,7 +17,7 @@ class Check(msgspec.Struct, frozen=True):
     lowering: str
     t: int
     steps: int
-    worst: float | None
+    worst: float
     worst_tensor: str
     tolerance: float
     passed: bool
@@ -86,17 +86,17 @@ def _show(result: Verified, output: Output) -> None:
     for c in result.checks:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
         table.add_row(
-            c.graph,
+            foreign(c.graph),
             c.lowering,
             str(c.t),
             str(c.steps),
             f"{c.worst:.1e}",
             f"{c.tolerance:.0e}",
-            c.worst_tensor,
+            foreign(c.worst_tensor),
             mark,
         )
     where = f"{result.provider}, onnxruntime {result.onnxruntime}"
-    output.out.print(f"[bold]{result.bundle}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
+    output.out.print(f"[bold]{foreign(result.bundle)}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
     output.out.print(table)
     passed = sum(c.passed for c in result.checks)
     if result.passed:
