@@ -4,8 +4,8 @@ A form is anything that maps ``(chunk, state) -> (outputs, state)`` on numpy arr
 carries its own state; nothing is reset in between. The error of a tensor is max|d| / rms of the
 reference, taken at the same place of the stream. For outputs it is bounded. For state tensors it
 is reported, and what is bounded is max|d| / max|x|: a trained memory is nearly of rank one, its
-largest element 10 to 40 times its rms, so that the rounding of one float32 product alone, torch
-against itself in float64, reaches 4e-5 of the rms (and 2e-6 of the peak).
+largest element up to 50 times its rms, so that the rounding of one float32 product alone, torch
+against itself in float64, reaches 3e-5 of the rms (and 2e-6 of the peak).
 """
 
 from __future__ import annotations

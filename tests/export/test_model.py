@@ -58,7 +58,7 @@ def test_chunk_form_keeps_its_precision_where_a_block_forgets_almost_all() -> No
 
 
 def test_identical_keys_with_the_strongest_writes_stay_accurate() -> None:
-    q, k, v, g, b, state = random_inputs(1, 128, 1)
+    q, k, v, g, b, state = random_inputs(1, 256, 1)
     k = k[:, :1].expand_as(k).contiguous()
     g, b = torch.full_like(g, -1e-4), torch.full_like(b, 1.98)
     out, after = delta_rule(q, k, v, g, b, state)
