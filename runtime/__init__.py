@@ -6,6 +6,7 @@ from dst.runtime.generate import generate
 from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
 from dst.runtime.memory import Memory, predict, rss_bytes
 from dst.runtime.sampling import Sampler
+from dst.runtime.saved import Saved
 from dst.runtime.session import Session
 from dst.runtime.stream import Snapshot, Stream
 from dst.runtime.surprise import surprise_bits
@@ -18,6 +19,7 @@ __all__ = [
     "GoldenCheck",
     "Memory",
     "Sampler",
+    "Saved",
     "Session",
     "SessionError",
     "Snapshot",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from dst.runtime.bundle import open_bundle
 from dst.runtime.engine import Engine, Lowering, Provider, select
+from dst.runtime.saved import Saved
 from dst.runtime.stream import Stream
 
 
@@ -62,6 +63,15 @@ class Session(Engine):
             check_state_every=check_state_every,
         )
 
-    def stream(self) -> Stream:
-        """Start a stream at the initial state."""
-        return Stream(self)
+    def stream(self, saved: Saved | None = None, *, allow_precision: bool = False) -> Stream:
+        """Start a stream: at the initial state, or where a saved one stood.
+
+        Args:
+            saved: what `Stream.saved` returned, or a store gave back.
+            allow_precision: take a state that another precision of the model has made.
+
+        Raises:
+            StateCorruptError: `saved` does not fit the contract.
+            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+        """
+        return Stream(self) if saved is None else Stream.resume(self, saved, allow_precision)

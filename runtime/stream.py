@@ -215,6 +215,28 @@ class Stream:
         other._put(self.snapshot())
         return other
 
+    def saved(self) -> Saved:
+        """Return everything the stream is as a record for a file or a store.
+
+        Raises:
+            NonFiniteStateError: the state holds a NaN or an infinity.
+        """
+        before = self._core.begin()
+        try:
+            self._core.check()
+        except BadStateError as bad:
+            raise self._core.recover(before, bad) from None
+        now = self.snapshot()
+        return Saved(
+            identity=now.identity,
+            items_consumed=now.items_consumed,
+            seed=None if now.sampler is None else now.sampler.seed,
+            draws=0 if now.sampler is None else now.sampler.draws,
+            state=self._engine.layout.views(now.block),
+            pending=now.pending,
+            lookback=now.lookback,
+        )
+
     def save(self, path: str | Path) -> None:
         """Write everything the stream is to one file, in one rename.
 
@@ -225,22 +247,7 @@ class Stream:
             NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
             StateError: the disk refused; the file that stood there still does.
         """
-        before = self._core.begin()
-        try:
-            self._core.check()
-        except BadStateError as bad:
-            raise self._core.recover(before, bad) from None
-        now = self.snapshot()
-        saved = Saved(
-            identity=now.identity,
-            items_consumed=now.items_consumed,
-            seed=None if now.sampler is None else now.sampler.seed,
-            draws=0 if now.sampler is None else now.sampler.draws,
-            state=self._engine.layout.views(now.block),
-            pending=now.pending,
-            lookback=now.lookback,
-        )
-        write_saved(Path(path), saved)
+        write_saved(Path(path), self.saved())
 
     @staticmethod
     def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
@@ -255,8 +262,24 @@ class Stream:
             StateNotFoundError, StateCorruptError, StateVersionError: the file cannot be used.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
-        where = f"state {path}"
-        saved = read_saved(Path(path))
+        return Stream.resume(session, read_saved(Path(path)), allow_precision, f"state {path}")
+
+    @staticmethod
+    def resume(
+        session: Engine, saved: Saved, allow_precision: bool = False, where: str = "saved state"
+    ) -> "Stream":
+        """Make a stream from a record of `saved`; it goes on bit for bit where that one stood.
+
+        Args:
+            session: a session of the same model.
+            saved: what `saved` returned, or a file or a store gave back.
+            allow_precision: take a state that another precision of the model has made.
+            where: what error messages call the record.
+
+        Raises:
+            StateCorruptError: it does not fit the contract, or holds a NaN or an infinity.
+            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+        """
         check_identity(saved.identity, session.identity, where, allow_precision)
         stream = Stream(session)
         block = session.layout.block()
