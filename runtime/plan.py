@@ -4,10 +4,13 @@ Shape letters: `B` batch (1 here), `T` items per chunk, `L` lookback.
 """
 
 from collections.abc import Sequence
+from math import isfinite
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from numpy import vdot
 
 from dst.runtime.engine import Engine, first_line
 from dst.runtime.errors import (
@@ -20,10 +23,14 @@ from dst.runtime.manifest import Contract, Tokens
 from dst.runtime.state import Arena, sized
 
 Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.floating]
 
-_largest = np.maximum.reduce  # bound once: a step's own cost is counted in microseconds
-_all = np.logical_and.reduce
-_isfinite = np.isfinite
+# After a graph has run, the caches hold its weights and none of this code: a call into numpy then
+# costs ten times what it costs alone, and a reduction twice a dot product or a list. Hence the
+# cheap checks below (examples/bench/step_overhead.py).
+FEW_TOKENS = 64
+PIECE = 8192  # values; a longer product would make BLAS call for its threads
+_largest = np.maximum.reduce
 
 _UNSIGNED = {1: np.uint8, 4: np.uint32, 8: np.uint64}
 
@@ -35,6 +42,24 @@ def by_item(contract: Contract, array: Array) -> Array:
     only[chunk.batch_axis] = 0
     time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
     return np.moveaxis(array[tuple(only)], time, 0)
+
+
+def pieces(array: Array) -> list[Floats]:
+    """View a contiguous array of floats as flat pieces that `finite` takes."""
+    flat = cast(Floats, array.reshape(-1))
+    return [flat[start : start + PIECE] for start in range(0, flat.size, PIECE)]
+
+
+def finite(pieces: list[Floats]) -> bool:
+    """Say whether every value is finite.
+
+    A NaN or an infinity shows in the sum of squares. So does an overflow of that sum, and then
+    the values are looked at one by one. `vdot` alone gives no floating-point warnings.
+    """
+    for piece in pieces:
+        if not isfinite(vdot(piece, piece)) and not np.isfinite(piece).all():
+            return False
+    return True
 
 
 class Plan:
@@ -55,11 +80,10 @@ class Plan:
     __slots__ = (
         "_bindings",
         "_feed",
-        "_finite",
-        "_flat",
+        "_float_outputs",
+        "_floats",
         "_graph",
         "_limit",
-        "_mask",
         "_mean",
         "_raw",
         "_run",
@@ -91,8 +115,7 @@ class Plan:
         self._mean: Array | None = None
         self._std: Array | None = None
         self._unsigned: Array | None = None
-        self._flat: Array | None = None
-        self._mask: npt.NDArray[np.bool_] | None = None
+        self._floats: list[Floats] = []
         self._limit = 0
         self._content(contract)
         cut = [slice(None)] * self._raw.ndim
@@ -109,10 +132,8 @@ class Plan:
         self.views = {name: value.view() for name, value in self.outputs.items()}
         for view in self.views.values():
             view.flags.writeable = False
-        self._finite = [
-            (name, value.reshape(-1), np.empty(value.size, np.bool_))
-            for name, value in self.outputs.items()
-            if value.dtype.kind == "f"
+        self._float_outputs = [
+            (name, pieces(value)) for name, value in self.outputs.items() if value.dtype.kind == "f"
         ]
         self._bindings = tuple(
             self._bind(engine, session, arenas[side], arenas[side ^ 1]) for side in (0, 1)
@@ -133,8 +154,7 @@ class Plan:
             row = [1 if isinstance(size, str) else size for size in chunk.shape]
             self._mean = np.asarray(content.normalisation.mean).astype(chunk.dtype).reshape(row)
             self._std = np.asarray(content.normalisation.std).astype(chunk.dtype).reshape(row)
-        self._flat = self._feed.reshape(-1)
-        self._mask = np.empty(self._feed.size, np.bool_)
+        self._floats = pieces(self._feed)
 
     def _bind(
         self, engine: Engine, session: ort.InferenceSession, source: Arena, target: Arena
@@ -162,11 +182,13 @@ class Plan:
             StepError: ONNX Runtime refused or was stopped.
         """
         if self._unsigned is not None:
-            if _largest(self._unsigned) >= self._limit:
+            ids = self._unsigned
+            top = max(ids.tolist()) if self.t <= FEW_TOKENS else _largest(ids)
+            if top >= self._limit:
                 check_tokens(self.fresh, self._limit)
-        elif self._flat is not None:
+        elif self._floats:
             self._normalise()
-            if not _all(_isfinite(self._flat, self._mask)):
+            if not finite(self._floats):
                 raise NonFiniteInputError(
                     "the chunk holds a NaN or an infinity; nothing was stepped"
                 )
@@ -174,8 +196,8 @@ class Plan:
             self._run(self._bindings[side], options)
         except Exception as error:  # onnxruntime's own classes share no base but this
             raise StepError(f"{self._graph} failed: {first_line(error)}") from error
-        for name, flat, mask in self._finite:
-            if not _all(_isfinite(flat, mask)):
+        for name, values in self._float_outputs:
+            if not finite(values):
                 raise NonFiniteOutputError(
                     f"output `{name}` holds a NaN or an infinity; the step was not taken"
                 )

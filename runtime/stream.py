@@ -102,7 +102,7 @@ class Stream:
             )
         before = core.begin()
         try:
-            np.copyto(plan.fresh, chunk)
+            plan.fresh[...] = chunk
             if deadline_ms is None:
                 core.step_once(plan)
             else:
