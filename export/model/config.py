@@ -87,7 +87,7 @@ SIZES: dict[str, Config] = {
     # about 0.1M parameters: tests and first steps
     "tiny": Config(64, 2, 2, 16, 16, 2, 16, 16, 128, max_chunk=64),
     # about 2.9M: the shipped text model. It has no states to track, so its writes contract: after
-    # runs of equal keys float32 forms of it differ by 2e-6 of the state's peak, with 2 by 1.5e-5.
+    # runs of equal keys its float32 forms then differ least (docs/exactness.md).
     "small": Config(224, 4, 4, 32, 48, 4, 32, 64, 576, beta_max=1.0),
     # about 22M
     "base": Config(512, 7, 8, 48, 64, 4, 64, 64, 1024),

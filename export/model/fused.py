@@ -1,8 +1,7 @@
 """The kernel of the fused lowering: the delta rule as ONNX Runtime's own operator.
 
 Only the ONNX exporter can run it; torch has no kernel for it. The convolution stays as shifted
-products: ``com.microsoft.CausalConvWithState`` was slower at every T above 1 (7 % of a whole step
-at T = 32, 15 % at T = 256).
+products: ``com.microsoft.CausalConvWithState`` made the whole step slower at every T above 1.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from torch.nn import functional as F
 from dst.export.model.layer import Kernels
 
 LANES = 32
-"""Key and value widths are padded to a multiple of this: ONNX Runtime 1.31's CPU kernel takes 7 to
-9 times as long for other widths (7.5 us an item at K=32, V=48; 0.9 us at V=64)."""
+"""Key and value widths are padded to a multiple of this: for other widths ONNX Runtime 1.31's CPU
+kernel takes several times as long (``examples/bench/kernel_widths.py``)."""
 
 
 def linear_attention(

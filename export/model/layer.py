@@ -28,7 +28,7 @@ TAPS = 4
 EPS = 1e-6
 RECALL_EPS = 1e-3
 """Floor of a recalled value's mean square: where a memory recalls next to nothing, its norm would
-otherwise blow rounding errors up to full size (measured: 4e-5 of the logits' rms, now 3e-6)."""
+otherwise blow rounding errors up to full size."""
 LENGTH_EPS = 1e-4
 """Floor of a key's or query's squared length, for the same reason."""
 
