@@ -1,0 +1,70 @@
+"""Going back exactly: an older saved state and the kept input in, a stream at one item out.
+
+Shape letters: `T` items per chunk, `n` items of any number, `F` features.
+"""
+
+import msgspec
+
+from dst.runtime.errors import ReplayError
+from dst.runtime.items import Items, check_items
+from dst.runtime.saved import Saved
+from dst.runtime.session import Session
+from dst.runtime.stream import Stream
+
+_CHUNKS = 64  # outputs of so many chunks are held, and thrown away
+
+
+def replay(
+    session: Session,
+    saved: Saved,
+    items: Items,
+    *,
+    first: int,
+    item: int,
+    allow_precision: bool = False,
+) -> Stream:
+    """Return the stream as it was when it had been given exactly `item` items.
+
+    An item that waits for its chunk has been given and is not yet in the state: the result has
+    `items_consumed + pending == item`. It is bit-equal to the stream that was never stopped, as
+    long as that one was fed by `advance` alone: a `flush` since `saved` starts the grid of
+    chunks anew, and must be repeated by hand. The random source stands where `saved` has it.
+
+    Args:
+        session: a session of the same model.
+        saved: the state to start from, such as `StateStore.rewind` returns.
+        items: the kept input, `[n]` or `[n, F]` in the contract's dtype, or bytes, where the
+            tokenizer is `bytes`. It may begin before `saved` and end after `item`.
+        first: which item of the stream `items[0]` is, counted from 0.
+        item: how many items the stream shall have been given.
+        allow_precision: take a state that another precision of the model has made.
+
+    Raises:
+        ReplayError: `saved` is younger than `item`, or an item between them is not kept.
+        ChunkTypeError, ChunkShapeError: the items do not fit the contract.
+        TokenRangeError, NonFiniteInputError: an item that cannot be read.
+        StateCorruptError: `saved` does not fit the contract.
+        OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+        NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+    """
+    kept = check_items(session.contract.chunk, items)
+    waiting = item - saved.items_consumed
+    if waiting < 0:
+        raise ReplayError(
+            f"the state stands at item {saved.items_consumed}, after item {item}; "
+            f"take an older one: StateStore.rewind(name, {item})"
+        )
+    stream = session.stream(
+        msgspec.structs.replace(saved, pending=saved.pending[:waiting]),
+        allow_precision=allow_precision,
+    )
+    given = stream.items_consumed + stream.pending
+    if given < item and not first <= given <= item <= first + len(kept):
+        raise ReplayError(
+            f"items {given} to {item - 1} have to be read again, and the kept input has "
+            f"{first} to {first + len(kept) - 1}"
+        )
+    most = _CHUNKS * session.contract.chunk.nominal_t
+    for start in range(given, item, most):
+        stream.advance(kept[start - first : min(start + most, item) - first])
+    return stream

@@ -1,0 +1,88 @@
+"""Sealing: a state's bytes and the place they belong to in, bytes that fit no other place out.
+
+Without a key a label proves that bytes and place belong together; with one, AES-GCM also hides
+the bytes. FORMAT.md tells the layout.
+"""
+
+import hashlib
+import os
+
+from dst.runtime.errors import EncryptionMissingError, KeyLengthError, StateCorruptError
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_LABEL_BYTES = 32
+_HEAD_BYTES = 128  # holds the checksum of a saved state, which covers the rest
+
+
+def seal(key: bytes | None, place: bytes, data: bytes) -> bytes:
+    """Bind a saved state to its place, and encrypt it where there is a key.
+
+    Raises:
+        EncryptionMissingError: there is a key, but the package `cryptography` is not installed.
+    """
+    if key is None:
+        return _label(place, data) + data
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + _encrypt(key, nonce, data, place)
+
+
+def unseal(key: bytes | None, place: bytes, blob: bytes) -> bytes:
+    """Undo `seal`.
+
+    Raises:
+        StateCorruptError: the bytes were altered, or were sealed for another place.
+        EncryptionMissingError: there is a key, but the package `cryptography` is not installed.
+    """
+    if key is not None:
+        return _decrypt(key, blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place)
+    label, data = blob[:_LABEL_BYTES], blob[_LABEL_BYTES:]
+    if label != _label(place, data):
+        raise StateCorruptError("it was altered, or belongs to another record")
+    return data
+
+
+def check_key(key: bytes) -> None:
+    """Raise unless this is a key and there is a cipher for it.
+
+    Raises:
+        KeyLengthError: it is not 32 bytes.
+        EncryptionMissingError: the package `cryptography` is not installed.
+    """
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        came = f"{len(key)} bytes" if isinstance(key, bytes) else f"a {type(key).__name__}"
+        raise KeyLengthError(
+            f"the key is {came}, expected {KEY_BYTES} random bytes, "
+            f"such as secrets.token_bytes({KEY_BYTES}); a password is no key"
+        )
+    _encrypt(key, bytes(_NONCE_BYTES), b"", b"")
+
+
+def _label(place: bytes, data: bytes) -> bytes:
+    return hashlib.sha256(place + data[:_HEAD_BYTES]).digest()
+
+
+def _encrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError:
+        raise _missing() from None
+    return bytes(AESGCM(key).encrypt(nonce, data, place))
+
+
+def _decrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
+    try:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError:
+        raise _missing() from None
+    try:
+        return bytes(AESGCM(key).decrypt(nonce, data, place))
+    except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
+        raise StateCorruptError("it was altered, or belongs to another record") from None
+
+
+def _missing() -> EncryptionMissingError:
+    return EncryptionMissingError(
+        'a key needs the package cryptography: pip install "dst-edge[encrypt]"'
+    )

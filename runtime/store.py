@@ -1,0 +1,374 @@
+"""The store: saved states by stream name in, the newest or an older one of a stream out.
+
+One SQLite file holds any number of streams, each with its newest state and a history that grows
+thinner with age (`dst.runtime.retention`). FORMAT.md tells what lies where.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+
+from dst.runtime.errors import (
+    MissingKeyError,
+    NonFiniteStateError,
+    StateCorruptError,
+    StateError,
+    StateNotFoundError,
+    StoreCorruptError,
+    StoreError,
+    StreamNameError,
+    UnwantedKeyError,
+    WrongKeyError,
+)
+from dst.runtime.retention import line_of
+from dst.runtime.saved import Saved
+from dst.runtime.seal import check_key, seal, unseal
+from dst.runtime.store_file import StoreFile
+from dst.runtime.store_records import Records, are_counts, marks_of
+
+MAX_NAME = 200
+MAX_ITEM = 2**63 - 1
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A stream in a store.
+
+    Attributes:
+        name: the stream's name.
+        items_consumed: items in its newest state.
+        saved_at_ms: when that was stored, in milliseconds since 1970 UTC.
+        size_bytes: what that takes.
+        states: how many states are kept, the newest among them.
+        total_bytes: what they take together.
+    """
+
+    name: str
+    items_consumed: int
+    saved_at_ms: int
+    size_bytes: int
+    states: int
+    total_bytes: int
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One kept state of a stream.
+
+    Attributes:
+        record: its number in the store, rising with every put.
+        items_consumed: items in it.
+        saved_at_ms: when it was stored, in milliseconds since 1970 UTC.
+        size_bytes: what it takes.
+        set_aside: the stream was later stored at fewer or as many items, so that this state
+            does not lead up to the newest one; `rewind` passes it over.
+    """
+
+    record: int
+    items_consumed: int
+    saved_at_ms: int
+    size_bytes: int
+    set_aside: bool
+
+
+class StateStore:
+    """A file of named streams. Threads may share a store; each process opens it for itself.
+
+    ```python
+    with StateStore("memory.db") as store:
+        store.put("alice", stream.saved())
+        stream = session.stream(store.get("alice"))
+    ```
+
+    A `put` that has returned survives a kill of the process and, with `durable`, a loss of power.
+
+    Args:
+        path: the file; made if it does not exist. Not on a network share: SQLite's WAL mode
+            needs the memory of one machine.
+        key: 32 random bytes that encrypt the states (not the names); never stored. Whether a
+            store is encrypted is settled when it is made. Without its key an encrypted store
+            can be listed, deleted from and wiped.
+        history_bytes: what the older states of each stream may take; 0 keeps the newest only.
+        durable: SQLite's `synchronous`: True for FULL, which syncs each commit; False for
+            NORMAL, which after a loss of power may lack the last puts, and is whole otherwise.
+        timeout_s: how long a call waits for a lock that others hold.
+
+    Raises:
+        StoreError: it cannot be opened; a subclass says why.
+        StoreKeyError: the key is of another length, wrong or not wanted, or the package
+            `cryptography` is not installed.
+    """
+
+    __slots__ = ("_file", "_label", "_locked", "_records")
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        key: bytes | None = None,
+        history_bytes: int = 16 << 20,
+        durable: bool = True,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._label = f"store {path}"
+        if history_bytes < 0:
+            raise StoreError(f"{self._label}: history_bytes is {history_bytes}, expected 0 or more")
+        if not 0 <= timeout_s <= 86_400:
+            raise StoreError(f"{self._label}: timeout_s is {timeout_s}, expected 0 .. 86400")
+        if key is not None:
+            check_key(key)
+        uuid = os.urandom(16)
+        proof = None if key is None else seal(key, _proof_place(uuid), b"")
+        self._file = StoreFile(Path(path), (uuid, proof), durable, timeout_s)
+        try:
+            uuid, self._locked = self._identify(key)
+        except BaseException:
+            self._file.close()
+            raise
+        self._records = Records(self._label, uuid, key, history_bytes)
+
+    # --- storing
+
+    def put(self, name: str, saved: Saved) -> None:
+        """Store a stream's state as its newest.
+
+        Args:
+            name: 1 to 200 printable characters.
+            saved: what `Stream.saved` returned.
+
+        Raises:
+            StreamNameError, NonFiniteStateError, StateError, MissingKeyError, StoreError: as
+                `put_many`.
+        """
+        self.put_many({name: saved})
+
+    def put_many(self, states: Mapping[str, Saved]) -> None:
+        """Store the states of several streams in one transaction: all of them, or none.
+
+        Raises:
+            StreamNameError: a name that no stream can have.
+            NonFiniteStateError: a state holds a NaN or an infinity.
+            StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
+            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreError: the file cannot be written; a subclass says why.
+        """
+        self._unlock()
+        for name, saved in states.items():
+            self._check_name(name)
+            self._check_state(name, saved)
+        saved_at_ms = time.time_ns() // 1_000_000
+        with self._file.writing() as connection:
+            for name, saved in states.items():
+                self._records.insert(connection, name, saved, saved_at_ms)
+
+    # --- loading
+
+    def get(self, name: str, record: int | None = None) -> Saved:
+        """Return a stream's newest state, or the one of a record that `history` names.
+
+        Raises:
+            StreamNotFoundError: the store has no such stream.
+            StateNotFoundError: the stream has no such record.
+            StateCorruptError: the state was altered; the message names the newest good one kept.
+            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreError: the file cannot be read; a subclass says why.
+        """
+        self._unlock()
+        self._check_name(name)
+        with self._file.reading() as connection:
+            stream, newest = self._records.find(connection, name)
+            rows = self._records.rows(connection, stream)
+            if record is None:
+                return self._records.newest(connection, name, newest, rows)
+            for row in rows:
+                if row.record == record:
+                    return self._records.load(connection, name, row, rows)
+        raise StateNotFoundError(
+            f"{self._label}: stream {name!r} has no record {record}; history({name!r}) lists them"
+        )
+
+    def rewind(self, name: str, item: int) -> Saved:
+        """Return the nearest kept state at or before `item`; its `items_consumed` says where.
+
+        Nothing is stored: `put` the result to make it the newest, or give it to
+        `dst.runtime.replay` to go on to the exact item. States that an earlier going back has
+        set aside are passed over.
+
+        Args:
+            name: the stream.
+            item: on the stream's own clock, `items_consumed`.
+
+        Raises:
+            StreamNotFoundError: the store has no such stream.
+            StateNotFoundError: the oldest state kept lies beyond `item`.
+            StateCorruptError: the state was altered; the message names a good one before it.
+            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreError: the file cannot be read; a subclass says why.
+        """
+        self._unlock()
+        self._check_name(name)
+        with self._file.reading() as connection:
+            rows = self._records.rows(connection, self._records.find(connection, name)[0])
+            line = {mark.record: mark.item for mark in line_of(marks_of(rows))}
+            before = tuple(row for row in rows if row.record in line and row.item <= item)
+            if before:
+                return self._records.load(connection, name, before[0], before)
+        oldest = f"the oldest is at item {min(line.values())}" if line else "none is kept"
+        raise StateNotFoundError(
+            f"{self._label}: stream {name!r} has no state at or before item {item}; {oldest}"
+        )
+
+    # --- listing
+
+    def list(self) -> tuple[Entry, ...]:
+        """Return the streams by name.
+
+        Raises:
+            StoreCorruptError: a stream has lost its newest state.
+            StoreError: the file cannot be read; a subclass says why.
+        """
+        with self._file.reading() as connection:
+            rows = connection.execute(
+                "SELECT name, item, saved_at_ms, length(blob), n, total FROM streams "
+                "LEFT JOIN states ON states.id = newest AND states.stream = streams.id "
+                "LEFT JOIN (SELECT stream, count(*) AS n, sum(length(blob)) AS total "
+                "FROM states GROUP BY stream) AS kept ON kept.stream = streams.id ORDER BY name"
+            ).fetchall()
+        for name, *numbers in rows:
+            if not are_counts(tuple(numbers)):
+                raise StoreCorruptError(
+                    f"{self._label}: stream {name!r} has lost its newest state; "
+                    f"history({name!r}) lists what is left of it"
+                )
+        return tuple(Entry(*row) for row in rows)
+
+    def history(self, name: str) -> tuple[Kept, ...]:
+        """Return the kept states of a stream, the newest first.
+
+        Raises:
+            StreamNotFoundError: the store has no such stream.
+            StoreError: the file cannot be read; a subclass says why.
+        """
+        self._check_name(name)
+        with self._file.reading() as connection:
+            rows = self._records.rows(connection, self._records.find(connection, name)[0])
+        line = {mark.record for mark in line_of(marks_of(rows))}
+        return tuple(Kept(*row, set_aside=row.record not in line) for row in rows)
+
+    # --- forgetting
+
+    def delete(self, name: str) -> None:
+        """Forget a stream and its history.
+
+        Its room in the database is overwritten with zeros, but the files may hold copies of it
+        until `vacuum` is called.
+
+        Raises:
+            StreamNotFoundError: the store has no such stream.
+            StoreError: the file cannot be written; a subclass says why.
+        """
+        self._check_name(name)
+        with self._file.writing() as connection:
+            stream, _ = self._records.find(connection, name)
+            connection.execute("DELETE FROM states WHERE stream = ?", (stream,))
+            connection.execute("DELETE FROM streams WHERE id = ?", (stream,))
+
+    def vacuum(self) -> None:
+        """Give the room of what was deleted back to the disk, and leave no copy of it.
+
+        Raises:
+            StoreBusyError: others use the store without a pause; copies may be left.
+            StoreError: the file cannot be written; a subclass says why.
+        """
+        self._file.compact()
+
+    def wipe(self) -> None:
+        """Forget everything; when this returns, no byte of a state or a name is in the files.
+
+        The files are the database, its -wal and its -shm. Copies that others have made, such as
+        backups, and blocks that a file system or a flash disk has set aside are out of reach.
+        The store stays in use, with the same key.
+
+        Raises:
+            StoreBusyError: others use the store without a pause; everything is deleted, but
+                copies may be left in the -wal file: wipe again.
+            StoreError: the file cannot be written; a subclass says why.
+        """
+        with self._file.writing() as connection:
+            connection.execute("DELETE FROM states")
+            connection.execute("DELETE FROM streams")
+        self._file.compact()
+
+    # --- ending
+
+    def close(self) -> None:
+        """Close the file; every later call raises `StoreClosedError`."""
+        self._file.close()
+
+    def __enter__(self) -> "StateStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- inside
+
+    def _identify(self, key: bytes | None) -> tuple[bytes, bool]:
+        """Return the store's uuid and whether it is encrypted and there is no key."""
+        with self._file.reading() as connection:
+            rows = connection.execute("SELECT uuid, key_check FROM store").fetchall()
+        uuid, proof = rows[0] if len(rows) == 1 else (None, None)
+        if not isinstance(uuid, bytes) or not isinstance(proof, bytes | None):
+            raise StoreCorruptError(f"{self._label}: its identity was altered")
+        if key is None:
+            return uuid, proof is not None
+        if proof is None:
+            raise UnwantedKeyError(
+                f"{self._label}: is not encrypted, and a key was given; open it without the key, "
+                "or make a new store with it"
+            )
+        try:
+            unseal(key, _proof_place(uuid), proof)
+        except StateCorruptError:
+            raise WrongKeyError(
+                f"{self._label}: is encrypted with another key; nothing was touched"
+            ) from None
+        return uuid, False
+
+    def _unlock(self) -> None:
+        if self._locked:
+            raise MissingKeyError(f"{self._label}: is encrypted; open it with its key")
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise StreamNameError(
+                f"{self._label}: no stream can be named {name!r:.80}; "
+                f"expected 1 to {MAX_NAME} printable characters"
+            )
+
+    def _check_state(self, name: str, saved: Saved) -> None:
+        """Raise unless this state may be stored."""
+        if saved.items_consumed > MAX_ITEM:
+            raise StateError(
+                f"{self._label}: the state of stream {name!r} is at item {saved.items_consumed}; "
+                f"a store counts to {MAX_ITEM}"
+            )
+        tensors = {**saved.state, "pending": saved.pending, "lookback": saved.lookback}
+        for tensor, value in tensors.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise NonFiniteStateError(
+                    f"{self._label}: `{tensor}` of stream {name!r} holds a NaN or an infinity; "
+                    "nothing was stored"
+                )
+
+
+def _proof_place(uuid: bytes) -> bytes:
+    return b"dst-store 1 key\0" + uuid

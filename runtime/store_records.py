@@ -1,0 +1,198 @@
+"""The rows of a store: a connection inside a transaction in, checked records of a stream out.
+
+Nothing that is read here is believed: SQLite keeps no checksums, so a flipped bit of the file may
+show as any number, name or blob. A record counts only if its seal fits its row and its stream.
+"""
+
+import sqlite3
+import struct
+from typing import NamedTuple
+
+from dst.runtime.errors import (
+    StateCorruptError,
+    StateError,
+    StoreCorruptError,
+    StreamNotFoundError,
+)
+from dst.runtime.retention import Mark, to_drop
+from dst.runtime.saved import Saved, pack, unpack
+from dst.runtime.seal import seal, unseal
+
+MAX_BLOB_BYTES = 999_000_000  # SQLite takes a row of 1,000,000,000
+MAX_RECORD = 2**62
+
+
+class Row(NamedTuple):
+    """A row of `states` without its blob."""
+
+    record: int
+    item: int
+    saved_at_ms: int
+    size_bytes: int
+
+
+class Records(NamedTuple):
+    """The records of one store.
+
+    Attributes:
+        label: what messages call the store.
+        uuid: its 16 bytes.
+        key: what the blobs are encrypted with, or None.
+        history_bytes: what the older states of a stream may take.
+    """
+
+    label: str
+    uuid: bytes
+    key: bytes | None
+    history_bytes: int
+
+    # --- writing
+
+    def insert(
+        self, connection: sqlite3.Connection, name: str, saved: Saved, saved_at_ms: int
+    ) -> None:
+        """Add a state, point to it as the newest and thin out the history.
+
+        Raises:
+            StateError: it is too large.
+        """
+        found = connection.execute("SELECT id FROM streams WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            cursor = connection.execute("INSERT INTO streams (name, newest) VALUES (?, 0)", (name,))
+            found = (cursor.lastrowid,)
+        (stream,) = found
+        row = Row(self._unused(connection), saved.items_consumed, saved_at_ms, 0)
+        blob = seal(self.key, self._place(name, row), pack(saved))
+        if len(blob) > MAX_BLOB_BYTES:
+            raise StateError(
+                f"{self.label}: the state of stream {name!r} has {len(blob)} bytes, a store takes "
+                f"{MAX_BLOB_BYTES}; save it to a file"
+            )
+        connection.execute(
+            "INSERT INTO states VALUES (?, ?, ?, ?, ?)",
+            (row.record, stream, row.item, row.saved_at_ms, blob),
+        )
+        connection.execute("UPDATE streams SET newest = ? WHERE id = ?", (row.record, stream))
+        drop = to_drop(marks_of(self.rows(connection, stream)), self.history_bytes)
+        connection.executemany("DELETE FROM states WHERE id = ?", ((record,) for record in drop))
+
+    def _unused(self, connection: sqlite3.Connection) -> int:
+        """Return a record number above all that were ever used."""
+        used = connection.execute(
+            "SELECT coalesce(max(seq), 0), (SELECT coalesce(max(id), 0) FROM states) "
+            "FROM sqlite_sequence WHERE name = 'states'"
+        ).fetchone()
+        if not are_counts(used) or max(used) >= MAX_RECORD:
+            raise StoreCorruptError(f"{self.label}: its record numbers were altered")
+        return int(max(used)) + 1
+
+    # --- reading
+
+    def find(self, connection: sqlite3.Connection, name: str) -> tuple[int, int]:
+        """Return a stream's row number and its newest record.
+
+        Raises:
+            StreamNotFoundError: there is no such stream.
+            StoreCorruptError: its row was altered.
+        """
+        found = connection.execute(
+            "SELECT id, newest FROM streams WHERE name = ?", (name,)
+        ).fetchone()
+        if found is None:
+            raise StreamNotFoundError(f"{self.label}: there is no stream {name!r}")
+        if not are_counts(found):
+            raise StoreCorruptError(f"{self.label}: the row of stream {name!r} was altered")
+        stream, newest = found
+        return stream, newest
+
+    def rows(self, connection: sqlite3.Connection, stream: int) -> tuple[Row, ...]:
+        """Return the rows of a stream, the newest record first; none with absurd numbers."""
+        found = connection.execute(
+            "SELECT id, item, saved_at_ms, length(blob) FROM states WHERE stream = ? "
+            "ORDER BY id DESC",
+            (stream,),
+        ).fetchall()
+        return tuple(Row(*row) for row in found if are_counts(row))
+
+    def newest(
+        self, connection: sqlite3.Connection, name: str, newest: int, rows: tuple[Row, ...]
+    ) -> Saved:
+        """Read the newest state of a stream.
+
+        Raises:
+            StateCorruptError: it is not there or was altered; the message names a good one.
+        """
+        if rows and rows[0].record == newest:
+            return self.load(connection, name, rows[0], rows)
+        raise StateCorruptError(
+            f"{self.label}: the newest state of stream {name!r}, record {newest}, is not where it "
+            f"should be{self._hint(connection, name, rows)}"
+        )
+
+    def load(
+        self, connection: sqlite3.Connection, name: str, row: Row, rows: tuple[Row, ...]
+    ) -> Saved:
+        """Read one record of a stream.
+
+        Args:
+            connection: in a transaction.
+            name: the stream's name.
+            row: the record's row.
+            rows: those that a message may name in its stead.
+
+        Raises:
+            StateCorruptError: it was altered; the message names a good one.
+            StateVersionError: a version this runtime does not read.
+        """
+        try:
+            return self._read(connection, name, row)
+        except StateError as error:
+            raise type(error)(
+                f"{self.label}: record {row.record} of stream {name!r}, at item {row.item}: "
+                f"{error}{self._hint(connection, name, rows)}"
+            ) from None
+
+    def _read(self, connection: sqlite3.Connection, name: str, row: Row) -> Saved:
+        try:
+            found = connection.execute(
+                "SELECT blob FROM states WHERE id = ?", (row.record,)
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
+                raise StateCorruptError("its pages are damaged") from None
+            raise
+        blob = found[0] if found else None
+        if not isinstance(blob, bytes):
+            raise StateCorruptError("it was altered")
+        saved = unpack(unseal(self.key, self._place(name, row), blob))
+        if saved.items_consumed != row.item:
+            raise StateCorruptError(f"it holds a state at item {saved.items_consumed}")
+        return saved
+
+    def _hint(self, connection: sqlite3.Connection, name: str, rows: tuple[Row, ...]) -> str:
+        """Name the newest of these records that can be read, for a message."""
+        for row in rows:
+            try:
+                self._read(connection, name, row)
+            except StateError:
+                continue
+            return (
+                f"; the newest good state kept is record {row.record}, at item {row.item}: "
+                f"get({name!r}, record={row.record})"
+            )
+        return "; no good state of it is kept"
+
+    def _place(self, name: str, row: Row) -> bytes:
+        """What a record is bound to: this store, its row and its stream's name."""
+        numbers = struct.pack("<qqq", row.record, row.item, row.saved_at_ms)
+        return b"dst-store 1 state\0" + self.uuid + numbers + name.encode()
+
+
+def marks_of(rows: tuple[Row, ...]) -> tuple[Mark, ...]:
+    """What retention has to know of rows."""
+    return tuple(Mark(row.record, row.item, row.size_bytes) for row in rows)
+
+
+def are_counts(values: tuple[object, ...]) -> bool:
+    """Say whether these are all numbers of 0 or more: SQLite gives what the bytes say."""
+    return all(isinstance(value, int) and value >= 0 for value in values)
