@@ -4,13 +4,13 @@ Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import ChunkSizeError, PartialChunkError
-from dst.runtime.manifest import Chunk, Contract
-from dst.runtime.plan import Plan
+from dst.runtime.manifest import Contract
 from dst.runtime.recurrence import Recurrence
 from dst.runtime.state import sized
 
@@ -18,15 +18,109 @@ Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
 
 
-def advance(core: Recurrence, contract: Contract, items: Array) -> Outputs:
-    """Step every chunk of the nominal T that pending and new items `[n, ...]` fill."""
+class Buffers(Protocol):
+    """Where one step takes its items `[T, ...]` from and leaves its outputs (B = 1)."""
+
+    items: Array
+    outputs: Outputs
+
+
+class Walk:
+    """One stream's way over its pending and new items, chunk by chunk.
+
+    For each of `sizes` in turn: `fill`, a step of the recurrence, `take`; then `end`, once.
+
+    Attributes:
+        sizes: the T of every chunk.
+        done: how many of them were taken.
+    """
+
+    __slots__ = (
+        "_at",
+        "_contract",
+        "_core",
+        "_items",
+        "_kept",
+        "_outputs",
+        "_padded",
+        "_waiting",
+        "done",
+        "sizes",
+    )
+
+    def __init__(
+        self,
+        core: Recurrence,
+        contract: Contract,
+        items: Array,
+        sizes: Sequence[int],
+        padded: int = 0,
+    ) -> None:
+        """Plan chunks of these sizes over the items that wait and then `items` `[n, ...]`.
+
+        With `padded`, one more chunk of the nominal T follows: so many items, and padding. It is
+        answered for, but its items go on waiting and the state after it is dropped.
+        """
+        self._core = core
+        self._contract = contract
+        self._waiting = core.pending()
+        self._items = items
+        self._padded = padded
+        self._kept = core.mark
+        self._outputs = _room(contract, len(sizes) + (padded > 0), sum(sizes) + padded)
+        self._at = 0
+        self.sizes = [*sizes, contract.chunk.nominal_t] if padded else sizes
+        self.done = 0
+
+    @property
+    def t(self) -> int:
+        """The T of the next chunk, 0 after the last."""
+        return self.sizes[self.done] if self.done < len(self.sizes) else 0
+
+    def fill(self, step: Buffers) -> None:
+        """Give the next chunk to a step."""
+        if self._last_is_padded():
+            self._kept = self._core.mark
+            _gather(step.items[: self._padded], self._waiting, self._items, self._at)
+            pad = self._contract.chunk.pad_value or 0
+            np.copyto(step.items[self._padded :], pad, casting="unsafe")
+        else:
+            _gather(step.items, self._waiting, self._items, self._at)
+
+    def take(self, step: Buffers) -> None:
+        """Take the outputs of the step that was done."""
+        if self._last_is_padded():
+            count = self._padded
+            self._core.mark = self._kept  # a step writes the other arena: this state still stands
+        else:
+            count = self.sizes[self.done]
+        _collect(self._contract, self._outputs, step.outputs, self.done, self._at, count)
+        if not self._last_is_padded():
+            self._at += count
+        self.done += 1
+
+    def end(self) -> Outputs:
+        """Let the items that filled no chunk wait, and return all outputs."""
+        if self._at:
+            rest = self._items[max(0, self._at - len(self._waiting)) :]
+            self._core.leave(self._waiting[self._at :], rest)
+        elif len(self._items):
+            self._core.append(self._items, self._core.mark.sampler)
+        return self._outputs
+
+    def _last_is_padded(self) -> bool:
+        return self._padded > 0 and self.done == len(self.sizes) - 1
+
+
+def reading(core: Recurrence, contract: Contract, items: Array) -> Walk:
+    """Plan every chunk of the nominal T that pending and new items `[n, ...]` fill."""
     nominal = contract.chunk.nominal_t
     steps = (core.mark.waiting + len(items)) // nominal
-    return _consume(core, contract, items, [nominal] * steps)
+    return Walk(core, contract, items, [nominal] * steps)
 
 
-def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Outputs:
-    """Answer for the items that wait, by the contract's tail rule.
+def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Walk:
+    """Plan the answer for the items that wait, by the contract's tail rule.
 
     Raises:
         PartialChunkError: the rule is `refuse`, and items wait.
@@ -42,9 +136,23 @@ def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> O
             f"give {chunk.nominal_t - rest} more, or reset()"
         )
     if rest and chunk.tail == "pad":
-        whole = _consume(core, contract, nothing, sizes)
-        return join(contract, whole, _padded(core, contract))
-    return _consume(core, contract, nothing, sizes + _split(rest, chunk_sizes))
+        return Walk(core, contract, nothing, sizes, padded=rest)
+    return Walk(core, contract, nothing, sizes + _split(rest, chunk_sizes))
+
+
+def advance(core: Recurrence, contract: Contract, items: Array) -> Outputs:
+    """Step every chunk of the nominal T that pending and new items `[n, ...]` fill."""
+    return _step_all(core, reading(core, contract, items))
+
+
+def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Outputs:
+    """Answer for the items that wait, by the contract's tail rule.
+
+    Raises:
+        PartialChunkError: the rule is `refuse`, and items wait.
+        ChunkSizeError: the session does not run a T that is needed.
+    """
+    return _step_all(core, ending(core, contract, chunk_sizes))
 
 
 def join(contract: Contract, first: Outputs, second: Outputs) -> Outputs:
@@ -53,6 +161,15 @@ def join(contract: Contract, first: Outputs, second: Outputs) -> Outputs:
         o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis or 0)
         for o in contract.outputs
     }
+
+
+def _step_all(core: Recurrence, walk: Walk) -> Outputs:
+    plans = {t: core.plan(t) for t in set(walk.sizes)}
+    for t in walk.sizes:
+        walk.fill(plans[t])
+        core.step_once(plans[t])
+        walk.take(plans[t])
+    return walk.end()
 
 
 def _split(count: int, chunk_sizes: Sequence[int]) -> list[int]:
@@ -67,39 +184,6 @@ def _split(count: int, chunk_sizes: Sequence[int]) -> list[int]:
             "open the session with T = 1 among its chunk_sizes"
         )
     return parts
-
-
-def _consume(core: Recurrence, contract: Contract, items: Array, sizes: Sequence[int]) -> Outputs:
-    """Step chunks of these sizes over pending and new items; what is left waits."""
-    waiting = core.pending()
-    plans = {t: core.plan(t) for t in set(sizes)}
-    outputs = _room(contract, len(sizes), sum(sizes))
-    at = 0
-    for step, t in enumerate(sizes):
-        _gather(plans[t].items, waiting, items, at)
-        core.step_once(plans[t])
-        _collect(contract, outputs, plans[t], step, at, t)
-        at += t
-    if at:
-        core.leave(waiting[at:], items[max(0, at - len(waiting)) :])
-    elif len(items):
-        core.append(items, core.mark.sampler)
-    return outputs
-
-
-def _padded(core: Recurrence, contract: Contract) -> Outputs:
-    """Answer for the pending items as if padding followed; state and items stay."""
-    chunk: Chunk = contract.chunk
-    waiting = core.pending()
-    plan = core.plan(chunk.nominal_t)
-    outputs = _room(contract, 1, len(waiting))
-    before = core.mark
-    plan.items[: len(waiting)] = waiting
-    np.copyto(plan.items[len(waiting) :], chunk.pad_value or 0, casting="unsafe")
-    core.step_once(plan)
-    _collect(contract, outputs, plan, 0, 0, len(waiting))
-    core.mark = before  # a step writes the other arena: the state of `before` is still there
-    return outputs
 
 
 def _gather(room: Array, waiting: Array, items: Array, start: int) -> None:
@@ -121,11 +205,11 @@ def _room(contract: Contract, steps: int, items: int) -> Outputs:
 
 
 def _collect(
-    contract: Contract, outputs: Outputs, plan: Plan, step: int, at: int, count: int
+    contract: Contract, outputs: Outputs, found: Outputs, step: int, at: int, count: int
 ) -> None:
     """Copy the first `count` items of a step's outputs to their place."""
     for o in contract.outputs:
-        value = plan.outputs[o.name]
+        value = found[o.name]
         if o.time_axis is None:
             outputs[o.name][step] = value
         else:

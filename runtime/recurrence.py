@@ -9,6 +9,7 @@ what waited when the call began: new items only ever go to the third, or behind 
 Shape letters: `T` items per chunk, `L` lookback.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from dst.runtime.engine import Engine
 from dst.runtime.errors import NonFiniteStateError
 from dst.runtime.plan import Plan
 from dst.runtime.sampling import Sampler
-from dst.runtime.state import Block
+from dst.runtime.state import Arena, Block
 
 Array = npt.NDArray[np.generic]
 
@@ -149,23 +150,40 @@ class Recurrence:
             StepError: the step was refused or failed; the mark has not moved.
             BadStateError: the state after it was checked and is not finite.
         """
+        self.ready()
+        side = self.mark.side
+        if plan.back is not None:
+            np.copyto(plan.back, self._look[side])
+        plan.run(side, options)
+        self.commit(plan.t, plan.newest)
+
+    def ready(self) -> None:
+        """Before the other arena is written: keep what `undo` will need."""
         if self._steps:
             self._guard()
         else:
             self._steps = 1
+
+    def commit(self, t: int, newest: Array | None) -> None:
+        """Count a step of `t` items, done from the arena in force to the other.
+
+        Args:
+            t: items per chunk.
+            newest: the last items of lookback and chunk, `[L, ...]`; None without lookback.
+
+        Raises:
+            BadStateError: the state after it was checked and is not finite.
+        """
         side, items, slot, waiting, unchecked, _, sampler = self.mark
         other = side ^ 1
-        if plan.back is not None:
-            np.copyto(plan.back, self._look[side])
-        plan.run(side, options)
-        if plan.newest is not None:
-            np.copyto(self._look[other], plan.newest)
+        if newest is not None:
+            np.copyto(self._look[other], newest)
         unchecked += 1
         fine = unchecked >= self._every
         if fine:
-            self._check(other, items + plan.t)
+            self._check(other, items + t)
             unchecked = 0
-        self.mark = _tuple(Mark, (other, items + plan.t, slot, waiting, unchecked, fine, sampler))
+        self.mark = _tuple(Mark, (other, items + t, slot, waiting, unchecked, fine, sampler))
 
     def settle(self) -> None:
         """Close a call of several steps: a state checked on the way is checked at its end too.
@@ -206,7 +224,8 @@ class Recurrence:
         else:
             good, _ = self._kept
             at = good.mark.items
-            self.put(good.block, good.lookback, self._pending[0][:0], at, good.mark.sampler)
+            nothing = self._pending[0][:0]
+            self.put(held(good.block), good.lookback, nothing, at, good.mark.sampler)
             where = (
                 f"the stream was put back to its last good snapshot at item {at}, with nothing "
                 "pending: the items since then are not in the state"
@@ -216,15 +235,27 @@ class Recurrence:
     # --- moving the mark without a step
 
     def put(
-        self, block: Block, lookback: Array, pending: Array, items: int, sampler: Sampler | None
+        self,
+        fill: Callable[[Arena], None],
+        lookback: Array,
+        pending: Array,
+        items: int,
+        sampler: Sampler | None,
     ) -> None:
         """Replace everything; the copies are complete before the mark moves.
+
+        Args:
+            fill: writes the new state to the arena it is given.
+            lookback: `[L, ...]`.
+            pending: `[n, ...]`.
+            items: items in the new state.
+            sampler: the random source, if anything was sampled.
 
         Raises:
             NonFiniteStateError: the new state is not finite; the stream is as it was.
         """
         side, slot = self.mark.side ^ 1, self._free_slot()
-        self._arenas[side].write(block)
+        fill(self._arenas[side])
         np.copyto(self._look[side], lookback)
         if len(pending) > len(self._pending[slot]):
             self._pending[slot] = np.empty_like(pending)
@@ -239,7 +270,7 @@ class Recurrence:
         """Go back to the initial state, with nothing pending and nothing sampled."""
         fill = self._engine.contract.chunk.lookback_fill
         lookback = np.full_like(self._look[0], 0 if fill is None else fill)
-        self.put(self._engine.initial, lookback, self._pending[0][:0], 0, None)
+        self.put(held(self._engine.initial), lookback, self._pending[0][:0], 0, None)
 
     def append(self, items: Array, sampler: Sampler | None) -> None:
         """Let items `[n, ...]` wait that still fit the pending buffer, and set the sampler."""
@@ -286,3 +317,8 @@ class Recurrence:
         self._arenas[side].read(block)
         name = self._engine.layout.bad_tensor(block)
         raise BadStateError(f"state `{name}` holds a NaN or an infinity, found at item {items}")
+
+
+def held(block: Block) -> Callable[[Arena], None]:
+    """Return what fills an arena from a block, for `Recurrence.put`."""
+    return lambda arena: arena.write(block)

@@ -108,6 +108,9 @@ class Arena(Protocol):
     def write(self, block: Block) -> None:
         """Copy the state from a host block."""
 
+    def fill(self, tensors: Mapping[str, Array]) -> None:
+        """Copy the state from tensors by name, in the layout's dtypes and shapes."""
+
     def finite(self) -> bool:
         """Say whether every float in the state is finite."""
 
@@ -115,13 +118,13 @@ class Arena(Protocol):
 class HostArena:
     """An arena in host memory: the graphs read and write the very block this class holds."""
 
-    __slots__ = ("_block", "_runs", "values")
+    __slots__ = ("_block", "_runs", "_views", "values")
 
     def __init__(self, layout: Layout) -> None:
         self._block = layout.block()
-        views = layout.views(self._block)
+        self._views = layout.views(self._block)
         self.values: tuple[ort.OrtValue, ...] = tuple(
-            ort.OrtValue.ortvalue_from_numpy(view) for view in views.values()
+            ort.OrtValue.ortvalue_from_numpy(view) for view in self._views.values()
         )
         self._runs = _float_runs(layout, self._block)
 
@@ -132,6 +135,11 @@ class HostArena:
     def write(self, block: Block) -> None:
         """Copy the state from a host block."""
         np.copyto(self._block, block)
+
+    def fill(self, tensors: Mapping[str, Array]) -> None:
+        """Copy the state from tensors by name."""
+        for name, view in self._views.items():
+            np.copyto(view, tensors[name])
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite; allocates nothing of its size."""
@@ -146,11 +154,11 @@ class DeviceArena:
 
     __slots__ = ("_layout", "values")
 
-    def __init__(self, layout: Layout, device: str) -> None:
+    def __init__(self, layout: Layout, device: str, number: int = 0) -> None:
         self._layout = layout
         views = layout.views(layout.block())
         self.values: tuple[ort.OrtValue, ...] = tuple(
-            ort.OrtValue.ortvalue_from_shape_and_type(p.shape, p.dtype.type, device, 0)
+            ort.OrtValue.ortvalue_from_shape_and_type(p.shape, p.dtype.type, device, number)
             for p in layout.places
         )
         for value, view in zip(self.values, views.values(), strict=True):
@@ -165,6 +173,11 @@ class DeviceArena:
         """Copy the state from a host block."""
         for value, view in zip(self.values, self._layout.views(block).values(), strict=True):
             value.update_inplace(view)
+
+    def fill(self, tensors: Mapping[str, Array]) -> None:
+        """Copy the state from tensors by name."""
+        for value, place in zip(self.values, self._layout.places, strict=True):
+            value.update_inplace(np.ascontiguousarray(tensors[place.name]))
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite; copies it to the host."""

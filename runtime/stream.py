@@ -13,17 +13,17 @@ import numpy.typing as npt
 
 from dst.runtime.deadline import step_in_time
 from dst.runtime.engine import Engine
-from dst.runtime.errors import PendingItemsError, StateCorruptError, StepError
+from dst.runtime.errors import PendingItemsError
 from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.plan import Plan
-from dst.runtime.recurrence import BadStateError, Recurrence
+from dst.runtime.recurrence import BadStateError, Recurrence, held
+from dst.runtime.rest import put_saved, to_saved
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import (
     Identity,
     Saved,
     check_identity,
-    check_tensors,
     read_saved,
     write_saved,
 )
@@ -221,21 +221,7 @@ class Stream:
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity.
         """
-        before = self._core.begin()
-        try:
-            self._core.check()
-        except BadStateError as bad:
-            raise self._core.recover(before, bad) from None
-        now = self.snapshot()
-        return Saved(
-            identity=now.identity,
-            items_consumed=now.items_consumed,
-            seed=None if now.sampler is None else now.sampler.seed,
-            draws=0 if now.sampler is None else now.sampler.draws,
-            state=self._engine.layout.views(now.block),
-            pending=now.pending,
-            lookback=now.lookback,
-        )
+        return to_saved(self._engine, self._core)
 
     def save(self, path: str | Path) -> None:
         """Write everything the stream is to one file, in one rename.
@@ -280,24 +266,8 @@ class Stream:
             StateCorruptError: it does not fit the contract, or holds a NaN or an infinity.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
-        check_identity(saved.identity, session.identity, where, allow_precision)
         stream = Stream(session)
-        block = session.layout.block()
-        views = session.layout.views(block)
-        check_tensors(where, views, saved.state)
-        for name, view in views.items():
-            np.copyto(view, saved.state[name])
-        if (bad := session.layout.bad_tensor(block)) is not None:
-            raise StateCorruptError(f"{where}: `{bad}` holds a NaN or an infinity")
-        core = stream._core
-        check_tensors(where, {"lookback": core.lookback()}, {"lookback": saved.lookback})
-        for what, items in (("lookback", saved.lookback), ("pending", saved.pending)):
-            try:
-                check_items(session.contract.chunk, items)
-            except StepError as error:
-                raise StateCorruptError(f"{where}: {what!r}: {error}") from None
-        sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
-        core.put(block, saved.lookback, saved.pending, saved.items_consumed, sampler)
+        put_saved(session, stream._core, saved, allow_precision, where)
         return stream
 
     # --- inside
@@ -365,7 +335,7 @@ class Stream:
 
     def _put(self, snapshot: Snapshot) -> None:
         self._core.put(
-            snapshot.block,
+            held(snapshot.block),
             snapshot.lookback,
             snapshot.pending,
             snapshot.items_consumed,

@@ -1,0 +1,238 @@
+"""A batch: B rows of T items in, one call of the graph, B rows of outputs and states out.
+
+The buffers and the bindings of one (B, T) are made once, so that a step makes none.
+
+Shape letters: `B` batch, `T` items per chunk, `L` lookback.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.runtime.engine import Engine, first_line
+from dst.runtime.errors import (
+    BatchError,
+    NonFiniteInputError,
+    NonFiniteOutputError,
+    StepError,
+    TokenRangeError,
+)
+from dst.runtime.items import check_tokens
+from dst.runtime.manifest import Tokens
+from dst.runtime.plan import by_item, finite, pieces
+from dst.runtime.slots import Side, row_of
+from dst.runtime.state import sized
+
+Array = npt.NDArray[np.generic]
+
+_UNSIGNED = {1: np.uint8, 4: np.uint32, 8: np.uint64}
+
+
+class Lane:
+    """One row of a batch: views into its buffers.
+
+    Attributes:
+        fresh: where the chunk goes, in the contract's shape with B = 1.
+        items: the same memory, one row per item `[T, ...]`.
+        back: where the lookback goes, `[L, ...]`; None without lookback.
+        newest: the last L items of lookback and chunk together, `[L, ...]`; None without.
+        outputs: the outputs of the last step, in the contract's shape with B = 1.
+        raw: lookback and chunk.
+        feed: the same as the graph sees it.
+    """
+
+    __slots__ = ("back", "feed", "fresh", "items", "newest", "outputs", "raw")
+
+    def __init__(self, engine: Engine, t: int, raw: Array, feed: Array, outputs: dict[str, Array]):
+        contract = engine.contract
+        chunk = contract.chunk
+        rows = by_item(contract, raw)
+        self.raw = raw
+        self.feed = feed
+        self.fresh = raw[(slice(None),) * chunk.time_axis + (slice(chunk.lookback, None),)]
+        self.items = rows[chunk.lookback :]
+        self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
+        self.newest: Array | None = rows[t:] if chunk.lookback else None
+        self.outputs = outputs
+
+
+class Batch:
+    """Everything a step of B rows of T items needs.
+
+    Attributes:
+        t: items per chunk.
+        lanes: one per row.
+        rows: room for the numbers of the rows that are gathered, `[B]`.
+    """
+
+    def __init__(
+        self, engine: Engine, batch: int, t: int, ways: Sequence[tuple[Side, Side]]
+    ) -> None:
+        """Make buffers, warm the graph, prove its rows independent, and bind every way.
+
+        Args:
+            engine: the session.
+            batch: B.
+            t: T, one of the session's.
+            ways: from which side to which a step can go, each of B rows; `run` takes its place.
+
+        Raises:
+            BatchError: a row of the result depends on the other rows.
+            StepError: ONNX Runtime refused.
+        """
+        contract = engine.contract
+        chunk = contract.chunk
+        self.t = t
+        self.rows = np.zeros(batch, np.intp)
+        self._graph = engine.graph_for(t).file
+        self._session = engine.runner_for(t)
+        self._raw: Array = np.zeros(sized(chunk.shape, chunk.lookback + t, batch), chunk.dtype)
+        self._feed = self._raw
+        self._mean: Array | None = None
+        self._std: Array | None = None
+        self._limit = 0
+        self._unsigned: Array | None = None
+        if isinstance(chunk.content, Tokens):
+            self._limit = chunk.content.vocabulary
+            self._unsigned = self._raw.reshape(-1).view(_UNSIGNED[self._raw.itemsize])
+        elif (normalisation := chunk.content.normalisation) is not None:
+            self._feed = np.zeros_like(self._raw)
+            row = [1 if isinstance(size, str) else size for size in chunk.shape]
+            self._mean = np.asarray(normalisation.mean).astype(chunk.dtype).reshape(row)
+            self._std = np.asarray(normalisation.std).astype(chunk.dtype).reshape(row)
+        self._floats = [] if self._unsigned is not None else pieces(self._feed)
+        self._outputs: dict[str, Array] = {
+            o.name: np.zeros(sized(o.shape, t, batch), o.dtype) for o in contract.outputs
+        }
+        self._float_outputs = {
+            name: pieces(value) for name, value in self._outputs.items() if value.dtype.kind == "f"
+        }
+        axes = {o.name: o.shape.index("B") for o in contract.outputs}
+        self.lanes = [
+            Lane(
+                engine,
+                t,
+                row_of(self._raw, chunk.batch_axis, row),
+                row_of(self._feed, chunk.batch_axis, row),
+                {name: row_of(v, axes[name], row) for name, v in self._outputs.items()},
+            )
+            for row in range(batch)
+        ]
+        self._prove(engine, Side(engine, batch), Side(engine, batch))
+        self._bindings = [self._bind(engine, source, target) for source, target in ways]
+
+    def refuse(self, lanes: Sequence[Lane]) -> dict[int, StepError]:
+        """Normalise what the lanes hold, and blank those that hold what cannot be read.
+
+        Returns:
+            Place in `lanes` -> `TokenRangeError` or `NonFiniteInputError`.
+        """
+        bad: dict[int, StepError] = {}
+        if self._unsigned is not None:
+            if np.maximum.reduce(self._unsigned) >= self._limit:
+                for place, lane in enumerate(lanes):
+                    try:
+                        check_tokens(lane.fresh, self._limit)
+                    except TokenRangeError as error:
+                        bad[place] = error
+        else:
+            self._normalise()
+            if not finite(self._floats):
+                for place, lane in enumerate(lanes):
+                    if not np.isfinite(lane.feed).all():
+                        bad[place] = NonFiniteInputError(
+                            "the chunk holds a NaN or an infinity; nothing was stepped"
+                        )
+        for place in bad:
+            lanes[place].raw[...] = 0
+            lanes[place].feed[...] = 0
+        return bad
+
+    def run(self, way: int) -> None:
+        """Step every row, the ones without a lane in use on what they happen to hold.
+
+        Raises:
+            StepError: ONNX Runtime refused.
+        """
+        self._call(self._bindings[way])
+
+    def bad_outputs(self, lanes: Sequence[Lane]) -> dict[int, StepError]:
+        """Return for each place in `lanes` with an output that is not finite what to say."""
+        bad: dict[int, StepError] = {}
+        for name, values in self._float_outputs.items():
+            if not finite(values):
+                for place, lane in enumerate(lanes):
+                    if not np.isfinite(lane.outputs[name]).all():
+                        bad[place] = NonFiniteOutputError(
+                            f"output `{name}` holds a NaN or an infinity; the step was not taken"
+                        )
+        return bad
+
+    def _normalise(self) -> None:
+        if self._mean is not None and self._std is not None:
+            np.subtract(self._raw, self._mean, out=self._feed)
+            np.divide(self._feed, self._std, out=self._feed)
+
+    def _bind(self, engine: Engine, source: Side, target: Side) -> ort.IOBinding:
+        value = ort.OrtValue.ortvalue_from_numpy
+        contract = engine.contract
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(contract.chunk.input, value(self._feed))
+        for name, constant in engine.constants.items():
+            binding.bind_ortvalue_input(name, constant)
+        for name, array in self._outputs.items():
+            binding.bind_ortvalue_output(name, value(array))
+        for state, before, after in zip(
+            contract.state, source.tensors, target.tensors, strict=True
+        ):
+            binding.bind_ortvalue_input(state.input, value(before))
+            binding.bind_ortvalue_output(state.output, value(after))
+        return binding
+
+    def _call(self, binding: ort.IOBinding) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            raise StepError(f"{self._graph} failed: {first_line(error)}") from error
+
+    def _prove(self, engine: Engine, source: Side, target: Side) -> None:
+        """Step row 0 in two different companies: not a bit of it may differ.
+
+        This also is the warm-up: ONNX Runtime allocates now and not later.
+        """
+        random = np.random.default_rng(0)
+        self._draw(random)
+        own = self.lanes[0].raw.copy()
+        self._call(self._bind(engine, source, target))  # from here on no state is the initial one
+        binding = self._bind(engine, target, source)
+        seen: list[list[bytes]] = []
+        for _ in range(2):
+            self._draw(random)
+            self.lanes[0].raw[...] = own
+            self._normalise()
+            self._call(binding)
+            found = [*self.lanes[0].outputs.values(), *source.row(0)]
+            seen.append([value.tobytes() for value in found])
+            for before, after, axis in zip(
+                target.tensors, source.tensors, source.axes, strict=True
+            ):
+                np.moveaxis(before, axis, 0)[1:] = np.moveaxis(after, axis, 0)[1:]
+        self._raw[...] = 0
+        self._feed[...] = 0
+        if seen[0] != seen[1]:
+            raise BatchError(
+                f"{engine.bundle.label}: in {self._graph} at B = {len(self.lanes)}, T = {self.t} "
+                "what one stream gets depends on the others in its batch (such as scales taken "
+                "over the whole batch); run its streams one by one, with session.stream()"
+            )
+
+    def _draw(self, random: np.random.Generator) -> None:
+        """Fill every row with items that a graph can read."""
+        shape = self._raw.shape
+        tokens = self._unsigned is not None
+        self._raw[...] = (
+            random.integers(0, self._limit, shape) if tokens else random.normal(size=shape)
+        )
+        self._normalise()

@@ -1,0 +1,70 @@
+"""At rest: a recurrence in, the record of all that it is out; and a record back into one."""
+
+from dst.runtime.engine import Engine
+from dst.runtime.errors import NonFiniteStateError, StateCorruptError, StepError
+from dst.runtime.items import check_items
+from dst.runtime.recurrence import BadStateError, Recurrence
+from dst.runtime.sampling import Sampler
+from dst.runtime.saved import Saved, check_identity, check_tensors
+
+
+def to_saved(engine: Engine, core: Recurrence) -> Saved:
+    """Return everything a recurrence is, once its state was found finite.
+
+    Raises:
+        NonFiniteStateError: the state holds a NaN or an infinity.
+    """
+    before = core.begin()
+    try:
+        core.check()
+    except BadStateError as bad:
+        raise core.recover(before, bad) from None
+    block = engine.layout.block()
+    core.read(block)
+    mark = core.mark
+    return Saved(
+        identity=engine.identity,
+        items_consumed=mark.items,
+        seed=None if mark.sampler is None else mark.sampler.seed,
+        draws=0 if mark.sampler is None else mark.sampler.draws,
+        state=engine.layout.views(block),
+        pending=core.pending().copy(),
+        lookback=core.lookback().copy(),
+    )
+
+
+def put_saved(
+    engine: Engine, core: Recurrence, saved: Saved, allow_precision: bool, where: str
+) -> None:
+    """Make a recurrence what a record says; if it cannot be, it is as it was.
+
+    Args:
+        engine: the session of the recurrence.
+        core: what to change.
+        saved: what `to_saved` returned, or a file or a store gave back.
+        allow_precision: take a state that another precision of the model has made.
+        where: what error messages call the record.
+
+    Raises:
+        StateCorruptError: the record does not fit the contract, or holds a NaN or an infinity.
+        OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+    """
+    check_identity(saved.identity, engine.identity, where, allow_precision)
+    check_tensors(where, engine.layout.views(engine.initial), saved.state)
+    check_tensors(where, {"lookback": core.lookback()}, {"lookback": saved.lookback})
+    for what, items in (("lookback", saved.lookback), ("pending", saved.pending)):
+        try:
+            check_items(engine.contract.chunk, items)
+        except StepError as error:
+            raise StateCorruptError(f"{where}: {what!r}: {error}") from None
+    sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
+    try:
+        core.put(
+            lambda arena: arena.fill(saved.state),
+            saved.lookback,
+            saved.pending,
+            saved.items_consumed,
+            sampler,
+        )
+    except NonFiniteStateError as bad:
+        raise StateCorruptError(f"{where}: {bad}") from None
