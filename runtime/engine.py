@@ -4,13 +4,14 @@ Shape letters: `B` batch, `T` items per chunk.
 """
 
 import threading
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle import Bundle
+from dst.runtime.device import Bridge, DeviceBridge, HostBridge
 from dst.runtime.errors import (
     ChunkSizeError,
     GraphError,
@@ -20,15 +21,23 @@ from dst.runtime.errors import (
 )
 from dst.runtime.manifest import Contract, Graph
 from dst.runtime.memory import Memory, predict
+from dst.runtime.options import session_options
+from dst.runtime.providers import (
+    Lowering,
+    Options,
+    Provider,
+    device_number,
+    options_for,
+    place_of,
+    preferred,
+    suits,
+)
+from dst.runtime.report import GraphLoad, LoadReport, load_of
 from dst.runtime.saved import Identity
 from dst.runtime.signature import check_signature
 from dst.runtime.state import Arena, Block, DeviceArena, HostArena, Layout
 
-Provider = Literal["cpu", "cuda"]
-Lowering = Literal["fused", "portable", "other"]
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_PREFERENCE = ("fused", "other", "portable")
+Array = npt.NDArray[np.generic]
 
 
 class Engine:
@@ -37,6 +46,8 @@ class Engine:
     Attributes:
         bundle: what runs.
         provider: where it runs.
+        provider_options: what the provider was opened with.
+        strict: whether a graph is refused if the provider leaves work to another one.
         threads: threads inside one operator.
         check_state_every: steps between two checks of a stream's state.
         chunk_sizes: the T that can run, rising.
@@ -54,8 +65,10 @@ class Engine:
         graphs: Sequence[Graph],
         chunk_sizes: Sequence[int],
         check_state_every: int,
+        provider_options: Options | None = None,
+        strict: bool = True,
     ) -> None:
-        check_provider(provider)
+        self._place = place_of(provider)
         if threads < 1 or check_state_every < 1:
             raise SessionError(
                 f"threads is {threads}, check_state_every is {check_state_every}; "
@@ -63,6 +76,9 @@ class Engine:
             )
         self.bundle = bundle
         self.provider = provider
+        self.provider_options = options_for(provider, provider_options, threads)
+        self.strict = strict
+        self._device_number = device_number(self.provider_options)
         self.threads = threads
         self.check_state_every = check_state_every
         self._graphs = _choose(bundle, graphs, chunk_sizes)
@@ -76,6 +92,7 @@ class Engine:
             for c in self.contract.constants
         }
         self._open: dict[str, ort.InferenceSession] = {}
+        self._loads: dict[str, GraphLoad] = {}
         self._lock = threading.Lock()
 
     @property
@@ -95,6 +112,19 @@ class Engine:
     def memory(self) -> Memory:
         """The bytes held by the graphs open now and one stream at every chunk size."""
         return predict(self.bundle.manifest, max(1, len(self._open)), 1, self.chunk_sizes)
+
+    def report(self) -> LoadReport:
+        """Say how many nodes and multiply-adds of which graph run on which provider.
+
+        Opens every graph that the session may run, if it is not open yet.
+
+        Raises:
+            GraphError: a graph cannot be loaded, or is not what the contract says.
+            ProviderError: the provider did not take a graph.
+        """
+        for t in self.chunk_sizes:
+            self.runner_for(t)
+        return LoadReport(self.provider, self.strict, tuple(self._loads.values()))
 
     def graph_for(self, t: int) -> Graph:
         """Return the graph that runs chunks of T = `t`.
@@ -126,73 +156,89 @@ class Engine:
 
     def arena(self) -> Arena:
         """Make a place for one state, where this provider can reach it."""
-        if self.provider == "cpu":
+        if self._place.device == "cpu":
             return HostArena(self.layout)
-        return DeviceArena(self.layout, self.provider)
+        return DeviceArena(self.layout, self._place.device, self._device_number)
+
+    def bridge(self, chunk: Array, outputs: Mapping[str, Array]) -> Bridge:
+        """Give the graphs a step's chunk and outputs, where this provider wants them."""
+        if self._place.device == "cpu":
+            return HostBridge(chunk, outputs)
+        return DeviceBridge(chunk, outputs, self._place.device, self._device_number)
 
     def _load(self, graph: Graph) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.enable_mem_pattern = False  # a pattern per T would stay in memory
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4
-        asked = _PROVIDERS[self.provider]
+        asked = self._place.execution
         label = self.bundle.label
         try:
             session = ort.InferenceSession(
-                str(self.bundle.root / graph.file), options, providers=[asked]
+                str(self.bundle.root / graph.file),
+                session_options(self.threads),
+                providers=[(asked, self.provider_options)],
+                enable_fallback=0,  # or it would try again on the CPU, and say so on stdout
             )
         except Exception as error:  # onnxruntime's own classes share no base but this
             raise GraphError(
                 f"{label}: {graph.file} cannot be loaded: {first_line(error)}"
             ) from error
-        session.disable_fallback()
-        if session.get_providers()[0] != asked:
+        needed = self.strict or self._place.device != "cpu"  # its memory is where the state lies
+        if needed and session.get_providers()[0] != asked:
             raise ProviderError(
                 f"{label}: asked for {self.provider!r} ({asked}), onnxruntime gave "
-                f"{session.get_providers()[0]}; nothing was run"
+                f"{session.get_providers()[0]}; nothing was run. Its device or its libraries are "
+                "missing, see docs/providers.md"
             )
         check_signature(label, graph, self.contract, session)
+        load = load_of(session, graph, self.provider)
+        if self.strict and load.fell_back is not None:
+            raise ProviderError(
+                f"{label}: {graph.file}: {load.fell_back}; nothing was run. "
+                f"{self._advice(graph)}, or run it as it is with strict=False"
+            )
+        self._loads[graph.file] = load
         return session
 
-
-def check_provider(provider: str) -> None:
-    """Check that a provider is known and installed.
-
-    Raises:
-        ProviderError: it is not; the message says what there is.
-    """
-    if provider not in _PROVIDERS:
-        raise ProviderError(f"provider {provider!r} is unknown; this runtime has 'cpu' and 'cuda'")
-    available = ort.get_available_providers()
-    if _PROVIDERS[provider] not in available:
-        raise ProviderError(
-            f"provider {provider!r} needs {_PROVIDERS[provider]}; the installed onnxruntime "
-            f"{ort.__version__} has {', '.join(available)}"
-        )
+    def _advice(self, graph: Graph) -> str:
+        """What else to try where a provider does not take a graph."""
+        lowerings = {g.lowering for g in self.bundle.manifest.graphs}
+        if graph.lowering != "portable" and "portable" in lowerings:
+            return "Try lowering='portable'"
+        return "Try another provider"
 
 
-def select(bundle: Bundle, lowering: Lowering | None, every: bool = False) -> list[Graph]:
-    """Return the graphs of a lowering (None for all) that this onnxruntime can run, best first.
+def select(
+    bundle: Bundle, lowering: Lowering | None, provider: Provider, every: bool = False
+) -> list[Graph]:
+    """Return the graphs that a provider of this onnxruntime can run, best first.
+
+    Without a lowering, fused graphs are left out where the provider has no kernels for them;
+    a lowering that is asked for is taken at its word.
 
     Raises:
-        SessionError: the bundle has no such lowering.
+        ProviderError: the provider is unknown or not installed.
+        SessionError: the bundle has no such lowering, or none that suits the provider.
         RuntimeVersionError: all such graphs, or with `every` one of them, need a newer
             onnxruntime.
     """
+    place = place_of(provider)
     graphs = bundle.manifest.graphs
     named = [g for g in graphs if lowering in (None, g.lowering)]
     if not named:
         have = ", ".join(sorted({g.lowering for g in graphs}))
         raise SessionError(f"{bundle.label}: has no {lowering!r} graph; it has {have}")
+    if lowering is None:
+        named = [g for g in named if suits(g, place)]
+        if not named:
+            raise SessionError(
+                f"{bundle.label}: has only fused graphs, whose com.microsoft operators provider "
+                f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs"
+            )
     able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
     if not able or (every and len(able) < len(named)):
         needed = (max if every else min)((g.min_ort for g in named), key=_version)
         raise RuntimeVersionError(
             f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed"
         )
-    return sorted(able, key=lambda g: (_PREFERENCE.index(g.lowering), -len(g.allowed_t)))
+    return sorted(able, key=lambda g: (preferred(g, place), -len(g.allowed_t)))
 
 
 def first_line(error: Exception) -> str:

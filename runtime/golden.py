@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle import Bundle
-from dst.runtime.engine import Engine, Lowering, Provider, select
+from dst.runtime.engine import Engine, select
 from dst.runtime.errors import GoldenError
 from dst.runtime.manifest import Golden, Graph, Manifest
+from dst.runtime.providers import Lowering, Options, Provider
 from dst.runtime.state import sized
 from dst.runtime.stream import Stream
 
@@ -76,7 +77,7 @@ def relative_error(found: Array, expected: Array) -> float:
     if difference == 0.0:
         return 0.0
     rms = float(np.sqrt(np.mean(right * right)))
-    error = difference / rms if rms > 0 else np.inf
+    error = difference / rms if 0 < rms < np.inf else np.inf  # an rms may overflow
     return error if np.isfinite(error) else np.inf
 
 
@@ -85,8 +86,11 @@ def replay_golden(
     provider: Provider = "cpu",
     threads: int = 1,
     lowering: Lowering | None = None,
+    provider_options: Options | None = None,
 ) -> list[GoldenCheck]:
     """Replay the golden runs on every graph, or on every graph of one lowering.
+
+    Without a lowering, fused graphs are left out where the provider has no kernels for them.
 
     A graph takes the runs recorded at one of its T; where there are none and the tail rule is
     `exact`, so that the cut does not matter, every run at its largest T that divides it.
@@ -96,7 +100,7 @@ def replay_golden(
         SessionError: a graph cannot be run here; none is passed over.
     """
     checks: list[GoldenCheck] = []
-    for graph in select(bundle, lowering, every=True):
+    for graph in select(bundle, lowering, provider, every=True):
         runs = _runs(bundle.manifest, graph)
         if not runs:
             raise GoldenError(
@@ -109,9 +113,26 @@ def replay_golden(
             graphs=[graph],
             chunk_sizes=graph.allowed_t,
             check_state_every=1,
+            provider_options=provider_options,
         )
         checks += [_replay(engine, graph, golden, t) for golden, t in runs]
     return checks
+
+
+def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]:
+    """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`.
+
+    Raises:
+        GoldenError: a golden file breaks its layout.
+    """
+    found: list[tuple[int, list[Array]]] = []
+    for golden, t in _runs(engine.bundle.manifest, graph):
+        held = engine.bundle.tensors(golden.file)
+        shape = (golden.steps, *_chunk(engine, golden.t))
+        chunks = _tensor(engine, golden, held, "chunk", shape)
+        cut = [p for c in chunks for p in np.split(c, golden.t // t, _time(engine))]
+        found.append((t, [np.ascontiguousarray(piece) for piece in cut]))
+    return found
 
 
 def _runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
@@ -136,6 +157,21 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
             f"{engine.bundle.label}: {golden.file}: chunk is {chunks.dtype}, "
             f"contract says {contract.chunk.dtype}"
         )
+    # All of them before the first step: the outputs kept then fit what the file holds.
+    wanted = {
+        output.name: _tensor(
+            engine,
+            golden,
+            held,
+            f"out/{output.name}",
+            (golden.steps, *sized(output.shape, golden.t)),
+        )
+        for output in contract.outputs
+    }
+    left = {
+        name: _tensor(engine, golden, held, f"state/{name}", value.shape)
+        for name, value in stream.state.items()
+    }
     cut = golden.t // t
     steps = [
         [stream.step(np.ascontiguousarray(piece)) for piece in np.split(c, cut, _time(engine))]
@@ -143,8 +179,6 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
     ]
     errors: dict[str, float] = {}
     for output in contract.outputs:
-        shape = (golden.steps, *sized(output.shape, golden.t))
-        expected = _tensor(engine, golden, held, f"out/{output.name}", shape)
         axis = output.time_axis
         found = [
             pieces[-1][output.name]
@@ -152,10 +186,9 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
             else np.concatenate([p[output.name] for p in pieces], axis)
             for pieces in steps
         ]
-        errors[output.name] = relative_error(np.stack(found), expected)
+        errors[output.name] = relative_error(np.stack(found), wanted[output.name])
     for name, value in stream.state.items():
-        expected = _tensor(engine, golden, held, f"state/{name}", value.shape)
-        errors[name] = relative_error(value, expected)
+        errors[name] = relative_error(value, left[name])
     return GoldenCheck(
         graph=graph.file,
         t=t,

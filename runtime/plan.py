@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from numpy import vdot
 
+from dst.runtime.device import capture_options, uncaptured
 from dst.runtime.engine import Engine, first_line
 from dst.runtime.errors import (
     NonFiniteInputError,
@@ -79,6 +80,8 @@ class Plan:
 
     __slots__ = (
         "_bindings",
+        "_bridge",
+        "_captures",
         "_feed",
         "_float_outputs",
         "_floats",
@@ -135,6 +138,9 @@ class Plan:
         self._float_outputs = [
             (name, pieces(value)) for name, value in self.outputs.items() if value.dtype.kind == "f"
         ]
+        self._bridge = engine.bridge(self._feed, self.outputs)
+        captures = [capture_options(engine.provider_options) for _ in range(2)]
+        self._captures = captures if captures[0] is not None else None
         self._bindings = tuple(
             self._bind(engine, session, arenas[side], arenas[side ^ 1]) for side in (0, 1)
         )
@@ -161,12 +167,11 @@ class Plan:
     ) -> ort.IOBinding:
         contract = engine.contract
         binding = session.io_binding()
-        feed = ort.OrtValue.ortvalue_from_numpy(self._feed)
-        binding.bind_ortvalue_input(contract.chunk.input, feed)
+        binding.bind_ortvalue_input(contract.chunk.input, self._bridge.feed)
         for name, value in engine.constants.items():
             binding.bind_ortvalue_input(name, value)
-        for name, array in self.outputs.items():
-            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, output in self._bridge.outputs.items():
+            binding.bind_ortvalue_output(name, output)
         for state, before, after in zip(contract.state, source.values, target.values, strict=True):
             binding.bind_ortvalue_input(state.input, before)
             binding.bind_ortvalue_output(state.output, after)
@@ -192,10 +197,7 @@ class Plan:
                 raise NonFiniteInputError(
                     "the chunk holds a NaN or an infinity; nothing was stepped"
                 )
-        try:
-            self._run(self._bindings[side], options)
-        except Exception as error:  # onnxruntime's own classes share no base but this
-            raise StepError(f"{self._graph} failed: {first_line(error)}") from error
+        self._go(side, options)
         for name, values in self._float_outputs:
             if not finite(values):
                 raise NonFiniteOutputError(
@@ -212,7 +214,19 @@ class Plan:
 
         The stream's state in arena `side` is only read.
         """
+        self._go(side, None)
+
+    def _go(self, side: int, options: ort.RunOptions | None) -> None:
+        if self._captures is not None:
+            if options is None:
+                options = self._captures[side]
+            else:
+                uncaptured(options)
         try:
-            self._run(self._bindings[side], None)
+            if self._bridge.copies:
+                self._bridge.push()
+            self._run(self._bindings[side], options)
+            if self._bridge.copies:
+                self._bridge.pull()
         except Exception as error:  # onnxruntime's own classes share no base but this
             raise StepError(f"{self._graph} failed: {first_line(error)}") from error

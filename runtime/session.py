@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from dst.runtime.bundle import open_bundle
-from dst.runtime.engine import Engine, Lowering, Provider, select
+from dst.runtime.engine import Engine, select
+from dst.runtime.providers import Lowering, Options, Provider
 from dst.runtime.saved import Saved
 from dst.runtime.stream import Stream
 
@@ -32,17 +33,24 @@ class Session(Engine):
         chunk_sizes: Sequence[int] | None = None,
         verify: Literal["full", "size"] = "full",
         check_state_every: int = 64,
+        provider_options: Options | None = None,
+        strict: bool = True,
     ) -> "Session":
         """Open a bundle.
 
         Args:
             path: a bundle's directory, or the name of a shipped bundle.
-            provider: `cpu` or `cuda`; what is asked for runs, or an error says why not.
+            provider: `cpu`, `cuda`, `tensorrt`, `directml`, `coreml` or `openvino`; what is asked
+                for runs, or an error says why not.
             threads: threads inside one operator.
-            lowering: run only graphs of this lowering; None takes the best that runs each T.
+            lowering: run only graphs of this lowering; None takes the best for the provider.
             chunk_sizes: the T to run; None for all that the chosen graphs allow.
             verify: `full` hashes every file, `size` only compares sizes.
             check_state_every: steps between two checks of a stream's state for NaN.
+            provider_options: passed to the provider as they are, e.g. `{"device_id": "1"}`.
+            strict: refuse a graph if more than a hundredth of its multiply-adds would run
+                elsewhere than on `provider`, or if nobody can tell; False runs it, and
+                `report()` says what runs where.
 
         Raises:
             BundleError: the bundle is broken; a subclass names the clause.
@@ -52,7 +60,7 @@ class Session(Engine):
             SessionError: no such lowering, or a number out of its range.
         """
         bundle = open_bundle(path, verify)
-        graphs = select(bundle, lowering)
+        graphs = select(bundle, lowering, provider)
         able = {t for g in graphs if not g.batch or 1 in g.batch for t in g.allowed_t}
         return Session(
             bundle,
@@ -61,6 +69,8 @@ class Session(Engine):
             graphs=graphs,
             chunk_sizes=sorted(able) if chunk_sizes is None else chunk_sizes,
             check_state_every=check_state_every,
+            provider_options=provider_options,
+            strict=strict,
         )
 
     def stream(self, saved: Saved | None = None, *, allow_precision: bool = False) -> Stream:
