@@ -1,14 +1,49 @@
-"""Torch steps in, bundles out: ``export_bundle`` traces, proves and writes."""
+"""Torch steps or ONNX files in, bundles out: ``export_bundle`` traces, ``adopt_bundle`` wraps.
 
-from dst.export.bundle import export_bundle
-from dst.export.errors import CertificateError, ExportError, LoweringError, StepContractError
-from dst.export.step import Step
+What needs torch is loaded when it is first asked for: adopting an ONNX file does without.
+"""
+
+from typing import TYPE_CHECKING
+
+from dst.export.adopt import Adopted, adopt_bundle
+from dst.export.answers import Answers
+from dst.export.errors import (
+    AdoptCheckError,
+    AdoptError,
+    CertificateError,
+    ExportError,
+    LoweringError,
+    OpenQuestionsError,
+    StepContractError,
+)
+
+if TYPE_CHECKING:
+    from dst.export.bundle import export_bundle
+    from dst.export.step import Step
 
 __all__ = [
+    "AdoptCheckError",
+    "AdoptError",
+    "Adopted",
+    "Answers",
     "CertificateError",
     "ExportError",
     "LoweringError",
+    "OpenQuestionsError",
     "Step",
     "StepContractError",
+    "adopt_bundle",
     "export_bundle",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "export_bundle":
+        from dst.export.bundle import export_bundle
+
+        return export_bundle
+    if name == "Step":
+        from dst.export.step import Step
+
+        return Step
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from dst import __version__
+from dst.export.cost import multiply_adds
 from dst.export.errors import ExportError
 from dst.export.step import Step, check_step
 from dst.export.trace import Traced, trace_fused, trace_portable
@@ -29,6 +30,7 @@ from dst.runtime.bundle import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Certificate,
+    Contract,
     Golden,
     Graph,
     Horizon,
@@ -98,7 +100,7 @@ def export_bundle(
     step = step.eval()
     check_step(step)
     graphs = _trace(step, portable_t, progress)
-    files = pack(graphs)
+    files = pack({g.file: g.model for g in graphs})
     with tempfile.TemporaryDirectory() as folder:
         for file, content in files.items():
             (Path(folder) / file).write_bytes(content)
@@ -118,7 +120,7 @@ def export_bundle(
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),
         contract=step.contract,
-        graphs=tuple(_graph(g) for g in graphs),
+        graphs=tuple(_graph(g, step.contract) for g in graphs),
         golden=golden,
         certificates=tuple(certificates),
         horizon=Horizon(half_life_items=step.half_life_items),
@@ -207,7 +209,7 @@ def _stored_initial_state(step: Step) -> dict[str, Array]:
     }
 
 
-def _graph(traced: Traced) -> Graph:
+def _graph(traced: Traced, contract: Contract) -> Graph:
     return Graph(
         file=traced.file,
         lowering=traced.lowering,
@@ -217,4 +219,5 @@ def _graph(traced: Traced) -> Graph:
         domains=traced.domains,
         min_ort=traced.min_ort,
         golden_tolerance=GOLDEN_TOLERANCE,
+        multiply_adds=multiply_adds(traced.model, contract, traced.allowed_t, traced.batch),
     )

@@ -27,6 +27,7 @@ def cleaned(
     clean.producer_name, clean.producer_version = "dst-edge", ""
     clean.doc_string = clean.domain = ""
     del clean.metadata_props[:]
+    del clean.training_info[:]
     graph = clean.graph
     graph.name = "step"
     _own_outputs(graph)
@@ -55,9 +56,21 @@ def _strip(graph: onnx.GraphProto) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
     del graph.value_info[:]
+    del graph.quantization_annotation[:]
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for tensor in (attribute.t, *attribute.tensors):
+                if tensor.name or tensor.doc_string or tensor.metadata_props:
+                    tensor.name = tensor.doc_string = ""
+                    del tensor.metadata_props[:]
+            for inside in (attribute.g, *attribute.graphs):
+                if inside.node or inside.output:
+                    inside.name = "inside"
+                    _strip(inside)
 
 
 def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
@@ -72,10 +85,10 @@ def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
     for tensor in graph.initializer:
         tensor.name = names.setdefault(tensor.name, f"{prefix}{len(names)}")
     for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{number}"
+        node.name = f"{prefix[1:]}{node.op_type}_{number}"
         node.input[:] = [names.get(value, value) for value in node.input]
         node.output[:] = [names[value] if value else value for value in node.output]
         for attribute in node.attribute:
             for inside in (attribute.g, *attribute.graphs):
-                if inside.node:
+                if inside.node or inside.output:
                     _rename(inside, names, f"{prefix}{number}.")

@@ -1,4 +1,4 @@
-"""What can go wrong between a torch module and a bundle, one class each."""
+"""What can go wrong between a torch module or an ONNX file and a bundle, one class each."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ class LoweringError(ExportError):
 
 class CertificateError(ExportError):
     """Two forms of the same step differ by more than the bound."""
+
+
+class AdoptError(ExportError):
+    """An ONNX file cannot be adopted as asked."""
+
+
+class OpenQuestionsError(AdoptError):
+    """The graph does not tell everything; the message lists each question and its option."""
+
+
+class AdoptCheckError(AdoptError):
+    """The graph was run and is not the stateful step that was described."""

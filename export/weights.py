@@ -1,24 +1,33 @@
-"""Traced graphs in, one ``weights.bin`` and the graphs out: equal tensors are stored once."""
+"""Graphs in, one ``weights.bin`` and the graphs out: equal tensors are stored once."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import onnx
-import torch
-from onnx import numpy_helper
-from torch import nn
+from onnx import TensorProto, numpy_helper
 
-from dst.export.trace import Traced
+if TYPE_CHECKING:  # what needs no torch must not load it
+    from torch import nn
 
 FILE = "weights.bin"
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph."""
 ALIGNMENT = 64
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_BYTES = frozenset({TensorProto.INT8, TensorProto.UINT8})
+_PACKED = _BYTES | {TensorProto.INT4, TensorProto.UINT4}
+_PLAIN = _FLOATS | _BYTES | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+"""What numpy holds as ONNX does; all else (int4 comes in pairs) stays in the graph."""
 
 
-def pack(graphs: list[Traced]) -> dict[str, bytes]:
+def pack(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
     """Move the graphs' large initializers to one file of external data.
+
+    Args:
+        graphs: File name to graph.
 
     Returns:
         File name to bytes: ``weights.bin`` and every graph.
@@ -26,10 +35,12 @@ def pack(graphs: list[Traced]) -> dict[str, bytes]:
     blob = bytearray()
     places: dict[bytes, int] = {}
     files: dict[str, bytes] = {}
-    for graph in graphs:
+    for file, graph in graphs.items():
         model = onnx.ModelProto()
-        model.CopyFrom(graph.model)
+        model.CopyFrom(graph)
         for tensor in model.graph.initializer:
+            if tensor.data_type not in _PLAIN:
+                continue
             # little-endian, C order: what external data holds by the ONNX specification
             array = numpy_helper.to_array(tensor)
             data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -42,7 +53,7 @@ def pack(graphs: list[Traced]) -> dict[str, bytes]:
                 places[key] = len(blob)
                 blob.extend(data)
             _point(tensor, places[key], len(data))
-        files[graph.file] = model.SerializeToString(deterministic=True)
+        files[file] = model.SerializeToString(deterministic=True)
     return {FILE: bytes(blob), **files}
 
 
@@ -53,10 +64,38 @@ def model_id(module: nn.Module, graph: bytes) -> str:
     """
     digest = hashlib.sha256(b"" if module.state_dict() else graph)
     for name, tensor in sorted(module.state_dict().items()):
-        array = tensor.detach().to(torch.float32).cpu().contiguous().numpy()
+        array = tensor.detach().float().cpu().contiguous().numpy()
         digest.update(f"{name} {list(array.shape)}\n".encode())
         digest.update(array.astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+def file_id(tensors: Iterable[onnx.TensorProto], graph: bytes) -> str:
+    """SHA-256 (hex) of the weights in an ONNX file: shapes and float32 bytes, and those of int8.
+
+    Names and order do not count, for exporters choose them anew each time. A file without weights
+    is told from others by the bytes of its graph.
+    """
+    entries: list[bytes] = []
+    for tensor in tensors:
+        if tensor.data_type in _FLOATS | _PACKED:
+            array = numpy_helper.to_array(tensor)
+            array = array.astype("<f4") if tensor.data_type in _FLOATS else array
+            entries.append(f"{list(array.shape)}\n".encode() + array.tobytes())
+    digest = hashlib.sha256(b"" if entries else graph)
+    for entry in sorted(entries):
+        digest.update(hashlib.sha256(entry).digest())
+    return digest.hexdigest()
+
+
+def held(tensors: Iterable[onnx.TensorProto]) -> dict[str, int]:
+    """Count the bytes of the weights in an ONNX file by dtype, e.g. ``{"float32": 4096}``."""
+    found: dict[str, int] = {}
+    for tensor in tensors:
+        kind = TensorProto.DataType.Name(tensor.data_type).lower()
+        name = {"float": "float32", "double": "float64"}.get(kind, kind)
+        found[name] = found.get(name, 0) + len(numpy_helper.to_array(tensor).tobytes())
+    return found
 
 
 def _point(tensor: onnx.TensorProto, offset: int, length: int) -> None:

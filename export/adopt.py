@@ -1,0 +1,196 @@
+"""A stateful ONNX file and a few answers in, a bundle out; needs onnx, not torch.
+
+The file is first run as it is, in a plain ONNX Runtime loop: what it does there is checked, and
+recorded as the bundle's golden run. Then the bundle is made, and must do the same in the runtime.
+
+Shape letters: `T` items per chunk, `n` items of any number.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dst.export.answers import Answers, Question, spelled
+from dst.export.assemble import assembled, contract_of
+from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
+from dst.export.infer_contract import Draft, draft, shaped
+from dst.export.layout import Placed, place_output
+from dst.export.plain import Plain
+from dst.export.ports import Port, ports_of, read_model
+from dst.export.prove import Finding, prove_cut, prove_rows, prove_state
+from dst.runtime.bundle import check_target, open_bundle, write_bundle
+from dst.runtime.golden import replay_golden
+from dst.runtime.manifest import Manifest
+
+Array = npt.NDArray[np.generic]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done."""
+
+LEAST_ITEMS, LEAST_STEPS = 64, 4
+"""How much of the data is read: so many items at least, and so many chunks."""
+SAME = 1e-5
+"""Largest error (max|d|/rms) of the bundle against the file it was made from, on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What was made of a file.
+
+    Attributes:
+        manifest: as written.
+        findings: what running the file has shown.
+        worst: largest error (max|d|/rms) of the bundle against the file; 0 is bit for bit.
+    """
+
+    manifest: Manifest
+    findings: tuple[Finding, ...]
+    worst: float
+
+
+def adopt_bundle(
+    model: str | Path,
+    path: str | Path,
+    answers: Answers,
+    *,
+    name: str,
+    data: Array | None = None,
+    description: str = "",
+    license: str = "",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Adopted:
+    """Wrap an existing stateful ONNX file into a bundle.
+
+    Args:
+        model: The ONNX file; its external data lies beside it.
+        path: Directory to make.
+        answers: What the graph does not tell by itself.
+        name: The bundle's name.
+        data: Items to run it on, ``[n]`` or ``[n, F]``; noise, or random tokens, by default.
+        description: What the model does, in a sentence.
+        license: SPDX expression of the weights' licence.
+        overwrite: Replace a bundle that stands at ``path``.
+        progress: Called with a label and the share done.
+
+    Returns:
+        What was written and found.
+
+    Raises:
+        OpenQuestionsError: something must be said first; the message lists every open question.
+        AdoptError: the file cannot be read or loaded, or an answer does not fit it.
+        AdoptCheckError: it ran, and is not the step that was described; nothing was written.
+        BundleError: ``path`` cannot be written to.
+    """
+    source, where = Path(model), Path(model).name
+    check_target(Path(path), overwrite)
+    _tell(progress, "reading the file", 0.0)
+    loaded = read_model(source)
+    plan = draft(where, loaded, ports_of(loaded), answers)
+    items = _items(where, plan, answers, data)
+    plain = Plain(source, plan, answers.lookback, answers.lookback_fill)
+    _tell(progress, "running the file", 0.2)
+    try:
+        outputs = _outputs(where, plan, plain, answers, items)
+        runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
+        findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
+        exact = answers.tail in (None, "exact")
+        if exact and len(plan.sizes) > 1:
+            findings.append(prove_cut(plan, runs, outputs))
+        batch, about_rows = prove_rows(plan, plain, items, outputs)
+    except AdoptCheckError as error:
+        raise AdoptCheckError(f"{where}: {error}") from None
+    contract = contract_of(plan, answers, outputs, "exact" if exact else answers.tail or "refuse")
+    _tell(progress, "writing", 0.7)
+    files, manifest = assembled(loaded, plan, contract, outputs, batch, runs)
+    manifest = msgspec.structs.replace(
+        manifest, name=name, description=description, license=license
+    )
+    _tell(progress, "running the bundle", 0.8)
+    worst = _worst(where, manifest, files)
+    written = write_bundle(path, manifest, files, overwrite=overwrite)
+    kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
+    return Adopted(written, (*findings, *about_rows, *kept), worst)
+
+
+def _tell(progress: Progress | None, what: str, share: float) -> None:
+    if progress is not None:
+        progress(what, share)
+
+
+def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Array:
+    """Enough items to carry the state for some chunks of every T; data is read round and round."""
+    period = math.lcm(*plan.sizes)
+    count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS)
+    chunk = plan.chunk
+    width = tuple(d for d in chunk.shape if not isinstance(d, str))
+    if data is not None and (not len(data) or data.shape[1:] != width):
+        raise AdoptError(
+            f"{where}: the data has shape {list(data.shape)}, expected [n, …] with items of "
+            f"{list(width)}, n at least 1"
+        )
+    if data is not None:
+        return np.resize(data, (count, *width)).astype(chunk.port.dtype)
+    random = np.random.default_rng(0)
+    if plan.vocabulary is not None:
+        return random.integers(0, plan.vocabulary, (count, *width)).astype(chunk.port.dtype)
+    return random.normal(size=(count, *width)).astype(chunk.port.dtype)
+
+
+def _outputs(
+    where: str, plan: Draft, plain: Plain, answers: Answers, items: Array
+) -> dict[str, Placed]:
+    """Place every output: as the caller said, or as its shapes at each T tell."""
+    shapes = {t: plain.shapes(items[:t]) for t in plan.sizes}
+    placed: dict[str, Placed] = {}
+    questions: list[Question] = []
+    for port in plan.outputs:
+        found = _placed(where, plan, answers, port, {t: s[port.name] for t, s in shapes.items()})
+        if isinstance(found, Question):
+            questions.append(found)
+        else:
+            placed[port.name] = found
+    if questions:
+        told = [f"output {port}" for port in placed.values()]
+        raise OpenQuestionsError(spelled(where, questions, told))
+    return placed
+
+
+def _placed(
+    where: str, plan: Draft, answers: Answers, port: Port, found: dict[int, tuple[int, ...]]
+) -> Placed | Question:
+    if port.name not in answers.shapes:
+        return place_output(port, plan.chunk, found, plan.named_t)
+    placed = shaped(where, port, answers, timed=bool(plan.chunk.added))
+    for t, shape in found.items():
+        sizes = {"B": 1, "T": t}
+        said = tuple(sizes[d] if isinstance(d, str) else d for d in placed.own_shape)
+        if said != shape:
+            raise AdoptError(
+                f"{where}: --shape {port.name}: the output has shape {list(shape)} at T = {t}, "
+                f"that says {list(said)}"
+            )
+    return placed
+
+
+def _worst(where: str, manifest: Manifest, files: dict[str, bytes]) -> float:
+    """Replay the file's run on the bundle, through the runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "bundle"
+        write_bundle(trial, manifest, dict(files))
+        checks = replay_golden(open_bundle(trial))
+    errors = {name: error for check in checks for name, error in check.errors.items()}
+    worst = max(errors, key=lambda name: errors[name])
+    if errors[worst] > SAME:
+        raise AdoptCheckError(
+            f"{where}: the bundle does not do what the file does: `{worst}` strays by "
+            f"{errors[worst]:.1e} of its rms, {SAME:.0e} is allowed; please report this"
+        )
+    return errors[worst]

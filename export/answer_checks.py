@@ -1,0 +1,110 @@
+"""What the caller said of a graph goes in; the values it takes, or why it does not, come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.export.answers import Answers
+from dst.export.errors import AdoptError
+from dst.export.layout import Placed
+from dst.export.ports import Port, Ports
+
+Array = npt.NDArray[np.generic]
+
+
+def check_names(where: str, ports: Ports, answers: Answers) -> None:
+    """Every name in an answer must be one of the graph's.
+
+    Raises:
+        AdoptError: one is not, or has two meanings.
+    """
+    inputs, outputs = ([p.name for p in side] for side in (ports.inputs, ports.outputs))
+    for option, names, known, kind in (
+        ("--chunk", [answers.chunk] if answers.chunk is not None else [], inputs, "input"),
+        ("--state", answers.states, inputs, "input"),
+        ("--state", answers.states.values(), outputs, "output"),
+        ("--init", answers.init, inputs, "input"),
+        ("--constant", answers.constants, inputs, "input"),
+        ("--shape", answers.shapes, [*inputs, *outputs], "input or output"),
+        ("--drop", answers.drop, outputs, "output"),
+        ("--meaning", answers.meanings, outputs, "output"),
+    ):
+        for name in names:
+            if name not in known:
+                raise AdoptError(
+                    f"{where}: {option} names `{name}`, which is no {kind}; there are "
+                    + ", ".join(f"`{n}`" for n in known)
+                )
+    given_as = [answers.chunk, *answers.states, *answers.constants]
+    twice = [name for name in given_as if name is not None and given_as.count(name) > 1]
+    if twice:
+        raise AdoptError(f"{where}: `{twice[0]}` is one of chunk, state and constant, not two")
+
+
+def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
+    """An answer that answers nothing is a mistake.
+
+    Raises:
+        AdoptError: there is one.
+    """
+    for name in answers.shapes:
+        if name in answers.constants:
+            raise AdoptError(f"{where}: --shape {name}: a constant's value tells its shape")
+        if name in pairs.values():
+            raise AdoptError(
+                f"{where}: --shape {name}: give the shape of the state's input instead"
+            )
+    for name in answers.meanings:
+        if name in pairs.values():
+            raise AdoptError(f"{where}: --meaning {name}: a state's output goes to no reader")
+    tokens = answers.vocabulary is not None or answers.tokenizer == "bytes"
+    if chunk is not None and tokens and chunk.dtype.startswith("float"):
+        raise AdoptError(f"{where}: the chunk {chunk} holds features, which have no vocabulary")
+    if answers.pad_value and answers.tail != "pad":
+        raise AdoptError(f"{where}: --pad {answers.pad_value:g} needs --tail pad")
+    if answers.lookback_fill and not answers.lookback:
+        raise AdoptError(f"{where}: --lookback-fill {answers.lookback_fill:g} needs --lookback")
+
+
+def start_of(where: str, placed: Placed, start: Array) -> Array:
+    """Bring what a state starts from to its dtype: one number, or a tensor with B = 1.
+
+    Raises:
+        AdoptError: it has another shape, or holds what the state cannot.
+    """
+    port = placed.port
+    one = tuple(1 if d == "B" else int(d) for d in placed.own_shape)
+    if start.ndim and start.shape != one:
+        raise AdoptError(
+            f"{where}: --init {port.name}: has shape {list(start.shape)}, expected one number or "
+            f"{list(one)}"
+        )
+    value = start.astype(port.dtype)
+    if not np.array_equal(value, start) and not port.dtype.startswith("float"):
+        raise AdoptError(f"{where}: --init {port.name}: {port.dtype} cannot hold {start}")
+    if not np.isfinite(value.astype(np.float64)).all():
+        raise AdoptError(f"{where}: --init {port.name}: holds a NaN or an infinity")
+    return value
+
+
+def constant_of(where: str, port: Port, value: Array) -> Array:
+    """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
+    cast = value.astype(port.dtype)
+    shape = tuple(d if isinstance(d, int) else 1 for d in port.dims)
+    if not value.ndim and not (port.free and len(port.dims) > 1):
+        cast = np.full(shape, cast)
+    fits = cast.ndim == len(port.dims) and all(
+        not isinstance(d, int) or d == size for d, size in zip(port.dims, cast.shape, strict=True)
+    )
+    if not fits:
+        raise AdoptError(
+            f"{where}: --constant {port.name}: has shape {list(value.shape)}, the input is {port}"
+        )
+    if not np.array_equal(cast, value if value.ndim else np.full(cast.shape, value)) and (
+        not port.dtype.startswith("float")
+    ):
+        raise AdoptError(f"{where}: --constant {port.name}: {port.dtype} cannot hold {value}")
+    if not np.isfinite(cast.astype(np.float64)).all():
+        raise AdoptError(f"{where}: --constant {port.name}: holds a NaN or an infinity")
+    return cast

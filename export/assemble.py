@@ -1,0 +1,236 @@
+"""A draft, its outputs and recorded runs in, the contract, the files and the manifest out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import safetensors.numpy
+
+from dst import __version__
+from dst.export.answers import Answers, Tail
+from dst.export.cost import multiply_adds
+from dst.export.infer_contract import Draft, DraftState
+from dst.export.layout import Placed
+from dst.export.pairs import words
+from dst.export.plain import Run
+from dst.export.rewrap import domains, min_ort, rewrapped, tensors_of
+from dst.export.weights import FILE as WEIGHTS_FILE
+from dst.export.weights import file_id, held, pack
+from dst.runtime.golden import golden_tensors
+from dst.runtime.manifest import (
+    Chunk,
+    Constant,
+    Contract,
+    DType,
+    Features,
+    Fill,
+    Golden,
+    Graph,
+    Horizon,
+    Manifest,
+    Output,
+    Producer,
+    State,
+    Stored,
+    Tokens,
+    Zeros,
+)
+from dst.runtime.rules import INIT_FILE
+from dst.runtime.state import sized
+
+Array = npt.NDArray[np.generic]
+
+STEP_FILE, GOLDEN_FILE = "step.onnx", "golden.safetensors"
+GOLDEN_TOLERANCE = 1e-4
+"""What another machine may differ by: it orders its sums differently."""
+GOLDEN_BYTES = 1 << 20
+"""About as much of a run is recorded."""
+_WINDOW = frozenset(
+    [
+        "cache",
+        "cached",
+        "key",
+        "keys",
+        "k",
+        "value",
+        "values",
+        "v",
+        "past",
+        "window",
+        "buffer",
+        "ring",
+    ]
+)
+
+
+def contract_of(
+    plan: Draft, answers: Answers, outputs: Mapping[str, Placed], tail: Tail
+) -> Contract:
+    """Spell the contract."""
+    chunk = plan.chunk
+    return Contract(
+        chunk=Chunk(
+            input=chunk.port.name,
+            dtype=chunk.port.dtype,
+            shape=chunk.shape,
+            batch_axis=chunk.batch_axis,
+            time_axis=chunk.shape.index("T"),
+            nominal_t=plan.sizes[-1],
+            allowed_t=plan.sizes,
+            content=Features(names=(), sample_rate_hz=answers.sample_rate_hz, normalisation=None)
+            if plan.vocabulary is None
+            else Tokens(vocabulary=plan.vocabulary, tokenizer=answers.tokenizer),
+            lookback=answers.lookback,
+            lookback_fill=answers.lookback_fill if answers.lookback else None,
+            tail=tail,
+            pad_value=answers.pad_value if tail == "pad" else None,
+        ),
+        constants=tuple(
+            Constant(
+                input=name,
+                dtype=msgspec.convert(str(value.dtype), DType),
+                shape=value.shape,
+                values=tuple(float(v) if value.dtype.kind == "f" else int(v) for v in value.flat),
+            )
+            for name, value in plan.constants.items()
+        ),
+        outputs=tuple(
+            Output(
+                name=name,
+                dtype=placed.port.dtype,
+                shape=placed.shape,
+                meaning=answers.meanings.get(name, "custom"),
+                per="chunk" if placed.time_axis is None else "item",
+                time_axis=placed.time_axis,
+            )
+            for name, placed in outputs.items()
+        ),
+        state=tuple(_state(state) for state in plan.states),
+    )
+
+
+def assembled(
+    model: onnx.ModelProto,
+    plan: Draft,
+    contract: Contract,
+    outputs: Mapping[str, Placed],
+    batch: Sequence[int],
+    runs: Mapping[int, Run],
+) -> tuple[dict[str, bytes], Manifest]:
+    """Make the files of a bundle and its manifest, which has no name yet.
+
+    Args:
+        model: The file, its weights loaded.
+        plan: What the graph and the caller said.
+        contract: What ``contract_of`` made of it.
+        outputs: Output name -> its place.
+        batch: The batch sizes that run, empty for any.
+        runs: T -> the run to record, or as much of it as is not too large.
+    """
+    placed = [plan.chunk, *outputs.values(), *(state.before for state in plan.states)]
+    placed += [Placed(s.after, s.before.shape, s.before.added) for s in plan.states]
+    graph = rewrapped(model, contract, placed)
+    files = pack({STEP_FILE: graph})
+    if not files[WEIGHTS_FILE]:
+        del files[WEIGHTS_FILE]
+    stored = {
+        s.init.tensor: _start(state)
+        for s, state in zip(contract.state, plan.states, strict=True)
+        if isinstance(s.init, Stored)
+    }
+    if stored:
+        files[INIT_FILE] = safetensors.numpy.save(stored)
+    tensors: dict[str, Array] = {}
+    steps = {t: _recorded(run) for t, run in runs.items()}
+    for t, run in runs.items():
+        kept = {name: values[: steps[t]] for name, values in run.outputs.items()}
+        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]])
+    files[GOLDEN_FILE] = safetensors.numpy.save(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    )
+    sizes = held(tensors_of(graph))
+    weights = {
+        dtype: size for dtype, size in sizes.items() if dtype not in ("int64", "int32", "bool")
+    }
+    manifest = Manifest(
+        name="",
+        description="",
+        license="",
+        model_id=file_id(tensors_of(model), files[STEP_FILE]),
+        precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
+        recipe=None,
+        producer=Producer(name="dst-edge", version=__version__),
+        contract=contract,
+        graphs=(
+            Graph(
+                file=STEP_FILE,
+                lowering="other",
+                allowed_t=plan.sizes,
+                batch=tuple(batch),
+                opsets={o.domain or "ai.onnx": o.version for o in graph.opset_import},
+                domains=domains(graph),
+                min_ort=min_ort(graph),
+                golden_tolerance=GOLDEN_TOLERANCE,
+                multiply_adds=multiply_adds(graph, contract, plan.sizes, batch),
+            ),
+        ),
+        golden=tuple(Golden(file=GOLDEN_FILE, t=t, steps=count) for t, count in steps.items()),
+        certificates=(),
+        horizon=Horizon(half_life_items=None),
+        weights_bytes=sum(sizes.values()),
+    )
+    return files, manifest
+
+
+def _recorded(run: Run) -> int:
+    """How many steps of a run are recorded: two at least, so that a state is carried."""
+    size = run.chunks[0].nbytes + sum(values[0].nbytes for values in run.outputs.values())
+    return min(len(run.chunks), max(GOLDEN_BYTES // max(size, 1), 2))
+
+
+def _state(state: DraftState) -> State:
+    placed = state.before
+    return State(
+        input=placed.port.name,
+        output=state.after.name,
+        dtype=placed.port.dtype,
+        shape=placed.shape,
+        batch_axis=placed.batch_axis,
+        init=_init(state),
+        role=_role(placed),
+    )
+
+
+def _init(state: DraftState) -> Zeros | Fill | Stored:
+    """Say what a state starts from in the shortest way that gives the same values."""
+    port, start = state.before.port, state.start
+    if start is None or not start.any():
+        return Zeros()
+    first = start.reshape(-1)[0]
+    value = float(first)
+    if bool((start == first).all()) and (start.dtype.kind == "f" or int(value) == int(first)):
+        return Fill(value=value)
+    return Stored(tensor=port.name)
+
+
+def _start(state: DraftState) -> Array:
+    """A stored initial value, in the contract's layout with B = 1."""
+    value: Array = np.zeros(sized(state.before.shape, 0), state.before.port.dtype)
+    if state.start is not None:
+        value[...] = state.start.reshape(value.shape) if state.start.ndim else state.start
+    return value
+
+
+def _role(placed: Placed) -> Literal["memory", "window", "conv", "counter"]:
+    """Guess what a state is from its dtype and name; people and quantizers look at it."""
+    called = set(words(placed.port.name))
+    if not placed.port.dtype.startswith("float"):
+        return "counter"
+    if "conv" in called:
+        return "conv"
+    return "window" if called & _WINDOW else "memory"
