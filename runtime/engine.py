@@ -48,6 +48,7 @@ class Engine:
         provider: where it runs.
         provider_options: what the provider was opened with.
         strict: whether a graph is refused if the provider leaves work to another one.
+        prepack: whether weights are packed for speed, or stay in their mapped file.
         threads: threads inside one operator.
         check_state_every: steps between two checks of a stream's state.
         chunk_sizes: the T that can run, rising.
@@ -67,6 +68,7 @@ class Engine:
         check_state_every: int,
         provider_options: Options | None = None,
         strict: bool = True,
+        prepack: bool = True,
     ) -> None:
         self._place = place_of(provider)
         if threads < 1 or check_state_every < 1:
@@ -78,6 +80,7 @@ class Engine:
         self.provider = provider
         self.provider_options = options_for(provider, provider_options, threads)
         self.strict = strict
+        self.prepack = prepack
         self._device_number = device_number(self.provider_options)
         self.threads = threads
         self.check_state_every = check_state_every
@@ -172,7 +175,7 @@ class Engine:
         try:
             session = ort.InferenceSession(
                 str(self.bundle.root / graph.file),
-                session_options(self.threads),
+                session_options(self.threads, self.prepack),
                 providers=[(asked, self.provider_options)],
                 enable_fallback=0,  # or it would try again on the CPU, and say so on stdout
             )

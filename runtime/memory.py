@@ -1,4 +1,4 @@
-"""Memory: a manifest in, the bytes a session will hold out; and what the process holds now.
+"""Memory: a manifest in, the bytes a session will hold out; and what this process holds.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dst.runtime.manifest import Manifest
+from dst.runtime.manifest import Features, Manifest
 from dst.runtime.state import Layout, sized
 
 
@@ -28,6 +28,7 @@ class Memory:
         weights_bytes: weights of all open graphs.
         state_bytes: two arenas per stream.
         guard_bytes: per stream the last good state and room to undo a call, as large again.
+        waiting_bytes: per stream the items that wait for their chunk, and the lookback.
         scratch_bytes: chunk and output buffers of every chunk size, per stream.
     """
 
@@ -36,12 +37,14 @@ class Memory:
     weights_bytes: int
     state_bytes: int
     guard_bytes: int
+    waiting_bytes: int
     scratch_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """The sum of all parts."""
-        return self.weights_bytes + self.state_bytes + self.guard_bytes + self.scratch_bytes
+        streams = self.state_bytes + self.guard_bytes + self.waiting_bytes + self.scratch_bytes
+        return self.weights_bytes + streams
 
 
 def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence[int]) -> Memory:
@@ -61,17 +64,26 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
         weights_bytes=graphs * manifest.weights_bytes,
         state_bytes=2 * state_bytes * streams,
         guard_bytes=2 * state_bytes * streams,
+        waiting_bytes=_waiting(manifest) * streams,
         scratch_bytes=scratch * streams,
     )
 
 
+def _waiting(manifest: Manifest) -> int:
+    """Bytes of one stream's three pending buffers and four copies of the lookback."""
+    chunk = manifest.contract.chunk
+    item = math.prod(size for size in chunk.shape if not isinstance(size, str))
+    return (3 * chunk.nominal_t + 4 * chunk.lookback) * item * np.dtype(chunk.dtype).itemsize
+
+
 def _buffers(manifest: Manifest, t: int) -> int:
-    """Bytes of one stream's buffers for T = `t`: the chunk, the outputs, a mask per output."""
-    contract = manifest.contract
-    chunk = contract.chunk
+    """Bytes of one stream's buffers for T = `t`: the chunk, once more normalised, the outputs."""
+    chunk = manifest.contract.chunk
     total = math.prod(sized(chunk.shape, t + chunk.lookback)) * np.dtype(chunk.dtype).itemsize
-    for output in contract.outputs:
-        total += math.prod(sized(output.shape, t)) * (np.dtype(output.dtype).itemsize + 1)
+    if isinstance(chunk.content, Features) and chunk.content.normalisation is not None:
+        total *= 2
+    for output in manifest.contract.outputs:
+        total += math.prod(sized(output.shape, t)) * np.dtype(output.dtype).itemsize
     return total
 
 
@@ -85,7 +97,7 @@ def rss_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "win32":
-        return _rss_windows()
+        return _windows()[2]
     listed = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=False
     )
@@ -94,12 +106,28 @@ def rss_bytes() -> int:
     return int(listed.stdout) * 1024
 
 
-def _rss_windows() -> int:
-    """Ask Windows for the working set: the second size_t of PROCESS_MEMORY_COUNTERS."""
+def peak_rss_bytes() -> int:
+    """Return the most resident memory this process ever held, in bytes.
+
+    Raises:
+        OSError: the platform does not tell.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    if sys.platform == "win32":
+        return _windows()[1]
+    import resource  # where there is no Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _windows() -> list[int]:
+    """Ask Windows: in PROCESS_MEMORY_COUNTERS the peak is the first size_t, then what is now."""
     counters = (ctypes.c_size_t * 10)()  # 2 x DWORD fill the first; 9 size_t follow
     windll = getattr(ctypes, "windll")  # noqa: B009 - exists on Windows only
     process = ctypes.c_void_p(windll.kernel32.GetCurrentProcess())
     size = ctypes.sizeof(counters)
     if not windll.psapi.GetProcessMemoryInfo(process, ctypes.byref(counters), size):
         raise OSError("Windows does not tell the resident memory")
-    return int(counters[2])
+    return list(counters)

@@ -35,6 +35,7 @@ class Session(Engine):
         check_state_every: int = 64,
         provider_options: Options | None = None,
         strict: bool = True,
+        prepack: bool = True,
     ) -> "Session":
         """Open a bundle.
 
@@ -51,6 +52,9 @@ class Session(Engine):
             strict: refuse a graph if more than a hundredth of its multiply-adds would run
                 elsewhere than on `provider`, or if nobody can tell; False runs it, and
                 `report()` says what runs where.
+            prepack: copy the weights into the form that is read fastest. False leaves float32 or
+                int8 weights in their mapped file: a twelfth of the memory, slower chunks
+                (docs/memory.md has the figures). Not for 4-bit weights.
 
         Raises:
             BundleError: the bundle is broken; a subclass names the clause.
@@ -71,6 +75,7 @@ class Session(Engine):
             check_state_every=check_state_every,
             provider_options=provider_options,
             strict=strict,
+            prepack=prepack,
         )
 
     def stream(self, saved: Saved | None = None, *, allow_precision: bool = False) -> Stream:

@@ -1,5 +1,6 @@
 """The documents go in; their Python runs as printed and their links lead somewhere."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -56,6 +57,19 @@ def test_blocks_keep_their_line_numbers() -> None:
 
 def test_readme_has_a_python_example() -> None:
     assert python_of((ROOT / "README.md").read_text("utf-8")).strip()
+
+
+@pytest.mark.parametrize("package", ["dst.runtime", "dst.export", "dst.quantize"])
+def test_the_api_page_shows_every_public_class(package: str) -> None:
+    code = python_of((ROOT / "docs/api.md").read_text("utf-8"))
+    module = importlib.import_module(package)
+    classes = {
+        name
+        for name in module.__all__
+        if isinstance(getattr(module, name), type)
+        and not issubclass(getattr(module, name), Exception)
+    }
+    assert {name for name in classes if not re.search(rf"\b{name}\b", code)} == set()
 
 
 @pytest.mark.parametrize("document", EXAMPLES, ids=name)

@@ -17,6 +17,7 @@ class MemoryBytes(msgspec.Struct, frozen=True):
     weights_bytes: int
     state_bytes: int
     guard_bytes: int
+    waiting_bytes: int
     scratch_bytes: int
     total_bytes: int
 
@@ -72,6 +73,7 @@ def show(path: str, output: Output) -> int:
                 memory.weights_bytes,
                 memory.state_bytes,
                 memory.guard_bytes,
+                memory.waiting_bytes,
                 memory.scratch_bytes,
                 memory.total_bytes,
             ),
@@ -186,6 +188,7 @@ def _memory(memory: Memory) -> Table:
     grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
     grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
     grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
+    grid.add_row("waiting", f"{mib(memory.waiting_bytes)} for each stream, items and lookback")
     grid.add_row("scratch", f"{mib(memory.scratch_bytes)} for each stream, chunk and outputs")
     grid.add_row("[bold]all[/]", f"[bold]{mib(memory.total_bytes)}[/] for one graph and one stream")
     return grid

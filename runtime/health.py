@@ -1,0 +1,225 @@
+"""Health of a state: a stream in, a report out, and a policy that keeps a sick state from lasting.
+
+    health = Health(stream, every_items=10_000, policy="rollback", limits=Limits(peak=1e4))
+    while True:
+        stream.advance(items)
+        health.tick()  # looks when it is time
+    health.save("memory.safetensors")
+
+A recurrence checks by itself, every few dozen steps, that its state is finite. This looks further:
+at the size of every tensor and at where that size is going, and says what to do before infinity is
+reached. A look takes one snapshot and makes no other array of a tensor's size; what is kept is the
+last healthy snapshot and, per tensor, sixteen points for every tenfold of items.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dst.runtime.errors import UnhealthyStateError
+from dst.runtime.saved import Saved, write_saved
+from dst.runtime.stream import Snapshot, Stream
+from dst.runtime.trend import TensorHealth, Track
+
+Policy = Literal["warn", "rollback", "refuse_to_save"]
+
+
+class HealthWarning(UserWarning):
+    """A state broke a limit of its health check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a healthy state keeps to, beside being finite; None where nothing is asked.
+
+    Attributes:
+        peak: the largest max|x| of any tensor.
+        growth_per_decade: the largest factor by which the rms of any tensor may grow while the
+            number of items grows tenfold. 1 is level, 10 is growth in step with the items.
+    """
+
+    peak: float | None = None
+    growth_per_decade: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """What one look found.
+
+    Attributes:
+        items: items in the state when it was looked at.
+        tensors: every float tensor, in the order of the contract.
+        causes: what is wrong, one line each; empty for a healthy state.
+        rolled_back_to: the item the stream was put back to, or None.
+    """
+
+    items: int
+    tensors: tuple[TensorHealth, ...]
+    causes: tuple[str, ...]
+    rolled_back_to: int | None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.causes
+
+
+class Health:
+    """Looks at one stream from outside, in the thread that feeds it.
+
+    Policies for a state that is not finite or breaks a limit:
+
+    - `warn`: one `HealthWarning` for each tensor and clause, and another only after a healthy look;
+    - `rollback`: the stream is put back to where it stood at the last healthy look;
+    - `refuse_to_save`: `save` and `saved` raise `UnhealthyStateError` until a look is healthy.
+
+    Under every policy a state that is not finite is never saved: the stream itself sees to that.
+
+    Attributes:
+        report: what the last look found.
+    """
+
+    __slots__ = (
+        "_good",
+        "_limits",
+        "_policy",
+        "_stream",
+        "_tracks",
+        "_warned",
+        "every_items",
+        "report",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        every_items: int = 10_000,
+        policy: Policy = "warn",
+        limits: Limits = Limits(),
+    ) -> None:
+        """Look at the stream for the first time.
+
+        Raises:
+            ValueError: `every_items` is below 1, or the policy is unknown.
+            UnhealthyStateError: the policy is `rollback`, and there is nothing healthy to go to.
+        """
+        if every_items < 1:
+            raise ValueError(f"every_items is {every_items}; expected 1 or more")
+        if policy not in ("warn", "rollback", "refuse_to_save"):
+            raise ValueError(
+                f"policy is {policy!r}; expected 'warn', 'rollback' or 'refuse_to_save'"
+            )
+        self.every_items = every_items
+        self._stream, self._policy, self._limits = stream, policy, limits
+        places = stream.engine.layout.places
+        self._tracks = {p.name: Track() for p in places if p.dtype.kind == "f"}
+        self._warned: set[tuple[str, str]] = set()
+        self._good: Snapshot | None = None
+        self.report = self.look()
+
+    def tick(self) -> HealthReport | None:
+        """Look if `every_items` items were read since the last look, or the stream went back.
+
+        Returns:
+            What was found, or None where it was not time.
+
+        Raises:
+            As `look`.
+        """
+        gone = self._stream.items_consumed - self.report.items
+        return self.look() if gone >= self.every_items or gone < 0 else None
+
+    def look(self) -> HealthReport:
+        """Look at the state now and do what the policy says.
+
+        Raises:
+            UnhealthyStateError: the policy is `rollback`, and no healthy state was ever seen.
+        """
+        now = self._stream.snapshot()
+        items = now.items_consumed
+        views = self._stream.engine.layout.views(now.block)
+        # from lists: a tuple made from a generator is cut to size, which Python's free lists keep
+        tensors = tuple([track.look(n, views[n], items) for n, track in self._tracks.items()])
+        wrong = [found for tensor in tensors for found in _wrong(tensor, self._limits)]
+        causes = tuple([f"{found.text}, at item {items:,}" for found in wrong])
+        back = None
+        if not wrong:
+            self._warned.clear()
+            self._good = now if self._policy == "rollback" else None
+        elif self._policy == "warn":
+            self._warn(wrong, causes)
+        elif self._policy == "rollback":
+            back = self._roll_back(causes)
+        self.report = HealthReport(items, tensors, causes, back)
+        return self.report
+
+    def saved(self) -> Saved:
+        """Look, and return everything the stream is as a record for a file or a store.
+
+        Under `rollback` a sick state is put back first, and the record is of the healthy one.
+
+        Raises:
+            UnhealthyStateError: the policy is `refuse_to_save`, and the state is not healthy.
+            NonFiniteStateError: the policy is `warn`, and the state is not finite.
+        """
+        report = self.look()
+        if self._policy == "refuse_to_save" and not report.healthy:
+            raise UnhealthyStateError(
+                f"{report.causes[0]}; nothing was saved, what was saved before still stands: "
+                "load that, or reset() the stream"
+            )
+        return self._stream.saved()
+
+    def save(self, path: str | Path) -> None:
+        """Look, and write the stream to one file as `Stream.save` does.
+
+        Raises:
+            As `saved`; nothing was written then.
+            StateError: the disk refused; the file that stood there still does.
+        """
+        write_saved(Path(path), self.saved())
+
+    # --- inside
+
+    def _warn(self, wrong: list["_Wrong"], causes: tuple[str, ...]) -> None:
+        for found, cause in zip(wrong, causes, strict=True):
+            key = (found.tensor, found.clause)
+            if key not in self._warned:
+                self._warned.add(key)
+                warnings.warn(cause, HealthWarning, stacklevel=4)
+
+    def _roll_back(self, causes: tuple[str, ...]) -> int:
+        if self._good is None:
+            raise UnhealthyStateError(
+                f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
+                "load another state"
+            )
+        self._stream.restore(self._good)
+        at = self._good.items_consumed
+        for track in self._tracks.values():
+            track.forget_after(at)
+        return at
+
+
+class _Wrong(NamedTuple):
+    """One clause that one tensor broke, and how to say it."""
+
+    tensor: str
+    clause: str
+    text: str
+
+
+def _wrong(tensor: TensorHealth, limits: Limits) -> list[_Wrong]:
+    name, peak, growth = tensor.name, tensor.peak, tensor.growth_per_decade
+    if not tensor.finite:
+        return [_Wrong(name, "finite", f"state `{name}` holds a NaN or an infinity")]
+    found = []
+    if limits.peak is not None and peak > limits.peak:
+        text = f"state `{name}`: max|x| is {peak:.3g}, the limit is {limits.peak:g}"
+        found.append(_Wrong(name, "peak", text))
+    most = limits.growth_per_decade
+    if most is not None and growth is not None and growth > most:
+        text = f"state `{name}`: rms grew {growth:.3g}-fold per tenfold of items, limit {most:g}"
+        found.append(_Wrong(name, "growth", text))
+    return found
