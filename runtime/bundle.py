@@ -29,6 +29,7 @@ from dst.runtime.errors import (
     NotRegularFileError,
     TooLargeError,
     UnlistedFileError,
+    shown,
 )
 from dst.runtime.files import copy_synced, sha256_of, sync_directory, write_synced
 from dst.runtime.manifest import (
@@ -86,7 +87,9 @@ class Bundle:
         try:
             return safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{self.label}: {name} is no safetensors file: {error}") from None
+            raise BundleError(
+                f"{self.label}: {name} is no safetensors file: {shown(error)}"
+            ) from None
 
     def init_tensors(self) -> dict[str, Array]:
         """Read the stored initial tensors: state input name -> array with batch axis 1.
@@ -151,8 +154,16 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
     Raises:
         BundleError: one subclass per broken clause of FORMAT.md; the message names it.
     """
-    root = locate(path).resolve()
-    label = f"bundle {root.name}/"
+    try:
+        root = locate(path).resolve()
+        return _open(root, f"bundle {root.name}/", verify)
+    except OSError as error:
+        raise BundleError(
+            f"bundle {str(path)!r}: cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
     sizes = _listing(root, label)
     if MANIFEST_FILE not in sizes:
         raise MissingFileError(f"{label}: has no {MANIFEST_FILE}; is this a bundle?")
@@ -167,7 +178,9 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
         raise type(error)(f"{label}: {error}") from None
     for name in sizes:
         if name != MANIFEST_FILE and name not in manifest.files:
-            raise UnlistedFileError(f"{label}: {name} is not listed in {MANIFEST_FILE}; remove it")
+            raise UnlistedFileError(
+                f"{label}: {shown(name)} is not listed in {MANIFEST_FILE}; remove it"
+            )
     for name, entry in manifest.files.items():
         if name not in sizes:
             raise MissingFileError(f"{label}: {name} is listed in {MANIFEST_FILE} and missing")
@@ -191,13 +204,14 @@ def _listing(root: Path, label: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     with os.scandir(root) as entries:
         for entry in entries:
+            name = shown(entry.name)
             mode = entry.stat(follow_symlinks=False).st_mode
             if entry.is_symlink():
-                raise LinkError(f"{label}: {entry.name} is a link; put the file itself there")
+                raise LinkError(f"{label}: {name} is a link; put the file itself there")
             if not stat.S_ISREG(mode):
                 kind = "directory" if stat.S_ISDIR(mode) else "special file"
                 raise NotRegularFileError(
-                    f"{label}: {entry.name} is a {kind}; a bundle holds plain files only"
+                    f"{label}: {name} is a {kind}; a bundle holds plain files only"
                 )
             sizes[entry.name] = os.stat(entry.path, follow_symlinks=False).st_size
     return sizes
@@ -282,14 +296,18 @@ def _why_no_bundle(target: Path) -> str | None:
     if listed is None:
         return f"its {MANIFEST_FILE} does not say that its format is {FORMAT!r}"
     unlisted = sorted(held.keys() - listed - {MANIFEST_FILE})
-    return f"it holds {unlisted[0]}, which its {MANIFEST_FILE} does not list" if unlisted else None
+    return (
+        f"it holds {shown(unlisted[0])}, which its {MANIFEST_FILE} does not list"
+        if unlisted
+        else None
+    )
 
 
 def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:
     entries: dict[str, FileEntry] = {}
     for name, content in sorted(files.items()):
         if isinstance(content, bytes):
-            write_synced(work / name, content)
+            write_synced(work / name, [content])
         else:
             copy_synced(content, work / name)
         size = (work / name).stat().st_size
@@ -298,7 +316,7 @@ def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> 
     data = encode(sealed)
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE} has {len(data)} bytes; cap {MAX_MANIFEST_BYTES}")
-    write_synced(work / MANIFEST_FILE, data)
+    write_synced(work / MANIFEST_FILE, [data])
     sync_directory(work)
     return sealed
 
@@ -314,5 +332,12 @@ def _swap(work: Path, target: Path) -> None:
         if old.exists():
             os.rename(old, target)
         raise
-    sync_directory(target.resolve().parent)
+    try:
+        sync_directory(target.resolve().parent)
+    except OSError as error:
+        kept = f"; the one before is kept as {old.name}" if old.exists() else ""
+        raise BundleError(
+            f"bundle {target.name}/: is in place, but its directory cannot be synced: "
+            f"{error.strerror or error}; a loss of power may undo this{kept}"
+        ) from error
     shutil.rmtree(old, ignore_errors=True)

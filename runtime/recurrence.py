@@ -64,7 +64,7 @@ class BadStateError(Exception):
 class Recurrence:
     """One stream's memory and the rules by which it moves.
 
-    A call is `begin`, any number of `step_once`, `settle`, and on failure `undo` or `recover`.
+    It begins with `put` or `reset`. A call is `begin`, any number of `step_once`, `settle`, and on failure `undo` or `recover`.
 
     Attributes:
         mark: where the stream stands.
@@ -102,7 +102,6 @@ class Recurrence:
             Kept(engine.layout.block(), self._look[0].copy(), self.mark) for _ in range(2)
         )
         self._kept = (good, spare)
-        self.reset()
 
     # --- what the stream is now
 

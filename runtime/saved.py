@@ -6,15 +6,16 @@ must stand at a fixed place and the same state must give the same bytes.
 
 import hashlib
 import json
+import math
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 from dst.runtime.errors import (
     OtherModelError,
@@ -24,9 +25,11 @@ from dst.runtime.errors import (
     StateError,
     StateNotFoundError,
     StateVersionError,
+    shown,
 )
-from dst.runtime.files import replace_keeping_previous
+from dst.runtime.files import NotSyncedError, replace_keeping_previous
 from dst.runtime.rules import MAX_STREAM_BYTES
+from dst.runtime.schema import MAX_AXES, Count, Hash, Name
 
 STATE_FORMAT = "dst-state"
 STATE_VERSION = "1"
@@ -36,6 +39,7 @@ Array = npt.NDArray[np.generic]
 _OPENING = b'{"__metadata__":{"checksum":"'
 _DIGEST_AT = 8 + len(_OPENING)
 _BLANK = b"0" * 64
+_NO_STATE = "it is no saved state, or its beginning was altered"
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 _DTYPES = {
     "float16": "F16",
@@ -47,6 +51,7 @@ _DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+_BY_CODE = {code: np.dtype(name) for name, code in _DTYPES.items()}
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -84,17 +89,28 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum: str
     format: str
     version: str
-    model_id: str
-    state_hash: str
-    bundle_id: str
-    precision: str
+    model_id: Hash
+    state_hash: Hash
+    bundle_id: Hash
+    precision: Name
     items_consumed: str
     seed: str
     draws: str
 
 
+class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_AXES)]
+    data_offsets: tuple[Count, Count]
+
+
 def pack(saved: Saved) -> bytes:
     """Return the bytes of a saved-state file; equal records give equal bytes."""
+    return b"".join(_parts(saved))
+
+
+def _parts(saved: Saved) -> list[bytearray | memoryview]:
+    """Return those bytes in parts: the opening, then each tensor where it lies, uncopied."""
     tensors = {"pending": saved.pending, "lookback": saved.lookback}
     tensors |= {f"state/{name}": value for name, value in saved.state.items()}
     header: dict[str, object] = {
@@ -108,24 +124,26 @@ def pack(saved: Saved) -> bytes:
             "draws": str(saved.draws),
         }
     }
-    parts: list[bytes] = []
+    parts: list[memoryview] = []
     end = 0
     # Widest dtype first, so that every tensor lies at a multiple of its item size.
     for name, value in sorted(tensors.items(), key=lambda t: (-t[1].dtype.itemsize, t[0])):
-        data = value.tobytes()
+        data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
         header[name] = {
             "dtype": _DTYPES[value.dtype.name],
             "shape": list(value.shape),
-            "data_offsets": [end, end + len(data)],
+            "data_offsets": [end, end + data.nbytes],
         }
-        end += len(data)
-        parts.append(data)
+        end += data.nbytes
+        parts.append(data.data)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    whole = bytearray(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
-    digest = hashlib.sha256(whole).hexdigest().encode()
-    whole[_DIGEST_AT : _DIGEST_AT + 64] = digest
-    return bytes(whole)
+    opening = bytearray(len(text).to_bytes(8, "little") + text)
+    digest = hashlib.sha256(opening)
+    for part in parts:
+        digest.update(part)
+    opening[_DIGEST_AT : _DIGEST_AT + 64] = digest.hexdigest().encode()
+    return [opening, *parts]
 
 
 def unpack(data: bytes) -> Saved:
@@ -136,11 +154,10 @@ def unpack(data: bytes) -> Saved:
         StateVersionError: a version this runtime does not read.
     """
     if data[8:_DIGEST_AT] != _OPENING:
-        raise StateCorruptError("it is no saved state, or its beginning was altered")
-    whole = bytearray(data)
-    digest = bytes(whole[_DIGEST_AT : _DIGEST_AT + 64])
-    whole[_DIGEST_AT : _DIGEST_AT + 64] = _BLANK
-    if hashlib.sha256(whole).hexdigest().encode() != digest:
+        raise StateCorruptError(_NO_STATE)
+    hashed = hashlib.sha256(data[:_DIGEST_AT] + _BLANK)
+    hashed.update(memoryview(data)[_DIGEST_AT + 64 :])
+    if hashed.hexdigest().encode() != data[_DIGEST_AT : _DIGEST_AT + 64]:
         raise StateCorruptError("its bytes do not match its checksum")
     try:
         length = int.from_bytes(data[:8], "little")
@@ -149,10 +166,10 @@ def unpack(data: bytes) -> Saved:
         version = plain.get("version") if isinstance(plain, dict) else None
         if version != STATE_VERSION:
             raise StateVersionError(
-                f"its format version is {version}; this runtime reads {STATE_VERSION}"
+                f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}"
             )
         metadata = msgspec.convert(plain, _Metadata)
-        tensors: dict[str, Array] = safetensors.numpy.load(data)
+        tensors = _tensors(header, memoryview(data)[8 + length :])
         return Saved(
             identity=Identity(
                 metadata.model_id, metadata.state_hash, metadata.bundle_id, metadata.precision
@@ -164,10 +181,37 @@ def unpack(data: bytes) -> Saved:
             lookback=tensors.pop("lookback"),
             state={name.removeprefix("state/"): value for name, value in tensors.items()},
         )
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
-        raise StateCorruptError(f"its checksum holds but its content does not: {error}") from None
-    except safetensors.SafetensorError as error:
-        raise StateCorruptError(f"its checksum holds but its tensors do not: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
+        raise StateCorruptError(
+            f"its checksum holds but its content does not: {shown(error)}"
+        ) from None
+
+
+def _tensors(header: Mapping[str, object], body: memoryview) -> dict[str, Array]:
+    """View the tensors of a file in its bytes; they must fill them, one after the other.
+
+    Raises:
+        ValueError: they do not, or one is unknown or of a dtype that no state has.
+    """
+    told = {
+        name: msgspec.convert(value, _Tensor)
+        for name, value in header.items()
+        if name != "__metadata__"
+    }
+    tensors: dict[str, Array] = {}
+    end = 0
+    for name, tensor in sorted(told.items(), key=lambda item: item[1].data_offsets):
+        if not name.startswith("state/") and name not in ("pending", "lookback"):
+            raise ValueError(f"it holds an unknown tensor {name!r}")
+        dtype = _BY_CODE[tensor.dtype]
+        start, stop = tensor.data_offsets
+        if start != end or stop - start != math.prod(tensor.shape) * dtype.itemsize:
+            raise ValueError(f"{name!r} lies at {start} .. {stop}, which does not fit its shape")
+        tensors[name] = np.frombuffer(body[start:stop], dtype).reshape(tensor.shape)
+        end = stop
+    if end != len(body):
+        raise ValueError(f"its tensors end at {end}, its bytes at {len(body)}")
+    return tensors
 
 
 def _count(name: str, text: str) -> int:
@@ -182,15 +226,25 @@ def previous_of(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def write_saved(path: Path, saved: Saved) -> None:
+def write_saved(path: Path, saved: Saved, durable: bool = True) -> None:
     """Write a saved state in one rename and keep the one before it.
 
+    Args:
+        path: the file.
+        saved: what to write.
+        durable: wait until the disk has it.
+
     Raises:
-        StateError: the disk refused, or `path` can name no file; what stood there still does.
+        StateError: the disk refused, or `path` can name no file; what stood there still does,
+            unless the message says that the new state is in place and its directory not synced.
     """
-    data = pack(saved)
     try:
-        replace_keeping_previous(path, data, previous_of(path))
+        replace_keeping_previous(path, _parts(saved), previous_of(path), durable)
+    except NotSyncedError as error:
+        raise StateError(
+            f"state {path}: the new state is in place, but its directory cannot be synced: "
+            f"{_reason(error)}; a loss of power may bring back the one before, save again"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: an empty name, a NUL in it
         raise StateError(f"state {path}: cannot be written: {_reason(error)}") from error
 
@@ -209,17 +263,29 @@ def read_saved(path: Path) -> Saved:
         before = previous_of(path)
         if before.is_file():
             hint = f"; the state saved before it is {before.name}"
-        if path.stat().st_size > 2 * MAX_STREAM_BYTES:
-            raise StateCorruptError(f"state {path}: larger than any state of this format{hint}")
-        data = path.read_bytes()
+        return unpack(_bytes_of(path))
     except FileNotFoundError:
         raise StateNotFoundError(f"state {path}: no such file{hint}") from None
     except (OSError, ValueError) as error:
-        raise StateError(f"state {path}: cannot be read: {_reason(error)}") from None
-    try:
-        return unpack(data)
+        raise StateError(f"state {path}: cannot be read: {_reason(error)}{hint}") from None
+    except MemoryError:
+        raise StateError(f"state {path}: is larger than the free memory{hint}") from None
     except StateError as error:
         raise type(error)(f"state {path}: {error}{hint}") from None
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Read a file that may be a saved state; another is refused before it takes memory."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would block, a device might never end
+        raise StateError("cannot be read: it is no plain file")
+    if found.st_size > 2 * MAX_STREAM_BYTES:
+        raise StateCorruptError("larger than any state of this format")
+    with open(path, "rb") as file:
+        if file.read(_DIGEST_AT)[8:] != _OPENING:
+            raise StateCorruptError(_NO_STATE)
+        file.seek(0)
+        return file.read(found.st_size)
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -246,8 +312,8 @@ def check_identity(
         )
     if theirs.precision != ours.precision and not allow_precision:
         raise OtherPrecisionError(
-            f"{where}: made at precision {theirs.precision}, this session runs "
-            f"{ours.precision}; pass allow_precision=True to go on with it"
+            f"{where}: made at precision {theirs.precision!r}, this session runs "
+            f"{ours.precision!r}; pass allow_precision=True to go on with it"
         )
 
 

@@ -65,6 +65,10 @@ class Stream:
     __slots__ = ("_chunk", "_core", "_engine", "_plans")
 
     def __init__(self, engine: Engine) -> None:
+        self._begin(engine)
+        self._core.reset()
+
+    def _begin(self, engine: Engine) -> None:
         self._engine = engine
         self._chunk = engine.contract.chunk
         self._core = Recurrence(engine)
@@ -223,17 +227,22 @@ class Stream:
         """
         return to_saved(self._engine, self._core)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, durable: bool = True) -> None:
         """Write everything the stream is to one file, in one rename.
 
         The file that stood there is kept as `<name>.previous`. Only one process may save to
         a path at a time.
 
+        Args:
+            path: the file.
+            durable: wait until the disk has it. Without, a save survives a kill of the process,
+                but not surely a loss of power.
+
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
             StateError: the disk refused; the file that stood there still does.
         """
-        write_saved(Path(path), self.saved())
+        write_saved(Path(path), self.saved(), durable)
 
     @staticmethod
     def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
@@ -266,7 +275,8 @@ class Stream:
             StateCorruptError: it does not fit the contract, or holds a NaN or an infinity.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
-        stream = Stream(session)
+        stream = Stream.__new__(Stream)  # what `__init__` would write is written by `put_saved`
+        stream._begin(session)
         put_saved(session, stream._core, saved, allow_precision, where)
         return stream
 

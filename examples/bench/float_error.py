@@ -54,7 +54,7 @@ def main() -> None:
 
     graphs = [trace_fused(network), trace_portable(network, T)]
     with tempfile.TemporaryDirectory() as folder:
-        for file, data in pack(graphs).items():
+        for file, data in pack({graph.file: graph.model for graph in graphs}).items():
             (Path(folder) / file).write_bytes(data)
         forms: dict[str, Form] = {"torch": torch_form(network)}
         for graph in graphs:
