@@ -1,15 +1,29 @@
 """The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle import Bundle, open_bundle, shipped, write_bundle
-from dst.runtime.errors import BundleError, DstError, SessionError, StateError, StepError
+from dst.runtime.errors import (
+    BundleError,
+    DstError,
+    SessionError,
+    SlotError,
+    StateError,
+    StepError,
+    StoreError,
+)
 from dst.runtime.generate import generate
 from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
+from dst.runtime.health import Health, HealthReport, Limits
 from dst.runtime.memory import Memory, predict, rss_bytes
+from dst.runtime.pool import StreamPool
+from dst.runtime.replay import replay
+from dst.runtime.report import GraphLoad, LoadReport, Share
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Saved
 from dst.runtime.session import Session
+from dst.runtime.store import StateStore
 from dst.runtime.stream import Snapshot, Stream
 from dst.runtime.surprise import surprise_bits
+from dst.runtime.timing import GoldenTime, time_golden
 from dst.runtime.tokens import decode_bytes, encode_bytes
 
 __all__ = [
@@ -17,15 +31,26 @@ __all__ = [
     "BundleError",
     "DstError",
     "GoldenCheck",
+    "GoldenTime",
+    "GraphLoad",
+    "Health",
+    "HealthReport",
+    "Limits",
+    "LoadReport",
     "Memory",
     "Sampler",
     "Saved",
     "Session",
     "SessionError",
+    "Share",
+    "SlotError",
     "Snapshot",
     "StateError",
+    "StateStore",
     "StepError",
+    "StoreError",
     "Stream",
+    "StreamPool",
     "decode_bytes",
     "encode_bytes",
     "generate",
@@ -33,9 +58,11 @@ __all__ = [
     "open_bundle",
     "predict",
     "relative_error",
+    "replay",
     "replay_golden",
     "rss_bytes",
     "shipped",
     "surprise_bits",
+    "time_golden",
     "write_bundle",
 ]

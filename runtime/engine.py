@@ -18,6 +18,7 @@ from dst.runtime.errors import (
     ProviderError,
     RuntimeVersionError,
     SessionError,
+    shown,
 )
 from dst.runtime.manifest import Contract, Graph
 from dst.runtime.memory import Memory, predict
@@ -246,7 +247,7 @@ def select(
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> dict[int, Graph]:

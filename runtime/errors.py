@@ -1,8 +1,18 @@
 """What can go wrong, by name: one exception class per broken clause, all under `DstError`."""
 
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
 
 class DstError(Exception):
     """Anything this package refuses or cannot do; the message is one line a person can act on."""
+
+
+def shown(text: object) -> str:
+    """Spell foreign text for a message: no line break, nothing a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 # --- bundles: what is on disk ---------------------------------------------------------------
@@ -107,6 +117,10 @@ class ChunkSizeError(SessionError):
     """No graph of the bundle runs the chunk sizes asked for."""
 
 
+class BatchError(SessionError):
+    """The graphs of the session do not run many streams at once, each as if it were alone."""
+
+
 # --- steps: what goes in and comes out ------------------------------------------------------
 
 
@@ -154,6 +168,36 @@ class GenerateError(StepError):
     """Generation cannot start or continue as asked."""
 
 
+class NoSlotError(StepError):
+    """The pool has no slot of that number."""
+
+
+class SlotError(StepError):
+    """Some slots of a pool failed and are as they were before the call; the others went on.
+
+    Attributes:
+        failed: slot -> what went wrong there.
+        outputs: slot -> what the call answered for the others.
+    """
+
+    def __init__(
+        self, failed: dict[int, DstError], outputs: dict[int, dict[str, npt.NDArray[np.generic]]]
+    ) -> None:
+        self.failed = failed
+        self.outputs = outputs
+        first, why = next(iter(failed.items()))
+        super().__init__(
+            f"{len(failed)} of {len(failed) + len(outputs)} slots failed ({_listed(failed)}); the "
+            f"others went on, their answers are in `outputs`. Slot {first}: {why}"
+        )
+
+
+def _listed(slots: Iterable[int]) -> str:
+    """Spell slot numbers, the first few of many."""
+    numbers = [str(slot) for slot in slots]
+    return ", ".join(numbers[:8]) + (", …" if len(numbers) > 8 else "")
+
+
 # --- saved states ---------------------------------------------------------------------------
 
 
@@ -183,3 +227,78 @@ class OtherStateError(StateError):
 
 class OtherPrecisionError(StateError):
     """The state was made at another precision and `allow_precision` was not given."""
+
+
+class UnhealthyStateError(StateError):
+    """The state broke a limit of its health check, and the policy forbids what was asked."""
+
+
+# --- stores ---------------------------------------------------------------------------------
+
+
+class StoreError(DstError):
+    """A store cannot be opened, read or written."""
+
+
+class ForeignStoreError(StoreError):
+    """The file is no store: not a database, or one of another program."""
+
+
+class StoreVersionError(StoreError):
+    """The store's format version is not one this runtime reads."""
+
+
+class StoreCorruptError(StoreError):
+    """The store's database is damaged."""
+
+
+class StoreFullError(StoreError):
+    """The disk is full; nothing of the call was stored."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store's file or folder cannot be written to."""
+
+
+class StoreBusyError(StoreError):
+    """Others held the store's lock for too long."""
+
+
+class StoreClosedError(StoreError):
+    """The store was closed."""
+
+
+class StreamNotFoundError(StoreError):
+    """The store holds no stream of that name."""
+
+
+class StreamNameError(StoreError):
+    """No stream can have that name."""
+
+
+class ReplayError(StoreError):
+    """An older state and the kept input do not lead to the item asked for."""
+
+
+class StoreKeyError(StoreError):
+    """The key does not fit the store."""
+
+
+class KeyLengthError(StoreKeyError):
+    """The key is not 32 bytes."""
+
+
+class MissingKeyError(StoreKeyError):
+    """The store is encrypted and no key was given."""
+
+
+class WrongKeyError(StoreKeyError):
+    """The store is encrypted with another key."""
+
+
+class UnwantedKeyError(StoreKeyError):
+    """A key was given for a store that is not encrypted."""
+
+
+class EncryptionMissingError(StoreKeyError):
+    """A key was given, and the package that encrypts is not installed."""

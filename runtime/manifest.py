@@ -14,6 +14,7 @@ from dst.runtime.errors import (
     ManifestError,
     NonCanonicalError,
     StateHashError,
+    shown,
 )
 from dst.runtime.rules import check
 from dst.runtime.schema import (
@@ -28,6 +29,7 @@ from dst.runtime.schema import (
     Features,
     FileEntry,
     Fill,
+    Gate,
     Golden,
     Graph,
     Horizon,
@@ -35,6 +37,7 @@ from dst.runtime.schema import (
     Normalisation,
     Output,
     Producer,
+    Quality,
     Shape,
     State,
     Stored,
@@ -54,6 +57,7 @@ __all__ = [
     "Features",
     "FileEntry",
     "Fill",
+    "Gate",
     "Golden",
     "Graph",
     "Horizon",
@@ -61,6 +65,7 @@ __all__ = [
     "Normalisation",
     "Output",
     "Producer",
+    "Quality",
     "Shape",
     "State",
     "Stored",
@@ -151,7 +156,7 @@ def decode(data: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(data, type=_Version)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"manifest.json: {error}") from None
+        raise ManifestError(f"manifest.json: {shown(error)}") from None
     if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
         raise FormatVersionError(
             f"manifest.json: format {version.format!r} version {version.format_version}; "
@@ -160,7 +165,7 @@ def decode(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"manifest.json: {error}") from None
+        raise ManifestError(f"manifest.json: {shown(error)}") from None
     if encode(manifest) != data:
         raise NonCanonicalError(
             "manifest.json: the bytes are not the canonical encoding of what they say; "
@@ -168,12 +173,12 @@ def decode(data: bytes) -> Manifest:
         )
     if (right := bundle_id(manifest)) != manifest.bundle_id:
         raise BundleIdError(
-            f"manifest.json: bundle_id is {manifest.bundle_id[:16]}…, "
+            f"manifest.json: bundle_id is {shown(manifest.bundle_id[:16])}…, "
             f"the bytes hash to {right[:16]}…: the manifest was altered"
         )
     if (right := state_hash(manifest.contract)) != manifest.state_hash:
         raise StateHashError(
-            f"manifest.json: state_hash is {manifest.state_hash[:16]}…, "
+            f"manifest.json: state_hash is {shown(manifest.state_hash[:16])}…, "
             f"the contract's state tensors hash to {right[:16]}…"
         )
     check(manifest)

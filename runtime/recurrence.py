@@ -64,7 +64,8 @@ class BadStateError(Exception):
 class Recurrence:
     """One stream's memory and the rules by which it moves.
 
-    It begins with `put` or `reset`. A call is `begin`, any number of `step_once`, `settle`, and on failure `undo` or `recover`.
+    It begins with `put` or `reset`. A call is `begin`, any number of `step_once`, `settle`, and on
+    failure `undo` or `recover`.
 
     Attributes:
         mark: where the stream stands.

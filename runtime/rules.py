@@ -4,15 +4,19 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from dst.runtime.errors import ContractError, OutsideError, TooLargeError
 from dst.runtime.schema import (
     Chunk,
     Constant,
     Contract,
+    DType,
     Features,
     Fill,
     Manifest,
     Output,
+    Quality,
     Shape,
     State,
     Stored,
@@ -24,6 +28,7 @@ INIT_FILE = "init.safetensors"
 MAX_TENSOR_FILE_BYTES = 1 << 30
 MAX_STREAM_BYTES = 1 << 32
 _PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-])?")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # of Windows
 
 
 def check(manifest: Manifest) -> None:
@@ -49,6 +54,8 @@ def check(manifest: Manifest) -> None:
                     f"certificate {certificate.name!r}: tensor {tensor!r} has {len(values)} "
                     f"points for {len(steps)} steps"
                 )
+    if manifest.quality is not None:
+        _quality(manifest.quality)
     half_life = manifest.horizon.half_life_items
     if half_life is not None and half_life <= 0:
         _refuse(f"horizon.half_life_items is {half_life}; give a positive number, or null")
@@ -85,10 +92,10 @@ def check_name(name: str) -> None:
     Raises:
         OutsideError: it could leave the directory, or would not work on every platform.
     """
-    if not _PLAIN.fullmatch(name) or name == MANIFEST_FILE:
+    if not _PLAIN.fullmatch(name) or name.lower() == MANIFEST_FILE or _DEVICE.fullmatch(name):
         raise OutsideError(
-            f"manifest.json: files lists {name!r}; expected a plain file name of letters, "
-            f"digits, `_`, `-` and `.`, other than {MANIFEST_FILE}"
+            f"manifest.json: files lists {name!r}; expected a plain file name of letters, digits, "
+            f"`_`, `-` and `.`, other than {MANIFEST_FILE} and no device of Windows such as `nul`"
         )
 
 
@@ -122,6 +129,20 @@ def _finite(where: str, values: Sequence[float]) -> None:
         _refuse(f"{where} holds a NaN or an infinity")
 
 
+def _fits(where: str, dtype: DType, values: Sequence[float]) -> None:
+    """Every value is finite and within the range of the dtype."""
+    _finite(where, values)
+    least: float = 0
+    most: float = 1
+    if dtype.startswith("float"):
+        least, most = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    elif dtype != "bool":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    for value in values:
+        if not least <= value <= most:
+            _refuse(f"{where} holds {value}, which {dtype} cannot; expected {least} .. {most}")
+
+
 def _chunk(chunk: Chunk) -> None:
     _axes("chunk", chunk.shape, {"B": chunk.batch_axis, "T": chunk.time_axis})
     if not chunk.allowed_t:
@@ -142,6 +163,7 @@ def _chunk(chunk: Chunk) -> None:
         _tokens(chunk, chunk.content, fills)
     else:
         _features(chunk, chunk.content)
+        _fits("chunk.pad_value or lookback_fill", chunk.dtype, fills)
 
 
 def _tokens(chunk: Chunk, content: Tokens, fills: Sequence[float]) -> None:
@@ -172,7 +194,7 @@ def _features(chunk: Chunk, content: Features) -> None:
         _refuse(f"sample_rate_hz is {content.sample_rate_hz}; give a positive number, or null")
     if content.normalisation is not None:
         mean, std = content.normalisation.mean, content.normalisation.std
-        _finite("normalisation", (*mean, *std))
+        _fits("normalisation", chunk.dtype, (*mean, *std))
         if len(mean) != count or len(std) != count:
             _refuse(f"normalisation has {len(mean)} means and {len(std)} stds for {count} features")
         if min(std) <= 0:
@@ -183,7 +205,7 @@ def _constant(constant: Constant) -> None:
     size = math.prod(constant.shape)
     if len(constant.values) != size:
         _refuse(f"constant {constant.input!r} has {len(constant.values)} values for {size} places")
-    _finite(f"constant {constant.input!r}", constant.values)
+    _fits(f"constant {constant.input!r}", constant.dtype, constant.values)
     whole = all(isinstance(value, int) for value in constant.values)
     if not whole and not constant.dtype.startswith("float"):
         _refuse(f"constant {constant.input!r} is {constant.dtype} and holds a fraction")
@@ -210,7 +232,7 @@ def _state(state: State) -> None:
     where = f"state {state.input!r}"
     _axes(where, state.shape, {"B": state.batch_axis})
     if isinstance(state.init, Fill):
-        _finite(where, [state.init.value])
+        _fits(f"{where}: init", state.dtype, [state.init.value])
         if not state.dtype.startswith("float") and not state.init.value.is_integer():
             _refuse(f"{where}: {state.dtype} cannot start at {state.init.value}")
 
@@ -266,3 +288,29 @@ def _golden(manifest: Manifest) -> None:
             _refuse(f"golden T = {golden.t} is not in chunk.allowed_t {list(allowed)}")
     if len({golden.t for golden in manifest.golden}) != len(manifest.golden):
         _refuse("golden has two entries for one T")
+
+
+def _quality(quality: Quality) -> None:
+    """The curves have one value per position, and the verdicts follow from the values."""
+    positions = quality.positions
+    if not positions or list(positions) != sorted(set(positions)) or positions[0] < 1:
+        _refuse(f"quality.positions is {list(positions)}; expected rising from 1 or more")
+    curves: dict[str, Sequence[float | None]] = {
+        "divergence": quality.divergence,
+        "state_distance": quality.state_distance,
+    }
+    if quality.loss_difference is not None:
+        curves["loss_difference"] = quality.loss_difference
+    for name, values in curves.items():
+        if len(values) != len(positions):
+            _refuse(f"quality.{name} has {len(values)} values for {len(positions)} positions")
+    for gate in quality.gates:
+        right = "not judged"
+        if gate.value is not None:
+            right = "passed" if gate.value <= gate.bound else "failed"
+        if gate.verdict != right:
+            _refuse(f"quality: gate {gate.name!r} is `{gate.verdict}`, its value says `{right}`")
+    verdicts = {gate.verdict for gate in quality.gates}
+    passed = None if "not judged" in verdicts else True
+    if quality.passed is not (False if "failed" in verdicts else passed):
+        _refuse(f"quality.passed is {quality.passed}, its gates say {sorted(verdicts)}")

@@ -11,11 +11,15 @@ import msgspec
 FORMAT = "dst-bundle"
 FORMAT_VERSION = 1
 
-Shape = tuple[int | str, ...]
+MAX_AXES = 16
+Size = Annotated[int, msgspec.Meta(le=2**31 - 1)]
+Shape = Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=MAX_AXES)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Axis = Annotated[int, msgspec.Meta(ge=0, le=15)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
 
@@ -78,8 +82,8 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     input: Name
     dtype: DType
-    shape: tuple[Count, ...]
-    values: tuple[int | float, ...]
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_AXES)]
+    values: tuple[Whole | float, ...]
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -143,7 +147,9 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `batch` lists the batch sizes it runs, empty for any. `opsets` are the imported versions
     by domain and `domains` those its nodes use; the default ONNX domain is `ai.onnx`.
-    `golden_tolerance` bounds max|d|/rms of each golden tensor.
+    `golden_tolerance` bounds max|d|/rms of each golden tensor. `multiply_adds` says what each
+    node costs in one step at the nominal T, or the greatest it runs, with B = 1; a node whose
+    cost is not known is missing.
     """
 
     file: Name
@@ -154,6 +160,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     domains: tuple[Name, ...]
     min_ort: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+(\.\d+)?$")]
     golden_tolerance: float
+    multiply_adds: dict[NodeName, Count] = {}
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -201,6 +208,44 @@ class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     half_life_items: float | None
 
 
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One condition on a quality: it holds where `value` is at most `bound`.
+
+    `value` is null where it could not be measured, and `verdict` is then `not judged`.
+    """
+
+    name: Name
+    value: float | None
+    bound: float
+    verdict: Literal["passed", "failed", "not judged"]
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far a quantized bundle strays from full precision, over the positions of a stream.
+
+    `full` is the `bundle_id` of the full precision, `items` the length of the longest stream and
+    `items_per_step` its T; `data` says what was read. Entry i of the curves is the mean over the
+    positions from `positions[i - 1]` (0 for the first) to `positions[i]`: `divergence` from full
+    precision (`nats`: KL per item; `relative`: error over rms), `loss_difference` in nats per
+    item (null where the outputs predict nothing), `state_distance` relative (null where nobody
+    looked). `causal` says whether outputs stayed the same when later items of their chunk
+    changed. `passed` is null where no gate failed and one was not judged.
+    """
+
+    full: Hash
+    items: Positive
+    items_per_step: Positive
+    data: str
+    unit: Literal["nats", "relative"]
+    positions: tuple[Count, ...]
+    divergence: tuple[float, ...]
+    loss_difference: tuple[float, ...] | None
+    state_distance: tuple[float | None, ...]
+    causal: bool
+    gates: tuple[Gate, ...]
+    passed: bool | None
+
+
 class Producer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The program that wrote the bundle."""
 
@@ -221,7 +266,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
     which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
     weights; every lowering and precision of one model shares it. `weights_bytes` is what one
-    open graph holds in weights.
+    open graph holds in weights. `quality` is null for full precision and where nobody measured.
     """
 
     name: Name
@@ -237,6 +282,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     certificates: tuple[Certificate, ...]
     horizon: Horizon
     weights_bytes: Count
+    quality: Quality | None = None
     files: dict[Name, FileEntry] = {}
     state_hash: str = ""
     bundle_id: str = ""

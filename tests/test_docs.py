@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-LINKING = [*EXAMPLES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "runtime/FORMAT.md"]
+LINKING = [
+    *EXAMPLES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    ROOT / "runtime/FORMAT.md",
+]
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,}) *(?P<language>\w*)")
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)")

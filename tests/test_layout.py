@@ -123,6 +123,7 @@ def imported_by(file: Path) -> set[str]:
         ("runtime", {*HEAVY, "dst.export", "dst.quantize", "dst.command"}),
         ("export", {"dst.quantize", "dst.command"}),
         ("quantize", {"torch", "dst.export", "dst.command"}),
+        ("src/dst/bench", {*HEAVY, "dst.export", "dst.quantize", "dst.command"}),
     ],
 )
 def test_arrows_run_one_way(folder: str, refused: set[str]) -> None:

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dst.command.app import call
 from dst.export import Answers, adopt_bundle
-from dst.export.layout import Placed, place_chunk, place_output, place_state
-from dst.export.pairs import state_pairs
-from dst.export.ports import Port
+from dst.export.adopt.layout import Placed, place_chunk, place_output, place_state
+from dst.export.adopt.pairs import state_pairs
+from dst.export.adopt.ports import Port
 from dst.runtime import Session, Stream, open_bundle
 from dst.runtime.manifest import Manifest, Stored, Tokens
 

@@ -167,7 +167,7 @@ def test_all_of_put_many_or_nothing(tmp_path: Path) -> None:
 def test_a_put_that_breaks_half_way_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dst.runtime.store_records.MAX_BLOB_BYTES", 5000)
+    monkeypatch.setattr("dst.runtime.store.records.MAX_BLOB_BYTES", 5000)
     with StateStore(tmp_path / "a.db") as store:
         with pytest.raises(StateError, match=r"'b' has \d+ bytes, a store takes 5000"):
             store.put_many({"a": state(8), "b": state(8, size=2000)})
@@ -335,7 +335,7 @@ def test_delete_and_vacuum_leave_no_byte_of_one_stream(tmp_path: Path) -> None:
 
 def test_the_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody reads without end; and if somebody does, as soon as he has done."""
-    monkeypatch.setattr("dst.runtime.store_file.LOG_BYTES", 1 << 20)
+    monkeypatch.setattr("dst.runtime.store.file.LOG_BYTES", 1 << 20)
     log = tmp_path / "a.db-wal"
     with StateStore(tmp_path / "a.db", history_bytes=0, durable=False) as store:
         for item in range(30):

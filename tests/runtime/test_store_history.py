@@ -21,8 +21,8 @@ from dst.runtime.errors import (
     StateNotFoundError,
 )
 from dst.runtime.manifest import Manifest
-from dst.runtime.retention import MAX_ASIDE, Mark, line_of, to_drop
 from dst.runtime.saved import Identity, Saved, pack
+from dst.runtime.store.retention import MAX_ASIDE, Mark, line_of, to_drop
 
 TEXT = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8).tobytes()
 SAMPLES = np.random.default_rng(6).normal(size=(400, 2)).astype(np.float32)

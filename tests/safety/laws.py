@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.manifest import FORMAT, canonical, claimed_files, decode, encode
 from dst.runtime.saved import pack, unpack
-from dst.runtime.seal import seal, unseal
+from dst.runtime.store.seal import seal, unseal
 
 PLACE = b"the place of a record"
 _CHECKSUM_AT = 8 + len('{"__metadata__":{"checksum":"')

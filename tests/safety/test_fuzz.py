@@ -28,7 +28,7 @@ from dst.runtime.bundle import Bundle
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.manifest import FileEntry, canonical, decode
 from dst.runtime.saved import Saved, pack
-from dst.runtime.seal import seal
+from dst.runtime.store.seal import seal
 
 EXAMPLES = settings(
     max_examples=80,

@@ -14,6 +14,8 @@ import typer
 
 import dst
 from dst.command import help_of
+from dst.command.adopt_verb import adopt
+from dst.command.bench_verb import bench
 from dst.command.errors import WrongUseError, guarded
 from dst.command.options import (
     BUNDLE_HELP,
@@ -25,6 +27,9 @@ from dst.command.options import (
     Threads,
 )
 from dst.command.output import Output
+from dst.command.quantize_verb import quantize
+from dst.command.report_verb import report
+from dst.command.store import app as store
 
 Job = Callable[[], int]
 """What a verb returns to be run when the command line has been understood; gives the exit code."""
@@ -166,10 +171,39 @@ def generate(
 @app.command(help=help_of.SHOW)
 def show(
     bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Only what it will hold in memory, part by part.")
+    ] = False,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", metavar="N", min=1, help="With --memory: for so many streams."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="With --memory: open it in a process and measure that."),
+    ] = False,
+    provider: Annotated[
+        ProviderName | None,
+        typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
+    ] = None,
     json: Json = None,
 ) -> Job:
     """Prepare `dst.command.show`."""
     output = Output.to(json)
+    if provider is not None and (bundle is None or memory):
+        raise WrongUseError("--provider needs a BUNDLE, and goes without --memory")
+    if not memory and (measure or slots is not None):
+        raise WrongUseError("--slots and --measure go with --memory")
+    if memory and bundle is None:
+        raise WrongUseError("--memory needs a BUNDLE, for example: dst show text --memory")
+    if memory and bundle is not None:
+        from dst.command.footprint import show_memory
+
+        return lambda: show_memory(bundle, slots or 1, measure, output)
+    if provider is not None and bundle is not None:
+        from dst.command.placement import show_placement
+
+        return lambda: show_placement(bundle, provider.value, output)
     from dst.command import show as work
 
     return lambda: work.show_shipped(output) if bundle is None else work.show(bundle, output)
@@ -184,13 +218,47 @@ def verify(
     ] = None,
     provider: Provider = ProviderName.cpu,
     threads: Threads = 1,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Time the provider against the CPU as well.")
+    ] = False,
     json: Json = None,
 ) -> Job:
     """Prepare `dst.command.verify`."""
     output = Output.to(json)
     from dst.command.verify import verify as work
 
-    return lambda: work(bundle, provider.value, threads, graph, output)
+    return lambda: work(bundle, provider.value, threads, graph, timed, output)
+
+
+@app.command(help=help_of.SOAK)
+def soak(
+    bundle: BundleArgument,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How many steps.")],
+    chunk: Annotated[
+        int | None,
+        typer.Option("--t", metavar="T", help="Items per step; the bundle's own by default."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option("--deadline-ms", metavar="X", min=0, help="Count the steps that take longer."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Feed these items; text or random ones by default."
+        ),
+    ] = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Job:
+    """Prepare `dst.command.soak`."""
+    output = Output.to(json)
+    from dst.command.soak import Wish
+    from dst.command.soak import soak as work
+
+    wish = Wish(steps=steps, t=chunk, deadline_ms=deadline_ms, data=data)
+    return lambda: work(bundle, provider.value, threads, wish, output)
 
 
 @app.command(help=help_of.EXPORT)
@@ -241,6 +309,13 @@ def export(
         overwrite=overwrite,
     )
     return lambda: work(order, output)
+
+
+app.command(help=help_of.ADOPT)(adopt)
+app.command(help=help_of.QUANTIZE)(quantize)
+app.command(help=help_of.BENCH)(bench)
+app.command(help=help_of.REPORT)(report)
+app.add_typer(store)
 
 
 def call(arguments: list[str]) -> int:

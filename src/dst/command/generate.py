@@ -13,8 +13,8 @@ from dst.command.lines import escape
 from dst.command.output import Output, check_folder
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, generate
-from dst.runtime.engine import Provider
 from dst.runtime.manifest import Tokens
+from dst.runtime.providers import Provider
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,25 @@ Without BUNDLE: the bundles that come with the package.
 \b
 dst show
 dst show text
+dst show text --memory --slots 64 --measure
+dst show text --provider openvino
 dst show ./my-bundle --json -
+"""
+)
+
+SOAK = _flowing(
+    """
+Run a bundle for very many steps: is memory flat, is every step in time, is the state sound?
+
+The input goes round and round: FILE, or the held-out text, or random items. Memory and state are
+looked at 4,000 times. After the first tenth of the run memory may rise by 1 MiB at most; from 10
+million steps on the upper 95 % bound of its slope may also be 0.1 byte per step at most. Exit
+code 1 if memory is not flat or the state not finite. Steps over the deadline are counted and not
+cut short. Ctrl-C ends early with a report of what was done, and 130.
+
+\b
+dst soak text --steps 10000 --deadline-ms 20
+dst soak ./my-bundle --steps 10000000 --t 1 --json soak.json
 """
 )
 
@@ -88,10 +106,12 @@ VERIFY = _flowing(
 Replay a bundle's golden vectors here and compare with what was recorded.
 
 Every file is hashed first. Exit code 1 if a graph strays further than the bundle allows, 2 if
-the bundle is broken or cannot be run here.
+the bundle is broken or cannot be run here. A provider that would leave work to the CPU is refused.
+With --time the golden chunks are stepped on the provider and on the CPU in turn as well.
 
 \b
 dst verify text
+dst verify text --provider openvino --time
 dst verify ./my-bundle --provider cuda --graph fused
 """
 )
@@ -106,5 +126,177 @@ is written if a certificate does not hold.
 \b
 dst export --size tiny --seed 0 --out my-bundle
 dst export --size small --checkpoint model.pt --out text --certify-steps 10000
+"""
+)
+
+ADOPT = _flowing(
+    """
+Wrap an existing stateful ONNX file into a bundle, without torch.
+
+Needs onnx: pip install "dst-edge\\[onnx]". What the graph tells by itself is taken from it: states
+by their names (h -> h_out, state -> stateN, past.0 -> present.0, cache_in -> cache_out), the chunk
+as the input that is left, batch and time axes. All that it does not tell is asked for in one
+message, with the options that answer. A wrong guess is set right by the same options.
+
+The file is run before anything is written: values must be finite, a state must keep its shape and
+make a difference, chunks of every size must give the same where --t holds 1, and the bundle must do
+what the file does. Exit code 1 if one of these fails, 2 if a question is open.
+
+\b
+dst adopt gru.onnx --out gru --t 1,16
+dst adopt vad.onnx --out vad --constant sr=16000 --t 512 --lookback 64 --tail pad
+dst adopt lstm.onnx --out lstm --state h0=h1 --init c0=start.npy --t 1,32
+dst adopt fixed.onnx --out fixed --chunk audio --shape audio=B,T --tail refuse
+"""
+)
+
+QUANTIZE = _flowing(
+    """
+Make a smaller or faster bundle of the same model: a saved state of one loads in the other.
+
+Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms, softmax, convolutions and
+recurrent operators stay float32; what was left, and why, is printed.
+
+\b
+int8-rows     8 bits, one activation scale per item: causal, any T, fast chunks
+int8-dynamic  8 bits, one activation scale per chunk: fastest chunks; T is fixed, not causal
+int8-static   8 bits, activation scales from --calibrate: for NPUs
+int8-weights  8-bit blocks: closest to float32, fast single steps
+int4-weights  4-bit blocks: smallest, fastest single steps
+int4-mixed    4-bit blocks, but 8 bits where a product feeds the state
+fp16          half precision, for GPU, WebGPU and Core ML; no gain on CPU
+
+Block recipes take --block and --method: rtn rounds, search looks for the best scales, gptq makes
+rounding errors good on what --calibrate shows. Patterns are shell patterns for the names that are
+printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block.
+
+\b
+dst quantize text --recipe int8-rows --out text-int8
+dst quantize text --recipe int4-weights --method gptq --calibrate notes.txt --out text-int4
+dst quantize text --recipe int4-weights --keep 'val_845' --form 'val_4*=int8-block' --out mixed
+"""
+)
+
+BENCH = _flowing(
+    """
+Measure what bundles cost on this machine, in turns, and compare them with the first.
+
+Per bundle and T: items per second with its ratio to the first bundle (median of all rounds and its
+95 % interval), p50 and p99 of a step. Per bundle: files, load time, time to the first output and
+peak memory, each in fresh processes; energy where the machine tells; and the quality that the
+bundle's horizon report found. A T that a bundle does not run shows as –. Other work on the
+machine makes times worse, and ratios only less sure.
+
+\b
+dst bench text ./text-int8 ./text-int4
+dst bench text ./text-int8 --t 1,32 --rounds 30 --json - --html bench.html --png bench.png
+"""
+)
+
+REPORT = _flowing(
+    """
+Measure how far a quantized bundle strays from full precision, over the horizon of a stream.
+
+Both read DATA side by side, each with its own state. Per range of positions: KL (or relative
+error), added loss, distance of the state, and how much of the error has accumulated, against full
+precision's own drift. DATA is what `dst run` reads, by default the held-out text for models of
+bytes; where it is shorter than --items it is read again. The gates need 1,000,000 items; a
+shorter run can fail them, and says what it did not judge. Exit code 1 if a gate failed.
+
+Needs onnx: pip install "dst-edge\\[onnx]".
+
+\b
+dst report text ./text-int8 --items 1000000 --attach --png text-int8.png
+dst report text ./text-int4 notes.txt --items 100000 --budget 0.02 --json -
+"""
+)
+
+STORE = _flowing(
+    """
+Look after a store: one file that holds the states of many streams, with their past.
+
+\b
+dst store list memory.db          what is in it
+dst store show memory.db alice    the kept states of one stream
+dst store wipe memory.db          leave nothing behind
+"""
+)
+
+STORE_LIST = _flowing(
+    """
+List the streams of a store with their newest states.
+
+Needs no key: the names in an encrypted store are readable.
+
+\b
+dst store list memory.db
+dst store list memory.db --json -
+"""
+)
+
+STORE_SHOW = _flowing(
+    """
+List the kept states of a stream, the newest first.
+
+States that are set aside do not lead up to the newest one: the stream was put back since.
+
+\b
+dst store show memory.db alice
+"""
+)
+
+STORE_EXPORT = _flowing(
+    """
+Write a state of a stream to a file, which --state of the other verbs and Stream.load read.
+
+The newest one, unless --item or --record names another. The file is not encrypted. One that
+stood there is kept as FILE.previous.
+
+\b
+dst store export memory.db alice alice.state
+dst store export memory.db alice before.state --item 100000
+"""
+)
+
+STORE_IMPORT = _flowing(
+    """
+Store a saved state as the newest of a stream; a store that does not exist is made.
+
+With --key-file a new store is encrypted.
+
+\b
+dst store import memory.db alice alice.state
+"""
+)
+
+STORE_REWIND = _flowing(
+    """
+Make the nearest kept state at or before ITEM the newest of its stream.
+
+What was stored beyond it is set aside, not deleted: --record brings it back.
+
+\b
+dst store rewind memory.db alice 100000
+dst store rewind memory.db alice --record 17
+"""
+)
+
+STORE_DELETE = _flowing(
+    """
+Delete a stream with its history, and leave no copy of it in the store's files.
+
+\b
+dst store delete memory.db alice
+"""
+)
+
+STORE_WIPE = _flowing(
+    """
+Delete all that a store holds, and leave no byte of it in its files.
+
+Backups and blocks that the disk has set aside are out of reach. Needs no key.
+
+\b
+dst store wipe memory.db --yes
 """
 )

@@ -12,6 +12,10 @@ class ProviderName(StrEnum):
 
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
+    directml = "directml"
+    coreml = "coreml"
+    openvino = "openvino"
 
 
 BUNDLE_HELP = "A bundle's directory, or the name of a shipped bundle, e.g. text."

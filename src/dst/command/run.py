@@ -20,9 +20,9 @@ from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
 from dst.runtime import Session
-from dst.runtime.engine import Provider
 from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Tokens
+from dst.runtime.providers import Provider
 
 Per = Literal["line", "item", "none"]
 

@@ -7,7 +7,8 @@ from rich.table import Table
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.output import Output, foreign
 from dst.runtime import Bundle, open_bundle, replay_golden
-from dst.runtime.engine import Provider
+from dst.runtime.providers import Lowering, Provider
+from dst.runtime.timing import time_golden
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -23,6 +24,17 @@ class Check(msgspec.Struct, frozen=True):
     passed: bool
 
 
+class Time(msgspec.Struct, frozen=True):
+    """Steps of one graph on the provider and on the CPU in turn: medians, and of their ratios."""
+
+    graph: str
+    t: int
+    steps: int
+    seconds: float
+    cpu_seconds: float
+    ratio: float
+
+
 class Verified(msgspec.Struct, frozen=True):
     """The replay of a bundle; `worst` is max|d|/rms, null where it is not finite."""
 
@@ -32,19 +44,30 @@ class Verified(msgspec.Struct, frozen=True):
     onnxruntime: str
     passed: bool
     checks: tuple[Check, ...]
+    times: tuple[Time, ...]
 
 
-def verify(path: str, provider: Provider, threads: int, graph: str | None, output: Output) -> int:
+def verify(
+    path: str, provider: Provider, threads: int, graph: str | None, timed: bool, output: Output
+) -> int:
     """Replay every golden run, or those of one graph, and return the exit code.
+
+    With `timed`, the golden chunks are stepped on the provider and on the CPU in turn as well.
 
     Raises:
         DstError: the bundle is broken, or a graph cannot be run here.
         WrongUseError: the bundle has no such graph.
     """
     bundle = _only(open_bundle(path), graph)
+    named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
     lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
     with output.progress(f"verify {bundle.manifest.name}", None):
-        found = replay_golden(bundle, provider, threads)
+        found = replay_golden(bundle, provider, threads, named)
+    times: list[Time] = []
+    if timed:
+        with output.progress(f"time {bundle.manifest.name}", 1.0) as bar:
+            pairs = time_golden(bundle, provider, threads, named, progress=bar.at)
+        times = [Time(p.graph, p.t, p.steps, p.seconds, p.cpu_seconds, p.ratio) for p in pairs]
     checks = []
     for f in found:
         name, worst = max(f.errors.items(), key=lambda e: e[1])
@@ -58,6 +81,7 @@ def verify(path: str, provider: Provider, threads: int, graph: str | None, outpu
         onnxruntime=onnxruntime.__version__,
         passed=all(c.passed for c in checks),
         checks=tuple(checks),
+        times=tuple(times),
     )
     _show(result, output)
     output.write_json(result)
@@ -105,3 +129,22 @@ def _show(result: Verified, output: Output) -> None:
         output.out.print(
             f"[bold red]{len(result.checks) - passed} of {len(result.checks)} failed[/]"
         )
+    if result.times:
+        output.out.print(_timed(result))
+
+
+def _timed(result: Verified) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("graph")
+    for name in ("T", "steps", f"{result.provider} ms", "cpu ms", f"{result.provider} / cpu"):
+        table.add_column(name, justify="right")
+    for t in result.times:
+        table.add_row(
+            foreign(t.graph),
+            str(t.t),
+            str(t.steps),
+            f"{t.seconds * 1e3:.3f}",
+            f"{t.cpu_seconds * 1e3:.3f}",
+            f"{t.ratio:.2f}",
+        )
+    return table

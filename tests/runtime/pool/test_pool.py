@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dst.runtime import Session, Stream
-from dst.runtime.batch import Batch
 from dst.runtime.errors import (
     BatchError,
     ChunkShapeError,
@@ -30,6 +29,7 @@ from dst.runtime.errors import (
     TokenRangeError,
 )
 from dst.runtime.pool import StreamPool
+from dst.runtime.pool.batch import Batch
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Saved, pack
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dst.runtime import Session
-from dst.runtime.batch import Batch
 from dst.runtime.errors import (
     DstError,
     NonFiniteOutputError,
@@ -21,8 +20,9 @@ from dst.runtime.errors import (
     StepError,
 )
 from dst.runtime.pool import StreamPool
+from dst.runtime.pool.batch import Batch
+from dst.runtime.pool.slots import Slot
 from dst.runtime.saved import pack
-from dst.runtime.slots import Slot
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

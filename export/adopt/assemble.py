@@ -12,13 +12,13 @@ import onnx
 import safetensors.numpy
 
 from dst import __version__
-from dst.export.answers import Answers, Tail
+from dst.export.adopt.answers import Answers, Tail
+from dst.export.adopt.infer_contract import Draft, DraftState
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.pairs import words
+from dst.export.adopt.plain import Run
+from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
 from dst.export.cost import multiply_adds
-from dst.export.infer_contract import Draft, DraftState
-from dst.export.layout import Placed
-from dst.export.pairs import words
-from dst.export.plain import Run
-from dst.export.rewrap import domains, min_ort, rewrapped, tensors_of
 from dst.export.weights import FILE as WEIGHTS_FILE
 from dst.export.weights import file_id, held, pack
 from dst.runtime.golden import golden_tensors

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.export.adopt.infer_contract import Draft
+from dst.export.adopt.layout import Placed
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.export.infer_contract import Draft
-from dst.export.layout import Placed
 from dst.runtime.engine import first_line
 from dst.runtime.state import sized
 

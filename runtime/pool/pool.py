@@ -12,7 +12,6 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.batch import Batch, Lane
 from dst.runtime.engine import Engine
 from dst.runtime.errors import (
     BatchError,
@@ -25,11 +24,12 @@ from dst.runtime.errors import (
 )
 from dst.runtime.grid import Walk, ending, reading
 from dst.runtime.items import Items, check_chunk, check_items
+from dst.runtime.pool.batch import Batch, Lane
+from dst.runtime.pool.slots import Side, Slot
 from dst.runtime.providers import PLACES
 from dst.runtime.recurrence import BadStateError, Mark
 from dst.runtime.rest import put_saved, to_saved
 from dst.runtime.saved import Saved
-from dst.runtime.slots import Side, Slot
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

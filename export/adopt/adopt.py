@@ -18,14 +18,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.answers import Answers, Question, spelled
-from dst.export.assemble import assembled, contract_of
+from dst.export.adopt.answers import Answers, Question, spelled
+from dst.export.adopt.assemble import assembled, contract_of
+from dst.export.adopt.infer_contract import Draft, draft, shaped
+from dst.export.adopt.layout import Placed, place_output
+from dst.export.adopt.plain import Plain
+from dst.export.adopt.ports import Port, ports_of, read_model
+from dst.export.adopt.prove import Finding, prove_cut, prove_rows, prove_state
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
-from dst.export.infer_contract import Draft, draft, shaped
-from dst.export.layout import Placed, place_output
-from dst.export.plain import Plain
-from dst.export.ports import Port, ports_of, read_model
-from dst.export.prove import Finding, prove_cut, prove_rows, prove_state
 from dst.runtime.bundle import check_target, open_bundle, write_bundle
 from dst.runtime.golden import replay_golden
 from dst.runtime.manifest import Manifest

@@ -22,7 +22,7 @@ from dst.runtime.errors import (
 from dst.runtime.items import check_tokens
 from dst.runtime.manifest import Tokens
 from dst.runtime.plan import by_item, finite, pieces
-from dst.runtime.slots import Side, row_of
+from dst.runtime.pool.slots import Side, row_of
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.answers import Answers
+from dst.export.adopt.answers import Answers
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
-from dst.export.layout import Placed
-from dst.export.ports import Port, Ports
 
 Array = npt.NDArray[np.generic]
 

@@ -14,9 +14,9 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.ports import graphs_of
 from dst.export.clean import cleaned
-from dst.export.layout import Placed
-from dst.export.ports import graphs_of
 from dst.runtime.manifest import Contract
 
 _MIN_ORT_OF_OPSET = {

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dst.export.adopt.infer_contract import Draft
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.plain import Plain, Run
 from dst.export.errors import AdoptCheckError
-from dst.export.infer_contract import Draft
-from dst.export.layout import Placed
-from dst.export.plain import Plain, Run
 from dst.runtime.golden import relative_error
 
 Array = npt.NDArray[np.generic]

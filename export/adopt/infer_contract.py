@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dst.export.answer_checks import check_names, check_use, constant_of, start_of
-from dst.export.answers import Answers, Question, spelled
+from dst.export.adopt.answer_checks import check_names, check_use, constant_of, start_of
+from dst.export.adopt.answers import Answers, Question, spelled
+from dst.export.adopt.layout import Placed, given, place_chunk, place_state
+from dst.export.adopt.pairs import may_carry, state_pairs
+from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError, OpenQuestionsError
-from dst.export.layout import Placed, given, place_chunk, place_state
-from dst.export.pairs import may_carry, state_pairs
-from dst.export.ports import Port, Ports
 
 Array = npt.NDArray[np.generic]
 

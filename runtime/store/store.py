@@ -1,7 +1,7 @@
 """The store: saved states by stream name in, the newest or an older one of a stream out.
 
 One SQLite file holds any number of streams, each with its newest state and a history that grows
-thinner with age (`dst.runtime.retention`). FORMAT.md tells what lies where.
+thinner with age (`dst.runtime.store.retention`). FORMAT.md tells what lies where.
 """
 
 import os
@@ -25,11 +25,11 @@ from dst.runtime.errors import (
     UnwantedKeyError,
     WrongKeyError,
 )
-from dst.runtime.retention import line_of
 from dst.runtime.saved import Saved
-from dst.runtime.seal import check_key, seal, unseal
-from dst.runtime.store_file import StoreFile
-from dst.runtime.store_records import Records, are_counts, marks_of
+from dst.runtime.store.file import StoreFile
+from dst.runtime.store.records import Records, are_counts, marks_of
+from dst.runtime.store.retention import line_of
+from dst.runtime.store.seal import check_key, seal, unseal
 
 MAX_NAME = 200
 MAX_ITEM = 2**63 - 1

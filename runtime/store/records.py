@@ -14,9 +14,9 @@ from dst.runtime.errors import (
     StoreCorruptError,
     StreamNotFoundError,
 )
-from dst.runtime.retention import Mark, to_drop
 from dst.runtime.saved import Saved, pack, unpack
-from dst.runtime.seal import seal, unseal
+from dst.runtime.store.retention import Mark, to_drop
+from dst.runtime.store.seal import seal, unseal
 
 MAX_BLOB_BYTES = 999_000_000  # SQLite takes a row of 1,000,000,000
 MAX_RECORD = 2**62

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dst.export.answers import Question
-from dst.export.pairs import words
-from dst.export.ports import Port
+from dst.export.adopt.answers import Question
+from dst.export.adopt.pairs import words
+from dst.export.adopt.ports import Port
 from dst.runtime.manifest import Shape
 
 _BATCH = frozenset(["batch", "batchsize", "nbatch", "bsz"])

@@ -1,0 +1,72 @@
+"""The options of `dst bench`: a command line goes in, the call of `dst.command.bench` comes out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dst.command.errors import WrongUseError
+from dst.command.options import BUNDLE_HELP, Json, Provider, ProviderName, Threads
+from dst.command.output import Output, check_folder
+
+
+def bench(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help=BUNDLE_HELP)],
+    t: Annotated[
+        str, typer.Option("--t", metavar="N[,N]", help="Items per chunk to measure.")
+    ] = "1,16,32,64,256",
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="How often each has its turn.")
+    ] = 10,
+    slot_ms: Annotated[
+        float, typer.Option("--slot-ms", metavar="MS", help="How long a turn is, at about.")
+    ] = 100.0,
+    starts: Annotated[
+        int,
+        typer.Option("--starts", metavar="N", min=0, help="Fresh processes for load and memory."),
+    ] = 3,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Draw it; needs matplotlib.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")
+    ] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Prepare `dst.command.bench`."""
+    output = Output.to(json)
+    check_folder("--png", png)
+    check_folder("--html", html)
+    sizes = sizes_of(t)
+    if slot_ms <= 0:
+        raise WrongUseError(f"--slot-ms {slot_ms:g}: expected more than 0")
+    from dst.command.bench import Order
+    from dst.command.bench import bench as work
+
+    order = Order(
+        bundles=tuple(bundles),
+        sizes=sizes,
+        rounds=rounds,
+        slot_ms=slot_ms,
+        starts=starts,
+        provider=provider.value,
+        threads=threads,
+        png=png,
+        html=html,
+    )
+    return lambda: work(order, output)
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """Read `1,16,32`: numbers of items per chunk, each once, rising.
+
+    Raises:
+        WrongUseError: it is something else.
+    """
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise WrongUseError(f"--t {text!r}: expected numbers of items per chunk, such as 1,16,32")
+    return tuple(sorted({int(word) for word in words}))

@@ -1,0 +1,149 @@
+"""`dst quantize`: a bundle and a recipe go in, a smaller or faster bundle comes out."""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.table import Table
+
+from dst.command.errors import WrongUseError
+from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.rows import item_blocks
+from dst.quantize import (
+    Calibration,
+    Override,
+    Quantized,
+    WeightRecord,
+    override_named,
+    quantize_bundle,
+    recipe_named,
+)
+from dst.runtime import open_bundle
+from dst.runtime.bundle import Bundle
+
+MAX_CALIBRATION_ITEMS = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to quantize and how: see the options of `dst quantize`."""
+
+    bundle: str
+    recipe: str
+    out: Path
+    block: int | None
+    method: str | None
+    weight_bits: int | None
+    calibrate: str | None
+    keep: tuple[str, ...]
+    forms: tuple[str, ...]
+    overwrite: bool
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The bundle that was written."""
+
+    path: str
+    bundle_id: str
+    model_id: str
+    precision: str
+    recipe: str | None
+    weights_bytes: int
+    weights_bytes_before: int
+    weights: tuple[WeightRecord, ...]
+
+
+def quantize(order: Order, output: Output) -> int:
+    """Quantize a bundle, say what became of every weight, and return the exit code.
+
+    Raises:
+        DstError: the bundle is broken, the recipe does not fit, or nothing could be written.
+        WrongUseError: an option does not fit.
+    """
+    check_folder("--out", order.out)
+    recipe = recipe_named(
+        order.recipe, block=order.block, method=order.method, weight_bits=order.weight_bits
+    )
+    bundle = open_bundle(order.bundle)
+    calibration = None if order.calibrate is None else _calibration(order.calibrate, bundle)
+    with output.progress("quantize", 1.0) as bar:
+        done = quantize_bundle(
+            bundle,
+            order.out,
+            recipe,
+            calibration=calibration,
+            overrides=_overrides(order),
+            overwrite=order.overwrite,
+            progress=lambda what, share: bar.at(share, what=what),
+        )
+    _tell(order.out, done, output)
+    before, after = done.weights_bytes
+    output.write_json(
+        Result(
+            path=str(order.out),
+            bundle_id=done.bundle.manifest.bundle_id,
+            model_id=done.bundle.manifest.model_id,
+            precision=done.bundle.manifest.precision,
+            recipe=done.bundle.manifest.recipe,
+            weights_bytes=after,
+            weights_bytes_before=before,
+            weights=done.records,
+        )
+    )
+    return 0
+
+
+def _calibration(path: str, bundle: Bundle) -> Calibration:
+    """Read items to calibrate on, up to a number that fits in memory."""
+    blocks, count = [], 0
+    for block in item_blocks(path, bundle.manifest.contract.chunk):
+        blocks.append(block)
+        count += len(block)
+        if count >= MAX_CALIBRATION_ITEMS:
+            break
+    if not count:
+        raise WrongUseError(f"--calibrate {path}: holds no items; give real input of the model")
+    return Calibration.of_items(np.concatenate(blocks))
+
+
+def _overrides(order: Order) -> list[Override]:
+    overrides = [Override(pattern, "float32") for pattern in order.keep]
+    for text in order.forms:
+        pattern, found, form = text.rpartition("=")
+        if not found or not pattern:
+            raise WrongUseError(f"--form {text}: expected PATTERN=FORM, e.g. 'val_48=int8-rows'")
+        overrides.append(override_named(pattern, form))
+    return overrides
+
+
+def _tell(path: Path, done: Quantized, output: Output) -> None:
+    manifest = done.bundle.manifest
+    before, after = done.weights_bytes
+    share = f"{after / before:.3f} of the weights' bytes" if before else "no weights"
+    output.out.print(
+        f"[green]✓[/] wrote [bold]{foreign(str(path))}[/]: "
+        f"{foreign(manifest.recipe or 'as it was')}, {mib(before)} → {mib(after)} ({share})"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("form", "weights", "which"):
+        table.add_column(heading)
+    kinds = Counter((r.form, r.role, r.reason) for r in done.records)
+    for (form, role, reason), count in sorted(kinds.items()):
+        names = (r.weight or r.node for r in done.records if (r.form, r.role) == (form, role))
+        shown = ", ".join(itertools.islice(names, 3)) + (", …" if count > 3 else "")
+        why = f" ({reason})" if reason else ""
+        table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
+    output.out.print(table)
+    if not done.changed:
+        output.err.print("[yellow]nothing could be quantized; the bundle is a copy[/]")
+    for record in done.records:
+        if record.insisted:
+            output.err.print(
+                f"[yellow]{foreign(record.weight)}: {record.role} is quantized because you asked; "
+                "measure how the error grows over a stream before you use it[/]"
+            )
+    if not manifest.certificates and output.json is None:
+        output.out.print("[dim]certificates of the source do not describe these graphs[/]")

@@ -1,0 +1,141 @@
+"""`dst report`: two precisions of a model go in, how far they part over the horizon comes out."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+import dst
+from dst.bench.canvas import NoMatplotlibError
+from dst.bench.feed import feed_of
+from dst.command.errors import CHECK_FAILED, WrongUseError
+from dst.command.output import Output, foreign, mib
+from dst.command.rows import item_blocks
+from dst.quantize import attach as attaching
+from dst.quantize.gates import Budget
+from dst.quantize.plot import draw
+from dst.quantize.report import Report, Settings
+from dst.quantize.report import report as measure
+from dst.runtime import Bundle, open_bundle
+from dst.runtime.manifest import Tokens
+
+Array = npt.NDArray[np.generic]
+_NONE = "[dim]–[/]"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be compared, on what, and where it goes."""
+
+    full: str
+    quantized: str
+    data: str | None
+    items: int
+    t: int | None
+    nats: float
+    error: float
+    heads: int
+    sample_every: int
+    drift_items: int
+    threads: int
+    attach: bool
+    png: Path | None
+
+
+def report(order: Order, output: Output) -> int:
+    """Measure, print, write what was asked for, and return the exit code.
+
+    Raises:
+        DstError: a bundle is broken, or they are not two precisions of one model.
+        WrongUseError: the data holds too little.
+        OSError: the data cannot be read or a file cannot be written.
+    """
+    bundle = open_bundle(order.quantized)
+    items, about = _items(bundle, order.data)
+    settings = Settings(
+        budget=Budget(order.nats, order.error),
+        t=order.t,
+        heads=order.heads,
+        sample_every=order.sample_every,
+        drift_items=order.drift_items,
+        threads=order.threads,
+        data=about,
+    )
+    with output.progress("report", 1.0) as bar:
+        made = measure(
+            order.full,
+            bundle.root,
+            items,
+            order.items,
+            settings,
+            lambda what, share: bar.at(share, f"{share:.0%}", what),
+        )
+    if order.attach:
+        attaching.attach(bundle.root, made)
+    _show(made, output)
+    if order.png is not None:
+        try:
+            draw(made, order.png)
+        except NoMatplotlibError as error:
+            output.err.print(foreign(str(error)))
+    output.write_json(made)
+    return CHECK_FAILED if made.passed is False else 0
+
+
+def _items(bundle: Bundle, data: str | None) -> tuple[Array, str]:
+    """Read all data; or held-out text for bytes, or what the bundle itself brings."""
+    chunk = bundle.manifest.contract.chunk
+    if data is not None:
+        blocks = list(item_blocks(data, chunk))
+        read = np.concatenate(blocks) if blocks else None
+        if read is None or len(read) < 2:
+            raise WrongUseError(f"{data}: expected at least 2 items to read")
+        return read, PurePath(data).name if data != "-" else "standard input"
+    content = chunk.content
+    if isinstance(content, Tokens) and content.tokenizer == "bytes":
+        text = (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
+        return np.frombuffer(text, np.uint8).astype(chunk.dtype), "held-out Python source"
+    feed = feed_of(bundle)
+    return feed.items, feed.what
+
+
+def _show(made: Report, output: Output) -> None:
+    full, quantized = made.full, made.quantized
+    output.out.print(
+        f"[bold]{foreign(quantized.name)}[/] {foreign(quantized.recipe or quantized.precision)} "
+        f"against {foreign(full.precision)}: {made.items:,} items of {foreign(made.data)}, "
+        f"T = {made.items_per_step}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    divergence = "KL nats" if made.unit == "nats" else "error"
+    for name in ("up to item", divergence, "loss", "state", "accumulation"):
+        table.add_column(name, justify="right")
+    for found in made.ranges:
+        if not found.items:
+            continue
+        table.add_row(
+            f"{found.end:,}",
+            f"{found.divergence:.2e}",
+            _NONE if found.loss_difference is None else f"{found.loss_difference:+.4f}",
+            _NONE if found.state is None else f"{found.state:.1e}",
+            _NONE if found.accumulation is None else f"{found.accumulation:.2f}",
+        )
+    output.out.print(table)
+    if made.drift is not None:
+        output.out.print(
+            f"[dim]own drift, {foreign(made.drift.what)}: "
+            f"{made.drift.divergence[-1]:.1e} after {made.drift.items:,} items[/]"
+        )
+    sizes = quantized.parts.weights_size, full.parts.weights_size
+    output.out.print(
+        f"weights {mib(sizes[0])} of {mib(sizes[1])} ({sizes[0] / max(sizes[1], 1):.2f}), "
+        f"files {mib(quantized.parts.bundle_size)} of {mib(full.parts.bundle_size)}"
+    )
+    marks = {"passed": "[green]✓[/]", "failed": "[bold red]✗[/]", "not judged": "[dim]?[/]"}
+    for gate in made.gates:
+        value = "not judged" if gate.value is None else f"{gate.value:.3g} ≤ {gate.bound:g}"
+        output.out.print(f"{marks[gate.verdict]} {gate.name}  {value}")
+    for note in made.notes:
+        output.out.print(f"[dim]{foreign(note)}[/]")
