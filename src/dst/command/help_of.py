@@ -161,8 +161,8 @@ recurrent operators stay float32; what was left, and why, is printed.
 int8-rows     8 bits, one activation scale per item: causal, any T, fast chunks
 int8-dynamic  8 bits, one activation scale per chunk: fastest chunks; T is fixed, not causal
 int8-static   8 bits, activation scales from --calibrate: for NPUs
-int8-weights  8-bit blocks: closest to float32, fast single steps
-int4-weights  4-bit blocks: smallest, fastest single steps
+int8-weights  8-bit blocks of 64: closest to float32, fast single steps
+int4-weights  4-bit blocks of 32: smallest, fastest single steps
 int4-mixed    4-bit blocks, but 8 bits where a product feeds the state
 fp16          half precision, for GPU, WebGPU and Core ML; no gain on CPU
 

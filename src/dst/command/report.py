@@ -13,11 +13,10 @@ from dst.bench.feed import feed_of
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.output import Output, foreign, mib
 from dst.command.rows import item_blocks
-from dst.quantize import attach as attaching
-from dst.quantize.gates import Budget
-from dst.quantize.plot import draw
-from dst.quantize.report import Report, Settings
+from dst.quantize.report import Report, Settings, attach
 from dst.quantize.report import report as measure
+from dst.quantize.report.gates import Budget
+from dst.quantize.report.plot import draw
 from dst.runtime import Bundle, open_bundle
 from dst.runtime.manifest import Tokens
 
@@ -73,7 +72,7 @@ def report(order: Order, output: Output) -> int:
             lambda what, share: bar.at(share, f"{share:.0%}", what),
         )
     if order.attach:
-        attaching.attach(bundle.root, made)
+        attach(bundle.root, made)
     _show(made, output)
     if order.png is not None:
         try:

@@ -1,0 +1,217 @@
+"""A bundle and a recipe in, the quantized bundle and a record of every weight out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx
+
+import dst
+from dst.quantize.calibrate import Calibration, observed
+from dst.quantize.errors import CalibrationError, QuantizeError
+from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, pack
+from dst.quantize.plan import Choice, choose
+from dst.quantize.prove import proved
+from dst.quantize.rebuild import Opened, entry_of, opened, rebuilt
+from dst.quantize.recipe import Override, Recipe, recipe_named
+from dst.quantize.record import WeightRecord
+from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET
+from dst.quantize.values import Values
+from dst.runtime.bundle import Bundle, check_target, open_bundle, write_bundle
+from dst.runtime.manifest import Contract, Manifest, Producer, Stored
+from dst.runtime.rules import INIT_FILE
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done."""
+Files = dict[str, bytes | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A quantized bundle.
+
+    Attributes:
+        bundle: where it lies and what its manifest says.
+        records: what became of every weight, equal weights once.
+        weights_bytes: what one open graph holds in weights, before and after.
+    """
+
+    bundle: Bundle
+    records: tuple[WeightRecord, ...]
+    weights_bytes: tuple[int, int]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was quantized."""
+        return _any_changed(self.records)
+
+
+def quantize_bundle(
+    source: str | Path | Bundle,
+    path: str | Path,
+    recipe: str | Recipe,
+    *,
+    calibration: Calibration | None = None,
+    overrides: Sequence[Override] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize a bundle: the same model, contract and state, in smaller numbers.
+
+    What has no quantized form (recurrent operators, convolutions) and what must not have one
+    (decay, gates, norms, the state itself) stays float32; ``Quantized.records`` says so. Where
+    nothing can be quantized, the bundle is copied.
+
+    Args:
+        source: The full-precision bundle: a directory, the name of a shipped one, or open.
+        path: Directory to make.
+        recipe: A recipe or its name.
+        calibration: Real items, for recipes that need them; others make no use of them.
+        overrides: Forms for single weights, by pattern; the last that fits counts.
+        overwrite: Replace a bundle that stands at ``path``.
+        progress: Called with what is being done and the share done.
+
+    Raises:
+        QuantizeError: the source is quantized already; a subclass says what else is wrong.
+        BundleError: the source is broken, or the target cannot be written.
+        SessionError: the quantized graphs cannot be run here.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    bundle = source if isinstance(source, Bundle) else open_bundle(source)
+    check_target(Path(path), overwrite)
+    if bundle.manifest.precision != "float32":
+        raise QuantizeError(
+            f"{bundle.label}: is {bundle.manifest.precision} ({bundle.manifest.recipe}); "
+            "quantize the float32 bundle that it was made from"
+        )
+    forms = {*recipe.forms, *(o.form for o in overrides)}
+    report = progress or (lambda what, share: None)
+    report("reading", 0.0)
+    graphs = opened(bundle, max(EMBEDDING_OPSET, *(OPSET[form] for form in forms)))
+    choices = choose({g.entry.file: g.found for g in graphs}, recipe, overrides)
+    static = any(c.form == "int8-static" for c in choices.values())
+    moments = recipe.blockwise and recipe.method != "rtn"
+    if calibration is None and (static or recipe.method == "gptq"):
+        raise CalibrationError(
+            f"recipe {recipe.label}: needs to see real items; give calibration "
+            "(dst quantize --calibrate FILE)"
+        )
+    shared = frozenset(choice.table for choice in choices.values())
+    values = Values(recipe, shared, {})
+    if calibration is not None and (static or moments):
+        seen = observed(bundle, bundle, graphs, calibration, moments, report)
+        values = Values(recipe, shared, seen)
+    made = _made(bundle, graphs, choices, values, recipe, report)
+    if calibration is not None and static:
+        # once more, in the states that the quantized recurrence gets into
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / "draft"
+            write_bundle(draft, made.manifest, made.files)
+            driver = open_bundle(draft)
+            seen = observed(bundle, driver, graphs, calibration, moments, report)
+        values = Values(recipe, shared, seen)
+        made = _made(bundle, graphs, choices, values, recipe, report)
+    report("recording golden vectors", 0.9)
+    if made.changed:
+        manifest, files = proved(bundle, made.manifest, made.files)
+    else:
+        manifest, files = bundle.manifest, {n: bundle.root / n for n in bundle.manifest.files}
+    sealed = write_bundle(path, manifest, files, overwrite=overwrite)
+    report("written", 1.0)
+    return Quantized(
+        bundle=Bundle(Path(path), sealed),
+        records=made.records,
+        weights_bytes=(bundle.manifest.weights_bytes, sealed.weights_bytes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    manifest: Manifest
+    files: Files
+    records: tuple[WeightRecord, ...]
+
+    @property
+    def changed(self) -> bool:
+        return _any_changed(self.records)
+
+
+def _made(
+    bundle: Bundle,
+    graphs: Sequence[Opened],
+    choices: Mapping[str, Choice],
+    values: Values,
+    recipe: Recipe,
+    report: Progress,
+) -> _Made:
+    """Write the graphs and a manifest that lacks only its golden runs."""
+    source = bundle.manifest
+    contract = _contract(source.contract, choices)
+    kept = [g for g in graphs if _sizes(g, contract)]
+    models: dict[str, onnx.ModelProto] = {}
+    records: dict[str, WeightRecord] = {}
+    changed: dict[str, bool] = {}
+    for number, graph in enumerate(kept):
+        report(f"quantizing {graph.entry.file}", 0.5 + 0.4 * number / len(kept))
+        model, found = rebuilt(graph, choices, values)
+        models[graph.entry.file] = model
+        changed[graph.entry.file] = any(r.form != "float32" for r in found.values())
+        records = found | records
+    entries = [
+        entry_of(g, models[g.entry.file], _sizes(g, contract), changed[g.entry.file]) for g in kept
+    ]
+    files: Files = dict(pack(models, bundle.root))
+    if any(isinstance(s.init, Stored) for s in source.contract.state):
+        files[INIT_FILE] = bundle.root / INIT_FILE
+    return _Made(
+        manifest=msgspec.structs.replace(
+            source,
+            precision=recipe.precision,
+            recipe=_label(recipe, choices),
+            producer=Producer(name="dst-edge", version=dst.__version__),
+            contract=contract,
+            graphs=tuple(entries),
+            golden=(),
+            certificates=(),
+            weights_bytes=_weights_bytes(files, models),
+            files={},
+        ),
+        files=files,
+        records=tuple(records.values()),
+    )
+
+
+def _any_changed(records: Sequence[WeightRecord]) -> bool:
+    return any(record.form != "float32" for record in records)
+
+
+def _contract(contract: Contract, choices: Mapping[str, Choice]) -> Contract:
+    """Fix T where a scale spans the chunk: another T would be another model."""
+    if not any(choice.form == "int8-dynamic" for choice in choices.values()):
+        return contract
+    chunk = contract.chunk
+    allowed = tuple(t for t in chunk.allowed_t if t in (1, chunk.nominal_t))
+    return msgspec.structs.replace(
+        contract, chunk=msgspec.structs.replace(chunk, allowed_t=allowed)
+    )
+
+
+def _sizes(graph: Opened, contract: Contract) -> tuple[int, ...]:
+    return tuple(t for t in graph.entry.allowed_t if t in contract.chunk.allowed_t)
+
+
+def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:
+    spans = any(choice.form == "int8-dynamic" for choice in choices.values())
+    return f"{recipe.label}, non-causal" if spans else recipe.label
+
+
+def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> int:
+    """What one open graph holds in weights."""
+    weights = files.get(WEIGHTS_FILE)
+    if isinstance(weights, bytes):
+        return len(weights)
+    return max(held_bytes(model) for model in models.values())

@@ -1,0 +1,21 @@
+"""What can go wrong between a bundle and its quantized form, one class each."""
+
+from __future__ import annotations
+
+from dst.runtime.errors import DstError
+
+
+class QuantizeError(DstError):
+    """A bundle could not be quantized; nothing was written."""
+
+
+class RecipeError(QuantizeError):
+    """No such recipe, or one that contradicts itself."""
+
+
+class OverrideError(QuantizeError):
+    """An override names nothing in the bundle, or a form that does not fit what it names."""
+
+
+class CalibrationError(QuantizeError):
+    """A recipe needs calibration that was not given, or the data does not fit the bundle."""

@@ -1,0 +1,118 @@
+"""Surveys of a bundle's graphs and a recipe in, the form of every weight out, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from dst.quantize.errors import OverrideError
+from dst.quantize.recipe import Form, Override, Recipe
+from dst.quantize.survey import Role, Site, Survey
+
+_TABLE_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-rows")
+_REASONS: dict[Role, str] = {
+    "gate": "decay and write strength stay float32",
+    "narrow": "too narrow to gain anything",
+}
+_RANK: tuple[Role, ...] = ("gate", "narrow", "embedding", "recurrent", "product")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of one weight, in every graph that holds it.
+
+    Attributes:
+        form: how it is held; ``int8-rows`` for a table means int8 with a scale per row.
+        role: its part in the recurrence.
+        reason: why it stays float32; empty where it does not.
+        table: key of the table whose numbers it shares, for a tied head.
+        insisted: an override quantizes what the recipe would have left.
+    """
+
+    form: Form
+    role: Role
+    reason: str = ""
+    table: str = ""
+    insisted: bool = False
+
+
+def choose(
+    surveys: Mapping[str, Survey], recipe: Recipe, overrides: Sequence[Override]
+) -> dict[str, Choice]:
+    """Choose a form for every weight of a bundle.
+
+    Args:
+        surveys: Graph file -> what it holds.
+        recipe: The rule.
+        overrides: The exceptions; the last that names a weight counts.
+
+    Returns:
+        Key of the weight -> choice.
+
+    Raises:
+        OverrideError: a pattern names nothing, or a form that does not fit what it names.
+    """
+    sites = [site for survey in surveys.values() for site in survey.sites]
+    left = {name for survey in surveys.values() for name in survey.left}
+    roles: dict[str, Role] = {}
+    for site in sites:
+        known = roles.get(site.key, site.role)
+        roles[site.key] = min(known, site.role, key=_RANK.index)
+    choices = {key: _by_recipe(role, recipe) for key, role in roles.items()}
+    for override in overrides:
+        _apply(override, sites, left, roles, choices)
+    _tie(sites, choices)
+    return choices
+
+
+def _by_recipe(role: Role, recipe: Recipe) -> Choice:
+    if role in _REASONS:
+        return Choice("float32", role, _REASONS[role])
+    if role == "embedding":
+        form: Form = "int8-rows" if recipe.embedding == "int8" else recipe.embedding
+        return Choice(form, role)
+    return Choice(recipe.recurrent if role == "recurrent" else recipe.products, role)
+
+
+def _apply(
+    override: Override,
+    sites: Sequence[Site],
+    left: set[str],
+    roles: Mapping[str, Role],
+    choices: dict[str, Choice],
+) -> None:
+    pattern, form = override.pattern, override.form
+    hit = [s for s in sites if fnmatchcase(s.weight, pattern) or fnmatchcase(s.node, pattern)]
+    fixed = [name for name in left if fnmatchcase(name, pattern)]
+    if not hit and not fixed:
+        names = sorted({s.weight for s in sites})
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise OverrideError(f"override {pattern!r} names no weight and no node; weights: {shown}")
+    if not hit and form != "float32":
+        raise OverrideError(f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32")
+    for site in hit:
+        role = roles[site.key]
+        if role == "embedding" and form not in _TABLE_FORMS:
+            raise OverrideError(
+                f"override {pattern!r}: {site.weight} is a table, which cannot be {form}; "
+                f"choose from {', '.join(_TABLE_FORMS)}"
+            )
+        reason = "kept by an override" if form == "float32" else ""
+        insisted = form != "float32" and role in _REASONS
+        choices[site.key] = Choice(form, role, reason, insisted=insisted)
+
+
+def _tie(sites: Sequence[Site], choices: dict[str, Choice]) -> None:
+    """Let a head that mirrors a table read the table's numbers."""
+    tables = {s.mirror: s.key for s in sites if s.role == "embedding"}
+    for site in sites:
+        table = tables.get(site.key)
+        own = choices[site.key]
+        if table is None or own.role == "embedding" or own.form == "float32":
+            continue
+        form = choices[table].form
+        if form == "int8-rows":
+            form = own.form if own.form in ("int8-dynamic", "int8-static") else "int8-rows"
+        if form != "float32" and (form == "float16") == (own.form == "float16"):
+            choices[site.key] = Choice(form, own.role, table=table, insisted=own.insisted)

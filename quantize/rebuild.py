@@ -1,0 +1,141 @@
+"""The graphs of a bundle and a form for each weight in, the same graphs in those forms out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from dst.quantize.graphs import drop_unused, load, opset_of
+from dst.quantize.plan import Choice
+from dst.quantize.record import WeightRecord
+from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET, Draft, write_lookup, write_product
+from dst.quantize.survey import Floats, Site, Survey, named, survey
+from dst.quantize.values import Values
+from dst.runtime.bundle import Bundle
+from dst.runtime.manifest import Graph
+
+MIN_ORT = {11: "1.14", 13: "1.14", 18: "1.14", 21: "1.20"}
+"""First ONNX Runtime release with the CPU kernels that an operator set's forms are run by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One graph of a bundle, ready to be worked on.
+
+    Attributes:
+        entry: what the manifest says of it.
+        model: without its external data.
+        found: its weights.
+        folder: where the external data lies.
+    """
+
+    entry: Graph
+    model: onnx.ModelProto
+    found: Survey
+    folder: Path
+
+    def weight(self, site: Site) -> Floats:
+        """Read a weight (K, N) or a table (V, D)."""
+        tensor = next(t for t in self.model.graph.initializer if t.name == site.weight)
+        array = np.asarray(numpy_helper.to_array(tensor, str(self.folder)), np.float32)
+        return array.T if site.turned else array
+
+
+def opened(bundle: Bundle, opset: int) -> list[Opened]:
+    """Open every graph of a bundle, raised to an operator set where that can be done."""
+    graphs = []
+    for entry in bundle.manifest.graphs:
+        model = load(bundle.root / entry.file, opset)
+        named(model)
+        found = survey(model, bundle.root, bundle.manifest.contract)
+        graphs.append(Opened(entry, model, found, bundle.root))
+    return graphs
+
+
+def rebuilt(
+    graph: Opened, choices: Mapping[str, Choice], values: Values
+) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
+    """Write a graph with its weights in their chosen forms.
+
+    Returns:
+        The new model, whose untouched tensors still point into the source's external data, and a
+        record of every weight in it by its key, or of every operator by its name.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    sites = {site.node: site for site in graph.found.sites}
+    draft = Draft()
+    records: dict[str, WeightRecord] = {}
+    for node in graph.model.graph.node:
+        site = sites.get(node.name)
+        if site is None:
+            draft.nodes.append(node)
+            continue
+        choice = _possible(choices[site.key], opset_of(model))
+        if choice.form == "float32":
+            draft.nodes.append(node)
+        else:
+            held = values.held(site, choice, graph.weight(site))
+            write = write_lookup if choice.role == "embedding" else write_product
+            write(draft, node, held)
+        records[site.key] = _record(graph.entry.file, site, choice)
+    for name, reason in graph.found.left.items():
+        records[name] = WeightRecord(graph.entry.file, name, "", "operator", (), "float32", reason)
+    model.graph.initializer.extend(draft.tensors.values())
+    del model.graph.node[:]
+    model.graph.node.extend(draft.nodes)
+    drop_unused(model.graph)
+    return model, records
+
+
+def entry_of(
+    graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int], changed: bool
+) -> Graph:
+    """Describe a rewritten graph for the manifest; products keep their names and costs."""
+    if not changed:
+        return msgspec.structs.replace(graph.entry, allowed_t=tuple(allowed_t))
+    costs = graph.entry.multiply_adds
+    names = [node.name for node in model.graph.node]
+    before = {node.name for node in graph.model.graph.node}
+    opset = max((o for o in MIN_ORT if o <= opset_of(model)), default=min(MIN_ORT))
+    return msgspec.structs.replace(
+        graph.entry,
+        allowed_t=tuple(allowed_t),
+        opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
+        domains=tuple(sorted({n.domain or "ai.onnx" for n in model.graph.node})),
+        min_ort=max(graph.entry.min_ort, MIN_ORT[opset], key=_version),
+        multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
+    )
+
+
+def _possible(choice: Choice, opset: int) -> Choice:
+    """Fall back to float32 where a graph's operators are too old for a form."""
+    needed = EMBEDDING_OPSET if choice.role == "embedding" else OPSET[choice.form]
+    if choice.form == "float32" or opset >= needed:
+        return choice
+    reason = f"its operator set {opset} cannot be raised to {needed}"
+    return Choice("float32", choice.role, reason)
+
+
+def _record(file: str, site: Site, choice: Choice) -> WeightRecord:
+    return WeightRecord(
+        graph=file,
+        node=site.node,
+        weight=site.weight,
+        role=choice.role,
+        shape=site.shape,
+        form=choice.form,
+        reason=choice.reason,
+        insisted=choice.insisted,
+        tied=bool(choice.table),
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))

@@ -1,0 +1,217 @@
+"""Recipes: a name in, a frozen value out that says in which form each weight is held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from dst.quantize.errors import OverrideError, RecipeError
+
+Form = Literal[
+    "float32", "float16", "int8-dynamic", "int8-static", "int8-rows", "int8-block", "int4-block"
+]
+"""How a weight is held and what its product reads. Weights are symmetric, without a zero point.
+
+- `float32`: as it was.
+- `float16`: weight and product in half precision, results back in float32.
+- `int8-dynamic`: int8 per column; the chunk is rounded to 8 bits with **one scale for all its
+  items** (`DynamicQuantizeLinear`), so that a later item moves the answer to an earlier one.
+- `int8-static`: int8 per column; the chunk is rounded with a scale found by calibration.
+- `int8-rows`: int8 per column; each item is rounded with a scale of its own: causal.
+- `int8-block`, `int4-block`: blocks of the weight share a scale (`DequantizeLinear` with
+  `block_size`, which ONNX Runtime runs as `MatMulNBits` with accuracy level 4: each item is rounded
+  to 8 bits by block): causal.
+"""
+FORMS: tuple[Form, ...] = get_args(Form)
+Method = Literal["rtn", "search", "gptq"]
+"""How the values of a block are found.
+
+- `rtn`: the largest value sets the scale, the rest is rounded to the nearest.
+- `search`: the scale is the one, of a grid, that leaves the least squared error.
+- `gptq`: the same scale; each row's rounding error is made good in the rows after it, weighed by
+  what calibration saw (Frantar et al. 2022, https://arxiv.org/abs/2210.17323).
+"""
+METHODS: tuple[Method, ...] = get_args(Method)
+WEIGHT_BITS: tuple[Literal[7, 8], ...] = (7, 8)
+BLOCKS = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """In which form each kind of weight is held.
+
+    State, gates, decay, norms, softmax, convolutions and recurrent operators stay float32 in
+    every recipe.
+
+    Attributes:
+        name: what the manifest's ``recipe`` begins with.
+        precision: the manifest's ``precision``; a saved state names it.
+        summary: one line for people.
+        products: weights of matrix products.
+        recurrent: those of them whose result goes into the state.
+        embedding: tables that items look up; int8 has one scale per row. A head tied to its
+            embedding reads the same bytes, by row.
+        block: values that share one scale in the block forms. Larger blocks are faster and less
+            exact. On ONNX Runtime 1.31 with AVX512 single steps equal chunks bit for bit up to 32
+            at 4 bits and 64 at 8; above, they differ in the last bits of a float32 sum.
+        method: how they are found.
+        weight_bits: of int8 weights per column. CPUs without VNNI (most before 2019) add two
+            products of 8 by 8 bits in 16 bits, which overflow; of 8 by 7 bits they do not, so
+            that every CPU computes the same.
+    """
+
+    name: str
+    precision: Literal["int8", "int4", "float16"]
+    summary: str
+    products: Form
+    recurrent: Form
+    embedding: Literal["float32", "float16", "int8"]
+    block: int = 32
+    method: Method = "rtn"
+    weight_bits: Literal[7, 8] = 7
+
+    def __post_init__(self) -> None:
+        if self.block not in BLOCKS:
+            raise RecipeError(
+                f"recipe {self.name}: block is {self.block}; choose from {list(BLOCKS)}"
+            )
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        """The forms of its products."""
+        return frozenset((self.products, self.recurrent))
+
+    @property
+    def blockwise(self) -> bool:
+        """Whether a weight is held in blocks, so that ``block`` and ``method`` matter."""
+        return bool(self.forms & {"int4-block", "int8-block"})
+
+    @property
+    def label(self) -> str:
+        """What the manifest calls it: the name, and what was changed of it."""
+        usual = RECIPES.get(self.name, self)
+        changed = [f"block {self.block}"] if self.block != usual.block else []
+        changed += [self.method] if self.method != usual.method else []
+        if self.weight_bits != usual.weight_bits:
+            changed.append(f"weights of {self.weight_bits} bits")
+        return ", ".join([self.name, *changed])
+
+
+def _recipes(*recipes: Recipe) -> Mapping[str, Recipe]:
+    return MappingProxyType({recipe.name: recipe for recipe in recipes})
+
+
+RECIPES: Mapping[str, Recipe] = _recipes(
+    Recipe(
+        name="int8-dynamic",
+        precision="int8",
+        summary="int8 weights per column, one activation scale per chunk: fastest chunks, T fixed",
+        products="int8-dynamic",
+        recurrent="int8-dynamic",
+        embedding="int8",
+    ),
+    Recipe(
+        name="int8-rows",
+        precision="int8",
+        summary="int8 weights per column, one activation scale per item: causal, any T",
+        products="int8-rows",
+        recurrent="int8-rows",
+        embedding="int8",
+    ),
+    Recipe(
+        name="int8-static",
+        precision="int8",
+        summary="int8 weights per column, calibrated activation scales: for NPUs",
+        products="int8-static",
+        recurrent="int8-static",
+        embedding="int8",
+    ),
+    Recipe(
+        name="int8-weights",
+        precision="int8",
+        summary="int8 weights by block, multiplied by item: close to float32, fast single steps",
+        products="int8-block",
+        recurrent="int8-block",
+        embedding="int8",
+        block=64,
+    ),
+    Recipe(
+        name="int4-weights",
+        precision="int4",
+        summary="4-bit weights by block: smallest, fastest single steps",
+        products="int4-block",
+        recurrent="int4-block",
+        embedding="int8",
+    ),
+    Recipe(
+        name="int4-mixed",
+        precision="int4",
+        summary="4-bit weights by block, but 8 bits where a product feeds the state",
+        products="int4-block",
+        recurrent="int8-block",
+        embedding="int8",
+    ),
+    Recipe(
+        name="fp16",
+        precision="float16",
+        summary="half-precision weights and products, for GPU, WebGPU and Core ML; no gain on CPU",
+        products="float16",
+        recurrent="float16",
+        embedding="float16",
+    ),
+)
+"""Every recipe by name."""
+
+
+def recipe_named(
+    name: str,
+    *,
+    block: int | None = None,
+    method: str | None = None,
+    weight_bits: int | None = None,
+) -> Recipe:
+    """Look up a recipe, with another block size, method or range of int8 weights if given.
+
+    Raises:
+        RecipeError: no recipe has this name, or the change means nothing to it.
+    """
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise RecipeError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    if (block is not None or method is not None) and not recipe.blockwise:
+        raise RecipeError(f"recipe {name}: holds nothing in blocks; leave block and method out")
+    bits = next((b for b in WEIGHT_BITS if b == (weight_bits or recipe.weight_bits)), None)
+    if bits is None:
+        raise RecipeError(f"weight_bits is {weight_bits}; choose from {list(WEIGHT_BITS)}")
+    chosen = next((m for m in METHODS if m == (method or recipe.method)), None)
+    if chosen is None:
+        raise RecipeError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    size = recipe.block if block is None else block
+    return replace(recipe, block=size, method=chosen, weight_bits=bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A form for the weights that a pattern names, whatever the recipe says.
+
+    Attributes:
+        pattern: a shell pattern (``*``, ``?``, ``[...]``) for names of weights or of nodes.
+        form: in which form to hold them; ``float32`` keeps them.
+    """
+
+    pattern: str
+    form: Form
+
+
+def override_named(pattern: str, form: str) -> Override:
+    """Make an override from the name of a form.
+
+    Raises:
+        OverrideError: there is no such form.
+    """
+    chosen = next((f for f in FORMS if f == form), None)
+    if chosen is None:
+        raise OverrideError(f"override {pattern!r}: no form {form!r}; there are {', '.join(FORMS)}")
+    return Override(pattern, chosen)

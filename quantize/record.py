@@ -1,0 +1,33 @@
+"""What became of each weight, as a public record: one line per weight or operator."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dst.quantize.recipe import Form
+
+
+class WeightRecord(msgspec.Struct, frozen=True):
+    """What became of one weight, or of one operator that holds weights.
+
+    Attributes:
+        graph: file of the first graph that holds it.
+        node: the node that reads it.
+        weight: the initializer; empty for an operator whose weights were left as they are.
+        role: its part in the recurrence (``dst.quantize.survey.Role``), or ``operator``.
+        shape: (K, N) of a product, (V, D) of a table; empty for an operator.
+        form: how it is held now.
+        reason: why it stays float32; empty where it does not.
+        insisted: an override quantizes what every recipe leaves in float32.
+        tied: it reads the numbers of a table.
+    """
+
+    graph: str
+    node: str
+    weight: str
+    role: str
+    shape: tuple[int, ...]
+    form: Form
+    reason: str = ""
+    insisted: bool = False
+    tied: bool = False

@@ -1,0 +1,162 @@
+"""Positions: sums per item along streams in, one mean per log-spaced range of positions out.
+
+Shape letters: `n` items, `O` outputs or tensors that are compared.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+BINS_PER_DECADE = 4
+FIRST_EDGE = 10
+BLOCK_ITEMS = 512
+"""Items that count as one sample of a mean; neighbours are too much alike to count alone."""
+
+
+def edges(length: int) -> tuple[int, ...]:
+    """Return where the ranges end: 10, 18, 32, 56, 100, … and at last `length`.
+
+    A last range that would be less than half as wide as the others joins the one before.
+    """
+    steps = range(math.ceil(BINS_PER_DECADE * math.log10(max(length, 1) / FIRST_EDGE)))
+    rising = [round(FIRST_EDGE * 10 ** (step / BINS_PER_DECADE)) for step in steps]
+    if rising and length < rising[-1] * 10 ** (0.5 / BINS_PER_DECADE):
+        rising.pop()
+    return (*rising, length)
+
+
+def ratio(above: Floats, below: Floats) -> Floats:
+    """Return `above / below` per place; 0 / 0 is 0, and anything else over 0 counts as 1."""
+    safe = np.where(below > 0, below, 1.0)
+    return np.where(below > 0, above / safe, (above > 0).astype(np.float64))
+
+
+def mean_of(above: Floats, below: Floats, root: bool) -> float:
+    """Return the mean over `O` of the ratios of two sums `[O]`, or the root of that mean."""
+    mean = float(np.mean(ratio(above, below)))
+    return math.sqrt(mean) if root else mean
+
+
+@dataclass(slots=True)
+class _Spread:
+    """Weighted samples of a mean, kept as sums: from them comes its standard error."""
+
+    count: int = 0
+    weight: float = 0.0
+    first: float = 0.0
+    squares: float = 0.0
+    square_first: float = 0.0
+    square_second: float = 0.0
+
+    def add(self, value: float, weight: float) -> None:
+        """Count one sample."""
+        self.count += 1
+        self.weight += weight
+        self.first += weight * value
+        self.squares += weight * weight
+        self.square_first += weight * weight * value
+        self.square_second += weight * weight * value * value
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the weighted mean; None for fewer than two samples."""
+        if self.count < 2:
+            return None
+        mean = self.first / self.weight
+        spread = self.square_second - 2 * mean * self.square_first + mean * mean * self.squares
+        return math.sqrt(max(spread, 0.0) * self.count / (self.count - 1)) / self.weight
+
+
+@dataclass(slots=True)
+class Sums:
+    """What was summed over one range of positions, or over one block of it.
+
+    Attributes:
+        above: sums over items of what is compared, `[O]`.
+        below: what they are divided by, `[O]`.
+        items: how many items.
+        losses: summed loss of the reference and of the other, in nats.
+    """
+
+    above: Floats
+    below: Floats
+    items: int = 0
+    losses: Floats = field(default_factory=lambda: np.zeros(2))
+
+    def take(self, other: "Sums") -> None:
+        """Add other sums to these."""
+        self.above += other.above
+        self.below += other.below
+        self.items += other.items
+        self.losses += other.losses
+
+
+class Bins:
+    """Ranges of positions; memory does not depend on how much is added.
+
+    Attributes:
+        ends: where each range ends.
+    """
+
+    __slots__ = ("_block", "_root", "_spread", "_sums", "_where", "ends")
+
+    def __init__(self, ends: tuple[int, ...], places: int, root: bool) -> None:
+        """Start with nothing.
+
+        Args:
+            ends: where each range ends.
+            places: `O`, how many things are compared.
+            root: whether the value of a range is the root of its mean ratio.
+        """
+        self.ends = ends
+        self._root = root
+        self._sums = [Sums(np.zeros(places), np.zeros(places)) for _ in ends]
+        self._spread = [_Spread() for _ in ends]
+        self._block = Sums(np.zeros(places), np.zeros(places))
+        self._where = 0
+
+    def add(self, start: int, above: Floats, below: Floats, losses: Floats | None) -> None:
+        """Add items `start .. start + n`: `above` and `below` `[n, O]`, `losses` `[n, 2]`."""
+        done = 0
+        while done < len(above):
+            where = int(np.searchsorted(self.ends, start + done, side="right"))
+            if where == len(self.ends):
+                return
+            if where != self._where or self._block.items >= BLOCK_ITEMS:
+                self.close()
+                self._where = where
+            end = min(len(above), self.ends[where] - start)
+            part = slice(done, end)
+            block = self._block
+            block.above += above[part].sum(axis=0)
+            block.below += below[part].sum(axis=0)
+            block.items += end - done
+            if losses is not None:
+                block.losses += losses[part].sum(axis=0)
+            done = end
+
+    def close(self) -> None:
+        """End the block of neighbours: what comes next is read elsewhere."""
+        block = self._block
+        if block.items:
+            value = mean_of(block.above, block.below, self._root)
+            self._spread[self._where].add(value, float(block.items))
+            self._sums[self._where].take(block)
+        self._block = Sums(np.zeros_like(block.above), np.zeros_like(block.below))
+
+    def sums(self, where: int) -> Sums:
+        """Return the sums over one range, as far as its blocks are closed."""
+        return self._sums[where]
+
+    def value(self, where: int) -> float:
+        """Return the mean over one range; 0 where nothing was added."""
+        held = self._sums[where]
+        return mean_of(held.above, held.below, self._root) if held.items else 0.0
+
+    def error(self, where: int) -> float | None:
+        """Return the standard error of that mean; None where too little was added."""
+        return self._spread[where].error

@@ -1,0 +1,173 @@
+"""Outputs of two forms of a step go in; KL, loss and relative error come out as defined."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dst.quantize.report.divergence import divergence_for
+from dst.runtime import surprise_bits
+from dst.runtime.manifest import (
+    Chunk,
+    Contract,
+    Features,
+    Normalisation,
+    Output,
+    State,
+    Tokens,
+    Zeros,
+)
+
+T, CLASSES = 5, 7
+Floats = npt.NDArray[np.float64]
+
+
+def contract(content: Tokens | Features, *outputs: Output) -> Contract:
+    tokens = isinstance(content, Tokens)
+    return Contract(
+        chunk=Chunk(
+            input="x",
+            dtype="int64" if tokens else "float32",
+            shape=("B", "T") if tokens else ("B", "T", 2),
+            batch_axis=0,
+            time_axis=1,
+            nominal_t=T,
+            allowed_t=(T,),
+            content=content,
+            lookback=0,
+            lookback_fill=None,
+            tail="refuse",
+            pad_value=None,
+        ),
+        constants=(),
+        outputs=outputs,
+        state=(
+            State(
+                input="h",
+                output="h_next",
+                dtype="float32",
+                shape=("B", 1),
+                batch_axis=0,
+                init=Zeros(),
+                role="memory",
+            ),
+        ),
+    )
+
+
+def logits(name: str = "logits", per_item: bool = True) -> Output:
+    return Output(
+        name=name,
+        dtype="float32",
+        shape=("B", "T", CLASSES) if per_item else ("B", CLASSES),
+        meaning="logits",
+        per="item" if per_item else "chunk",
+        time_axis=1 if per_item else None,
+    )
+
+
+def gaussian(name: str) -> Output:
+    return Output(
+        name=name,
+        dtype="float32",
+        shape=("B", "T", 2),
+        meaning="gaussian",
+        per="item",
+        time_axis=1,
+    )
+
+
+def custom(name: str, shape: tuple[int | str, ...], time_axis: int | None) -> Output:
+    return Output(
+        name=name,
+        dtype="float32",
+        shape=shape,
+        meaning="custom",
+        per="chunk" if time_axis is None else "item",
+        time_axis=time_axis,
+    )
+
+
+TOKENS = Tokens(vocabulary=CLASSES, tokenizer="none")
+PLAIN = Features(names=(), sample_rate_hz=None, normalisation=None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(-1e4, 1e4))
+def test_kl_is_the_sum_over_classes_and_ignores_a_shift(seed: int, shift: float) -> None:
+    random = np.random.default_rng(seed)
+    p, q = random.normal(size=(2, 1, T, CLASSES), scale=3)
+    following = random.integers(0, CLASSES, T)
+    found = divergence_for(contract(TOKENS, logits())).apart(
+        {"logits": p}, {"logits": q + shift}, following
+    )
+    for i in range(T):
+        a = np.exp(p[0, i]) / np.exp(p[0, i]).sum()
+        b = np.exp(q[0, i]) / np.exp(q[0, i]).sum()
+        kl = sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+        assert found.above[i, 0] == pytest.approx(kl, rel=1e-6, abs=1e-9)
+    assert found.losses is not None
+    assert found.losses[:, 0] == pytest.approx(surprise_bits(p[0], following) * math.log(2))
+
+
+def test_the_same_outputs_are_no_way_apart() -> None:
+    p = np.random.default_rng(0).normal(size=(1, T, CLASSES))
+    compare = divergence_for(contract(TOKENS, logits()))
+    found = compare.apart({"logits": p}, {"logits": p}, np.zeros(T, np.int64))
+    assert not found.above.any()
+    assert compare.judges_loss
+    assert compare.unit == "nats"
+
+
+def test_logits_over_features_have_a_kl_and_no_loss() -> None:
+    compare = divergence_for(contract(PLAIN, logits(per_item=False)))
+    p, q = np.random.default_rng(0).normal(size=(2, 1, CLASSES))
+    found = compare.apart({"logits": p}, {"logits": q}, np.zeros((T, 2)))
+    assert not compare.judges_loss
+    assert found.losses is None
+    assert not found.above[:-1].any()  # one output per chunk: it counts for the last item
+    assert not found.below[:-1].any()
+    assert found.above[-1, 0] > 0
+
+
+def test_gaussian_kl_and_loss_are_integrals_of_the_density() -> None:
+    norm = Normalisation(mean=(1.0, -1.0), std=(2.0, 0.5))
+    content = Features(names=(), sample_rate_hz=None, normalisation=norm)
+    compare = divergence_for(contract(content, gaussian("mean"), gaussian("log_std")))
+    random = np.random.default_rng(4)
+    m, n = random.normal(size=(2, 1, T, 2))
+    s, r = random.normal(size=(2, 1, T, 2), scale=0.3)
+    following = random.normal(size=(T, 2))
+    found = compare.apart(
+        {"mean": m, "log_std": s}, {"mean": n, "log_std": r}, following.astype(np.float32)
+    )
+    x = np.linspace(-30, 30, 60_001)[:, None, None]
+
+    def log_density(at: Floats, mean: Floats, log_std: Floats) -> Floats:
+        square = ((at - mean) / np.exp(log_std)) ** 2
+        return np.asarray(-0.5 * square - log_std - 0.5 * np.log(2 * np.pi), np.float64)
+
+    p, q = log_density(x, m[0], s[0]), log_density(x, n[0], r[0])
+    kl = (np.exp(p) * (p - q)).sum(axis=0) * (x[1, 0, 0] - x[0, 0, 0])
+    assert found.above[:, 0] == pytest.approx(kl.sum(axis=1), rel=1e-6)
+    seen = (following - np.array(norm.mean)) / np.array(norm.std)
+    assert found.losses is not None
+    assert found.losses[:, 0] == pytest.approx(-log_density(seen, m[0], s[0]).sum(axis=1), rel=1e-4)
+    assert found.losses[:, 1] == pytest.approx(-log_density(seen, n[0], r[0]).sum(axis=1), rel=1e-4)
+
+
+def test_relative_errors_are_kept_apart_by_output() -> None:
+    small = custom("small", ("T", "B", 2), 0)
+    large = custom("large", ("B", 3), None)
+    compare = divergence_for(contract(PLAIN, small, large))
+    assert (compare.unit, compare.places, compare.judges_loss) == ("relative", 2, False)
+    random = np.random.default_rng(0)
+    right = {"small": random.normal(size=(T, 1, 2)), "large": 1e6 * random.normal(size=(1, 3))}
+    other = {"small": 1.1 * right["small"], "large": 1.2 * right["large"]}
+    found = compare.apart(right, other, np.zeros((T, 2)))
+    ratio = found.above.sum(axis=0) / found.below.sum(axis=0)
+    assert np.sqrt(ratio) == pytest.approx([0.1, 0.2])
+    assert found.above[:, 0] / found.below[:, 0] == pytest.approx([0.01] * T)

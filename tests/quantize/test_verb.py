@@ -1,0 +1,81 @@
+"""`dst quantize` is called as from a shell; exit codes, messages and JSON are held."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dst.command.app import call
+from dst.runtime import open_bundle
+
+CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 400).astype(np.uint8))
+
+
+def test_it_writes_a_bundle_and_tells_of_every_weight(
+    text_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "q"
+    code = call(["quantize", str(text_bundle), "--recipe", "int8-rows", "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "w_gate (decay and write strength stay float32)" in shown
+    assert open_bundle(out).manifest.recipe == "int8-rows"
+
+
+def test_json_holds_the_record(
+    text_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--recipe", "int4-weights", "--block", "64", "--keep", "w_out", "--json", "-"]
+    words += ["--form", "w_in=int8-block", "--out", str(tmp_path / "q")]
+    assert call(["quantize", str(text_bundle), *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    manifest = open_bundle(tmp_path / "q").manifest
+    assert told["bundle_id"] == manifest.bundle_id
+    assert told["recipe"] == manifest.recipe == "int4-weights, block 64"
+    assert told["weights_bytes"] == manifest.weights_bytes
+    forms = {weight["weight"]: weight["form"] for weight in told["weights"]}
+    assert (forms["w_out"], forms["w_in"]) == ("float32", "int8-block")
+
+
+def test_calibration_reads_a_file(text_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "items").write_bytes(CONTENT)
+    words = ["--recipe", "int8-static", "--calibrate", str(tmp_path / "items")]
+    assert call(["quantize", str(text_bundle), *words, "--out", str(tmp_path / "q")]) == 0
+    assert open_bundle(tmp_path / "q").manifest.recipe == "int8-static"
+
+
+def test_what_is_forced_is_warned_of(
+    text_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--recipe", "int8-rows", "--form", "w_gate=int8-rows", "--out", str(tmp_path / "q")]
+    assert call(["quantize", str(text_bundle), *words]) == 0
+    assert "w_gate: gate is quantized because you asked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "int3"], "no recipe 'int3'"),
+        (["--recipe", "int8-static"], "needs to see real items"),
+        (["--recipe", "int8-rows", "--keep", "nothing"], "names no weight and no node"),
+        (["--recipe", "int8-rows", "--form", "w_in"], "expected PATTERN=FORM"),
+        (["--recipe", "int8-rows", "--form", "w_in=int2"], "no form 'int2'"),
+        (["--recipe", "int8-rows", "--block", "32"], "holds nothing in blocks"),
+        (["--recipe", "int8-static", "--calibrate", "missing"], "missing"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    words: list[str],
+    message: str,
+    text_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = call(["quantize", str(text_bundle), *words, "--out", str(tmp_path / "q")])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.startswith("dst: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
