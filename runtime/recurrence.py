@@ -9,7 +9,7 @@ what waited when the call began: new items only ever go to the third, or behind 
 Shape letters: `T` items per chunk, `L` lookback.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ class Recurrence:
         self._before = self.mark
         # the last good state, and room to undo a call: swapped in one assignment
         good, spare = (
-            Kept(engine.layout.block(), self._look[0].copy(), self.mark) for _ in range(2)
+            Kept(engine.layout.room(), self._look[0].copy(), self.mark) for _ in range(2)
         )
         self._kept = (good, spare)
 
@@ -109,6 +109,10 @@ class Recurrence:
     def read(self, block: Block) -> None:
         """Copy the state in force into a host block."""
         self._arenas[self.mark.side].read(block)
+
+    def tensors(self) -> Mapping[str, Array]:
+        """Return the state in force by name; views may change with the next step."""
+        return self._arenas[self.mark.side].tensors()
 
     def pending(self) -> Array:
         """View the items that wait, `[n, ...]`."""

@@ -8,8 +8,13 @@ from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Saved, check_identity, check_tensors
 
 
-def to_saved(engine: Engine, core: Recurrence) -> Saved:
+def to_saved(engine: Engine, core: Recurrence, copy: bool) -> Saved:
     """Return everything a recurrence is, once its state was found finite.
+
+    Args:
+        engine: the session of the recurrence.
+        core: what to look at.
+        copy: copy the state; False may give views, to be used before the next step.
 
     Raises:
         NonFiniteStateError: the state holds a NaN or an infinity.
@@ -19,15 +24,14 @@ def to_saved(engine: Engine, core: Recurrence) -> Saved:
         core.check()
     except BadStateError as bad:
         raise core.recover(before, bad) from None
-    block = engine.layout.block()
-    core.read(block)
+    tensors = core.tensors()
     mark = core.mark
     return Saved(
         identity=engine.identity,
         items_consumed=mark.items,
         seed=None if mark.sampler is None else mark.sampler.seed,
         draws=0 if mark.sampler is None else mark.sampler.draws,
-        state=engine.layout.views(block),
+        state={name: value.copy() for name, value in tensors.items()} if copy else tensors,
         pending=core.pending().copy(),
         lookback=core.lookback().copy(),
     )

@@ -58,7 +58,17 @@ class Layout:
 
     def block(self) -> Block:
         """Make a zeroed block of `state_bytes` bytes whose address is a multiple of 64."""
-        room = np.zeros(self.state_bytes + ALIGNMENT, np.uint8)
+        return self._aligned(np.zeros(self.state_bytes + ALIGNMENT, np.uint8))
+
+    def room(self) -> Block:
+        """Make a block to be written to: its tensors hold anything, the padding between is zero."""
+        block = self._aligned(np.empty(self.state_bytes + ALIGNMENT, np.uint8))
+        ends = [place.start for place in self.places[1:]] + [self.state_bytes]
+        for place, end in zip(self.places, ends, strict=True):
+            block[place.start + place.size : end] = 0
+        return block
+
+    def _aligned(self, room: Block) -> Block:
         start = -room.ctypes.data % ALIGNMENT
         return room[start : start + self.state_bytes]
 
@@ -111,6 +121,9 @@ class Arena(Protocol):
     def fill(self, tensors: Mapping[str, Array]) -> None:
         """Copy the state from tensors by name, in the layout's dtypes and shapes."""
 
+    def tensors(self) -> Mapping[str, Array]:
+        """Return the state by name: a copy, or views that are valid until the next change."""
+
     def finite(self) -> bool:
         """Say whether every float in the state is finite."""
 
@@ -121,7 +134,7 @@ class HostArena:
     __slots__ = ("_block", "_runs", "_views", "values")
 
     def __init__(self, layout: Layout) -> None:
-        self._block = layout.block()
+        self._block = layout.room()
         self._views = layout.views(self._block)
         self.values: tuple[ort.OrtValue, ...] = tuple(
             ort.OrtValue.ortvalue_from_numpy(view) for view in self._views.values()
@@ -140,6 +153,10 @@ class HostArena:
         """Copy the state from tensors by name."""
         for name, view in self._views.items():
             np.copyto(view, tensors[name])
+
+    def tensors(self) -> Mapping[str, Array]:
+        """View the state by name."""
+        return self._views
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite; allocates nothing of its size."""
@@ -178,6 +195,12 @@ class DeviceArena:
         """Copy the state from tensors by name."""
         for value, place in zip(self.values, self._layout.places, strict=True):
             value.update_inplace(np.ascontiguousarray(tensors[place.name]))
+
+    def tensors(self) -> Mapping[str, Array]:
+        """Copy the state to the host."""
+        block = self._layout.room()
+        self.read(block)
+        return self._layout.views(block)
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite; copies it to the host."""

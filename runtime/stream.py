@@ -225,7 +225,7 @@ class Stream:
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity.
         """
-        return to_saved(self._engine, self._core)
+        return to_saved(self._engine, self._core, copy=True)
 
     def save(self, path: str | Path, *, durable: bool = True) -> None:
         """Write everything the stream is to one file, in one rename.
@@ -242,7 +242,7 @@ class Stream:
             NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
             StateError: the disk refused; the file that stood there still does.
         """
-        write_saved(Path(path), self.saved(), durable)
+        write_saved(Path(path), to_saved(self._engine, self._core, copy=False), durable)
 
     @staticmethod
     def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
@@ -339,7 +339,7 @@ class Stream:
         return plan
 
     def _block(self) -> Block:
-        block = self._engine.layout.block()
+        block = self._engine.layout.room()
         self._core.read(block)
         return block
 

@@ -235,7 +235,7 @@ class StreamPool:
             NonFiniteStateError: its state holds a NaN or an infinity.
         """
         with self._lock:
-            return to_saved(self._engine, self._find((slot,))[0])
+            return to_saved(self._engine, self._find((slot,))[0], copy=True)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.

@@ -100,6 +100,10 @@ class RowArena:
         for place, row in zip(self._places, self._rows, strict=True):
             np.copyto(row, tensors[place.name])
 
+    def tensors(self) -> Mapping[str, Array]:
+        """View the row by name."""
+        return {p.name: row for p, row in zip(self._places, self._rows, strict=True)}
+
     def take(self, other: "RowArena") -> None:
         """Copy the state from another row."""
         for row, theirs in zip(self._rows, other._rows, strict=True):
