@@ -88,6 +88,7 @@ def test_json_tells_the_contract_and_what_was_found(dst: Dst, sums: Path, tmp_pa
     assert result["contract"]["constants"][0]["values"] == [2.0]
     shown = dst("show", tmp_path / "b", "--json", "-")
     assert json.loads(shown.out)["manifest"]["bundle_id"] == result["bundle_id"]
+    assert "horizon: not known" in dst("show", tmp_path / "b").out
 
 
 def test_a_run_reads_an_adopted_model(dst: Dst, sums: Path, tmp_path: Path) -> None:

@@ -134,7 +134,11 @@ def _contract(manifest: Manifest) -> Table:
         what = f"{foreign(o.name)}  {o.dtype} {shape(o.shape)}  {foreign(o.meaning)} per {o.per}"
         grid.add_row("output", what)
     half_life = manifest.horizon.half_life_items
-    horizon = "unbounded" if half_life is None else f"a half-life of {half_life:,.0f} items at most"
+    adopted = all(graph.lowering == "other" for graph in manifest.graphs)
+    if half_life is not None:
+        horizon = f"a half-life of {half_life:,.0f} items at most"
+    else:
+        horizon = "not known" if adopted else "unbounded"
     grid.add_row("memory", f"horizon: {horizon}")
     return grid
 
