@@ -178,7 +178,7 @@ def test_show_memory_measures_a_process(dst: Dst, shelf: Path) -> None:
 
 @pytest.mark.soak
 def test_ten_million_steps_in_flat_memory(process: Dst, shelf: Path, tmp_path: Path) -> None:
-    """Takes about twenty minutes."""
+    """Takes long: ten million times a step of the smallest bundle there is."""
     target = tmp_path / "soak.json"
     done = process(
         "soak", shelf / "single", "--steps", 10_000_000, "--json", target, timeout_s=4 * 3600
