@@ -19,15 +19,14 @@ from dst.runtime.errors import (
     StepError,
     TokenRangeError,
 )
+from dst.runtime.finite import finite, pieces
+from dst.runtime.intake import Intake
 from dst.runtime.items import check_tokens
-from dst.runtime.manifest import Tokens
-from dst.runtime.plan import by_item, finite, pieces
+from dst.runtime.plan import by_item
 from dst.runtime.pool.slots import Side, row_of
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
-
-_UNSIGNED = {1: np.uint8, 4: np.uint32, 8: np.uint64}
 
 
 class Lane:
@@ -88,21 +87,7 @@ class Batch:
         self.rows = np.zeros(batch, np.intp)
         self._graph = engine.graph_for(t).file
         self._session = engine.runner_for(t)
-        self._raw: Array = np.zeros(sized(chunk.shape, chunk.lookback + t, batch), chunk.dtype)
-        self._feed = self._raw
-        self._mean: Array | None = None
-        self._std: Array | None = None
-        self._limit = 0
-        self._unsigned: Array | None = None
-        if isinstance(chunk.content, Tokens):
-            self._limit = chunk.content.vocabulary
-            self._unsigned = self._raw.reshape(-1).view(_UNSIGNED[self._raw.itemsize])
-        elif (normalisation := chunk.content.normalisation) is not None:
-            self._feed = np.zeros_like(self._raw)
-            row = [1 if isinstance(size, str) else size for size in chunk.shape]
-            self._mean = np.asarray(normalisation.mean).astype(chunk.dtype).reshape(row)
-            self._std = np.asarray(normalisation.std).astype(chunk.dtype).reshape(row)
-        self._floats = [] if self._unsigned is not None else pieces(self._feed)
+        self._intake = Intake(chunk, t, batch)
         self._outputs: dict[str, Array] = {
             o.name: np.zeros(sized(o.shape, t, batch), o.dtype) for o in contract.outputs
         }
@@ -114,8 +99,8 @@ class Batch:
             Lane(
                 engine,
                 t,
-                row_of(self._raw, chunk.batch_axis, row),
-                row_of(self._feed, chunk.batch_axis, row),
+                row_of(self._intake.raw, chunk.batch_axis, row),
+                row_of(self._intake.feed, chunk.batch_axis, row),
                 {name: row_of(v, axes[name], row) for name, v in self._outputs.items()},
             )
             for row in range(batch)
@@ -130,16 +115,17 @@ class Batch:
             Place in `lanes` -> `TokenRangeError` or `NonFiniteInputError`.
         """
         bad: dict[int, StepError] = {}
-        if self._unsigned is not None:
-            if np.maximum.reduce(self._unsigned) >= self._limit:
+        intake = self._intake
+        if intake.unsigned is not None:
+            if np.maximum.reduce(intake.unsigned) >= intake.vocabulary:
                 for place, lane in enumerate(lanes):
                     try:
-                        check_tokens(lane.fresh, self._limit)
+                        check_tokens(lane.fresh, intake.vocabulary)
                     except TokenRangeError as error:
                         bad[place] = error
         else:
-            self._normalise()
-            if not finite(self._floats):
+            intake.normalise()
+            if not finite(intake.floats):
                 for place, lane in enumerate(lanes):
                     if not np.isfinite(lane.feed).all():
                         bad[place] = NonFiniteInputError(
@@ -170,16 +156,11 @@ class Batch:
                         )
         return bad
 
-    def _normalise(self) -> None:
-        if self._mean is not None and self._std is not None:
-            np.subtract(self._raw, self._mean, out=self._feed)
-            np.divide(self._feed, self._std, out=self._feed)
-
     def _bind(self, engine: Engine, source: Side, target: Side) -> ort.IOBinding:
         value = ort.OrtValue.ortvalue_from_numpy
         contract = engine.contract
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(contract.chunk.input, value(self._feed))
+        binding.bind_ortvalue_input(contract.chunk.input, value(self._intake.feed))
         for name, constant in engine.constants.items():
             binding.bind_ortvalue_input(name, constant)
         for name, array in self._outputs.items():
@@ -211,7 +192,7 @@ class Batch:
         for _ in range(2):
             self._draw(random)
             self.lanes[0].raw[...] = own
-            self._normalise()
+            self._intake.normalise()
             self._call(binding)
             found = [*self.lanes[0].outputs.values(), *source.row(0)]
             seen.append([value.tobytes() for value in found])
@@ -219,8 +200,8 @@ class Batch:
                 target.tensors, source.tensors, source.axes, strict=True
             ):
                 np.moveaxis(before, axis, 0)[1:] = np.moveaxis(after, axis, 0)[1:]
-        self._raw[...] = 0
-        self._feed[...] = 0
+        self._intake.raw[...] = 0
+        self._intake.feed[...] = 0
         if seen[0] != seen[1]:
             raise BatchError(
                 f"{engine.bundle.label}: in {self._graph} at B = {len(self.lanes)}, T = {self.t} "
@@ -230,9 +211,11 @@ class Batch:
 
     def _draw(self, random: np.random.Generator) -> None:
         """Fill every row with items that a graph can read."""
-        shape = self._raw.shape
-        tokens = self._unsigned is not None
-        self._raw[...] = (
-            random.integers(0, self._limit, shape) if tokens else random.normal(size=shape)
+        intake = self._intake
+        shape = intake.raw.shape
+        intake.raw[...] = (
+            random.integers(0, intake.vocabulary, shape)
+            if intake.vocabulary
+            else random.normal(size=shape)
         )
-        self._normalise()
+        intake.normalise()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.engine import Engine
-from dst.runtime.plan import finite, pieces
+from dst.runtime.finite import finite, pieces
 from dst.runtime.recurrence import Recurrence
 from dst.runtime.state import Arena, Block, Layout, Place
 
