@@ -2,20 +2,23 @@
 
     python examples/bench/step_overhead.py BUNDLE [--t 1 32] [--rounds 2000]
 
-For each T four ways to take the same step run in turn, so that all meet the same weather:
+For each T five ways to take the same step run in turns, in another order each round, so that all
+meet the same weather and none always follows the same other:
 
 - `bare`: `run_with_iobinding` on two prebuilt bindings, A -> B and B -> A, and nothing else;
+- `again`: the same over buffers of its own: what differs between them is noise;
 - `copies`: `bare`, with the chunk copied in and the outputs copied out by hand and nothing checked:
   what no runtime that hands out copies can go below;
 - `stream`: `Stream.step`, which also copies the chunk in and the outputs out, checks tokens or
   features, outputs and now and then the state, and commits;
 - `naive`: `InferenceSession.run` with numpy state, fed back by hand.
 
-The figures are medians; `own cost` is the median of stream minus bare, round by round, and `of it
-copies` that of copies minus bare.
+The figures are medians; `own cost` is the median of stream minus bare, round by round, `of it
+copies` that of copies minus bare, and `noise` that of again minus bare.
 """
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +38,11 @@ Array = npt.NDArray[np.generic]
 def random_chunk(session: Session, t: int) -> Array:
     """A chunk of the contract's dtype and shape."""
     chunk = session.contract.chunk
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     shape = sized(chunk.shape, t)
     if isinstance(chunk.content, Tokens):
-        return random.integers(0, chunk.content.vocabulary, shape).astype(chunk.dtype)
-    return random.normal(size=shape).astype(chunk.dtype)
+        return generator.integers(0, chunk.content.vocabulary, shape).astype(chunk.dtype)
+    return generator.normal(size=shape).astype(chunk.dtype)
 
 
 def state_arrays(session: Session) -> dict[str, Array]:
@@ -121,11 +124,10 @@ def timed_us(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start) / 1000
 
 
-def measure(ways: Sequence[Callable[[], object]], turn: int) -> list[float]:
-    """Time each way once, beginning with another one each turn; in the order of `ways`."""
+def measure(ways: Sequence[Callable[[], object]], shuffle: random.Random) -> list[float]:
+    """Time each way once, in any order; the times are in the order of `ways`."""
     times = [0.0] * len(ways)
-    for place in range(len(ways)):
-        way = (turn + place) % len(ways)
+    for way in shuffle.sample(range(len(ways)), len(ways)):
         times[way] = timed_us(ways[way])
     return times
 
@@ -138,12 +140,14 @@ def main() -> None:
     asked = parser.parse_args()
     session = Session.open(asked.bundle, chunk_sizes=asked.t or None)
     print(f"{session.bundle.label} {len(session.contract.state)} state tensors, microseconds")
-    columns = ("T", "bare", "copies", "stream", "naive", "own cost", "of it copies", "naive/stream")
+    columns = ["T", "bare", "again", "copies", "stream", "naive"]
+    columns += ["own cost", "of it copies", "noise", "naive/stream"]
     print(" ".join(f"{column:>12}" for column in columns))
     for t in session.chunk_sizes:
         chunk = random_chunk(session, t)
         stream = session.stream()
         ways: list[Callable[[], object]] = [
+            bare(session, t, chunk, copies=False),
             bare(session, t, chunk, copies=False),
             bare(session, t, chunk, copies=True),
             partial(stream.step, chunk),
@@ -151,12 +155,12 @@ def main() -> None:
         ]
         for way in ways * 50:
             way()
-        rounds = [measure(ways, turn) for turn in range(asked.rounds)]
+        shuffle = random.Random(0)
+        rounds = [measure(ways, shuffle) for _ in range(asked.rounds)]
         median = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        own = statistics.median(stepped - plain for plain, _, stepped, _ in rounds)
-        least = statistics.median(copied - plain for plain, copied, _, _ in rounds)
-        figures = [f"{value:>12.1f}" for value in (*median, own, least)]
-        print(f"{t:>12} {' '.join(figures)} {median[3] / median[2]:>12.2f}")
+        beyond = [statistics.median(r[way] - r[0] for r in rounds) for way in (3, 2, 1)]
+        figures = [f"{value:>12.1f}" for value in (*median, *beyond)]
+        print(f"{t:>12} {' '.join(figures)} {median[4] / median[3]:>12.2f}")
 
 
 if __name__ == "__main__":
