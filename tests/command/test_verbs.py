@@ -157,6 +157,7 @@ def test_demo(process: Dst, shelf: Path, tmp_path: Path) -> None:
     assert result["state_bytes"] == 64
     assert result["bytes_per_second"] > 0
     assert len(result["sample"]) > 240
+    assert [found["precision"] for found in result["precisions"]] == ["float32"]
     assert "bit for bit" in done.out
 
 

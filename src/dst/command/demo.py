@@ -21,11 +21,13 @@ from dst.command.lines import escape
 from dst.command.measure import measure_for
 from dst.command.meter import Meter
 from dst.command.output import Output, foreign, mib
+from dst.command.precisions import PrecisionResult, siblings, side_by_side
 from dst.command.reading import Reading
 from dst.runtime import Session, generate
 from dst.runtime.manifest import Tokens
 
 CRASH_BYTES = 1 << 16
+PRECISION_BYTES = 1 << 15
 PROMPT = '    def __init__(self, name, size=0):\n        """'
 SAMPLE_BYTES = 240
 SAMPLE_SEED = 7
@@ -44,7 +46,11 @@ class Streamed:
 
 
 class DemoResult(msgspec.Struct, frozen=True):
-    """What `dst demo` measured; `sample` is the prompt and what the model wrote after it."""
+    """What `dst demo` measured; `sample` is the prompt and what the model wrote after it.
+
+    `precisions` are those of the model that ship with the package, over `precision_bytes`; the
+    first is the one that the rest was done with.
+    """
 
     bundle: str
     bytes: int
@@ -61,6 +67,8 @@ class DemoResult(msgspec.Struct, frozen=True):
     state_bytes: int
     resumed_at: int
     resumed_equal: bool
+    precision_bytes: int
+    precisions: list[PrecisionResult]
     sample: str
 
 
@@ -70,7 +78,7 @@ def held_out() -> bytes:
 
 
 def demo(bundle: str, count: int | None, t: int | None, asked: int | None, output: Output) -> int:
-    """Run the three parts, print them, and return the exit code.
+    """Run the four parts, print them, and return the exit code.
 
     Raises:
         DstError: the bundle cannot be used.
@@ -103,7 +111,14 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
         crash = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
     out.print(_indented(_survived(crash)))
 
-    _title(output, 3, "writes on")
+    piece = held_out()[:PRECISION_BYTES]
+    others = siblings(session)
+    _title(output, 3, f"fits smaller places, side by side over {len(piece):,} bytes")
+    with output.progress("precisions", len(piece) * (1 + len(others))) as bar:
+        precisions = side_by_side(session, others, piece, lambda done: bar.at(done))
+    out.print(_indented(_compared(precisions)))
+
+    _title(output, 4, "writes on")
     sample = _sample(session)
     out.print(_indented(sample))
 
@@ -123,6 +138,8 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
         state_bytes=state_bytes,
         resumed_at=crash.saved_at,
         resumed_equal=crash.equal,
+        precision_bytes=len(piece),
+        precisions=precisions,
         sample=sample.plain,
     )
     output.write_json(result)
@@ -206,6 +223,26 @@ def _survived(crash: Crash) -> Group:
     else:
         verdict = Text("✗ FAILED: the resumed run differs from the uninterrupted one", "bold red")
     return Group(Text(what + " bytes"), verdict)
+
+
+def _compared(precisions: list[PrecisionResult]) -> Table:
+    """Set the precisions side by side."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("bundle", "precision", "recipe"):
+        grid.add_column(heading)
+    for heading in ("weights", "bits/byte", "bytes/s", "speed"):
+        grid.add_column(heading, justify="right")
+    for found in precisions:
+        grid.add_row(
+            foreign(found.bundle),
+            found.precision,
+            foreign(found.recipe or "–"),
+            mib(found.weights_bytes),
+            f"{found.bits_per_byte:.4f}",
+            f"{found.bytes_per_second:,.0f}",
+            Text(f"{found.speed_ratio:.2f} ×", "bold"),
+        )
+    return grid
 
 
 def _sample(session: Session) -> Text:
