@@ -16,7 +16,7 @@ from dst.quantize.errors import CalibrationError, QuantizeError
 from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, pack
 from dst.quantize.plan import Choice, choose
 from dst.quantize.prove import proved
-from dst.quantize.rebuild import Opened, entry_of, opened, rebuilt
+from dst.quantize.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
 from dst.quantize.recipe import Override, Recipe, recipe_named
 from dst.quantize.record import WeightRecord
 from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET
@@ -57,6 +57,7 @@ def quantize_bundle(
     *,
     calibration: Calibration | None = None,
     overrides: Sequence[Override] = (),
+    backend: Backend | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -72,6 +73,8 @@ def quantize_bundle(
         recipe: A recipe or its name.
         calibration: Real items, for recipes that need them; others make no use of them.
         overrides: Forms for single weights, by pattern; the last that fits counts.
+        backend: Who rounds the weights of products and writes them, by default this package;
+            ``dst.quantize.optimum.OptimumBackend`` has optimum do it.
         overwrite: Replace a bundle that stands at ``path``.
         progress: Called with what is being done and the share done.
 
@@ -83,6 +86,8 @@ def quantize_bundle(
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     bundle = source if isinstance(source, Bundle) else open_bundle(source)
     check_target(Path(path), overwrite)
+    backend = Direct() if backend is None else backend
+    backend.check(recipe)
     if bundle.manifest.precision != "float32":
         raise QuantizeError(
             f"{bundle.label}: is {bundle.manifest.precision} ({bundle.manifest.recipe}); "
@@ -105,7 +110,7 @@ def quantize_bundle(
     if calibration is not None and (static or moments):
         seen = observed(bundle, bundle, graphs, calibration, moments, report)
         values = Values(recipe, shared, seen)
-    made = _made(bundle, graphs, choices, values, recipe, report)
+    made = _made(bundle, graphs, choices, values, backend, report)
     if calibration is not None and static:
         # once more, in the states that the quantized recurrence gets into
         with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +119,7 @@ def quantize_bundle(
             driver = open_bundle(draft)
             seen = observed(bundle, driver, graphs, calibration, moments, report)
         values = Values(recipe, shared, seen)
-        made = _made(bundle, graphs, choices, values, recipe, report)
+        made = _made(bundle, graphs, choices, values, backend, report)
     report("recording golden vectors", 0.9)
     if made.changed:
         manifest, files = proved(bundle, made.manifest, made.files)
@@ -145,11 +150,11 @@ def _made(
     graphs: Sequence[Opened],
     choices: Mapping[str, Choice],
     values: Values,
-    recipe: Recipe,
+    backend: Backend,
     report: Progress,
 ) -> _Made:
     """Write the graphs and a manifest that lacks only its golden runs."""
-    source = bundle.manifest
+    source, recipe = bundle.manifest, values.recipe
     contract = _contract(source.contract, choices)
     kept = [g for g in graphs if _sizes(g, contract)]
     models: dict[str, onnx.ModelProto] = {}
@@ -157,7 +162,7 @@ def _made(
     changed: dict[str, bool] = {}
     for number, graph in enumerate(kept):
         report(f"quantizing {graph.entry.file}", 0.5 + 0.4 * number / len(kept))
-        model, found = rebuilt(graph, choices, values)
+        model, found = rebuilt(graph, choices, values, backend)
         models[graph.entry.file] = model
         changed[graph.entry.file] = any(r.form != "float32" for r in found.values())
         records = found | records
@@ -167,6 +172,7 @@ def _made(
     files: Files = dict(pack(models, bundle.root))
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
+    files |= backend.files()
     return _Made(
         manifest=msgspec.structs.replace(
             source,

@@ -19,3 +19,7 @@ class OverrideError(QuantizeError):
 
 class CalibrationError(QuantizeError):
     """A recipe needs calibration that was not given, or the data does not fit the bundle."""
+
+
+class NoCounterpartError(RecipeError):
+    """A recipe that optimum cannot express, or a configuration of optimum that no recipe is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 
 from dst.quantize.graphs import drop_unused, load, opset_of
 from dst.quantize.plan import Choice
+from dst.quantize.recipe import Recipe
 from dst.quantize.record import WeightRecord
 from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET, Draft, write_lookup, write_product
 from dst.quantize.survey import Floats, Site, Survey, named, survey
@@ -58,10 +60,69 @@ def opened(bundle: Bundle, opset: int) -> list[Opened]:
     return graphs
 
 
+class Writer(Protocol):
+    """Writes the products of one graph."""
+
+    def __call__(self, draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+        """Write a MatMul or Gemm with its weight in its chosen form; the product keeps its name."""
+
+
+class Backend(Protocol):
+    """Who rounds the weights of products: this package, or another quantizer."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse, before any work, a recipe that cannot be done.
+
+        Raises:
+            RecipeError: why not, and what to do instead.
+        """
+
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+        """Get ready for one graph.
+
+        Args:
+            graph: The graph, as it was.
+            chosen: Name of the node -> its form, for every product and look-up.
+            values: The recipe, and what calibration saw.
+
+        Raises:
+            RecipeError: a form that cannot be done was chosen by an override.
+        """
+
+    def files(self) -> Mapping[str, bytes]:
+        """What else the bundle is to hold, once its graphs are written: name -> content."""
+
+
+class Direct:
+    """This package's own rounding and writing."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Take any recipe."""
+
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+        """Write each product when its turn comes."""
+
+        def write(draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+            held = values.held(site, chosen[site.node], graph.weight(site))
+            write_product(draft, node, held)
+
+        return write
+
+    def files(self) -> Mapping[str, bytes]:
+        """Nothing else."""
+        return {}
+
+
 def rebuilt(
-    graph: Opened, choices: Mapping[str, Choice], values: Values
+    graph: Opened, choices: Mapping[str, Choice], values: Values, backend: Backend
 ) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
     """Write a graph with its weights in their chosen forms.
+
+    Args:
+        graph: The graph, which stays as it is.
+        choices: Key of a weight -> its form.
+        values: The numbers of weights, and what calibration saw.
+        backend: Who writes the products; look-ups are always written here.
 
     Returns:
         The new model, whose untouched tensors still point into the source's external data, and a
@@ -70,6 +131,9 @@ def rebuilt(
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     sites = {site.node: site for site in graph.found.sites}
+    opset = opset_of(model)
+    chosen = {node: _possible(choices[site.key], opset) for node, site in sites.items()}
+    write = backend.writer(graph, chosen, values)
     draft = Draft()
     records: dict[str, WeightRecord] = {}
     for node in graph.model.graph.node:
@@ -77,13 +141,13 @@ def rebuilt(
         if site is None:
             draft.nodes.append(node)
             continue
-        choice = _possible(choices[site.key], opset_of(model))
+        choice = chosen[node.name]
         if choice.form == "float32":
             draft.nodes.append(node)
+        elif choice.role == "embedding":
+            write_lookup(draft, node, values.held(site, choice, graph.weight(site)))
         else:
-            held = values.held(site, choice, graph.weight(site))
-            write = write_lookup if choice.role == "embedding" else write_product
-            write(draft, node, held)
+            write(draft, node, site)
         records[site.key] = _record(graph.entry.file, site, choice)
     for name, reason in graph.found.left.items():
         records[name] = WeightRecord(graph.entry.file, name, "", "operator", (), "float32", reason)

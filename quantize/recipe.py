@@ -96,6 +96,8 @@ class Recipe:
         changed += [self.method] if self.method != usual.method else []
         if self.weight_bits != usual.weight_bits:
             changed.append(f"weights of {self.weight_bits} bits")
+        if self.embedding != usual.embedding:
+            changed.append(f"embedding {self.embedding}")
         return ", ".join([self.name, *changed])
 
 

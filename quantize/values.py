@@ -75,14 +75,18 @@ class Values:
             importance = None if seen is None else seen.importance
             return by_block_search(weight, bits, block, importance)
         if method == "gptq":
-            return by_block_compensated(weight, bits, block, _needed(self.seen, key).moments)
+            return by_block_compensated(weight, bits, block, self.seen_of(key).moments)
         return by_block(weight, bits, block)
 
     def _activation(self, key: str) -> tuple[float, int]:
-        return _needed(self.seen, key).scale_and_zero()
+        return self.seen_of(key).scale_and_zero()
 
+    def seen_of(self, key: str) -> Seen:
+        """Say what calibration saw of the input of a weight, by its key.
 
-def _needed(seen: Mapping[str, Seen], key: str) -> Seen:
-    if key not in seen:
-        raise CalibrationError("the recipe needs calibration, and none was given; give data")
-    return seen[key]
+        Raises:
+            CalibrationError: nothing.
+        """
+        if key not in self.seen:
+            raise CalibrationError("the recipe needs calibration, and none was given; give data")
+        return self.seen[key]

@@ -139,6 +139,47 @@ def sensor_step() -> bytes:
     )
 
 
+def gemm_step() -> bytes:
+    """Read features through Gemm and MatMul: biases, a column of zeros, and one narrow Gemm.
+
+    `second` and `second_quant` share a weight but not their input, `second_quant` and `third` their
+    input but not a weight. Some names are such as quantizers make from others.
+    """
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"]),
+        helper.make_node("Gemm", ["r", "w1", "b1"], ["g"], "first", transB=1),
+        helper.make_node("Tanh", ["g"], ["r_scale"]),
+        helper.make_node("MatMul", ["r_scale", "w2"], ["p2"], "second"),
+        helper.make_node("MatMul", ["r", "w2"], ["p3"], "second_quant"),
+        helper.make_node("MatMul", ["r", "w2_scale"], ["p4"], "third"),
+        helper.make_node("Gemm", ["r", "w4", "b4"], ["p5"], "narrow"),
+        helper.make_node("ReduceMean", ["p5", "one"], ["p6"]),
+        helper.make_node("Sum", ["p2", "p3", "p4", "p6"], ["p"]),
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Reshape", ["p", "size"], ["v"]),
+        *running_sum("v"),
+        helper.make_node("Tanh", ["s"], ["y"]),
+    ]
+    third = drawn(WIDTH, WIDTH, seed=4)
+    third[:, 5] = 0
+    weights = {
+        "w1": drawn(WIDTH, WIDTH, seed=1),
+        "b1": drawn(WIDTH, seed=2),
+        "w2": drawn(WIDTH, WIDTH, seed=3),
+        "w2_scale": third,
+        "w4": drawn(WIDTH, 16, seed=5),
+        "b4": drawn(16, seed=6),
+        "rows": np.array([-1, WIDTH]),
+        **SMALL,
+    }
+    return model_of(
+        nodes,
+        [info("x", FLOAT, ["B", "T", WIDTH]), info("h", FLOAT, ["B", WIDTH])],
+        [info("y", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        weights,
+    )
+
+
 def contract_of(chunk: Chunk, output: str, width: int) -> Contract:
     return Contract(
         chunk=chunk,
@@ -269,3 +310,12 @@ def sensor_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
     path = tmp_path_factory.mktemp("sensor") / "sensor"
     return written(path, sensor_step(), contract, drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0))
+
+
+@pytest.fixture(scope="session")
+def gemm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Products of every kind, with weights and inputs that several share."""
+    content = Features(names=(), sample_rate_hz=None, normalisation=None)
+    contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
+    path = tmp_path_factory.mktemp("gemm") / "gemm"
+    return written(path, gemm_step(), contract, drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0))

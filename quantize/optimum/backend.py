@@ -1,0 +1,162 @@
+"""Products of a bundle's graphs in, their int8 form by optimum's `ORTQuantizer` in place out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dst.quantize.errors import NoCounterpartError
+from dst.quantize.optimum.mapping import to_optimum
+from dst.quantize.optimum.products import ORT_CONFIG, Product, Written, quantized
+from dst.quantize.plan import Choice
+from dst.quantize.rebuild import Direct, Opened, Writer
+from dst.quantize.recipe import Recipe
+from dst.quantize.rewrite import Draft
+from dst.quantize.survey import Site
+from dst.quantize.values import Values
+
+_PREFIX = "optimum."
+"""What the names of optimum's values begin with in the graph: they may be taken there."""
+
+
+class OptimumBackend:
+    """Has `ORTQuantizer` round the weights of products and write them; see `dst.quantize.optimum`.
+
+    Which products are quantized is the plan's to say, as ever. Look-ups in tables are written by
+    this package: optimum has one scale for a whole table, recipes have one for each row.
+    """
+
+    def __init__(self) -> None:
+        self._config = b""
+
+    def check(self, recipe: Recipe) -> None:
+        """Start on a bundle; refuse a recipe that optimum cannot do.
+
+        Raises:
+            NoCounterpartError: it has no words for it.
+        """
+        to_optimum(recipe)
+        self._config = b""
+
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+        """Have the chosen products of a graph quantized, all at once, and write them one by one.
+
+        Raises:
+            NoCounterpartError: an override chose a form that is not the recipe's.
+        """
+        recipe = values.recipe
+        inputs = {node.name: node.input[0] for node in graph.model.graph.node}
+        products = []
+        for site in graph.found.sites:
+            choice = chosen[site.node]
+            if choice.role == "embedding" or choice.form == "float32":
+                continue
+            if choice.form != recipe.products:
+                raise NoCounterpartError(
+                    f"{site.weight} is to be {choice.form}; with optimum every product is "
+                    f"{recipe.products}, the recipe's, or float32: leave optimum out"
+                )
+            products.append(_product(graph, site, inputs[site.node], values))
+        if not products:
+            return Direct().writer(graph, chosen, values)
+        made = quantized(products, to_optimum(recipe), graph.model)
+        self._config = made.config
+        return _Splice(made, products, {n for n, choice in chosen.items() if choice.table})
+
+    def files(self) -> Mapping[str, bytes]:
+        """Optimum's configuration, as it wrote it: the same for every graph."""
+        return {ORT_CONFIG: self._config} if self._config else {}
+
+
+def _product(graph: Opened, site: Site, reads: str, values: Values) -> Product:
+    low = high = 0.0
+    if values.recipe.products == "int8-static":
+        seen = values.seen_of(site.key)
+        low, high = seen.low, seen.high
+    weight = f"{site.weight}.turned" if site.turned else site.weight
+    return Product(site.node, reads, f"{weight}.weight", graph.weight(site), low, high)
+
+
+class _Splice:
+    """Moves one product at a time, with all it needs, from optimum's model into a draft."""
+
+    def __init__(self, made: Written, products: Sequence[Product], tied: set[str]) -> None:
+        graph = made.model.graph
+        self._nodes = list(graph.node)
+        self._maker = {name: at for at, node in enumerate(graph.node) for name in node.output}
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._products = {p.name: p for p in products}
+        self._tied = tied
+        self._inputs = made.inputs
+
+    def __call__(self, draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+        """Write a product; it keeps its name, and its bias is added behind it."""
+        product = self._products[node.name]
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""
+        result = f"{node.name}.product" if bias else node.output[0]
+        last = self._last(product)
+        written = {name for made in draft.nodes for name in made.output}
+        for at in sorted(self._behind(last)):
+            if self._named(self._nodes[at].output[0]) not in written:
+                self._write(draft, at, product, result if at == last else None)
+        if bias:
+            draft.node("Add", [result, bias], node.output[0], f"{node.name}.bias")
+
+    def _last(self, product: Product) -> int:
+        """The node that gives a product in float32: optimum rounds what a static one gives."""
+        for at, node in enumerate(self._nodes):
+            if (node.op_type, node.name) == ("MatMul", product.name):
+                return at
+        return self._maker[product.result]
+
+    def _behind(self, last: int) -> set[int]:
+        """A node and all that it needs."""
+        stack, needed = [last], {last}
+        while stack:
+            for name in self._nodes[stack.pop()].input:
+                at = self._maker.get(name)
+                if at is not None and at not in needed:
+                    needed.add(at)
+                    stack.append(at)
+        return needed
+
+    def _write(self, draft: Draft, at: int, product: Product, result: str | None) -> None:
+        node = onnx.NodeProto()
+        node.CopyFrom(self._nodes[at])
+        node.name = product.name if _multiplies(node) else f"{_PREFIX}{node.name}"
+        for place, name in enumerate(self._nodes[at].input):
+            node.input[place] = self._named(name)
+            if name in self._tensors:
+                node.input[place] = self._tensor(draft, name, product)
+        outputs = [self._named(name) for name in self._nodes[at].output]
+        del node.output[:]
+        node.output.extend(outputs if result is None else [result])
+        draft.nodes.append(node)
+
+    def _named(self, name: str) -> str:
+        return self._inputs.get(name) or f"{_PREFIX}{name}"
+
+    def _tensor(self, draft: Draft, name: str, product: Product) -> str:
+        """Add a tensor; the numbers of a tied head as those of its table, which it turns."""
+        tensor, named = self._tensors[name], self._named(name)
+        if product.name not in self._tied or len(tensor.dims) < 2:
+            if named not in draft.tensors:
+                copy = TensorProto()
+                copy.CopyFrom(tensor)
+                copy.name = named
+                draft.tensors[named] = copy
+            return named
+        turned = f"{named}.turned"
+        if named not in draft.tensors:
+            table = draft.array(named, np.ascontiguousarray(numpy_helper.to_array(tensor).T))
+            draft.nodes.append(
+                helper.make_node("Transpose", [table], [turned], turned, perm=[1, 0])
+            )
+        return turned
+
+
+def _multiplies(node: onnx.NodeProto) -> bool:
+    return node.op_type in ("MatMul", "MatMulInteger")
