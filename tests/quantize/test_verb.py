@@ -1,6 +1,7 @@
 """`dst quantize` is called as from a shell; exit codes, messages and JSON are held."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,26 @@ def test_what_is_forced_is_warned_of(
     assert "w_gate: gate is quantized because you asked" in capsys.readouterr().err
 
 
+def test_optimum_is_asked_by_name(text_bundle: Path, tmp_path: Path) -> None:
+    words = ["--recipe", "int8-dynamic", "--with", "optimum", "--out", str(tmp_path / "q")]
+    assert call(["quantize", str(text_bundle), *words]) == 0
+    assert "ort_config.json" in open_bundle(tmp_path / "q").manifest.files
+
+
+def test_a_missing_optimum_is_told_with_what_to_install(
+    text_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "optimum.onnxruntime.configuration", None)
+    words = ["--recipe", "int8-dynamic", "--with", "optimum", "--out", str(tmp_path / "q")]
+    assert call(["quantize", str(text_bundle), *words]) == 2
+    error = capsys.readouterr().err
+    assert "needs optimum, which is not installed: pip install torch==2.13.0" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -63,6 +84,8 @@ def test_what_is_forced_is_warned_of(
         (["--recipe", "int8-rows", "--form", "w_in=int2"], "no form 'int2'"),
         (["--recipe", "int8-rows", "--block", "32"], "holds nothing in blocks"),
         (["--recipe", "int8-static", "--calibrate", "missing"], "missing"),
+        (["--recipe", "int8-rows", "--with", "optimum"], "optimum has no int8-rows"),
+        (["--recipe", "int8-rows", "--with", "openvino"], "'openvino' is not one of"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(

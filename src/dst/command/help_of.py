@@ -170,6 +170,9 @@ Block recipes take --block and --method: rtn rounds, search looks for the best s
 rounding errors good on what --calibrate shows. Patterns are shell patterns for the names that are
 printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block.
 
+With --with optimum the products of int8-dynamic and int8-static are rounded and written by
+optimum's ORTQuantizer, to the same results: pip install torch==2.13.0 "dst-edge\\[optimum]".
+
 \b
 dst quantize text --recipe int8-rows --out text-int8
 dst quantize text --recipe int4-weights --method gptq --calibrate notes.txt --out text-int4

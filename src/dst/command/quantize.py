@@ -16,11 +16,13 @@ from dst.quantize import (
     Calibration,
     Override,
     Quantized,
+    Recipe,
     WeightRecord,
     override_named,
     quantize_bundle,
     recipe_named,
 )
+from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
 from dst.runtime.bundle import Bundle
 
@@ -40,6 +42,7 @@ class Order:
     calibrate: str | None
     keep: tuple[str, ...]
     forms: tuple[str, ...]
+    backend: str
     overwrite: bool
 
 
@@ -67,6 +70,7 @@ def quantize(order: Order, output: Output) -> int:
     recipe = recipe_named(
         order.recipe, block=order.block, method=order.method, weight_bits=order.weight_bits
     )
+    backend = _optimum(recipe) if order.backend == "optimum" else None
     bundle = open_bundle(order.bundle)
     calibration = None if order.calibrate is None else _calibration(order.calibrate, bundle)
     with output.progress("quantize", 1.0) as bar:
@@ -76,6 +80,7 @@ def quantize(order: Order, output: Output) -> int:
             recipe,
             calibration=calibration,
             overrides=_overrides(order),
+            backend=backend,
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
         )
@@ -107,6 +112,22 @@ def _calibration(path: str, bundle: Bundle) -> Calibration:
     if not count:
         raise WrongUseError(f"--calibrate {path}: holds no items; give real input of the model")
     return Calibration.of_items(np.concatenate(blocks))
+
+
+def _optimum(recipe: Recipe) -> OptimumBackend:
+    """Find out before any work whether optimum is there and can do the recipe."""
+    backend = OptimumBackend()
+    try:
+        backend.check(recipe)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("dst"):
+            raise
+        missing = (error.name or "optimum").partition(".")[0]
+        raise WrongUseError(
+            f"--with optimum needs {missing}, which is not installed: "
+            'pip install torch==2.13.0 "dst-edge[optimum]"'
+        ) from None
+    return backend
 
 
 def _overrides(order: Order) -> list[Override]:

@@ -1,6 +1,7 @@
 """The options of `dst quantize`: a command line goes in, a call of `dst.command.quantize` out."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,13 @@ import typer
 from dst.command.errors import WrongUseError
 from dst.command.options import BundleArgument, Json
 from dst.command.output import Output, check_folder
+
+
+class BackendName(StrEnum):
+    """Who rounds the weights of products."""
+
+    dst = "dst"
+    optimum = "optimum"
 
 
 def quantize(
@@ -47,6 +55,10 @@ def quantize(
             "--form", metavar="PATTERN=FORM", help="Hold these weights in this form instead."
         ),
     ] = None,
+    backend: Annotated[
+        BackendName,
+        typer.Option("--with", help="Who rounds the weights of products: optimum is an extra."),
+    ] = BackendName.dst,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
     ] = False,
@@ -74,6 +86,7 @@ def quantize(
         calibrate=calibrate,
         keep=tuple(keep or ()),
         forms=tuple(form or ()),
+        backend=backend.value,
         overwrite=overwrite,
     )
     return lambda: work(order, output)
