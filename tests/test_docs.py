@@ -81,7 +81,7 @@ def test_the_api_page_shows_every_public_class(package: str) -> None:
 @pytest.mark.parametrize("document", EXAMPLES, ids=name)
 def test_python_runs_as_printed(document: Path, tmp_path: Path) -> None:
     """All blocks of one document run in order in one fresh interpreter, in an empty folder."""
-    script = tmp_path / f"{document.stem}.py"
+    script = tmp_path / f"page_{document.stem}.py"  # by its own name it might hide a module
     script.write_text(python_of(document.read_text("utf-8")), "utf-8")
     folder = tmp_path / "empty"
     folder.mkdir()

@@ -20,7 +20,13 @@ import dst
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
-FOLDERS = {"dst": "src/dst", **{f"dst.{n}": n for n in ("export", "runtime", "quantize")}}
+PLUGIN = "optimum.commands.register"
+"""A namespace of optimum's, to which distributions add modules: it must not have an __init__."""
+FOLDERS = {
+    "dst": "src/dst",
+    **{f"dst.{n}": n for n in ("export", "runtime", "quantize")},
+    PLUGIN: "src/optimum/commands/register",
+}
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "optimum"}
 SHIPPED_LIMIT_BYTES = 12 * 2**20
@@ -60,12 +66,17 @@ def test_every_package_is_listed_and_every_listed_package_exists() -> None:
     assert len(PACKAGES) == len(set(PACKAGES))
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", sorted({*PACKAGES} - {PLUGIN}))
 def test_every_package_has_an_init(package: str) -> None:
     folder, rest = FOLDERS["dst"], package.split(".")[1:]
     if rest and f"dst.{rest[0]}" in FOLDERS:
         folder, rest = FOLDERS[f"dst.{rest[0]}"], rest[1:]
     assert ROOT.joinpath(folder, *rest, "__init__.py").is_file()
+
+
+def test_the_namespace_of_optimum_has_no_init() -> None:
+    inside = [f for f in source_files() if f.startswith("src/optimum/")]
+    assert inside == [f"{FOLDERS[PLUGIN]}/register_dst.py"]
 
 
 def test_mapping_is_the_one_the_links_show() -> None:
@@ -149,6 +160,12 @@ def test_runtime_loads_nothing_of_the_makers() -> None:
     loaded = loaded_by("import dst.runtime")
     assert "dst.runtime" in loaded
     assert loaded & {*HEAVY, "dst.export", "dst.quantize", "dst.command"} == set()
+
+
+def test_quantize_loads_optimum_only_when_it_is_asked_to() -> None:
+    loaded = loaded_by("import dst.quantize.optimum, dst.command.quantize")
+    assert "dst.quantize.optimum.backend" in loaded
+    assert loaded & {"optimum", "transformers", "torch"} == set()
 
 
 def test_dst_alone_loads_nothing_else() -> None:
@@ -244,14 +261,16 @@ def test_editable_install_works_where_git_makes_no_links(tmp_path: Path) -> None
         archive.extractall(site)
     code = (
         "import site, sys; site.addsitedir(sys.argv[1]); from importlib.util import find_spec\n"
-        "print(*(find_spec(f'dst.{n}').origin for n in sys.argv[2:]), sep='\\n')"
+        "print(*(find_spec(f'dst.{n}').origin for n in sys.argv[3:]), sep='\\n')\n"
+        "print(*find_spec(sys.argv[2]).submodule_search_locations, sep='\\n')"
     )
     names = ["export", "runtime", "quantize"]
     out = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(site), *names],
+        [sys.executable, "-I", "-S", "-c", code, str(site), PLUGIN, *names],
         capture_output=True,
         text=True,
         check=True,
     )
     found = [Path(line).resolve() for line in out.stdout.splitlines()]
-    assert found == [(source / name / "__init__.py").resolve() for name in names]
+    assert found[:3] == [(source / name / "__init__.py").resolve() for name in names]
+    assert (source / FOLDERS[PLUGIN]).resolve() in found[3:]

@@ -1,0 +1,11 @@
+"""`optimum-cli` comes looking here; the commands of dst go out.
+
+optimum reads every module of the namespace `optimum.commands.register`, to which each distribution
+adds its own. Here stand no `__init__.py` and nothing heavy: every call of `optimum-cli` loads this.
+"""
+
+from optimum.commands.export.base import ExportCommand
+
+from dst.command.optimum_cli import DstCommand, ExportDstCommand
+
+REGISTER_COMMANDS = [DstCommand, (ExportDstCommand, ExportCommand)]
