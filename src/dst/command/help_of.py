@@ -25,7 +25,8 @@ Show what this is: stream real text, survive a kill, fit smaller places, write o
 Reads the held-out megabyte that comes with the package through the shipped text model and
 compares its bits per byte with gzip, bzip2 and xz; kills a child process in mid-stream, resumes
 from the state it saved and checks that every output is the same, bit for bit; reads on in every
-precision of the model that ships, side by side; continues a prompt. Exit code 1 if the resumed run differs.
+precision of the model that ships, side by side; continues a prompt. Exit code 1 if the resumed
+run differs.
 
 \b
 dst demo
