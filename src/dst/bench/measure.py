@@ -72,8 +72,8 @@ def measure(
         racers = [_Racer.open(path, threads, provider) for path in bundles]
         lanes = [lane for t in sizes for lane in _lanes(racers, t)]
         for number in range(rounds):
-            told(f"round {number + 1} of {rounds}", number / rounds)
-            for t in sizes:
+            for place, t in enumerate(sizes):
+                told(f"round {number + 1} of {rounds}", (number + place / len(sizes)) / rounds)
                 ready = [lane for lane in lanes if lane.t == t and lane.why is None]
                 turn = number % max(len(ready), 1)
                 for lane in (*ready[turn:], *ready[:turn]):

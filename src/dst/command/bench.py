@@ -12,6 +12,7 @@ from dst.bench.figure import draw
 from dst.bench.page import page
 from dst.command.output import Output, foreign, mib
 from dst.command.replace_file import replace_file
+from dst.command.signals import Interrupts
 from dst.runtime.providers import Provider
 
 BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
@@ -40,25 +41,26 @@ def bench(order: Order, output: Output) -> int:
         DstError: a bundle is broken, or nothing can be measured.
         OSError: a file cannot be written.
     """
-    with output.progress("bench", 1.0) as bar:
-        result = measure(
-            order.bundles,
-            order.sizes,
-            order.rounds,
-            threads=order.threads,
-            provider=order.provider,
-            slot_ms=order.slot_ms,
-            starts=order.starts,
-            progress=lambda what, share: bar.at(share, what),
-        )
-    _show(result, output)
-    if order.html is not None:
-        replace_file(order.html, page(result).encode())
-    if order.png is not None:
-        try:
-            draw(result, order.png)
-        except NoMatplotlibError as error:
-            output.err.print(foreign(str(error)))
+    with Interrupts() as interrupts:
+        with output.progress("bench", 1.0) as bar:
+            result = measure(
+                order.bundles,
+                order.sizes,
+                order.rounds,
+                threads=order.threads,
+                provider=order.provider,
+                slot_ms=order.slot_ms,
+                starts=order.starts,
+                progress=interrupts.watched(lambda what, share: bar.at(share, what)),
+            )
+        _show(result, output)
+        if order.html is not None:
+            replace_file(order.html, page(result).encode())
+        if order.png is not None:
+            try:
+                draw(result, order.png)
+            except NoMatplotlibError as error:
+                output.err.print(foreign(str(error)))
     output.write_json(result)
     return 0
 

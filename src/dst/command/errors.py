@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import typer
 
+from dst.command.signals import Stopped
+
 
 @runtime_checkable
 class _UsageError(Protocol):
@@ -32,6 +34,8 @@ def guarded(work: Callable[[], int]) -> int:
         # The reader has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except Stopped as stopped:
+        return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except typer.Abort:

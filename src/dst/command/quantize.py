@@ -12,6 +12,7 @@ from rich.table import Table
 from dst.command.errors import WrongUseError
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.command.rows import item_blocks
+from dst.command.signals import Interrupts
 from dst.quantize import (
     Calibration,
     Override,
@@ -73,7 +74,7 @@ def quantize(order: Order, output: Output) -> int:
     backend = _optimum(recipe) if order.backend == "optimum" else None
     bundle = open_bundle(order.bundle)
     calibration = None if order.calibrate is None else _calibration(order.calibrate, bundle)
-    with output.progress("quantize", 1.0) as bar:
+    with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
         done = quantize_bundle(
             bundle,
             order.out,
@@ -82,7 +83,7 @@ def quantize(order: Order, output: Output) -> int:
             overrides=_overrides(order),
             backend=backend,
             overwrite=order.overwrite,
-            progress=lambda what, share: bar.at(share, what=what),
+            progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
         )
     _tell(order.out, done, output)
     before, after = done.weights_bytes

@@ -1,7 +1,20 @@
 """Ctrl-C and SIGTERM while work is going on: signals come in, a flag to look at comes out."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
+
+
+class Stopped(KeyboardInterrupt):
+    """Work was stopped at a safe place because a signal had come.
+
+    Attributes:
+        exit_code: what a shell calls the signal.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
 
 
 class Interrupts:
@@ -21,6 +34,20 @@ class Interrupts:
     def exit_code(self) -> int:
         """What a shell calls the signal that came, 0 for none."""
         return 0 if self.signal is None else 128 + self.signal
+
+    def watched(self, tell: Callable[[str, float], None]) -> Callable[[str, float], None]:
+        """Have work that tells its progress stop where it next does, once a signal has come.
+
+        There, and not in the middle of a rename or of a clean-up, it can be undone whole: what
+        the work raises from is `Stopped`.
+        """
+
+        def told(what: str, share: float) -> None:
+            if self.signal is not None:
+                raise Stopped(self.exit_code)
+            tell(what, share)
+
+        return told
 
     def __enter__(self) -> "Interrupts":
         for number in _WATCHED:
