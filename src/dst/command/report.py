@@ -1,26 +1,20 @@
 """`dst report`: two precisions of a model go in, how far they part over the horizon comes out."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 
-import dst
 from dst.bench.canvas import NoMatplotlibError
-from dst.bench.feed import feed_of
-from dst.command.errors import CHECK_FAILED, WrongUseError
+from dst.command.errors import CHECK_FAILED
+from dst.command.material import items_of
 from dst.command.output import Output, foreign, mib
-from dst.command.rows import item_blocks
 from dst.quantize.report import Report, Settings, attach
 from dst.quantize.report import report as measure
 from dst.quantize.report.gates import Budget
 from dst.quantize.report.plot import draw
-from dst.runtime import Bundle, open_bundle
-from dst.runtime.manifest import Tokens
+from dst.runtime import open_bundle
 
-Array = npt.NDArray[np.generic]
 _NONE = "[dim]–[/]"
 
 
@@ -52,7 +46,7 @@ def report(order: Order, output: Output) -> int:
         OSError: the data cannot be read or a file cannot be written.
     """
     bundle = open_bundle(order.quantized)
-    items, about = _items(bundle, order.data)
+    items, about = items_of(bundle, order.data)
     settings = Settings(
         budget=Budget(order.nats, order.error),
         t=order.t,
@@ -81,23 +75,6 @@ def report(order: Order, output: Output) -> int:
             output.err.print(foreign(str(error)))
     output.write_json(made)
     return CHECK_FAILED if made.passed is False else 0
-
-
-def _items(bundle: Bundle, data: str | None) -> tuple[Array, str]:
-    """Read all data; or held-out text for bytes, or what the bundle itself brings."""
-    chunk = bundle.manifest.contract.chunk
-    if data is not None:
-        blocks = list(item_blocks(data, chunk))
-        read = np.concatenate(blocks) if blocks else None
-        if read is None or len(read) < 2:
-            raise WrongUseError(f"{data}: expected at least 2 items to read")
-        return read, PurePath(data).name if data != "-" else "standard input"
-    content = chunk.content
-    if isinstance(content, Tokens) and content.tokenizer == "bytes":
-        text = (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
-        return np.frombuffer(text, np.uint8).astype(chunk.dtype), "held-out Python source"
-    feed = feed_of(bundle)
-    return feed.items, feed.what
 
 
 def _show(made: Report, output: Output) -> None:
