@@ -23,3 +23,7 @@ class CalibrationError(QuantizeError):
 
 class NoCounterpartError(RecipeError):
     """A recipe that optimum cannot express, or a configuration of optimum that no recipe is."""
+
+
+class BudgetError(QuantizeError):
+    """A budget that is not written as one, or is in another unit than the model's outputs have."""

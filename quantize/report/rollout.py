@@ -133,7 +133,8 @@ def rollout(
         progress: told of the share done.
 
     Raises:
-        StepError: an item cannot be read, the reference broke, or the other at its first chunk.
+        BrokeAtOnceError: the other broke at its first chunk.
+        StepError: an item cannot be read, or the reference broke.
         ChunkSizeError: a session does not run the T of the walk.
     """
     if len(items) < 2:
@@ -153,7 +154,7 @@ def rollout(
                 runs.chunk(start, number)
             except _OtherBrokeError as broke:
                 if number == 0:
-                    raise StepError(f"{other.bundle.label}: {broke}") from None
+                    raise BrokeAtOnceError(f"{other.bundle.label}: {broke}") from None
                 at = number * walk.t
                 broke_at = at if broke_at is None else min(at, broke_at)
                 break
@@ -162,6 +163,10 @@ def rollout(
         done += count
         runs.close()
     return runs.result(chunks * walk.t, broke_at)
+
+
+class BrokeAtOnceError(StepError):
+    """The other's graph gave a NaN or an infinity at its first chunk: there is nothing to judge."""
 
 
 class _OtherBrokeError(Exception):

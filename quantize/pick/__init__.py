@@ -1,0 +1,25 @@
+"""The picker: a full-precision bundle in, the recipe that serves best on this machine out."""
+
+from dst.quantize.pick.budget import budget_for
+from dst.quantize.pick.choose import Goal
+from dst.quantize.pick.judge import Judgement, Refusal, judge
+from dst.quantize.pick.mix import Search
+from dst.quantize.pick.pick import CANDIDATES, Picked, pick
+from dst.quantize.pick.sensitivity import Harm
+from dst.quantize.pick.speed import Speed
+from dst.quantize.pick.trial import Trial
+
+__all__ = [
+    "CANDIDATES",
+    "Goal",
+    "Harm",
+    "Judgement",
+    "Picked",
+    "Refusal",
+    "Search",
+    "Speed",
+    "Trial",
+    "budget_for",
+    "judge",
+    "pick",
+]
