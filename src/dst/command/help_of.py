@@ -174,7 +174,18 @@ printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-
 With --with optimum the products of int8-dynamic and int8-static are rounded and written by
 optimum's ORTQuantizer, to the same results: pip install torch==2.13.0 "dst-edge\\[optimum]".
 
+--auto measures the recipes that make sense on a CPU against full precision, on this machine, one
+thread: weight bytes, speed in turns at T = 1 and at the nominal T, and the gates of a short horizon
+report. It refuses what is not smaller, not surely faster at one of these T or surely slower at the
+nominal one (by the 95 % interval), and what fails a gate or the budget: loss added in nats per item
+where outputs predict the next item, else relative error. Of the rest it takes the fastest at the
+nominal T (--goal size: the smallest). Where a better recipe breaks only the budget, the weights
+that hurt most when quantized alone are held wider until it holds. Exit code 1, and nothing
+written, if full precision serves best.
+
 \b
+dst quantize text --auto --budget "nats<0.005" --out text-fast
+dst quantize text --auto --budget "nats<0.005" --goal size --input notes.txt --out text-small
 dst quantize text --recipe int8-rows --out text-int8
 dst quantize text --recipe int4-weights --method gptq --calibrate notes.txt --out text-int4
 dst quantize text --recipe int4-weights --keep 'val_845' --form 'val_4*=int8-block' --out mixed

@@ -1,6 +1,6 @@
 """The options of `dst quantize`: a command line goes in, a call of `dst.command.quantize` out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +19,48 @@ class BackendName(StrEnum):
     optimum = "optimum"
 
 
+class GoalName(StrEnum):
+    """What is wanted of the recipes that hold the budget."""
+
+    speed = "speed"
+    size = "size"
+
+
 def quantize(
     bundle: BundleArgument,
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="See the list above.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME", help="See the list above.")
+    ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Measure the recipes on this machine and pick one.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="UNIT<X",
+            help="With --auto: what may be lost; nats<0.02 or error<0.05 by default.",
+        ),
+    ] = None,
+    goal: Annotated[
+        GoalName | None,
+        typer.Option("--goal", help="With --auto: what is wanted; speed by default."),
+    ] = None,
+    items: Annotated[
+        int | None,
+        typer.Option(
+            "--items", metavar="N", min=1, help="With --auto: items to measure on; 20,000 else."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="With --auto: real input; held-out text or golden runs else.",
+        ),
+    ] = None,
     block: Annotated[
         int | None,
         typer.Option("--block", metavar="N", help="Values that share a scale: 16, 32, 64 or 128."),
@@ -56,9 +94,12 @@ def quantize(
         ),
     ] = None,
     backend: Annotated[
-        BackendName,
-        typer.Option("--with", help="Who rounds the weights of products: optimum is an extra."),
-    ] = BackendName.dst,
+        BackendName | None,
+        typer.Option(
+            "--with",
+            help="Who rounds the weights of products: dst by default; optimum is an extra.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
     ] = False,
@@ -67,7 +108,22 @@ def quantize(
     """Prepare `dst.command.quantize`."""
     output = Output.to(json)
     check_folder("--out", out)
+    if auto == (recipe is not None):
+        raise WrongUseError("expected either --recipe NAME or --auto, see dst quantize --help")
+    by_hand = {
+        "--block": block,
+        "--method": method,
+        "--weight-bits": weight_bits,
+        "--calibrate": calibrate,
+        "--keep": keep or None,
+        "--form": form or None,
+        "--with": backend,
+    }
+    measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
+    _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
     try:
+        from dst.command.pick import Order as PickOrder
+        from dst.command.pick import pick_recipe
         from dst.command.quantize import Order
         from dst.command.quantize import quantize as work
     except ModuleNotFoundError as error:
@@ -76,6 +132,17 @@ def quantize(
         raise WrongUseError(
             f'quantize needs {error.name}, which is not installed: pip install "dst-edge[onnx]"'
         ) from None
+    if recipe is None:
+        wish = PickOrder(
+            bundle=bundle,
+            out=out,
+            budget=budget,
+            goal=(goal or GoalName.speed).value,
+            items=items,
+            data=data,
+            overwrite=overwrite,
+        )
+        return lambda: pick_recipe(wish, output)
     order = Order(
         bundle=bundle,
         recipe=recipe,
@@ -86,7 +153,13 @@ def quantize(
         calibrate=calibrate,
         keep=tuple(keep or ()),
         forms=tuple(form or ()),
-        backend=backend.value,
+        backend=(backend or BackendName.dst).value,
         overwrite=overwrite,
     )
     return lambda: work(order, output)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise WrongUseError(f"{given[0]} {why}")
