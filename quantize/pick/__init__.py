@@ -2,12 +2,12 @@
 
 from dst.quantize.pick.budget import budget_for
 from dst.quantize.pick.choose import Goal
-from dst.quantize.pick.judge import Judgement, Refusal, judge
 from dst.quantize.pick.mix import Search
-from dst.quantize.pick.pick import CANDIDATES, Picked, pick
+from dst.quantize.pick.picker import CANDIDATES, Picked, pick
 from dst.quantize.pick.sensitivity import Harm
 from dst.quantize.pick.speed import Speed
 from dst.quantize.pick.trial import Trial
+from dst.quantize.pick.verdict import Judgement, Refusal, judge
 
 __all__ = [
     "CANDIDATES",

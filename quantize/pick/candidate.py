@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.quantize.apply import Progress, Quantized, quantize_bundle
-from dst.quantize.pick.judge import Judgement, Refusal, judge
 from dst.quantize.pick.trial import Trial, part
+from dst.quantize.pick.verdict import Judgement, Refusal, judge
 from dst.quantize.recipe import Override, Recipe
 from dst.quantize.record import WeightRecord
 from dst.runtime import Bundle, SessionError, StepError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from dst.quantize.pick.judge import Judgement
+from dst.quantize.pick.verdict import Judgement
 
 Goal = Literal["speed", "size"]
 """What is wanted of those that hold.

@@ -12,10 +12,10 @@ import msgspec
 
 from dst.quantize.apply import Progress, Quantized
 from dst.quantize.pick.candidate import Candidate, Task
-from dst.quantize.pick.judge import BUDGET_RULES, judgement_of, quality
 from dst.quantize.pick.sensitivity import Harm, harms
 from dst.quantize.pick.speed import raced
 from dst.quantize.pick.trial import part
+from dst.quantize.pick.verdict import BUDGET_RULES, judgement_of, quality
 from dst.quantize.recipe import Recipe
 from dst.quantize.report import Report
 
@@ -62,11 +62,11 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
     low, high = 0, len(ranked) + 1  # `low` breaks the budget; `high` holds it, or is too many
     attempts: list[Attempt] = []
     held: tuple[Recipe, Quantized, Report] | None = None
-    steps = max(1, (high - 1).bit_length())
+    most = high.bit_length()  # attempts
     while high - low > 1:
         count = (low + high) // 2
-        share = min(len(attempts) / steps, 1.0)
-        told = part(progress, f"{count} wider", 0.5 + 0.4 * share, 0.9)
+        begin, end = (0.5 + 0.4 * (len(attempts) + more) / most for more in (0, 1))
+        told = part(progress, f"{count} wider", begin, end)
         attempt, made = _attempt(task, candidate.recipe, ranked[:count], told)
         attempts.append(attempt)
         if attempt.holds and made is not None:
@@ -92,10 +92,13 @@ def _attempt(
 ) -> tuple[Attempt, tuple[Recipe, Quantized, Report] | None]:
     """Hold some weights wider and measure quality."""
     wide = replace(recipe, name=f"{recipe.name}, {len(worst)} wider")
-    done = task.made(wide, wide.name, progress, [harm.widened() for harm in worst])
+    told = part(progress, "quantizing", 0.0, 0.1)
+    done = task.made(wide, wide.name, told, [harm.widened() for harm in worst])
     if not done.changed:  # nothing is left to gain
         return Attempt(widened=len(worst), value=None, holds=False), None
-    found = quality(task.full, done.bundle, task.items, task.trial, progress)
+    found = quality(
+        task.full, done.bundle, task.items, task.trial, part(progress, "quality", 0.1, 1.0)
+    )
     if isinstance(found, str):
         return Attempt(widened=len(worst), value=None, holds=False), None
     value = next((g.value for g in found.gates if g.name in BUDGET_RULES), None)

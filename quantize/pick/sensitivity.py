@@ -65,16 +65,18 @@ def harms(
     quantized = {r.weight: r for r in records if r.weight and r.form != "float32"}
     found = []
     for number, record in enumerate(quantized.values()):
-        begin, end = number / len(quantized), (number + 1) / len(quantized)
-        told = part(progress, f"weight {number + 1} of {len(quantized)} alone", begin, end)
+        count = len(quantized)
+        told = part(
+            progress, f"{number + 1} of {count} alone", number / count, (number + 1) / count
+        )
         alone = [Override("*", "float32"), Override(escape(record.weight), record.form)]
-        done = task.made(recipe, "alone", told, alone)
+        done = task.made(recipe, "alone", part(told, "quantizing", 0.0, 0.5), alone)
         harm = Harm(
             weight=record.weight,
             role=record.role,
             form=record.form,
             wider=WIDER.get(record.form, "float32"),
-            divergence=_apart(task, done.bundle, told),
+            divergence=_apart(task, done.bundle, part(told, "harm", 0.5, 1.0)),
         )
         found.append(harm)
     return tuple(sorted(found, key=lambda harm: (-harm.divergence, harm.weight)))

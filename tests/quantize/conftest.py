@@ -180,6 +180,43 @@ def gemm_step() -> bytes:
     )
 
 
+def cubed(array: Array) -> Array:
+    return np.asarray(array, np.float32) ** 3
+
+
+def feature_step() -> bytes:
+    """Read features [B, T, 64]: three products and a fading sum.
+
+    The weights of the first are whole numbers that 4 bits hold exactly; those of the second are
+    very unequal, which hurts most.
+    """
+    whole = np.random.default_rng(1).integers(-8, 8, (WIDTH, WIDTH))
+    whole[::32] = -8  # the lowest number, once in every block
+    nodes = [
+        helper.make_node("MatMul", ["x", "w_in"], ["v"], "into"),
+        *running_sum("v")[:-1],
+        helper.make_node("Squeeze", ["last", "one"], ["h_last"]),
+        helper.make_node("Mul", ["h_last", "half"], ["h_next"]),
+        helper.make_node("Tanh", ["s"], ["bounded"]),
+        helper.make_node("MatMul", ["bounded", "w_mid"], ["m"], "mid"),
+        helper.make_node("Tanh", ["m"], ["again"]),
+        helper.make_node("MatMul", ["again", "w_out"], ["y"], "out"),
+    ]
+    weights = {
+        "w_in": (whole / 32).astype(np.float32),
+        "w_mid": cubed(drawn(WIDTH, WIDTH, seed=2, scale=0.4)),
+        "w_out": drawn(WIDTH, WIDTH, seed=3),
+        "half": np.array(0.5, np.float32),
+        **SMALL,
+    }
+    return model_of(
+        nodes,
+        [info("x", FLOAT, ["B", "T", WIDTH]), info("h", FLOAT, ["B", WIDTH])],
+        [info("y", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        weights,
+    )
+
+
 def contract_of(chunk: Chunk, output: str, width: int) -> Contract:
     return Contract(
         chunk=chunk,
@@ -319,3 +356,14 @@ def gemm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
     path = tmp_path_factory.mktemp("gemm") / "gemm"
     return written(path, gemm_step(), contract, drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0))
+
+
+@pytest.fixture(scope="session")
+def feature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three products over features; every one can be quantized, the second hurts most."""
+    names = tuple(f"f{i}" for i in range(WIDTH))
+    content = Features(names=names, sample_rate_hz=None, normalisation=None)
+    contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
+    path = tmp_path_factory.mktemp("features") / "features"
+    items = drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0)
+    return written(path, feature_step(), contract, items)

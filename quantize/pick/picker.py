@@ -18,9 +18,9 @@ from dst.quantize.apply import Progress
 from dst.quantize.errors import QuantizeError
 from dst.quantize.pick.candidate import Candidate, Task, tried
 from dst.quantize.pick.choose import Goal, best, in_order
-from dst.quantize.pick.judge import Judgement
 from dst.quantize.pick.mix import Search, mixed
 from dst.quantize.pick.trial import USUAL, Trial, part
+from dst.quantize.pick.verdict import Judgement
 from dst.quantize.recipe import RECIPES
 from dst.quantize.record import WeightRecord
 from dst.quantize.report import attach
