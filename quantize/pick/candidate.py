@@ -1,5 +1,6 @@
 """A recipe in, a bundle of it in a temporary directory and its judgement out."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,11 @@ class Task:
         )
 
 
+def discard(done: Quantized) -> None:
+    """Delete a candidate's files: together they may be larger than the model."""
+    shutil.rmtree(done.bundle.root, ignore_errors=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A recipe that was tried.
@@ -59,7 +65,8 @@ class Candidate:
     Attributes:
         recipe: the recipe.
         judgement: what was found of it.
-        quantized: its bundle and what became of every weight; None where it could not be made.
+        quantized: its bundle, whose files are there if it holds, and what became of every weight;
+            None where it could not be made.
     """
 
     recipe: Recipe
@@ -89,6 +96,8 @@ def tried(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
     judged = judge(
         task.full, done.bundle, task.items, task.trial, part(progress, "measuring", 0.1, 1.0)
     )
+    if not judged.holds:
+        discard(done)
     return Candidate(recipe, judged, done)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from dst.quantize.apply import Progress, Quantized
-from dst.quantize.pick.candidate import Candidate, Task
+from dst.quantize.pick.candidate import Candidate, Task, discard
 from dst.quantize.pick.sensitivity import Harm, harms
 from dst.quantize.pick.speed import raced
 from dst.quantize.pick.trial import part
@@ -70,6 +70,8 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
         attempt, made = _attempt(task, candidate.recipe, ranked[:count], told)
         attempts.append(attempt)
         if attempt.holds and made is not None:
+            if held is not None:
+                discard(held[1])
             high, held = count, made
         else:
             low = count
@@ -103,4 +105,6 @@ def _attempt(
         return Attempt(widened=len(worst), value=None, holds=False), None
     value = next((g.value for g in found.gates if g.name in BUDGET_RULES), None)
     holds = found.passed is not False
+    if not holds:
+        discard(done)
     return Attempt(widened=len(worst), value=value, holds=holds), (wide, done, found)
