@@ -29,7 +29,8 @@ FOLDERS = {
 }
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "optimum"}
-SHIPPED_LIMIT_BYTES = 12 * 2**20
+TEXT_LIMIT_BYTES = 12 * 2**20
+WHEEL_LIMIT_BYTES = 20 * 2**20
 
 
 def source_files() -> list[str]:
@@ -216,9 +217,14 @@ def members(wheel: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    return members(build("wheel", copy_sources(folder / "source"), folder / "out"))
+    return build("wheel", copy_sources(folder / "source"), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file: Path) -> dict[str, bytes]:
+    return members(wheel_file)
 
 
 def test_wheel_holds_the_packages_whole_and_nothing_else(wheel: dict[str, bytes]) -> None:
@@ -236,10 +242,14 @@ def test_wheel_states_its_version_and_licence(wheel: dict[str, bytes]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
-def test_wheel_ships_the_text_model_and_its_held_out_text(wheel: dict[str, bytes]) -> None:
-    shipped = {n: len(data) for n, data in wheel.items() if n.startswith("dst/shipped/")}
-    assert "dst/shipped/text/manifest.json" in shipped
-    assert sum(shipped.values()) <= SHIPPED_LIMIT_BYTES
+def test_wheel_ships_the_text_models_and_their_held_out_text(
+    wheel: dict[str, bytes], wheel_file: Path
+) -> None:
+    names = {name.split("/")[2] for name in wheel if name.startswith("dst/shipped/")}
+    assert names == {"text", "text-int8", "text-int4"}
+    text = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/text/")]
+    assert sum(text) <= TEXT_LIMIT_BYTES
+    assert wheel_file.stat().st_size <= WHEEL_LIMIT_BYTES
     assert any(name.startswith("dst/heldout/") for name in wheel)
 
 

@@ -1,4 +1,4 @@
-"""The bundle that comes with the package: proved on 10,000 steps, and as good as it is said."""
+"""The bundles that come with the package: proved on 10,000 steps, and as good as it is said."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dst.runtime import open_bundle
+from dst.runtime import Session, Stream, open_bundle
 
+SMALLER = {"text-int8": (0.30, 0.005), "text-int4": (0.20, 0.02)}  # weights' share, nats per byte
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
 
@@ -20,13 +21,42 @@ def shown(process: Dst, result: Path, *arguments: str) -> dict[str, Any]:
     return told
 
 
-def test_it_verifies(dst: Dst) -> None:
-    done = dst("verify", "text", "--json", "-")
+@pytest.mark.parametrize("name", ["text", *SMALLER])
+def test_it_verifies(name: str, dst: Dst) -> None:
+    done = dst("verify", name, "--json", "-")
     assert done.code == 0
     checks = json.loads(done.out)["checks"]
     assert {check["graph"] for check in checks} == {
-        graph.file for graph in open_bundle("text").manifest.graphs
+        graph.file for graph in open_bundle(name).manifest.graphs
     }
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_smaller_ones_keep_their_promises_over_a_million_items(name: str) -> None:
+    full, ours = open_bundle("text").manifest, open_bundle(name).manifest
+    share, nats = SMALLER[name]
+    assert (ours.model_id, ours.state_hash) == (full.model_id, full.state_hash)
+    assert ours.weights_bytes <= share * full.weights_bytes
+    assert ours.quality is not None
+    assert ours.quality.items >= 1_000_000
+    gates = {gate.name: gate for gate in ours.quality.gates}
+    assert [gate.name for gate in gates.values() if gate.verdict != "passed"] == []
+    assert gates["loss"].value is not None
+    assert gates["loss"].value <= nats
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_memory_goes_on_in_a_smaller_one(name: str, tmp_path: Path) -> None:
+    stream = Session.open("text").stream()
+    stream.advance(b"def first():\n    return 1\n\n\ndef second():\n    ret")
+    stream.save(tmp_path / "memory")
+    smaller = Stream.load(Session.open(name), tmp_path / "memory", allow_precision=True)
+    assert smaller.items_consumed == stream.items_consumed
+    for part, held in stream.state.items():
+        assert (smaller.state[part] == held).all()
+    more = b"urn 2\n" * 10
+    whole = (stream.pending + len(more)) // 32 * 32
+    assert smaller.advance(more)["logits"].shape[1] == whole > 0
 
 
 def test_its_certificates_cover_ten_thousand_steps() -> None:
@@ -42,6 +72,11 @@ def test_it_reads_better_than_compressors_and_survives(process: Dst, tmp_path: P
     assert result["resumed_at"] < 65_536
     assert result["rss_growth_mib"] <= 1
     assert result["bits_per_byte"] < min(1.9, result["xz_bits_per_byte"])
+    first, *others = result["precisions"]
+    assert (first["bundle"], first["speed_ratio"]) == ("text", 1.0)
+    assert [other["bundle"] for other in others] == list(SMALLER)
+    for other in others:
+        assert 0 < other["bits_per_byte"] - first["bits_per_byte"] < 0.05
 
 
 @pytest.mark.soak
