@@ -145,7 +145,7 @@ def test_a_signal_leaves_nothing_half_written(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_no_signal_of_hundreds_leaves_anything_half_written(
+def test_no_signal_of_a_hundred_leaves_anything_half_written(
     verb: str, number: signal.Signals, feature_bundle: Path, tmp_path: Path
 ) -> None:
-    interrupted(verb, feature_bundle, tmp_path, 200, number)
+    interrupted(verb, feature_bundle, tmp_path, 100, number)

@@ -206,6 +206,13 @@ def _tell_choice(order: Order, picked: Picked, output: Output) -> None:
     chosen = picked.chosen
     output.out.print(
         f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {foreign(chosen.recipe)}, weights "
-        f"{mib(chosen.weights_bytes)}; the horizon was not judged: that takes "
-        f"dst report {foreign(order.bundle)} {foreign(str(order.out))} --attach"
+        f"{mib(chosen.weights_bytes)}"
     )
+    gate = chosen.gate("loss", "error")
+    if gate is not None:
+        option = "--budget" if gate.name == "loss" else "--error-budget"
+        output.out.print(
+            f"[dim]the horizon was not judged, and another run may find another worst {gate.name}; "
+            f"to know: dst report {foreign(order.bundle)} {foreign(str(order.out))} {option} "
+            f"{gate.bound:g} --attach[/]"
+        )
