@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, pack
 from dst.quantize.plan import Choice, choose
 from dst.quantize.prove import proved
 from dst.quantize.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
-from dst.quantize.recipe import Override, Recipe, recipe_named
+from dst.quantize.recipe import Form, Override, Recipe, recipe_named
 from dst.quantize.record import WeightRecord
 from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET
+from dst.quantize.single import parted, runs_both
 from dst.quantize.values import Values
 from dst.runtime.bundle import Bundle, check_target, open_bundle, write_bundle
-from dst.runtime.manifest import Contract, Manifest, Producer, Stored
+from dst.runtime.manifest import Contract, Graph, Manifest, Producer, Stored
 from dst.runtime.rules import INIT_FILE
 
 Progress = Callable[[str, float], None]
@@ -96,7 +97,7 @@ def quantize_bundle(
     forms = {*recipe.forms, *(o.form for o in overrides)}
     report = progress or (lambda what, share: None)
     report("reading", 0.0)
-    graphs = opened(bundle, max(EMBEDDING_OPSET, *(OPSET[form] for form in forms)))
+    graphs = opened(bundle, _opsets(bundle, forms))
     choices = choose({g.entry.file: g.found for g in graphs}, recipe, overrides)
     static = any(c.form == "int8-static" for c in choices.values())
     moments = recipe.blockwise and recipe.method != "rtn"
@@ -156,19 +157,17 @@ def _made(
     """Write the graphs and a manifest that lacks only its golden runs."""
     source, recipe = bundle.manifest, values.recipe
     contract = _contract(source.contract, choices)
-    kept = [g for g in graphs if _sizes(g, contract)]
+    parts = parted(graphs, contract.chunk, choices)
     models: dict[str, onnx.ModelProto] = {}
     records: dict[str, WeightRecord] = {}
-    changed: dict[str, bool] = {}
-    for number, graph in enumerate(kept):
-        report(f"quantizing {graph.entry.file}", 0.5 + 0.4 * number / len(kept))
-        model, found = rebuilt(graph, choices, values, backend)
-        models[graph.entry.file] = model
-        changed[graph.entry.file] = any(r.form != "float32" for r in found.values())
+    entries: list[Graph] = []
+    for number, part in enumerate(parts):
+        file = part.graph.entry.file
+        report(f"quantizing {file}", 0.5 + 0.4 * number / len(parts))
+        models[file], found = rebuilt(part.graph, part.choices, values, backend)
+        done = _any_changed(found.values())
+        entries.append(entry_of(part.graph, models[file], part.allowed_t, done))
         records = found | records
-    entries = [
-        entry_of(g, models[g.entry.file], _sizes(g, contract), changed[g.entry.file]) for g in kept
-    ]
     files: Files = dict(pack(models, bundle.root))
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
@@ -191,7 +190,7 @@ def _made(
     )
 
 
-def _any_changed(records: Sequence[WeightRecord]) -> bool:
+def _any_changed(records: Iterable[WeightRecord]) -> bool:
     return any(record.form != "float32" for record in records)
 
 
@@ -206,8 +205,11 @@ def _contract(contract: Contract, choices: Mapping[str, Choice]) -> Contract:
     )
 
 
-def _sizes(graph: Opened, contract: Contract) -> tuple[int, ...]:
-    return tuple(t for t in graph.entry.allowed_t if t in contract.chunk.allowed_t)
+def _opsets(bundle: Bundle, forms: Collection[Form]) -> dict[str, int]:
+    """The operator set that each graph's new forms need, by file."""
+    needed = max(EMBEDDING_OPSET, *(OPSET[form] for form in forms))
+    single = max(needed, OPSET["int8-block"]) if "int8-dynamic" in forms else needed
+    return {g.file: single if runs_both(g) else needed for g in bundle.manifest.graphs}
 
 
 def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:

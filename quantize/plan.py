@@ -10,6 +10,16 @@ from dst.quantize.errors import OverrideError
 from dst.quantize.recipe import Form, Override, Recipe
 from dst.quantize.survey import Role, Site, Survey
 
+_TIED: Mapping[Form, Form] = {
+    "int8-dynamic": "int8-dynamic",
+    "int8-static": "int8-static",
+    "int8-block": "int8-block",
+    "int4-block": "int8-block",
+}
+"""How a head reads an int8 table that it is tied to; ``int8-rows`` where it has another form."""
+TIED_BLOCK = 64
+"""Values that such a head multiplies under one scale in the block forms: the largest size at which
+single steps equal chunks bit for bit."""
 _TABLE_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-rows")
 _REASONS: dict[Role, str] = {
     "gate": "decay and write strength stay float32",
@@ -28,6 +38,8 @@ class Choice:
         reason: why it stays float32; empty where it does not.
         table: key of the table whose numbers it shares, for a tied head.
         insisted: an override quantizes what the recipe would have left.
+        block: values per scale where an ``int8-block`` product reads the numbers of int8 columns
+            or of a table; 0 where it has blocks of its own.
     """
 
     form: Form
@@ -35,6 +47,7 @@ class Choice:
     reason: str = ""
     table: str = ""
     insisted: bool = False
+    block: int = 0
 
 
 def choose(
@@ -113,6 +126,7 @@ def _tie(sites: Sequence[Site], choices: dict[str, Choice]) -> None:
             continue
         form = choices[table].form
         if form == "int8-rows":
-            form = own.form if own.form in ("int8-dynamic", "int8-static") else "int8-rows"
+            form = _TIED.get(own.form, "int8-rows")
         if form != "float32" and (form == "float16") == (own.form == "float16"):
-            choices[site.key] = Choice(form, own.role, table=table, insisted=own.insisted)
+            block = TIED_BLOCK if form == "int8-block" else 0
+            choices[site.key] = Choice(form, own.role, "", table, own.insisted, block)

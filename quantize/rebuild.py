@@ -49,11 +49,16 @@ class Opened:
         return array.T if site.turned else array
 
 
-def opened(bundle: Bundle, opset: int) -> list[Opened]:
-    """Open every graph of a bundle, raised to an operator set where that can be done."""
+def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
+    """Open every graph of a bundle, raised to an operator set where that can be done.
+
+    Args:
+        bundle: The bundle.
+        opsets: Graph file -> the least operator set that is wanted of it.
+    """
     graphs = []
     for entry in bundle.manifest.graphs:
-        model = load(bundle.root / entry.file, opset)
+        model = load(bundle.root / entry.file, opsets[entry.file])
         named(model)
         found = survey(model, bundle.root, bundle.manifest.contract)
         graphs.append(Opened(entry, model, found, bundle.root))

@@ -18,6 +18,7 @@ Form = Literal[
 - `float16`: weight and product in half precision, results back in float32.
 - `int8-dynamic`: int8 per column; the chunk is rounded to 8 bits with **one scale for all its
   items** (`DynamicQuantizeLinear`), so that a later item moves the answer to an earlier one.
+  Single steps have a graph of their own, which multiplies the same numbers as `int8-block` does.
 - `int8-static`: int8 per column; the chunk is rounded with a scale found by calibration.
 - `int8-rows`: int8 per column; each item is rounded with a scale of its own: causal.
 - `int8-block`, `int4-block`: blocks of the weight share a scale (`DequantizeLinear` with
@@ -52,9 +53,9 @@ class Recipe:
         products: weights of matrix products.
         recurrent: those of them whose result goes into the state.
         embedding: tables that items look up; int8 has one scale per row. A head tied to its
-            embedding reads the same bytes, by row.
+            embedding reads the same bytes: of blocks of 64 where products are held in blocks.
         block: values that share one scale in the block forms. Larger blocks are faster and less
-            exact. On ONNX Runtime 1.31 with AVX512 single steps equal chunks bit for bit up to 32
+            exact. On ONNX Runtime 1.32 with AVX512 single steps equal chunks bit for bit up to 32
             at 4 bits and 64 at 8; above, they differ in the last bits of a float32 sum.
         method: how they are found.
         weight_bits: of int8 weights per column. CPUs without VNNI (most before 2019) add two

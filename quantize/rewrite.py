@@ -199,11 +199,16 @@ def _rows(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
 
 def _blocks(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
     rounded = _rounded(held)
+    scales = rounded.scale  # (n, N)
     if held.form == "int4-block":
         values = draft.int4(f"{held.name}.int4", rounded)
-    else:
+    elif scales.ndim == 2:
         values = draft.array(f"{held.name}.block8", rounded.values)
-    scale = draft.array(f"{held.name}.block_scale", rounded.scale)
+    else:  # the numbers of int8 columns (N,): every block of a column has the column's scale
+        values = _turned(draft, held, draft.array(f"{held.name}.int8", rounded.values))
+        inputs = rounded.values.shape[1 if held.turned else 0]
+        scales = np.repeat(scales[None], -(-inputs // held.block), axis=0)
+    scale = draft.array(f"{held.name}.block_scale", scales)
     weight = draft.node(
         "DequantizeLinear",
         [values, scale],

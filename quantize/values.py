@@ -51,7 +51,7 @@ class Values:
             if key not in self.found:
                 bits = self.recipe.weight_bits if key[0] in self.shared else 8
                 self.found[key] = by_row(weight if table else weight.T, bits)
-        elif form in ("int4-block", "int8-block"):
+        elif form in ("int4-block", "int8-block") and not choice.block:
             key = (site.key, form)
             if key not in self.found:
                 self.found[key] = self._blocks(site.key, weight, 4 if form == "int4-block" else 8)
@@ -63,7 +63,7 @@ class Values:
             form,
             name,
             rounded=self.found[key],
-            block=self.recipe.block,
+            block=choice.block or self.recipe.block,
             turned=bool(choice.table),
             activation=self._activation(site.key) if form == "int8-static" else None,
         )

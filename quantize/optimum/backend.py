@@ -26,7 +26,9 @@ class OptimumBackend:
     """Has `ORTQuantizer` round the weights of products and write them; see `dst.quantize.optimum`.
 
     Which products are quantized is the plan's to say, as ever. Look-ups in tables are written by
-    this package: optimum has one scale for a whole table, recipes have one for each row.
+    this package: optimum has one scale for a whole table, recipes have one for each row. So are
+    the products of a graph for single steps, which multiplies the numbers of int8 columns by
+    block: optimum has no blocks.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,8 @@ class OptimumBackend:
             NoCounterpartError: an override chose a form that is not the recipe's.
         """
         recipe = values.recipe
+        if any(choice.block for choice in chosen.values()):
+            return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
         for site in graph.found.sites:

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
@@ -309,6 +310,24 @@ def written(path: Path, step: bytes, contract: Contract, items: Array) -> Path:
 
 def text_items(count: int, seed: int = 0) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, VOCABULARY, count)
+
+
+def outputs(session: Session, t: int, items: Array) -> dict[str, Array]:
+    """Step over items in chunks of t; the outputs joined, and the state after them."""
+    stream = session.stream()
+    steps = [stream.step(items[None, i : i + t]) for i in range(0, len(items), t)]
+    joined = {k: np.concatenate([s[k] for s in steps], axis=1) for k in steps[0]}
+    return joined | {k: v.copy() for k, v in stream.state.items()}
+
+
+def optimized(graph: Path, folder: Path) -> list[onnx.NodeProto]:
+    """The nodes that ONNX Runtime makes of a graph when it opens it."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    return list(model.graph.node)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
+from tests.quantize.conftest import optimized, outputs
 
 from dst.quantize import (
     RECIPES,
@@ -38,14 +38,6 @@ def made(source: Path, path: Path, recipe: str) -> Path:
     return path
 
 
-def outputs(session: Session, t: int, items: Array = ITEMS) -> dict[str, Array]:
-    """Step over items in chunks of t; the outputs joined, and the state after them."""
-    stream = session.stream()
-    steps = [stream.step(items[None, i : i + t]) for i in range(0, len(items), t)]
-    joined = {k: np.concatenate([s[k] for s in steps], axis=1) for k in steps[0]}
-    return joined | stream.state
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_keeps_the_model_and_its_budget(
     recipe: str, text_bundle: Path, tmp_path: Path
@@ -63,7 +55,9 @@ def test_a_recipe_keeps_the_model_and_its_budget(
     checks = replay_golden(open_bundle(tmp_path / "q"))
     assert {check.t for check in checks} == {1, NOMINAL}
     assert all(check.passed for check in checks)
-    full, quantized = (outputs(Session.open(p), NOMINAL) for p in (text_bundle, tmp_path / "q"))
+    full, quantized = (
+        outputs(Session.open(p), NOMINAL, ITEMS) for p in (text_bundle, tmp_path / "q")
+    )
     right = np.asarray(full["logits"], np.float64)
     off = np.linalg.norm(np.asarray(quantized["logits"], np.float64) - right) / np.linalg.norm(
         right
@@ -111,7 +105,7 @@ def test_two_ways_to_tie_a_head_are_one_model(
 ) -> None:
     one = made(text_bundle, tmp_path / "one", "int8-rows")
     two = made(turned_bundle, tmp_path / "two", "int8-rows")
-    found = [outputs(Session.open(path), NOMINAL) for path in (one, two)]
+    found = [outputs(Session.open(path), NOMINAL, ITEMS) for path in (one, two)]
     assert all(np.array_equal(found[1][name], value) for name, value in found[0].items())
 
 
@@ -119,9 +113,9 @@ FUSED = {
     "int8-dynamic": {"DynamicQuantizeMatMul": 3},
     "int8-rows": {"MatMulIntegerToFloat": 3},
     "int8-static": {"MatMulIntegerToFloat": 2, "QLinearMatMul": 1},  # one feeds another
-    "int8-weights": {"MatMulNBits": 2, "MatMulIntegerToFloat": 1},  # the tied head is by row
-    "int4-weights": {"MatMulNBits": 2, "MatMulIntegerToFloat": 1},
-    "int4-mixed": {"MatMulNBits": 2, "MatMulIntegerToFloat": 1},
+    "int8-weights": {"MatMulNBits": 3},
+    "int4-weights": {"MatMulNBits": 3},
+    "int4-mixed": {"MatMulNBits": 3},
 }
 
 
@@ -130,13 +124,7 @@ def test_onnxruntime_runs_every_product_in_an_integer_kernel(
     recipe: str, plain_bundle: Path, tmp_path: Path
 ) -> None:
     made(plain_bundle, tmp_path / "q", recipe)
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 4
-    ort.InferenceSession(
-        str(tmp_path / "q" / "step.onnx"), options, providers=["CPUExecutionProvider"]
-    )
-    nodes = onnx.load(str(tmp_path / "optimized.onnx"), load_external_data=False).graph.node
+    nodes = optimized(tmp_path / "q" / "step.onnx", tmp_path)
     found = [node.op_type for node in nodes]
     assert {op: found.count(op) for op in FUSED[recipe]} == FUSED[recipe]
     assert "MatMul" not in found
@@ -145,45 +133,7 @@ def test_onnxruntime_runs_every_product_in_an_integer_kernel(
             assert {a.name: a.i for a in node.attribute}["accuracy_level"] == 4
 
 
-# Chunks
-
-
-@pytest.mark.parametrize("recipe", ["int8-rows", "int8-static", "int8-weights", "int4-weights"])
-def test_rounding_by_item_is_bit_equal_for_every_t(
-    recipe: str, plain_bundle: Path, tmp_path: Path
-) -> None:
-    session = Session.open(made(plain_bundle, tmp_path / "q", recipe))
-    assert session.contract.chunk.allowed_t == (1, 2, NOMINAL)
-    whole = outputs(session, NOMINAL)
-    for t in (1, 2):
-        cut = outputs(session, t)
-        assert all(np.array_equal(cut[name], value) for name, value in whole.items())
-
-
-def last_moves_first(session: Session) -> bool:
-    """Whether the last item of a chunk changes the answer to the first."""
-    items = ITEMS[:NOMINAL].copy()
-    before = outputs(session, NOMINAL, items)["logits"][0, 0]
-    moved = False
-    for other in range(0, 256, 8):
-        items[-1] = other
-        moved |= not np.array_equal(outputs(session, NOMINAL, items)["logits"][0, 0], before)
-    return moved
-
-
-def test_a_scale_per_chunk_fixes_t_and_is_labelled(plain_bundle: Path, tmp_path: Path) -> None:
-    session = Session.open(made(plain_bundle, tmp_path / "q", "int8-dynamic"))
-    manifest = session.bundle.manifest
-    assert manifest.contract.chunk.allowed_t == (1, NOMINAL)
-    assert [graph.allowed_t for graph in manifest.graphs] == [(1, NOMINAL)]
-    assert manifest.recipe == "int8-dynamic, non-causal"
-    whole, single = outputs(session, NOMINAL), outputs(session, 1)
-    assert not np.array_equal(whole["logits"], single["logits"])  # why T has to be fixed
-    assert last_moves_first(session)
-
-
-def test_a_scale_per_item_is_causal(plain_bundle: Path, tmp_path: Path) -> None:
-    assert not last_moves_first(Session.open(made(plain_bundle, tmp_path / "q", "int8-rows")))
+# Saved states
 
 
 def test_a_saved_state_moves_to_another_precision(text_bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,250 @@
+"""Streams are cut in other ways; what stays equal bit for bit is held, and what does not."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from tests.quantize.conftest import NOMINAL, optimized, outputs
+
+from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
+from dst.quantize.graphs import opset_of
+from dst.runtime import Session, open_bundle, write_bundle
+from dst.runtime.errors import ChunkShapeError, ChunkSizeError
+from dst.runtime.manifest import Graph
+from dst.runtime.providers import Lowering
+
+Array = npt.NDArray[np.generic]
+ITEMS = np.random.default_rng(3).integers(0, 256, 400)
+CALIBRATION = Calibration.of_items(ITEMS, streams=2)
+STATIC = {1: "step_t1.onnx", NOMINAL: "step_t8.onnx"}
+
+BY_ITEM = [
+    ("int8-rows", None),
+    ("int8-static", None),
+    ("int8-weights", 16),
+    ("int8-weights", 32),
+    ("int8-weights", 64),
+    ("int4-weights", 16),
+    ("int4-weights", 32),
+    ("int4-mixed", 32),
+]
+"""Recipes whose kernels work item by item, with the block sizes that keep single steps exact."""
+
+
+@pytest.fixture(scope="session")
+def static_bundle(plain_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plain model as a portable bundle: a graph for chunks and one for single steps."""
+    bundle = open_bundle(plain_bundle)
+    whole = bundle.manifest.graphs[0]
+    graphs: tuple[Graph, ...] = tuple(
+        msgspec.structs.replace(whole, file=file, lowering="portable", allowed_t=(t,), batch=(1,))
+        for t, file in STATIC.items()
+    )
+    chunk = msgspec.structs.replace(bundle.manifest.contract.chunk, allowed_t=tuple(STATIC))
+    contract = msgspec.structs.replace(bundle.manifest.contract, chunk=chunk)
+    golden = bundle.manifest.golden[0].file
+    path = tmp_path_factory.mktemp("static") / "static"
+    manifest = msgspec.structs.replace(
+        bundle.manifest, contract=contract, graphs=graphs, certificates=(), files={}
+    )
+    steps: dict[str, bytes | Path] = {file: plain_bundle / whole.file for file in STATIC.values()}
+    write_bundle(path, manifest, {**steps, golden: plain_bundle / golden})
+    return path
+
+
+# Where each item is rounded by itself
+
+
+@pytest.mark.parametrize(("recipe", "block"), BY_ITEM)
+def test_rounding_by_item_is_bit_equal_for_every_t(
+    recipe: str, block: int | None, plain_bundle: Path, tmp_path: Path
+) -> None:
+    quantize_bundle(
+        plain_bundle, tmp_path / "q", recipe_named(recipe, block=block), calibration=CALIBRATION
+    )
+    session = Session.open(tmp_path / "q")
+    assert session.contract.chunk.allowed_t == (1, 2, NOMINAL)
+    whole = outputs(session, NOMINAL, ITEMS)
+    assert set(whole) == {"logits", "h"}
+    for t in (1, 2):
+        other = outputs(session, t, ITEMS)
+        assert all(np.array_equal(other[name], value) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(("recipe", "block"), BY_ITEM)
+def test_static_graphs_hold_the_same_numbers_once_and_agree_bit_for_bit(
+    recipe: str, block: int | None, static_bundle: Path, plain_bundle: Path, tmp_path: Path
+) -> None:
+    chosen = recipe_named(recipe, block=block)
+    quantize_bundle(static_bundle, tmp_path / "q", chosen, calibration=CALIBRATION)
+    quantize_bundle(plain_bundle, tmp_path / "plain", chosen, calibration=CALIBRATION)
+    sizes = [(tmp_path / name / "weights.bin").stat().st_size for name in ("q", "plain")]
+    assert sizes[0] == sizes[1]
+    session = Session.open(tmp_path / "q")
+    assert {session.graph_for(t).file for t in STATIC} == set(STATIC.values())
+    whole, single = (outputs(session, t, ITEMS) for t in (NOMINAL, 1))
+    assert all(np.array_equal(single[name], value) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(("recipe", "block"), BY_ITEM)
+def test_a_later_item_moves_nothing_before_it(
+    recipe: str, block: int | None, plain_bundle: Path, tmp_path: Path
+) -> None:
+    quantize_bundle(
+        plain_bundle, tmp_path / "q", recipe_named(recipe, block=block), calibration=CALIBRATION
+    )
+    assert not later_moves_earlier(Session.open(tmp_path / "q"))
+
+
+# Where a scale spans the chunk
+
+
+def later_moves_earlier(session: Session) -> bool:
+    """Whether the last item of a chunk changes the answers to those before it."""
+    items = ITEMS[:NOMINAL].copy()
+    before = outputs(session, NOMINAL, items)["logits"][0, :-1]
+    moved = False
+    for other in range(0, 256, 8):
+        items[-1] = other
+        moved |= not np.array_equal(outputs(session, NOMINAL, items)["logits"][0, :-1], before)
+    return moved
+
+
+@pytest.mark.parametrize("source", ["plain_bundle", "static_bundle"])
+def test_a_scale_per_chunk_is_not_causal_and_is_labelled(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bundle: Path = request.getfixturevalue(source)
+    quantize_bundle(bundle, tmp_path / "q", "int8-dynamic")
+    session = Session.open(tmp_path / "q")
+    assert session.bundle.manifest.recipe == "int8-dynamic, non-causal"
+    assert later_moves_earlier(session)
+    whole, single = (outputs(session, t, ITEMS) for t in (NOMINAL, 1))
+    for name in ("logits", "h"):  # why T has to be fixed
+        assert not np.array_equal(whole[name], single[name])
+
+
+def test_one_such_weight_is_enough(plain_bundle: Path, tmp_path: Path) -> None:
+    one = [Override("w_out", "int8-dynamic")]
+    quantize_bundle(plain_bundle, tmp_path / "q", "int8-rows", overrides=one)
+    session = Session.open(tmp_path / "q")
+    assert session.bundle.manifest.recipe == "int8-rows, non-causal"
+    assert session.contract.chunk.allowed_t == (1, NOMINAL)
+    assert later_moves_earlier(session)
+
+
+def test_another_t_is_refused(plain_bundle: Path, tmp_path: Path) -> None:
+    quantize_bundle(plain_bundle, tmp_path / "q", "int8-dynamic")
+    contract = open_bundle(tmp_path / "q").manifest.contract
+    assert contract.chunk.allowed_t == (1, NOMINAL)
+    with pytest.raises(ChunkSizeError, match=r"no graph runs T = 2 as asked; choose from \[1, 8\]"):
+        Session.open(tmp_path / "q", chunk_sizes=[2])
+    stream = Session.open(tmp_path / "q").stream()
+    before = {name: value.copy() for name, value in stream.state.items()}
+    with pytest.raises(ChunkShapeError, match=r"T = 2, this session runs T = \[1, 8\]"):
+        stream.step(ITEMS[None, :2])
+    assert all(np.array_equal(stream.state[name], value) for name, value in before.items())
+    stream.step(ITEMS[None, :NOMINAL])
+
+
+# The graph for single steps
+
+
+def test_single_steps_get_a_graph_that_multiplies_the_same_numbers_by_block(
+    plain_bundle: Path, static_bundle: Path, tmp_path: Path
+) -> None:
+    done = quantize_bundle(plain_bundle, tmp_path / "q", "int8-dynamic")
+    graphs = {graph.file: graph for graph in done.bundle.manifest.graphs}
+    assert {file: graph.allowed_t for file, graph in graphs.items()} == {
+        "step.onnx": (NOMINAL,),
+        "step_single.onnx": (1,),
+    }
+    assert (
+        graphs["step_single.onnx"].multiply_adds["into"] * NOMINAL
+        == (graphs["step.onnx"].multiply_adds["into"])
+    )
+    kinds = [node.op_type for node in optimized(tmp_path / "q" / "step_single.onnx", tmp_path)]
+    assert (kinds.count("MatMulNBits"), "MatMul" in kinds) == (3, False)
+    # a graph of single steps alone stays as portable as it was, and has no further numbers
+    quantize_bundle(static_bundle, tmp_path / "static", "int8-dynamic")
+    names = [graph.file for graph in open_bundle(tmp_path / "static").manifest.graphs]
+    assert sorted(names) == sorted(STATIC.values())
+    weights = [(tmp_path / name / "weights.bin").stat().st_size for name in ("q", "static")]
+    scales = 4 * (64 + 64 + 256)
+    assert weights[1] <= weights[0] <= weights[1] + scales + 3 * 64
+
+
+def test_single_steps_are_closer_to_full_precision_than_chunks(
+    plain_bundle: Path, tmp_path: Path
+) -> None:
+    quantize_bundle(plain_bundle, tmp_path / "q", "int8-dynamic")
+    full, quantized = Session.open(plain_bundle), Session.open(tmp_path / "q")
+    right = outputs(full, 1, ITEMS)["logits"]
+    chunks, single = (
+        float(np.linalg.norm(np.subtract(outputs(quantized, t, ITEMS)["logits"], right)))
+        for t in (NOMINAL, 1)
+    )
+    assert 0 < single < chunks
+
+
+def test_every_graph_of_a_fused_bundle_is_raised_for_it_and_no_other(tmp_path: Path) -> None:
+    done = quantize_bundle("text", tmp_path / "q", "int8-dynamic")
+    opsets = {
+        graph.file: opset_of(onnx.load(str(tmp_path / "q" / graph.file), load_external_data=False))
+        for graph in done.bundle.manifest.graphs
+    }
+    assert opsets == {
+        "step.onnx": 23,
+        "step_single.onnx": 23,
+        "step_t32.onnx": 18,
+        "step_t1.onnx": 18,
+    }
+
+
+# The shipped model, whose float32 parts differ in their last bits from one T to another
+
+
+LOWERINGS: tuple[Lowering, ...] = ("fused", "portable")
+Cut = dict[tuple[Lowering, int], dict[str, Array]]
+
+
+def cut(bundle: str | Path) -> Cut:
+    """What a bundle makes of some text by each lowering, in single steps and in chunks."""
+    text = files("dst").joinpath("heldout", "stdlib.txt").read_bytes()[:512]
+    items = np.frombuffer(text, np.uint8).astype(np.int64)
+    return {
+        (lowering, t): outputs(Session.open(bundle, lowering=lowering, chunk_sizes=[t]), t, items)
+        for lowering in LOWERINGS
+        for t in (1, 32)
+    }
+
+
+def apart(one: dict[str, Array], other: dict[str, Array]) -> float:
+    """The largest distance of outputs and states, each over the size of the other's."""
+    sizes = {name: max(float(np.linalg.norm(value)), 1e-30) for name, value in other.items()}
+    return max(float(np.linalg.norm(np.subtract(one[k], v))) / sizes[k] for k, v in other.items())
+
+
+@pytest.fixture(scope="module")
+def full() -> Cut:
+    return cut("text")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "by_item"), [("int8-rows", True), ("int4-weights", True), ("int8-dynamic", False)]
+)
+def test_what_a_cut_moves_beside_what_rounding_costs(
+    recipe: str, by_item: bool, full: Cut, tmp_path: Path
+) -> None:
+    """Last bits of float32 move some rounded values by a step; a scale per chunk moves all."""
+    quantize_bundle("text", tmp_path / "q", recipe)
+    quantized = cut(tmp_path / "q")
+    for lowering in LOWERINGS:
+        assert apart(full[lowering, 1], full[lowering, 32]) < 1e-5
+        moved = apart(quantized[lowering, 1], quantized[lowering, 32])
+        rounding = apart(quantized[lowering, 32], full[lowering, 32])
+        assert (moved < 0.5 * rounding) is by_item
