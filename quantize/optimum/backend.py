@@ -50,7 +50,8 @@ class OptimumBackend:
             NoCounterpartError: an override chose a form that is not the recipe's.
         """
         recipe = values.recipe
-        if any(choice.block for choice in chosen.values()):
+        forms = {c.form for c in chosen.values() if c.role != "embedding" and c.form != "float32"}
+        if recipe.products == "int8-dynamic" and forms == {"int8-block"}:  # a graph of `single`
             return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
