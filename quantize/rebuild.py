@@ -16,7 +16,14 @@ from dst.quantize.graphs import drop_unused, load, opset_of
 from dst.quantize.plan import Choice
 from dst.quantize.recipe import Recipe
 from dst.quantize.record import WeightRecord
-from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET, Draft, write_lookup, write_product
+from dst.quantize.rewrite import (
+    EMBEDDING_OPSET,
+    OPSET,
+    Draft,
+    write_limits,
+    write_lookup,
+    write_product,
+)
 from dst.quantize.survey import Floats, Site, Survey, named, survey
 from dst.quantize.values import Values
 from dst.runtime.bundle import Bundle
@@ -141,10 +148,12 @@ def rebuilt(
     write = backend.writer(graph, chosen, values)
     draft = Draft()
     records: dict[str, WeightRecord] = {}
+    blocks: set[str] = set()
     for node in graph.model.graph.node:
         site = sites.get(node.name)
         if site is None:
-            draft.nodes.append(node)
+            limits = node.op_type in ("Relu", "Clip") and node.input[0] in blocks
+            write_limits(draft, node) if limits else draft.nodes.append(node)
             continue
         choice = chosen[node.name]
         if choice.form == "float32":
@@ -153,6 +162,8 @@ def rebuilt(
             write_lookup(draft, node, values.held(site, choice, graph.weight(site)))
         else:
             write(draft, node, site)
+            if choice.form in ("int4-block", "int8-block"):
+                blocks.add(node.output[0])
         records[site.key] = _record(graph.entry.file, site, choice)
     for name, reason in graph.found.left.items():
         records[name] = WeightRecord(graph.entry.file, name, "", "operator", (), "float32", reason)

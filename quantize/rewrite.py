@@ -138,6 +138,26 @@ def write_lookup(draft: Draft, node: onnx.NodeProto, held: Held) -> None:
     draft.node("Mul", [wide, scale], result, f"{name}.scaled")
 
 
+def write_limits(draft: Draft, node: onnx.NodeProto) -> None:
+    """Write a Relu or a Clip as Max and Min: the same values, and a product before it is fused.
+
+    ONNX Runtime 1.32 leaves a product in blocks as it stands if one of the two reads it, and then
+    multiplies its weight out anew at every step.
+    """
+    if node.op_type == "Relu":
+        low, high = draft.array("quantize.nothing", np.float32(0)), ""
+    else:
+        low, high = (*node.input[1:], "", "")[:2]
+    steps = [(op, limit) for op, limit in (("Max", low), ("Min", high)) if limit]
+    value, result = node.input[0], node.output[0]
+    for number, (op, limit) in enumerate(steps, start=1):
+        last = number == len(steps)
+        output, name = (result, node.name) if last else (f"{result}.low", f"{node.name}.low")
+        value = draft.node(op, [value, limit], output, name)
+    if not steps:
+        draft.nodes.append(node)
+
+
 def _float16(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
     if held.half is None:
         raise TypeError("a float16 form needs its weight in half precision")

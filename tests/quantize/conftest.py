@@ -67,6 +67,10 @@ def running_sum(x: str) -> list[onnx.NodeProto]:
     ]
 
 
+LIMITS: dict[str, Array] = {
+    "low": np.array(-0.25, np.float32),
+    "high": np.array(0.5, np.float32),
+}
 SMALL: dict[str, Array] = {
     "one": np.array([1]),
     "minus_one": np.array([-1]),
@@ -74,8 +78,11 @@ SMALL: dict[str, Array] = {
 }
 
 
-def text_step(gated: bool, turned: bool = False) -> bytes:
-    """Read ids: embedding, a product into a running sum, one out of it, and the tied head."""
+def text_step(gated: bool, turned: bool = False, limit: Sequence[str] = ()) -> bytes:
+    """Read ids: embedding, a product into a running sum, one out of it, and the tied head.
+
+    ``limit`` is an operator, with names of its limits, between the last two products.
+    """
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["u"], "look"),
         helper.make_node("MatMul", ["u", "w_in"], ["v"], "into"),
@@ -94,7 +101,8 @@ def text_step(gated: bool, turned: bool = False) -> bytes:
     nodes += [
         helper.make_node("Tanh", ["s"], ["bounded"]),
         helper.make_node("MatMul", ["bounded", "w_out"], ["y"], "out"),
-        helper.make_node("MatMul", ["y", "head"], ["logits"], "head"),
+        *([helper.make_node(limit[0], ["y", *limit[1:]], ["z"], "limit")] if limit else []),
+        helper.make_node("MatMul", ["z" if limit else "y", "head"], ["logits"], "head"),
     ]
     table = drawn(VOCABULARY, WIDTH, seed=0, scale=1.0)
     weights = {
@@ -103,6 +111,7 @@ def text_step(gated: bool, turned: bool = False) -> bytes:
         "w_out": drawn(WIDTH, WIDTH, seed=2),
         **({} if turned else {"head": np.ascontiguousarray(table.T)}),
         **({"w_gate": drawn(WIDTH, WIDTH, seed=3)} if gated else {}),
+        **{name: LIMITS[name] for name in limit[1:] if name},
         **SMALL,
     }
     return model_of(

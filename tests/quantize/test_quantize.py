@@ -6,7 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from tests.quantize.conftest import optimized, outputs
+from tests.quantize.conftest import (
+    NOMINAL,
+    VOCABULARY,
+    chunk_of,
+    contract_of,
+    optimized,
+    outputs,
+    text_step,
+    written,
+)
 
 from dst.quantize import (
     RECIPES,
@@ -22,9 +31,9 @@ from dst.quantize import (
 )
 from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import BundleExistsError, OtherPrecisionError
+from dst.runtime.manifest import Tokens
 
 Array = npt.NDArray[np.generic]
-NOMINAL = 8
 ITEMS = np.random.default_rng(3).integers(0, 256, 400)
 CALIBRATION = Calibration.of_items(ITEMS, streams=2)
 EIGHT = dict.fromkeys(("int8-dynamic", "int8-rows", "int8-static", "int8-weights"), 0.05)
@@ -131,6 +140,29 @@ def test_onnxruntime_runs_every_product_in_an_integer_kernel(
     for node in nodes:
         if node.op_type == "MatMulNBits":
             assert {a.name: a.i for a in node.attribute}["accuracy_level"] == 4
+
+
+@pytest.mark.parametrize("recipe", ["int8-weights", "int4-weights"])
+@pytest.mark.parametrize(
+    "limit", [("Relu",), ("Clip", "low", "high"), ("Clip", "low"), ("Clip", "", "high")]
+)
+def test_a_product_before_a_limit_is_run_in_an_integer_kernel_too(
+    limit: tuple[str, ...], recipe: str, tmp_path: Path
+) -> None:
+    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
+    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", VOCABULARY)
+    step = text_step(gated=False, limit=limit)
+    source = written(tmp_path / "source", step, contract, ITEMS[: 2 * NOMINAL])
+    made(source, tmp_path / "q", recipe)
+    found = [n.op_type for n in optimized(tmp_path / "q" / "step.onnx", tmp_path)]
+    assert (found.count("MatMulNBits"), "MatMul" in found) == (3, False)
+    only = [Override("*", "float32"), Override("w_out", RECIPES[recipe].products)]
+    quantize_bundle(source, tmp_path / "q", recipe, overrides=only, overwrite=True)
+    right, limited = (
+        outputs(Session.open(path), NOMINAL, ITEMS)["logits"] for path in (source, tmp_path / "q")
+    )
+    off = float(np.linalg.norm(np.subtract(limited, right)) / np.linalg.norm(right))
+    assert 0 < off < BUDGET[recipe]
 
 
 # Saved states
