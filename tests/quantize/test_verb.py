@@ -50,8 +50,20 @@ def test_what_is_forced_is_warned_of(
     text_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--recipe", "int8-rows", "--form", "w_gate=int8-rows", "--out", str(tmp_path / "q")]
+    words += ["--json", str(tmp_path / "told")]
     assert call(["quantize", str(text_bundle), *words]) == 0
-    assert "w_gate: gate is quantized because you asked" in capsys.readouterr().err
+    warned = " ".join(capsys.readouterr().err.split())
+    assert "w_gate: gate is quantized because you asked" in warned
+    strayed = json.loads((tmp_path / "told").read_text())["strayed"]
+    assert strayed["items"] >= 10_000
+    assert min(strayed["divergence"]) > 0
+    assert f"to {strayed['divergence'][1]:.1e} at the last" in warned
+
+
+def test_what_is_not_forced_is_not_measured(text_bundle: Path, tmp_path: Path) -> None:
+    words = ["--recipe", "int8-rows", "--out", str(tmp_path / "q")]
+    assert call(["quantize", str(text_bundle), *words, "--json", str(tmp_path / "told")]) == 0
+    assert json.loads((tmp_path / "told").read_text())["strayed"] is None
 
 
 def test_optimum_is_asked_by_name(text_bundle: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from dst.command.errors import WrongUseError
+from dst.command.insisted import Strayed, strayed
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
@@ -48,7 +49,7 @@ class Order:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The bundle that was written."""
+    """The bundle that was written; `strayed` where an override quantizes what no recipe would."""
 
     path: str
     bundle_id: str
@@ -58,6 +59,7 @@ class Result(msgspec.Struct, frozen=True):
     weights_bytes: int
     weights_bytes_before: int
     weights: tuple[WeightRecord, ...]
+    strayed: Strayed | None
 
 
 def quantize(order: Order, output: Output) -> int:
@@ -86,6 +88,8 @@ def quantize(order: Order, output: Output) -> int:
             progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
         )
     _tell(order.out, done, output)
+    insisted = any(record.insisted for record in done.records)
+    drift = strayed(bundle, order.out, output) if insisted else None
     before, after = done.weights_bytes
     output.write_json(
         Result(
@@ -97,6 +101,7 @@ def quantize(order: Order, output: Output) -> int:
             weights_bytes=after,
             weights_bytes_before=before,
             weights=done.records,
+            strayed=drift,
         )
     )
     return 0
@@ -165,7 +170,7 @@ def _tell(path: Path, done: Quantized, output: Output) -> None:
         if record.insisted:
             output.err.print(
                 f"[yellow]{foreign(record.weight)}: {record.role} is quantized because you asked; "
-                "measure how the error grows over a stream before you use it[/]"
+                "every recipe leaves it in float32[/]"
             )
     if not manifest.certificates and output.json is None:
         output.out.print("[dim]certificates of the source do not describe these graphs[/]")
