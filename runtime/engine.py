@@ -21,7 +21,7 @@ from dst.runtime.errors import (
     shown,
 )
 from dst.runtime.manifest import Contract, Graph
-from dst.runtime.memory import Memory, predict
+from dst.runtime.memory import Memory, give_back_freed, predict
 from dst.runtime.options import session_options
 from dst.runtime.providers import (
     Lowering,
@@ -191,6 +191,7 @@ class Engine:
                 f"{session.get_providers()[0]}; nothing was run. Its device or its libraries are "
                 "missing, see docs/providers.md"
             )
+        give_back_freed()
         check_signature(label, graph, self.contract, session)
         load = load_of(session, graph, self.provider)
         if self.strict and load.fell_back is not None:
