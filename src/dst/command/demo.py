@@ -27,7 +27,7 @@ from dst.runtime import Session, generate
 from dst.runtime.manifest import Tokens
 
 CRASH_BYTES = 1 << 16
-PRECISION_BYTES = 1 << 15
+PRECISION_BYTES = 1 << 14
 PROMPT = '    def __init__(self, name, size=0):\n        """'
 SAMPLE_BYTES = 240
 SAMPLE_SEED = 7
