@@ -205,17 +205,67 @@ def test_every_graph_of_a_fused_bundle_is_raised_for_it_and_no_other(tmp_path: P
     }
 
 
-# The shipped model, whose float32 parts differ in their last bits from one T to another
+# The shipped model: all of it is exact but its window attention, which stays float32 and whose last
+# bits depend on where in a chunk an item stands
+
+
+@pytest.fixture(scope="module")
+def unseeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model, fused, with what its window attention answers multiplied by zero."""
+    text = open_bundle("text")
+    whole = next(graph for graph in text.manifest.graphs if graph.lowering == "fused")
+    model = onnx.load(str(text.root / whole.file), load_external_data=False)
+    weighed = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if weighed & set(node.input):
+            answer = node.output[0]
+            node.output[0] = f"{answer}.seen"
+            nodes.append(onnx.helper.make_node("Mul", [f"{answer}.seen", "nothing"], [answer]))
+    assert len(nodes) - len(model.graph.node) == len(weighed) == 4
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    nothing = onnx.numpy_helper.from_array(np.zeros((), np.float32), "nothing")
+    model.graph.initializer.append(nothing)
+    path = tmp_path_factory.mktemp("unseeing") / "text"
+    manifest = msgspec.structs.replace(text.manifest, graphs=(whole,), certificates=(), files={})
+    kept = ["weights.bin", *(golden.file for golden in manifest.golden)]
+    step: dict[str, bytes | Path] = {whole.file: bytes(model.SerializeToString())}
+    write_bundle(path, manifest, {**step, **{file: text.root / file for file in kept}})
+    return path
+
+
+@pytest.mark.parametrize(
+    "recipe", ["int8-rows", "int8-static", "int8-weights", "int4-weights", "int4-mixed"]
+)
+def test_all_of_the_shipped_model_but_its_window_attention_is_bit_equal_for_every_t(
+    recipe: str, unseeing: Path, tmp_path: Path
+) -> None:
+    items = heldout(1024)
+    calibration = Calibration.of_items(items, streams=2)
+    quantize_bundle(unseeing, tmp_path / "q", recipe, calibration=calibration)
+    sizes = open_bundle(tmp_path / "q").manifest.contract.chunk.allowed_t
+    assert sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    by_t = {t: outputs(Session.open(tmp_path / "q", chunk_sizes=[t]), t, items) for t in sizes}
+    assert len(by_t[1]) == 1 + 17  # the logits and each tensor of the state
+    for t in sizes[1:]:
+        assert all(np.array_equal(by_t[t][name], value) for name, value in by_t[1].items())
 
 
 LOWERINGS: tuple[Lowering, ...] = ("fused", "portable")
 Cut = dict[tuple[Lowering, int], dict[str, Array]]
 
 
+def heldout(count: int) -> npt.NDArray[np.int64]:
+    """The first bytes of the text that the shipped model has not been trained on."""
+    text = files("dst").joinpath("heldout", "stdlib.txt").read_bytes()[:count]
+    return np.frombuffer(text, np.uint8).astype(np.int64)
+
+
 def cut(bundle: str | Path) -> Cut:
     """What a bundle makes of some text by each lowering, in single steps and in chunks."""
-    text = files("dst").joinpath("heldout", "stdlib.txt").read_bytes()[:512]
-    items = np.frombuffer(text, np.uint8).astype(np.int64)
+    items = heldout(512)
     return {
         (lowering, t): outputs(Session.open(bundle, lowering=lowering, chunk_sizes=[t]), t, items)
         for lowering in LOWERINGS
