@@ -158,11 +158,11 @@ class Engine:
                 self._open[graph.file] = self._load(graph)
             return self._open[graph.file]
 
-    def arena(self) -> Arena:
-        """Make a place for one state, where this provider can reach it."""
+    def arena(self, block: Block) -> Arena:
+        """Make a place for one state where this provider can reach it: `block`, or beside it."""
         if self._place.device == "cpu":
-            return HostArena(self.layout)
-        return DeviceArena(self.layout, self._place.device, self._device_number)
+            return HostArena(self.layout, block)
+        return DeviceArena(self.layout, block, self._place.device, self._device_number)
 
     def bridge(self, chunk: Array, outputs: Mapping[str, Array]) -> Bridge:
         """Give the graphs a step's chunk and outputs, where this provider wants them."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dst.runtime.errors import UnhealthyStateError
-from dst.runtime.saved import Saved, write_saved
+from dst.runtime.saved import Saved
+from dst.runtime.state_file import write_saved
 from dst.runtime.stream import Snapshot, Stream
 from dst.runtime.trend import TensorHealth, Track
 

@@ -85,12 +85,14 @@ class Recurrence:
         "mark",
     )
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, arenas: tuple[Arena, Arena] | None = None) -> None:
+        """Make it of these arenas, or of its own."""
         chunk = engine.contract.chunk
         item = tuple(size for size in chunk.shape if not isinstance(size, str))
         self._engine = engine
         self._every = engine.check_state_every
-        self._arenas = (engine.arena(), engine.arena())
+        *own, one, other = engine.layout.rooms(4 if arenas is None else 2)
+        self._arenas = arenas or (engine.arena(own[0]), engine.arena(own[1]))
         self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
         self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(3)]
         self._plans: dict[int, Plan] = {}
@@ -99,9 +101,7 @@ class Recurrence:
         self.mark = Mark(0, 0, 0, 0, 0, False, None)
         self._before = self.mark
         # the last good state, and room to undo a call: swapped in one assignment
-        good, spare = (
-            Kept(engine.layout.room(), self._look[0].copy(), self.mark) for _ in range(2)
-        )
+        good, spare = (Kept(block, self._look[0].copy(), self.mark) for block in (one, other))
         self._kept = (good, spare)
 
     # --- what the stream is now
@@ -113,6 +113,10 @@ class Recurrence:
     def tensors(self) -> Mapping[str, Array]:
         """Return the state in force by name; views may change with the next step."""
         return self._arenas[self.mark.side].tensors()
+
+    def room(self) -> Mapping[str, Array]:
+        """Return the memory of the state not in force by name, to be filled before `put`."""
+        return self._arenas[self.mark.side ^ 1].room()
 
     def pending(self) -> Array:
         """View the items that wait, `[n, ...]`."""

@@ -60,17 +60,25 @@ class Layout:
         """Make a zeroed block of `state_bytes` bytes whose address is a multiple of 64."""
         return self._aligned(np.zeros(self.state_bytes + ALIGNMENT, np.uint8))
 
-    def room(self) -> Block:
-        """Make a block to be written to: its tensors hold anything, the padding between is zero."""
-        block = self._aligned(np.empty(self.state_bytes + ALIGNMENT, np.uint8))
-        ends = [place.start for place in self.places[1:]] + [self.state_bytes]
-        for place, end in zip(self.places, ends, strict=True):
-            block[place.start + place.size : end] = 0
-        return block
+    def rooms(self, count: int) -> list[Block]:
+        """Make blocks to be written to: their tensors hold anything, the padding between is zero.
 
-    def _aligned(self, room: Block) -> Block:
-        start = -room.ctypes.data % ALIGNMENT
-        return room[start : start + self.state_bytes]
+        They lie side by side in one piece of memory, which costs less than several: where streams
+        come and go, the allocator hands one piece out again, but gives several back to the system.
+        """
+        size = self.state_bytes
+        whole = self._aligned(np.empty(count * size + ALIGNMENT, np.uint8), count)
+        blocks = [whole[i * size : (i + 1) * size] for i in range(count)]
+        ends = [place.start for place in self.places[1:]] + [size]
+        for place, end in zip(self.places, ends, strict=True):
+            if place.start + place.size < end:
+                for block in blocks:
+                    block[place.start + place.size : end] = 0
+        return blocks
+
+    def _aligned(self, memory: Block, count: int = 1) -> Block:
+        start = -memory.ctypes.data % ALIGNMENT
+        return memory[start : start + count * self.state_bytes]
 
     def views(self, block: Block) -> dict[str, Array]:
         """Return the state tensors as views into a block, by name."""
@@ -122,7 +130,10 @@ class Arena(Protocol):
         """Copy the state from tensors by name, in the layout's dtypes and shapes."""
 
     def tensors(self) -> Mapping[str, Array]:
-        """Return the state by name: a copy, or views that are valid until the next change."""
+        """Return the state by name: views that are valid until the next change."""
+
+    def room(self) -> Mapping[str, Array]:
+        """Return the memory of the state by name, to be written to; nothing if it is elsewhere."""
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite."""
@@ -133,8 +144,8 @@ class HostArena:
 
     __slots__ = ("_block", "_runs", "_views", "values")
 
-    def __init__(self, layout: Layout) -> None:
-        self._block = layout.room()
+    def __init__(self, layout: Layout, block: Block) -> None:
+        self._block = block
         self._views = layout.views(self._block)
         self.values: tuple[ort.OrtValue, ...] = tuple(
             ort.OrtValue.ortvalue_from_numpy(view) for view in self._views.values()
@@ -152,10 +163,15 @@ class HostArena:
     def fill(self, tensors: Mapping[str, Array]) -> None:
         """Copy the state from tensors by name."""
         for name, view in self._views.items():
-            np.copyto(view, tensors[name])
+            if tensors[name] is not view:  # it may have been read into `room`
+                np.copyto(view, tensors[name])
 
     def tensors(self) -> Mapping[str, Array]:
         """View the state by name."""
+        return self._views
+
+    def room(self) -> Mapping[str, Array]:
+        """View the state by name, to be written to."""
         return self._views
 
     def finite(self) -> bool:
@@ -167,19 +183,21 @@ class HostArena:
 
 
 class DeviceArena:
-    """An arena in the memory of a device: it crosses to the host only to be read or written."""
+    """An arena in the memory of a device: it crosses to the host only to be read or written.
 
-    __slots__ = ("_layout", "values")
+    The block this class holds is where the host looks at it.
+    """
 
-    def __init__(self, layout: Layout, device: str, number: int = 0) -> None:
-        self._layout = layout
-        views = layout.views(layout.block())
+    __slots__ = ("_block", "_layout", "values")
+
+    def __init__(self, layout: Layout, block: Block, device: str, number: int = 0) -> None:
+        self._layout, self._block = layout, block
         self.values: tuple[ort.OrtValue, ...] = tuple(
             ort.OrtValue.ortvalue_from_shape_and_type(p.shape, p.dtype.type, device, number)
             for p in layout.places
         )
-        for value, view in zip(self.values, views.values(), strict=True):
-            value.update_inplace(view)
+        block[...] = 0
+        self.write(block)
 
     def read(self, block: Block) -> None:
         """Copy the state into a host block."""
@@ -198,15 +216,17 @@ class DeviceArena:
 
     def tensors(self) -> Mapping[str, Array]:
         """Copy the state to the host."""
-        block = self._layout.room()
-        self.read(block)
-        return self._layout.views(block)
+        self.read(self._block)
+        return self._layout.views(self._block)
+
+    def room(self) -> Mapping[str, Array]:
+        """Return nothing: the host cannot write there."""
+        return {}
 
     def finite(self) -> bool:
         """Say whether every float in the state is finite; copies it to the host."""
-        block = self._layout.block()
-        self.read(block)
-        return self._layout.bad_tensor(block) is None
+        self.read(self._block)
+        return self._layout.bad_tensor(self._block) is None
 
 
 def _float_runs(layout: Layout, block: Block) -> list[npt.NDArray[np.floating]]:

@@ -20,14 +20,9 @@ from dst.runtime.plan import Plan
 from dst.runtime.recurrence import BadStateError, Recurrence, held
 from dst.runtime.rest import put_saved, to_saved
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import (
-    Identity,
-    Saved,
-    check_identity,
-    read_saved,
-    write_saved,
-)
+from dst.runtime.saved import Identity, Saved, check_identity
 from dst.runtime.state import Block
+from dst.runtime.state_file import read_saved, write_saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
@@ -257,7 +252,10 @@ class Stream:
             StateNotFoundError, StateCorruptError, StateVersionError: the file cannot be used.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
-        return Stream.resume(session, read_saved(Path(path)), allow_precision, f"state {path}")
+        stream = Stream._blank(session)
+        saved = read_saved(Path(path), stream._core.room())
+        put_saved(session, stream._core, saved, allow_precision, f"state {path}")
+        return stream
 
     @staticmethod
     def resume(
@@ -275,12 +273,18 @@ class Stream:
             StateCorruptError: it does not fit the contract, or holds a NaN or an infinity.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
-        stream = Stream.__new__(Stream)  # what `__init__` would write is written by `put_saved`
-        stream._begin(session)
+        stream = Stream._blank(session)
         put_saved(session, stream._core, saved, allow_precision, where)
         return stream
 
     # --- inside
+
+    @staticmethod
+    def _blank(engine: Engine) -> "Stream":
+        """A stream without a state, for `put_saved`."""
+        stream = Stream.__new__(Stream)
+        stream._begin(engine)
+        return stream
 
     def predict(
         self,
@@ -339,7 +343,7 @@ class Stream:
         return plan
 
     def _block(self) -> Block:
-        block = self._engine.layout.room()
+        (block,) = self._engine.layout.rooms(1)
         self._core.read(block)
         return block
 

@@ -36,8 +36,8 @@ import numpy.typing as npt
 import dst
 from dst.runtime import Session, StateStore, Stream, StreamPool, rss_bytes
 from dst.runtime.manifest import Tokens
+from dst.runtime.packed import pack
 from dst.runtime.pool.slots import Side
-from dst.runtime.saved import pack
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]

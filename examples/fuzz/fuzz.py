@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["dst.runtime", "tests.safety.laws"]):
 
     from dst.runtime import open_bundle
     from dst.runtime.manifest import encode, seal
-    from dst.runtime.saved import pack
+    from dst.runtime.packed import pack
     from dst.runtime.store.seal import seal as seal_blob
 
 

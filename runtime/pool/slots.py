@@ -21,7 +21,7 @@ import onnxruntime as ort
 from dst.runtime.engine import Engine
 from dst.runtime.finite import finite, pieces
 from dst.runtime.recurrence import Recurrence
-from dst.runtime.state import Arena, Block, Layout, Place
+from dst.runtime.state import Block, Layout, Place
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.floating]
@@ -104,6 +104,10 @@ class RowArena:
         """View the row by name."""
         return {p.name: row for p, row in zip(self._places, self._rows, strict=True)}
 
+    def room(self) -> Mapping[str, Array]:
+        """Return nothing: a row need not be contiguous."""
+        return {}
+
     def take(self, other: "RowArena") -> None:
         """Copy the state from another row."""
         for row, theirs in zip(self._rows, other._rows, strict=True):
@@ -130,12 +134,10 @@ class Slot(Recurrence):
     __slots__ = ("_own", "number")
 
     def __init__(self, engine: Engine, number: int, sides: Sequence[Side]) -> None:
-        super().__init__(engine)
-        self.number = number
         places = engine.layout.places
         self._own = [RowArena(places, side.row(number)) for side in sides]
-        arenas: tuple[Arena, Arena] = (self._own[0], self._own[1])
-        self._arenas = arenas
+        super().__init__(engine, (self._own[0], self._own[1]))
+        self.number = number
         self.reset()
 
     def protect(self) -> None:

@@ -14,7 +14,8 @@ from dst.runtime.errors import (
     StoreCorruptError,
     StreamNotFoundError,
 )
-from dst.runtime.saved import Saved, pack, unpack
+from dst.runtime.packed import pack, unpack
+from dst.runtime.saved import Saved
 from dst.runtime.store.retention import Mark, to_drop
 from dst.runtime.store.seal import seal, unseal
 

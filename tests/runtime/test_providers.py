@@ -21,7 +21,7 @@ from dst.runtime.golden import golden_chunks
 from dst.runtime.manifest import Graph, Manifest
 from dst.runtime.providers import PLACES, Place, Provider
 from dst.runtime.report import GraphLoad, Share, load_of
-from dst.runtime.state import Arena, DeviceArena
+from dst.runtime.state import Arena, Block, DeviceArena
 from dst.runtime.timing import time_golden
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
@@ -299,8 +299,8 @@ def test_the_host_copies_nothing() -> None:
 def test_a_stream_in_a_devices_memory_is_the_same_stream(
     shelf: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def arena(self: Engine) -> Arena:
-        return DeviceArena(self.layout, "cpu")
+    def arena(self: Engine, block: Block) -> Arena:
+        return DeviceArena(self.layout, block, "cpu")
 
     items: npt.NDArray[np.generic] = np.arange(40)
     if name == "sensor":

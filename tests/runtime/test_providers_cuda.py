@@ -37,7 +37,8 @@ def test_the_golden_runs_are_reproduced(lowering: Lowering) -> None:
 
 
 def test_the_state_lies_on_the_device() -> None:
-    arena = Session.open("text", provider="cuda").arena()
+    session = Session.open("text", provider="cuda")
+    arena = session.arena(session.layout.block())
     assert {value.device_name() for value in arena.values} == {"cuda"}
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from xxhash import xxh3_128
 
 from dst.runtime import Session, Stream, generate
 from dst.runtime.errors import (
@@ -25,7 +26,8 @@ from dst.runtime.errors import (
     StateNotFoundError,
     StateVersionError,
 )
-from dst.runtime.saved import pack, read_saved, unpack
+from dst.runtime.packed import pack, unpack
+from dst.runtime.state_file import read_saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 
@@ -71,7 +73,7 @@ def test_the_file_is_plain_safetensors(text: Session, tmp_path: Path) -> None:
     stream.advance(b"123456789")
     stream.save(tmp_path / "a.state")
     tensors = safetensors.numpy.load_file(tmp_path / "a.state")
-    opening = rb'\{"__metadata__":\{"checksum":"[0-9a-f]{64}","format":"dst-state","version":"1",'
+    opening = rb'\{"__metadata__":\{"checksum":"[0-9a-f]{32}","format":"dst-state","version":"2",'
     assert re.match(opening, (tmp_path / "a.state").read_bytes()[8:])
     assert sorted(tensors) == ["lookback", "pending", "state/h", "state/n"]
     np.testing.assert_array_equal(tensors["state/h"], stream.state["h"])
@@ -178,12 +180,36 @@ def test_content_that_breaks_the_contract_is_refused(text: Session, tmp_path: Pa
         path.write_bytes(pack(msgspec.structs.replace(saved, state=state)))
         with pytest.raises(StateCorruptError):
             Stream.load(text, path)
-    newer = pack(saved).replace(b'"version":"1"', b'"version":"2"')
-    at = newer.index(b'"checksum":"') + len(b'"checksum":"')
-    blank = newer[:at] + b"0" * 64 + newer[at + 64 :]
-    path.write_bytes(blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode(), 1))
-    with pytest.raises(StateVersionError, match="version is 2"):
+
+
+@pytest.mark.parametrize(("version", "places"), [(b"3", 32), (b"1", 64)])
+def test_another_version_is_told_from_damage(
+    text: Session, tmp_path: Path, version: bytes, places: int
+) -> None:
+    path = tmp_path / "a.state"
+    data = pack(text.stream().saved()).replace(b'"version":"2"', b'"version":"' + version + b'"')
+    at = data.index(b'"checksum":"') + len(b'"checksum":"')
+    blank = data[:at] + b"0" * places + data[at + 32 :]
+    digest = hashlib.sha256(blank) if version == b"1" else xxh3_128(blank)
+    path.write_bytes(blank.replace(b"0" * places, digest.hexdigest().encode(), 1))
+    with pytest.raises(StateVersionError, match=f"version is {version.decode()}; .* reads 2"):
         Stream.load(text, path)
+
+
+def test_a_state_is_read_to_where_it_will_be_used(text: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.state"
+    stream = text.stream()
+    stream.advance(b"12345678")
+    stream.save(path)
+    state = stream.state
+    fits = np.zeros_like(state["h"])
+    room = {"h": fits, "n": np.zeros((1, 9), state["n"].dtype), "pending": np.zeros(0, np.int64)}
+    saved = read_saved(path, room)
+    assert saved.state["h"] is fits
+    assert saved.pending is not room["pending"]
+    for name, value in state.items():
+        np.testing.assert_array_equal(saved.state[name], value)
+    assert not room["n"].any()
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,8 @@ def test_arenas_on_host_and_device_hold_the_same(shelf: Path) -> None:
     random = layout.block()
     for view in layout.views(random).values():
         view[...] = np.random.default_rng(0).normal(size=view.shape)
-    for arena in (HostArena(layout), DeviceArena(layout, "cpu")):
+    here, there = layout.rooms(2)
+    for arena in (HostArena(layout, here), DeviceArena(layout, there, "cpu")):
         arena.write(random)
         back = layout.block()
         arena.read(back)
@@ -293,7 +294,7 @@ def test_a_stream_on_device_arenas_is_the_same_stream(
     shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, device = Session.open(shelf / "text"), Session.open(shelf / "text")
-    monkeypatch.setattr(device, "arena", lambda: DeviceArena(device.layout, "cpu"))
+    monkeypatch.setattr(device, "arena", lambda b: DeviceArena(device.layout, b, "cpu"))
     first, second = host.stream(), device.stream()
     for stream in (first, second):
         stream.advance(b"some bytes that fill chunks")

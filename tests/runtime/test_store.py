@@ -22,7 +22,8 @@ from dst.runtime.errors import (
     StreamNameError,
     StreamNotFoundError,
 )
-from dst.runtime.saved import Identity, Saved, pack
+from dst.runtime.packed import pack
+from dst.runtime.saved import Identity, Saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 

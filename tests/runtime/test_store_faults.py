@@ -24,7 +24,8 @@ from dst.runtime.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
-from dst.runtime.saved import Identity, Saved, pack
+from dst.runtime.packed import pack
+from dst.runtime.saved import Identity, Saved
 
 
 def state(item: int, size: int = 64) -> Saved:

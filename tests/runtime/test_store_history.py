@@ -21,7 +21,8 @@ from dst.runtime.errors import (
     StateNotFoundError,
 )
 from dst.runtime.manifest import Manifest
-from dst.runtime.saved import Identity, Saved, pack
+from dst.runtime.packed import pack
+from dst.runtime.saved import Identity, Saved
 from dst.runtime.store.retention import MAX_ASIDE, Mark, line_of, to_drop
 
 TEXT = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8).tobytes()

@@ -18,7 +18,8 @@ from dst.runtime.errors import (
     UnwantedKeyError,
     WrongKeyError,
 )
-from dst.runtime.saved import Identity, Saved, pack
+from dst.runtime.packed import pack
+from dst.runtime.saved import Identity, Saved
 
 pytest.importorskip("cryptography")
 

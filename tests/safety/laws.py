@@ -9,9 +9,11 @@ import hashlib
 import json
 from collections.abc import Callable
 
+from xxhash import xxh3_128
+
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.manifest import FORMAT, canonical, claimed_files, decode, encode
-from dst.runtime.saved import pack, unpack
+from dst.runtime.packed import pack, unpack
 from dst.runtime.store.seal import seal, unseal
 
 PLACE = b"the place of a record"
@@ -79,11 +81,10 @@ def blob_law(data: bytes) -> bool:
 
 def with_checksum(data: bytes) -> bytes:
     """Make the checksum of a saved state right, whatever else it holds."""
-    if len(data) < _CHECKSUM_AT + 64:
+    if len(data) < _CHECKSUM_AT + 32:
         return data
-    blank = data[:_CHECKSUM_AT] + b"0" * 64 + data[_CHECKSUM_AT + 64 :]
-    digest = hashlib.sha256(blank).hexdigest().encode()
-    return data[:_CHECKSUM_AT] + digest + data[_CHECKSUM_AT + 64 :]
+    blank = data[:_CHECKSUM_AT] + b"0" * 32 + data[_CHECKSUM_AT + 32 :]
+    return data[:_CHECKSUM_AT] + xxh3_128(blank).hexdigest().encode() + data[_CHECKSUM_AT + 32 :]
 
 
 def with_ids(data: bytes) -> bytes:

@@ -18,7 +18,9 @@ from tests.safety.writer import synthetic
 
 from dst.runtime import open_bundle, shipped
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.saved import Saved, pack, read_saved, unpack
+from dst.runtime.packed import pack, unpack
+from dst.runtime.saved import Saved
+from dst.runtime.state_file import read_saved
 from dst.runtime.store import Entry, Kept, StateStore
 from dst.runtime.store.file import SCHEMA
 from dst.runtime.store.seal import seal, unseal

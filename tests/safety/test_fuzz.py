@@ -27,7 +27,8 @@ from dst.runtime import Session, Stream, replay_golden
 from dst.runtime.bundle import Bundle
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.manifest import FileEntry, canonical, decode
-from dst.runtime.saved import Saved, pack
+from dst.runtime.packed import pack
+from dst.runtime.saved import Saved
 from dst.runtime.store.seal import seal
 
 EXAMPLES = settings(

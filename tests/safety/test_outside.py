@@ -20,8 +20,8 @@ from tests.safety.writer import synthetic
 from dst.runtime import errors, open_bundle, write_bundle
 from dst.runtime.errors import ManifestError, OutsideError
 from dst.runtime.manifest import Manifest, canonical, decode, encode
+from dst.runtime.packed import pack
 from dst.runtime.rules import check_name
-from dst.runtime.saved import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 1 << 20
@@ -246,7 +246,7 @@ def test_what_claims_to_be_huge_takes_no_memory(tmp_path: Path, bundle: Path) ->
     large = msgspec.structs.replace(contract, state=(grown,))
     whole = pack(synthetic(3, 40))
     opening = whole[:200]
-    claim = b'{"__metadata__":{"checksum":"' + b"0" * 64 + b'","format":"dst-state"}'
+    claim = b'{"__metadata__":{"checksum":"' + b"0" * 32 + b'","format":"dst-state"}'
     shape = b',"pending":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (2**60, 2**62)
     many = [plain.golden[0].__class__(file="golden.safetensors", t=4, steps=2**31 - 1)]
     tensors = safetensors.numpy.load(bytes(sum_files()["golden.safetensors"]))
@@ -271,7 +271,7 @@ def test_what_claims_to_be_huge_takes_no_memory(tmp_path: Path, bundle: Path) ->
     for name, data, error in (
         ("claim.state", state(claim + shape), "StateVersionError"),
         ("length.state", state(claim, 2**63), "StateCorruptError"),
-        ("shape.state", state(claim[:-1] + b',"version":"1"}' + shape), "StateCorruptError"),
+        ("shape.state", state(claim[:-1] + b',"version":"2"}' + shape), "StateCorruptError"),
         ("cut.state", whole[:-1], "StateCorruptError"),
     ):
         (root / name).write_bytes(data)

@@ -12,7 +12,8 @@ from rich.table import Table
 from dst.command.errors import INTERRUPTED, WrongUseError
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.runtime import StateStore
-from dst.runtime.saved import Saved, read_saved, write_saved
+from dst.runtime.saved import Saved
+from dst.runtime.state_file import read_saved, write_saved
 from dst.runtime.store import Entry, Kept
 
 KEY_BYTES = 32

@@ -28,10 +28,11 @@ from dst.runtime.errors import (
     StateCorruptError,
     TokenRangeError,
 )
+from dst.runtime.packed import pack
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved, pack
+from dst.runtime.saved import Saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

@@ -19,10 +19,10 @@ from dst.runtime.errors import (
     SlotError,
     StepError,
 )
+from dst.runtime.packed import pack
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
 from dst.runtime.pool.slots import Slot
-from dst.runtime.saved import pack
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
