@@ -14,7 +14,7 @@ class Tokens:
 
     vocabulary: int = 256
     tied: bool = False
-    """True where the head reuses the embedding matrix."""
+    """True where the head reuses the embedding matrix, behind a turn of its own (`[D, D]`)."""
 
 
 @dataclass(frozen=True, slots=True)

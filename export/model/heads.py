@@ -18,17 +18,24 @@ class Categorical(nn.Module):
 
     def __init__(self, items: Tokens, width: int) -> None:
         super().__init__()
+        self.tied = items.tied
         self.embedding = nn.Embedding(items.vocabulary, width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5 if items.tied else 1.0)
-        self.out = None if items.tied else linear(width, items.vocabulary)
+        # A tied head turns x first: else the item just read, which fills much of x, would stand out
+        # among the logits by sqrt(D), and so would the rounding error of its logit.
+        self.out = linear(width, width if items.tied else items.vocabulary)
+        if items.tied:
+            nn.init.orthogonal_(self.out.weight)
 
     def encode(self, chunk: Tensor) -> Tensor:
-        """``[B, T]`` int64 -> ``[B, T, D]``."""
-        return F.embedding(chunk, self.embedding.weight)
+        """``[B, T]`` int64 -> ``[B, T, D]``, of mean square 1 before training."""
+        x = F.embedding(chunk, self.embedding.weight)
+        return x * x.shape[-1] ** 0.5 if self.tied else x
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``logits [B, T, vocabulary]``."""
-        return {"logits": F.linear(x, self.embedding.weight) if self.out is None else self.out(x)}
+        x = self.out(x)
+        return {"logits": F.linear(x, self.embedding.weight) if self.tied else x}
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """Mean cross entropy in nats per item against ``target [B, T]``."""

@@ -94,6 +94,7 @@ def test_the_state_obeys_its_bound_at_each_of_100_000_random_steps() -> None:
 
 ITEMS: dict[str, Tokens | Gaussian | Quantiles] = {
     "tokens": Tokens(),
+    "tied": Tokens(512, tied=True),
     "gaussian": Gaussian(("x", "y")),
     "quantiles": Quantiles(("x", "y", "z")),
 }
@@ -176,6 +177,15 @@ def test_named_sizes_have_about_their_parameters(name: str, least: float, most: 
     with torch.device("meta"):
         count = sum(p.numel() for p in Network(SIZES[name]).parameters())
     assert least <= count <= most
+
+
+def test_an_untrained_tied_head_gives_the_item_just_read_no_more_than_others() -> None:
+    net = Network(replace(SIZES["tiny"], width=256, items=Tokens(1000, tied=True))).eval()
+    chunk = inputs_for(net, 1, 256)
+    logits = run(net, chunk, 256)[0]["logits"][0]
+    read = logits.gather(1, chunk[0, :, None])
+    assert [p.shape for p in net.head.parameters()] == [(1000, 256), (256, 256)]
+    assert read.square().mean() < 2 * logits.square().mean()
 
 
 def test_gaussian_loss_is_the_negative_log_likelihood() -> None:
