@@ -324,12 +324,14 @@ def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> 
 def _swap(work: Path, target: Path) -> None:
     """Rename `work` to `target`; a bundle that stands there goes, or comes back on failure."""
     old = work.with_suffix(".old")
-    if os.path.lexists(target):
-        os.rename(target, old)
     try:
+        if os.path.lexists(target):
+            os.rename(target, old)
         os.rename(work, target)
-    except BaseException:
-        if old.exists():
+    except BaseException:  # an interrupt too, after either of the two
+        if os.path.lexists(target):
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
             os.rename(old, target)
         raise
     try:

@@ -170,3 +170,28 @@ def test_a_rename_that_fails_brings_the_old_bundle_back(
             write_bundle(tmp_path / "b", replace(manifest, name="x"), files, overwrite=True)
     assert open_bundle(tmp_path / "b").manifest == kept
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(("after", "stands"), [(".old", "first"), ("b", "second")])
+def test_an_interrupt_between_the_renames_leaves_one_whole_bundle(
+    text_parts: Parts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+    stands: str,
+) -> None:
+    manifest, files = text_parts
+    write_bundle(tmp_path / "b", replace(manifest, name="first"), files)
+    rename = os.rename
+
+    def interrupt(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target.name.endswith(after) and not source.name.endswith(".old"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_bundle(tmp_path / "b", replace(manifest, name="second"), files, overwrite=True)
+    assert open_bundle(tmp_path / "b").manifest.name == stands
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
