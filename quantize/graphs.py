@@ -89,12 +89,13 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    names = [node.name for node in model.graph.node]
     try:
         raised = version_converter.convert_version(model, opset)
     except Exception:  # onnx raises whatever its converter meets; the model is usable as it is
         return model
-    if [node.name for node in raised.graph.node] == names:  # else it was rebuilt: leave it
+    following = ((node.name, node.op_type) for node in raised.graph.node)
+    # else it was rebuilt, and nothing that is known of its nodes by name would hold: leave it
+    if all((node.name, node.op_type) in following for node in model.graph.node):
         raised.ir_version = max(model.ir_version, IR_OF_OPSET[opset])
         raised.producer_name, raised.graph.name = model.producer_name, model.graph.name
         return raised
