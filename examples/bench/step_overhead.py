@@ -2,19 +2,22 @@
 
     python examples/bench/step_overhead.py BUNDLE [--t 1 32] [--rounds 2000]
 
-For each T five ways to take the same step run in turns, in another order each round, so that all
+For each T six ways to take the same step run in turns, in another order each round, so that all
 meet the same weather and none always follows the same other:
 
 - `bare`: `run_with_iobinding` on two prebuilt bindings, A -> B and B -> A, and nothing else;
 - `again`: the same over buffers of its own: what differs between them is noise;
 - `copies`: `bare`, with the chunk copied in and the outputs copied out by hand and nothing checked:
   what no runtime that hands out copies can go below;
+- `checks`: `bare`, with the chunk copied in, ids and outputs checked as `Stream.step` checks them,
+  and the outputs lent, not copied: one function that does nothing else;
 - `stream`: `Stream.step`, which also copies the chunk in and the outputs out, checks tokens or
   features, outputs and now and then the state, and commits;
 - `naive`: `InferenceSession.run` with numpy state, fed back by hand.
 
 The figures are medians; `own cost` is the median of stream minus bare, round by round, `of it
-copies` that of copies minus bare, and `noise` that of again minus bare.
+copies` and `of it checks` those of copies and checks minus bare, and `noise` that of again minus
+bare.
 """
 
 import argparse
@@ -23,16 +26,21 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime import Session
+from dst.runtime.finite import finite, pieces
+from dst.runtime.intake import Intake
 from dst.runtime.manifest import Tokens
+from dst.runtime.plan import FEW_TOKENS
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
+Way = Literal["bare", "copies", "checks"]
 
 
 def random_chunk(session: Session, t: int) -> Array:
@@ -58,8 +66,8 @@ def graph_chunk(session: Session, chunk: Array) -> Array:
     return np.ascontiguousarray(np.pad(chunk, pad))
 
 
-def bare(session: Session, t: int, chunk: Array, copies: bool) -> Callable[[], object]:
-    """Two bindings over buffers made once; a call runs the next one."""
+def bare(session: Session, t: int, chunk: Array, way: Way = "bare") -> Callable[[], object]:
+    """Two bindings over buffers made once; a call runs the next one, and what the way adds."""
     contract = session.contract
     runner = session.runner_for(t)
     value = ort.OrtValue.ortvalue_from_numpy
@@ -95,7 +103,24 @@ def bare(session: Session, t: int, chunk: Array, copies: bool) -> Callable[[], o
         side ^= 1
         return {name: array.copy() for name, array in outputs.items()}
 
-    return call_and_copy if copies else call
+    intake = Intake(contract.chunk, t)
+    tokens, few = intake.unsigned is not None, t <= FEW_TOKENS
+    ids = feed.reshape(-1).view(np.uint64) if tokens else feed
+    values = [pieces(array) for array in outputs.values()]
+
+    def call_and_check() -> object:
+        nonlocal side
+        feed[...] = given
+        if tokens and (max(ids.tolist()) if few else ids.max()) >= intake.vocabulary:
+            raise ValueError("an id outside the vocabulary")
+        runner.run_with_iobinding(bindings[side])
+        for array in values:
+            if not finite(array):
+                raise ValueError("an output that is not finite")
+        side ^= 1
+        return dict(outputs)
+
+    return {"bare": call, "copies": call_and_copy, "checks": call_and_check}[way]
 
 
 def naive(session: Session, t: int, chunk: Array) -> Callable[[], object]:
@@ -140,16 +165,17 @@ def main() -> None:
     asked = parser.parse_args()
     session = Session.open(asked.bundle, chunk_sizes=asked.t or None)
     print(f"{session.bundle.label} {len(session.contract.state)} state tensors, microseconds")
-    columns = ["T", "bare", "again", "copies", "stream", "naive"]
-    columns += ["own cost", "of it copies", "noise", "naive/stream"]
+    columns = ["T", "bare", "again", "copies", "checks", "stream", "naive"]
+    columns += ["own cost", "of it copies", "of it checks", "noise", "naive/stream"]
     print(" ".join(f"{column:>12}" for column in columns))
     for t in session.chunk_sizes:
         chunk = random_chunk(session, t)
         stream = session.stream()
         ways: list[Callable[[], object]] = [
-            bare(session, t, chunk, copies=False),
-            bare(session, t, chunk, copies=False),
-            bare(session, t, chunk, copies=True),
+            bare(session, t, chunk),
+            bare(session, t, chunk),
+            bare(session, t, chunk, "copies"),
+            bare(session, t, chunk, "checks"),
             partial(stream.step, chunk),
             naive(session, t, chunk),
         ]
@@ -158,9 +184,9 @@ def main() -> None:
         shuffle = random.Random(0)
         rounds = [measure(ways, shuffle) for _ in range(asked.rounds)]
         median = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        beyond = [statistics.median(r[way] - r[0] for r in rounds) for way in (3, 2, 1)]
+        beyond = [statistics.median(r[way] - r[0] for r in rounds) for way in (4, 2, 3, 1)]
         figures = [f"{value:>12.1f}" for value in (*median, *beyond)]
-        print(f"{t:>12} {' '.join(figures)} {median[4] / median[3]:>12.2f}")
+        print(f"{t:>12} {' '.join(figures)} {median[5] / median[4]:>12.2f}")
 
 
 if __name__ == "__main__":
