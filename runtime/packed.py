@@ -7,7 +7,8 @@ must stand at a fixed place and the same state must give the same bytes.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, BinaryIO, NamedTuple
+from io import BufferedReader
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -142,7 +143,7 @@ def unpack(data: bytes) -> Saved:
     return _proved(head, claim, tensors)
 
 
-def read_packed(file: BinaryIO, size: int, room: Mapping[str, Array]) -> Saved:
+def read_packed(file: BufferedReader, size: int, room: Mapping[str, Array]) -> Saved:
     """Read a saved-state file that stands at its beginning.
 
     Args:
@@ -161,7 +162,7 @@ def read_packed(file: BinaryIO, size: int, room: Mapping[str, Array]) -> Saved:
     claim = _claim(head, size - len(head))
     tensors = [_room_for(span, room) for span in claim.spans]
     for tensor in tensors:
-        if file.readinto(_bytes_in(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]
+        if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
             raise StateCorruptError("it ends too early")
     return _proved(head, claim, tensors)
 
