@@ -9,6 +9,7 @@ from dst.bench.canvas import NoMatplotlibError
 from dst.command.errors import CHECK_FAILED
 from dst.command.material import items_of
 from dst.command.output import Output, foreign, mib
+from dst.command.signals import Interrupts
 from dst.quantize.report import Report, Settings, attach
 from dst.quantize.report import report as measure
 from dst.quantize.report.gates import Budget
@@ -56,17 +57,18 @@ def report(order: Order, output: Output) -> int:
         threads=order.threads,
         data=about,
     )
-    with output.progress("report", 1.0) as bar:
-        made = measure(
-            order.full,
-            bundle.root,
-            items,
-            order.items,
-            settings,
-            lambda what, share: bar.at(share, f"{share:.0%}", what),
-        )
-    if order.attach:
-        attach(bundle.root, made)
+    with Interrupts() as interrupts:
+        with output.progress("report", 1.0) as bar:
+            made = measure(
+                order.full,
+                bundle.root,
+                items,
+                order.items,
+                settings,
+                interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what)),
+            )
+        if order.attach:
+            attach(bundle.root, made)
     _show(made, output)
     if order.png is not None:
         try:
