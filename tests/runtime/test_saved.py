@@ -17,6 +17,7 @@ import safetensors.numpy
 from xxhash import xxh3_128
 
 from dst.runtime import Session, Stream, generate
+from dst.runtime.engine import Engine
 from dst.runtime.errors import (
     OtherModelError,
     OtherPrecisionError,
@@ -27,6 +28,9 @@ from dst.runtime.errors import (
     StateVersionError,
 )
 from dst.runtime.packed import pack, unpack
+from dst.runtime.recurrence import Recurrence
+from dst.runtime.rest import put_saved
+from dst.runtime.saved import Saved
 from dst.runtime.state_file import read_saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
@@ -210,6 +214,28 @@ def test_a_state_is_read_to_where_it_will_be_used(text: Session, tmp_path: Path)
     for name, value in state.items():
         np.testing.assert_array_equal(saved.state[name], value)
     assert not room["n"].any()
+
+
+def test_loading_makes_no_second_copy(
+    text: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.state"
+    stream = text.stream()
+    stream.advance(b"12345678")
+    stream.save(path)
+    rooms: list[bool] = []
+
+    def watched(
+        engine: Engine, core: Recurrence, saved: Saved, allow_precision: bool, where: str
+    ) -> None:
+        rooms.extend(saved.state[name] is room for name, room in core.room().items())
+        put_saved(engine, core, saved, allow_precision, where)
+
+    monkeypatch.setattr("dst.runtime.stream.put_saved", watched)
+    loaded = Stream.load(text, path)
+    assert rooms == [True] * len(stream.state)
+    for name, value in stream.state.items():
+        np.testing.assert_array_equal(loaded.state[name], value)
 
 
 @pytest.mark.parametrize(
