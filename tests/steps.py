@@ -57,11 +57,12 @@ def model_of(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     weights: Mapping[str, Array],
+    opset: int = 18,
 ) -> onnx.ModelProto:
-    """Make a model of operator set 18, checked."""
+    """Make a model and check it."""
     tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "step", inputs, outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(model)
     return model
 
@@ -71,9 +72,10 @@ def model_bytes(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     weights: Mapping[str, Array],
+    opset: int = 18,
 ) -> bytes:
-    """Make the bytes of such a model, as a bundle holds them."""
-    return bytes(model_of(nodes, inputs, outputs, weights).SerializeToString())
+    """Make the bytes of such a model, as a file holds them."""
+    return bytes(model_of(nodes, inputs, outputs, weights, opset).SerializeToString())
 
 
 # Contracts
@@ -163,7 +165,7 @@ def graph_of(
     golden_tolerance: float = 1e-5,
     multiply_adds: Mapping[str, int] | None = None,
 ) -> Graph:
-    """Describe a file that holds a model of `model_of`."""
+    """Describe a file of operator set 18, without operators of other domains."""
     return Graph(
         file=file,
         lowering=lowering,
