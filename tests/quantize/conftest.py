@@ -1,6 +1,6 @@
 """Small recurrent bundles, built with onnx alone, that the quantizer's laws are tried on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,13 @@ from tests.steps import (
     write_with_golden,
 )
 
-from dst.runtime import Session, open_bundle
+from dst.bench import Spread
+from dst.command.app import call
+from dst.quantize.pick import Speed, Trial
+from dst.runtime import Bundle, Session, open_bundle
 from dst.runtime.manifest import Contract, Features, Golden, Tokens
 
+Plant = Callable[[Mapping[str, float]], None]
 VOCABULARY, WIDTH, NOMINAL = 256, 64, 8
 SIZES = (1, 2, NOMINAL)
 NAMED = Features(
@@ -257,6 +261,39 @@ def optimized(graph: Path, folder: Path) -> list[onnx.NodeProto]:
     ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     model = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return list(model.graph.node)
+
+
+def refused(
+    bundle: Path,
+    words: Sequence[str],
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`dst quantize` says why in one line, exits with 2 and leaves the folder empty."""
+    code = call(["quantize", str(bundle), *words, "--out", str(folder / "q")])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.startswith("dst: ")
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Plants how fast each recipe is, whatever this machine thinks."""
+
+    def plant(ratios: Mapping[str, float]) -> None:
+        def raced(full: Bundle, candidate: Bundle, trial: Trial, told: object) -> tuple[Speed, ...]:
+            ratio = ratios[(candidate.manifest.recipe or "").split(",")[0]]
+            spread = Spread(median=ratio, low=0.99 * ratio, high=1.01 * ratio)
+            return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=spread),)
+
+        monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
+        monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
+
+    return plant
 
 
 @pytest.fixture(scope="session")
