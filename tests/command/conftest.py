@@ -4,57 +4,33 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
-import safetensors.numpy
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import (
+    INT64,
+    Tail,
+    chunk_of,
+    contract_of,
+    graph_of,
+    info,
+    manifest_of,
+    model_bytes,
+    output_of,
+    state_of,
+    write_with_golden,
+)
 
 from dst.command.app import call
-from dst.runtime import Session, golden_tensors, write_bundle
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Golden,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Tokens,
-    Zeros,
-)
+from dst.runtime import write_bundle
+from dst.runtime.manifest import Contract, Features, Tokens
 
 WIDTH, NOMINAL_T = 8, 8
 SIZES = (1, 2, 4, 8, 32)
-Array = npt.NDArray[np.generic]
-Tail = Literal["exact", "pad", "refuse"]
-
-
-def info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    weights: Mapping[str, Array],
-) -> bytes:
-    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "step", inputs, outputs, tensors)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
 
 
 def text_model() -> bytes:
@@ -67,8 +43,8 @@ def text_model() -> bytes:
             helper.make_node("Identity", ["h_out"], ["y_out"]),
         ],
         "fading",
-        [info(n, TensorProto.FLOAT, ["B", WIDTH]) for n in ("h_in", "x_in")],
-        [info(n, TensorProto.FLOAT, ["B", WIDTH]) for n in ("h_out", "y_out")],
+        [info(n, ["B", WIDTH]) for n in ("h_in", "x_in")],
+        [info(n, ["B", WIDTH]) for n in ("h_out", "y_out")],
     )
     scan = helper.make_node(
         "Scan",
@@ -79,20 +55,14 @@ def text_model() -> bytes:
         scan_input_axes=[1],
         scan_output_axes=[1],
     )
-    return model(
+    return model_bytes(
         [
             helper.make_node("Gather", ["table", "ids"], ["x"]),
             scan,
             helper.make_node("MatMul", ["y", "head"], ["logits"]),
         ],
-        [
-            info("ids", TensorProto.INT64, ["B", "T"]),
-            info("h", TensorProto.FLOAT, ["B", WIDTH]),
-        ],
-        [
-            info("logits", TensorProto.FLOAT, ["B", "T", 256]),
-            info("h_next", TensorProto.FLOAT, ["B", WIDTH]),
-        ],
+        [info("ids", ["B", "T"], INT64), info("h", ["B", WIDTH])],
+        [info("logits", ["B", "T", 256]), info("h_next", ["B", WIDTH])],
         {
             "table": random.normal(size=(256, WIDTH)).astype(np.float32),
             "head": random.normal(size=(WIDTH, 256), scale=0.3).astype(np.float32),
@@ -103,7 +73,7 @@ def text_model() -> bytes:
 
 def sensor_model() -> bytes:
     """Two features -> the item plus a carried sum as `mean`, and zero as `log_std`."""
-    return model(
+    return model_bytes(
         [
             helper.make_node("CumSum", ["x", "axis"], ["sums"]),
             helper.make_node("Unsqueeze", ["c", "axis"], ["c1"]),
@@ -112,63 +82,27 @@ def sensor_model() -> bytes:
             helper.make_node("ReduceSum", ["x", "axis"], ["gain"], keepdims=0),
             helper.make_node("Add", ["c", "gain"], ["c_next"]),
         ],
-        [info("x", TensorProto.FLOAT, ["B", "T", 2]), info("c", TensorProto.FLOAT, ["B", 2])],
-        [
-            info("mean", TensorProto.FLOAT, ["B", "T", 2]),
-            info("log_std", TensorProto.FLOAT, ["B", "T", 2]),
-            info("c_next", TensorProto.FLOAT, ["B", 2]),
-        ],
+        [info("x", ["B", "T", 2]), info("c", ["B", 2])],
+        [info("mean", ["B", "T", 2]), info("log_std", ["B", "T", 2]), info("c_next", ["B", 2])],
         {"axis": np.array([1], np.int64)},
-    )
-
-
-def output(name: str, meaning: Literal["logits", "gaussian"], last: int) -> Output:
-    return Output(
-        name=name,
-        dtype="float32",
-        shape=("B", "T", last),
-        meaning=meaning,
-        per="item",
-        time_axis=1,
-    )
-
-
-def carried(name: str, size: int) -> State:
-    return State(
-        input=name,
-        output=f"{name}_next",
-        dtype="float32",
-        shape=("B", size),
-        batch_axis=0,
-        init=Zeros(),
-        role="memory",
     )
 
 
 def contract(features: bool, nominal_t: int, sizes: Sequence[int], tail: Tail) -> Contract:
     """What the text model keeps, or with `features` the sensor model."""
-    return Contract(
-        chunk=Chunk(
-            input="x" if features else "ids",
-            dtype="float32" if features else "int64",
-            shape=("B", "T", 2) if features else ("B", "T"),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=nominal_t,
-            allowed_t=tuple(sizes),
-            content=Features(names=("left", "right"), sample_rate_hz=None, normalisation=None)
-            if features
-            else Tokens(vocabulary=256, tokenizer="bytes"),
-            lookback=0,
-            lookback_fill=None,
-            tail=tail,
-            pad_value=0.0 if tail == "pad" else None,
-        ),
-        constants=(),
-        outputs=(output("mean", "gaussian", 2), output("log_std", "gaussian", 2))
-        if features
-        else (output("logits", "logits", 256),),
-        state=(carried("c", 2) if features else carried("h", WIDTH),),
+    pad = 0.0 if tail == "pad" else None
+    if features:
+        content = Features(names=("left", "right"), sample_rate_hz=None, normalisation=None)
+        return contract_of(
+            chunk_of(content, sizes, 2, nominal_t=nominal_t, tail=tail, pad_value=pad),
+            [output_of(name, ("B", "T", 2), "gaussian") for name in ("mean", "log_std")],
+            [state_of("c", ("B", 2))],
+        )
+    tokens = Tokens(vocabulary=256, tokenizer="bytes")
+    return contract_of(
+        chunk_of(tokens, sizes, nominal_t=nominal_t, tail=tail, pad_value=pad),
+        [output_of("logits", ("B", "T", 256), "logits")],
+        [state_of("h", ("B", WIDTH))],
     )
 
 
@@ -184,44 +118,20 @@ def write(
     description: str = "a small model for tests",
 ) -> Path:
     """Write a bundle; its golden run is what the graph does, plus an error."""
-    kept = contract(features, nominal_t, sizes, tail)
-    graph = Graph(
-        file="step.onnx",
-        lowering="portable",
-        allowed_t=tuple(sizes),
-        batch=(),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-5,
-    )
-    manifest = Manifest(
+    manifest = manifest_of(
+        contract(features, nominal_t, sizes, tail),
+        [graph_of(sizes)],
         name=path.name,
         description=description,
-        license="Apache-2.0",
         model_id=model_id,
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=kept,
-        graphs=(graph,),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=6.6),
+        half_life_items=6.6,
         weights_bytes=4 * 256 * WIDTH * 2,
     )
-    files: dict[str, bytes | Path] = {"step.onnx": sensor_model() if features else text_model()}
-    write_bundle(path, manifest, files)
     if features:
-        return path
-    stream = Session.open(path).stream()
-    chunks = [np.arange(nominal_t, dtype=np.int64)[None]]
-    logits = [stream.step(chunks[0])["logits"].astype(np.float32) + np.float32(golden_error)]
-    tensors = golden_tensors(nominal_t, chunks, {"logits": logits}, stream.state)
-    golden = Golden(file="golden.safetensors", t=nominal_t, steps=1)
-    files["golden.safetensors"] = safetensors.numpy.save(tensors)
-    proved = msgspec.structs.replace(manifest, golden=(golden,))
-    write_bundle(path, proved, files, overwrite=True)
+        write_bundle(path, manifest, {"step.onnx": sensor_model()})
+    else:
+        chunk = np.arange(nominal_t, dtype=np.int64)[None]
+        write_with_golden(path, manifest, text_model(), [chunk], golden_error)
     return path
 
 

@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import INT64, info, model_bytes
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-
-
-def info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 def save(
@@ -27,11 +23,7 @@ def save(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
 ) -> Path:
-    ones = [numpy_helper.from_array(np.array([1], np.int64), "one")]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, ones)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    path.write_bytes(model_bytes(nodes, inputs, outputs, {"one": np.array([1], np.int64)}))
     return path
 
 
@@ -49,8 +41,8 @@ def sums(tmp_path: Path) -> Path:
             helper.make_node("ReduceSum", ["x", "one"], ["gain"], keepdims=0),
             helper.make_node("Add", ["foo", "gain"], ["bar"]),
         ],
-        [info("x", FLOAT, ["B", "T"]), info("rate", FLOAT, []), info("foo", FLOAT, ["B"])],
-        [info("y", FLOAT, ["B", "T"]), info("bar", FLOAT, ["B"])],
+        [info("x", ["B", "T"]), info("rate", []), info("foo", ["B"])],
+        [info("y", ["B", "T"]), info("bar", ["B"])],
     )
 
 
@@ -173,8 +165,8 @@ def faded(nodes: Sequence[onnx.NodeProto], path: Path, window: str | int = 6) ->
     return save(
         path,
         nodes,
-        [info("x", FLOAT, [1, "T"]), info("h", FLOAT, [1, window])],
-        [info("y", FLOAT, [1, "T"]), info("h_out", FLOAT, [1, window])],
+        [info("x", [1, "T"]), info("h", [1, window])],
+        [info("y", [1, "T"]), info("h_out", [1, window])],
     )
 
 
@@ -232,8 +224,8 @@ def test_a_state_that_never_moves_is_remarked(dst: Dst, tmp_path: Path) -> None:
             helper.make_node("Add", ["x", "top"], ["y"]),
             helper.make_node("Identity", ["c"], ["c_out"]),
         ],
-        [info("x", FLOAT, [1, 4]), info("h", FLOAT, [1, 6]), info("c", INT64, [1])],
-        [info("y", FLOAT, [1, 4]), info("h_out", FLOAT, [1, 6]), info("c_out", INT64, [1])],
+        [info("x", [1, 4]), info("h", [1, 6]), info("c", [1], INT64)],
+        [info("y", [1, 4]), info("h_out", [1, 6]), info("c_out", [1], INT64)],
     )
     done = dst("adopt", path, "--out", tmp_path / "b", "--tail", "refuse")
     assert done.code == 0
@@ -244,8 +236,8 @@ def test_a_model_without_state_is_none(dst: Dst, tmp_path: Path) -> None:
     path = save(
         tmp_path / "plain.onnx",
         [helper.make_node("Neg", ["x"], ["y"])],
-        [info("x", FLOAT, ["B", "T"])],
-        [info("y", FLOAT, ["B", "T"])],
+        [info("x", ["B", "T"])],
+        [info("y", ["B", "T"])],
     )
     done = dst("adopt", path, "--out", tmp_path / "b")
     assert (done.code, "no state to carry" in done.err) == (2, True)

@@ -5,24 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import FLOAT, INT64, Array, info, model_bytes
 
 from dst.command.app import call
 from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.manifest import Fill, Stored, Zeros
 
-Array = npt.NDArray[np.generic]
 Adopt = Callable[..., Path]
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 WIDTH, HIDDEN, WINDOW = 3, 5, 8
-
-
-def info(name: str, dtype: int, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 def build(
@@ -33,11 +27,7 @@ def build(
     weights: Mapping[str, Array],
     opset: int = 18,
 ) -> Path:
-    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-    onnx.checker.check_model(made)
-    onnx.save(made, str(path))
+    path.write_bytes(model_bytes(nodes, inputs, outputs, weights, opset))
     return path
 
 
@@ -55,8 +45,8 @@ def gru(path: Path) -> Path:
             helper.make_node("Squeeze", ["yt", "one"], ["ys"]),
             helper.make_node("Transpose", ["ys"], ["y"], perm=[1, 0, 2]),
         ],
-        [info("x", FLOAT, ["batch", "time", WIDTH]), info("h", FLOAT, [1, "batch", HIDDEN])],
-        [info("y", FLOAT, ["batch", "time", HIDDEN]), info("h_out", FLOAT, [1, "batch", HIDDEN])],
+        [info("x", ["batch", "time", WIDTH]), info("h", [1, "batch", HIDDEN])],
+        [info("y", ["batch", "time", HIDDEN]), info("h_out", [1, "batch", HIDDEN])],
         {
             "w": drawn(1, 3 * HIDDEN, WIDTH),
             "r": drawn(1, 3 * HIDDEN, HIDDEN, seed=1),
@@ -78,15 +68,11 @@ def lstm(path: Path) -> Path:
     return build(
         path,
         nodes,
+        [info("x", [None, None, WIDTH]), info("h0", state), info("c0", state)],
         [
-            info("x", FLOAT, [None, None, WIDTH]),
-            info("h0", FLOAT, state),
-            info("c0", FLOAT, state),
-        ],
-        [
-            info("out", FLOAT, [None, None, HIDDEN]),
-            info("hn", FLOAT, [None, None, None]),
-            info("cn", FLOAT, [None, None, None]),
+            info("out", [None, None, HIDDEN]),
+            info("hn", [None, None, None]),
+            info("cn", [None, None, None]),
         ],
         {
             "w": drawn(1, 4 * HIDDEN, WIDTH),
@@ -106,12 +92,8 @@ def convolution(path: Path) -> Path:
             helper.make_node("ReduceMean", ["y", "last"], ["level"], keepdims=0),
             helper.make_node("Slice", ["whole", "from", "to", "last"], ["new_cached_x"]),
         ],
-        [info("feats", FLOAT, ["N", WIDTH, "T"]), info("cached_x", FLOAT, ["N", WIDTH, 4])],
-        [
-            info("y", FLOAT, ["N", 2, "T"]),
-            info("level", FLOAT, ["N", 2]),
-            info("new_cached_x", FLOAT, ["N", WIDTH, 4]),
-        ],
+        [info("feats", ["N", WIDTH, "T"]), info("cached_x", ["N", WIDTH, 4])],
+        [info("y", ["N", 2, "T"]), info("level", ["N", 2]), info("new_cached_x", ["N", WIDTH, 4])],
         {
             "kernel": drawn(2, WIDTH, 5),
             "from": np.array([-4], np.int64),
@@ -150,16 +132,16 @@ def ring(path: Path) -> Path:
             helper.make_node("Unsqueeze", ["read", "zero"], ["y"]),
         ],
         [
-            info("x", FLOAT, [1, t, d]),
-            info("past_k", FLOAT, [1, WINDOW, d]),
-            info("past_v", FLOAT, [1, WINDOW, d]),
-            info("n", INT64, []),
+            info("x", [1, t, d]),
+            info("past_k", [1, WINDOW, d]),
+            info("past_v", [1, WINDOW, d]),
+            info("n", [], INT64),
         ],
         [
-            info("y", FLOAT, [1, t, d]),
-            info("present_k", FLOAT, [1, WINDOW, d]),
-            info("present_v", FLOAT, [1, WINDOW, d]),
-            info("n_next", INT64, []),
+            info("y", [1, t, d]),
+            info("present_k", [1, WINDOW, d]),
+            info("present_v", [1, WINDOW, d]),
+            info("n_next", [], INT64),
         ],
         {
             "wk": drawn(d, d),
@@ -192,16 +174,8 @@ def smoothed(path: Path) -> Path:
             helper.make_node("Sub", ["scaled", "level_out"], ["clean"]),
             helper.make_node("Relu", ["level_out"], ["loud"]),
         ],
-        [
-            info("signal", FLOAT, [1, 19]),
-            info("level_in", FLOAT, [1, 1]),
-            info("rate", INT64, []),
-        ],
-        [
-            info("clean", FLOAT, [1, 16]),
-            info("level_out", FLOAT, [1, 1]),
-            info("loud", FLOAT, [1, 1]),
-        ],
+        [info("signal", [1, 19]), info("level_in", [1, 1]), info("rate", [], INT64)],
+        [info("clean", [1, 16]), info("level_out", [1, 1]), info("loud", [1, 1])],
         {
             "kernel": drawn(1, 1, 4),
             "fade": np.array([[0.9]], np.float32),
@@ -221,8 +195,8 @@ def cell(path: Path) -> Path:
             helper.make_node("Tanh", ["sum"], ["state_new"]),
             helper.make_node("Neg", ["state_new"], ["y"]),
         ],
-        [info("x", FLOAT, [WIDTH]), info("state", FLOAT, [HIDDEN])],
-        [info("y", FLOAT, [HIDDEN]), info("state_new", FLOAT, [HIDDEN])],
+        [info("x", [WIDTH]), info("state", [HIDDEN])],
+        [info("y", [HIDDEN]), info("state_new", [HIDDEN])],
         {"w": drawn(WIDTH, HIDDEN), "r": drawn(HIDDEN, HIDDEN, seed=1)},
         opset=11,
     )

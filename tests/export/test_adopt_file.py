@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.steps import FLOAT, INT64, Array, info
 
 from dst.command.app import call
 from dst.export import Answers, adopt_bundle
@@ -18,14 +18,8 @@ from dst.export.adopt.ports import Port
 from dst.runtime import Session, Stream, open_bundle
 from dst.runtime.manifest import Manifest, Stored, Tokens
 
-Array = npt.NDArray[np.generic]
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 PLACE = "/ho" + "me/ann/model.py"
 SIZE = 32
-
-
-def info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 def leaky(
@@ -47,8 +41,8 @@ def leaky(
             *extra,
         ],
         "g",
-        [info("x", FLOAT, ["B", 4, SIZE]), info("h", FLOAT, ["B", SIZE]), *inputs],
-        [info("y", FLOAT, ["B", 4, SIZE]), info("h_out", FLOAT, ["B", SIZE]), *outputs],
+        [info("x", ["B", 4, SIZE]), info("h", ["B", SIZE]), *inputs],
+        [info("y", ["B", 4, SIZE]), info("h_out", ["B", SIZE]), *outputs],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     made = helper.make_model(
@@ -93,7 +87,7 @@ def branching() -> onnx.ModelProto:
             ],
             PLACE,
             [],
-            [info("result", FLOAT, ["B", 4, SIZE])],
+            [info("result", ["B", 4, SIZE])],
             doc_string=PLACE,
         )
         branches[name] = inside
@@ -101,8 +95,8 @@ def branching() -> onnx.ModelProto:
     return leaky(
         weights(),
         nodes,
-        [info("loud", TensorProto.BOOL, [])],
-        [info("z", FLOAT, ["B", 4, SIZE])],
+        [info("loud", [], TensorProto.BOOL)],
+        [info("z", ["B", 4, SIZE])],
     )
 
 
@@ -135,7 +129,7 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
         [helper.make_opsetid("", 18)],
     )
     node = helper.make_node("Twice", ["y"], ["z"], domain="mine")
-    model = leaky(weights(), [node], (), [info("z", FLOAT, ["B", 4, SIZE])], [twice])
+    model = leaky(weights(), [node], (), [info("z", ["B", 4, SIZE])], [twice])
     manifest = adopted(model, tmp_path)
     assert manifest.graphs[0].domains == ("ai.onnx",)
     assert PLACE.encode() not in (tmp_path / "bundle" / "step.onnx").read_bytes()
@@ -188,7 +182,7 @@ def test_a_default_of_a_state_is_its_start(tmp_path: Path) -> None:
 
 def test_an_output_can_be_dropped(tmp_path: Path) -> None:
     node = helper.make_node("Shape", ["x"], ["size"])
-    model = leaky(weights(), [node], (), [info("size", INT64, [3])])
+    model = leaky(weights(), [node], (), [info("size", [3], INT64)])
     answers = Answers(shapes=ANSWERS.shapes, tail="refuse", drop=["size"])
     assert [o.name for o in adopted(model, tmp_path, answers).contract.outputs] == ["y"]
 
@@ -208,8 +202,8 @@ def test_tokens_are_counted_and_their_bits_read(
             helper.make_node("Add", ["past_sum", "gain"], ["present_sum"]),
         ],
         "g",
-        [info("ids", INT64, ["B", "T"]), info("past_sum", FLOAT, ["B", 8])],
-        [info("logits", FLOAT, ["B", "T", 256]), info("present_sum", FLOAT, ["B", 8])],
+        [info("ids", ["B", "T"], INT64), info("past_sum", ["B", 8])],
+        [info("logits", ["B", "T", 256]), info("present_sum", ["B", 8])],
         [
             numpy_helper.from_array(random.integers(-2, 3, (256, 8)).astype(np.float32), "table"),
             numpy_helper.from_array(random.integers(-1, 2, (8, 256)).astype(np.float32), "head"),

@@ -8,53 +8,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+from tests.steps import PLAIN, chunk_of, contract_of, info, output_of, state_of
 
 from dst.export.cost import multiply_adds
 from dst.runtime import open_bundle
-from dst.runtime.manifest import Chunk, Contract, Features, Output, State, Zeros
+from dst.runtime.manifest import Contract
 
 WIDTH, T = 6, 4
 
 
 def contract(allowed_t: tuple[int, ...] = (1, T)) -> Contract:
-    return Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T", WIDTH),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=T if T in allowed_t else max(allowed_t),
-            allowed_t=allowed_t,
-            content=Features(names=(), sample_rate_hz=None, normalisation=None),
-            lookback=0,
-            lookback_fill=None,
-            tail="refuse",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", "T", 1),
-                meaning="custom",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="s",
-                output="s_next",
-                dtype="float32",
-                shape=("B", 2, 3, 5),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
+    return contract_of(
+        chunk_of(PLAIN, allowed_t, WIDTH, tail="refuse"),
+        [output_of("y", ("B", "T", 1))],
+        [state_of("s", ("B", 2, 3, 5))],
     )
 
 
@@ -64,17 +32,13 @@ def model(
     fixed: Mapping[str, Sequence[int]] | None = None,
 ) -> onnx.ModelProto:
     """A graph of `nodes` with a chunk, a state, zero weights and constants of whole numbers."""
-
-    def value(name: str, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
     weights = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in shapes.items()]
     weights += [numpy_helper.from_array(np.array(v), n) for n, v in (fixed or {}).items()]
     graph = helper.make_graph(
         nodes,
         "step",
-        [value("x", ["B", "T", WIDTH]), value("s", ["B", 2, 3, 5])],
-        [value("y", None), value("s_next", None)],
+        [info("x", ["B", "T", WIDTH]), info("s", ["B", 2, 3, 5])],
+        [info("y", None), info("s_next", None)],
         weights,
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
@@ -163,14 +127,11 @@ def test_a_shape_behind_a_contrib_operator_is_known() -> None:
 
 
 def test_a_scan_costs_its_body_times_its_length() -> None:
-    def value(name: str, shape: Sequence[int] | None) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
     body = helper.make_graph(
         [node("MatMul", ["item", "w"], ["out"], name="same"), node("Identity", ["c"], ["c_next"])],
         "body",
-        [value("c", [1]), value("item", [1, WIDTH])],
-        [value("c_next", [1]), value("out", [1, 7])],
+        [info("c", [1]), info("item", [1, WIDTH])],
+        [info("c_next", [1]), info("out", [1, 7])],
     )
     scan = node("Scan", ["start", "x"], ["last", "y"], body=body, num_scan_inputs=1)
     scan.attribute.extend([helper.make_attribute("scan_input_axes", [1])])

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from msgspec.structs import replace as replace_struct
+from tests.steps import chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
 from dst.export import CertificateError, ExportError, LoweringError, Step, StepContractError
@@ -24,16 +25,7 @@ from dst.export.weights import model_id
 from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import BundleError, BundleExistsError
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Normalisation,
-    Output,
-    State,
-    Stored,
-    Zeros,
-)
+from dst.runtime.manifest import Features, Normalisation, Stored, Zeros
 
 Items = npt.NDArray[np.int64]
 
@@ -217,43 +209,10 @@ class Leaky(Step):
         super().__init__()
         self.rate = nn.Parameter(torch.tensor(rate))
         self.start = nn.Parameter(torch.tensor([1.0, -1.0]))
-        self.contract = Contract(
-            chunk=Chunk(
-                input="chunk",
-                dtype="float32",
-                shape=("B", "T", 2),
-                batch_axis=0,
-                time_axis=1,
-                nominal_t=4,
-                allowed_t=(1, 4),
-                content=Features(names=("a", "b"), sample_rate_hz=None, normalisation=None),
-                lookback=0,
-                lookback_fill=None,
-                tail="exact",
-                pad_value=None,
-            ),
-            constants=(),
-            outputs=(
-                Output(
-                    name="last",
-                    dtype="float32",
-                    shape=("B", 2),
-                    meaning="custom",
-                    per="chunk",
-                    time_axis=None,
-                ),
-            ),
-            state=(
-                State(
-                    input="mean",
-                    output="next.mean",
-                    dtype="float32",
-                    shape=("B", 2),
-                    batch_axis=0,
-                    init=Stored(tensor="mean"),
-                    role="memory",
-                ),
-            ),
+        content = Features(names=("a", "b"), sample_rate_hz=None, normalisation=None)
+        mean = state_of("mean", ("B", 2), output="next.mean", init=Stored(tensor="mean"))
+        self.contract = contract_of(
+            chunk_of(content, (1, 4), 2, name="chunk"), [output_of("last", ("B", 2))], [mean]
         )
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:

@@ -3,56 +3,41 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-import safetensors.numpy
-from onnx import TensorProto, helper, numpy_helper
-
-from dst.runtime import Session, golden_tensors, open_bundle, write_bundle
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Golden,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Tokens,
-    Zeros,
+from onnx import helper
+from tests.steps import (
+    INT64,
+    PLAIN,
+    Array,
+    chunk_of,
+    contract_of,
+    drawn,
+    graph_of,
+    info,
+    manifest_of,
+    model_bytes,
+    output_of,
+    state_of,
+    write_with_golden,
 )
 
-Array = npt.NDArray[np.generic]
-Make = Callable[..., Path]
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+from dst.bench import Spread
+from dst.command.app import call
+from dst.quantize.pick import Speed, Trial
+from dst.runtime import Bundle, Session, open_bundle
+from dst.runtime.manifest import Contract, Features, Golden, Tokens
+
+Plant = Callable[[Mapping[str, float]], None]
 VOCABULARY, WIDTH, NOMINAL = 256, 64, 8
-
-
-def drawn(*shape: int, seed: int, scale: float = 0.125) -> Array:
-    return np.random.default_rng(seed).normal(size=shape, scale=scale).astype(np.float32)
-
-
-def info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    weights: Mapping[str, Array],
-) -> bytes:
-    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "step", inputs, outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+SIZES = (1, 2, NOMINAL)
+NAMED = Features(
+    names=tuple(f"f{i}" for i in range(WIDTH)), sample_rate_hz=None, normalisation=None
+)
+ROWS = drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0)
 
 
 def running_sum(x: str) -> list[onnx.NodeProto]:
@@ -114,10 +99,10 @@ def text_step(gated: bool, turned: bool = False, limit: Sequence[str] = ()) -> b
         **{name: LIMITS[name] for name in limit[1:] if name},
         **SMALL,
     }
-    return model_of(
+    return model_bytes(
         nodes,
-        [info("ids", INT64, ["B", "T"]), info("h", FLOAT, ["B", WIDTH])],
-        [info("logits", FLOAT, ["B", "T", VOCABULARY]), info("h_next", FLOAT, ["B", WIDTH])],
+        [info("ids", ["B", "T"], INT64), info("h", ["B", WIDTH])],
+        [info("logits", ["B", "T", VOCABULARY]), info("h_next", ["B", WIDTH])],
         weights,
     )
 
@@ -135,10 +120,10 @@ def sensor_step() -> bytes:
         helper.make_node("Transpose", ["yc"], ["y"], perm=[0, 2, 1]),
     ]
     nodes[2].attribute.append(helper.make_attribute("hidden_size", WIDTH))
-    return model_of(
+    return model_bytes(
         nodes,
-        [info("x", FLOAT, ["B", "T", WIDTH]), info("h", FLOAT, ["B", WIDTH])],
-        [info("y", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        [info("x", ["B", "T", WIDTH]), info("h", ["B", WIDTH])],
+        [info("y", ["B", "T", WIDTH]), info("h_next", ["B", WIDTH])],
         {
             "w": drawn(1, 3 * WIDTH, WIDTH, seed=0),
             "r": drawn(1, 3 * WIDTH, WIDTH, seed=1),
@@ -182,10 +167,10 @@ def gemm_step() -> bytes:
         "rows": np.array([-1, WIDTH]),
         **SMALL,
     }
-    return model_of(
+    return model_bytes(
         nodes,
-        [info("x", FLOAT, ["B", "T", WIDTH]), info("h", FLOAT, ["B", WIDTH])],
-        [info("y", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        [info("x", ["B", "T", WIDTH]), info("h", ["B", WIDTH])],
+        [info("y", ["B", "T", WIDTH]), info("h_next", ["B", WIDTH])],
         weights,
     )
 
@@ -219,100 +204,39 @@ def feature_step() -> bytes:
         "half": np.array(0.5, np.float32),
         **SMALL,
     }
-    return model_of(
+    return model_bytes(
         nodes,
-        [info("x", FLOAT, ["B", "T", WIDTH]), info("h", FLOAT, ["B", WIDTH])],
-        [info("y", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        [info("x", ["B", "T", WIDTH]), info("h", ["B", WIDTH])],
+        [info("y", ["B", "T", WIDTH]), info("h_next", ["B", WIDTH])],
         weights,
     )
 
 
-def contract_of(chunk: Chunk, output: str, width: int) -> Contract:
-    return Contract(
-        chunk=chunk,
-        constants=(),
-        outputs=(
-            Output(
-                name=output,
-                dtype="float32",
-                shape=("B", "T", width),
-                meaning="logits" if output == "logits" else "custom",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="h",
-                output="h_next",
-                dtype="float32",
-                shape=("B", WIDTH),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
+def text_contract(width: int = VOCABULARY) -> Contract:
+    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
+    return contract_of(
+        chunk_of(content, SIZES),
+        [output_of("logits", ("B", "T", width), "logits")],
+        [state_of("h", ("B", WIDTH))],
     )
 
 
-def chunk_of(name: str, content: Tokens | Features, shape: tuple[int | str, ...]) -> Chunk:
-    return Chunk(
-        input=name,
-        dtype="int64" if isinstance(content, Tokens) else "float32",
-        shape=shape,
-        batch_axis=0,
-        time_axis=1,
-        nominal_t=NOMINAL,
-        allowed_t=(1, 2, NOMINAL),
-        content=content,
-        lookback=0,
-        lookback_fill=None,
-        tail="exact",
-        pad_value=None,
+def features_contract(content: Features) -> Contract:
+    return contract_of(
+        chunk_of(content, SIZES, WIDTH),
+        [output_of("y", ("B", "T", WIDTH))],
+        [state_of("h", ("B", WIDTH))],
     )
 
 
 def written(path: Path, step: bytes, contract: Contract, items: Array) -> Path:
     """Write a bundle whose golden run is the step's own."""
-    graph = Graph(
-        file="step.onnx",
-        lowering="other",
-        allowed_t=contract.chunk.allowed_t,
-        batch=(),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-4,
-        multiply_adds={"into": 8 * WIDTH * WIDTH},
-    )
-    manifest = Manifest(
-        name="sample",
-        description="a small model for tests",
-        license="Apache-2.0",
-        model_id="a" * 64,
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=contract,
-        graphs=(graph,),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=None),
-        weights_bytes=len(step),
-    )
-    write_bundle(path, manifest, {"step.onnx": step})
-    session = Session.open(path)
-    stream = session.stream()
+    costs = {"into": 8 * WIDTH * WIDTH}
+    graph = graph_of(SIZES, lowering="other", golden_tolerance=1e-4, multiply_adds=costs)
+    manifest = manifest_of(contract, [graph], weights_bytes=len(step))
     chunks = [items[None, i : i + NOMINAL] for i in range(0, 2 * NOMINAL, NOMINAL)]
-    name = contract.outputs[0].name
-    outputs = [stream.step(chunk)[name] for chunk in chunks]
-    tensors = golden_tensors(NOMINAL, chunks, {name: outputs}, stream.state)
+    write_with_golden(path, manifest, step, chunks)
     runs = (Golden(file="golden.safetensors", t=NOMINAL, steps=2),)
-    files: dict[str, bytes | Path] = {
-        "step.onnx": step,
-        "golden.safetensors": safetensors.numpy.save(tensors),
-    }
-    write_bundle(path, msgspec.structs.replace(manifest, golden=runs), files, overwrite=True)
     assert open_bundle(path).manifest.golden == runs
     return path
 
@@ -339,59 +263,77 @@ def optimized(graph: Path, folder: Path) -> list[onnx.NodeProto]:
     return list(model.graph.node)
 
 
+def refused(
+    bundle: Path,
+    words: Sequence[str],
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`dst quantize` says why in one line, exits with 2 and leaves the folder empty."""
+    code = call(["quantize", str(bundle), *words, "--out", str(folder / "q")])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.startswith("dst: ")
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Plants how fast each recipe is, whatever this machine thinks."""
+
+    def plant(ratios: Mapping[str, float]) -> None:
+        def raced(full: Bundle, candidate: Bundle, trial: Trial, told: object) -> tuple[Speed, ...]:
+            ratio = ratios[(candidate.manifest.recipe or "").split(",")[0]]
+            spread = Spread(median=ratio, low=0.99 * ratio, high=1.01 * ratio)
+            return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=spread),)
+
+        monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
+        monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
+
+    return plant
+
+
 @pytest.fixture(scope="session")
 def text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token model with a gate, which stays float32, and a head tied to its embedding."""
-    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
-    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", VOCABULARY)
     path = tmp_path_factory.mktemp("gated") / "gated"
-    return written(path, text_step(gated=True), contract, text_items(2 * NOMINAL))
+    return written(path, text_step(gated=True), text_contract(), text_items(2 * NOMINAL))
 
 
 @pytest.fixture(scope="session")
 def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without the gate: every product of it is quantized."""
-    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
-    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", VOCABULARY)
     path = tmp_path_factory.mktemp("plain") / "plain"
-    return written(path, text_step(gated=False), contract, text_items(2 * NOMINAL))
+    return written(path, text_step(gated=False), text_contract(), text_items(2 * NOMINAL))
 
 
 @pytest.fixture(scope="session")
 def turned_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The gated model, whose head is its table, turned by a node."""
-    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
-    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", VOCABULARY)
     path = tmp_path_factory.mktemp("turned") / "turned"
     step = text_step(gated=True, turned=True)
-    return written(path, step, contract, text_items(2 * NOMINAL))
+    return written(path, step, text_contract(), text_items(2 * NOMINAL))
 
 
 @pytest.fixture(scope="session")
 def sensor_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GRU and a convolution, neither of which can be quantized."""
-    names = tuple(f"f{i}" for i in range(WIDTH))
-    content = Features(names=names, sample_rate_hz=None, normalisation=None)
-    contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
     path = tmp_path_factory.mktemp("sensor") / "sensor"
-    return written(path, sensor_step(), contract, drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0))
+    return written(path, sensor_step(), features_contract(NAMED), ROWS)
 
 
 @pytest.fixture(scope="session")
 def gemm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Products of every kind, with weights and inputs that several share."""
-    content = Features(names=(), sample_rate_hz=None, normalisation=None)
-    contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
     path = tmp_path_factory.mktemp("gemm") / "gemm"
-    return written(path, gemm_step(), contract, drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0))
+    return written(path, gemm_step(), features_contract(PLAIN), ROWS)
 
 
 @pytest.fixture(scope="session")
 def feature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three products over features; every one can be quantized, the second hurts most."""
-    names = tuple(f"f{i}" for i in range(WIDTH))
-    content = Features(names=names, sample_rate_hz=None, normalisation=None)
-    contract = contract_of(chunk_of("x", content, ("B", "T", WIDTH)), "y", WIDTH)
     path = tmp_path_factory.mktemp("features") / "features"
-    items = drawn(2 * NOMINAL, WIDTH, seed=9, scale=1.0)
-    return written(path, feature_step(), contract, items)
+    return written(path, feature_step(), features_contract(NAMED), ROWS)

@@ -1,24 +1,20 @@
 """Recurrent and convolutional files are adopted and quantized: never worse than the budget."""
 
 import json
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import Floats, info, model_bytes
 
 from dst.bench import Spread
 from dst.command.app import call
 from dst.quantize.pick import Speed, Trial
 from dst.runtime import Bundle, Session, open_bundle
 
-Array = npt.NDArray[np.generic]
-FLOAT = TensorProto.FLOAT
 WIDTH, HIDDEN, CLASSES, T = 32, 64, 128, 8
 GATES = {"GRU": 3, "LSTM": 4}
 LEFT = {
@@ -31,26 +27,8 @@ MOST = 0.03
 """Relative error: 8 bits keep it and 4 bits do not."""
 
 
-def drawn(*shape: int, seed: int = 0) -> Array:
+def drawn(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(size=shape, scale=0.2).astype(np.float32)
-
-
-def info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, FLOAT, shape)
-
-
-def saved(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    weights: Mapping[str, Array],
-) -> None:
-    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(made)
-    onnx.save(made, str(path))
 
 
 def recurrent(path: Path, operator: str) -> None:
@@ -70,8 +48,7 @@ def recurrent(path: Path, operator: str) -> None:
         helper.make_node("MatMul", ["yb", "head"], ["y"], "head"),
     ]
     rows = GATES[operator] * HIDDEN
-    saved(
-        path,
+    step = model_bytes(
         nodes,
         [info("x", ["B", "T", WIDTH]), *(info(n, [1, "B", HIDDEN]) for n in state)],
         [info("y", ["B", "T", CLASSES]), *(info(f"{n}_out", [1, "B", HIDDEN]) for n in state)],
@@ -82,6 +59,7 @@ def recurrent(path: Path, operator: str) -> None:
             "one": np.array([1]),
         },
     )
+    path.write_bytes(step)
 
 
 def convolution(path: Path) -> None:
@@ -93,8 +71,7 @@ def convolution(path: Path) -> None:
         helper.make_node("Conv", ["b", "second"], ["y"]),
         helper.make_node("Slice", ["whole", "from", "to", "axis"], ["cache_out"]),
     ]
-    saved(
-        path,
+    step = model_bytes(
         nodes,
         [info("x", ["B", WIDTH, "T"]), info("cache", ["B", WIDTH, 4])],
         [info("y", ["B", WIDTH, "T"]), info("cache_out", ["B", WIDTH, 4])],
@@ -106,6 +83,7 @@ def convolution(path: Path) -> None:
             "axis": np.array([2]),
         },
     )
+    path.write_bytes(step)
 
 
 @pytest.fixture(scope="module")

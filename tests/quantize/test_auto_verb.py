@@ -1,17 +1,16 @@
 """`dst quantize --auto` is called as from a shell; table, JSON and exit codes are held."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.quantize.conftest import Plant, refused
 
-from dst.bench import Spread
 from dst.command.app import call
-from dst.quantize.pick import CANDIDATES, Speed, Trial
-from dst.runtime import Bundle, open_bundle
+from dst.quantize.pick import CANDIDATES
+from dst.runtime import open_bundle
 
 SHORT = ["--auto", "--items", "200"]
 
@@ -23,24 +22,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, ratios: Mapping[str, float]) -> None:
-    def raced(full: Bundle, candidate: Bundle, trial: Trial, told: object) -> tuple[Speed, ...]:
-        ratio = ratios[(candidate.manifest.recipe or "").split(",")[0]]
-        spread = Spread(median=ratio, low=0.99 * ratio, high=1.01 * ratio)
-        return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=spread),)
-
-    monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
-    monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
-
-
 def test_the_choice_is_explained_and_written(
     feature_bundle: Path,
     rows: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Plant,
 ) -> None:
-    plant(monkeypatch, dict.fromkeys(CANDIDATES, 0.5) | {"int8-rows": 1.5, "int4-weights": 1.25})
+    clock(dict.fromkeys(CANDIDATES, 0.5) | {"int8-rows": 1.5, "int4-weights": 1.25})
     told = tmp_path / "told.json"
     words = ["--budget", "error<0.05", "--input", rows, "--json", str(told)]
     words += ["--goal", "size", "--out", str(tmp_path / "q")]
@@ -74,9 +63,9 @@ def test_nothing_that_holds_is_exit_code_1(
     feature_bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Plant,
 ) -> None:
-    plant(monkeypatch, dict.fromkeys(CANDIDATES, 0.5))
+    clock(dict.fromkeys(CANDIDATES, 0.5))
     out = tmp_path / "q"
     assert call(["quantize", str(feature_bundle), *SHORT, "--out", str(out), "--json", "-"]) == 1
     result: Any = json.loads(capsys.readouterr().out)
@@ -107,10 +96,4 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = call(["quantize", str(feature_bundle), *words, "--out", str(tmp_path / "q")])
-    error = capsys.readouterr().err
-    assert code == 2
-    assert message in error
-    assert error.startswith("dst: ")
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    refused(feature_bundle, words, message, tmp_path, capsys)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from tests.quantize.conftest import drawn, info
+from onnx import helper, numpy_helper
+from tests.steps import drawn, info
 
 from dst.quantize.graphs import load, opset_of
 
@@ -20,7 +20,7 @@ def normalising_step(opset: int) -> onnx.ModelProto:
         helper.make_node("MatMul", ["centred", "w"], ["y"], "out"),
     ]
     weights = [numpy_helper.from_array(drawn(64, 32, seed=0), "w")]
-    x, y = (info(n, TensorProto.FLOAT, ["B", size]) for n, size in (("x", 64), ("y", 32)))
+    x, y = (info(n, ["B", size]) for n, size in (("x", 64), ("y", 32)))
     graph = helper.make_graph(nodes, "step", [x], [y], weights)
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)

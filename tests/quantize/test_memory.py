@@ -8,24 +8,18 @@ from pathlib import Path
 import pytest
 from onnx import helper
 from tests.quantize.conftest import (
-    FLOAT,
-    INT64,
     NOMINAL,
     SMALL,
     VOCABULARY,
     WIDTH,
-    chunk_of,
-    contract_of,
-    drawn,
-    info,
-    model_of,
     running_sum,
+    text_contract,
     text_items,
     written,
 )
+from tests.steps import INT64, drawn, info, model_bytes
 
 from dst.quantize import quantize_bundle
-from dst.runtime.manifest import Tokens
 
 HIDDEN, LAYERS = 8192, 8
 PROBE = """
@@ -54,16 +48,14 @@ def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nodes.append(
             helper.make_node("MatMul", [f"bounded{i}", f"down{i}"], [x], f"down{i}.product")
         )
-    step = model_of(
+    step = model_bytes(
         nodes,
-        [info("ids", INT64, ["B", "T"]), info("h", FLOAT, ["B", WIDTH])],
-        [info("logits", FLOAT, ["B", "T", WIDTH]), info("h_next", FLOAT, ["B", WIDTH])],
+        [info("ids", ["B", "T"], INT64), info("h", ["B", WIDTH])],
+        [info("logits", ["B", "T", WIDTH]), info("h_next", ["B", WIDTH])],
         weights,
     )
-    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
-    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", WIDTH)
     path = tmp_path_factory.mktemp("wide") / "wide"
-    return written(path, step, contract, text_items(2 * NOMINAL))
+    return written(path, step, text_contract(WIDTH), text_items(2 * NOMINAL))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is what keeps freed memory")

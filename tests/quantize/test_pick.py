@@ -1,13 +1,13 @@
 """Candidates of small models are judged, by a planted clock; the choice keeps its rules."""
 
 import tempfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.quantize.conftest import Plant
 
 from dst.bench import Spread
 from dst.quantize import QuantizeError, quantize_bundle
@@ -26,12 +26,11 @@ from dst.quantize.pick import (
 from dst.quantize.pick.choose import best, in_order
 from dst.quantize.pick.verdict import gate_refusal, size_refusals, speed_refusals
 from dst.quantize.report import Budget, report
-from dst.runtime import Bundle, StepError, open_bundle, replay_golden
+from dst.runtime import StepError, open_bundle, replay_golden
 from dst.runtime.errors import BundleExistsError
 from dst.runtime.manifest import Gate
 
 Array = npt.NDArray[np.generic]
-Plant = Callable[[Mapping[str, float]], None]
 ITEMS = np.random.default_rng(7).integers(0, 256, 3000)
 ROWS = np.random.default_rng(8).normal(size=(2000, 64)).astype(np.float32)
 QUICK = Trial(items=400, budget=Budget(nats_per_item=1.0))
@@ -141,23 +140,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    """Plants how fast each recipe is, whatever this machine thinks."""
-
-    def plant(ratios: Mapping[str, float]) -> None:
-        def raced(full: Bundle, candidate: Bundle, trial: Trial, told: object) -> tuple[Speed, ...]:
-            name = (candidate.manifest.recipe or "").split(",")[0]
-            ratio = ratios[name]
-            t = candidate.manifest.contract.chunk.nominal_t
-            return (speed(t, ratio, 0.99 * ratio, 1.01 * ratio),)
-
-        monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
-        monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
-
-    return plant
 
 
 @pytest.fixture

@@ -4,61 +4,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from msgspec.structs import replace
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     MatMulNBitsQuantizer,
+)
+from tests.steps import (
+    PLAIN,
+    Array,
+    Floats,
+    chunk_of,
+    contract_of,
+    drawn,
+    graph_of,
+    info,
+    manifest_of,
+    model_of,
+    output_of,
+    state_of,
 )
 
 from dst.quantize import quantize_bundle
 from dst.quantize.pick import Judgement, Trial, judge
 from dst.quantize.report import Budget
 from dst.runtime import Bundle, open_bundle, write_bundle
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Zeros,
-)
 
-Array = npt.NDArray[np.generic]
-Floats = npt.NDArray[np.float32]
-FLOAT = TensorProto.FLOAT
 WIDTH, HIDDEN = 64, 512
 SHORT = Trial(items=2000, rounds=5, slot_ms=2.0, budget=Budget(relative_error=0.05))
+ITEMS = drawn(4000, WIDTH, seed=9, scale=1.0)
 
 
-def drawn(*shape: int, seed: int, scale: float = 1.0) -> Floats:
-    return np.random.default_rng(seed).normal(size=shape, scale=scale).astype(np.float32)
-
-
-ITEMS = drawn(4000, WIDTH, seed=9)
-
-
-def model_of(
+def step_of(
     nodes: Sequence[onnx.NodeProto],
     state: Sequence[int | str],
     t: int | str,
     weights: Mapping[str, Array],
 ) -> onnx.ModelProto:
     """A step: x [B, T, 64] and the state h -> y [B, T, 64] and h_next."""
-    x, y = (helper.make_tensor_value_info(n, FLOAT, ["B", t, WIDTH]) for n in ("x", "y"))
-    before, after = (helper.make_tensor_value_info(n, FLOAT, state) for n in ("h", "h_next"))
-    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "step", [x, before], [y, after], tensors)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(made)
-    return made
+    inputs = [info("x", ["B", t, WIDTH]), info("h", state)]
+    return model_of(nodes, inputs, [info("y", ["B", t, WIDTH]), info("h_next", state)], weights)
 
 
 def leaky() -> onnx.ModelProto:
@@ -77,7 +65,7 @@ def leaky() -> onnx.ModelProto:
         "w_in": drawn(WIDTH, HIDDEN, seed=0, scale=0.05),
         "w_out": drawn(HIDDEN, WIDTH, seed=1, scale=0.05),
     }
-    return model_of(nodes, ["B", HIDDEN], 1, weights)
+    return step_of(nodes, ["B", HIDDEN], 1, weights)
 
 
 def convolving() -> onnx.ModelProto:
@@ -100,7 +88,7 @@ def convolving() -> onnx.ModelProto:
         "to": np.array([2**31]),
         "axis": np.array([2]),
     }
-    return model_of(nodes, ["B", WIDTH, 4], 16, weights)
+    return step_of(nodes, ["B", WIDTH, 4], 16, weights)
 
 
 def wide() -> onnx.ModelProto:
@@ -121,7 +109,7 @@ def wide() -> onnx.ModelProto:
         "w_in": drawn(WIDTH, 1024, seed=5, scale=0.12),
         "w_out": drawn(1024, WIDTH, seed=6, scale=0.04),
     }
-    return model_of(nodes, ["B", WIDTH], 16, weights)
+    return step_of(nodes, ["B", WIDTH], 16, weights)
 
 
 def bundle_of(path: Path, model: onnx.ModelProto, precision: str = "float32") -> Path:
@@ -129,68 +117,22 @@ def bundle_of(path: Path, model: onnx.ModelProto, precision: str = "float32") ->
     x, before = model.graph.input
     t = x.type.tensor_type.shape.dim[1].dim_value
     shape = [d.dim_value or d.dim_param for d in before.type.tensor_type.shape.dim]
-    features = Features(names=(), sample_rate_hz=None, normalisation=None)
-    contract = Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T", WIDTH),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=t,
-            allowed_t=(t,),
-            content=features,
-            lookback=0,
-            lookback_fill=None,
-            tail="refuse",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", "T", WIDTH),
-                meaning="custom",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="h",
-                output="h_next",
-                dtype="float32",
-                shape=tuple(shape),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
+    contract = contract_of(
+        chunk_of(PLAIN, (t,), WIDTH, tail="refuse"),
+        [output_of("y", ("B", "T", WIDTH))],
+        [state_of("h", tuple(shape))],
     )
-    graph = Graph(
-        file="step.onnx",
-        lowering="other",
-        allowed_t=(t,),
-        batch=(),
+    graph = replace(
+        graph_of((t,), lowering="other", golden_tolerance=1e-4),
         opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
         domains=tuple(sorted({n.domain or "ai.onnx" for n in model.graph.node})),
-        min_ort="1.17",
-        golden_tolerance=1e-4,
     )
-    manifest = Manifest(
+    manifest = manifest_of(
+        contract,
+        [graph],
         name=path.name,
-        description="a small model for tests",
-        license="Apache-2.0",
         model_id="c" * 64,
         precision=precision,
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=contract,
-        graphs=(graph,),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=None),
         weights_bytes=model.ByteSize(),
     )
     write_bundle(path, manifest, {"step.onnx": model.SerializeToString()})

@@ -8,11 +8,9 @@ import onnx
 import pytest
 from tests.quantize.conftest import (
     NOMINAL,
-    VOCABULARY,
-    chunk_of,
-    contract_of,
     optimized,
     outputs,
+    text_contract,
     text_step,
     written,
 )
@@ -31,7 +29,6 @@ from dst.quantize import (
 )
 from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import BundleExistsError, OtherPrecisionError
-from dst.runtime.manifest import Tokens
 
 Array = npt.NDArray[np.generic]
 ITEMS = np.random.default_rng(3).integers(0, 256, 400)
@@ -149,10 +146,8 @@ def test_onnxruntime_runs_every_product_in_an_integer_kernel(
 def test_a_product_before_a_limit_is_run_in_an_integer_kernel_too(
     limit: tuple[str, ...], recipe: str, tmp_path: Path
 ) -> None:
-    content = Tokens(vocabulary=VOCABULARY, tokenizer="bytes")
-    contract = contract_of(chunk_of("ids", content, ("B", "T")), "logits", VOCABULARY)
     step = text_step(gated=False, limit=limit)
-    source = written(tmp_path / "source", step, contract, ITEMS[: 2 * NOMINAL])
+    source = written(tmp_path / "source", step, text_contract(), ITEMS[: 2 * NOMINAL])
     made(source, tmp_path / "q", recipe)
     found = [n.op_type for n in optimized(tmp_path / "q" / "step.onnx", tmp_path)]
     assert (found.count("MatMulNBits"), "MatMul" in found) == (3, False)

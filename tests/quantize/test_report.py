@@ -8,10 +8,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
 from msgspec.structs import replace
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import (
+    INT64,
+    PLAIN,
+    Array,
+    Floats,
+    chunk_of,
+    contract_of,
+    graph_of,
+    info,
+    manifest_of,
+    model_bytes,
+    output_of,
+    state_of,
+)
 
 from dst.quantize.report import Report, Settings, quality_of, report
 from dst.quantize.report.attach import REPORT_FILE, attach
@@ -23,25 +36,8 @@ from dst.quantize.report.plot import draw
 from dst.quantize.report.rollout import Walk, rollout
 from dst.runtime import BundleError, Session, StepError, open_bundle, surprise_bits, write_bundle
 from dst.runtime.errors import ChunkSizeError, ContractError, OtherModelError, OtherStateError
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Gate,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    Quality,
-    State,
-    Tokens,
-    Zeros,
-    seal,
-)
+from dst.runtime.manifest import Contract, Gate, Quality, Tokens, seal
 
-Array = npt.NDArray[np.generic]
-Floats = npt.NDArray[np.float32]
 VOCABULARY, WIDTH, T = 16, 8, 16
 ITEMS = np.random.default_rng(5).integers(0, VOCABULARY, 5_000)
 QUICK = Settings(heads=2, head_items=500, drift_items=0, data="random tokens")
@@ -62,10 +58,6 @@ def weights() -> dict[str, Floats]:
 PLACES = {"last": np.array([T - 1], np.int64), "axis": np.array([1], np.int64)}
 
 
-def value(name: str, dtype: int, shape: list[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
 def model(held: Mapping[str, Floats], dynamic: bool = False) -> bytes:
     """Token ids -> a fading sum of embeddings, carried on -> logits; plain operators, T fixed."""
     head = [helper.make_node("MatMul", ["y", "head"], ["logits"])]
@@ -75,7 +67,6 @@ def model(held: Mapping[str, Floats], dynamic: bool = False) -> bytes:
             helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["rough"]),
             helper.make_node("MatMul", ["rough", "head"], ["logits"]),
         ]
-    every: dict[str, Array] = {**held, **PLACES}
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["x"]),
         helper.make_node("MatMul", ["mix", "x"], ["fresh"]),
@@ -86,88 +77,36 @@ def model(held: Mapping[str, Floats], dynamic: bool = False) -> bytes:
         helper.make_node("Gather", ["y", "last"], ["end"], axis=1),
         helper.make_node("Squeeze", ["end", "axis"], ["h_next"]),
     ]
-    graph = helper.make_graph(
+    return model_bytes(
         nodes,
-        "step",
-        [value("ids", TensorProto.INT64, ["B", T]), value("h", TensorProto.FLOAT, ["B", WIDTH])],
-        [
-            value("logits", TensorProto.FLOAT, ["B", T, VOCABULARY]),
-            value("h_next", TensorProto.FLOAT, ["B", WIDTH]),
-        ],
-        [numpy_helper.from_array(array, name) for name, array in every.items()],
+        [info("ids", ["B", T], INT64), info("h", ["B", WIDTH])],
+        [info("logits", ["B", T, VOCABULARY]), info("h_next", ["B", WIDTH])],
+        {**held, **PLACES},
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
 
 
 def contract(features: bool = False) -> Contract:
-    return Contract(
-        chunk=Chunk(
-            input="x" if features else "ids",
-            dtype="float32" if features else "int64",
-            shape=("B", "T", 2) if features else ("B", "T"),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=T,
-            allowed_t=(T,),
-            content=Features(names=(), sample_rate_hz=None, normalisation=None)
-            if features
-            else Tokens(vocabulary=VOCABULARY, tokenizer="none"),
-            lookback=0,
-            lookback_fill=None,
-            tail="refuse",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y" if features else "logits",
-                dtype="float32",
-                shape=("B", "T", 2 if features else VOCABULARY),
-                meaning="custom" if features else "logits",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="c" if features else "h",
-                output="c_next" if features else "h_next",
-                dtype="float32",
-                shape=("B", 2 if features else WIDTH),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
+    if features:
+        return contract_of(
+            chunk_of(PLAIN, (T,), 2, tail="refuse"),
+            [output_of("y", ("B", "T", 2))],
+            [state_of("c", ("B", 2))],
+        )
+    return contract_of(
+        chunk_of(Tokens(vocabulary=VOCABULARY, tokenizer="none"), (T,), tail="refuse"),
+        [output_of("logits", ("B", "T", VOCABULARY), "logits")],
+        [state_of("h", ("B", WIDTH))],
     )
 
 
 def write(path: Path, graph: bytes, kept: Contract | None = None, model_id: str = "a" * 64) -> Path:
-    held = Graph(
-        file="step.onnx",
-        lowering="portable",
-        allowed_t=(T,),
-        batch=(),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-5,
-    )
-    manifest = Manifest(
+    manifest = manifest_of(
+        kept or contract(),
+        [graph_of((T,))],
         name=path.name,
-        description="a small model for tests",
-        license="Apache-2.0",
         model_id=model_id,
         precision="float32" if path.name == "full" else path.name,
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=kept or contract(),
-        graphs=(held,),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=6.6),
+        half_life_items=6.6,
         weights_bytes=4 * 2 * VOCABULARY * WIDTH,
     )
     write_bundle(path, manifest, {"step.onnx": graph})
@@ -189,15 +128,12 @@ def sensor(gain: float, power: float = 1.0) -> bytes:
         "gain": np.array([gain], np.float32),
         "power": np.array([power], np.float32),
     }
-    graph = helper.make_graph(
+    return model_bytes(
         nodes,
-        "step",
-        [value("x", TensorProto.FLOAT, ["B", T, 2]), value("c", TensorProto.FLOAT, ["B", 2])],
-        [value("y", TensorProto.FLOAT, ["B", T, 2]), value("c_next", TensorProto.FLOAT, ["B", 2])],
-        [numpy_helper.from_array(array, name) for name, array in held.items()],
+        [info("x", ["B", T, 2]), info("c", ["B", 2])],
+        [info("y", ["B", T, 2]), info("c_next", ["B", 2])],
+        held,
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(made.SerializeToString())
 
 
 @pytest.fixture(scope="module")

@@ -7,92 +7,31 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.steps import PLAIN, chunk_of, contract_of, output_of, state_of
 
 from dst.quantize.report.divergence import divergence_for
 from dst.runtime import surprise_bits
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Normalisation,
-    Output,
-    State,
-    Tokens,
-    Zeros,
-)
+from dst.runtime.manifest import Contract, Features, Normalisation, Output, Tokens
 
 T, CLASSES = 5, 7
 Floats = npt.NDArray[np.float64]
 
 
 def contract(content: Tokens | Features, *outputs: Output) -> Contract:
-    tokens = isinstance(content, Tokens)
-    return Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="int64" if tokens else "float32",
-            shape=("B", "T") if tokens else ("B", "T", 2),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=T,
-            allowed_t=(T,),
-            content=content,
-            lookback=0,
-            lookback_fill=None,
-            tail="refuse",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=outputs,
-        state=(
-            State(
-                input="h",
-                output="h_next",
-                dtype="float32",
-                shape=("B", 1),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
-    )
+    width = None if isinstance(content, Tokens) else 2
+    chunk = chunk_of(content, (T,), width, name="x", tail="refuse")
+    return contract_of(chunk, outputs, [state_of("h", ("B", 1))])
 
 
-def logits(name: str = "logits", per_item: bool = True) -> Output:
-    return Output(
-        name=name,
-        dtype="float32",
-        shape=("B", "T", CLASSES) if per_item else ("B", CLASSES),
-        meaning="logits",
-        per="item" if per_item else "chunk",
-        time_axis=1 if per_item else None,
-    )
+def logits(per_item: bool = True) -> Output:
+    return output_of("logits", ("B", "T", CLASSES) if per_item else ("B", CLASSES), "logits")
 
 
 def gaussian(name: str) -> Output:
-    return Output(
-        name=name,
-        dtype="float32",
-        shape=("B", "T", 2),
-        meaning="gaussian",
-        per="item",
-        time_axis=1,
-    )
-
-
-def custom(name: str, shape: tuple[int | str, ...], time_axis: int | None) -> Output:
-    return Output(
-        name=name,
-        dtype="float32",
-        shape=shape,
-        meaning="custom",
-        per="chunk" if time_axis is None else "item",
-        time_axis=time_axis,
-    )
+    return output_of(name, ("B", "T", 2), "gaussian")
 
 
 TOKENS = Tokens(vocabulary=CLASSES, tokenizer="none")
-PLAIN = Features(names=(), sample_rate_hz=None, normalisation=None)
 
 
 @settings(max_examples=30, deadline=None)
@@ -160,8 +99,8 @@ def test_gaussian_kl_and_loss_are_integrals_of_the_density() -> None:
 
 
 def test_relative_errors_are_kept_apart_by_output() -> None:
-    small = custom("small", ("T", "B", 2), 0)
-    large = custom("large", ("B", 3), None)
+    small = output_of("small", ("T", "B", 2))
+    large = output_of("large", ("B", 3))
     compare = divergence_for(contract(PLAIN, small, large))
     assert (compare.unit, compare.places, compare.judges_loss) == ("relative", 2, False)
     random = np.random.default_rng(0)

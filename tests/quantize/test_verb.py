@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.quantize.conftest import refused
 
 from dst.command.app import call
 from dst.runtime import open_bundle
@@ -107,10 +108,4 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = call(["quantize", str(text_bundle), *words, "--out", str(tmp_path / "q")])
-    error = capsys.readouterr().err
-    assert code == 2
-    assert message in error
-    assert error.startswith("dst: ")
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    refused(text_bundle, words, message, tmp_path, capsys)

@@ -1,60 +1,42 @@
 """Small real bundles, built with onnx alone, that the runtime's laws are tried on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
 import safetensors.numpy
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from tests.steps import (
+    INT64,
+    PLAIN,
+    Array,
+    Floats,
+    Tail,
+    chunk_of,
+    contract_of,
+    graph_of,
+    info,
+    manifest_of,
+    model_bytes,
+    output_of,
+    state_of,
+)
 
 from dst.runtime import Session, golden_tensors, write_bundle
 from dst.runtime.manifest import (
-    Chunk,
     Contract,
     Features,
     Fill,
     Golden,
     Graph,
-    Horizon,
     Manifest,
     Normalisation,
-    Output,
-    Producer,
-    State,
     Stored,
     Tokens,
-    Zeros,
 )
 
 VOCABULARY, WIDTH = 256, 8
-Array = npt.NDArray[np.generic]
-Float = npt.NDArray[np.float32]
-
-
-def value(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model_bytes(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    weights: Mapping[str, Array],
-) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "step",
-        inputs,
-        outputs,
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
 
 
 def text_weights() -> dict[str, Array]:
@@ -76,8 +58,8 @@ def text_model(t: int | str = "T", batch: int | str = "B") -> bytes:
             helper.make_node("Identity", ["h_out"], ["y_out"]),
         ],
         "leaky",
-        [value(n, TensorProto.FLOAT, [batch, WIDTH]) for n in ("h_in", "x_in")],
-        [value(n, TensorProto.FLOAT, [batch, WIDTH]) for n in ("h_out", "y_out")],
+        [info(n, [batch, WIDTH]) for n in ("h_in", "x_in")],
+        [info(n, [batch, WIDTH]) for n in ("h_out", "y_out")],
     )
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["x"]),
@@ -96,86 +78,24 @@ def text_model(t: int | str = "T", batch: int | str = "B") -> bytes:
     ]
     return model_bytes(
         nodes,
+        [info("ids", [batch, t], INT64), info("h", [batch, WIDTH]), info("n", [batch], INT64)],
         [
-            value("ids", TensorProto.INT64, [batch, t]),
-            value("h", TensorProto.FLOAT, [batch, WIDTH]),
-            value("n", TensorProto.INT64, [batch]),
-        ],
-        [
-            value("logits", TensorProto.FLOAT, [batch, t, VOCABULARY]),
-            value("h_next", TensorProto.FLOAT, [batch, WIDTH]),
-            value("n_next", TensorProto.INT64, [batch]),
+            info("logits", [batch, t, VOCABULARY]),
+            info("h_next", [batch, WIDTH]),
+            info("n_next", [batch], INT64),
         ],
         text_weights(),
     )
 
 
 def text_contract() -> Contract:
-    return Contract(
-        chunk=Chunk(
-            input="ids",
-            dtype="int64",
-            shape=("B", "T"),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=8,
-            allowed_t=(1, 4, 8),
-            content=Tokens(vocabulary=VOCABULARY, tokenizer="bytes"),
-            lookback=0,
-            lookback_fill=None,
-            tail="exact",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="logits",
-                dtype="float32",
-                shape=("B", "T", VOCABULARY),
-                meaning="logits",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="h",
-                output="h_next",
-                dtype="float32",
-                shape=("B", WIDTH),
-                batch_axis=0,
-                init=Stored(tensor="h0"),
-                role="memory",
-            ),
-            State(
-                input="n",
-                output="n_next",
-                dtype="int64",
-                shape=("B",),
-                batch_axis=0,
-                init=Zeros(),
-                role="counter",
-            ),
-        ),
-    )
-
-
-def graph(
-    file: str,
-    allowed_t: Sequence[int],
-    *,
-    lowering: Literal["fused", "portable", "other"] = "portable",
-    batch: Sequence[int] = (),
-) -> Graph:
-    return Graph(
-        file=file,
-        lowering=lowering,
-        allowed_t=tuple(allowed_t),
-        batch=tuple(batch),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-5,
+    return contract_of(
+        chunk_of(Tokens(vocabulary=VOCABULARY, tokenizer="bytes"), (1, 4, 8)),
+        [output_of("logits", ("B", "T", VOCABULARY), "logits")],
+        [
+            state_of("h", ("B", WIDTH), init=Stored(tensor="h0")),
+            state_of("n", ("B",), counter=True),
+        ],
     )
 
 
@@ -187,19 +107,13 @@ def manifest(
     model_id: str = "a" * 64,
     precision: str = "float32",
 ) -> Manifest:
-    return Manifest(
-        name="sample",
-        description="a small model for tests",
-        license="Apache-2.0",
+    return manifest_of(
+        contract,
+        graphs,
+        golden=golden,
         model_id=model_id,
         precision=precision,
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=contract,
-        graphs=tuple(graphs),
-        golden=tuple(golden),
-        certificates=(),
-        horizon=Horizon(half_life_items=6.6),
+        half_life_items=6.6,
         weights_bytes=4 * VOCABULARY * WIDTH * 2,
     )
 
@@ -228,7 +142,7 @@ def text_golden() -> tuple[tuple[Golden, ...], bytes]:
     return tuple(runs), safetensors.numpy.save(tensors)
 
 
-def initial_h() -> Float:
+def initial_h() -> Floats:
     return np.linspace(-1, 1, WIDTH, dtype=np.float32)[None]
 
 
@@ -244,10 +158,7 @@ def text_files() -> dict[str, bytes | Path]:
 def text_manifest(model_id: str = "a" * 64, precision: str = "float32") -> Manifest:
     return manifest(
         text_contract(),
-        [
-            graph("step.onnx", (1, 4, 8), lowering="fused"),
-            graph("step_t1.onnx", (1,), batch=(1,)),
-        ],
+        [graph_of((1, 4, 8), lowering="fused"), graph_of((1,), file="step_t1.onnx", batch=(1,))],
         golden=text_golden()[0],
         model_id=model_id,
         precision=precision,
@@ -273,69 +184,22 @@ def sensor_model() -> bytes:
     ]
     return model_bytes(
         nodes,
-        [
-            value("x", TensorProto.FLOAT, ["B", "L", 2]),
-            value("c", TensorProto.FLOAT, ["B", 2]),
-        ],
-        [
-            value("y", TensorProto.FLOAT, ["B", "T", 2]),
-            value("peak", TensorProto.FLOAT, ["B", 2]),
-            value("c_next", TensorProto.FLOAT, ["B", 2]),
-        ],
+        [info("x", ["B", "L", 2]), info("c", ["B", 2])],
+        [info("y", ["B", "T", 2]), info("peak", ["B", 2]), info("c_next", ["B", 2])],
         {**starts, **ends, "axis": np.array([1], np.int64)},
     )
 
 
 def sensor_contract() -> Contract:
-    return Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T", 2),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=4,
-            allowed_t=(1, 2, 4),
-            content=Features(
-                names=("left", "right"),
-                sample_rate_hz=100.0,
-                normalisation=Normalisation(mean=(1.0, -1.0), std=(2.0, 0.5)),
-            ),
-            lookback=3,
-            lookback_fill=0.25,
-            tail="exact",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", "T", 2),
-                meaning="custom",
-                per="item",
-                time_axis=1,
-            ),
-            Output(
-                name="peak",
-                dtype="float32",
-                shape=("B", 2),
-                meaning="custom",
-                per="chunk",
-                time_axis=None,
-            ),
-        ),
-        state=(
-            State(
-                input="c",
-                output="c_next",
-                dtype="float32",
-                shape=("B", 2),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
+    content = Features(
+        names=("left", "right"),
+        sample_rate_hz=100.0,
+        normalisation=Normalisation(mean=(1.0, -1.0), std=(2.0, 0.5)),
+    )
+    return contract_of(
+        chunk_of(content, (1, 2, 4), 2, lookback=3, lookback_fill=0.25),
+        [output_of("y", ("B", "T", 2)), output_of("peak", ("B", 2))],
+        [state_of("c", ("B", 2))],
     )
 
 
@@ -351,61 +215,17 @@ def gain_model(t: int | str) -> bytes:
             helper.make_node("Exp", ["sum"], ["grown"]),
             helper.make_node("Mul", ["g", "grown"], ["g_next"]),
         ],
-        [
-            value("x", TensorProto.FLOAT, [1, t]),
-            value("c", TensorProto.FLOAT, [1]),
-            value("g", TensorProto.FLOAT, [1]),
-        ],
-        [
-            value("y", TensorProto.FLOAT, [1, t]),
-            value("c_next", TensorProto.FLOAT, [1]),
-            value("g_next", TensorProto.FLOAT, [1]),
-        ],
+        [info("x", [1, t]), info("c", [1]), info("g", [1])],
+        [info("y", [1, t]), info("c_next", [1]), info("g_next", [1])],
         {"axis": np.array([1], np.int64)},
     )
 
 
-def gain_contract(
-    tail: Literal["exact", "pad", "refuse"], allowed_t: Sequence[int] = (8,)
-) -> Contract:
-    def scalar(name: str, init: Zeros | Fill) -> State:
-        return State(
-            input=name,
-            output=f"{name}_next",
-            dtype="float32",
-            shape=("B",),
-            batch_axis=0,
-            init=init,
-            role="memory",
-        )
-
-    return Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T"),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=max(allowed_t),
-            allowed_t=tuple(allowed_t),
-            content=Features(names=(), sample_rate_hz=None, normalisation=None),
-            lookback=0,
-            lookback_fill=None,
-            tail=tail,
-            pad_value=4.0 if tail == "pad" else None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", "T"),
-                meaning="custom",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(scalar("c", Zeros()), scalar("g", Fill(value=1.0))),
+def gain_contract(tail: Tail, allowed_t: Sequence[int] = (8,)) -> Contract:
+    return contract_of(
+        chunk_of(PLAIN, allowed_t, tail=tail, pad_value=4.0 if tail == "pad" else None),
+        [output_of("y", ("B", "T"))],
+        [state_of("c", ("B",)), state_of("g", ("B",), init=Fill(value=1.0))],
     )
 
 
@@ -417,12 +237,8 @@ def slow_model() -> bytes:
             helper.make_node("Add", ["s_in", "tiny"], ["s_out"]),
         ],
         "count",
-        [
-            value("i", TensorProto.INT64, []),
-            value("go", TensorProto.BOOL, []),
-            value("s_in", TensorProto.FLOAT, [1]),
-        ],
-        [value("go_on", TensorProto.BOOL, []), value("s_out", TensorProto.FLOAT, [1])],
+        [info("i", [], INT64), info("go", [], TensorProto.BOOL), info("s_in", [1])],
+        [info("go_on", [], TensorProto.BOOL), info("s_out", [1])],
     )
     return model_bytes(
         [
@@ -433,16 +249,8 @@ def slow_model() -> bytes:
             helper.make_node("Identity", ["g"], ["g_next"]),
             helper.make_node("Identity", ["x"], ["y"]),
         ],
-        [
-            value("x", TensorProto.FLOAT, [1, 8]),
-            value("c", TensorProto.FLOAT, [1]),
-            value("g", TensorProto.FLOAT, [1]),
-        ],
-        [
-            value("y", TensorProto.FLOAT, [1, 8]),
-            value("c_next", TensorProto.FLOAT, [1]),
-            value("g_next", TensorProto.FLOAT, [1]),
-        ],
+        [info("x", [1, 8]), info("c", [1]), info("g", [1])],
+        [info("y", [1, 8]), info("c_next", [1]), info("g_next", [1])],
         {"axis": np.array([1], np.int64), "tiny": np.array([1e-3], np.float32)},
     )
 
@@ -454,15 +262,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(root / "text", text_manifest(), text_files())
     write_bundle(root / "twin", text_manifest(model_id="b" * 64), text_files())
     write_bundle(root / "half", text_manifest(precision="int8"), text_files())
-    sensor = manifest(sensor_contract(), [graph("step.onnx", (1, 2, 4))])
+    sensor = manifest(sensor_contract(), [graph_of((1, 2, 4))])
     write_bundle(root / "sensor", sensor, {"step.onnx": sensor_model()})
-    gain = manifest(gain_contract("exact", (1, 8)), [graph("step.onnx", (1, 8), batch=(1,))])
+    gain = manifest(gain_contract("exact", (1, 8)), [graph_of((1, 8), batch=(1,))])
     write_bundle(root / "gain", gain, {"step.onnx": gain_model("T")})
-    tails: tuple[Literal["pad", "refuse"], ...] = ("pad", "refuse")
+    tails: tuple[Tail, ...] = ("pad", "refuse")
     for tail in tails:
-        fixed = manifest(gain_contract(tail), [graph("step.onnx", (8,), batch=(1,))])
+        fixed = manifest(gain_contract(tail), [graph_of((8,), batch=(1,))])
         write_bundle(root / tail, fixed, {"step.onnx": gain_model(8)})
-    slow = manifest(gain_contract("refuse"), [graph("step.onnx", (8,), batch=(1,))])
+    slow = manifest(gain_contract("refuse"), [graph_of((8,), batch=(1,))])
     write_bundle(root / "slow", slow, {"step.onnx": slow_model()})
     return root
 

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime as ort
 import pytest
+from onnx import helper
+from tests.steps import (
+    PLAIN,
+    chunk_of,
+    contract_of,
+    graph_of,
+    info,
+    manifest_of,
+    model_bytes,
+    output_of,
+    state_of,
+)
 
 import dst
 from dst.runtime import (
@@ -22,18 +33,6 @@ from dst.runtime import (
     write_bundle,
 )
 from dst.runtime.errors import ProviderError
-from dst.runtime.manifest import (
-    Chunk,
-    Contract,
-    Features,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Zeros,
-)
 
 pytestmark = [
     pytest.mark.peers,
@@ -112,12 +111,8 @@ def test_a_device_that_does_not_exist_is_no_silent_fallback() -> None:
 @pytest.fixture
 def half(tmp_path: Path) -> Path:
     """A graph of two products with a determinant between them, which OpenVINO does not have."""
-
-    def value(name: str, shape: list[int]) -> onnx.ValueInfoProto:
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-
-    node = onnx.helper.make_node
-    graph = onnx.helper.make_graph(
+    node = helper.make_node
+    step = model_bytes(
         [
             node("MatMul", ["x", "w"], ["a"], name="first"),
             node("Det", ["a"], ["d"], name="between"),
@@ -126,90 +121,23 @@ def half(tmp_path: Path) -> Path:
             node("Add", ["f", "bias"], ["y"], name="bias_sum"),
             node("Identity", ["f"], ["c_next"], name="copy"),
         ],
-        "step",
-        [value("x", [1, 8, 8]), value("c", [1, 8])],
-        [value("y", [1, 8]), value("c_next", [1, 8])],
-        [
-            onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "w"),
-            onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "u"),
-            onnx.numpy_helper.from_array(np.ones((1, 8), np.float32), "bias"),
-        ],
-    )
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
-    )
-    contract = Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T", 8),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=8,
-            allowed_t=(8,),
-            content=Features(names=(), sample_rate_hz=None, normalisation=None),
-            lookback=0,
-            lookback_fill=None,
-            tail="refuse",
-            pad_value=None,
-        ),
-        constants=(),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", 8),
-                meaning="custom",
-                per="chunk",
-                time_axis=None,
-            ),
-        ),
-        state=(
-            State(
-                input="c",
-                output="c_next",
-                dtype="float32",
-                shape=("B", 8),
-                batch_axis=0,
-                init=Zeros(),
-                role="memory",
-            ),
-        ),
-    )
-    entry = Graph(
-        file="step.onnx",
-        lowering="portable",
-        allowed_t=(8,),
-        batch=(1,),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-5,
-        multiply_adds={
-            "first": 512,
-            "between": 0,
-            "sum": 0,
-            "second": 64,
-            "bias_sum": 0,
-            "copy": 0,
+        [info("x", [1, 8, 8]), info("c", [1, 8])],
+        [info("y", [1, 8]), info("c_next", [1, 8])],
+        {
+            "w": np.eye(8, dtype=np.float32),
+            "u": np.eye(8, dtype=np.float32),
+            "bias": np.ones((1, 8), np.float32),
         },
     )
-    manifest = Manifest(
-        name="half",
-        description="",
-        license="",
-        model_id="a" * 64,
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=contract,
-        graphs=(entry,),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=None),
-        weights_bytes=512,
+    contract = contract_of(
+        chunk_of(PLAIN, (8,), 8, tail="refuse"),
+        [output_of("y", ("B", 8))],
+        [state_of("c", ("B", 8))],
     )
-    write_bundle(tmp_path / "half", manifest, {"step.onnx": model.SerializeToString()})
+    costs = {"first": 512, "between": 0, "sum": 0, "second": 64, "bias_sum": 0, "copy": 0}
+    graph = graph_of((8,), batch=(1,), multiply_adds=costs)
+    manifest = manifest_of(contract, [graph], name="half", weights_bytes=512)
+    write_bundle(tmp_path / "half", manifest, {"step.onnx": step})
     return tmp_path / "half"
 
 

@@ -8,28 +8,12 @@ import onnx
 import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper
+from tests.steps import chunk_of, graph_of, info, manifest_of, output_of, state_of
 
 from dst.runtime import Session, golden_tensors, write_bundle
-from dst.runtime.manifest import (
-    Chunk,
-    Constant,
-    Contract,
-    Features,
-    Golden,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Stored,
-)
+from dst.runtime.manifest import Constant, Contract, Features, Golden, Manifest, Stored
 
 WIDTH = 4
-
-
-def value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 def external(name: str, location: str, offset: int = 0, length: int = 4 * WIDTH) -> TensorProto:
@@ -70,7 +54,7 @@ def sum_model(
                 [helper.make_node("Identity", ["inner"], [out])],
                 out,
                 [],
-                [value(out, [WIDTH])],
+                [info(out, [WIDTH])],
                 [inner],
             )
             for out in ("then_w", "else_w")
@@ -85,8 +69,8 @@ def sum_model(
     graph = helper.make_graph(
         nodes,
         "step",
-        [value("x", ["B", "T", 1]), value("gain", [1]), value("s", ["B", 1, 1])],
-        [value("y", ["B", "T", WIDTH]), value("s_next", ["B", 1, 1])],
+        [info("x", ["B", "T", 1]), info("gain", [1]), info("s", ["B", 1, 1])],
+        [info("y", ["B", "T", WIDTH]), info("s_next", ["B", 1, 1])],
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -94,67 +78,19 @@ def sum_model(
 
 
 def sum_manifest() -> Manifest:
+    content = Features(names=("level",), sample_rate_hz=10.0, normalisation=None)
     contract = Contract(
-        chunk=Chunk(
-            input="x",
-            dtype="float32",
-            shape=("B", "T", 1),
-            batch_axis=0,
-            time_axis=1,
-            nominal_t=4,
-            allowed_t=(1, 4),
-            content=Features(names=("level",), sample_rate_hz=10.0, normalisation=None),
-            lookback=0,
-            lookback_fill=None,
-            tail="exact",
-            pad_value=None,
-        ),
+        chunk=chunk_of(content, (1, 4), 1),
         constants=(Constant(input="gain", dtype="float32", shape=(1,), values=(0.5,)),),
-        outputs=(
-            Output(
-                name="y",
-                dtype="float32",
-                shape=("B", "T", WIDTH),
-                meaning="custom",
-                per="item",
-                time_axis=1,
-            ),
-        ),
-        state=(
-            State(
-                input="s",
-                output="s_next",
-                dtype="float32",
-                shape=("B", 1, 1),
-                batch_axis=0,
-                init=Stored(tensor="s0"),
-                role="memory",
-            ),
-        ),
+        outputs=(output_of("y", ("B", "T", WIDTH)),),
+        state=(state_of("s", ("B", 1, 1), init=Stored(tensor="s0")),),
     )
-    graph = Graph(
-        file="step.onnx",
-        lowering="portable",
-        allowed_t=(1, 4),
-        batch=(),
-        opsets={"ai.onnx": 18},
-        domains=("ai.onnx",),
-        min_ort="1.17",
-        golden_tolerance=1e-5,
-    )
-    return Manifest(
+    return manifest_of(
+        contract,
+        [graph_of((1, 4))],
         name="sum",
         description="a carried sum, for tests",
-        license="Apache-2.0",
-        model_id="a" * 64,
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="tests", version="0"),
-        contract=contract,
-        graphs=(graph,),
-        golden=(Golden(file="golden.safetensors", t=4, steps=2),),
-        certificates=(),
-        horizon=Horizon(half_life_items=None),
+        golden=[Golden(file="golden.safetensors", t=4, steps=2)],
         weights_bytes=4 * WIDTH,
     )
 

@@ -1,4 +1,4 @@
-"""Small bundles whose graphs run any number of streams at once, and one whose rows mix."""
+"""Small bundles whose graphs run any number of streams at once, and how slots are compared."""
 
 from pathlib import Path
 
@@ -7,18 +7,33 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tests.steps import INT64, Array, info, model_bytes, output_of, state_of
 
 from dst.runtime import write_bundle
 from dst.runtime.bundle import open_bundle
-from dst.runtime.manifest import Manifest, State, Zeros
+from dst.runtime.manifest import Manifest
+from dst.runtime.packed import pack
+from dst.runtime.pool import StreamPool
 
-Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
-POISON, HUGE = -1.0, 80.0  # the first gives a NaN output, eight of the second a state of infinity
-random = np.random.default_rng(5)
-BYTES = bytes(random.integers(0, 256, 400, np.uint8))
-SAMPLES = random.normal(size=(80, 2)).astype(np.float32)
+
+
+def same(first: Outputs, second: Outputs) -> None:
+    """Bit for bit, dtype and shape included."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert (value.dtype, value.shape) == (second[name].dtype, second[name].shape)
+        assert value.tobytes() == second[name].tobytes()
+
+
+def all_of(pool: StreamPool) -> list[bytes]:
+    """Everything that a pool's slots are."""
+    return [pack(pool.swap_out(slot)) for slot in range(len(pool))]
+
+
+def positive(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).uniform(0, 0.1, count).astype(np.float32)
 
 
 def with_batch(model: onnx.ModelProto) -> bytes:
@@ -48,30 +63,13 @@ def columns_model(width: int) -> bytes:
         helper.make_node("Add", ["n", "one"], ["n_next"]),
     ]
     numbers = {"zero": 0, "one": 1, "two": 2, "minus_two": -2, "end": 2**31, "time": 0}
-    weights = [numpy_helper.from_array(np.array([v], np.int64), k) for k, v in numbers.items()]
-    weights.append(numpy_helper.from_array(np.array([0.5], np.float32), "half"))
-
-    def port(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    graph = helper.make_graph(
+    weights: dict[str, Array] = {k: np.array([v], np.int64) for k, v in numbers.items()}
+    return model_bytes(
         nodes,
-        "step",
-        [
-            port("x", TensorProto.FLOAT, "L", "B"),
-            port("c", TensorProto.FLOAT, width, "B"),
-            port("n", TensorProto.INT64, "B"),
-        ],
-        [
-            port("y", TensorProto.FLOAT, "T", "B"),
-            port("c_next", TensorProto.FLOAT, width, "B"),
-            port("n_next", TensorProto.INT64, "B"),
-        ],
-        weights,
+        [info("x", ["L", "B"]), info("c", [width, "B"]), info("n", ["B"], INT64)],
+        [info("y", ["T", "B"]), info("c_next", [width, "B"]), info("n_next", ["B"], INT64)],
+        weights | {"half": np.array([0.5], np.float32)},
     )
-    opsets = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    return bytes(model.SerializeToString())
 
 
 def write_columns(root: Path, base: Manifest, width: int) -> None:
@@ -85,20 +83,12 @@ def write_columns(root: Path, base: Manifest, width: int) -> None:
         lookback=2,
         lookback_fill=0.5,
     )
-    output = msgspec.structs.replace(contract.outputs[0], shape=("T", "B"), time_axis=0)
-    state = [
-        State(
-            input=name,
-            output=f"{name}_next",
-            dtype="float32" if name == "c" else "int64",
-            shape=shape,
-            batch_axis=len(shape) - 1,
-            init=Zeros(),
-            role="memory" if name == "c" else "counter",
-        )
-        for name, shape in (("c", (width, "B")), ("n", ("B",)))
-    ]
-    contract = msgspec.structs.replace(contract, chunk=chunk, outputs=(output,), state=tuple(state))
+    contract = msgspec.structs.replace(
+        contract,
+        chunk=chunk,
+        outputs=(output_of("y", ("T", "B")),),
+        state=(state_of("c", (width, "B")), state_of("n", ("B",), counter=True)),
+    )
     manifest = msgspec.structs.replace(base, contract=contract)
     write_bundle(root, manifest, {"step.onnx": columns_model(width)})
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runtime.pool.conftest import all_of, positive, same
+from tests.steps import Array
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import (
@@ -34,30 +35,9 @@ from dst.runtime.pool.batch import Batch
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Saved
 
-Array = npt.NDArray[np.generic]
-Outputs = dict[str, Array]
-POISON, HUGE = -1.0, 80.0  # the first gives a NaN output, eight of the second a state of infinity
 random = np.random.default_rng(5)
 BYTES = bytes(random.integers(0, 256, 400, np.uint8))
 SAMPLES = random.normal(size=(80, 2)).astype(np.float32)
-
-
-def same(first: Outputs, second: Outputs) -> None:
-    """Bit for bit, dtype and shape included."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert (value.dtype, value.shape) == (second[name].dtype, second[name].shape)
-        assert value.tobytes() == second[name].tobytes()
-
-
-def all_of(pool: StreamPool) -> list[bytes]:
-    """Everything that a pool's slots are."""
-    return [pack(pool.swap_out(slot)) for slot in range(len(pool))]
-
-
-def positive(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).uniform(0, 0.1, count).astype(np.float32)
-
 
 # --- a slot is a stream
 
