@@ -182,4 +182,5 @@ def test_quality_is_on_the_page_where_there_is_one() -> None:
     found = read(page(result(quality=quality)))
     assert "polyline" in found.tags
     assert "failed" in found.text
+    assert "KL, nats per item" in found.text
     assert "Quality" not in read(page(result())).text

@@ -1,6 +1,7 @@
 """Charts: a bench in, SVG for the page out."""
 
 import math
+from collections.abc import Iterable
 from html import escape
 
 from dst.bench.canvas import COLOURS
@@ -50,7 +51,7 @@ def bars(result: BenchResult) -> str:
             )
             parts.append(_word(centre, y(ratio.high) - 4, f"{ratio.median:.2f}"))
     parts.append(f'<line class="one" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(1):.1f}" y2="{y(1):.1f}"/>')
-    return _svg(height, parts) + _legend(result)
+    return _svg(height, parts) + _legend(result, range(len(result.bundles)))
 
 
 def curves(result: BenchResult) -> str:
@@ -73,10 +74,9 @@ def curves(result: BenchResult) -> str:
 
     parts = [_rule(y(10.0**power), f"1e{power}") for power in range(low, high + 1)]
     for power in range(math.ceil(first), math.floor(last) + 1):
-        place = x(10.0**power)
-        parts.append(
-            f'<text x="{place:.1f}" y="{height - 8}" text-anchor="middle">{10**power:,}</text>'
-        )
+        label = f"{10**power:,}"
+        place = min(x(10.0**power), _WIDTH - 3.5 * len(label))  # half a label must fit beside it
+        parts.append(f'<text x="{place:.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
     for place, quality in held.items():
         points = " ".join(
             f"{x(p):.1f},{y(v):.1f}"
@@ -87,7 +87,7 @@ def curves(result: BenchResult) -> str:
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.2" '
             'stroke-linejoin="round"/>'
         )
-    return _svg(height, parts) + _legend(result)
+    return _svg(height, parts) + _legend(result, held)
 
 
 def _svg(height: int, parts: list[str]) -> str:
@@ -105,13 +105,14 @@ def _word(x: float, y: float, word: str) -> str:
     return f'<text class="value" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{word}</text>'
 
 
-def _legend(result: BenchResult) -> str:
+def _legend(result: BenchResult, places: Iterable[int]) -> str:
+    """Name the bundles that are drawn."""
     marks = "".join(
-        f'<span style="margin-right:20px"><span class="dot" '
-        f'style="background:{COLOURS[i % len(COLOURS)]}"></span>{escape(entry.label)}</span>'
-        for i, entry in enumerate(result.bundles)
+        f'<span><span class="dot" style="background:{COLOURS[place % len(COLOURS)]}"></span>'
+        f"{escape(result.bundles[place].label)}</span>"
+        for place in places
     )
-    return f"<div>{marks}</div>"
+    return f'<div class="legend">{marks}</div>'
 
 
 def _round_values(top: float) -> list[float]:

@@ -87,17 +87,15 @@ def _latency(axes: "Axes", result: BenchResult) -> None:
 
 
 def _quality(axes: "Axes", result: BenchResult) -> None:
-    units = set()
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         if entry.quality is None:
             continue
-        units.add(entry.quality.unit)
         values = [max(v, 1e-12) for v in entry.quality.divergence]
         axes.plot(entry.quality.positions, values, ".-", color=colour, label=entry.label)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    unit = "KL, nats per item" if units == {"nats"} else "divergence"
-    dress(axes, "Distance from full precision", "position in the stream, items", unit)
+    where = "position in the stream, items"
+    dress(axes, "Distance from full precision", where, result.divergence_unit)
     axes.legend(fontsize=8, frameon=False)
 
 

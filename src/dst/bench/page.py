@@ -29,6 +29,7 @@ td small { color: var(--soft); display: block; font-size: 12px; }
 .good { color: var(--good); } .bad { color: var(--bad); } .none { color: var(--soft); }
 svg { width: 100%; height: auto; display: block; margin: 8px 0; }
 svg text { fill: var(--soft); font-size: 12px; } svg .value { fill: var(--ink); }
+.legend { margin-bottom: 16px; } .legend > span { margin-right: 20px; }
 svg .grid { stroke: var(--line); } svg .one { stroke: var(--soft); stroke-dasharray: 4 4; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 8px 0 0; }
 dt { color: var(--soft); } dd { margin: 0; }
@@ -58,7 +59,8 @@ def page(result: BenchResult) -> str:
     if any(entry.quality is not None for entry in result.bundles):
         parts += [
             "<h2>Quality over the horizon</h2>",
-            "<p>Distance from full precision by position in the stream.</p>",
+            f"<p>Distance from full precision ({escape(result.divergence_unit)}) by position in "
+            "the stream, in items; both axes are logarithmic.</p>",
             curves(result),
             _quality(result),
         ]
@@ -175,7 +177,8 @@ def _quality(result: BenchResult) -> str:
 
 def _machine(result: BenchResult) -> str:
     env = result.environment
-    pinned = "not pinned" if env.pinned_to is None else f"pinned to {list(env.pinned_to)}"
+    cores = None if env.pinned_to is None else ", ".join(str(core) for core in env.pinned_to)
+    pinned = "not pinned" if cores is None else f"pinned to core {cores}"
     facts = {
         "processor": f"{env.cpu}, {env.cores} cores, {' '.join(env.instructions)}",
         "threads": f"{result.threads}, {pinned}",

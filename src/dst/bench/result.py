@@ -92,3 +92,9 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     energy_why: str | None
     bundles: tuple[Entry, ...]
+
+    @property
+    def divergence_unit(self) -> str:
+        """What the divergence of the bundles' quality is measured in."""
+        units = {entry.quality.unit for entry in self.bundles if entry.quality is not None}
+        return "KL, nats per item" if units == {"nats"} else "divergence"
