@@ -1,5 +1,6 @@
 """Bundles on disk: a path or a shipped name in, a verified `Bundle` out; and the writer."""
 
+import glob
 import os
 import shutil
 import stat
@@ -45,6 +46,8 @@ from dst.runtime.manifest import (
 from dst.runtime.rules import INIT_FILE, MANIFEST_FILE, check_name
 
 MAX_MANIFEST_BYTES = 1 << 24
+
+_OLD = ".old"  # what a bundle's hidden name ends in while another takes its place
 
 Array = npt.NDArray[np.generic]
 
@@ -141,6 +144,11 @@ def locate(path: str | Path) -> Path:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
     names = ", ".join(ours) if ours else "none"
+    kept = sorted(given.parent.glob(f".{glob.escape(given.name)}.*{_OLD}")) if given.name else []
+    if kept:  # a process was killed between the two renames of `_swap`
+        why += (
+            f"; the bundle that stood there is kept as {kept[-1].name}, rename it to have it back"
+        )
     raise BundleNotFoundError(f"bundle {str(path)!r}: {why}; shipped bundles: {names}")
 
 
@@ -323,7 +331,7 @@ def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> 
 
 def _swap(work: Path, target: Path) -> None:
     """Rename `work` to `target`; a bundle that stands there goes, or comes back on failure."""
-    old = work.with_suffix(".old")
+    old = work.with_suffix(_OLD)
     try:
         if os.path.lexists(target):
             os.rename(target, old)

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from dst.runtime import open_bundle, write_bundle
 from dst.runtime.errors import (
     BundleError,
     BundleExistsError,
+    BundleNotFoundError,
     ContractError,
     ManifestError,
     OutsideError,
@@ -195,3 +199,30 @@ def test_an_interrupt_between_the_renames_leaves_one_whole_bundle(
             write_bundle(tmp_path / "b", replace(manifest, name="second"), files, overwrite=True)
     assert open_bundle(tmp_path / "b").manifest.name == stands
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+KILLED = """
+import os, signal, sys
+from dst.runtime import open_bundle, write_bundle
+rename = os.rename
+def kill(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.rename = kill
+bundle = open_bundle(sys.argv[1])
+files = {name: bundle.root / name for name in bundle.manifest.files}
+write_bundle(sys.argv[1], bundle.manifest, files, overwrite=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_kill_between_the_renames_is_told_and_can_be_undone(copy: Path) -> None:
+    manifest = open_bundle(copy).manifest
+    done = subprocess.run([sys.executable, "-c", KILLED, str(copy)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not copy.exists()
+    with pytest.raises(BundleNotFoundError, match=r"kept as \.demo\..*\.old, rename it") as told:
+        open_bundle(copy)
+    kept = next(word.rstrip(",") for word in str(told.value).split() if word.endswith(".old,"))
+    (copy.parent / kept).rename(copy)
+    assert open_bundle(copy).manifest == manifest
