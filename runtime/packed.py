@@ -211,12 +211,12 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
     """Read where the tensors lie; they must fill the file, one after the other.
 
     Raises:
-        ValueError: they do not, or one is unknown or of a dtype that no state has.
-        KeyError: one is missing.
+        ValueError: they do not, or one is unknown or missing.
+        KeyError: one is of a dtype that no state has.
     """
     told = {name: msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items()}
-    for name in ("pending", "lookback"):
-        told[name]
+    if absent := sorted({"pending", "lookback"} - told.keys()):
+        raise ValueError(f"it has no tensor {absent[0]!r}")
     spans: list[_Span] = []
     end = 0
     for name, tensor in sorted(told.items(), key=lambda item: item[1].data_offsets):
