@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import BufferedReader
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,7 +49,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum: str
-    format: str
+    format: Literal["dst-state"]
     version: str
     model_id: Hash
     state_hash: Hash
@@ -268,7 +268,8 @@ def _checksum(head: bytes, body: Iterable[memoryview]) -> bytes:
 
 def _room_for(span: _Span, room: Mapping[str, Array]) -> Array:
     """Return the array that is offered for a tensor, if it fits, or a new one."""
-    offered = room.get(span.name.removeprefix("state/")) if span.name[:6] == "state/" else None
+    part, _, name = span.name.partition("/")
+    offered = room.get(name) if part == "state" else None
     if offered is not None and (offered.dtype, offered.shape) == (span.dtype, span.shape):
         return offered
     return np.empty(span.shape, span.dtype)

@@ -105,7 +105,7 @@ def bare(session: Session, t: int, chunk: Array, way: Way = "bare") -> Callable[
 
     intake = Intake(contract.chunk, t)
     tokens, few = intake.unsigned is not None, t <= FEW_TOKENS
-    ids = feed.reshape(-1).view(np.uint64) if tokens else feed
+    ids = feed if intake.unsigned is None else feed.reshape(-1).view(intake.unsigned.dtype)
     values = [pieces(array) for array in outputs.values()]
 
     def call_and_check() -> object:

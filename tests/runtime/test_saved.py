@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.safety.laws import with_checksum
 from xxhash import xxh3_128
 
 from dst.runtime import Session, Stream, generate
@@ -198,6 +199,12 @@ def test_another_version_is_told_from_damage(
     path.write_bytes(blank.replace(b"0" * places, digest.hexdigest().encode(), 1))
     with pytest.raises(StateVersionError, match=f"version is {version.decode()}; .* reads 2"):
         Stream.load(text, path)
+
+
+def test_another_format_is_refused(text: Session) -> None:
+    other = pack(text.stream().saved()).replace(b'"format":"dst-state"', b'"format":"dst-stats"')
+    with pytest.raises(StateCorruptError, match="checksum holds but its content does not"):
+        unpack(with_checksum(other))
 
 
 def test_a_state_is_read_to_where_it_will_be_used(text: Session, tmp_path: Path) -> None:
