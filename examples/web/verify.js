@@ -1,0 +1,87 @@
+// A bundle and a text in, two proofs out: its golden runs replayed here, and its bits per byte.
+
+import { readSafetensors } from "./safetensors.js";
+import { Bundle, Stream } from "./stream.js";
+
+// Each golden run that a graph takes -> the worst max|found - expected| / rms(expected).
+export async function replay(ort, bundle, graph, provider) {
+  const stream = await Stream.open(ort, bundle, graph, provider);
+  const checks = [];
+  for (const { file, t, steps } of bundle.manifest.golden) {
+    const size = graph.allowed_t.includes(t)
+      ? t
+      : Math.max(...graph.allowed_t.filter((a) => t % a === 0));
+    if (!(size > 0)) continue;
+    const golden = readSafetensors(await bundle.file(file));
+    const items = golden[`t${t}/chunk`].data; // (steps, B=1, T)
+    const found = {};
+    stream.reset();
+    for (let at = 0; at < steps * t; at += size) {
+      const outputs = await stream.step(chunkOf(ort, items.slice(at, at + size)));
+      for (const [name, tensor] of Object.entries(outputs)) {
+        (found[`t${t}/out/${name}`] ??= []).push(...tensor.data);
+      }
+    }
+    for (const [name, tensor] of Object.entries(stream.state)) {
+      found[`t${t}/state/${name}`] = await tensor.getData();
+    }
+    const errors = Object.entries(found).map(([name, values]) => [
+      name,
+      relativeError(values, golden[name].data),
+    ]);
+    const [tensor, worst] = errors.reduce((a, b) => (b[1] <= a[1] ? a : b)); // NaN wins
+    checks.push({
+      graph: graph.file,
+      t,
+      size,
+      worst,
+      tensor,
+      passed: worst <= graph.golden_tolerance,
+    });
+  }
+  if (!checks.length) throw new Error(`${graph.file}: no golden run to prove it`);
+  return checks;
+}
+
+// Bits per byte of a text read in one pass with the state carried on. (T divides its length.)
+export async function score(ort, bundle, graph, provider, text, t) {
+  const stream = await Stream.open(ort, bundle, graph, provider);
+  let bits = 0;
+  let last = null; // the logits before the next byte
+  const began = performance.now();
+  for (let at = 0; at < text.length; at += t) {
+    const bytes = text.subarray(at, at + t);
+    const { logits } = await stream.step(chunkOf(ort, BigInt64Array.from(bytes, BigInt)));
+    bytes.forEach((byte, i) => {
+      if (last) bits += surprise(last, byte);
+      last = logits.data.subarray(i * 256, (i + 1) * 256);
+    });
+  }
+  const seconds = (performance.now() - began) / 1000;
+  return {
+    bytes: text.length,
+    bits_per_byte: bits / (text.length - 1),
+    bytes_per_second: text.length / seconds,
+  };
+}
+
+function chunkOf(ort, ids) {
+  return new ort.Tensor("int64", ids, [1, ids.length]);
+}
+
+function surprise(logits, byte) {
+  const top = logits.reduce((a, b) => Math.max(a, b));
+  const sum = logits.reduce((total, x) => total + Math.exp(x - top), 0);
+  return (Math.log(sum) + top - logits[byte]) / Math.LN2;
+}
+
+function relativeError(found, expected) {
+  if (found.length !== expected.length) return Infinity;
+  let worst = 0;
+  let squares = 0;
+  for (let i = 0; i < found.length; i++) {
+    worst = Math.max(worst, Math.abs(found[i] - expected[i]));
+    squares += expected[i] * expected[i];
+  }
+  return worst === 0 ? 0 : worst / Math.sqrt(squares / found.length);
+}
