@@ -70,7 +70,7 @@ class StoreFile:
     def __init__(
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
-        self._path, self._birth = path, birth
+        self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -195,13 +195,13 @@ class StoreFile:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                return self._prepared(str(self._path.absolute()))
+                return self._prepared(str(self._path))
             except sqlite3.OperationalError as error:
                 code = _primary(error)
                 if code == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
                     time.sleep(_PAUSE_S)
                 elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and self._frozen():
-                    return self._prepared(f"{self._path.absolute().as_uri()}?immutable=1")
+                    return self._prepared(f"{self._path.as_uri()}?immutable=1")
                 else:
                     raise
 

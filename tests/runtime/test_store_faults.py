@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -224,6 +225,21 @@ def test_names_that_mean_something_to_sqlite_are_files(
         assert (tmp_path / name).is_file()
         with StateStore(name) as store:
             assert store.get("a").items_consumed == 8
+
+
+def test_a_store_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with StateStore("a.db") as store:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        threads = [Thread(target=store.put, args=(str(i), state(8 + i))) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not any((tmp_path / "elsewhere").iterdir())
+    with StateStore(tmp_path / "a.db") as store:
+        assert [store.get(str(i)).items_consumed for i in range(4)] == [8, 9, 10, 11]
 
 
 def test_a_newer_version_and_an_altered_schema(path: Path) -> None:
