@@ -5,7 +5,7 @@ The buffers and the bindings of one (B, T) are made once, so that a step makes n
 Shape letters: `B` batch, `T` items per chunk, `L` lookback.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from dst.runtime.pool.slots import Side, row_of
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
+
+PROOF_ITEMS = 64  # rows are tried until so many items have been read, twice at least
 
 
 class Lane:
@@ -78,7 +80,7 @@ class Batch:
             ways: from which side to which a step can go, each of B rows; `run` takes its place.
 
         Raises:
-            BatchError: a row of the result depends on the other rows.
+            BatchError: a row of the result depends on the other rows, or on its place.
             StepError: ONNX Runtime refused.
         """
         contract = engine.contract
@@ -179,35 +181,50 @@ class Batch:
             raise StepError(f"{self._graph} failed: {first_line(error)}") from error
 
     def _prove(self, engine: Engine, source: Side, target: Side) -> None:
-        """Step row 0 in two different companies: not a bit of it may differ.
+        """Step the same row in every place, and in other company: not a bit of it may differ.
 
         This also is the warm-up: ONNX Runtime allocates now and not later.
         """
         random = np.random.default_rng(0)
         self._draw(random)
-        own = self.lanes[0].raw.copy()
         self._call(self._bind(engine, source, target))  # from here on no state is the initial one
         binding = self._bind(engine, target, source)
-        seen: list[list[bytes]] = []
-        for _ in range(2):
+        own = [row.copy() for row in target.row(0)]
+        others = [tensor.copy() for tensor in target.tensors]
+        count = len(self.lanes)
+        for _ in range(max(2, PROOF_ITEMS // (count * self.t))):
             self._draw(random)
-            self.lanes[0].raw[...] = own
-            self._intake.normalise()
-            self._call(binding)
-            found = [*self.lanes[0].outputs.values(), *source.row(0)]
-            seen.append([value.tobytes() for value in found])
-            for before, after, axis in zip(
-                target.tensors, source.tensors, source.axes, strict=True
-            ):
-                np.moveaxis(before, axis, 0)[1:] = np.moveaxis(after, axis, 0)[1:]
+            chunk = self.lanes[0].raw.copy()
+            company = self._intake.raw.copy()
+            for lane in self.lanes:
+                lane.raw[...] = chunk
+            for tensor, row in zip(target.tensors, own, strict=True):
+                tensor[...] = row
+            first, *rest = self._answers(binding, source, range(count))
+            self._intake.raw[...] = company
+            for tensor, other in zip(target.tensors, others, strict=True):
+                tensor[...] = other
+            if any(answer != first for answer in (*rest, *self._answers(binding, source, [0]))):
+                raise BatchError(
+                    f"{engine.bundle.label}: in {self._graph} at B = {count}, T = {self.t} "
+                    "what one stream gets depends on the others in its batch or on its place there "
+                    "(such as scales taken over the whole batch, or an operator that rounds the "
+                    "last values of an array in another way); run its streams one by one, with "
+                    "session.stream()"
+                )
         self._intake.raw[...] = 0
         self._intake.feed[...] = 0
-        if seen[0] != seen[1]:
-            raise BatchError(
-                f"{engine.bundle.label}: in {self._graph} at B = {len(self.lanes)}, T = {self.t} "
-                "what one stream gets depends on the others in its batch (such as scales taken "
-                "over the whole batch); run its streams one by one, with session.stream()"
-            )
+
+    def _answers(
+        self, binding: ort.IOBinding, target: Side, rows: Iterable[int]
+    ) -> list[list[bytes]]:
+        """Step what lies in the buffers, and return outputs and state of each of these rows."""
+        self._intake.normalise()
+        self._call(binding)
+        return [
+            [v.tobytes() for v in (*self.lanes[row].outputs.values(), *target.row(row))]
+            for row in rows
+        ]
 
     def _draw(self, random: np.random.Generator) -> None:
         """Fill every row with items that a graph can read."""

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper
+from tests.runtime.conftest import gain_contract, gain_model
 from tests.steps import INT64, Array, info, model_bytes, output_of, state_of
 
 from dst.runtime import write_bundle
@@ -95,7 +96,10 @@ def write_columns(root: Path, base: Manifest, width: int) -> None:
 
 @pytest.fixture(scope="session")
 def batched(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sample bundles for any B: gain, pad, refuse, columns, wide, and mixed, whose rows mix."""
+    """Sample bundles for any B: gain, pad, refuse, columns and wide; rows mix in mixed.
+
+    In placed, T = 7, an arc tangent may round by its place in the array.
+    """
     root = tmp_path_factory.mktemp("pool")
     for name in ("gain", "pad", "refuse"):
         model = with_batch(onnx.load(shelf / name / "step.onnx"))
@@ -111,4 +115,10 @@ def batched(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mixed.graph.node.insert(2, helper.make_node("Mul", ["own", "mean"], ["root"]))
     first.op_type = "Abs"
     write_bundle(root / "mixed", base, {"step.onnx": with_batch(mixed)})
+    placed = onnx.load_from_string(gain_model(7))
+    placed.graph.node[0].op_type = "Atan"
+    contract = gain_contract("refuse", (7,))
+    graphs = tuple(msgspec.structs.replace(g, allowed_t=(7,)) for g in base.graphs)
+    seven = msgspec.structs.replace(base, contract=contract, graphs=graphs)
+    write_bundle(root / "placed", seven, {"step.onnx": with_batch(placed)})
     return root
