@@ -20,7 +20,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Axis = Annotated[int, msgspec.Meta(ge=0, le=15)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
 
 
@@ -158,7 +158,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     batch: tuple[Positive, ...]
     opsets: dict[Name, Positive]
     domains: tuple[Name, ...]
-    min_ort: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+(\.\d+)?$")]
+    min_ort: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
     golden_tolerance: float
     multiply_adds: dict[NodeName, Count] = {}
 

@@ -64,6 +64,10 @@ def rewritten(root: Path, change: Callable[[Manifest], Manifest]) -> None:
     (root / "manifest.json").write_bytes(encode(manifest))
 
 
+def with_min_ort(version: str) -> Callable[[Manifest], Manifest]:
+    return lambda m: replace(m, graphs=tuple(replace(g, min_ort=version) for g in m.graphs))
+
+
 def test_what_is_written_is_what_is_read(text_parts: Parts, tmp_path: Path) -> None:
     manifest, files = text_parts
     sealed = write_bundle(tmp_path / "b", manifest, files)
@@ -179,6 +183,13 @@ def seal_hash(manifest: Manifest) -> Manifest:
             StateHashError,
             "state_hash is 0000",
         ),
+        (
+            lambda r: rewritten(r, lambda m: replace(m, model_id=m.model_id + "\n")),
+            ManifestError,
+            "model_id",
+        ),
+        (lambda r: rewritten(r, with_min_ort("1.31\n")), ManifestError, "min_ort"),
+        (lambda r: rewritten(r, with_min_ort("1." + "1" * 5000)), ManifestError, "min_ort"),
     ],
 )
 def test_a_broken_clause_has_its_own_error(
