@@ -53,7 +53,7 @@ def generate(
     start = None if seed is None else Sampler.seeded(seed)
     if items < 0:
         raise GenerateError(f"items is {items}, expected 0 or more")
-    first: Items = prompt.encode() if isinstance(prompt, str) else prompt
+    first: Items = _utf8(prompt) if isinstance(prompt, str) else prompt
     if len(first) == 0 and stream.pending == 0:
         raise GenerateError(
             "the prompt is empty and no item waits in the stream: there is nothing to continue; "
@@ -85,6 +85,16 @@ def _continue(
         yield token
         if token in stop:
             return
+
+
+def _utf8(prompt: str) -> bytes:
+    try:
+        return prompt.encode()
+    except UnicodeEncodeError as error:
+        raise GenerateError(
+            f"the prompt holds half a character at place {error.start} (a lone surrogate), which "
+            "UTF-8 cannot write; give its bytes"
+        ) from None
 
 
 def _logits(contract: Contract) -> str:

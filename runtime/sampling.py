@@ -37,11 +37,11 @@ class Sampler:
         """Make a source at its first draw.
 
         Raises:
-            GenerateError: the seed does not lie in 0 .. 2^64 - 1.
+            GenerateError: the seed is no integer, or does not lie in 0 .. 2^64 - 1.
         """
-        if not 0 <= seed < _SEEDS:
-            raise GenerateError(f"seed is {seed}, expected 0 .. 2^64 - 1")
-        return Sampler(seed)
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < _SEEDS:
+            raise GenerateError(f"seed is {seed!r}, expected an integer in 0 .. 2^64 - 1")
+        return Sampler(int(seed))
 
     def draw(self) -> tuple[float, "Sampler"]:
         """Return a number in [0, 1) and the source after it."""

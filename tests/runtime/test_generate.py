@@ -17,6 +17,14 @@ def test_a_seed_is_a_text(text: Session) -> None:
     assert len(first) == 30
 
 
+def test_a_seed_of_numpy_is_saved_as_a_number(text: Session, tmp_path: Path) -> None:
+    for seed in (np.uint64(2**64 - 1), True):
+        stream = text.stream()
+        list(generate(stream, "abc", 2, seed=seed))  # type: ignore[arg-type]
+        stream.save(tmp_path / "a.state")
+        assert Stream.load(text, tmp_path / "a.state").sampler == Sampler(int(seed), 2)
+
+
 @pytest.mark.parametrize("at", [1, 7, 8, 16])
 def test_a_save_between_tokens_changes_nothing(text: Session, tmp_path: Path, at: int) -> None:
     whole = list(generate(text.stream(), "abcdef", 20, seed=5, temperature=4.0))
@@ -62,6 +70,10 @@ def test_what_cannot_be_generated(text: Session, sensor: Session) -> None:
         generate(sensor.stream(), np.zeros((1, 2), np.float32), 5)
     with pytest.raises(GenerateError, match="seed is -1"):
         generate(stream, "a", 5, seed=-1)
+    with pytest.raises(GenerateError, match=r"seed is 1\.5"):
+        generate(stream, "a", 5, seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(GenerateError, match="half a character at place 1"):
+        generate(stream, "a\ud800", 5)
     with pytest.raises(GenerateError, match="items is -1"):
         generate(stream, "a", -1)
     for temperature in (-1.0, float("nan"), float("inf")):
