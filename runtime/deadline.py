@@ -8,16 +8,21 @@ from dst.runtime.errors import DeadlineError, StepError
 from dst.runtime.plan import Plan
 from dst.runtime.recurrence import Recurrence
 
+_LONGEST_MS = 86_400_000.0  # a day; a timer takes no infinity
+
 
 def step_in_time(core: Recurrence, plan: Plan, deadline_ms: float) -> None:
     """Step, but have a timer thread stop ONNX Runtime when the deadline passes.
 
     Raises:
         DeadlineError: it passed; the mark has not moved.
-        StepError: the deadline is not positive, or the step failed by itself.
+        StepError: the deadline is out of range, or the step failed by itself.
     """
-    if not deadline_ms > 0:
-        raise StepError(f"deadline_ms is {deadline_ms}, expected more than 0, or None for none")
+    if not 0 < deadline_ms <= _LONGEST_MS:
+        raise StepError(
+            f"deadline_ms is {deadline_ms}, expected more than 0 and at most {_LONGEST_MS:g}, or "
+            "None for none"
+        )
     options = ort.RunOptions()
     passed = threading.Event()
 
@@ -25,7 +30,7 @@ def step_in_time(core: Recurrence, plan: Plan, deadline_ms: float) -> None:
         passed.set()
         options.terminate = True
 
-    timer = threading.Timer(deadline_ms / 1000, stop)
+    timer = threading.Timer(float(deadline_ms) / 1000, stop)
     timer.daemon = True
     timer.start()
     try:
