@@ -191,6 +191,10 @@ class SlotError(StepError):
             f"others went on, their answers are in `outputs`. Slot {first}: {why}"
         )
 
+    def __reduce__(self) -> tuple[type["SlotError"], tuple[object, object]]:
+        """Copy and pickle by what it was made of, not by its message."""
+        return type(self), (self.failed, self.outputs)
+
 
 def _listed(slots: Iterable[int]) -> str:
     """Spell slot numbers, the first few of many."""

@@ -23,7 +23,7 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
     """Check a chunk's dtype and shape, and return its T.
 
     Raises:
-        ChunkTypeError: it is no array, or of another dtype.
+        ChunkTypeError: it is no array or a masked one, or of another dtype.
         ChunkShapeError: another shape, or a T this session does not run.
     """
     _dtype("chunk", chunk, value)
@@ -50,7 +50,7 @@ def check_items(chunk: Chunk, value: Items) -> Array:
             the tokenizer is `bytes`.
 
     Raises:
-        ChunkTypeError: neither, or of another dtype.
+        ChunkTypeError: neither, or a masked array, or of another dtype.
         ChunkShapeError: another shape.
         TokenRangeError: an id outside the vocabulary.
         NonFiniteInputError: a NaN or an infinity.
@@ -94,6 +94,10 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
     if not isinstance(value, np.ndarray):
         raise ChunkTypeError(
             f"{what} is a {type(value).__name__}, expected a numpy array of {chunk.dtype}"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise ChunkTypeError(
+            f"{what} is a masked array, and a model reads every value; use .filled() first"
         )
     if value.dtype != np.dtype(chunk.dtype):
         raise ChunkTypeError(

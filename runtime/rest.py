@@ -1,11 +1,16 @@
 """At rest: a recurrence in, the record of all that it is out; and a record back into one."""
 
+import numpy as np
+import numpy.typing as npt
+
 from dst.runtime.engine import Engine
 from dst.runtime.errors import NonFiniteStateError, StateCorruptError, StepError
 from dst.runtime.items import check_items
 from dst.runtime.recurrence import BadStateError, Recurrence
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Saved, check_identity, check_tensors
+
+Array = npt.NDArray[np.generic]
 
 
 def to_saved(engine: Engine, core: Recurrence, copy: bool) -> Saved:
@@ -55,12 +60,7 @@ def put_saved(
     """
     check_identity(saved.identity, engine.identity, where, allow_precision)
     check_tensors(where, engine.layout.views(engine.initial), saved.state)
-    check_tensors(where, {"lookback": core.lookback()}, {"lookback": saved.lookback})
-    for what, items in (("lookback", saved.lookback), ("pending", saved.pending)):
-        try:
-            check_items(engine.contract.chunk, items)
-        except StepError as error:
-            raise StateCorruptError(f"{where}: {what!r}: {error}") from None
+    check_rows(engine, core, saved.lookback, saved.pending, where)
     sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
     try:
         core.put(
@@ -72,3 +72,26 @@ def put_saved(
         )
     except NonFiniteStateError as bad:
         raise StateCorruptError(f"{where}: {bad}") from None
+
+
+def check_rows(
+    engine: Engine, core: Recurrence, lookback: Array, pending: Array, where: str
+) -> None:
+    """Raise unless a recurrence can take these items as its lookback and as items that wait.
+
+    Args:
+        engine: the session of the recurrence.
+        core: what is to take them.
+        lookback: `[L, ...]`.
+        pending: `[n, ...]`.
+        where: what error messages call the record that holds them.
+
+    Raises:
+        StateCorruptError: they do not fit the contract.
+    """
+    check_tensors(where, {"lookback": core.lookback()}, {"lookback": lookback})
+    for what, items in (("lookback", lookback), ("pending", pending)):
+        try:
+            check_items(engine.contract.chunk, items)
+        except StepError as error:
+            raise StateCorruptError(f"{where}: {what!r}: {error}") from None

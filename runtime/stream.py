@@ -18,7 +18,7 @@ from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.plan import Plan
 from dst.runtime.recurrence import BadStateError, Recurrence, held
-from dst.runtime.rest import put_saved, to_saved
+from dst.runtime.rest import check_rows, put_saved, to_saved
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Identity, Saved, check_identity
 from dst.runtime.state import Block
@@ -91,7 +91,7 @@ class Stream:
             NonFiniteOutputError, NonFiniteStateError: the step gave a NaN or an infinity.
         """
         core = self._core
-        plan = self._plans.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
+        plan = self._plans.get(chunk.shape) if type(chunk) is np.ndarray else None
         if plan is None or chunk.dtype != plan.dtype:
             plan = self._plan_of(chunk)
         if core.mark.waiting:
@@ -112,7 +112,7 @@ class Stream:
         except BadStateError as bad:
             raise core.recover(before, bad) from None
         except BaseException:
-            core.undo(before)
+            core.mark = before  # one step: nothing that it began with was written to
             raise
 
     def advance(self, items: Items) -> Outputs:
@@ -203,9 +203,11 @@ class Stream:
 
         Raises:
             OtherModelError, OtherStateError, OtherPrecisionError: it is of another bundle.
+            StateCorruptError: of a bundle with other items, another lookback among them.
             NonFiniteStateError: it holds a NaN or an infinity.
         """
         check_identity(snapshot.identity, self._engine.identity, "snapshot")
+        check_rows(self._engine, self._core, snapshot.lookback, snapshot.pending, "snapshot")
         self._put(snapshot)
 
     def fork(self) -> "Stream":
@@ -332,7 +334,11 @@ class Stream:
         except BadStateError as bad:
             raise core.recover(before, bad) from None
         except BaseException:
-            core.undo(before)
+            try:
+                core.undo(before)
+            except BaseException:  # an interrupt that came while this was being undone
+                core.undo(before)
+                raise
             raise
 
     def _plan_of(self, chunk: Array) -> Plan:

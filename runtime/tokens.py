@@ -12,6 +12,8 @@ def encode_bytes(text: str | bytes | bytearray | memoryview) -> npt.NDArray[np.u
     Raises:
         UnicodeEncodeError: a text with lone surrogates.
     """
+    if isinstance(text, memoryview):
+        text = text.tobytes()  # its bytes in order, wherever they lie
     return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
 
 

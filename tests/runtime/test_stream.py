@@ -1,5 +1,6 @@
 """Laws of a stream: the cut changes nothing, copies are whole, a fork goes its own way."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from dst.runtime.errors import (
     NonFiniteInputError,
     PartialChunkError,
     PendingItemsError,
+    StateCorruptError,
     TokenRangeError,
 )
+from dst.runtime.packed import pack
 
 Array = npt.NDArray[np.generic]
 BYTES = bytes(np.random.default_rng(1).integers(0, 256, 200, np.uint8))
@@ -186,6 +189,21 @@ def test_snapshot_restores_all(sensor: Session) -> None:
     same(stream.advance(SAMPLES[13:40]), first)
 
 
+def test_a_snapshot_of_a_bundle_with_another_lookback_is_refused(
+    shelf: Path, sensor: Session
+) -> None:
+    """The ids of two bundles may agree where only what they read before a chunk differs."""
+    stream = sensor.stream()
+    stream.advance(SAMPLES[:13])
+    kept, before = stream.snapshot(), stream.saved()
+    for rows in (kept.lookback[:1], np.tile(kept.lookback, (2, 1))):
+        with pytest.raises(StateCorruptError, match=r"snapshot: 'lookback' is float32 .* expected"):
+            stream.restore(replace(kept, lookback=rows))
+    with pytest.raises(StateCorruptError, match="snapshot: 'pending'"):
+        stream.restore(replace(kept, pending=np.full((1, 2), np.nan, np.float32)))
+    assert pack(stream.saved()) == pack(before)
+
+
 def test_views_are_read_only_and_copies_are_the_callers(text: Session) -> None:
     stream, ids = text.stream(), np.zeros((1, 4), np.int64)
     copied = stream.step(ids)["logits"]
@@ -220,6 +238,7 @@ IDS = np.zeros((1, 8), np.int64)
     [
         (IDS.astype(np.int32), ChunkTypeError, "dtype int32, expected int64"),
         (IDS.tolist(), ChunkTypeError, "is a list, expected a numpy array"),
+        (np.ma.masked_array(IDS, IDS == 0), ChunkTypeError, r"masked array.*filled\(\)"),
         (IDS[0], ChunkShapeError, r"shape \[8\], expected \[1, T\]"),
         (np.zeros((2, 8), np.int64), ChunkShapeError, r"shape \[2, 8\]"),
         (np.zeros((1, 5), np.int64), ChunkShapeError, r"T = 5, this session runs T = \[1, 4, 8\]"),
@@ -246,6 +265,7 @@ def test_a_chunk_that_does_not_fit(
         (np.zeros(8, np.uint8), ChunkTypeError),
         (np.array([1, 2, 256]), TokenRangeError),
         ("text", ChunkTypeError),
+        (np.ma.masked_array([1, 2, 3], [False, True, False]), ChunkTypeError),
     ],
 )
 def test_items_that_do_not_fit(text: Session, items: Array, error: type[Exception]) -> None:
@@ -253,6 +273,25 @@ def test_items_that_do_not_fit(text: Session, items: Array, error: type[Exceptio
     with pytest.raises(error):
         stream.advance(items)
     assert (stream.pending, stream.items_consumed) == (0, 0)
+
+
+def test_bytes_are_read_in_order_wherever_they_lie(text: Session) -> None:
+    stream, other = text.stream(), text.stream()
+    same(stream.advance(memoryview(BYTES)[::2]), other.advance(BYTES[::2]))
+    same(stream.advance(memoryview(BYTES)[::-1]), other.advance(BYTES[::-1]))
+
+
+def test_arrays_of_other_layouts_are_read_by_value(
+    text: Session, sensor: Session, tmp_path: Path
+) -> None:
+    ids = np.arange(16).reshape(2, 8)
+    backwards, plain = text.stream(), text.stream()
+    same(backwards.step(ids[:1, ::-1]), plain.step(ids[:1, ::-1].copy()))
+    mapped = np.memmap(tmp_path / "ids", np.int64, "w+", shape=(1, 8))
+    mapped[...] = ids[1]
+    same(backwards.step(mapped), plain.step(ids[1:]))
+    turned, straight = sensor.stream(), sensor.stream()
+    same(turned.advance(np.asfortranarray(SAMPLES)), straight.advance(SAMPLES))
 
 
 def test_features_that_are_not_finite_are_refused(sensor: Session) -> None:

@@ -16,7 +16,7 @@ from dst.runtime.errors import (
     StepError,
 )
 from dst.runtime.plan import Plan
-from dst.runtime.recurrence import BadStateError, Recurrence
+from dst.runtime.recurrence import BadStateError, Mark, Recurrence
 
 Array = npt.NDArray[np.generic]
 SAMPLES = np.random.default_rng(3).uniform(0, 0.1, 80).astype(np.float32)
@@ -149,6 +149,35 @@ def test_a_deadline_leaves_the_stream_as_it_was(shelf: Path) -> None:
     assert stream.items_consumed == 16
     with pytest.raises(StepError, match="deadline_ms is 0"):
         stream.step(quick, deadline_ms=0)
+    for endless_ms in (float("inf"), float("nan"), 1e12):
+        with pytest.raises(StepError, match="None for none"):
+            stream.step(quick, deadline_ms=endless_ms)
+    with pytest.raises(DeadlineError, match="50"):
+        stream.step(endless, deadline_ms=np.float32(50))  # type: ignore[arg-type]
+    assert stream.items_consumed == 16
+
+
+def test_an_interrupt_while_a_call_is_undone_changes_nothing(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = gain(shelf)
+    stream.advance(SAMPLES[:19])
+    before = everything(stream)
+    undo, tries = Recurrence.undo, 0
+
+    def interrupted(core: Recurrence, mark: Mark) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            core._arenas[mark.side].tensors()["c"][...] = 7  # half of it put back
+            raise KeyboardInterrupt
+        undo(core, mark)
+
+    monkeypatch.setattr(Recurrence, "undo", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.advance(with_nan(60))
+    assert tries == 2
+    assert everything(stream) == before
 
 
 def test_a_bad_state_found_at_once_costs_nothing(shelf: Path) -> None:

@@ -1,5 +1,6 @@
 """Laws of failure in a pool: a slot fails alone, an interrupt undoes the whole call."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -246,5 +247,8 @@ def test_what_onnxruntime_refuses_fails_the_slots_of_that_batch(
         2: StepError,
     }
     same(caught.value.outputs[0], both.streams[0].step(chunks[0]))
+    copied = copy.deepcopy(caught.value)
+    assert str(copied) == str(caught.value)
+    assert copied.outputs.keys() == {0}
     assert all_of(both.pool)[1:] == before[1:]
     both.compare()
