@@ -35,6 +35,7 @@ Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
 LEAST_ITEMS, LEAST_STEPS = 64, 4
+MOST_ITEMS = 1 << 18
 """How much of the data is read: so many items at least, and so many chunks."""
 SAME = 1e-5
 """Largest error (max|d|/rms) of the bundle against the file it was made from, on this machine."""
@@ -129,6 +130,11 @@ def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Arr
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
     count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS)
+    if count > MOST_ITEMS:
+        raise AdoptError(
+            f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would be "
+            f"run at each, and {MOST_ITEMS:,} is the cap; give fewer T, or such as divide one another"
+        )
     chunk = plan.chunk
     width = tuple(d for d in chunk.shape if not isinstance(d, str))
     if data is not None and (not len(data) or data.shape[1:] != width):

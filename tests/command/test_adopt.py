@@ -110,6 +110,7 @@ def test_a_run_reads_an_adopted_model(dst: Dst, sums: Path, tmp_path: Path) -> N
         (("--constant", "rate=2", "--shape", "x=B,Q"), ["x=B,Q", "B,T,80"]),
         (("--constant", "rate=2", "--shape", "y=4,B"), ["--shape y", "[1, 4]", "[4, 1]"]),
         (("--constant", "rate=2", "--t", "0"), ["--t 0"]),
+        (("--constant", "rate=2", "--t", "1,1009,1013"), ["[1, 1009, 1013]", "4,088,468 items"]),
         (("--constant", "rate=2", "--tail", "exact"), ["--tail exact", "1 among"]),
         (("--constant", "rate=2", "--drop", "bar"), ["--drop bar", "exclude"]),
         (("--constant", "rate=2", "--meaning", "y=words"), ["y=words", "logits"]),
