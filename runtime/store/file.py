@@ -57,6 +57,7 @@ class StoreFile:
 
     __slots__ = (
         "_birth",
+        "_born",
         "_closed",
         "_durable",
         "_idle",
@@ -71,12 +72,17 @@ class StoreFile:
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
         self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
+        self._born: bytes | None = None
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
         self._log_limit = LOG_BYTES
         self._pid = os.getpid()
+
+    def hold_to(self, uuid: bytes) -> None:
+        """From here on open only the store of this uuid, and make none."""
+        self._born = uuid
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -208,7 +214,10 @@ class StoreFile:
     def _frozen(self) -> bool:
         """Say whether the file lies complete in a place that nobody can write to."""
         log = Path(f"{self._path}-wal")
-        whole = self._path.is_file() and not (log.exists() and log.stat().st_size)
+        try:
+            whole = self._path.is_file() and not (log.exists() and log.stat().st_size)
+        except OSError:  # a name that is too long
+            return False
         return whole and not os.access(self._path.parent, os.W_OK)
 
     def _prepared(self, place: str) -> sqlite3.Connection:
@@ -235,7 +244,10 @@ class StoreFile:
                 "wal_autocheckpoint = 0",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
-            if not self._is_store(connection):
+            made = self._is_store(connection)
+            if self._born is not None:
+                self._check_same(connection, made)
+            elif not made:
                 self._make(connection)
                 self._is_store(connection)
             return connection
@@ -271,6 +283,15 @@ class StoreFile:
                 f"store {self._path}: its schema is not that of a store; it was altered"
             )
         return True
+
+    def _check_same(self, connection: sqlite3.Connection, made: bool) -> None:
+        """Raise unless this is the store that was opened at first."""
+        found = connection.execute("SELECT uuid FROM store").fetchall() if made else []
+        if found != [(self._born,)]:
+            raise StoreError(
+                f"store {self._path}: was taken away or replaced while it was open; nothing was "
+                "touched; put it back, or open what stands there now"
+            )
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """Make an empty database a store, unless another process was faster."""
@@ -321,10 +342,13 @@ class StoreFile:
         )
 
     def _obstacle(self) -> str:
-        if not self._path.parent.is_dir():
-            return f"there is no directory {self._path.parent}; make it first"
-        if self._path.is_dir():
-            return "it is a directory"
+        try:
+            if not self._path.parent.is_dir():
+                return f"there is no directory {self._path.parent}; make it first"
+            if self._path.is_dir():
+                return "it is a directory"
+        except OSError as error:  # a name that is too long
+            return error.strerror or str(error)
         return "this user may not read it, or may not write to its folder"
 
 

@@ -128,6 +128,7 @@ class StateStore:
         except BaseException:
             self._file.close()
             raise
+        self._file.hold_to(uuid)
         self._records = Records(self._label, uuid, key, history_bytes)
 
     # --- storing

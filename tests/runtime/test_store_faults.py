@@ -242,6 +242,29 @@ def test_a_store_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.M
         assert [store.get(str(i)).items_consumed for i in range(4)] == [8, 9, 10, 11]
 
 
+def test_a_store_that_was_replaced_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with StateStore(path) as store:
+        store.put("a", state(8))
+        with store._file.reading():  # so that the next call needs a second connection
+            for file in tmp_path.glob("a.db*"):
+                file.rename(tmp_path / f"old-{file.name}")
+            with pytest.raises(StoreError, match="was taken away or replaced"):
+                store.put("b", state(16))
+            path.unlink()
+            with StateStore(path) as other:
+                other.put("c", state(24))
+            with pytest.raises(StoreError, match="was taken away or replaced"):
+                store.put("b", state(16))
+    with StateStore(path) as other:
+        assert [entry.name for entry in other.list()] == ["c"]
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened: File name too long"):
+        StateStore(tmp_path / ("a" * 300))
+
+
 def test_a_newer_version_and_an_altered_schema(path: Path) -> None:
     sql(path, "PRAGMA user_version = 2")
     with pytest.raises(StoreVersionError, match="format version is 2, this runtime reads 1"):
