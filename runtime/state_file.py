@@ -1,5 +1,6 @@
 """The saved-state file: a `Saved` record in, one durable file out with the copy before it kept."""
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,13 +76,13 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
 
 def _read(path: Path, room: Mapping[str, Array]) -> Saved:
     """Read a file that may be a saved state; another is refused before it takes memory."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe would block, a device might never end
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device might never end
         raise StateError("cannot be read: it is no plain file")
-    if found.st_size > 2 * MAX_STREAM_BYTES:
-        raise StateCorruptError("larger than any state of this format")
     with open(path, "rb") as file:
-        return read_packed(file, found.st_size, room)
+        size = os.fstat(file.fileno()).st_size  # of this file: another may stand there by now
+        if size > 2 * MAX_STREAM_BYTES:
+            raise StateCorruptError("larger than any state of this format")
+        return read_packed(file, size, room)
 
 
 def _hint(path: Path) -> str:

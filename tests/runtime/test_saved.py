@@ -125,6 +125,27 @@ def test_the_copy_before_is_kept_and_named(text: Session, tmp_path: Path) -> Non
     assert Stream.load(text, previous).items_consumed == 8
 
 
+def test_a_save_in_the_middle_of_a_load_is_no_damage(
+    text: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, path = text.stream(), tmp_path / "a.state"
+    stream.save(path)
+    stat, saved = Path.stat, False
+
+    def stat_and_save(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        nonlocal saved
+        found = stat(self, follow_symlinks=follow_symlinks)
+        if self == path and not saved:
+            saved = True
+            stream.advance(b"12345678 and more")
+            stream.save(path)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_and_save)
+    assert Stream.load(text, path).items_consumed == 16
+    assert saved
+
+
 def test_a_save_that_fails_leaves_the_old_file(text: Session, tmp_path: Path) -> None:
     stream = text.stream()
     path = tmp_path / "a.state"
