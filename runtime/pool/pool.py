@@ -301,8 +301,11 @@ class StreamPool:
                 if work.slot.number not in failed:
                     self._end(work, outputs, failed)
         except BaseException:
-            for work in begun:
-                work.slot.undo(work.before)
+            try:
+                _undo(begun)
+            except BaseException:  # an interrupt that came while this was being undone
+                _undo(begun)
+                raise
             raise
         if failed:
             raise SlotError(failed, outputs)
@@ -379,3 +382,9 @@ class StreamPool:
             batch = Batch(self._engine, size, t, ways)
             self._batches[size, t] = batch
         return batch
+
+
+def _undo(works: Sequence[_Work]) -> None:
+    """Put every slot back to where the call began."""
+    for work in works:
+        work.slot.undo(work.before)

@@ -26,6 +26,7 @@ from dst.runtime.packed import pack
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
 from dst.runtime.pool.slots import Slot
+from dst.runtime.recurrence import Mark
 
 Result = TypeVar("Result")
 POISON, HUGE = -1.0, 80.0  # the first gives a NaN output, eight of the second a state of infinity
@@ -223,6 +224,36 @@ def test_an_interrupt_at_any_instant_leaves_every_slot_as_it_was(batched: Path, 
     for slot, answer in answers.items():
         same(answer, both.streams[slot].advance(items[slot]))
     both.compare()
+
+
+def test_an_interrupt_while_a_call_is_undone_changes_nothing(
+    batched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = StreamPool(Session.open(batched / "gain"), 4)
+    pool.advance({slot: positive(19 + slot) for slot in range(4)})
+    before = all_of(pool)
+    undo, run, tries, runs = Slot.undo, Batch.run, 0, 0
+
+    def undone(slot: Slot, mark: Mark) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            raise KeyboardInterrupt
+        undo(slot, mark)
+
+    def stopped(batch: Batch, way: int) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            raise MemoryError
+        run(batch, way)
+
+    monkeypatch.setattr(Slot, "undo", undone)
+    monkeypatch.setattr(Batch, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pool.advance({slot: positive(30) for slot in range(4)})
+    assert (tries, runs) == (6, 3)
+    assert all_of(pool) == before
 
 
 def test_what_onnxruntime_refuses_fails_the_slots_of_that_batch(
