@@ -35,7 +35,7 @@ Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
 LEAST_ITEMS, LEAST_STEPS = 64, 4
-MOST_ITEMS = 1 << 18
+MOST_ITEMS = 1 << 16
 """How much of the data is read: so many items at least, and so many chunks."""
 SAME = 1e-5
 """Largest error (max|d|/rms) of the bundle against the file it was made from, on this machine."""
@@ -132,16 +132,19 @@ def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Arr
     count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS)
     if count > MOST_ITEMS:
         raise AdoptError(
-            f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would be "
-            f"run at each, and {MOST_ITEMS:,} is the cap; give fewer T, or such as divide one another"
+            f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would "
+            f"be run at each, and {MOST_ITEMS:,} is the cap; give fewer T, or such as divide one "
+            "another"
         )
     chunk = plan.chunk
     width = tuple(d for d in chunk.shape if not isinstance(d, str))
-    if data is not None and (not len(data) or data.shape[1:] != width):
+    if data is not None and (not data.ndim or not len(data) or data.shape[1:] != width):
         raise AdoptError(
             f"{where}: the data has shape {list(data.shape)}, expected [n, …] with items of "
             f"{list(width)}, n at least 1"
         )
+    if data is not None and data.dtype.kind not in "biuf":
+        raise AdoptError(f"{where}: the data has dtype {data.dtype}, expected numbers")
     if data is not None:
         return np.resize(data, (count, *width)).astype(chunk.port.dtype)
     random = np.random.default_rng(0)

@@ -42,6 +42,22 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
         raise AdoptError(f"{where}: `{twice[0]}` is one of chunk, state and constant, not two")
 
 
+def check_numbers(where: str, answers: Answers) -> None:
+    """Counts must be whole numbers that something can be counted by.
+
+    Raises:
+        AdoptError: one is not.
+    """
+    counts = [("--t", t, 1) for t in answers.t] + [("--lookback", answers.lookback, 0)]
+    if answers.vocabulary is not None:
+        counts.append(("--vocabulary", answers.vocabulary, 1))
+    for option, count, least in counts:
+        if not isinstance(count, int | np.integer) or count < least:
+            raise AdoptError(
+                f"{where}: {option} {count}: expected a whole number of {least} or more"
+            )
+
+
 def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
     """An answer that answers nothing is a mistake.
 
@@ -73,7 +89,7 @@ def start_of(where: str, placed: Placed, start: Array) -> Array:
     Raises:
         AdoptError: it has another shape, or holds what the state cannot.
     """
-    port = placed.port
+    port, start = placed.port, np.asarray(start)
     one = tuple(1 if d == "B" else int(d) for d in placed.own_shape)
     if start.ndim and start.shape != one:
         raise AdoptError(
@@ -90,6 +106,7 @@ def start_of(where: str, placed: Placed, start: Array) -> Array:
 
 def constant_of(where: str, port: Port, value: Array) -> Array:
     """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
+    value = np.asarray(value)
     cast = value.astype(port.dtype)
     shape = tuple(d if isinstance(d, int) else 1 for d in port.dims)
     if not value.ndim and not (port.free and len(port.dims) > 1):

@@ -16,7 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dst.export.adopt.answer_checks import check_names, check_use, constant_of, start_of
+from dst.export.adopt.answer_checks import (
+    check_names,
+    check_numbers,
+    check_use,
+    constant_of,
+    start_of,
+)
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.layout import Placed, given, place_chunk, place_state
 from dst.export.adopt.pairs import may_carry, state_pairs
@@ -68,6 +74,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         AdoptError: an answer does not fit the graph.
     """
     check_names(where, ports, answers)
+    check_numbers(where, answers)
     dropped = set(answers.drop)
     outputs = [port for port in ports.outputs if port.name not in dropped]
     pairs = _pairs(where, ports, outputs, answers)

@@ -1,7 +1,9 @@
 """What a file holds goes in: weights, branches, functions, notes, defaults; a bundle of it out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from dst.export import Answers, adopt_bundle
 from dst.export.adopt.layout import Placed, place_chunk, place_output, place_state
 from dst.export.adopt.pairs import state_pairs
 from dst.export.adopt.ports import Port
+from dst.export.errors import AdoptError
 from dst.runtime import Session, Stream, open_bundle
 from dst.runtime.manifest import Manifest, Stored, Tokens
 
@@ -178,6 +181,38 @@ def test_a_default_of_a_state_is_its_start(tmp_path: Path) -> None:
     items = np.ones((4, SIZE), np.float32)
     own = ort.InferenceSession(str(tmp_path / "model.onnx")).run(["y"], {"x": items[None]})[0]
     assert np.array_equal(stream.advance(items)["y"], own)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lookback": -1}, "--lookback -1: expected a whole number of 0 or more"),
+        ({"vocabulary": 0}, "--vocabulary 0: expected a whole number of 1 or more"),
+        ({"t": (2.5,)}, "--t 2.5: expected a whole number"),
+        ({"init": {"h": np.zeros(3)}}, "--init h: has shape"),
+        ({"init": {"h": float("nan")}}, "--init h: holds a NaN"),
+    ],
+)
+def test_answers_that_no_graph_could_take(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(AdoptError, match=words):
+        adopted(leaky(weights()), tmp_path, replace(ANSWERS, **change))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_number_is_a_start_too(tmp_path: Path) -> None:
+    answers = replace(ANSWERS, init={"h": 0.5})  # type: ignore[dict-item]
+    adopted(leaky(weights()), tmp_path, answers)
+    stream = Session.open(tmp_path / "bundle").stream()
+    assert np.array_equal(stream.state["h"], np.full((1, SIZE), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("data", [np.array(1.0), np.array([["a"] * SIZE]), np.zeros((0, SIZE))])
+def test_data_that_no_model_reads(tmp_path: Path, data: Array) -> None:
+    onnx.save(leaky(weights()), str(tmp_path / "model.onnx"))
+    with pytest.raises(AdoptError, match="the data has"):
+        adopt_bundle(tmp_path / "model.onnx", tmp_path / "b", ANSWERS, name="x", data=data)
 
 
 def test_an_output_can_be_dropped(tmp_path: Path) -> None:
