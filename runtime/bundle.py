@@ -197,6 +197,8 @@ def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
                 f"{label}: {name} has {sizes[name]} bytes, {MANIFEST_FILE} says {entry.size}; "
                 "get the bundle again"
             )
+    if verify not in ("full", "size"):
+        raise BundleError(f"{label}: verify is {verify!r}, expected 'full' or 'size'")
     if verify == "full":
         for name, entry in manifest.files.items():
             if (digest := sha256_of(root / name)) != entry.sha256:

@@ -54,7 +54,8 @@ def generate(
     if items < 0:
         raise GenerateError(f"items is {items}, expected 0 or more")
     first: Items = _utf8(prompt) if isinstance(prompt, str) else prompt
-    if len(first) == 0 and stream.pending == 0:
+    empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
+    if empty and stream.pending == 0:
         raise GenerateError(
             "the prompt is empty and no item waits in the stream: there is nothing to continue; "
             "give a prompt"

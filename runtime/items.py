@@ -59,7 +59,10 @@ def check_items(chunk: Chunk, value: Items) -> Array:
     if isinstance(value, bytes | bytearray | memoryview):
         if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
             raise ChunkTypeError(f"items are bytes, this model reads {chunk.dtype} arrays")
-        return encode_bytes(value).astype(chunk.dtype)
+        try:
+            return encode_bytes(value).astype(chunk.dtype)
+        except ValueError as error:  # a memoryview that was released
+            raise ChunkTypeError(f"items cannot be read: {error}") from None
     _dtype("items", chunk, value)
     item = [size for size in chunk.shape if not isinstance(size, str)]
     if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:

@@ -138,6 +138,10 @@ def seal(manifest: Manifest) -> Manifest:
     Raises:
         ManifestError: the manifest breaks the format (a subclass names the clause).
     """
+    try:  # so that 16000 in a field of float is written as it is read: 16000.0
+        manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ManifestError(f"manifest: {shown(error)}; give plain Python values") from None
     hashed = msgspec.structs.replace(manifest, state_hash=state_hash(manifest.contract))
     return decode(encode(msgspec.structs.replace(hashed, bundle_id=bundle_id(hashed))))
 

@@ -221,6 +221,27 @@ def test_unknown_and_missing_fields_are_refused(copy: Path, extra: str) -> None:
         decode(canonical(fields))
 
 
+@pytest.mark.parametrize("verify", ["Full", "none", None, True])
+def test_a_word_that_is_no_way_to_verify_is_refused(copy: Path, verify: object) -> None:
+    with pytest.raises(BundleError, match="expected 'full' or 'size'"):
+        open_bundle(copy, verify=verify)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_are_written_as_they_are_read(shelf: Path) -> None:
+    manifest = open_bundle(shelf / "sensor").manifest
+    chunk = manifest.contract.chunk
+
+    def at(rate: object) -> Manifest:
+        content = replace(chunk.content, sample_rate_hz=rate)
+        other = replace(chunk, content=content)
+        return replace(manifest, contract=replace(manifest.contract, chunk=other))
+
+    assert seal(at(16000)) == seal(at(16000.0))
+    for wrong in (np.float64(16000), np.float32(16000), np.int64(16000), "16000"):
+        with pytest.raises(ManifestError, match=r"manifest: .*plain Python values"):
+            seal(at(wrong))
+
+
 def test_size_mode_skips_the_hashes_only(copy: Path) -> None:
     _alter(copy)
     open_bundle(copy, verify="size")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dst.runtime import Sampler, Session, Stream, generate
-from dst.runtime.errors import ChunkTypeError, GenerateError, TokenRangeError
+from dst.runtime.errors import ChunkShapeError, ChunkTypeError, GenerateError, TokenRangeError
 from dst.runtime.sampling import Choice
 
 
@@ -74,6 +74,8 @@ def test_what_cannot_be_generated(text: Session, sensor: Session) -> None:
         generate(stream, "a", 5, seed=1.5)  # type: ignore[arg-type]
     with pytest.raises(GenerateError, match="half a character at place 1"):
         generate(stream, "a\ud800", 5)
+    with pytest.raises(ChunkShapeError):
+        next(generate(stream, np.array(5), 5))
     with pytest.raises(GenerateError, match="items is -1"):
         generate(stream, "a", -1)
     for temperature in (-1.0, float("nan"), float("inf")):

@@ -279,6 +279,10 @@ def test_bytes_are_read_in_order_wherever_they_lie(text: Session) -> None:
     stream, other = text.stream(), text.stream()
     same(stream.advance(memoryview(BYTES)[::2]), other.advance(BYTES[::2]))
     same(stream.advance(memoryview(BYTES)[::-1]), other.advance(BYTES[::-1]))
+    gone = memoryview(BYTES)
+    gone.release()
+    with pytest.raises(ChunkTypeError, match="released"):
+        stream.advance(gone)
 
 
 def test_arrays_of_other_layouts_are_read_by_value(
