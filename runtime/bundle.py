@@ -278,7 +278,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise BundleExistsError(f"{target} exists; give another path, or overwrite=True")
+        raise BundleExistsError(f"{target} exists; give another path, or overwrite (--overwrite)")
     reason = _why_no_bundle(target)
     if reason is not None:
         raise BundleExistsError(

@@ -133,7 +133,7 @@ def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> 
     if rest and chunk.tail == "refuse":
         raise PartialChunkError(
             f"{rest} items wait and this model takes whole chunks of {chunk.nominal_t} only; "
-            f"give {chunk.nominal_t - rest} more, or reset()"
+            f"give {chunk.nominal_t - rest} more, or reset the stream"
         )
     if rest and chunk.tail == "pad":
         return Walk(core, contract, nothing, sizes, padded=rest)

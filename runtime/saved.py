@@ -71,7 +71,7 @@ def check_identity(
     if theirs.precision != ours.precision and not allow_precision:
         raise OtherPrecisionError(
             f"{where}: made at precision {theirs.precision!r}, this session runs "
-            f"{ours.precision!r}; pass allow_precision=True to go on with it"
+            f"{ours.precision!r}; only a program may go on with it, by allow_precision=True"
         )
 
 

@@ -188,7 +188,8 @@ class StateStore:
                 if row.record == record:
                     return self._records.load(connection, name, row, rows)
         raise StateNotFoundError(
-            f"{self._label}: stream {name!r} has no record {record}; history({name!r}) lists them"
+            f"{self._label}: stream {name!r} has no record {record}; its history lists them "
+            "(`dst store show`)"
         )
 
     def rewind(self, name: str, item: int) -> Saved:
