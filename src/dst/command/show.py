@@ -98,8 +98,10 @@ def _pairs() -> Table:
 
 def _heading(bundle: Bundle, console: Console) -> None:
     m = bundle.manifest
-    console.print(f"[bold]{foreign(m.name)}[/]  {foreign(m.description)}")
+    console.print(f"[bold]{foreign(bundle.root.name)}[/]  {foreign(m.description)}")
     grid = _pairs()
+    if m.name != bundle.root.name:
+        grid.add_row("name", foreign(m.name))
     recipe = f" by recipe {m.recipe}" if m.recipe else ""
     grid.add_row("licence", foreign(m.license or "not stated"))
     grid.add_row("precision", foreign(m.precision + recipe))

@@ -61,11 +61,11 @@ def verify(
     bundle = _only(open_bundle(path), graph)
     named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
     lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
-    with output.progress(f"verify {bundle.manifest.name}", None):
+    with output.progress(f"verify {bundle.root.name}", None):
         found = replay_golden(bundle, provider, threads, named)
     times: list[Time] = []
     if timed:
-        with output.progress(f"time {bundle.manifest.name}", 1.0) as bar:
+        with output.progress(f"time {bundle.root.name}", 1.0) as bar:
             pairs = time_golden(bundle, provider, threads, named, progress=bar.at)
         times = [Time(p.graph, p.t, p.steps, p.seconds, p.cpu_seconds, p.ratio) for p in pairs]
     checks = []
@@ -75,7 +75,7 @@ def verify(
             Check(f.graph, lowering[f.graph], f.t, f.steps, worst, name, f.tolerance, f.passed)
         )
     result = Verified(
-        bundle=bundle.manifest.name,
+        bundle=bundle.root.name,
         bundle_id=bundle.manifest.bundle_id,
         provider=provider,
         onnxruntime=onnxruntime.__version__,
@@ -102,11 +102,11 @@ def _only(bundle: Bundle, graph: str | None) -> Bundle:
 def _show(result: Verified, output: Output) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("graph", "lowering"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("T", "steps", "worst", "allowed"):
-        table.add_column(name, justify="right")
-    table.add_column("in")
-    table.add_column("")
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("in", overflow="fold")
+    table.add_column("", overflow="fold")
     for c in result.checks:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
         table.add_row(
@@ -124,7 +124,8 @@ def _show(result: Verified, output: Output) -> None:
     output.out.print(table)
     passed = sum(c.passed for c in result.checks)
     if result.passed:
-        output.out.print(f"[green]all {passed} golden runs reproduced[/]")
+        runs = "the golden run was" if passed == 1 else f"all {passed} golden runs were"
+        output.out.print(f"[green]{runs} reproduced[/]")
     else:
         output.out.print(
             f"[bold red]{len(result.checks) - passed} of {len(result.checks)} failed[/]"
@@ -135,9 +136,9 @@ def _show(result: Verified, output: Output) -> None:
 
 def _timed(result: Verified) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("graph")
+    table.add_column("graph", overflow="fold")
     for name in ("T", "steps", f"{result.provider} ms", "cpu ms", f"{result.provider} / cpu"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for t in result.times:
         table.add_row(
             foreign(t.graph),
