@@ -90,6 +90,11 @@ export class Stream {
     return Object.fromEntries(this.contract.outputs.map(({ name }) => [name, results[name]]));
   }
 
+  // Gives the memory of the graph and its weights back.
+  release() {
+    return this.session.release();
+  }
+
   #initial({ input, dtype, shape, init }) {
     const sized = shape.map((size) => (size === "B" ? 1 : size));
     if (init.kind === "stored") {
