@@ -1,5 +1,6 @@
 """Wrong use and broken input: one line on stderr that names the cause, and exit code 2."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -148,6 +149,42 @@ def test_options_that_do_not_fit(dst: Dst, shelf: Path, tmp_path: Path, text: Pa
     refused(dst("demo", "--bundle", shelf / "sensor"), "bytes")
     refused(dst("verify", shelf / "text", "--graph", "fused"), "fused", "portable")
     refused(dst("run", shelf / "refuse", text), "whole chunks of 8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes, and links only for some")
+def test_the_json_file_is_made_whole_or_not_at_all(
+    dst: Dst, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = tmp_path / "held"
+    refused(dst("show", "no-such-model", "--json", held), "no-such-model")
+    assert not held.exists()
+    refused(dst("show", shelf / "text", "--json", tmp_path), "--json", "directory")
+    (tmp_path / "link").symlink_to(held)
+    assert dst("show", shelf / "text", "--json", tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    held.chmod(0o600)
+    assert dst("show", shelf / "text", "--json", held).code == 0
+    assert held.stat().st_mode & 0o777 == 0o600
+    before = held.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = dst("show", shelf / "sensor", "--json", held)
+    assert (done.code, done.err) == (2, f"dst: {held}: No space left on device\n")
+    assert held.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["held", "link"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names must be UTF-8")
+def test_the_name_of_a_file_may_be_no_utf8(
+    dst: Dst, shelf: Path, tmp_path: Path, text: Path
+) -> None:
+    state = os.fsdecode(os.fsencode(tmp_path) + b"/s\xff")
+    done = dst("run", shelf / "text", text, "--state", state, "--json", "-")
+    assert done.code == 0
+    assert done.json["state"] == f"{tmp_path}/s\\xff"
 
 
 def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dst.runtime import Session, Stream
+from dst.runtime import Session, StateStore, Stream
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 Start = Callable[..., Any]
@@ -189,3 +189,71 @@ def test_json_alone_on_standard_output(process: Dst, shelf: Path) -> None:
     assert done.code == 0
     assert json.loads(done.out)["items"] == 6
     assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    "verb", [("show", "text"), ("verify", "text"), ("--help",), ("store", "list", "--help")]
+)
+def test_a_reader_that_has_gone_is_no_failed_check(shelf: Path, verb: tuple[str, ...]) -> None:
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    done = subprocess.run(
+        [sys.executable, "-m", "dst", *verb],
+        cwd=shelf,
+        stdout=ours,
+        stderr=subprocess.PIPE,
+    )
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX shell")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--version >&-", 0, ""),
+        ("show text >&-", 0, ""),
+        ("run text /dev/null >&-", 2, "/dev/null: is empty"),
+        ("run text <&-", 2, "-: is empty"),
+        ("store wipe memory.db <&-", 2, "add --yes"),
+        ("show nope 2>&-", 2, ""),
+    ],
+)
+def test_standard_streams_may_be_closed(shelf: Path, line: str, code: int, said: str) -> None:
+    StateStore(shelf / "memory.db").close()
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m dst {line}', sys.executable],
+        cwd=shelf,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("verb", "named"),
+    [
+        (("show", "text"), "standard output"),
+        (("show", "text", "--json", "-"), "standard output"),
+        (("run", "text", "in", "--per", "item"), "standard output"),
+        (("show", "text", "--json", "/dev/full"), "/dev/full"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_name_of_the_file(
+    shelf: Path, verb: tuple[str, ...], named: str
+) -> None:
+    (shelf / "in").write_bytes(TEXT)
+    with open("/dev/full" if named == "standard output" else os.devnull, "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dst", *verb],
+            cwd=shelf,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        )
+    assert done.stderr == f"dst: {named}: No space left on device\n"
+    assert done.returncode == 2

@@ -48,11 +48,13 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, in one rename.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; the error names it.
     """
     work = path.with_name(f".{path.name}.tmp")
     try:
         figure.savefig(work, format="png", metadata={"Software": None})
         work.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         work.unlink(missing_ok=True)

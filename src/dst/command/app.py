@@ -330,6 +330,9 @@ def call(arguments: list[str]) -> int:
 
 def main() -> None:
     """Run the command with the arguments of this process, and end it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; a file of ours would get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a box drawing may not fit the encoding

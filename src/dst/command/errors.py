@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from contextlib import suppress
+from typing import Protocol, TextIO, runtime_checkable
 
 import typer
 
@@ -30,9 +31,11 @@ def guarded(work: Callable[[], int]) -> int:
         code = work()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # The reader has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader has gone. Where rich and typer meet that, they end the program with 1.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _silence(sys.stdout)
         return PIPE_CLOSED
     except Stopped as stopped:
         return stopped.exit_code
@@ -41,14 +44,34 @@ def guarded(work: Callable[[], int]) -> int:
     except typer.Abort:
         return INTERRUPTED
     except Exception as error:
-        message = _explain(error)
+        message = _explain(error, _where(error))
         if message is None:
             raise
-        sys.stderr.write(f"dst: {' '.join(message.split())}\n")
+        try:
+            sys.stderr.write(f"dst: {' '.join(message.split())}\n")
+        except OSError:  # nobody reads that either
+            _silence(sys.stderr)
         return WRONG_USE
 
 
-def _explain(error: Exception) -> str | None:
+def _where(error: Exception) -> str:
+    """Say which file an error is about, if it is about one: a failed write does not name it."""
+    named = getattr(error, "filename", None)
+    try:
+        sys.stdout.flush()  # fails again where it has failed
+    except OSError:
+        _silence(sys.stdout)
+        named = named or "standard output"
+    return "" if named is None else f"{named}: "
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere; Python would complain when it flushes at exit."""
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _explain(error: Exception, where: str) -> str | None:
     """Say what is wrong, or None where it is a bug of ours, which needs its traceback."""
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
@@ -61,6 +84,5 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, DstError):
         return str(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror or error}"
     return None

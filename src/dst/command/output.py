@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dst.command.errors import WrongUseError
+from dst.command.replace_file import replace_file
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 
@@ -39,11 +40,7 @@ class Output:
             WrongUseError: the JSON file cannot be written.
         """
         if json is not None and json != "-":
-            try:
-                with open(json, "a", encoding="utf-8"):
-                    pass
-            except OSError as error:
-                raise WrongUseError(f"--json {json}: {error.strerror}") from None
+            check_file("--json", Path(json))
         width = None if sys.stdout.isatty() else NARROW_COLUMNS
         return Output(
             out=Console(highlight=False, emoji=False, quiet=json == "-", width=width),
@@ -55,12 +52,13 @@ class Output:
         """Write a struct or a mapping as indented JSON, if JSON was asked for."""
         if self.json is None:
             return
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        plain = _encodable(msgspec.to_builtins(value, str_keys=True))
+        data = msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
         if self.json == "-":
-            sys.stdout.write(text)
+            write_out(data.decode())
             sys.stdout.flush()
         else:
-            Path(self.json).write_text(text, "utf-8")
+            replace_file(Path(self.json), data)
 
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
@@ -96,6 +94,28 @@ class Bar:
         self.bars.update(self.task, completed=done, note=note, description=what)
 
 
+def write_out(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        OSError: it takes no more; the error names it.
+    """
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def _encodable(value: object) -> object:
+    r"""Write the bytes of a file's name that are no UTF-8 as `\xff`; JSON has no room for them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(held) for key, held in value.items()}
+    return [_encodable(held) for held in value] if isinstance(value, list | tuple) else value
+
+
 def mib(count: float) -> str:
     """Write a number of bytes in a unit that reads well."""
     if count < 10_000:
@@ -123,3 +143,17 @@ def check_folder(option: str, path: Path | None) -> None:
         raise WrongUseError(f"{option} {path}: there is no directory {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WrongUseError(f"{option} {path}: the directory {folder} cannot be written to")
+
+
+def check_file(option: str, path: Path) -> None:
+    """Find out before any work, and without making it, whether `path` can be written.
+
+    Raises:
+        WrongUseError: it is a directory or locked, or its folder is missing or locked.
+    """
+    if path.is_dir():
+        raise WrongUseError(f"{option} {path}: is a directory; give a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise WrongUseError(f"{option} {path}: cannot be written to")
+    if path.is_file() or not path.exists():
+        check_folder(option, path)

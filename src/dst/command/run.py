@@ -14,7 +14,7 @@ from dst.command.errors import WrongUseError
 from dst.command.lines import Line, Lines, Top, escape
 from dst.command.measure import Measure, measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.output import Output, check_folder, foreign, mib, write_out
 from dst.command.reading import Reading, Scored, reading_of
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
@@ -114,14 +114,14 @@ class _Report:
         if self._output.out.is_terminal:
             self._output.out.print(_coloured(line), no_wrap=True, overflow="ellipsis", crop=True)
         else:
-            sys.stdout.write(f"{line.bits:9.1f} {line.bits / line.size:7.3f}  {line.text}\n")
+            write_out(f"{line.bits:9.1f} {line.bits / line.size:7.3f}  {line.text}\n")
 
     def _items(self, scored: Scored) -> None:
         if scored.scores is None:
             return
         for item, score in zip(scored.items, scored.scores.tolist(), strict=True):
             shown = escape(bytes([int(item)])) if self._text else " ".join(map(str, item.flat))
-            sys.stdout.write(f"{score:9.3f}  {shown}\n")
+            write_out(f"{score:9.3f}  {shown}\n")
 
 
 def run(
