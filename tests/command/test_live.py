@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dst.runtime import Session, StateStore, Stream
@@ -257,3 +258,76 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(
         )
     assert done.stderr == f"dst: {named}: No space left on device\n"
     assert done.returncode == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize("package", ["typer", "onnxruntime"])
+def test_ctrl_c_ends_the_imports_without_a_word(package: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        f"        if name == {package!r}:\n"
+        "            try:\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "            except KeyboardInterrupt:\n"
+        "                raise ImportError('as onnxruntime has it') from None\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "from dst.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "show"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_sigterm_leaves_nothing_of_the_crash_in_the_demo(shelf: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom dst.command import crash\n"
+        "crash.SAVES = 99  # more than there will be: it waits for them\n"
+        "from dst.command.app import call\nsys.exit(call(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "demo", "--bundle", str(shelf / "text"), "--bytes", "99"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as demo:
+        wait_until(lambda: bool(list(tmp_path.glob("*/state.safetensors"))))
+        children = psutil.Process(demo.pid).children()
+        demo.send_signal(signal.SIGTERM)
+        _, err = demo.communicate(timeout=60)
+    assert (demo.returncode, err) == (143, b"")
+    assert len(children) == 1
+    assert [child for child in children if child.is_running()] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_sigterm_ends_the_process_that_is_measured(shelf: Path, tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    busy.write_text('#!/bin/sh\necho $$ > "$0.pid.new"\nmv "$0.pid.new" "$0.pid"\nexec sleep 600\n')
+    busy.chmod(0o755)
+    code = (
+        "import sys\nfrom dst.command import footprint\n"
+        "sys.executable = sys.argv.pop(1)\n"
+        "from dst.command.app import call\nsys.exit(call(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, busy, "show", shelf / "text", "--memory", "--measure"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as show:
+        wait_until((tmp_path / "busy.pid").exists)
+        measured = int((tmp_path / "busy.pid").read_text())
+        show.send_signal(signal.SIGTERM)
+        _, err = show.communicate(timeout=60)
+    assert (show.returncode, err) == (143, b"")
+    assert not psutil.pid_exists(measured)

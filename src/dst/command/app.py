@@ -29,6 +29,7 @@ from dst.command.options import (
 from dst.command.output import Output
 from dst.command.quantize_verb import quantize
 from dst.command.report_verb import report
+from dst.command.signals import raise_ctrl_c
 from dst.command.store import app as store
 
 Job = Callable[[], int]
@@ -323,6 +324,7 @@ def call(arguments: list[str]) -> int:
 
     def work() -> int:
         job: Job | int | None = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)
+        raise_ctrl_c()
         return job() if callable(job) else job or 0
 
     return guarded(work)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from dst.command.signals import sigterm_raised
 from dst.runtime import Session, SessionError, Stream
 from dst.runtime.stream import Outputs
 
@@ -47,7 +48,7 @@ def crash_and_resume(session: Session, data: bytes, told: Callable[[str], None])
     Raises:
         SessionError: the child ended by itself.
     """
-    with tempfile.TemporaryDirectory(prefix="dst-demo-") as folder:
+    with sigterm_raised(), tempfile.TemporaryDirectory(prefix="dst-demo-") as folder:
         file, state = Path(folder) / "input", Path(folder) / "state.safetensors"
         file.write_bytes(data)
         told("a child streams; it will be killed")

@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from dst.command.output import Output, foreign, mib
+from dst.command.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.errors import SessionError
 from dst.runtime.memory import peak_rss_bytes
@@ -84,12 +85,13 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
 def _measure(arguments: list[str]) -> Measured:
     """Have a process of its own measure itself."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dst.command.footprint", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with sigterm_raised():  # or the process would outlive this one
+        done = subprocess.run(
+            [sys.executable, "-m", "dst.command.footprint", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise SessionError(f"the process that is to be measured failed: {last}")

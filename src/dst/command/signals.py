@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM while work is going on: signals come in, a flag to look at comes out."""
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
@@ -15,6 +17,40 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, exit_code: int) -> None:
         super().__init__()
         self.exit_code = exit_code
+
+
+def end_at_ctrl_c() -> None:
+    """Have a Ctrl-C end the process at once, unless it is ignored, until `raise_ctrl_c`.
+
+    For the time of imports, where nothing has begun that would need an end: what Ctrl-C raises
+    there is told with a traceback, and some packages make an ImportError of it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_ctrl_c() -> None:
+    """Have a Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """While entered, SIGTERM raises `Stopped`, so that the block cleans up as after a Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 class Interrupts:
