@@ -40,6 +40,8 @@ from dst.runtime.state import Arena, Block, DeviceArena, HostArena, Layout
 
 Array = npt.NDArray[np.generic]
 
+MAX_THREADS = 1024  # each is started when a graph is opened, busy or not
+
 
 class Engine:
     """A bundle's graphs on one provider; a graph is opened when it is first needed.
@@ -72,11 +74,10 @@ class Engine:
         prepack: bool = True,
     ) -> None:
         self._place = place_of(provider)
-        if threads < 1 or check_state_every < 1:
-            raise SessionError(
-                f"threads is {threads}, check_state_every is {check_state_every}; "
-                "expected 1 or more"
-            )
+        if not 1 <= threads <= MAX_THREADS:
+            raise SessionError(f"threads is {threads}; expected 1 to {MAX_THREADS}")
+        if check_state_every < 1:
+            raise SessionError(f"check_state_every is {check_state_every}; expected 1 or more")
         self.bundle = bundle
         self.provider = provider
         self.provider_options = options_for(provider, provider_options, threads)

@@ -43,7 +43,7 @@ class Session(Engine):
             path: a bundle's directory, or the name of a shipped bundle.
             provider: `cpu`, `cuda`, `tensorrt`, `directml`, `coreml` or `openvino`; what is asked
                 for runs, or an error says why not.
-            threads: threads inside one operator.
+            threads: threads inside one operator, at most 1,024.
             lowering: run only graphs of this lowering; None takes the best for the provider.
             chunk_sizes: the T to run; None for all that the chosen graphs allow.
             verify: `full` hashes every file, `size` only compares sizes.

@@ -51,6 +51,8 @@ def text(tmp_path: Path) -> Path:
         (("run", "text", "-", "--state", "no/such/s"), ["--state no/such/s", "no directory"]),
         (("generate", "text", "--prompt", "a", "--state", "no/such/s"), ["--state no/such/s"]),
         (("export", "--size", "tiny", "--out", "no/such/b"), ["--out no/such/b"]),
+        (("run", "no-such-model", "--threads", "1025"), ["--threads", "1024"]),
+        (("demo", "--bundle", "no-such-model", "--threads", "9" * 20), ["--threads", "1024"]),
     ],
 )
 def test_wrong_arguments(dst: Dst, arguments: tuple[str, ...], words: list[str]) -> None:

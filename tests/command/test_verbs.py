@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from dst.command import options
 from dst.command.meter import WARM_ITEMS, Meter
+from dst.runtime import engine
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
@@ -38,6 +40,10 @@ def test_every_verb_explains_itself_with_examples(dst: Dst, verb: str) -> None:
     assert done.code == 0
     assert f"\n dst {verb} " in done.out or f"dst {verb} " in done.out.partition("Usage")[2][40:]
     assert "--json" in done.out
+
+
+def test_the_command_takes_as_many_threads_as_the_runtime() -> None:
+    assert options.MAX_THREADS == engine.MAX_THREADS
 
 
 def test_without_arguments_help(dst: Dst) -> None:

@@ -71,6 +71,8 @@ def test_what_cannot_run_is_refused(shelf: Path) -> None:
         Session.open(text, lowering="other")
     with pytest.raises(SessionError, match="threads is 0"):
         Session.open(text, threads=0)
+    with pytest.raises(SessionError, match="threads is 1025; expected 1 to 1024"):
+        Session.open(text, threads=1025)  # would open no graph yet
     with pytest.raises(ProviderError, match="'npu' is unknown"):
         Session.open(text, provider="npu")  # type: ignore[arg-type]
 

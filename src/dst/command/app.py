@@ -19,6 +19,7 @@ from dst.command.bench_verb import bench
 from dst.command.errors import WrongUseError, guarded
 from dst.command.options import (
     BUNDLE_HELP,
+    MAX_THREADS,
     BundleArgument,
     Json,
     Provider,
@@ -79,7 +80,10 @@ def demo(
         typer.Option("--chunk", metavar="T", help="Bytes per step; by default the most it takes."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Threads; by default 2, if there are.")
+        int | None,
+        typer.Option(
+            "--threads", min=1, max=MAX_THREADS, help="Threads; by default 2, if there are."
+        ),
     ] = None,
     json: Json = None,
 ) -> Job:

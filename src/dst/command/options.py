@@ -28,7 +28,11 @@ Json = Annotated[
     ),
 ]
 Provider = Annotated[ProviderName, typer.Option("--provider", help="Where the graphs run.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads inside one operator.")]
+MAX_THREADS = 1024  # what the runtime takes
+Threads = Annotated[
+    int,
+    typer.Option("--threads", min=1, max=MAX_THREADS, help="Threads inside one operator."),
+]
 State = Annotated[
     Path | None,
     typer.Option(
