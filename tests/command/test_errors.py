@@ -189,6 +189,63 @@ def test_the_name_of_a_file_may_be_no_utf8(
     assert done.json["state"] == f"{tmp_path}/s\\xff"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links only for some")
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("show bundle --json bundle/manifest.json", ["--json bundle/manifest.json", "BUNDLE"]),
+        ("show bundle --json bundle/new.json", ["--json bundle/new.json", "BUNDLE"]),
+        ("show bundle --memory --json bundle/new.json", ["--json", "BUNDLE"]),
+        ("show bundle --provider cpu --json bundle/new.json", ["--json", "BUNDLE"]),
+        ("show bundle --json folder/new.json", ["--json", "BUNDLE"]),
+        ("verify bundle --json bundle/step.onnx", ["--json", "BUNDLE"]),
+        ("demo --bundle bundle --json bundle/new.json", ["--json", "--bundle"]),
+        ("run bundle t.txt --json t.txt", ["--json t.txt", "FILE"]),
+        ("run bundle t.txt --json linked.txt", ["--json linked.txt", "FILE"]),
+        ("run bundle t.txt --state t.txt", ["--state t.txt", "FILE"]),
+        ("run bundle t.txt --state bundle/s", ["--state bundle/s", "BUNDLE"]),
+        ("run bundle t.txt --state new --json new", ["--json new", "--state"]),
+        ("run bundle t.txt --state s --json s.previous", ["--json s.previous", "--state"]),
+        ("run bundle s.previous --state s", ["s.previous", "--state", "FILE"]),
+        ("generate bundle --prompt-file t.txt --json t.txt", ["--json t.txt", "--prompt-file"]),
+        ("generate bundle --prompt a --state s --json s", ["--json s", "--state"]),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(
+    dst: Dst,
+    shelf: Path,
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shelf / "text", "bundle")
+    os.symlink("bundle", "folder")
+    text.rename("t.txt")
+    os.link("t.txt", "linked.txt")
+    for _ in range(2):
+        assert dst("run", "bundle", "t.txt", "--state", "s").code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused(dst(*line.split()), *words)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no /dev/null")
+def test_devices_may_serve_twice_and_a_state_may_be_its_own_copy(
+    dst: Dst, shelf: Path, tmp_path: Path, text: Path
+) -> None:
+    state = tmp_path / "s"
+    assert dst("run", shelf / "text", text, "--state", state).code == 0
+    os.link(state, tmp_path / "s.previous")  # as a crash between two renames leaves it
+    assert dst("run", shelf / "text", text, "--state", state).code == 0
+    done = dst("generate", shelf / "text", "--prompt-file", "/dev/null", "--json", "/dev/null")
+    assert "prompt" in done.err
+    assert "--json" not in done.err
+
+
 def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\nfrom dst.command.app import call\n"

@@ -168,6 +168,34 @@ def test_wrong_use(dst: Dst, db: Path, tmp_path: Path) -> None:
     refused(dst("store", "import", db, "x", tmp_path / "words"), "no saved state")
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("list memory.db --json memory.db", ["--json memory.db", "DB"]),
+        ("show memory.db alice --json memory.db", ["--json", "DB"]),
+        ("export memory.db alice memory.db", ["FILE memory.db", "DB"]),
+        ("export memory.db alice x --json x", ["--json x", "FILE"]),
+        ("export memory.db alice key --key-file key", ["FILE key", "--key-file"]),
+        ("import memory.db bob state --json state", ["--json state", "FILE"]),
+        ("import state bob state", ["DB state", "FILE"]),
+        ("rewind memory.db alice 10 --json memory.db", ["--json", "DB"]),
+        ("delete memory.db alice --yes --json memory.db", ["--json", "DB"]),
+        ("wipe memory.db --yes --json memory.db", ["--json", "DB"]),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(
+    dst: Dst, db: Path, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(db.parent)
+    db.rename("memory.db")
+    Path("key").write_bytes(bytes(32))
+    assert dst("store", "export", "memory.db", "alice", "state").code == 0
+    before = {path: path.read_bytes() for path in db.parent.rglob("*") if path.is_file()}
+    refused(dst("store", *line.split()), *words)
+    after = {path: path.read_bytes() for path in db.parent.rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_names_are_printed_as_they_are(dst: Dst, db: Path) -> None:
     with StateStore(db) as store:
         store.put("[bold]x[/] :smile:", store.get("bob"))

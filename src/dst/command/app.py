@@ -170,7 +170,7 @@ def generate(
     from dst.command.generate import Manner, write
 
     manner = Manner(items, seed, temperature, top_k, top_p, os.fsencode(stop))
-    return lambda: write(bundle, text, provider.value, threads, state, manner, output)
+    return lambda: write(bundle, text, prompt_file, provider.value, threads, state, manner, output)
 
 
 @app.command(help=help_of.SHOW)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dst
+from dst.command.apart import check_apart
 from dst.command.crash import Crash, crash_and_resume
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.lines import escape
@@ -84,6 +85,7 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
         DstError: the bundle cannot be used.
         WrongUseError: it is no text model, or there are too few bytes.
     """
+    check_apart(output, {"--bundle": bundle})
     threads = asked or min(2, os.cpu_count() or 1)
     session = Session.open(bundle, threads=threads)
     content = session.contract.chunk.content

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
@@ -59,7 +60,9 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
     Raises:
         DstError: the bundle is broken, or cannot be run here.
+        WrongUseError: the JSON would be written into it.
     """
+    check_apart(output, {"BUNDLE": path})
     manifest = open_bundle(path).manifest
     t = manifest.contract.chunk.nominal_t
     memory = predict(manifest, 1, slots, [t])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
 from dst.command.lines import escape
 from dst.command.output import Output, check_folder
@@ -46,6 +47,7 @@ class Generated(msgspec.Struct, frozen=True):
 def write(
     bundle: str,
     prompt: bytes,
+    prompt_file: Path | None,
     provider: Provider,
     threads: int,
     state: Path | None,
@@ -56,9 +58,12 @@ def write(
 
     Raises:
         DstError: the bundle or the state cannot be used, or the model cannot generate.
-        WrongUseError: the model reads no bytes, or the state's folder cannot be written to.
+        WrongUseError: the model reads no bytes, the state's folder cannot be written to, or the
+            prompt's file or the bundle would be overwritten.
     """
     check_folder("--state", state)
+    reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
+    check_apart(output, reads, state_files("--state", state))
     session = Session.open(bundle, provider=provider, threads=threads)
     content = session.contract.chunk.content
     if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.output import Output, foreign
 from dst.runtime import Session
 from dst.runtime.providers import Provider
@@ -45,7 +46,9 @@ def show_placement(path: str, provider: Provider, output: Output) -> int:
 
     Raises:
         DstError: the bundle is broken, or a graph cannot be opened here at all.
+        WrongUseError: the JSON would be written into the bundle.
     """
+    check_apart(output, {"BUNDLE": path})
     with output.progress(f"open on {provider}", None):
         report = Session.open(path, provider=provider, strict=False).report()
     output.out.print(_table(report))

@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
 from dst.command.lines import Line, Lines, Top, escape
 from dst.command.measure import Measure, measure_for
@@ -133,9 +134,11 @@ def run(
         DstError: the bundle, the state or an item cannot be used; where a part of a chunk is
             left that the model refuses, the state was saved first.
         OSError: the input cannot be read.
-        WrongUseError: options contradict each other or the model, or the input is empty.
+        WrongUseError: options contradict each other or the model, the input is empty, or it
+            would be overwritten.
     """
     check_folder("--state", wish.state)
+    check_apart(output, {"BUNDLE": bundle, "FILE": path}, state_files("--state", wish.state))
     size = input_size(path)
     session = Session.open(bundle, provider=provider, threads=threads)
     chunk = session.contract.chunk

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.output import Output, foreign, mib
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
 from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
@@ -51,7 +52,9 @@ def show(path: str, output: Output) -> int:
 
     Raises:
         BundleError: the bundle is broken.
+        WrongUseError: the JSON would be written into it.
     """
+    check_apart(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest = bundle.manifest
     memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])

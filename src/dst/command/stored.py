@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from dst.command.apart import check_apart, state_files
 from dst.command.errors import INTERRUPTED, WrongUseError
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.runtime import StateStore
@@ -69,8 +70,9 @@ def list_streams(path: Path, output: Output) -> int:
 
     Raises:
         StoreError: the store cannot be read.
-        WrongUseError: there is no such file.
+        WrongUseError: there is no such file, or it would be overwritten.
     """
+    check_apart(output, {"DB": path})
     with _existing(path) as store:
         entries = store.list()
     listed = Listed(str(path), entries, sum(entry.total_bytes for entry in entries))
@@ -96,8 +98,9 @@ def show(path: Path, name: str, output: Output) -> int:
 
     Raises:
         StoreError: the store cannot be read, or has no such stream.
-        WrongUseError: there is no such file.
+        WrongUseError: there is no such file, or it would be overwritten.
     """
+    check_apart(output, {"DB": path})
     with _existing(path) as store:
         shown = Shown(str(path), name, store.history(name))
     table = _table("record", "items", "stored at (UTC)", "size", "")
@@ -121,9 +124,11 @@ def export(path: Path, name: str, file: Path, at: At, key_file: Path | None, out
     Raises:
         StoreError: the store cannot be read, or has no such stream.
         StateError: there is no such state, it was altered, or the file cannot be written.
-        WrongUseError: there is no such store, or the key file holds no key.
+        WrongUseError: there is no such store, the key file holds no key, or a file that is read
+            would be overwritten.
     """
     check_folder("FILE", file)
+    check_apart(output, {"DB": path, "--key-file": key_file}, state_files("FILE", file))
     with _existing(path, key_file) as store:
         saved = _at(store, name, at)
     write_saved(file, saved)
@@ -136,9 +141,10 @@ def import_state(path: Path, name: str, file: Path, key_file: Path | None, outpu
     Raises:
         StateError: the file is no saved state.
         StoreError: the store cannot be written.
-        WrongUseError: the key file holds no key.
+        WrongUseError: the key file holds no key, or a file that is read would be overwritten.
     """
     check_folder("DB", path)
+    check_apart(output, {"FILE": file, "--key-file": key_file}, {"DB": path})
     saved = read_saved(file)
     with _open(path, key_file) as store:
         store.put(name, saved)
@@ -151,8 +157,10 @@ def rewind(path: Path, name: str, at: At, key_file: Path | None, output: Output)
     Raises:
         StoreError: the store cannot be read or written, or has no such stream.
         StateError: there is no such state, or it was altered.
-        WrongUseError: there is no such store, or the key file holds no key.
+        WrongUseError: there is no such store, the key file holds no key, or a file that is read
+            would be overwritten.
     """
+    check_apart(output, {"DB": path, "--key-file": key_file})
     with _existing(path, key_file) as store:
         saved = _at(store, name, at)
         store.put(name, saved)
@@ -164,8 +172,9 @@ def delete(path: Path, name: str, yes: bool, output: Output) -> int:
 
     Raises:
         StoreError: the store cannot be written, or has no such stream.
-        WrongUseError: there is no such file, or nobody to ask.
+        WrongUseError: there is no such file, it would be overwritten, or there is nobody to ask.
     """
+    check_apart(output, {"DB": path})
     with _existing(path) as store:
         gone = Gone(str(path), (name,), len(store.history(name)))
         if not _agreed(f"delete stream {name!r} and its {gone.states} states", yes):
@@ -182,8 +191,9 @@ def wipe(path: Path, yes: bool, output: Output) -> int:
 
     Raises:
         StoreError: the store cannot be written.
-        WrongUseError: there is no such file, or nobody to ask.
+        WrongUseError: there is no such file, it would be overwritten, or there is nobody to ask.
     """
+    check_apart(output, {"DB": path})
     with _existing(path) as store:
         entries = store.list()
         gone = Gone(str(path), tuple(e.name for e in entries), sum(e.states for e in entries))

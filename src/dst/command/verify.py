@@ -4,6 +4,7 @@ import msgspec
 import onnxruntime
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.output import Output, foreign
 from dst.runtime import Bundle, open_bundle, replay_golden
@@ -56,8 +57,9 @@ def verify(
 
     Raises:
         DstError: the bundle is broken, or a graph cannot be run here.
-        WrongUseError: the bundle has no such graph.
+        WrongUseError: the bundle has no such graph, or the JSON would be written into it.
     """
+    check_apart(output, {"BUNDLE": path})
     bundle = _only(open_bundle(path), graph)
     named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
     lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
