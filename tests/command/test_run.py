@@ -126,6 +126,7 @@ def test_a_refused_part_of_a_chunk_is_saved_first(
     ask = ("--state", tmp_path / "state", "--json", "-")
     first = dst("run", shelf / "refuse", tmp_path / "a", *ask)
     assert first.code == (2 if cut % 8 else 0)
+    assert (f"they wait in {tmp_path / 'state'}" in first.err) == bool(cut % 8)
     assert items_in(shelf / "refuse", tmp_path / "state") == cut
     second = json.loads(dst("run", shelf / "refuse", tmp_path / "b", *ask).out)
     assert (second["items"], second["state_items"]) == (len(WHOLE) - cut, len(WHOLE))

@@ -184,3 +184,22 @@ def test_export_writes_a_bundle_that_verifies(dst: Dst, tmp_path: Path) -> None:
     again = dst("export", "--size", "tiny", "--out", out)
     assert again.code == 2
     assert "exists" in again.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "text-int8"),
+        ("run", "text-int8", "TEXT"),
+        ("generate", "text-int8", "--prompt", "a", "--items", "1"),
+        ("soak", "text-int8", "--steps", "10"),
+    ],
+)
+def test_a_bundle_goes_by_the_name_that_it_was_asked_for(
+    dst: Dst, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """The manifest of every shipped bundle calls it `text`."""
+    (tmp_path / "text").write_bytes(b"import os\n")
+    given = [str(tmp_path / "text") if a == "TEXT" else a for a in arguments]
+    assert dst(*given, "--json", tmp_path / "found").code == 0
+    assert json.loads((tmp_path / "found").read_bytes())["bundle"] == "text-int8"

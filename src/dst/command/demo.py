@@ -95,7 +95,7 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
     data = held_out()[:count]
     out = output.out
     manifest = session.bundle.manifest
-    said = foreign(f"{manifest.name}: {manifest.description}")
+    said = foreign(f"{session.bundle.root.name}: {manifest.description}")
     out.print(f"[bold]dst demo[/]  {said}")
 
     _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
@@ -125,7 +125,7 @@ def demo(bundle: str, count: int | None, t: int | None, asked: int | None, outpu
     out.print(_indented(sample))
 
     result = DemoResult(
-        bundle=manifest.name,
+        bundle=session.bundle.root.name,
         bytes=len(data),
         bits_per_byte=bits,
         gzip_bits_per_byte=packed["gzip -9"],

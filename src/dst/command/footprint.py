@@ -4,6 +4,7 @@ Run as `python -m dst.command.footprint [BUNDLE SLOTS]` this module is the proce
 measured: it prints its own resident memory, bare and, given a bundle, with streams that stepped.
 """
 
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from dst.command.apart import check_apart
+from dst.command.errors import WrongUseError
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
@@ -60,15 +62,19 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
     Raises:
         DstError: the bundle is broken, or cannot be run here.
-        WrongUseError: the JSON would be written into it.
+        WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
+            measured.
     """
     check_apart(output, {"BUNDLE": path})
-    manifest = open_bundle(path).manifest
+    bundle = open_bundle(path)
+    manifest, name = bundle.manifest, bundle.root.name
     t = manifest.contract.chunk.nominal_t
     memory = predict(manifest, 1, slots, [t])
-    with output.progress(f"measure {manifest.name}", None):
+    if measure:
+        _check_room(slots, memory.total_bytes)
+    with output.progress(f"measure {name}", None):
         found = _measure([path, str(slots)] if measure else [])
-    _show(manifest.name, memory, found, output)
+    _show(name, memory, found, output)
     output.write_json(
         Footprint(
             slots=slots,
@@ -84,6 +90,18 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
         )
     )
     return 0
+
+
+def _check_room(slots: int, total: int) -> None:
+    """Refuse to measure more than the machine has, where the platform tells how much that is."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total > held:
+        raise WrongUseError(
+            f"--slots {slots}: {mib(total)} are predicted and this machine has {mib(held)}; give "
+            "fewer, or leave out --measure"
+        )
 
 
 def _measure(arguments: list[str]) -> Measured:

@@ -99,7 +99,7 @@ def write(
         output.err.print(f"[dim]{len(made)} bytes, {rate:,.0f}/s[/]")
     output.write_json(
         Generated(
-            bundle=session.bundle.manifest.name,
+            bundle=session.bundle.root.name,
             prompt=prompt.decode("utf-8", "replace"),
             text=made.decode("utf-8", "replace"),
             items=len(made),

@@ -169,10 +169,11 @@ def run(
         if wish.state is not None and came:
             reading.save(wish.state)
         if refused is not None and not interrupts.signal:
-            raise refused
+            saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
+            raise PartialChunkError(f"{refused}{saved}")
     meter.sample()
     result = RunResult(
-        bundle=session.bundle.manifest.name,
+        bundle=session.bundle.root.name,
         items=came,
         scored=report.scored,
         unit=None if measure is None else measure.unit,
