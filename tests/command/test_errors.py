@@ -105,6 +105,11 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
     (tmp_path / "odd.f32").write_bytes(b"12345")
     (tmp_path / "words.csv").write_text("1,2\nx,y\n")
     (tmp_path / "wide.csv").write_text("1,2\n1,2,3\n")
+    (tmp_path / "broken.csv").write_text("1,x\n4,5\n")
+    (tmp_path / "gap.csv").write_text(",\n4,5\n")
+    (tmp_path / "semicolons.csv").write_text("1;2\n")
+    (tmp_path / "names.csv").write_text("left,right\n\n")
+    (tmp_path / "endless.csv").write_bytes(b"1,2\n3,4\n" + bytes(1 << 21) + b"\n")
     (tmp_path / "not.npy").write_bytes(b"12345")
     (tmp_path / "none.npy").touch()
     np.save(tmp_path / "one.npy", np.float32(1))
@@ -119,6 +124,11 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
         ("odd.f32", "5 bytes"),
         ("words.csv", "line 2"),
         ("wide.csv", "line 2", "3 numbers"),
+        ("broken.csv", "line 1 is not a row of numbers: b'1,x'"),
+        ("gap.csv", "line 1 is not a row of numbers: b','"),
+        ("semicolons.csv", "line 1", "b'1;2'", "none follows", "2 per item"),
+        ("names.csv", "line 1", "b'left,right'", "none follows"),
+        ("endless.csv", "line 3 is longer than 1 MiB"),
         ("not.npy", "not.npy"),
         ("none.npy", "none.npy: is no .npy array"),
         ("one.npy", "float32 []", "[n, 2]"),

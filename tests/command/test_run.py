@@ -234,6 +234,9 @@ def gaussian_nats(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> fl
     return float((0.5 * (rows[1:] - predicted) ** 2 + 0.5 * np.log(2 * np.pi)).sum())
 
 
+ROWS = np.array([[1.0, 2.0], [3.0, 5.0]])
+
+
 @pytest.mark.parametrize("kind", ["rows.csv", "rows.npy", "rows.f32"])
 def test_features_are_scored_in_nats(dst: Dst, shelf: Path, tmp_path: Path, kind: str) -> None:
     rows = np.random.default_rng(0).normal(size=(50, 2)).round(3).astype(np.float32)
@@ -248,6 +251,14 @@ def test_features_are_scored_in_nats(dst: Dst, shelf: Path, tmp_path: Path, kind
     result = json.loads(dst("run", shelf / "sensor", file, "--json", "-").out)
     assert (result["items"], result["scored"], result["unit"]) == (50, 49, "nats")
     assert result["total"] == pytest.approx(gaussian_nats(rows.astype(np.float64)), rel=1e-5)
+
+
+def test_the_first_row_of_a_csv_counts(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    for number, start in enumerate((b"", b"\xef\xbb\xbf", b"\xef\xbb\xbfleft,right\r\n")):
+        file = tmp_path / f"{number}.csv"
+        file.write_bytes(start + b"1,2\r\n3,5\r\n")
+        told = dst("run", shelf / "sensor", file, "--json", "-").json
+        assert (told["items"], told["total"]) == (2, pytest.approx(gaussian_nats(ROWS)))
 
 
 def test_features_cut_in_two(dst: Dst, shelf: Path, tmp_path: Path) -> None:

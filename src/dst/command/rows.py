@@ -3,6 +3,7 @@
 Shape letters: `n` items, `F` features.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import PurePath
 
@@ -16,6 +17,7 @@ from dst.runtime.manifest import Chunk, Tokens
 Array = npt.NDArray[np.generic]
 
 BLOCK_ITEMS = 4096
+LINE_BYTES = 1 << 20  # of a line of CSV, at most
 RAW_SUFFIXES = (".f32", ".raw", ".bin")
 
 
@@ -23,7 +25,8 @@ def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
     """Yield the items of an input, `[n, ...]` in the contract's dtype; n = 0 where it pauses.
 
     Bytes for the tokenizer `bytes`. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
-    `.bin` for little-endian float32, row after row; all else is CSV, one item per line.
+    `.bin` for little-endian float32, row after row; all else is CSV, one item per line,
+    after a first line of names, if there is one.
 
     Raises:
         OSError: the input cannot be read.
@@ -82,17 +85,55 @@ def _raw(path: str, width: int, stop: Stop) -> Iterator[Array]:
 
 
 def _csv(path: str, width: int, stop: Stop) -> Iterator[Array]:
+    """Read lines of numbers; the first line may name the columns."""
+    number, seen, header = 0, 0, b""
+    for lines in _lines(path, stop):
+        if lines and not number:
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
+            if _is_header(lines[0]):
+                header, lines[0] = lines[0], b""
+        rows = _parse(lines, path, number, width)
+        yield rows
+        number, seen = number + len(lines), seen + len(rows)
+    if header and not seen and not stop():
+        raise WrongUseError(
+            f"{path}: line 1 is not a row of numbers, and none follows: {header[:60]!r}; expected "
+            f"lines of numbers with commas, {width} per item"
+        )
+
+
+def _lines(path: str, stop: Stop) -> Iterator[list[bytes]]:
+    """Yield the lines that each block completes, and at the end what no newline ends."""
     left, number = b"", 0
     for block in Source.open(path).blocks(stop):
         *lines, left = (left + block).split(b"\n")
-        yield _parse(lines, path, number, width)
+        for place, line in ((1, [*lines, left][0]), (len(lines) + 1, left)):
+            if len(line) > LINE_BYTES:
+                raise WrongUseError(
+                    f"{path}: line {number + place} is longer than {LINE_BYTES >> 20} MiB; "
+                    "expected numbers with commas, one item per line"
+                )
         number += len(lines)
+        yield lines
     if left and not stop():
-        yield _parse([left], path, number, width)
+        yield [left]
+
+
+def _is_header(line: bytes) -> bool:
+    """Say whether a line holds words alone: one number among them, and it is a broken row."""
+    return bool(line.strip(b", \t\r")) and not any(map(_is_number, line.split(b",")))
+
+
+def _is_number(part: bytes) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
-    """Read lines of comma-separated numbers; the first line of a file may be a header."""
+    """Read lines of comma-separated numbers, the first of them line `number` + 1."""
     rows: list[list[float]] = []
     for place, line in enumerate(lines, number + 1):
         if not line.strip():
@@ -100,8 +141,6 @@ def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
         try:
             row = [float(part) for part in line.split(b",")]
         except ValueError:
-            if place == 1:
-                continue
             raise WrongUseError(
                 f"{path}: line {place} is not a row of numbers: {line[:60]!r}"
             ) from None
