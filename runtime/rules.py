@@ -55,6 +55,8 @@ def check(manifest: Manifest) -> None:
                     f"points for {len(steps)} steps"
                 )
     if manifest.quality is not None:
+        if is_full_precision(manifest):
+            _refuse("quality is given for full precision, which strays from nothing; expected null")
         _quality(manifest.quality)
     half_life = manifest.horizon.half_life_items
     if half_life is not None and half_life <= 0:
@@ -84,6 +86,11 @@ def check_contract(contract: Contract) -> None:
         _output(output)
     for state in contract.state:
         _state(state)
+
+
+def is_full_precision(manifest: Manifest) -> bool:
+    """Say whether nothing was quantized."""
+    return manifest.recipe is None and manifest.precision == "float32"
 
 
 def check_name(name: str) -> None:

@@ -1,6 +1,7 @@
 """Small bundles go in; `dst bench` and `dst report` measure them and say so in every form."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from dst.bench import BenchResult, measure
 from dst.bench.feed import feed_of
@@ -184,11 +186,23 @@ def test_wrong_use_is_told_in_one_line(dst: Dst, shelf: Path, tmp_path: Path) ->
 # --- dst report
 
 
-def test_a_report_compares_two_bundles(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+def called_quantized(path: Path) -> Path:
+    """Write a bundle anew as one that was quantized, its graph as it is."""
+    bundle = open_bundle(path)
+    manifest = replace(bundle.manifest, precision="int8", recipe="as-it-was")
+    files: dict[str, bytes | Path] = {n: (path / n).read_bytes() for n in manifest.files}
+    write_bundle(path, manifest, files, overwrite=True)
+    return path
+
+
+def test_a_report_compares_two_bundles(
+    dst: Dst, shelf: Path, tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    same = called_quantized(make(tmp_path / "same"))
     text = tmp_path / "notes.txt"
     text.write_bytes(bytes(range(256)) * 8)
     arguments = ("--items", "1000", "--heads", "1", "--drift-items", "0", "--json", "-")
-    done = dst("report", shelf / "text", shelf / "text", text, *arguments)
+    done = dst("report", shelf / "text", same, text, *arguments)
     assert done.code == 0
     made = msgspec.json.decode(done.out, type=Report)
     assert made.data == "notes.txt"
@@ -212,6 +226,7 @@ def test_a_failed_gate_is_exit_code_one(
         "golden.safetensors": (path / "golden.safetensors").read_bytes(),
     }
     write_bundle(path, manifest, files, overwrite=True)
+    called_quantized(path)
     arguments = ("--items", "2000", "--heads", "0", "--drift-items", "0", "--attach")
     done = dst("report", shelf / "text", path, *arguments)
     assert done.code == 1
@@ -230,8 +245,50 @@ def test_two_models_are_not_compared(dst: Dst, shelf: Path) -> None:
     assert "two precisions of one model" in done.err
 
 
-def test_data_with_nothing_to_read_is_refused(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+def test_full_precision_comes_first_and_a_quantized_bundle_second(
+    dst: Dst, shelf: Path, tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    quantized = called_quantized(make(tmp_path / "quantized"))
+    before = (
+        (quantized / "manifest.json").read_bytes(),
+        (shelf / "text" / "manifest.json").read_bytes(),
+    )
+    for pair, words in (
+        ((quantized, shelf / "text"), "first bundle quantized: is as-it-was"),
+        ((quantized, quantized), "first bundle quantized"),
+        ((shelf / "text", shelf / "text"), "second bundle text: is float32, not quantized"),
+    ):
+        done = dst("report", *pair, "--items", "100", "--attach")
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+        assert words in done.err
+    assert (quantized / "manifest.json").read_bytes() == before[0]
+    assert (shelf / "text" / "manifest.json").read_bytes() == before[1]
+
+
+@pytest.mark.parametrize("option", ["--budget", "--error-budget"])
+@pytest.mark.parametrize("value", ["nan", "-1", "inf"])
+def test_a_budget_that_is_no_number_is_refused(dst: Dst, option: str, value: str) -> None:
+    done = dst("report", "text", "text-int8", f"{option}={value}")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert f"{option} {value}: expected a number of 0 or more" in done.err
+
+
+def test_a_report_without_onnx_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\nfrom dst.command.app import call\n"
+        "sys.exit(call(['report', 'text', 'text-int8']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'report needs onnx, which is not installed: pip install "dst-edge[onnx]"' in done.stderr
+
+
+def test_data_with_nothing_to_read_is_refused(
+    dst: Dst, shelf: Path, tmp_path: Path, make: Callable[..., Path]
+) -> None:
     (tmp_path / "empty").write_bytes(b"")
-    done = dst("report", shelf / "text", shelf / "text", tmp_path / "empty")
+    same = called_quantized(make(tmp_path / "same"))
+    done = dst("report", shelf / "text", same, tmp_path / "empty")
     assert done.code == 2
     assert "at least 2 items" in done.err

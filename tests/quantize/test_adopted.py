@@ -153,7 +153,8 @@ def test_a_recipe_leaves_what_cannot_be_quantized_and_says_so(
         assert error_of(shelf, name, out) > 0.0
     words = ["--items", "800", "--heads", "0", "--drift-items", "0", "--error-budget", str(MOST)]
     rows = str(shelf / "rows.npy")
-    assert call(["report", str(shelf / name), str(out), rows, *words]) == 0
+    code = 2 if name == "convolution" else 0  # a copy of full precision is not quantized
+    assert call(["report", str(shelf / name), str(out), rows, *words]) == code
 
 
 @pytest.mark.usefixtures("faster")

@@ -431,3 +431,10 @@ def test_a_quality_that_contradicts_itself_is_refused(
     seal(manifest)
     with pytest.raises(ContractError, match=words):
         seal(replace(manifest, quality=change(quality())))
+
+
+def test_full_precision_has_no_quality(shelf: Path) -> None:
+    full = open_bundle(shelf / "full").manifest
+    with pytest.raises(ContractError, match="quality is given for full precision"):
+        seal(replace(full, quality=quality()))
+    seal(replace(full, quality=quality(), precision="int8"))

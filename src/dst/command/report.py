@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dst.bench.canvas import NoMatplotlibError
-from dst.command.errors import CHECK_FAILED
+from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.material import items_of
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import Interrupts
@@ -14,7 +14,8 @@ from dst.quantize.report import Report, Settings, attach
 from dst.quantize.report import report as measure
 from dst.quantize.report.gates import Budget
 from dst.quantize.report.plot import draw
-from dst.runtime import open_bundle
+from dst.runtime import Bundle, open_bundle
+from dst.runtime.rules import is_full_precision
 
 _NONE = "[dim]–[/]"
 
@@ -43,10 +44,11 @@ def report(order: Order, output: Output) -> int:
 
     Raises:
         DstError: a bundle is broken, or they are not two precisions of one model.
-        WrongUseError: the data holds too little.
+        WrongUseError: not full precision first and a quantized bundle second, or too little data.
         OSError: the data cannot be read or a file cannot be written.
     """
-    bundle = open_bundle(order.quantized)
+    full, bundle = open_bundle(order.full), open_bundle(order.quantized)
+    _check_order(full, bundle)
     items, about = items_of(bundle, order.data)
     settings = Settings(
         budget=Budget(order.nats, order.error),
@@ -60,7 +62,7 @@ def report(order: Order, output: Output) -> int:
     with Interrupts() as interrupts:
         with output.progress("report", 1.0) as bar:
             made = measure(
-                order.full,
+                full.root,
                 bundle.root,
                 items,
                 order.items,
@@ -77,6 +79,20 @@ def report(order: Order, output: Output) -> int:
             output.err.print(foreign(str(error)))
     output.write_json(made)
     return CHECK_FAILED if made.passed is False else 0
+
+
+def _check_order(full: Bundle, quantized: Bundle) -> None:
+    """Refuse bundles in the wrong order: full precision would be judged as if it were rounded."""
+    for place, bundle, fits in (
+        ("first", full, is_full_precision(full.manifest)),
+        ("second", quantized, not is_full_precision(quantized.manifest)),
+    ):
+        if not fits:
+            what = bundle.manifest.recipe or f"{bundle.manifest.precision}, not quantized"
+            raise WrongUseError(
+                f"{place} bundle {bundle.root.name}: is {what}; report compares two precisions of "
+                "one model, give full precision first and the quantized one second"
+            )
 
 
 def _show(made: Report, output: Output) -> None:

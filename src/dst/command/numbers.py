@@ -1,0 +1,15 @@
+"""Numbers that options take: what typer read goes in, nothing or a refusal comes out."""
+
+import math
+
+from dst.command.errors import WrongUseError
+
+
+def at_least(option: str, value: float, least: float) -> None:
+    """Check that an option is a finite number and not too small; typer lets a NaN through.
+
+    Raises:
+        WrongUseError: it is not.
+    """
+    if not (math.isfinite(value) and value >= least):
+        raise WrongUseError(f"{option} {value:g}: expected a number of {least:g} or more")
