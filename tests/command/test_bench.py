@@ -249,10 +249,8 @@ def test_full_precision_comes_first_and_a_quantized_bundle_second(
     dst: Dst, shelf: Path, tmp_path: Path, make: Callable[..., Path]
 ) -> None:
     quantized = called_quantized(make(tmp_path / "quantized"))
-    before = (
-        (quantized / "manifest.json").read_bytes(),
-        (shelf / "text" / "manifest.json").read_bytes(),
-    )
+    manifests = [path / "manifest.json" for path in (quantized, shelf / "text")]
+    before = [path.read_bytes() for path in manifests]
     for pair, words in (
         ((quantized, shelf / "text"), "first bundle quantized: is as-it-was"),
         ((quantized, quantized), "first bundle quantized"),
@@ -261,8 +259,7 @@ def test_full_precision_comes_first_and_a_quantized_bundle_second(
         done = dst("report", *pair, "--items", "100", "--attach")
         assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
         assert words in done.err
-    assert (quantized / "manifest.json").read_bytes() == before[0]
-    assert (shelf / "text" / "manifest.json").read_bytes() == before[1]
+    assert [path.read_bytes() for path in manifests] == before
 
 
 @pytest.mark.parametrize("option", ["--budget", "--error-budget"])

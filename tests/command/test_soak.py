@@ -13,7 +13,7 @@ import pytest
 from dst.command import soak as module
 from dst.command.endless import endless
 from dst.runtime import open_bundle
-from dst.runtime.soak import GROWTH_LIMIT
+from dst.runtime.soak import GROWTH_LIMIT, Times
 
 Dst = Callable[..., Any]
 
@@ -101,6 +101,41 @@ def test_a_signal_ends_early_with_what_was_done(
     assert told["passed"]
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_soak_that_is_stopped_within_the_warm_up_judges_no_memory(
+    dst: Dst, shelf: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The state is looked at where the run ends, although no sample of memory is due there."""
+    add, taken, asked = Times.add, 0, 0
+
+    def counted(times: Times, time_ns: int) -> None:
+        nonlocal taken
+        add(times, time_ns)
+        taken += 1
+        if taken % steps == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    def at_once() -> int:
+        nonlocal asked
+        asked += 1
+        if steps == 0 and asked % 2:  # at the start of a soak, and not at its end
+            signal.raise_signal(signal.SIGINT)
+        return 100 << 20
+
+    monkeypatch.setattr(module, "SAMPLES", 10)
+    monkeypatch.setattr(Times, "add", counted)
+    monkeypatch.setattr(module, "rss_bytes", at_once)
+    done = dst("soak", shelf / "text", "--steps", 1000, "--json", "-")
+    told = done.json
+    assert done.code == 130
+    assert (told["steps"], told["interrupted"]) == (steps, True)
+    assert (told["passed"], told["memory"]["flat"]) == (None, None)
+    health = told["health"]
+    assert health["looks"] == (2 if steps else 1)
+    assert (health["tensors"][0]["rms"] > 0) == (steps > 0)
+    assert "not judged" in dst("soak", shelf / "text", "--steps", 1000).out
+
+
 def test_a_model_that_overflows_ends_with_one(dst: Dst, shelf: Path, tmp_path: Path) -> None:
     huge = np.full((64, 2), 3e38, np.float32)
     np.save(tmp_path / "huge.npy", huge)
@@ -117,6 +152,7 @@ def test_wrong_use_is_one_line(dst: Dst, shelf: Path, tmp_path: Path) -> None:
         (("soak", shelf / "sensor", "--steps", 5, "--data", tmp_path / "few.npy"), "3 items"),
         (("soak", shelf / "text", "--steps", 5, "--t", 3), "T = 3"),
         (("soak", shelf / "text", "--steps", 0), "--steps"),
+        (("soak", shelf / "text", "--steps", 5, "--deadline-ms", "nan"), "--deadline-ms"),
         (("soak", shelf / "text"), "--steps"),
         (("show", shelf / "text", "--slots", 2), "--memory"),
         (("show", shelf / "text", "--memory", "--measure", "--slots", 10**12), "this machine has"),

@@ -18,7 +18,15 @@ from dst.runtime import Session, Stream, rss_bytes
 from dst.runtime.errors import NonFiniteOutputError, NonFiniteStateError
 from dst.runtime.health import Health
 from dst.runtime.providers import Provider
-from dst.runtime.soak import GROWTH_LIMIT, LONG_STEPS, SLOPE_LIMIT, Growth, Times, judge
+from dst.runtime.soak import (
+    GROWTH_LIMIT,
+    LONG_STEPS,
+    SLOPE_LIMIT,
+    WARM_SHARE,
+    Growth,
+    Times,
+    judge,
+)
 from dst.runtime.trend import TensorHealth
 
 Array = npt.NDArray[np.generic]
@@ -56,9 +64,12 @@ class SlopeBytes(msgspec.Struct, frozen=True):
 
 
 class MemoryResult(msgspec.Struct, frozen=True):
-    """Resident memory after the warm-up, a tenth of the run; `slope` is null for few samples."""
+    """Resident memory after the warm-up, a tenth of the run; `slope` is null for few samples.
 
-    flat: bool
+    `flat` is null where the run was stopped within the warm-up.
+    """
+
+    flat: bool | None
     judged_by_slope: bool
     rss_bytes: int
     growth_bytes: int
@@ -89,7 +100,7 @@ class HealthResult(msgspec.Struct, frozen=True):
 
 
 class SoakResult(msgspec.Struct, frozen=True):
-    """What a soak found."""
+    """What a soak found; `passed` is null where nothing is wrong and memory was not judged."""
 
     bundle: str
     bundle_id: str
@@ -99,7 +110,7 @@ class SoakResult(msgspec.Struct, frozen=True):
     steps_asked: int
     interrupted: bool
     seconds: float
-    passed: bool
+    passed: bool | None
     memory: MemoryResult
     times: StepTimes
     deadline_ms: float | None
@@ -118,6 +129,7 @@ class Course:
     done: int = 0
     misses: int = 0
     samples: int = 0
+    looks: int = 0
     cause: str | None = None
     every: int = field(init=False)
     at: npt.NDArray[np.int64] = field(init=False)
@@ -134,6 +146,11 @@ class Course:
         self.at[self.samples] = self.done
         self.resident[self.samples] = rss_bytes()
         self.samples += 1
+        self.look()
+
+    def look(self) -> None:
+        """Look at the state, now."""
+        self.looks += 1
         report = self.health.look()
         if self.cause is None and not report.healthy:
             self.cause = report.causes[0]
@@ -161,6 +178,13 @@ class Course:
             if self.done % self.every == 0:
                 self.sample()
                 tell(self.done, mib(int(self.resident[self.samples - 1])))
+        if self.done < self.steps and self.done % self.every:
+            self.look()  # memory is looked at evenly or not at all
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the warm-up is over; a run that is stopped early may end within it."""
+        return self.done == self.steps or self.samples * WARM_SHARE >= 1
 
     def growth(self) -> Growth:
         """What memory did so far."""
@@ -194,16 +218,17 @@ def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Outp
     result = _result(session, t, wish, course, time.perf_counter() - began)
     _show(result, output)
     output.write_json(result)
-    return interrupts.exit_code if result.passed else CHECK_FAILED
+    return CHECK_FAILED if result.passed is False else interrupts.exit_code
 
 
 def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float) -> SoakResult:
     growth, times, report = course.growth(), course.times, course.health.report
     slope = growth.slope
+    flat = growth.flat if course.is_warm else None
     memory = MemoryResult(
-        flat=growth.flat,
+        flat=flat,
         judged_by_slope=growth.judged_by_slope,
-        rss_bytes=int(course.resident[course.samples - 1]),
+        rss_bytes=rss_bytes(),
         growth_bytes=growth.growth_bytes,
         growth_limit_bytes=GROWTH_LIMIT,
         slope=None if slope is None else SlopeBytes(slope.mean, slope.low, slope.high),
@@ -220,7 +245,7 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
         steps_asked=wish.steps,
         interrupted=course.done < wish.steps and course.cause is None,
         seconds=seconds,
-        passed=growth.flat and course.cause is None,
+        passed=flat if course.cause is None else False,
         memory=memory,
         times=StepTimes(
             p50_us=times.percentile_ns(50) / 1e3,
@@ -234,7 +259,7 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
         health=HealthResult(
             healthy=course.cause is None,
             cause=course.cause,
-            looks=course.samples,
+            looks=course.looks,
             tensors=tuple(_tensor(tensor) for tensor in report.tensors),
         ),
     )
@@ -252,7 +277,10 @@ def _show(result: SoakResult, output: Output) -> None:
     of = f" of {result.steps_asked:,}" if result.steps < result.steps_asked else ""
     grid.add_row("steps", f"{result.steps:,}{of}, T = {result.t}, in {result.seconds:,.1f} s")
     grew = f"{mib(memory.rss_bytes)}, grew by {memory.growth_bytes / 2**20:.2f} MiB"
-    grid.add_row("memory", _mark(memory.flat, f"{grew} after the warm-up (limit 1 MiB)"))
+    if memory.flat is None:
+        grid.add_row("memory", Text(f"? {grew}, not judged: stopped within the warm-up", "dim"))
+    else:
+        grid.add_row("memory", _mark(memory.flat, f"{grew} after the warm-up (limit 1 MiB)"))
     if memory.slope is not None:
         s = memory.slope
         limit = f"limit {memory.slope_limit:g}" if memory.judged_by_slope else "too short to judge"
