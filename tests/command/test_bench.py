@@ -1,6 +1,7 @@
 """Small bundles go in; `dst bench` and `dst report` measure them and say so in every form."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,11 +162,12 @@ def test_an_interrupted_bench_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("t", ["", "0", "1,x", "-4", "1.5"])
+@pytest.mark.parametrize("t", ["", "0", "1,x", "-4", "1.5", "9" * 5000])
 def test_a_t_that_is_no_number_is_refused(dst: Dst, shelf: Path, t: str) -> None:
     done = dst("bench", shelf / "text", f"--t={t}")
     assert done.code == 2
     assert "--t" in done.err
+    assert len(done.err) < 200
     assert len(done.err.splitlines()) == 1
 
 
@@ -173,7 +175,7 @@ def test_wrong_use_is_told_in_one_line(dst: Dst, shelf: Path, tmp_path: Path) ->
     for arguments in (
         ("bench", tmp_path / "none"),
         ("bench", shelf / "text", "--html", tmp_path / "no" / "b.html"),
-        ("bench", shelf / "text", "--slot-ms", "0"),
+        *(("bench", shelf / "text", "--slot-ms", ms) for ms in ("0", "nan", "inf")),
         ("bench",),
     ):
         done = dst(*arguments)
@@ -181,6 +183,8 @@ def test_wrong_use_is_told_in_one_line(dst: Dst, shelf: Path, tmp_path: Path) ->
         assert len(done.err.splitlines()) == 1
     with pytest.raises(SessionError, match="0 rounds"):
         measure([shelf / "text"], (1,), 0)
+    with pytest.raises(SessionError, match="slot_ms nan"):
+        measure([shelf / "text"], (1,), 1, slot_ms=math.nan)
 
 
 # --- dst report

@@ -5,6 +5,7 @@ before. What else the machine does then falls on all alike, and a ratio is taken
 Sessions in one process share its caches: a slot begins with steps that are not timed.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,10 +62,12 @@ def measure(
         ProviderError: the provider is unknown or not installed.
         SessionError: nothing to measure, or a number out of its range.
     """
-    if not bundles or not sizes or rounds < 1 or slot_ms <= 0 or min(sizes) < 1 or starts < 0:
+    counted = bundles and sizes and rounds >= 1 and min(sizes) >= 1 and starts >= 0
+    if not counted or not 0 < slot_ms < math.inf:
         raise SessionError(
-            f"expected bundles, sizes, rounds and slot_ms of at least 1; {len(bundles)} bundles, "
-            f"sizes {list(sizes)}, {rounds} rounds, slot_ms {slot_ms}, starts {starts} came"
+            "expected bundles, sizes and rounds of at least 1, and slot_ms above 0; "
+            f"{len(bundles)} bundles, sizes {list(sizes)}, {rounds} rounds, "
+            f"slot_ms {slot_ms}, starts {starts} came"
         )
     told = progress or _silent
     before, meter = load_average(), EnergyMeter.find()
@@ -180,7 +183,7 @@ class _Lane:
             self.stream.reset()
             if not self.steps:
                 trial = float(self._steps(_TRIAL_STEPS).min())
-                self.steps = min(max(2, round(slot_s / trial)), _MOST_STEPS)
+                self.steps = round(min(max(2.0, slot_s / trial), _MOST_STEPS))
             self._steps(max(2, self.steps // _UNTIMED))
             first = meter.read()
             times = self._steps(self.steps)

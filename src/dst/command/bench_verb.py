@@ -1,5 +1,7 @@
 """The options of `dst bench`: a command line goes in, the call of `dst.command.bench` comes out."""
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +11,8 @@ import typer
 from dst.command.errors import WrongUseError
 from dst.command.options import BUNDLE_HELP, Json, Provider, ProviderName, Threads
 from dst.command.output import Output, check_folder
+
+_DIGITS = re.compile(r"[0-9]{1,18}")  # what any machine can count
 
 
 def bench(
@@ -41,8 +45,8 @@ def bench(
     check_folder("--png", png)
     check_folder("--html", html)
     sizes = sizes_of(t)
-    if slot_ms <= 0:
-        raise WrongUseError(f"--slot-ms {slot_ms:g}: expected more than 0")
+    if not 0 < slot_ms < math.inf:
+        raise WrongUseError(f"--slot-ms {slot_ms:g}: expected a number above 0")
     from dst.command.bench import Order
     from dst.command.bench import bench as work
 
@@ -67,6 +71,7 @@ def sizes_of(text: str) -> tuple[int, ...]:
         WrongUseError: it is something else.
     """
     words = text.replace(",", " ").split()
-    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise WrongUseError(f"--t {text!r}: expected numbers of items per chunk, such as 1,16,32")
+    if not words or not all(_DIGITS.fullmatch(word) and int(word) > 0 for word in words):
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        raise WrongUseError(f"--t {shown!r}: expected numbers of items per chunk, such as 1,16,32")
     return tuple(sorted({int(word) for word in words}))
