@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.export.adopt.answer_checks import checked_data
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.assemble import assembled, contract_of
 from dst.export.adopt.infer_contract import Draft, draft, shaped
@@ -146,7 +147,7 @@ def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Arr
     if data is not None and data.dtype.kind not in "biuf":
         raise AdoptError(f"{where}: the data has dtype {data.dtype}, expected numbers")
     if data is not None:
-        return np.resize(data, (count, *width)).astype(chunk.port.dtype)
+        return np.resize(checked_data(where, data[:count], chunk.port.dtype), (count, *width))
     random = np.random.default_rng(0)
     if plan.vocabulary is not None:
         return random.integers(0, plan.vocabulary, (count, *width)).astype(chunk.port.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +13,8 @@ from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
 
 Array = npt.NDArray[np.generic]
+
+MOST_LOOKBACK = 1 << 16
 
 
 def check_names(where: str, ports: Ports, answers: Answers) -> None:
@@ -43,7 +47,7 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
 
 
 def check_numbers(where: str, answers: Answers) -> None:
-    """Counts must be whole numbers that something can be counted by.
+    """Counts must be whole numbers that something can be counted by, and the others finite.
 
     Raises:
         AdoptError: one is not.
@@ -56,6 +60,16 @@ def check_numbers(where: str, answers: Answers) -> None:
             raise AdoptError(
                 f"{where}: {option} {count}: expected a whole number of {least} or more"
             )
+    if answers.lookback > MOST_LOOKBACK:
+        raise AdoptError(
+            f"{where}: --lookback {answers.lookback}: expected at most {MOST_LOOKBACK:,} items"
+        )
+    for option, fill in (("--lookback-fill", answers.lookback_fill), ("--pad", answers.pad_value)):
+        if not math.isfinite(fill):
+            raise AdoptError(f"{where}: {option} {fill}: expected a finite number")
+    rate = answers.sample_rate_hz
+    if rate is not None and not 0 < rate < math.inf:
+        raise AdoptError(f"{where}: --sample-rate {rate}: expected a number above 0")
 
 
 def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
@@ -74,6 +88,7 @@ def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: An
     for name in answers.meanings:
         if name in pairs.values():
             raise AdoptError(f"{where}: --meaning {name}: a state's output goes to no reader")
+    _check_meanings(where, chunk, answers)
     tokens = answers.vocabulary is not None or answers.tokenizer == "bytes"
     if chunk is not None and tokens and chunk.dtype.startswith("float"):
         raise AdoptError(f"{where}: the chunk {chunk} holds features, which have no vocabulary")
@@ -81,6 +96,46 @@ def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: An
         raise AdoptError(f"{where}: --pad {answers.pad_value:g} needs --tail pad")
     if answers.lookback_fill and not answers.lookback:
         raise AdoptError(f"{where}: --lookback-fill {answers.lookback_fill:g} needs --lookback")
+
+
+def _check_meanings(where: str, chunk: Port | None, answers: Answers) -> None:
+    """Logits foretell token ids, and the outputs `mean` and `log_std` together features."""
+    features = chunk is not None and chunk.dtype.startswith("float")
+    heads = {name for name, meaning in answers.meanings.items() if meaning == "gaussian"}
+    for name, meaning in answers.meanings.items():
+        said = f"{where}: --meaning {name}={meaning}"
+        if meaning == "logits" and features:
+            raise AdoptError(f"{said}: logits foretell token ids, the chunk {chunk} holds features")
+        if meaning != "gaussian":
+            continue
+        if chunk is not None and not features:
+            raise AdoptError(f"{said}: a gaussian foretells features, the chunk {chunk} holds ids")
+        if heads != {"mean", "log_std"}:
+            raise AdoptError(
+                f"{said}: a gaussian is two outputs, `mean` and `log_std`; give both that meaning"
+            )
+
+
+def checked_data(where: str, data: Array, dtype: str) -> Array:
+    """Bring the first items to the chunk's dtype.
+
+    Raises:
+        AdoptError: one holds a NaN, an infinity or a number that the dtype cannot.
+    """
+    cast = _cast(data, dtype)
+    for held, what in (
+        (data, "a NaN or an infinity"),
+        (cast, f"a number that is too large for {dtype}"),
+    ):
+        bad = ~np.isfinite(held.reshape(len(held), -1).astype(np.float64)).all(axis=1)
+        if bad.any():
+            raise AdoptError(f"{where}: --data: item {int(np.argmax(bad)) + 1} holds {what}")
+    return cast
+
+
+def _cast(value: Array, dtype: str) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told by its place
+        return value.astype(dtype)
 
 
 def start_of(where: str, placed: Placed, start: Array) -> Array:
@@ -96,18 +151,15 @@ def start_of(where: str, placed: Placed, start: Array) -> Array:
             f"{where}: --init {port.name}: has shape {list(start.shape)}, expected one number or "
             f"{list(one)}"
         )
-    value = start.astype(port.dtype)
-    if not np.array_equal(value, start) and not port.dtype.startswith("float"):
-        raise AdoptError(f"{where}: --init {port.name}: {port.dtype} cannot hold {start}")
-    if not np.isfinite(value.astype(np.float64)).all():
-        raise AdoptError(f"{where}: --init {port.name}: holds a NaN or an infinity")
+    value = _cast(start, port.dtype)
+    _check_held(f"{where}: --init {port.name}", start, value)
     return value
 
 
 def constant_of(where: str, port: Port, value: Array) -> Array:
     """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
     value = np.asarray(value)
-    cast = value.astype(port.dtype)
+    cast = _cast(value, port.dtype)
     shape = tuple(d if isinstance(d, int) else 1 for d in port.dims)
     if not value.ndim and not (port.free and len(port.dims) > 1):
         cast = np.full(shape, cast)
@@ -118,10 +170,14 @@ def constant_of(where: str, port: Port, value: Array) -> Array:
         raise AdoptError(
             f"{where}: --constant {port.name}: has shape {list(value.shape)}, the input is {port}"
         )
-    if not np.array_equal(cast, value if value.ndim else np.full(cast.shape, value)) and (
-        not port.dtype.startswith("float")
-    ):
-        raise AdoptError(f"{where}: --constant {port.name}: {port.dtype} cannot hold {value}")
-    if not np.isfinite(cast.astype(np.float64)).all():
-        raise AdoptError(f"{where}: --constant {port.name}: holds a NaN or an infinity")
+    _check_held(f"{where}: --constant {port.name}", value, cast)
     return cast
+
+
+def _check_held(where: str, given: Array, held: Array) -> None:
+    """What was given must be finite, and be there still in the dtype that holds it."""
+    if not np.isfinite(given.astype(np.float64)).all():
+        raise AdoptError(f"{where}: holds a NaN or an infinity")
+    same = held.dtype.kind == "f" or bool((held == given).all())
+    if not same or not np.isfinite(held.astype(np.float64)).all():
+        raise AdoptError(f"{where}: {held.dtype} cannot hold {given}")

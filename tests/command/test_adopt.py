@@ -90,6 +90,7 @@ def test_a_run_reads_an_adopted_model(dst: Dst, sums: Path, tmp_path: Path) -> N
     assert (done.code, json.loads(done.out)["items"]) == (0, 10)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -106,6 +107,15 @@ def test_a_run_reads_an_adopted_model(dst: Dst, sums: Path, tmp_path: Path) -> N
         (("--constant", "rate=2", "--state", "foo=bar", "--init", "x=1"), ["`x` is no state"]),
         (("--constant", "rate=2", "--init", "foo=1,2"), ["[2]", "[1]"]),
         (("--constant", "rate=2", "--init", "foo=inf"), ["foo", "infinity"]),
+        (("--constant", "rate=2", "--init", "foo=1e40"), ["--init foo", "float32 cannot hold"]),
+        (("--constant", f"rate={10**30}"), ["--constant rate", "no tensor"]),
+        (("--constant", "rate=1e40"), ["--constant rate", "float32 cannot hold 1e+40"]),
+        (("--constant", "rate=2", "--lookback-fill", "nan"), ["--lookback-fill nan", "finite"]),
+        (("--constant", "rate=2", "--pad", "inf"), ["--pad inf", "finite"]),
+        (("--constant", "rate=2", "--sample-rate", "nan"), ["--sample-rate nan", "above 0"]),
+        (("--constant", "rate=2", "--lookback", "9" * 11), ["--lookback 99999999999", "65,536"]),
+        (("--constant", "rate=2", "--meaning", "y=logits"), ["y=logits", "`x`", "features"]),
+        (("--constant", "rate=2", "--meaning", "y=gaussian"), ["y=gaussian", "`log_std`"]),
         (("--constant", "rate=2", "--shape", "x=B,T,3"), ["B,T,3", "2 axes"]),
         (("--constant", "rate=2", "--shape", "x=B,Q"), ["x=B,Q", "B,T,80"]),
         (("--constant", "rate=2", "--shape", "y=4,B"), ["--shape y", "[1, 4]", "[4, 1]"]),
@@ -136,6 +146,19 @@ def test_answers_that_cannot_be(
     assert [word for word in words if word not in done.err] == [], done.err
     assert done.err.startswith("dst: ")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("bad", "words"), [(np.nan, "NaN"), (np.inf, "infinity"), (1e40, "too large for float32")]
+)
+def test_data_that_is_not_finite_is_told_by_its_place(
+    dst: Dst, sums: Path, tmp_path: Path, bad: float, words: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.array([1.0, 2.0, bad, 4.0]))
+    done = dst("adopt", sums, "--out", tmp_path / "b", *KNOWN, "--data", tmp_path / "x.npy")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert [word for word in ("--data: item 3", words) if word not in done.err] == [], done.err
 
 
 def test_what_stands_there_is_kept(dst: Dst, sums: Path, tmp_path: Path) -> None:

@@ -176,7 +176,10 @@ def _value(option: str, name: str, text: str) -> Array:
             f"{option} {name}={text}: expected a number, numbers with commas, or the name of a "
             ".npy or .safetensors file"
         ) from None
-    return np.asarray(values if len(values) > 1 else values[0])
+    found = np.asarray(values if len(values) > 1 else values[0])
+    if found.dtype == object:
+        raise WrongUseError(f"{option} {name}={text}: holds a number that no tensor can hold")
+    return found
 
 
 def _number(text: str) -> int | float:
