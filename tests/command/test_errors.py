@@ -53,6 +53,8 @@ def text(tmp_path: Path) -> Path:
         (("export", "--size", "tiny", "--out", "no/such/b"), ["--out no/such/b"]),
         (("run", "no-such-model", "--threads", "1025"), ["--threads", "1024"]),
         (("demo", "--bundle", "no-such-model", "--threads", "9" * 20), ["--threads", "1024"]),
+        (("export", "--size", "tiny", "--out", "b", "--seed=-1"), ["--seed", "0"]),
+        (("export", "--size", "tiny", "--out", "b", "--seed", "9" * 23), ["18446744073709551615"]),
     ],
 )
 def test_wrong_arguments(dst: Dst, arguments: tuple[str, ...], words: list[str]) -> None:
@@ -254,6 +256,18 @@ def test_devices_may_serve_twice_and_a_state_may_be_its_own_copy(
     done = dst("generate", shelf / "text", "--prompt-file", "/dev/null", "--json", "/dev/null")
     assert "prompt" in done.err
     assert "--json" not in done.err
+
+
+def test_a_file_that_is_no_checkpoint(dst: Dst, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    export = ("export", "--size", "tiny", "--out", tmp_path / "b", "--checkpoint")
+    for name, held in (("path.pt", {"model": {}, "path": Path("x")}), ("bare.pt", {"a": 1})):
+        torch.save(held, tmp_path / name)
+        refused(dst(*export, tmp_path / name), name, "expected", "under 'model'")
+    (tmp_path / "t.txt").write_text("weights_only=False, to please torch\n")
+    done = dst(*export, tmp_path / "t.txt")
+    refused(done, "t.txt: is no checkpoint; expected", "torch.save", "under 'model'")
+    assert "weights_only" not in done.err
 
 
 def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:

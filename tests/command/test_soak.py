@@ -153,6 +153,7 @@ def test_wrong_use_is_one_line(dst: Dst, shelf: Path, tmp_path: Path) -> None:
         (("soak", shelf / "text", "--steps", 5, "--t", 3), "T = 3"),
         (("soak", shelf / "text", "--steps", 0), "--steps"),
         (("soak", shelf / "text", "--steps", 5, "--deadline-ms", "nan"), "--deadline-ms"),
+        (("soak", shelf / "text", "--steps", 5, "--deadline-ms", "inf"), "--deadline-ms"),
         (("soak", shelf / "text"), "--steps"),
         (("show", shelf / "text", "--slots", 2), "--memory"),
         (("show", shelf / "text", "--memory", "--measure", "--slots", 10**12), "this machine has"),

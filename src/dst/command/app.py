@@ -274,7 +274,9 @@ def export(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Trained weights, under 'model'."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of random weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**64 - 1, help="Of random weights.")
+    ] = 0,
     name: Annotated[
         str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
     ] = None,

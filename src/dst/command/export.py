@@ -117,9 +117,11 @@ def _network(order: Order) -> "Network":
         held = torch.load(order.checkpoint, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch.load raises whatever its readers raise
-        first = (str(error).splitlines() or [""])[0]
-        raise WrongUseError(f"{order.checkpoint}: is no checkpoint: {first}") from None
+    except Exception:  # whatever its readers raise; torch's own advice is to run what it holds
+        raise WrongUseError(
+            f"{order.checkpoint}: is no checkpoint; expected what torch.save writes of a dict "
+            "with the weights under 'model', and in it tensors and plain values alone"
+        ) from None
     if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
         raise WrongUseError(f"{order.checkpoint}: expected a dict with the weights under 'model'")
     try:

@@ -6,7 +6,7 @@ from dst.command.errors import WrongUseError
 
 
 def at_least(option: str, value: float, least: float) -> None:
-    """Check that an option is a finite number and not too small; typer lets infinity pass.
+    """Check that an option is a finite number and not too small; typer's `min` may let others pass.
 
     Raises:
         WrongUseError: it is not.

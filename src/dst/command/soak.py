@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dst.command.endless import endless
 from dst.command.errors import CHECK_FAILED
+from dst.command.numbers import at_least
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, rss_bytes
@@ -199,8 +200,10 @@ def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Outp
     Raises:
         DstError: the bundle cannot be used, or does not run such a T.
         OSError: the data cannot be read.
-        WrongUseError: the data holds less than one chunk.
+        WrongUseError: the data holds less than one chunk, or the deadline is no number.
     """
+    if wish.deadline_ms is not None:
+        at_least("--deadline-ms", wish.deadline_ms, 0)
     t = wish.t
     session = Session.open(
         bundle, provider=provider, threads=threads, chunk_sizes=None if t is None else [t]
