@@ -84,7 +84,8 @@ class Choice:
         order = np.argsort(-scores, kind="stable")
         if self.top_k:
             order = order[: self.top_k]
-        shares = np.exp((scores[order] - scores[order[0]]) / self.temperature)
+        with np.errstate(over="ignore"):  # to -inf, whose share is 0
+            shares = np.exp((scores[order] - scores[order[0]]) / self.temperature)
         reach = np.cumsum(shares)
         if self.top_p < 1:
             kept = int(np.searchsorted(reach, self.top_p * reach[-1])) + 1

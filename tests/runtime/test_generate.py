@@ -93,6 +93,12 @@ def test_what_cannot_be_generated(text: Session, sensor: Session) -> None:
     assert (stream.pending, stream.items_consumed, stream.sampler) == (0, 0, None)
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_least_temperature_takes_the_likeliest() -> None:
+    logits = np.array([0.0, 3.0, -1.0], np.float32)
+    assert Choice(1e-320, 0, 1.0).pick(logits, Sampler.seeded(0))[0] == 1
+
+
 def frequencies(choice: Choice, logits: list[float], count: int = 4000) -> list[float]:
     sampler, seen = Sampler(7), np.zeros(len(logits))
     for _ in range(count):
