@@ -5,7 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.parametrize("name", ["bench/block_size", "bench/kernel_widths", "train/corpus"])
+def test_help_runs_nothing(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.startswith("usage: ")) == (0, True), done.stderr
 
 
 def test_a_step_of_ones_own_goes_all_the_way() -> None:

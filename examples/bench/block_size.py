@@ -9,6 +9,8 @@ max|d|/rms over several seeds.
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
 from dst.export.model import recurrence
@@ -39,6 +41,7 @@ def worst(block: int) -> float:
 
 def main() -> None:
     """Print one line per block size."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print(f"identical keys, strength 1.98, {ITEMS} items, {SEEDS} seeds: max|d|/rms")
     for block in (8, 16, 32, 64):
         print(f"  block {block:>3}  {worst(block):.1e}")

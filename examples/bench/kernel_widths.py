@@ -8,6 +8,7 @@ what is fast here.
 
 from __future__ import annotations
 
+import argparse
 import time
 from statistics import median
 
@@ -68,6 +69,7 @@ def feed(opened: ort.InferenceSession) -> dict[str, npt.NDArray[np.float32]]:
 
 def main() -> None:
     """Time the shapes in turns and print medians."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     opened = {shape: session(*shape) for shape in SHAPES}
     inputs = {shape: feed(s) for shape, s in opened.items()}
     times: dict[tuple[int, int], list[float]] = {shape: [] for shape in SHAPES}

@@ -6,6 +6,7 @@ out whole. Files over 200,000 bytes (two, one of them generated) are never held 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 import sysconfig
@@ -47,6 +48,7 @@ def split() -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     training, held_out = split()
     print(f"{len(training)} modules, {sum(map(len, training.values())):,} bytes to train on")
     print(f"{len(held_out)} modules, {sum(map(len, held_out.values())):,} bytes held out:")
