@@ -88,6 +88,8 @@ def quantize(order: Order, output: Output) -> int:
             progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
         )
     _tell(order.out, done, output)
+    if bundle.manifest.certificates and not done.bundle.manifest.certificates:
+        output.out.print("[dim]certificates of the source do not describe these graphs[/]")
     insisted = any(record.insisted for record in done.records)
     drift = strayed(bundle, order.out, output) if insisted else None
     before, after = done.weights_bytes
@@ -172,5 +174,3 @@ def _tell(path: Path, done: Quantized, output: Output) -> None:
                 f"[yellow]{foreign(record.weight)}: {record.role} is quantized because you asked; "
                 "every recipe leaves it in float32[/]"
             )
-    if not manifest.certificates and output.json is None:
-        output.out.print("[dim]certificates of the source do not describe these graphs[/]")
