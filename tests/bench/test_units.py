@@ -155,6 +155,8 @@ def test_the_page_stands_alone() -> None:
     assert "url(" not in text
     assert "@import" not in text
     assert "2.00" in found.text
+    assert "1.0 MiB512.0 KiB" in found.text
+    assert "8 B1 B" in found.text
     assert "–" in found.text
 
 

@@ -66,6 +66,14 @@ def test_a_t_that_does_not_run_shows_as_a_dash(dst: Dst, shelf: Path) -> None:
     assert "single: runs T = 1" in done.out
 
 
+def test_one_is_told_as_one(dst: Dst, shelf: Path) -> None:
+    options = ("--t", "8", "--rounds", "1", "--slot-ms", "1", "--starts", "0")
+    told = " ".join(dst("bench", shelf / "text", *options).out.split())
+    assert "1 round in turns" in told
+    assert "text: load time and memory were not asked for" in told
+    assert "the golden run reproduced" in dst("verify", shelf / "single").out
+
+
 def test_a_t_that_only_later_bundles_run_is_compared_with_the_first_of_them(shelf: Path) -> None:
     result = measure([shelf / "single", shelf / "text", shelf / "twin"], (8,), 3, starts=0)
     cells = [entry.cells[0] for entry in result.bundles]

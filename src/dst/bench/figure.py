@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from dst.bench.canvas import COLOURS, dress, new_figure, save
 from dst.bench.result import BenchResult, Spread
+from dst.bench.words import counted, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +32,8 @@ def draw(result: BenchResult, path: Path) -> None:
         _latency(places[1, 1], result)
     env = result.environment
     figure.suptitle(
-        f"{env.cpu}, {result.threads} thread{'s' * (result.threads > 1)}, "
-        f"onnxruntime {env.onnxruntime}, {result.rounds} interleaved rounds",
+        f"{env.cpu}, {counted(result.threads, 'thread')}, onnxruntime {env.onnxruntime}, "
+        f"{counted(result.rounds, 'round')} in turns",
         fontsize=10,
         color="#555555",
     )
@@ -66,9 +67,12 @@ def _bytes(axes: "Axes", result: BenchResult) -> None:
     files = [e.file_bytes / MIB for e in entries]
     axes.barh([r - 0.19 for r in rows], files, 0.36, color=_colours(result))
     axes.barh([r + 0.19 for r in rows], peaks, 0.36, color=_colours(result), alpha=0.45)
-    for row, (file, peak) in enumerate(zip(files, peaks, strict=True)):
-        axes.text(file, row - 0.19, f" {file:.1f} on disk", va="center", fontsize=8)
-        axes.text(peak, row + 0.19, f" {peak:.0f} peak of a process", va="center", fontsize=8)
+    for row, (entry, file, peak) in enumerate(zip(entries, files, peaks, strict=True)):
+        disk = f" {size(entry.file_bytes)} on disk"
+        axes.text(file, row - 0.19, disk, va="center", fontsize=8)
+        if entry.start is not None:
+            memory = f" {size(entry.start.peak_rss_bytes)} peak of a process"
+            axes.text(peak, row + 0.19, memory, va="center", fontsize=8)
     axes.set_yticks(list(rows), [e.label for e in entries])
     axes.set_xlim(0, 1.35 * max(*files, *peaks, 1e-3))
     axes.invert_yaxis()

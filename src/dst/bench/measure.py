@@ -127,7 +127,7 @@ class _Racer:
         found = (
             probed(self.bundle.root, nominal, threads, provider, starts)
             if starts
-            else "not asked for"
+            else "load time and memory were not asked for"
         )
         return Entry(
             label=label,

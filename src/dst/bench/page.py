@@ -6,6 +6,7 @@ from html import escape
 from dst.bench.canvas import COLOURS
 from dst.bench.charts import bars, curves
 from dst.bench.result import BenchResult, Cell, Entry
+from dst.bench.words import counted, size
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #e2e6ec;
@@ -75,10 +76,10 @@ def page(result: BenchResult) -> str:
 
 
 def _summary(result: BenchResult) -> str:
-    threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
     return (
-        f"{len(result.bundles)} bundles in turns on {result.environment.cpu}, {threads}, "
-        f"{result.rounds} rounds of about {result.slot_ms:g} ms per bundle and T."
+        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
+        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
+        f"{result.slot_ms:g} ms per bundle and T."
     )
 
 
@@ -129,12 +130,12 @@ def _cost(result: BenchResult) -> str:
         rows.append(
             [
                 _named(result, place),
-                _mib(entry.file_bytes),
-                _mib(entry.weights_bytes),
+                size(entry.file_bytes),
+                size(entry.weights_bytes),
                 _NONE if start is None else f"{start.load_ms:,.0f} ms",
                 _NONE if start is None else f"{start.first_output_ms:,.0f} ms",
-                _NONE if start is None else _mib(start.peak_rss_bytes),
-                _NONE if start is None else _mib(start.peak_rss_bytes - start.base_rss_bytes),
+                _NONE if start is None else size(start.peak_rss_bytes),
+                _NONE if start is None else size(start.peak_rss_bytes - start.base_rss_bytes),
                 _energy(entry),
             ]
         )
@@ -195,7 +196,3 @@ def _machine(result: BenchResult) -> str:
 
 def _load(load: tuple[float, ...] | None) -> str:
     return "not told" if load is None else " ".join(f"{value:g}" for value in load)
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):.1f} MiB"

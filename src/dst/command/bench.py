@@ -10,6 +10,7 @@ from dst.bench import BenchResult, Cell, Entry, measure
 from dst.bench.canvas import NoMatplotlibError
 from dst.bench.figure import draw
 from dst.bench.page import page
+from dst.command.numbers import counted
 from dst.command.output import Output, foreign, mib
 from dst.command.replace_file import replace_file
 from dst.command.signals import Interrupts
@@ -68,10 +69,10 @@ def bench(order: Order, output: Output) -> int:
 def _show(result: BenchResult, output: Output) -> None:
     env = result.environment
     pinned = "not pinned" if env.pinned_to is None else f"on core {_list(env.pinned_to)}"
-    threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
+    threads = counted(result.threads, "thread")
     output.out.print(
         f"[dim]{foreign(env.cpu)}, {threads} {pinned}, {result.provider}, onnxruntime "
-        f"{env.onnxruntime}, {result.rounds} rounds in turns[/]"
+        f"{env.onnxruntime}, {counted(result.rounds, 'round')} in turns[/]"
     )
     output.out.print(_by_t(result, "items/s", _speed))
     output.out.print(_by_t(result, "µs a step", _step))

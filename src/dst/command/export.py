@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
+from dst.command.numbers import counted
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
@@ -93,7 +94,7 @@ def export(order: Order, output: Output) -> int:
     for c in manifest.certificates:
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
-            f"{c.steps:,} steps of {c.items_per_step}[/]"
+            f"{counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(result)
     return 0

@@ -11,6 +11,7 @@ import msgspec
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
 from dst.command.lines import escape
+from dst.command.numbers import counted
 from dst.command.output import Output, check_folder
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, generate
@@ -96,7 +97,7 @@ def write(
             stream.save(state)
     rate = len(made) / max(seconds, 1e-9)
     if output.out.is_terminal and output.json != "-":
-        output.err.print(f"[dim]{len(made)} bytes, {rate:,.0f}/s[/]")
+        output.err.print(f"[dim]{counted(len(made), 'byte')}, {rate:,.0f}/s[/]")
     output.write_json(
         Generated(
             bundle=session.bundle.root.name,

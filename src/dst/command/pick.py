@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dst.command.errors import CHECK_FAILED
 from dst.command.material import items_of
+from dst.command.numbers import counted
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.command.signals import Interrupts
 from dst.quantize import WeightRecord
@@ -166,7 +167,8 @@ def _tell_search(search: Search, output: Output) -> None:
     count = search.widened
     end = "no mix holds the budget" if count is None else f"the budget holds with {count} wider"
     output.out.print(
-        f"[bold]{foreign(search.recipe)}[/], each of {len(search.harms)} weights alone: {end}"
+        f"[bold]{foreign(search.recipe)}[/], each of "
+        f"{counted(len(search.harms), 'weight')} alone: {end}"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("weight", "role", "form", "harm", "held as"):

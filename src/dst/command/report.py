@@ -8,6 +8,7 @@ from rich.table import Table
 from dst.bench.canvas import NoMatplotlibError
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.material import items_of
+from dst.command.numbers import counted
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import Interrupts
 from dst.quantize.report import Report, Settings, attach
@@ -99,8 +100,8 @@ def _show(made: Report, output: Output) -> None:
     full, quantized = made.full, made.quantized
     output.out.print(
         f"[bold]{foreign(quantized.name)}[/] {foreign(quantized.recipe or quantized.precision)} "
-        f"against {foreign(full.precision)}: {made.items:,} items of {foreign(made.data)}, "
-        f"T = {made.items_per_step}"
+        f"against {foreign(full.precision)}: {counted(made.items, 'item')} of "
+        f"{foreign(made.data)}, T = {made.items_per_step}"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     divergence = "KL nats" if made.unit == "nats" else "error"
@@ -120,7 +121,7 @@ def _show(made: Report, output: Output) -> None:
     if made.drift is not None:
         output.out.print(
             f"[dim]own drift, {foreign(made.drift.what)}: "
-            f"{made.drift.divergence[-1]:.1e} after {made.drift.items:,} items[/]"
+            f"{made.drift.divergence[-1]:.1e} after {counted(made.drift.items, 'item')}[/]"
         )
     sizes = quantized.parts.weights_size, full.parts.weights_size
     output.out.print(

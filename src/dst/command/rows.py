@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
+from dst.command.numbers import counted
 from dst.command.source import Source, Stop, never
 from dst.runtime.manifest import Chunk, Tokens
 
@@ -80,7 +81,8 @@ def _raw(path: str, width: int, stop: Stop) -> Iterator[Array]:
         left = left[whole:]
     if left and not stop():
         raise WrongUseError(
-            f"{path}: ends with {len(left)} bytes that are no whole item of {width} float32"
+            f"{path}: ends with {counted(len(left), 'byte')} of an item, expected whole items of "
+            f"{width} float32"
         )
 
 
@@ -146,7 +148,8 @@ def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
             ) from None
         if len(row) != width:
             raise WrongUseError(
-                f"{path}: line {place} has {len(row)} numbers, this model reads {width} per item"
+                f"{path}: line {place} has {counted(len(row), 'number')}, this model "
+                f"reads {width} per item"
             )
         rows.append(row)
     return np.asarray(rows, np.float64).reshape(-1, width)

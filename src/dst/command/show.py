@@ -6,6 +6,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from dst.command.apart import check_apart
+from dst.command.numbers import counted
 from dst.command.output import Output, foreign, mib
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
 from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
@@ -111,7 +112,8 @@ def _heading(bundle: Bundle, console: Console) -> None:
     grid.add_row("made by", foreign(f"{m.producer.name} {m.producer.version}"))
     grid.add_row("model id", m.model_id[:32] + "…")
     grid.add_row("bundle id", m.bundle_id[:32] + "…")
-    grid.add_row("on disk", f"{mib(sum(f.size for f in m.files.values()))}, {len(m.files)} files")
+    size = mib(sum(f.size for f in m.files.values()))
+    grid.add_row("on disk", f"{size}, {counted(len(m.files), 'file')}")
     console.print(grid)
 
 
@@ -130,7 +132,8 @@ def _contract(manifest: Manifest) -> Table:
     pad = f" with {chunk.pad_value:g}" if chunk.pad_value is not None else ""
     grid.add_row("tail", f"{chunk.tail}{pad}")
     if chunk.lookback:
-        grid.add_row("lookback", f"{chunk.lookback} items, at first {chunk.lookback_fill:g}")
+        items = counted(chunk.lookback, "item")
+        grid.add_row("lookback", f"{items}, at first {chunk.lookback_fill:g}")
     for constant in contract.constants:
         grid.add_row(
             "constant", f"{foreign(constant.input)}  {constant.dtype} {shape(constant.shape)}"

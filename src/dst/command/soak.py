@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dst.command.endless import endless
 from dst.command.errors import CHECK_FAILED
-from dst.command.numbers import at_least
+from dst.command.numbers import at_least, counted
 from dst.command.output import Output, foreign, mib
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, rss_bytes
@@ -293,8 +293,9 @@ def _show(result: SoakResult, output: Output) -> None:
     p50, p95, p99 = (f"{us:,.0f}" for us in (times.p50_us, times.p95_us, times.p99_us))
     grid.add_row("a step", f"p50 {p50}, p95 {p95}, p99 {p99}, max {times.max_us:,.0f} µs")
     if result.deadline_ms is not None:
-        grid.add_row("deadline", f"{result.deadline_misses:,} steps over {result.deadline_ms:g} ms")
-    told = health.cause or f"finite at {health.looks:,} looks"
+        misses = counted(result.deadline_misses or 0, "step")
+        grid.add_row("deadline", f"{misses} over {result.deadline_ms:g} ms")
+    told = health.cause or f"finite at {counted(health.looks, 'look')}"
     grid.add_row("state", _mark(health.healthy, told))
     for tensor in health.tensors:
         trend = tensor.growth_per_decade

@@ -126,7 +126,7 @@ def _show(result: Verified, output: Output) -> None:
     output.out.print(table)
     passed = sum(c.passed for c in result.checks)
     if result.passed:
-        runs = "the golden run was" if passed == 1 else f"all {passed} golden runs were"
+        runs = f"all {passed} golden runs" if passed > 1 else "the golden run"
         output.out.print(f"[green]{runs} reproduced[/]")
     else:
         output.out.print(
