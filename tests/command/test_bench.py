@@ -301,3 +301,28 @@ def test_data_with_nothing_to_read_is_refused(
     done = dst("report", shelf / "text", same, tmp_path / "empty")
     assert done.code == 2
     assert "at least 2 items" in done.err
+
+
+def test_what_is_written_lies_in_no_bundle_and_on_nothing_that_is_read(
+    dst: Dst, shelf: Path, tmp_path: Path
+) -> None:
+    manifest, data = shelf / "text/manifest.json", tmp_path / "data.npy"
+    np.save(data, np.zeros(64, np.int64))
+    before = manifest.read_bytes(), data.read_bytes()
+    for arguments, words in (
+        (("bench", shelf / "text", "--html", shelf / "text/b.html"), "lies in bundle"),
+        (("bench", shelf / "text", "--json", manifest), "lies in bundle"),
+        (("report", shelf / "text", shelf / "twin", "--png", manifest), "lies in FULL"),
+        (("report", shelf / "text", shelf / "twin", data, "--json", data), "DATA too"),
+        (("soak", shelf / "text", "--steps", 9, "--data", data, "--json", data), "--data too"),
+        (("quantize", shelf / "text", "--recipe", "int8-weights", "--out", tmp_path / "q",
+          "--json", manifest), "lies in BUNDLE"),
+        (("adopt", data, "--out", tmp_path / "a", "--json", data), "is FILE too"),
+        (("export", "--size", "tiny", "--checkpoint", data, "--out", tmp_path / "e",
+          "--json", data), "is --checkpoint too"),
+    ):  # fmt: skip
+        done = dst(*arguments)
+        assert (done.code, done.out) == (2, "")
+        assert words in done.err
+    assert (manifest.read_bytes(), data.read_bytes()) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npy"]

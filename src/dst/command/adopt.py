@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED, WRONG_USE, WrongUseError
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.runtime.manifest import Constant, Contract, Fill, State, Zeros
@@ -80,6 +81,7 @@ def adopt(order: Order, output: Output) -> int:
         WrongUseError: onnx is missing, or an option cannot be read.
     """
     check_folder("--out", order.out)
+    check_apart(output, {"FILE": order.model, "--data": order.data, "--out": order.out})
     try:
         from dst.export import AdoptCheckError, OpenQuestionsError, adopt_bundle
     except ModuleNotFoundError as error:

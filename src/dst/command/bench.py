@@ -10,6 +10,7 @@ from dst.bench import BenchResult, Cell, Entry, measure
 from dst.bench.canvas import NoMatplotlibError
 from dst.bench.figure import draw
 from dst.bench.page import page
+from dst.command.apart import check_apart
 from dst.command.numbers import counted
 from dst.command.output import Output, foreign, mib
 from dst.command.replace_file import replace_file
@@ -41,7 +42,10 @@ def bench(order: Order, output: Output) -> int:
     Raises:
         DstError: a bundle is broken, or nothing can be measured.
         OSError: a file cannot be written.
+        WrongUseError: it would be written into a bundle.
     """
+    bundles = {f"bundle {bundle}": bundle for bundle in order.bundles}
+    check_apart(output, bundles, {"--png": order.png, "--html": order.html})
     with Interrupts() as interrupts:
         with output.progress("bench", 1.0) as bar:
             result = measure(

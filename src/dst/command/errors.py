@@ -76,7 +76,8 @@ def _explain(error: Exception, where: str) -> str | None:
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        return f"{error.format_message().rstrip('.')}{hint}"
+        message = error.format_message().replace("Value error, ", "")  # pydantic's word
+        return f"{message.rstrip('.')}{hint}"
     if isinstance(error, WrongUseError):
         return str(error)
     from dst.runtime.errors import DstError  # not before: it loads onnxruntime

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.command.apart import check_apart
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
 from dst.command.numbers import counted
@@ -57,6 +58,8 @@ def export(order: Order, output: Output) -> int:
         WrongUseError: torch is missing, or an option does not fit.
     """
     check_folder("--out", order.out)
+    reads = {"--checkpoint": order.checkpoint, "--data": order.data, "--out": order.out}
+    check_apart(output, reads)
     try:
         from dst.export import export_bundle
     except ModuleNotFoundError as error:

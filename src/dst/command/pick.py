@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED
 from dst.command.material import items_of
 from dst.command.numbers import counted
@@ -73,6 +74,7 @@ def pick_recipe(order: Order, output: Output) -> int:
         OSError: the data cannot be read.
     """
     check_folder("--out", order.out)
+    check_apart(output, {"BUNDLE": order.bundle, "--input": order.data, "--out": order.out})
     full = open_bundle(order.bundle)
     budget = Budget()
     if order.budget is not None:

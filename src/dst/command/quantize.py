@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
+from dst.command.apart import check_apart
 from dst.command.errors import WrongUseError
 from dst.command.insisted import Strayed, strayed
 from dst.command.output import Output, check_folder, foreign, mib
@@ -70,6 +71,8 @@ def quantize(order: Order, output: Output) -> int:
         WrongUseError: an option does not fit.
     """
     check_folder("--out", order.out)
+    reads = {"BUNDLE": order.bundle, "--calibrate": order.calibrate, "--out": order.out}
+    check_apart(output, reads)
     recipe = recipe_named(
         order.recipe, block=order.block, method=order.method, weight_bits=order.weight_bits
     )

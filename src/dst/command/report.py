@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dst.bench.canvas import NoMatplotlibError
+from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.material import items_of
 from dst.command.numbers import counted
@@ -48,6 +49,8 @@ def report(order: Order, output: Output) -> int:
         WrongUseError: not full precision first and a quantized bundle second, or too little data.
         OSError: the data cannot be read or a file cannot be written.
     """
+    reads = {"FULL": order.full, "QUANTIZED": order.quantized, "DATA": order.data}
+    check_apart(output, reads, {"--png": order.png})
     full, bundle = open_bundle(order.full), open_bundle(order.quantized)
     _check_order(full, bundle)
     items, about = items_of(bundle, order.data)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
+from dst.command.apart import check_apart
 from dst.command.endless import endless
 from dst.command.errors import CHECK_FAILED
 from dst.command.numbers import at_least, counted
@@ -202,6 +203,7 @@ def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Outp
         OSError: the data cannot be read.
         WrongUseError: the data holds less than one chunk, or the deadline is no number.
     """
+    check_apart(output, {"BUNDLE": bundle, "--data": wish.data})
     if wish.deadline_ms is not None:
         at_least("--deadline-ms", wish.deadline_ms, 0)
     t = wish.t

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import INTERRUPTED, WrongUseError
+from dst.command.numbers import counted
 from dst.command.output import Output, check_folder, foreign, mib
 from dst.runtime import StateStore
 from dst.runtime.saved import Saved
@@ -88,7 +89,7 @@ def list_streams(path: Path, output: Output) -> int:
         )
     if entries:
         output.out.print(table)
-    output.out.print(f"[dim]{len(entries):,} streams, {mib(listed.total_bytes)}[/]")
+    output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(listed.total_bytes)}[/]")
     output.write_json(listed)
     return 0
 
@@ -177,11 +178,11 @@ def delete(path: Path, name: str, yes: bool, output: Output) -> int:
     check_apart(output, {"DB": path})
     with _existing(path) as store:
         gone = Gone(str(path), (name,), len(store.history(name)))
-        if not _agreed(f"delete stream {name!r} and its {gone.states} states", yes):
+        if not _agreed(f"delete stream {name!r} and its {counted(gone.states, 'state')}", yes):
             return INTERRUPTED
         store.delete(name)
         store.vacuum()
-    output.out.print(f"deleted [bold]{foreign(name)}[/], {gone.states} states")
+    output.out.print(f"deleted [bold]{foreign(name)}[/], {counted(gone.states, 'state')}")
     output.write_json(gone)
     return 0
 
@@ -197,10 +198,11 @@ def wipe(path: Path, yes: bool, output: Output) -> int:
     with _existing(path) as store:
         entries = store.list()
         gone = Gone(str(path), tuple(e.name for e in entries), sum(e.states for e in entries))
-        if not _agreed(f"wipe {path}: {len(entries)} streams, {gone.states} states", yes):
+        held = f"{counted(len(entries), 'stream')}, {counted(gone.states, 'state')}"
+        if not _agreed(f"wipe {path}: {held}", yes):
             return INTERRUPTED
         store.wipe()
-    output.out.print(f"wiped {len(entries):,} streams, {gone.states:,} states")
+    output.out.print(f"wiped {held}")
     output.write_json(gone)
     return 0
 
