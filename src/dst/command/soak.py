@@ -217,7 +217,7 @@ def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Outp
     deadline = float("inf") if wish.deadline_ms is None else wish.deadline_ms * 1e6
     course = Course(wish.steps, deadline, Health(stream, policy="refuse_to_save"))
     began = time.perf_counter()
-    title = f"soak {session.bundle.manifest.name}"
+    title = f"soak {session.bundle.root.name}"
     with Interrupts() as interrupts, output.progress(title, wish.steps) as bar:
         course.run(stream, chunks, interrupts, bar.at)
     result = _result(session, t, wish, course, time.perf_counter() - began)
@@ -242,7 +242,7 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
         measured_steps=growth.steps,
     )
     return SoakResult(
-        bundle=session.bundle.manifest.name,
+        bundle=session.bundle.root.name,
         bundle_id=session.bundle.manifest.bundle_id,
         provider=session.provider,
         t=t,
