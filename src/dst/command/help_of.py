@@ -41,8 +41,9 @@ Stream a file or a pipe of any size through a bundle, in constant memory.
 A model of bytes reports its surprise: bits = -log2 of the probability that the model gave to
 what came. The first byte of a fresh stream has no prediction and counts log2(vocabulary) bits.
 Lines go to standard output with their bits, bits per byte and text; the summary then goes to
-stderr. A model of features reads .npy, raw float32 (.f32 .raw .bin) or CSV, one item per row,
-and reports nats per item where its outputs are a mean and a log_std.
+stderr. A model of features reads .npy, raw float32 (.f32 .raw .bin) or CSV, one item per row
+after a first line of names, if there is one, and reports nats per item where its outputs are a
+mean and a log_std.
 
 With --state the stream goes on from where an earlier run ended: the saved file is what came
 before, FILE is the next input, and nothing of it is skipped. Two runs over two halves give the
