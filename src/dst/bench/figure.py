@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dst.bench.canvas import COLOURS, dress, new_figure, save
 from dst.bench.result import BenchResult, Spread
-from dst.bench.words import counted, size
+from dst.words import counted, mib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,10 +68,10 @@ def _bytes(axes: "Axes", result: BenchResult) -> None:
     axes.barh([r - 0.19 for r in rows], files, 0.36, color=_colours(result))
     axes.barh([r + 0.19 for r in rows], peaks, 0.36, color=_colours(result), alpha=0.45)
     for row, (entry, file, peak) in enumerate(zip(entries, files, peaks, strict=True)):
-        disk = f" {size(entry.file_bytes)} on disk"
+        disk = f" {mib(entry.file_bytes)} on disk"
         axes.text(file, row - 0.19, disk, va="center", fontsize=8)
         if entry.start is not None:
-            memory = f" {size(entry.start.peak_rss_bytes)} peak of a process"
+            memory = f" {mib(entry.start.peak_rss_bytes)} peak of a process"
             axes.text(peak, row + 0.19, memory, va="center", fontsize=8)
     axes.set_yticks(list(rows), [e.label for e in entries])
     axes.set_xlim(0, 1.35 * max(*files, *peaks, 1e-3))

@@ -6,7 +6,7 @@ from html import escape
 from dst.bench.canvas import COLOURS
 from dst.bench.charts import bars, curves
 from dst.bench.result import BenchResult, Cell, Entry
-from dst.bench.words import counted, size
+from dst.words import counted, mib
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #e2e6ec;
@@ -130,12 +130,12 @@ def _cost(result: BenchResult) -> str:
         rows.append(
             [
                 _named(result, place),
-                size(entry.file_bytes),
-                size(entry.weights_bytes),
+                mib(entry.file_bytes),
+                mib(entry.weights_bytes),
                 _NONE if start is None else f"{start.load_ms:,.0f} ms",
                 _NONE if start is None else f"{start.first_output_ms:,.0f} ms",
-                _NONE if start is None else size(start.peak_rss_bytes),
-                _NONE if start is None else size(start.peak_rss_bytes - start.base_rss_bytes),
+                _NONE if start is None else mib(start.peak_rss_bytes),
+                _NONE if start is None else mib(start.peak_rss_bytes - start.base_rss_bytes),
                 _energy(entry),
             ]
         )

@@ -13,9 +13,10 @@ import safetensors.numpy
 
 from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED, WRONG_USE, WrongUseError
-from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.output import Output, check_folder, foreign
 from dst.runtime.manifest import Constant, Contract, Fill, State, Zeros
 from dst.runtime.manifest import Output as Answer
+from dst.words import mib
 
 if TYPE_CHECKING:
     from dst.export import Answers

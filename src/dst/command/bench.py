@@ -11,11 +11,11 @@ from dst.bench.canvas import NoMatplotlibError
 from dst.bench.figure import draw
 from dst.bench.page import page
 from dst.command.apart import check_apart
-from dst.command.numbers import counted
-from dst.command.output import Output, foreign, mib
+from dst.command.output import Output, foreign
 from dst.command.replace_file import replace_file
 from dst.command.signals import Interrupts
 from dst.runtime.providers import Provider
+from dst.words import counted, mib
 
 BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
 _NONE = "[dim]–[/]"

@@ -21,11 +21,12 @@ from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.lines import escape
 from dst.command.measure import measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, foreign, mib
+from dst.command.output import Output, foreign
 from dst.command.precisions import PrecisionResult, siblings, side_by_side
 from dst.command.reading import Reading
 from dst.runtime import Session, generate
 from dst.runtime.manifest import Tokens
+from dst.words import mib
 
 CRASH_BYTES = 1 << 16
 PRECISION_BYTES = 1 << 14

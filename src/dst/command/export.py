@@ -11,10 +11,10 @@ import numpy.typing as npt
 from dst.command.apart import check_apart
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
-from dst.command.numbers import counted
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
+from dst.words import counted
 
 if TYPE_CHECKING:
     from dst.export.model import Network

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from dst.command.apart import check_apart
 from dst.command.errors import WrongUseError
-from dst.command.output import Output, foreign, mib
+from dst.command.output import Output, foreign
 from dst.command.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.errors import SessionError
 from dst.runtime.memory import peak_rss_bytes
 from dst.runtime.state import sized
+from dst.words import mib
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -11,12 +11,12 @@ import msgspec
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
 from dst.command.lines import escape
-from dst.command.numbers import counted
 from dst.command.output import Output, check_folder
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, generate
 from dst.runtime.manifest import Tokens
 from dst.runtime.providers import Provider
+from dst.words import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Numbers: those of options go in and are refused or not; counts go in, words come out."""
+"""Numbers of options: they go in, and are refused or not."""
 
 import math
 
@@ -13,8 +13,3 @@ def at_least(option: str, value: float, least: float) -> None:
     """
     if not (math.isfinite(value) and value >= least):
         raise WrongUseError(f"{option} {value:g}: expected a number of {least:g} or more")
-
-
-def counted(count: int, what: str) -> str:
-    """Say how many there are: `1 item`, `2,000 items`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

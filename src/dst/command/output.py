@@ -116,15 +116,6 @@ def _encodable(value: object) -> object:
     return [_encodable(held) for held in value] if isinstance(value, list | tuple) else value
 
 
-def mib(count: float) -> str:
-    """Write a number of bytes in a unit that reads well."""
-    if count < 10_000:
-        return f"{count:.0f} B"
-    if count < 1 << 20:
-        return f"{count / 1024:.1f} KiB"
-    return f"{count / (1 << 20):.1f} MiB"
-
-
 def foreign(text: str) -> str:
     """Make text from a manifest or the command line plain: no markup, no control characters."""
     return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))

@@ -11,8 +11,7 @@ from rich.table import Table
 from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED
 from dst.command.material import items_of
-from dst.command.numbers import counted
-from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.output import Output, check_folder, foreign
 from dst.command.signals import Interrupts
 from dst.quantize import WeightRecord
 from dst.quantize.pick import (
@@ -29,6 +28,7 @@ from dst.quantize.pick import (
 from dst.quantize.pick.trial import USUAL
 from dst.quantize.report import Budget
 from dst.runtime import open_bundle
+from dst.words import counted, mib
 
 _NONE = "[dim]–[/]"
 SHOWN_HARMS = 8

@@ -12,7 +12,7 @@ from rich.table import Table
 from dst.command.apart import check_apart
 from dst.command.errors import WrongUseError
 from dst.command.insisted import Strayed, strayed
-from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
 from dst.quantize import (
@@ -28,6 +28,7 @@ from dst.quantize import (
 from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
 from dst.runtime.bundle import Bundle
+from dst.words import mib
 
 MAX_CALIBRATION_ITEMS = 1 << 22
 

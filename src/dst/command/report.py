@@ -9,8 +9,7 @@ from dst.bench.canvas import NoMatplotlibError
 from dst.command.apart import check_apart
 from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.material import items_of
-from dst.command.numbers import counted
-from dst.command.output import Output, foreign, mib
+from dst.command.output import Output, foreign
 from dst.command.signals import Interrupts
 from dst.quantize.report import Report, Settings, attach
 from dst.quantize.report import report as measure
@@ -18,6 +17,7 @@ from dst.quantize.report.gates import Budget
 from dst.quantize.report.plot import draw
 from dst.runtime import Bundle, open_bundle
 from dst.runtime.rules import is_full_precision
+from dst.words import counted, mib
 
 _NONE = "[dim]–[/]"
 

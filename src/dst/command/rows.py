@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
-from dst.command.numbers import counted
 from dst.command.source import Source, Stop, never
 from dst.runtime.manifest import Chunk, Tokens
+from dst.words import counted
 
 Array = npt.NDArray[np.generic]
 

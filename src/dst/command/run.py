@@ -15,7 +15,7 @@ from dst.command.errors import WrongUseError
 from dst.command.lines import Line, Lines, Top, escape
 from dst.command.measure import Measure, measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, check_folder, foreign, mib, write_out
+from dst.command.output import Output, check_folder, foreign, write_out
 from dst.command.reading import Reading, Scored, reading_of
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
@@ -24,6 +24,7 @@ from dst.runtime import Session
 from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Tokens
 from dst.runtime.providers import Provider
+from dst.words import mib
 
 Per = Literal["line", "item", "none"]
 

@@ -6,11 +6,11 @@ from rich.rule import Rule
 from rich.table import Table
 
 from dst.command.apart import check_apart
-from dst.command.numbers import counted
-from dst.command.output import Output, foreign, mib
+from dst.command.output import Output, foreign
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
 from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
 from dst.runtime.state import Layout
+from dst.words import counted, mib
 
 
 class MemoryBytes(msgspec.Struct, frozen=True):

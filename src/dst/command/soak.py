@@ -13,8 +13,8 @@ from rich.text import Text
 from dst.command.apart import check_apart
 from dst.command.endless import endless
 from dst.command.errors import CHECK_FAILED
-from dst.command.numbers import at_least, counted
-from dst.command.output import Output, foreign, mib
+from dst.command.numbers import at_least
+from dst.command.output import Output, foreign
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, rss_bytes
 from dst.runtime.errors import NonFiniteOutputError, NonFiniteStateError
@@ -30,6 +30,7 @@ from dst.runtime.soak import (
     judge,
 )
 from dst.runtime.trend import TensorHealth
+from dst.words import counted, mib
 
 Array = npt.NDArray[np.generic]
 Tell = Callable[[int, str], None]

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import INTERRUPTED, WrongUseError
-from dst.command.numbers import counted
-from dst.command.output import Output, check_folder, foreign, mib
+from dst.command.output import Output, check_folder, foreign
 from dst.runtime import StateStore
 from dst.runtime.saved import Saved
 from dst.runtime.state_file import read_saved, write_saved
 from dst.runtime.store import Entry, Kept
+from dst.words import counted, mib
 
 KEY_BYTES = 32
 _ALL_OF_IT = 2**62  # bytes of history: the app sets the budget, and the command drops nothing

@@ -1,8 +1,8 @@
-"""Words: a number of bytes or of things in, what the page and the picture say of it out."""
+"""Words: a number of bytes or of things in, how it is said out."""
 
 
-def size(count: float) -> str:
-    """Write a number of bytes in a unit that reads well, as the command does."""
+def mib(count: float) -> str:
+    """Write a number of bytes in a unit that reads well."""
     if count < 10_000:
         return f"{count:.0f} B"
     if count < 1 << 20:
