@@ -44,7 +44,8 @@ def _speed(axes: "Axes", result: BenchResult) -> None:
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [(c.t, c.items_per_s) for c in entry.cells if c.items_per_s is not None]
         _line(axes, cells, colour, entry.label)
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     _ts(axes, result)
     dress(axes, "Speed", "items per chunk (T)", "items per second")
     axes.legend(fontsize=8, frameon=False)
@@ -74,7 +75,7 @@ def _bytes(axes: "Axes", result: BenchResult) -> None:
             memory = f" {mib(entry.start.peak_rss_bytes)} peak of a process"
             axes.text(peak, row + 0.19, memory, va="center", fontsize=8)
     axes.set_yticks(list(rows), [e.label for e in entries])
-    axes.set_xlim(0, 1.35 * max(*files, *peaks, 1e-3))
+    axes.set_xlim(0, 1.6 * max(*files, *peaks, 1e-3))
     axes.invert_yaxis()
     dress(axes, "Bytes", "MiB", "")
 
