@@ -12,7 +12,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from dst.command.apart import check_apart
-from dst.command.errors import CHECK_FAILED, WRONG_USE, WrongUseError
+from dst.command.errors import CHECK_FAILED, WRONG_USE, WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.runtime.manifest import Constant, Contract, Fill, State, Zeros
 from dst.runtime.manifest import Output as Answer
@@ -83,14 +83,8 @@ def adopt(order: Order, output: Output) -> int:
     """
     check_folder("--out", order.out)
     check_apart(output, {"FILE": order.model, "--data": order.data, "--out": order.out})
-    try:
+    with needing("adopt", "onnx"):
         from dst.export import AdoptCheckError, OpenQuestionsError, adopt_bundle
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("dst"):
-            raise
-        raise WrongUseError(
-            f'adopt needs {error.name}, which is not installed: pip install "dst-edge[onnx]"'
-        ) from None
     answers = _answers(order)
     data = None if order.data is None else _file("--data", order.data, "")
     try:

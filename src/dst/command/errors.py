@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO, runtime_checkable
 
 import typer
@@ -52,6 +52,27 @@ def guarded(work: Callable[[], int]) -> int:
         except OSError:  # nobody reads that either
             _silence(sys.stderr)
         return WRONG_USE
+
+
+@contextmanager
+def needing(verb: str, extra: str) -> Iterator[None]:
+    """While entered, a package that is not installed is wrong use of a verb, not a bug.
+
+    Args:
+        verb: what needs it.
+        extra: what of ours to install, to have it.
+
+    Raises:
+        WrongUseError: an import failed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("dst"):
+            raise
+        raise WrongUseError(
+            f'{verb} needs {error.name}, which is not installed: pip install "dst-edge[{extra}]"'
+        ) from None
 
 
 def _where(error: Exception) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dst.command.apart import check_apart
 from dst.command.demo import held_out
-from dst.command.errors import WrongUseError
+from dst.command.errors import WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
@@ -60,14 +60,8 @@ def export(order: Order, output: Output) -> int:
     check_folder("--out", order.out)
     reads = {"--checkpoint": order.checkpoint, "--data": order.data, "--out": order.out}
     check_apart(output, reads)
-    try:
+    with needing("export", "export"):
         from dst.export import export_bundle
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("dst"):
-            raise
-        raise WrongUseError(
-            f'export needs {error.name}, which is not installed: pip install "dst-edge[export]"'
-        ) from None
     network = _network(order)
     data, about = _data(order, network.contract)
     with output.progress("export", 1.0) as bar:

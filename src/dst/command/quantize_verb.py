@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dst.command.errors import WrongUseError
+from dst.command.errors import WrongUseError, needing
 from dst.command.options import BundleArgument, Json
 from dst.command.output import Output, check_folder
 
@@ -121,17 +121,11 @@ def quantize(
     }
     measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
     _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
-    try:
+    with needing("quantize", "onnx"):
         from dst.command.pick import Order as PickOrder
         from dst.command.pick import pick_recipe
         from dst.command.quantize import Order
         from dst.command.quantize import quantize as work
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("dst"):
-            raise
-        raise WrongUseError(
-            f'quantize needs {error.name}, which is not installed: pip install "dst-edge[onnx]"'
-        ) from None
     if recipe is None:
         wish = PickOrder(
             bundle=bundle,

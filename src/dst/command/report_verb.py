@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dst.command.errors import WrongUseError
+from dst.command.errors import needing
 from dst.command.numbers import at_least
 from dst.command.options import BUNDLE_HELP, Json, Threads
 from dst.command.output import Output, check_folder
@@ -64,15 +64,9 @@ def report(
     check_folder("--png", png)
     for option, value in (("--budget", budget), ("--error-budget", error_budget)):
         at_least(option, value, 0)
-    try:
+    with needing("report", "onnx"):
         from dst.command.report import Order
         from dst.command.report import report as work
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("dst"):
-            raise
-        raise WrongUseError(
-            f'report needs {error.name}, which is not installed: pip install "dst-edge[onnx]"'
-        ) from None
     order = Order(
         full=full,
         quantized=quantized,
