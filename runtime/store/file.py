@@ -57,7 +57,6 @@ class StoreFile:
 
     __slots__ = (
         "_birth",
-        "_born",
         "_closed",
         "_durable",
         "_idle",
@@ -66,13 +65,14 @@ class StoreFile:
         "_path",
         "_pid",
         "_timeout_s",
+        "_uuid",
     )
 
     def __init__(
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
         self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
-        self._born: bytes | None = None
+        self._uuid: bytes | None = None
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class StoreFile:
 
     def hold_to(self, uuid: bytes) -> None:
         """From here on open only the store of this uuid, and make none."""
-        self._born = uuid
+        self._uuid = uuid
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -245,7 +245,7 @@ class StoreFile:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             made = self._is_store(connection)
-            if self._born is not None:
+            if self._uuid is not None:
                 self._check_same(connection, made)
             elif not made:
                 self._make(connection)
@@ -287,7 +287,7 @@ class StoreFile:
     def _check_same(self, connection: sqlite3.Connection, made: bool) -> None:
         """Raise unless this is the store that was opened at first."""
         found = connection.execute("SELECT uuid FROM store").fetchall() if made else []
-        if found != [(self._born,)]:
+        if found != [(self._uuid,)]:
             raise StoreError(
                 f"store {self._path}: was taken away or replaced while it was open; nothing was "
                 "touched; put it back, or open what stands there now"
