@@ -36,8 +36,9 @@ Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
 LEAST_ITEMS, LEAST_STEPS = 64, 4
-MOST_ITEMS = 1 << 16
 """How much of the data is read: so many items at least, and so many chunks."""
+MOST_ITEMS = 1 << 16
+"""And so many items at most; the state after each chunk is kept."""
 SAME = 1e-5
 """Largest error (max|d|/rms) of the bundle against the file it was made from, on this machine."""
 
