@@ -20,8 +20,8 @@ def step_in_time(core: Recurrence, plan: Plan, deadline_ms: float) -> None:
     """
     if not 0 < deadline_ms <= _LONGEST_MS:
         raise StepError(
-            f"deadline_ms is {deadline_ms}, expected more than 0 and at most {_LONGEST_MS:g}, or "
-            "None for none"
+            f"deadline_ms is {deadline_ms}, expected more than 0 and at most "
+            f"{_LONGEST_MS:,.0f} (a day), or None for none"
         )
     options = ort.RunOptions()
     passed = threading.Event()
