@@ -7,7 +7,20 @@ import numpy.typing as npt
 
 
 class DstError(Exception):
-    """Anything this package refuses or cannot do; the message is one line a person can act on."""
+    """Anything this package refuses or cannot do; the message is one line a person can act on.
+
+    Attributes:
+        code: a stable name in kebab case that programs and tests can match, such as
+            `state-never-read`. Where a class stands for one fault alone it is `""`, and the class
+            tells.
+    """
+
+    code: str = ""
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
 
 
 def shown(text: object) -> str:

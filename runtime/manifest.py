@@ -41,6 +41,7 @@ from dst.runtime.schema import (
     Shape,
     State,
     Stored,
+    StreamInput,
     Tokens,
     Zeros,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "Shape",
     "State",
     "Stored",
+    "StreamInput",
     "Tokens",
     "Zeros",
     "bundle_id",
@@ -115,7 +117,25 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         ManifestError: a value has no canonical form (NaN, infinity).
     """
-    return canonical(msgspec.to_builtins(manifest))
+    return canonical(_fields(manifest))
+
+
+def _fields(manifest: Manifest) -> dict[str, object]:
+    """Return a manifest as JSON values, without the later fields that hold their default.
+
+    Bundles written before those fields existed keep their bytes, and so their ids.
+    """
+    fields: dict[str, object] = msgspec.to_builtins(manifest)
+    contract = msgspec.to_builtins(manifest.contract)
+    fields["contract"] = contract
+    for part, name, default in (
+        (contract["chunk"], "lookahead", 0),
+        (contract["chunk"], "causal", True),
+        (contract, "stream_inputs", ()),
+    ):
+        if part[name] == default:
+            del part[name]
+    return fields
 
 
 def state_hash(contract: Contract) -> str:
@@ -125,7 +145,7 @@ def state_hash(contract: Contract) -> str:
 
 def bundle_id(manifest: Manifest) -> str:
     """Return the SHA-256 (hex) of the canonical manifest without its `bundle_id` field."""
-    fields = msgspec.to_builtins(manifest)
+    fields = _fields(manifest)
     del fields["bundle_id"]
     return hashlib.sha256(canonical(fields)).hexdigest()
 

@@ -30,7 +30,7 @@ class Tokens(
     """Chunk items are ids in `[0, vocabulary)`; tokenizer `bytes` means id = byte value."""
 
     vocabulary: Positive
-    tokenizer: Literal["bytes", "none"]
+    tokenizer: Literal["bytes", "none"] = "none"
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,9 +49,9 @@ class Features(
     where the graph takes items as they come.
     """
 
-    names: tuple[Name, ...]
-    sample_rate_hz: float | None
-    normalisation: Normalisation | None
+    names: tuple[Name, ...] = ()
+    sample_rate_hz: float | None = None
+    normalisation: Normalisation | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,20 +61,26 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `time_axis`: the items before the chunk stand in front of it, `lookback_fill` before the
     first item of a stream. `lookback_fill` and `pad_value` are items as the caller gives them
     (before normalisation) and null where they have no use (`lookback` 0, `tail` not `pad`).
+    `lookahead` is the number of items behind the chunk that the graph wants as well: its input is
+    `lookback + T + lookahead` items long, and a chunk waits until they are there. `causal` is
+    False where later items of a chunk move the outputs of earlier ones, so that each T is another
+    model.
     """
 
     input: Name
     dtype: DType
     shape: Shape
-    batch_axis: Axis
-    time_axis: Axis
+    batch_axis: Axis = 0
+    time_axis: Axis = 1
     nominal_t: Positive
     allowed_t: tuple[Positive, ...]
     content: Tokens | Features
-    lookback: Count
-    lookback_fill: float | None
-    tail: Literal["exact", "pad", "refuse"]
-    pad_value: float | None
+    lookback: Count = 0
+    lookback_fill: float | None = None
+    tail: Literal["exact", "pad", "refuse"] = "exact"
+    pad_value: float | None = None
+    lookahead: Count = 0
+    causal: bool = True
 
 
 class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,6 +90,17 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dtype: DType
     shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_AXES)]
     values: tuple[Whole | float, ...]
+
+
+class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that is given once when a stream starts, and saved with its state.
+
+    A speaker's embedding, for example. `shape` holds sizes and at most one `"B"`.
+    """
+
+    input: Name
+    dtype: DType
+    shape: Shape
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,9 +114,9 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Name
     dtype: DType
     shape: Shape
-    meaning: Literal["logits", "gaussian", "quantiles", "custom"]
-    per: Literal["item", "chunk"]
-    time_axis: Axis | None
+    meaning: Literal["logits", "gaussian", "quantiles", "custom"] = "custom"
+    per: Literal["item", "chunk"] = "item"
+    time_axis: Axis | None = 1
     levels: tuple[float, ...] = ()
 
 
@@ -128,16 +145,17 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     output: Name
     dtype: DType
     shape: Shape
-    batch_axis: Axis
-    init: Zeros | Fill | Stored
-    role: Literal["memory", "window", "conv", "counter"]
+    batch_axis: Axis = 0
+    init: Zeros | Fill | Stored = Zeros()
+    role: Literal["memory", "window", "conv", "counter"] = "memory"
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What goes into a step and comes out; every graph of the bundle keeps it."""
 
     chunk: Chunk
-    constants: tuple[Constant, ...]
+    constants: tuple[Constant, ...] = ()
+    stream_inputs: tuple[StreamInput, ...] = ()
     outputs: tuple[Output, ...]
     state: tuple[State, ...]
 
