@@ -1,4 +1,4 @@
-"""A stateful ONNX file and a few answers in, a bundle out; needs onnx, not torch.
+"""Wrap a stateful ONNX file and a few answers into a bundle; this needs onnx, not torch.
 
 The file is first run as it is, in a plain ONNX Runtime loop: what it does there is checked, and
 recorded as the bundle's golden run. Then the bundle is made, and must do the same in the runtime.
@@ -18,14 +18,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.adopt.answer_checks import checked_data
+from dst.export.adopt.answer_checks import check_names, check_numbers, checked_data
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.assemble import assembled, contract_of
+from dst.export.adopt.cut import Finding, prove_cut
 from dst.export.adopt.infer_contract import Draft, draft, shaped
-from dst.export.adopt.layout import Placed, place_output
-from dst.export.adopt.plain import Plain
+from dst.export.adopt.layout import Placed, as_run, place_output
+from dst.export.adopt.limits import check_growth
+from dst.export.adopt.plain import Plain, open_file
 from dst.export.adopt.ports import Port, ports_of, read_model
-from dst.export.adopt.prove import Finding, prove_cut, prove_rows, prove_state
+from dst.export.adopt.prove import prove_rows, prove_state, prove_stream_inputs
+from dst.export.adopt.randomness import random_operators
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
 from dst.runtime.bundle import check_target, open_bundle, write_bundle
 from dst.runtime.golden import replay_golden
@@ -96,21 +99,30 @@ def adopt_bundle(
     check_target(Path(path), overwrite)
     _tell(progress, "reading the file", 0.0)
     loaded = read_model(source)
-    plan = draft(where, loaded, ports_of(loaded), answers)
+    ports = ports_of(where, loaded)
+    check_names(where, ports, answers)
+    check_numbers(where, answers)
+    session = open_file(source)
+    check_growth(where, ports, answers, session)
+    plan = draft(where, loaded, ports, answers)
     items = _items(where, plan, answers, data)
-    plain = Plain(source, plan, answers.lookback, answers.lookback_fill)
+    random = random_operators(loaded)
+    plain = Plain(session, plan, answers.lookback_fill, random)
     _tell(progress, "running the file", 0.2)
+    exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
     try:
-        outputs = _outputs(where, plan, plain, answers, items)
+        outputs, stale = _outputs(where, plan, plain, answers, items)
         runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
         findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
-        exact = answers.tail in (None, "exact")
-        if exact and len(plan.sizes) > 1:
-            findings.append(prove_cut(plan, runs, outputs))
+        about_cut, causal = prove_cut(plan, plain, runs, outputs, items, exact)
         batch, about_rows = prove_rows(plan, plain, items, outputs)
+        about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
     except AdoptCheckError as error:
-        raise AdoptCheckError(f"{where}: {error}") from None
-    contract = contract_of(plan, answers, outputs, "exact" if exact else answers.tail or "refuse")
+        hint = _other_axes(plan, answers) if error.code == "step-failed" else ""
+        raise AdoptCheckError(f"{where}: {error}{hint}", code=error.code) from None
+    contract = contract_of(
+        plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
+    )
     _tell(progress, "writing", 0.7)
     files, manifest = assembled(loaded, plan, contract, outputs, batch, runs)
     manifest = msgspec.structs.replace(
@@ -120,7 +132,20 @@ def adopt_bundle(
     worst = _worst(where, manifest, files)
     written = write_bundle(path, manifest, files, overwrite=overwrite)
     kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
-    return Adopted(written, (*findings, *about_rows, *kept), worst)
+    drawn = [
+        Finding(f"holds {name}, which drew nothing that shows in these runs", False)
+        for name in random
+    ]
+    return Adopted(written, (*findings, *about_cut, *about_rows, *stale, *kept, *drawn), worst)
+
+
+def _other_axes(plan: Draft, answers: Answers) -> str:
+    """Say how the chunk's axes were taken, where the caller did not say it."""
+    chunk = plan.chunk
+    if chunk.port.name in answers.shapes or len(chunk.own_shape) < 2 or "T" not in chunk.own_shape:
+        return ""
+    other = ",".join(str({"B": "T", "T": "B"}.get(str(d), d)) for d in chunk.own_shape)
+    return f"; the chunk was taken as {chunk}: if that is wrong, say --shape {chunk.port.name}={other}"
 
 
 def _tell(progress: Progress | None, what: str, share: float) -> None:
@@ -131,7 +156,7 @@ def _tell(progress: Progress | None, what: str, share: float) -> None:
 def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Array:
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
-    count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS)
+    count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS) + plan.lookahead
     if count > MOST_ITEMS:
         raise AdoptError(
             f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would "
@@ -157,21 +182,30 @@ def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Arr
 
 def _outputs(
     where: str, plan: Draft, plain: Plain, answers: Answers, items: Array
-) -> dict[str, Placed]:
+) -> tuple[dict[str, Placed], list[Finding]]:
     """Place every output: as the caller said, or as its shapes at each T tell."""
-    shapes = {t: plain.shapes(items[:t]) for t in plan.sizes}
+    shapes = {t: plain.shapes(items[: t + plan.lookahead]) for t in plan.sizes}
     placed: dict[str, Placed] = {}
     questions: list[Question] = []
+    stale: list[Finding] = []
     for port in plan.outputs:
-        found = _placed(where, plan, answers, port, {t: s[port.name] for t, s in shapes.items()})
+        runs = {t: shape[port.name] for t, shape in shapes.items()}
+        if len({len(shape) for shape in runs.values()}) > 1:
+            told = ", ".join(f"{list(shape)} at T = {t}" for t, shape in runs.items())
+            raise AdoptError(f"{where}: output `{port.name}` has {told}; give --t one size")
+        true = as_run(port, runs.values())
+        found = _placed(where, plan, answers, true, runs)
         if isinstance(found, Question):
             questions.append(found)
-        else:
-            placed[port.name] = found
+            continue
+        placed[port.name] = found
+        if true != port:
+            told = f"output {port} is {found} in a run, and the run is right"
+            stale.append(Finding(told, True))
     if questions:
-        told = [f"output {port}" for port in placed.values()]
-        raise OpenQuestionsError(spelled(where, questions, told))
-    return placed
+        known = [f"output {port}" for port in placed.values()]
+        raise OpenQuestionsError(spelled(where, questions, known))
+    return placed, stale
 
 
 def _placed(
