@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dst.runtime.manifest import Features, Manifest
+from dst.runtime.manifest import Features, Manifest, item_shape
 from dst.runtime.state import Layout, sized
 
 
@@ -72,7 +72,7 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
 def _waiting(manifest: Manifest) -> int:
     """Bytes of one stream's three pending buffers and four copies of the lookback."""
     chunk = manifest.contract.chunk
-    item = math.prod(size for size in chunk.shape if not isinstance(size, str))
+    item = math.prod(item_shape(chunk))
     return (3 * chunk.nominal_t + 4 * chunk.lookback) * item * np.dtype(chunk.dtype).itemsize
 
 

@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from dst.runtime.engine import Engine
 from dst.runtime.errors import NonFiniteStateError
+from dst.runtime.manifest import item_shape
 from dst.runtime.plan import Plan
 from dst.runtime.sampling import Sampler
 from dst.runtime.state import Arena, Block
@@ -88,7 +89,7 @@ class Recurrence:
     def __init__(self, engine: Engine, arenas: tuple[Arena, Arena] | None = None) -> None:
         """Make it of these arenas, or of its own."""
         chunk = engine.contract.chunk
-        item = tuple(size for size in chunk.shape if not isinstance(size, str))
+        item = item_shape(chunk)
         self._engine = engine
         self._every = engine.check_state_every
         *own, one, other = engine.layout.rooms(4 if arenas is None else 2)

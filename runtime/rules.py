@@ -21,6 +21,7 @@ from dst.runtime.schema import (
     State,
     Stored,
     Tokens,
+    item_shape,
 )
 
 MANIFEST_FILE = "manifest.json"
@@ -190,10 +191,13 @@ def _tokens(chunk: Chunk, content: Tokens, fills: Sequence[float]) -> None:
 def _features(chunk: Chunk, content: Features) -> None:
     if chunk.dtype not in ("float32", "float16", "float64"):
         _refuse(f"chunk.dtype is {chunk.dtype}; features are float16, float32 or float64")
-    rest = [size for size in chunk.shape if not isinstance(size, str)]
-    if len(rest) > 1:
-        _refuse(f"chunk.shape is {list(chunk.shape)}; at most one axis besides B and T")
-    count = int(rest[0]) if rest else 1
+    fixed = item_shape(chunk)
+    count = math.prod(fixed)
+    if content.names and len(fixed) > 1:
+        _refuse(
+            f"chunk.shape is {list(chunk.shape)} and {len(content.names)} features are named; "
+            "names label one axis besides B and T, leave them out where there are more"
+        )
     if content.names and len(content.names) != count:
         _refuse(f"{len(content.names)} feature names for {count} features")
     _unique("feature", content.names)

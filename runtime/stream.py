@@ -122,8 +122,8 @@ class Stream:
         nothing, bit for bit. If the call fails, it has read nothing.
 
         Args:
-            items: `[n]` or `[n, F]` in the contract's dtype, without a batch axis; or bytes,
-                where the tokenizer is `bytes`.
+            items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
+                their order, without a batch axis; or bytes, where the tokenizer is `bytes`.
 
         Returns:
             Output name -> array in the contract's shape with B = 1, joined along the time axis

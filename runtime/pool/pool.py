@@ -158,7 +158,7 @@ class StreamPool:
         """Let some slots read any number of items each, on the grid of the nominal T.
 
         Args:
-            items: slot -> `[n]` or `[n, F]` as for `Stream.advance`; n may differ.
+            items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.
 
         Returns:
             Slot -> outputs as from `Stream.advance`.
