@@ -76,6 +76,7 @@ def check_contract(contract: Contract) -> None:
     _chunk(contract.chunk)
     inputs = [contract.chunk.input]
     inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
+    inputs += [g.input for g in contract.stream_inputs]
     _unique("graph input", inputs)
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _unique("graph output", outputs)
@@ -83,6 +84,9 @@ def check_contract(contract: Contract) -> None:
         _refuse("contract.outputs is empty; a step must answer something")
     for constant in contract.constants:
         _constant(constant)
+    for given in contract.stream_inputs:
+        batch = given.shape.index("B") if "B" in given.shape else None
+        _axes(f"stream input {given.input!r}", given.shape, {"B": batch})
     for output in contract.outputs:
         _output(output)
     for state in contract.state:
@@ -260,6 +264,7 @@ def _sizes(manifest: Manifest) -> None:
     longest = contract.chunk.lookback + max(contract.chunk.allowed_t)
     shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
     shapes += [state.shape for state in contract.state]
+    shapes += [given.shape for given in contract.stream_inputs]
     sizes = {"B": 1, "T": longest}
     items = sum(math.prod(sizes[d] if isinstance(d, str) else d for d in shape) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:
