@@ -21,6 +21,7 @@ import torch
 from dst.export.errors import CertificateError
 from dst.export.step import Step
 from dst.runtime.golden import relative_error
+from dst.runtime.items import laid_out
 from dst.runtime.manifest import Certificate, Contract, Curve, Features
 
 Array = npt.NDArray[np.generic]
@@ -75,7 +76,7 @@ def initial_state(step: Step) -> Tensors:
 
 
 class Chunks:
-    """Endless chunks cut from one array of items, ``[n]`` or ``[n, F]``, read round and round."""
+    """Endless chunks cut from one array of items ``[n, ...]``, read round and round."""
 
     def __init__(self, contract: Contract, data: Array, t: int) -> None:
         self._chunk = contract.chunk
@@ -84,7 +85,7 @@ class Chunks:
 
     def fresh(self, number: int) -> Array:
         """The items of chunk ``number`` as a caller gives them: T along time, B = 1."""
-        return self._laid_out(self._items(number * self._t, (number + 1) * self._t))
+        return laid_out(self._chunk, self._items(number * self._t, (number + 1) * self._t))
 
     def __getitem__(self, number: int) -> Array:
         """Chunk ``number`` as the graph sees it: normalised, ``lookback + T`` along time, B = 1."""
@@ -96,7 +97,7 @@ class Chunks:
             std = np.asarray(content.normalisation.std).astype(items.dtype)
             rows = items.reshape(len(items), -1)
             items = np.divide(np.subtract(rows, mean), std).reshape(items.shape)
-        return self._laid_out(items)
+        return laid_out(self._chunk, items)
 
     def _items(self, first: int, end: int) -> Array:
         """Items ``first`` to ``end`` of the stream; before it stands the contract's fill."""
@@ -104,12 +105,6 @@ class Chunks:
         items = self._data[places % len(self._data)]
         items[places < 0] = self._chunk.lookback_fill or 0
         return items
-
-    def _laid_out(self, items: Array) -> Array:
-        whole = items[None] if self._chunk.batch_axis == 0 else np.expand_dims(items, 1)
-        if whole.ndim == 3 and self._chunk.time_axis == 2:  # features before time
-            whole = np.moveaxis(whole, 1, 2)
-        return np.ascontiguousarray(whole)
 
 
 class _Errors:
@@ -152,7 +147,7 @@ def certify(
         other: The form held against it; takes ``steps`` steps of ``t`` items.
         contract: What both keep.
         state: Initial state, B = 1.
-        data: Real items, ``[n]`` or ``[n, F]``; read again from the start when used up.
+        data: Real items, ``[n, ...]``; read again from the start when used up.
         about: What the data is, for the manifest.
         steps: Steps of ``other``, at least; rounded up to whole steps of ``reference``.
         t: Items per step of ``other``.

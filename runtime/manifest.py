@@ -44,6 +44,7 @@ from dst.runtime.schema import (
     StreamInput,
     Tokens,
     Zeros,
+    item_shape,
 )
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "claimed_files",
     "decode",
     "encode",
+    "item_shape",
     "seal",
     "state_hash",
 ]

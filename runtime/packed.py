@@ -97,6 +97,7 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
     """Return those bytes in parts: the header, then each tensor where it lies, uncopied."""
     tensors = {"pending": saved.pending, "lookback": saved.lookback}
     tensors |= {f"state/{name}": value for name, value in saved.state.items()}
+    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
     header: dict[str, object] = {
         "__metadata__": {
             "checksum": _BLANK.decode(),
@@ -220,7 +221,7 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
     spans: list[_Span] = []
     end = 0
     for name, tensor in sorted(told.items(), key=lambda item: item[1].data_offsets):
-        if not name.startswith("state/") and name not in ("pending", "lookback"):
+        if not name.startswith(("state/", "stream/")) and name not in ("pending", "lookback"):
             raise ValueError(f"it holds an unknown tensor {name!r}")
         dtype = _BY_CODE[tensor.dtype]
         start, stop = tensor.data_offsets
@@ -254,8 +255,14 @@ def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
         claim.record,
         pending=named.pop("pending"),
         lookback=named.pop("lookback"),
-        state={name.removeprefix("state/"): value for name, value in named.items()},
+        state=_below("state/", named),
+        inputs=_below("stream/", named),
     )
+
+
+def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
 
 
 def _checksum(head: bytes, body: Iterable[memoryview]) -> bytes:

@@ -1,6 +1,6 @@
 """Going back exactly: an older saved state and the kept input in, a stream at one item out.
 
-Shape letters: `T` items per chunk, `n` items of any number, `F` features.
+Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 import msgspec
@@ -33,7 +33,7 @@ def replay(
     Args:
         session: a session of the same model.
         saved: the state to start from, such as `StateStore.rewind` returns.
-        items: the kept input, `[n]` or `[n, F]` in the contract's dtype, or bytes, where the
+        items: the kept input, `[n, ...]` in the contract's dtype, or bytes, where the
             tokenizer is `bytes`. It may begin before `saved` and end after `item`.
         first: which item of the stream `items[0]` is, counted from 0.
         item: how many items the stream shall have been given.

@@ -39,6 +39,7 @@ class Saved(msgspec.Struct, frozen=True):
         state: the state tensors by input name.
         pending: items waiting for their chunk, time first.
         lookback: the items before the next chunk, time first.
+        inputs: what the stream was given when it started, by input name.
     """
 
     identity: Identity
@@ -48,6 +49,7 @@ class Saved(msgspec.Struct, frozen=True):
     state: Mapping[str, Array]
     pending: Array
     lookback: Array
+    inputs: Mapping[str, Array] = {}
 
 
 def check_identity(

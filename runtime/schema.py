@@ -34,7 +34,11 @@ class Tokens(
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The runtime feeds the graph `(item - mean) / std`, one mean and std per feature."""
+    """The runtime feeds the graph `(item - mean) / std`.
+
+    There is one mean and one std for each value of an item, in C order of the chunk's axes other
+    than batch and time.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,10 +47,11 @@ class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Features(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
 ):
-    """Chunk items are real values; `names` label the axis that is neither batch nor time.
+    """Chunk items are real values.
 
-    `names` is empty for a chunk of shape `[B, T]` (a single signal). `normalisation` is null
-    where the graph takes items as they come.
+    `names` label the axis that is neither batch nor time; they are empty where there is none
+    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is null where
+    the graph takes items as they come.
     """
 
     names: tuple[Name, ...] = ()
@@ -81,6 +86,11 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pad_value: float | None = None
     lookahead: Count = 0
     causal: bool = True
+
+
+def item_shape(chunk: Chunk) -> tuple[int, ...]:
+    """Return the shape of one item: the chunk's axes other than batch and time, in their order."""
+    return tuple(size for size in chunk.shape if not isinstance(size, str))
 
 
 class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -53,6 +53,9 @@ def check_signature(
     for constant in contract.constants:
         what = f"constant `{constant.input}`"
         inputs[constant.input] = _port(what, constant.dtype, constant.shape, letters)
+    for given in contract.stream_inputs:
+        what = f"stream input `{given.input}`"
+        inputs[given.input] = _port(what, given.dtype, given.shape, letters)
     outputs = {
         o.name: _port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
     }

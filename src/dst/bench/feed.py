@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Bundle
-from dst.runtime.manifest import Tokens
+from dst.runtime.manifest import Tokens, item_shape
 from dst.runtime.plan import by_item
 from dst.runtime.state import sized
 
@@ -62,7 +62,7 @@ def feed_of(bundle: Bundle) -> Feed:
     if isinstance(content, Tokens):
         ids = random.integers(0, content.vocabulary, RANDOM_ITEMS)
         return Feed("random tokens", ids.astype(contract.chunk.dtype))
-    item = [size for size in contract.chunk.shape if not isinstance(size, str)]
+    item = item_shape(contract.chunk)
     drawn = random.random((RANDOM_ITEMS, *item))
     if content.normalisation is not None:
         scale = np.asarray(content.normalisation.std), np.asarray(content.normalisation.mean)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
 from dst.command.rows import item_blocks
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
@@ -33,7 +33,7 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
     count = max(1, INPUT_ITEMS // t)
     random = np.random.default_rng(0)
     content = chunk.content
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    item = item_shape(chunk)
     items: Array
     if data is not None:
         blocks = islice(item_blocks(data, chunk), -(-INPUT_ITEMS // 1024))
@@ -48,7 +48,11 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
     else:
         drawn = random.normal(size=(count * t, *item))
         norm = content.normalisation
-        items = drawn if norm is None else drawn * np.asarray(norm.std) + np.asarray(norm.mean)
+        items = (
+            drawn
+            if norm is None
+            else drawn * np.reshape(norm.std, item) + np.reshape(norm.mean, item)
+        )
     count = min(count, len(items) // t)
     if not count:
         raise WrongUseError(f"--data {data}: holds {len(items)} items, one chunk takes {t}")

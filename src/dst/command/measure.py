@@ -70,7 +70,8 @@ def _nats(features: Features) -> Measure:
     def score(outputs: Outputs, items: Array) -> Floats:
         seen = items.astype(np.float64)
         if norm is not None:
-            seen = (seen - np.asarray(norm.mean)) / np.asarray(norm.std)
+            mean_of, std_of = (np.reshape(v, seen.shape[1:]) for v in (norm.mean, norm.std))
+            seen = (seen - mean_of) / std_of
         mean = outputs["mean"][0, : len(items)].astype(np.float64)
         log_std = outputs["log_std"][0, : len(items)].astype(np.float64)
         nats = 0.5 * ((seen - mean) * np.exp(-log_std)) ** 2 + log_std + half_log_tau

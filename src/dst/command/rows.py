@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
 from dst.command.source import Source, Stop, never
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 from dst.words import counted
 
 Array = npt.NDArray[np.generic]
@@ -38,7 +38,7 @@ def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
         for block in Source.open(path).blocks(stop):
             yield np.frombuffer(block, np.uint8).astype(chunk.dtype)
         return
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    item = item_shape(chunk)
     width = int(np.prod(item)) if item else 1
     seen = 0
     for rows in _rows(path, width, stop):
