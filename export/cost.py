@@ -61,9 +61,9 @@ def multiply_adds(
 def _light(model: onnx.ModelProto, contract: Contract, t: int, batch: int) -> onnx.ModelProto:
     """Copy a graph without its weights, its inputs in the sizes of one step."""
     chunk = contract.chunk
-    sizes = {chunk.input: sized(chunk.shape, chunk.lookback + t, batch)}
+    sizes = {chunk.input: sized(chunk.shape, chunk.lookback + t + chunk.lookahead, batch)}
     sizes |= {c.input: tuple(c.shape) for c in contract.constants}
-    sizes |= {s.input: sized(s.shape, t, batch) for s in contract.state}
+    sizes |= {s.input: sized(s.shape, t, batch) for s in (*contract.stream_inputs, *contract.state)}
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)

@@ -20,7 +20,7 @@ from dst.export.adopt.plain import Run
 from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
 from dst.export.cost import multiply_adds
 from dst.export.weights import FILE as WEIGHTS_FILE
-from dst.export.weights import file_id, held, pack
+from dst.export.weights import file_id, held, pack, with_constants
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Chunk,
@@ -156,7 +156,7 @@ def assembled(
     steps = {t: _recorded(run) for t, run in runs.items()}
     for t, run in runs.items():
         kept = {name: values[: steps[t]] for name, values in run.outputs.items()}
-        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]])
+        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]], run.given)
     files[GOLDEN_FILE] = safetensors.numpy.save(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     )
@@ -168,7 +168,9 @@ def assembled(
         name="",
         description="",
         license="",
-        model_id=file_id(tensors_of(model), files[STEP_FILE]),
+        model_id=with_constants(
+            file_id(tensors_of(model), files[STEP_FILE]), contract.constants
+        ),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),
