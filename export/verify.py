@@ -84,13 +84,13 @@ class Chunks:
         self._t = t
 
     def fresh(self, number: int) -> Array:
-        """The items of chunk ``number`` as a caller gives them: T along time, B = 1."""
-        return laid_out(self._chunk, self._items(number * self._t, (number + 1) * self._t))
+        """Chunk ``number`` as ``Stream.step`` takes it: T and the look-ahead along time, B = 1."""
+        return laid_out(self._chunk, self._items(number * self._t, self._end(number)))
 
     def __getitem__(self, number: int) -> Array:
-        """Chunk ``number`` as the graph sees it: normalised, ``lookback + T`` along time, B = 1."""
+        """Chunk ``number`` as the graph sees it: normalised, lookback and look-ahead too, B = 1."""
         first = number * self._t - self._chunk.lookback
-        items = self._items(first, (number + 1) * self._t)
+        items = self._items(first, self._end(number))
         content = self._chunk.content
         if isinstance(content, Features) and content.normalisation is not None:
             mean = np.asarray(content.normalisation.mean).astype(items.dtype)
@@ -98,6 +98,9 @@ class Chunks:
             rows = items.reshape(len(items), -1)
             items = np.divide(np.subtract(rows, mean), std).reshape(items.shape)
         return laid_out(self._chunk, items)
+
+    def _end(self, number: int) -> int:
+        return (number + 1) * self._t + self._chunk.lookahead
 
     def _items(self, first: int, end: int) -> Array:
         """Items ``first`` to ``end`` of the stream; before it stands the contract's fill."""

@@ -171,7 +171,7 @@ class _Lookback:
         self._items: Array = np.full((chunk.lookback, *item_shape(chunk)), fill, chunk.dtype)
 
     def given(self, items: Array) -> Array:
-        """The graph's input: lookback and chunk, normalised, with B = 1."""
+        """The graph's input: lookback, chunk and look-ahead, normalised, with B = 1."""
         whole = np.concatenate([self._items, items])
         content = self._chunk.content
         if isinstance(content, Features) and content.normalisation is not None:
@@ -185,17 +185,18 @@ class _Lookback:
         """Move on behind a chunk."""
         count = self._chunk.lookback
         whole = np.concatenate([self._items, items])
-        self._items = whole[len(whole) - count :]
+        end = len(whole) - self._chunk.lookahead
+        self._items = whole[end - count : end]
 
 
 def _chunks(chunk: Chunk, blocks: Iterable[Array]) -> Iterator[Array]:
-    """Cut blocks of items of any length into chunks of the nominal T; the rest is left."""
+    """Cut blocks of items into chunks of the nominal T and their look-ahead; the rest is left."""
     waiting: list[Array] = []
     count = 0
     for block in blocks:
         waiting.append(check_items(chunk, block))
         count += len(block)
-        while count >= chunk.nominal_t:
+        while count >= chunk.nominal_t + chunk.lookahead:
             joined = np.concatenate(waiting)
-            yield joined[: chunk.nominal_t]
+            yield joined[: chunk.nominal_t + chunk.lookahead]
             waiting, count = [joined[chunk.nominal_t :]], count - chunk.nominal_t

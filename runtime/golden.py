@@ -52,7 +52,7 @@ def golden_tensors(
 
     Args:
         t: items per chunk.
-        chunks: one array per step, in the contract's shape with B = 1, from the initial state.
+        chunks: one array per step, as `Stream.step` takes them, from the initial state.
         outputs: output name -> one array per step.
         state: state input name -> its value after the last step.
         inputs: stream input name -> what the stream was given, with B = 1; one and the same for
@@ -225,7 +225,7 @@ def _time(engine: Engine) -> int:
 
 
 def _chunk(engine: Engine, t: int) -> tuple[int, ...]:
-    return sized(engine.contract.chunk.shape, t)
+    return sized(engine.contract.chunk.shape, t + engine.contract.chunk.lookahead)
 
 
 def _tensor(

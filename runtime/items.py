@@ -35,7 +35,13 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
         size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
     ):
         raise ChunkShapeError(f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}")
-    t: int = value.shape[chunk.time_axis]
+    t: int = value.shape[chunk.time_axis] - chunk.lookahead
+    if t not in chunk_sizes and chunk.lookahead:
+        raise ChunkShapeError(
+            f"chunk has {t + chunk.lookahead} items, expected T + {chunk.lookahead} with T of "
+            f"{list(chunk_sizes)}: the chunk and the {chunk.lookahead} items behind it; "
+            "advance() takes any number of items"
+        )
     if t not in chunk_sizes:
         raise ChunkShapeError(
             f"chunk has T = {t}, this session runs T = {list(chunk_sizes)}; "

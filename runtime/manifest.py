@@ -45,6 +45,7 @@ from dst.runtime.schema import (
     Tokens,
     Zeros,
     item_shape,
+    window,
 )
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "item_shape",
     "seal",
     "state_hash",
+    "window",
 ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dst.runtime.manifest import Features, Manifest, item_shape
+from dst.runtime.manifest import Features, Manifest, item_shape, window
 from dst.runtime.state import Layout, sized
 
 
@@ -78,14 +78,14 @@ def _waiting(manifest: Manifest) -> int:
         math.prod(sized(g.shape, 0)) * np.dtype(g.dtype).itemsize
         for g in manifest.contract.stream_inputs
     )
-    rows = 3 * chunk.nominal_t + 4 * chunk.lookback
+    rows = 3 * (chunk.nominal_t + chunk.lookahead) + 4 * chunk.lookback
     return rows * item * np.dtype(chunk.dtype).itemsize + given
 
 
 def _buffers(manifest: Manifest, t: int) -> int:
     """Bytes of one stream's buffers for T = `t`: the chunk, once more normalised, the outputs."""
     chunk = manifest.contract.chunk
-    total = math.prod(sized(chunk.shape, t + chunk.lookback)) * np.dtype(chunk.dtype).itemsize
+    total = math.prod(sized(chunk.shape, window(chunk, t))) * np.dtype(chunk.dtype).itemsize
     if isinstance(chunk.content, Features) and chunk.content.normalisation is not None:
         total *= 2
     for output in manifest.contract.outputs:

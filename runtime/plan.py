@@ -1,6 +1,6 @@
 """A plan: one stream's buffers and bindings for one T, made once, so that a step makes none.
 
-Shape letters: `B` batch (1 here), `T` items per chunk, `L` lookback.
+Shape letters: `B` batch (1 here), `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
 from collections.abc import Sequence
@@ -49,9 +49,9 @@ class Plan:
         dtype: the chunk's dtype.
         shape: the chunk's shape, as a caller gives it.
         fresh: where the chunk goes, `shape`.
-        items: the same memory, one row per item `[T, ...]`.
+        items: the same memory, one row per item `[T + A, ...]`.
         back: where the lookback goes, one row per item `[L, ...]`; None without lookback.
-        newest: the last L items of lookback and chunk together, `[L, ...]`; None without.
+        newest: the L items before the next chunk, `[L, ...]`; None without lookback.
         outputs: the outputs of the last step, by name.
         views: the same, read-only.
         given: the stream's own inputs, which the graph is bound to now.
@@ -84,7 +84,7 @@ class Plan:
         session = engine.runner_for(t)
         self.t = t
         self.dtype = np.dtype(chunk.dtype)
-        self.shape = sized(chunk.shape, t)
+        self.shape = sized(chunk.shape, t + chunk.lookahead)
         self._graph = engine.graph_for(t).file
         self._run = session.run_with_iobinding
 
@@ -96,7 +96,7 @@ class Plan:
         rows = by_item(contract, raw)
         self.items: Array = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
-        self.newest: Array | None = rows[t:] if chunk.lookback else None
+        self.newest: Array | None = rows[t : t + chunk.lookback] if chunk.lookback else None
 
         self.outputs: dict[str, Array] = {
             o.name: np.zeros(sized(o.shape, t), o.dtype) for o in contract.outputs

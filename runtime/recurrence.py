@@ -98,7 +98,9 @@ class Recurrence:
         *own, one, other = engine.layout.rooms(4 if arenas is None else 2)
         self._arenas = arenas or (engine.arena(own[0]), engine.arena(own[1]))
         self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
-        self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(3)]
+        self._pending = [
+            np.zeros((chunk.nominal_t + chunk.lookahead, *item), chunk.dtype) for _ in range(3)
+        ]
         self._plans: dict[int, Plan] = {}
         self._steps = 0
         self._checked = False
@@ -245,6 +247,21 @@ class Recurrence:
                 "pending: the items since then are not in the state"
             )
         return NonFiniteStateError(f"{bad}; {where}")
+
+    # --- steps that are taken back
+
+    def hold(self) -> Kept:
+        """Copy the state, before steps that `release` takes back."""
+        (block,) = self._engine.layout.rooms(1)
+        self.read(block)
+        return Kept(block, self.lookback().copy(), self.mark)
+
+    def release(self, kept: Kept) -> None:
+        """Go back to what `hold` returned."""
+        side = kept.mark.side
+        self._arenas[side].write(kept.block)
+        np.copyto(self._look[side], kept.lookback)
+        self.mark = kept.mark
 
     # --- moving the mark without a step
 

@@ -22,6 +22,7 @@ from dst.runtime.schema import (
     Stored,
     Tokens,
     item_shape,
+    window,
 )
 
 MANIFEST_FILE = "manifest.json"
@@ -165,6 +166,16 @@ def _chunk(chunk: Chunk) -> None:
         _refuse(f"chunk.nominal_t {chunk.nominal_t} is not in allowed_t {list(chunk.allowed_t)}")
     if chunk.tail == "exact" and 1 not in chunk.allowed_t:
         _refuse(f"chunk.tail is `exact`, which needs 1 in allowed_t {list(chunk.allowed_t)}")
+    if chunk.tail == "exact" and chunk.lookahead:
+        _refuse(
+            f"chunk.tail is `exact` with lookahead {chunk.lookahead}, and nothing follows the last "
+            "items; choose `pad` or `refuse`"
+        )
+    if chunk.tail == "exact" and not chunk.causal and len(chunk.allowed_t) > 1:
+        _refuse(
+            f"chunk.tail is `exact` and causal is false: with T of {list(chunk.allowed_t)} each T "
+            "answers otherwise; choose `pad` or `refuse`, or allow T = 1 alone"
+        )
     if (chunk.pad_value is None) == (chunk.tail == "pad"):
         _refuse(f"chunk.pad_value is {chunk.pad_value} with tail `{chunk.tail}`: give both or none")
     if (chunk.lookback_fill is None) == (chunk.lookback > 0):
@@ -261,7 +272,7 @@ def _sizes(manifest: Manifest) -> None:
                 f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}"
             )
     contract = manifest.contract
-    longest = contract.chunk.lookback + max(contract.chunk.allowed_t)
+    longest = window(contract.chunk, max(contract.chunk.allowed_t))
     shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
     shapes += [state.shape for state in contract.state]
     shapes += [given.shape for given in contract.stream_inputs]

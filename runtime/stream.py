@@ -79,7 +79,9 @@ class Stream:
         """Step on one chunk.
 
         Args:
-            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes.
+            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes. For
+                a model with look-ahead T + lookahead items: those behind the chunk come again at
+                the beginning of the next one (`advance` sees to that by itself).
             copy: give copies; False gives read-only views, valid until the next step.
             deadline_ms: give up after so many milliseconds. It is looked at between the
                 operators of the graph, so one long operator is not interrupted.
@@ -122,8 +124,9 @@ class Stream:
     def advance(self, items: Items) -> Outputs:
         """Read any number of items, stepping each time a chunk of the nominal T is full.
 
-        The items left over wait for the next call. How the input is cut between calls changes
-        nothing, bit for bit. If the call fails, it has read nothing.
+        A chunk is full when its look-ahead is there too. The items left over wait for the next
+        call. How the input is cut between calls changes nothing, bit for bit. If the call fails,
+        it has read nothing.
 
         Args:
             items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
@@ -146,7 +149,8 @@ class Stream:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
         `exact` steps them with the largest chunks that fit and the grid starts anew here;
-        `pad` answers for them as if padding followed, and leaves state and items as they were;
+        `pad` answers for all of them as if padding followed, and leaves state and items as they
+        were (with look-ahead that may take several steps);
         `refuse` takes no partial chunk.
 
         Returns:

@@ -29,8 +29,9 @@ from dst.export.adopt.plain import Plain, open_file
 from dst.export.adopt.ports import Port, ports_of, read_model
 from dst.export.adopt.prove import prove_rows, prove_state, prove_stream_inputs
 from dst.export.adopt.randomness import random_operators
+from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
-from dst.runtime.bundle import check_target, open_bundle, write_bundle
+from dst.runtime.bundle import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.golden import replay_golden
 from dst.runtime.manifest import Manifest
 
@@ -71,6 +72,8 @@ def adopt_bundle(
     description: str = "",
     license: str = "",
     overwrite: bool = False,
+    model_of: str | Path | None = None,
+    within: float | None = None,
     progress: Progress | None = None,
 ) -> Adopted:
     """Wrap an existing stateful ONNX file into a bundle.
@@ -84,6 +87,12 @@ def adopt_bundle(
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         overwrite: Replace a bundle that stands at ``path``.
+        model_of: A bundle of the same model, from another export: where both do the same on the
+            data, the new bundle keeps its ``model_id``, and states that were saved with the one
+            load in the other.
+        within: For a file of another precision than ``model_of``, such as int8: the largest
+            distance that is allowed, as a share of an output's rms and of a state's peak. It is
+            recorded as another precision of that model, with the distance that was measured.
         progress: Called with a label and the share done.
 
     Returns:
@@ -92,11 +101,18 @@ def adopt_bundle(
     Raises:
         OpenQuestionsError: something must be said first; the message lists every open question.
         AdoptError: the file cannot be read or loaded, or an answer does not fit it.
-        AdoptCheckError: it ran, and is not the step that was described; nothing was written.
-        BundleError: ``path`` cannot be written to.
+        AdoptCheckError: it ran, and is not the step that was described, or not the model of
+            ``model_of``; nothing was written.
+        BundleError: ``path`` cannot be written to, or ``model_of`` is no bundle.
+
+    Example:
+        ``adopt_bundle("gru.onnx", "gru", Answers(t=(1, 16)), name="gru")``
     """
     source, where = Path(model), Path(model).name
     check_target(Path(path), overwrite)
+    old = None if model_of is None else open_bundle(model_of)
+    if within is not None and old is None:
+        raise AdoptError(f"{where}: --within {within:g} needs --model-of, the model it is held to")
     _tell(progress, "reading the file", 0.0)
     loaded = read_model(source)
     ports = ports_of(where, loaded)
@@ -105,7 +121,7 @@ def adopt_bundle(
     session = open_file(source)
     check_growth(where, ports, answers, session)
     plan = draft(where, loaded, ports, answers)
-    items = _items(where, plan, answers, data)
+    items = _items(where, plan, data)
     random = random_operators(loaded)
     plain = Plain(session, plan, answers.lookback_fill, random)
     _tell(progress, "running the file", 0.2)
@@ -129,14 +145,21 @@ def adopt_bundle(
         manifest, name=name, description=description, license=license
     )
     _tell(progress, "running the bundle", 0.8)
-    worst = _worst(where, manifest, files)
+    worst, same = _tried(where, manifest, files, old, within, plan, data)
+    about_model: list[Finding] = []
+    if same is not None:
+        about_model.append(same.finding)
+        manifest = msgspec.structs.replace(
+            manifest, model_id=same.model_id, certificates=(same.certificate,)
+        )
     written = write_bundle(path, manifest, files, overwrite=overwrite)
     kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
     drawn = [
         Finding(f"holds {name}, which drew nothing that shows in these runs", False)
         for name in random
     ]
-    return Adopted(written, (*findings, *about_cut, *about_rows, *stale, *kept, *drawn), worst)
+    findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
+    return Adopted(written, tuple(findings), worst)
 
 
 def _other_axes(plan: Draft, answers: Answers) -> str:
@@ -153,10 +176,13 @@ def _tell(progress: Progress | None, what: str, share: float) -> None:
         progress(what, share)
 
 
-def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Array:
+def _items(
+    where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
+) -> Array:
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
-    count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS) + plan.lookahead
+    steps = max(LEAST_STEPS, min(steps, MOST_ITEMS // period))
+    count = period * max(-(-LEAST_ITEMS // period), steps) + plan.lookahead
     if count > MOST_ITEMS:
         raise AdoptError(
             f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would "
@@ -225,12 +251,32 @@ def _placed(
     return placed
 
 
-def _worst(where: str, manifest: Manifest, files: dict[str, bytes]) -> float:
-    """Replay the file's run on the bundle, through the runtime."""
+def _tried(
+    where: str,
+    manifest: Manifest,
+    files: dict[str, bytes],
+    old: Bundle | None,
+    within: float | None,
+    plan: Draft,
+    data: Array | None,
+) -> tuple[float, SameModel | None]:
+    """Write the bundle on trial: replay the file's run, and hold it against an older bundle."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "bundle"
         write_bundle(trial, manifest, dict(files))
-        checks = replay_golden(open_bundle(trial))
+        bundle = open_bundle(trial)
+        worst = _worst(where, bundle)
+        if old is None:
+            return worst, None
+        bound = check_within(where, manifest.precision, old, within)
+        items = _items(where, plan, data, STEPS)
+        given = {s.port.name: s.example for s in plan.stream_inputs}
+        return worst, prove_same(where, bundle, old, items, given, bound)
+
+
+def _worst(where: str, bundle: Bundle) -> float:
+    """Replay the file's run on the bundle, through the runtime."""
+    checks = replay_golden(bundle)
     errors = {name: error for check in checks for name, error in check.errors.items()}
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > SAME:

@@ -19,7 +19,9 @@ from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
 from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle import Bundle
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import Certificate, Contract, Curve, Features, State, item_shape
+from dst.runtime.items import laid_out
+from dst.runtime.manifest import Certificate, Contract, Curve, Features, State
+from dst.runtime.schema import item_shape
 from dst.runtime.session import Session
 
 Array = npt.NDArray[np.generic]
@@ -178,15 +180,19 @@ def _errors(
 ) -> dict[str, list[float]]:
     """Name -> its error after each step: outputs of the rms, states of the peak."""
     streams = [
-        Session(bundle, chunk_sizes=[t], nominal_t=t).stream(inputs=dict(given) or None)
+        Session.open(bundle.root, chunk_sizes=[t]).stream(inputs=dict(given) or None)
         for bundle in (new, old)
     ]
+    chunks = [bundle.manifest.contract.chunk for bundle in (new, old)]
     states = [state.input for state in new.manifest.contract.state]
     errors: dict[str, list[float]] = {name: [] for name in (*names, *states)}
     ahead = new.manifest.contract.chunk.lookahead
     for at in range(0, len(items) - t - ahead + 1, t):
-        first = 0 if at == 0 else ahead  # the look-ahead of the last step is waiting already
-        found, right = (s.advance(items[at + first : at + t + ahead]) for s in streams)
+        own = items[at : at + t + ahead]
+        found, right = (
+            stream.step(laid_out(chunk, own))
+            for stream, chunk in zip(streams, chunks, strict=True)
+        )
         for name in names:
             errors[name].append(relative_error(found[name], right[name]))
         for name in states:

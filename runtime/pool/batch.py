@@ -2,7 +2,7 @@
 
 The buffers and the bindings of one (B, T) are made once, so that a step makes none.
 
-Shape letters: `B` batch, `T` items per chunk, `L` lookback.
+Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,11 +37,11 @@ class Lane:
 
     Attributes:
         fresh: where the chunk goes, in the contract's shape with B = 1.
-        items: the same memory, one row per item `[T, ...]`.
+        items: the same memory, one row per item `[T + A, ...]`.
         back: where the lookback goes, `[L, ...]`; None without lookback.
-        newest: the last L items of lookback and chunk together, `[L, ...]`; None without.
+        newest: the L items before the next chunk, `[L, ...]`; None without lookback.
         outputs: the outputs of the last step, in the contract's shape with B = 1.
-        raw: lookback and chunk.
+        raw: lookback, chunk and look-ahead.
         feed: the same as the graph sees it.
         inputs: where the inputs of its stream go, by name, in the contract's shape with B = 1.
         given: whose inputs they hold; None where nobody's.
@@ -66,7 +66,7 @@ class Lane:
         self.fresh = raw[(slice(None),) * chunk.time_axis + (slice(chunk.lookback, None),)]
         self.items = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
-        self.newest: Array | None = rows[t:] if chunk.lookback else None
+        self.newest: Array | None = rows[t : t + chunk.lookback] if chunk.lookback else None
         self.outputs = outputs
         self.inputs = inputs
         self.given: Given | None = None

@@ -50,6 +50,8 @@ class Order:
     meanings: Sequence[str]
     sample_rate_hz: float | None
     data: Path | None
+    model_of: str | None
+    within: float | None
     name: str | None
     description: str
     license: str
@@ -100,6 +102,8 @@ def adopt(order: Order, output: Output) -> int:
                 description=order.description,
                 license=order.license,
                 overwrite=order.overwrite,
+                model_of=order.model_of,
+                within=order.within,
                 progress=lambda what, share: bar.at(share, what=what),
             )
     except OpenQuestionsError as error:

@@ -118,6 +118,22 @@ def adopt(
         Path | None,
         typer.Option("--data", metavar="FILE.npy", help="Items to try it on; noise by default."),
     ] = None,
+    model_of: Annotated[
+        str | None,
+        typer.Option(
+            "--model-of",
+            metavar="BUNDLE",
+            help="A bundle of the same model: where the data proves it, its id is kept.",
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            "--within",
+            metavar="X",
+            help="Largest distance of another precision of it (int8), as a share: 0.1.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
     ] = None,
@@ -156,6 +172,8 @@ def adopt(
         meanings=meaning or [],
         sample_rate_hz=sample_rate,
         data=data,
+        model_of=model_of,
+        within=within,
         name=name,
         description=description,
         license=license,
