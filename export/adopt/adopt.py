@@ -22,7 +22,8 @@ from dst.export.adopt.answer_checks import check_names, check_numbers, checked_d
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.assemble import assembled, contract_of
 from dst.export.adopt.cut import Finding, prove_cut
-from dst.export.adopt.infer_contract import Draft, draft, shaped
+from dst.export.adopt.chunk_input import shaped
+from dst.export.adopt.infer_contract import Draft, draft
 from dst.export.adopt.layout import Placed, as_run, place_output
 from dst.export.adopt.limits import check_growth
 from dst.export.adopt.plain import Plain, open_file
@@ -149,8 +150,9 @@ def adopt_bundle(
     about_model: list[Finding] = []
     if same is not None:
         about_model.append(same.finding)
+        certificates = () if same.certificate is None else (same.certificate,)
         manifest = msgspec.structs.replace(
-            manifest, model_id=same.model_id, certificates=(same.certificate,)
+            manifest, model_id=same.model_id, certificates=certificates, quality=same.quality
         )
     written = write_bundle(path, manifest, files, overwrite=overwrite)
     kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]

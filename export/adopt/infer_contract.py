@@ -24,14 +24,15 @@ from dst.export.adopt.answer_checks import (
     stream_value,
 )
 from dst.export.adopt.answers import Answers, Question, spelled
-from dst.export.adopt.layout import (
-    Placed,
-    given,
-    is_batch,
-    place_chunk,
-    place_state,
-    place_stream_input,
+from dst.export.adopt.chunk_input import (
+    batch_names,
+    chunk_input,
+    place,
+    shaped,
+    what_is,
+    which_chunk,
 )
+from dst.export.adopt.layout import Placed, place_state, place_stream_input
 from dst.export.adopt.limits import check_chunk, check_streams
 from dst.export.adopt.pairs import may_carry, same_kind, state_pairs
 from dst.export.adopt.ports import Port, Ports
@@ -40,16 +41,6 @@ from dst.export.errors import AdoptError, OpenQuestionsError
 from dst.runtime.manifest import Shape
 
 Array = npt.NDArray[np.generic]
-
-
-_CHUNK_NAMES = frozenset(
-    [
-        *("x", "input", "inputs", "chunk", "audio", "signal", "wav", "waveform", "speech", "pcm"),
-        *("feats", "features", "mel", "frames", "mix", "noisy", "obs", "observation"),
-        *("tokens", "ids", "input_ids", "data"),
-    ]
-)
-"""What the chunk's input is often called, where another input could be it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +109,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
     rest = [port for port in ports.inputs if port.name not in said]
     open_inputs = [port for port in rest if port.name not in ports.defaults]
     free_outputs = [port for port in outputs if port.name not in pairs.values()]
-    chunk = _chunk(rest, open_inputs, free_outputs, answers)
+    chunk = chunk_input(rest, open_inputs, free_outputs, answers)
     others = [port for port in open_inputs if port != chunk]
     check_streams(where, chunk, None, others)
     _check_some_state(where, ports, pairs, others, free_outputs)
@@ -126,13 +117,13 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
     questions: list[Question] = []
     placed = None
     if chunk is None:
-        questions.append(_which_chunk(ports.inputs, open_inputs))
+        questions.append(which_chunk(ports.inputs, open_inputs))
         others = [port for port in open_inputs if not port.dims]
     else:
         check_chunk(where, chunk)
-        placed = _place(where, chunk, _batch_names(ports, pairs), answers, questions)
+        placed = place(where, chunk, batch_names(ports, pairs), answers, questions)
         check_streams(where, chunk, _time_name(placed), others)
-    questions += [_what_is(port, free_outputs) for port in others]
+    questions += [what_is(port, free_outputs) for port in others]
     states = [
         _state(where, port, after[pairs[port.name]], placed, ports, answers, questions)
         for port in ports.inputs
@@ -228,122 +219,12 @@ def _pairs(where: str, ports: Ports, outputs: list[Port], answers: Answers) -> d
     return pairs
 
 
-def _chunk(
-    rest: list[Port], open_inputs: list[Port], outputs: list[Port], answers: Answers
-) -> Port | None:
-    """The input the caller named, or the only one that is left, looks so, or fits no output."""
-    if answers.chunk is not None:
-        return next(port for port in rest if port.name == answers.chunk)
-    able = [port for port in open_inputs if port.dims]
-    for fitting in (
-        able,
-        [port for port in able if port.name.lower() in _CHUNK_NAMES],
-        [port for port in able if len(port.free) > 1],
-        [port for port in able if not any(may_carry(port, o) for o in outputs)],
-    ):
-        if len(fitting) == 1:
-            return fitting[0]
-    return None
-
-
-def _which_chunk(inputs: tuple[Port, ...], able: list[Port]) -> Question:
-    listed = ", ".join(str(port) for port in able if port.dims)
-    if listed:
-        why = (
-            f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or "
-            "a --stream-input"
-        )
-    else:
-        listed = ", ".join(str(port) for port in inputs)
-        why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
-    return Question("--chunk NAME", why)
-
-
-def _what_is(port: Port, outputs: list[Port]) -> Question:
-    fitting = [o.name for o in outputs if may_carry(port, o)]
-    state = f"; or --state {port.name}=OUTPUT   ({', '.join(fitting)})" if fitting else ""
-    if not port.dims:
-        return Question(
-            f"--constant {port.name}=VALUE{state}",
-            f"the input {port} is neither chunk nor a state that a name tells",
-        )
-    return Question(
-        f"--constant {port.name}=VALUE   or --stream-input {port.name}{state}",
-        f"the input {port} is neither chunk nor a state that a name tells: is it the same for "
-        "ever (--constant), or given once when a stream starts, as a speaker's vector "
-        "(--stream-input)? New items in each step come in the chunk alone",
-        guess=f"--stream-input {port.name}",
-    )
-
-
-def _batch_names(ports: Ports, pairs: dict[str, str]) -> frozenset[str]:
-    """What states call an axis that is free: a state has no time, so that is the batch."""
-    found: set[str] = set()
-    for port in ports.inputs:
-        names = [port.dims[axis] for axis in port.free]
-        if port.name in pairs and len(names) == 1 and isinstance(names[0], str):
-            found.add(names[0])
-    return frozenset(found)
-
-
 def _time_name(placed: Placed | None) -> str | None:
     """What the file calls the chunk's time axis."""
     if placed is None or "T" not in placed.own_shape:
         return None
     name = placed.port.dims[placed.own_shape.index("T")]
     return name if isinstance(name, str) else None
-
-
-def _place(
-    where: str,
-    port: Port,
-    batch_names: frozenset[str],
-    answers: Answers,
-    questions: list[Question],
-) -> Placed | None:
-    if port.name in answers.shapes:
-        return shaped(where, port, answers, timed=True)
-    around = answers.lookback + answers.lookahead
-    length = answers.t[0] + around if len(answers.t) == 1 else None
-    numbers = [(axis, d) for axis, d in enumerate(port.dims) if isinstance(d, int) and d > 1]
-    if not around and len(numbers) == 1 and len(port.dims) < 3:
-        axis, count = numbers[0]
-        other = port.dims[1 - axis] if len(port.dims) == 2 else None
-        if len(port.dims) == 1 or other == 1 or other in batch_names or is_batch(other):
-            single: Shape = tuple(count if i == axis else "B" for i in range(len(port.dims)))
-            if answers.t == (1,):
-                return given(port, single, timed=True)
-            if not answers.t:
-                questions.append(_items_or_features(port, single, axis, count))
-                return None
-    placed = place_chunk(port, batch_names, length)
-    if isinstance(placed, Question):
-        questions.append(placed)
-        return None
-    return placed
-
-
-def _items_or_features(port: Port, single: Shape, axis: int, count: int) -> Question:
-    items = tuple("T" if i == axis else d for i, d in enumerate(single))
-    one, many = (",".join(map(str, shape)) for shape in (single, items))
-    return Question(
-        f"--shape {port.name}={one}   or --shape {port.name}={many} with --tail pad or refuse",
-        f"the chunk is {port}: is it one item of {count} features, or {count} items of one number?",
-    )
-
-
-def shaped(
-    where: str, port: Port, answers: Answers, *, timed: bool = False, state: bool = False
-) -> Placed:
-    """Take the shape that the caller gave a port.
-
-    Raises:
-        AdoptError: it does not fit the file.
-    """
-    try:
-        return given(port, answers.shapes[port.name], timed=timed, state=state)
-    except ValueError as error:
-        raise AdoptError(f"{where}: --shape {port.name}: {error}") from None
 
 
 def _state(

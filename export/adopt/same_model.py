@@ -20,7 +20,15 @@ from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle import Bundle
 from dst.runtime.golden import relative_error
 from dst.runtime.items import laid_out
-from dst.runtime.manifest import Certificate, Contract, Curve, Features, State
+from dst.runtime.manifest import (
+    Certificate,
+    Contract,
+    Curve,
+    Features,
+    Gate,
+    Quality,
+    State,
+)
 from dst.runtime.schema import item_shape
 from dst.runtime.session import Session
 
@@ -30,6 +38,7 @@ STEPS = 1000
 """How many carried steps are compared, where the items allow it."""
 DECILE_RATIO_BOUND = 2.0
 CERTIFICATE = "adopted-vs-model"
+DATA = "as given with --data, or noise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,42 @@ class SameModel:
 
     Attributes:
         model_id: of the older one.
-        certificate: their distance over the steps.
+        certificate: their distance over the steps, where both have one precision.
+        quality: the same where the new one is another precision of the model.
         finding: the same in words.
     """
 
     model_id: str
-    certificate: Certificate
+    certificate: Certificate | None
+    quality: Quality | None
     finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """What was measured after each step, by output and state input name.
+
+    Attributes:
+        t: items per step.
+        outputs: max|d|/rms of each output.
+        states: max|d|/max|x| of each state tensor.
+        squares: the squared difference of each, and the squared reference.
+    """
+
+    t: int
+    outputs: dict[str, list[float]]
+    states: dict[str, list[float]]
+    squares: dict[str, list[tuple[float, float]]]
+
+    @property
+    def steps(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    def share(self, name: str, first: int = 0, end: int | None = None) -> float:
+        """How far two are apart over some steps: rms of the difference over that of the reference."""
+        part = np.array(self.squares[name][first:end])
+        difference, reference = part.sum(axis=0)
+        return float(np.sqrt(difference / reference)) if reference else float(difference > 0)
 
 
 def check_within(where: str, new: str, old: Bundle, within: float | None) -> float:
@@ -53,13 +91,20 @@ def check_within(where: str, new: str, old: Bundle, within: float | None) -> flo
     Raises:
         AdoptError: another bound is asked for where the precision is the same, or makes no sense.
     """
+    theirs = old.manifest.precision
+    if new != theirs and new == "float32":
+        raise AdoptError(
+            f"{where}: is float32, and {old.label} is {theirs}: a quantized bundle is another "
+            "precision of a float32 one; adopt the float32 file first, and then the other with "
+            "--model-of that bundle"
+        )
     if within is None:
         return CUT_BOUND
     if not 0 < within <= 1:
-        raise AdoptError(f"{where}: --within {within}: expected a share above 0 and at most 1")
-    if new == old.manifest.precision:
+        raise AdoptError(f"{where}: --within {within:g}: expected a share above 0 and at most 1")
+    if new == theirs:
         raise AdoptError(
-            f"{where}: --within {within:g}: both are {new}, so that the same model strays by "
+            f"{where}: --within {within:g}: both are {new}, and then the same model strays by "
             f"{CUT_BOUND:.0e} at most; a wider bound is for another precision of it"
         )
     return within
@@ -76,7 +121,9 @@ def prove_same(
         old: the bundle whose model it is said to be.
         items: what is read, `[n, ...]`.
         given: what is given once per stream.
-        within: the largest distance, outputs of their rms and states of their peak.
+        within: the largest distance. For one precision it bounds max|d| at every step, outputs
+            over their rms and states over their peak; for another precision the rms of an output's
+            difference over its rms, all steps together.
 
     Raises:
         AdoptCheckError: they differ by more; the message tells by how much.
@@ -93,38 +140,62 @@ def prove_same(
             "and shape, so there is nothing to compare"
         )
     errors = _errors(new, old, items, given, t, names)
-    worst = {name: max(values) for name, values in errors.items()}
-    name = max(worst, key=lambda key: worst[key])
-    steps = len(errors[name])
-    kind = "output" if name in names else "state"
-    share = "rms" if name in names else "peak"
-    told = f"over {steps:,} steps of T = {t} {kind} `{name}` strays by {worst[name]:.1e} of its {share}"
-    if not worst[name] <= within:
-        raise AdoptCheckError(f"{where}: {_refusal(new, old, told, within)}", code="not-the-model")
-    certificate = _certificate(errors, names, steps, t, within)
     if same_precision:
-        finding = Finding(f"is the model of {old.label}, and keeps its id: {told}", True)
-    else:
-        finding = Finding(
-            f"recorded as {ours.precision} of the model of {old.label}, which is "
-            f"{theirs.precision}: {told}, {within:g} was allowed",
-            False,
+        return _as_the_same(where, old, errors, within)
+    return _as_another_precision(where, new, old, errors, within)
+
+
+def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> SameModel:
+    worst = {name: max(values) for name, values in (errors.outputs | errors.states).items()}
+    name = max(worst, key=lambda key: worst[key])
+    kind, share = ("output", "rms") if name in errors.outputs else ("state", "peak")
+    told = f"over {errors.steps:,} steps of T = {errors.t} {kind} `{name}` strays by "
+    told += f"{worst[name]:.1e} of its {share}"
+    if not worst[name] <= within:
+        raise AdoptCheckError(
+            f"{where}: is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
+            "--model-of out, and it gets an id of its own",
+            code="not-the-model",
         )
-    return SameModel(theirs.model_id, certificate, finding)
+    told = f"is the model of {old.label}, and keeps its id: {told}"
+    certificate = _certificate(errors, within)
+    return SameModel(old.manifest.model_id, certificate, None, Finding(told, True))
 
 
-def _refusal(new: Bundle, old: Bundle, told: str, within: float) -> str:
+def _as_another_precision(
+    where: str, new: Bundle, old: Bundle, errors: _Errors, within: float
+) -> SameModel:
     ours, theirs = new.manifest.precision, old.manifest.precision
-    if ours == theirs:
-        return (
-            f"is not the model of {old.label}: {told}, {within:.0e} is allowed; leave --model-of "
-            "out, and it gets an id of its own"
+    shares = {name: errors.share(name) for name in errors.outputs}
+    name = max(shares, key=lambda key: shares[key])
+    told = f"over {errors.steps:,} steps of T = {errors.t} the error of output `{name}` is "
+    told += f"{shares[name]:.1e} of its rms"
+    if not shares[name] <= within:
+        raise AdoptCheckError(
+            f"{where}: is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; "
+            "where that is what the other precision costs, say it with --within X, and it is "
+            f"recorded as {ours} of that model together with its distance",
+            code="not-the-model",
         )
-    return (
-        f"is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; where that is "
-        f"what its quantization costs, say --within with a larger share, and it is recorded as "
-        f"{ours} of that model with its distance"
+    points = _points(errors.steps)
+    bins = list(zip([0, *points[:-1]], points, strict=True))
+    quality = Quality(
+        full=old.manifest.bundle_id,
+        items=errors.steps * errors.t,
+        items_per_step=errors.t,
+        data=DATA,
+        unit="relative",
+        positions=tuple(point * errors.t for point in points),
+        divergence=tuple(max(errors.share(n, a, b) for n in errors.outputs) for a, b in bins),
+        loss_difference=None,
+        state_distance=tuple(max(errors.share(n, a, b) for n in errors.states) for a, b in bins),
+        causal=new.manifest.contract.chunk.causal,
+        gates=(Gate(name="distance", value=shares[name], bound=within, verdict="passed"),),
+        passed=True,
     )
+    told = f"recorded as {ours} of the model of {old.label}, which is {theirs}: {told}"
+    finding = Finding(f"{told}, {within:g} was allowed", False)
+    return SameModel(old.manifest.model_id, None, quality, finding)
 
 
 def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precision: bool) -> int:
@@ -177,16 +248,21 @@ def _shown(value: object) -> str:
 
 def _errors(
     new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], t: int, names: list[str]
-) -> dict[str, list[float]]:
-    """Name -> its error after each step: outputs of the rms, states of the peak."""
+) -> _Errors:
+    """Step both over the same items, and compare after each step."""
     streams = [
         Session.open(bundle.root, chunk_sizes=[t]).stream(inputs=dict(given) or None)
         for bundle in (new, old)
     ]
     chunks = [bundle.manifest.contract.chunk for bundle in (new, old)]
     states = [state.input for state in new.manifest.contract.state]
-    errors: dict[str, list[float]] = {name: [] for name in (*names, *states)}
-    ahead = new.manifest.contract.chunk.lookahead
+    errors = _Errors(
+        t,
+        {name: [] for name in names},
+        {name: [] for name in states},
+        {name: [] for name in (*names, *states)},
+    )
+    ahead = chunks[0].lookahead
     for at in range(0, len(items) - t - ahead + 1, t):
         own = items[at : at + t + ahead]
         found, right = (
@@ -194,40 +270,54 @@ def _errors(
             for stream, chunk in zip(streams, chunks, strict=True)
         )
         for name in names:
-            errors[name].append(relative_error(found[name], right[name]))
+            errors.outputs[name].append(relative_error(found[name], right[name]))
+            errors.squares[name].append(_squares(found[name], right[name]))
         for name in states:
-            errors[name].append(error_of_peak(streams[0].state[name], streams[1].state[name]))
-        if at // t + 1 == STEPS:
+            values = [stream.state[name] for stream in streams]
+            errors.states[name].append(error_of_peak(*values))
+            errors.squares[name].append(_squares(*values))
+        if errors.steps == STEPS:
             break
     return errors
 
 
-def _certificate(
-    errors: Mapping[str, list[float]], names: list[str], steps: int, t: int, within: float
-) -> Certificate:
-    points = sorted({max(1, steps * (i + 1) // 10) for i in range(10)})
-    starts = [0, *points[:-1]]
-    curve = {
-        name: tuple(max(values[a:b]) for a, b in zip(starts, points, strict=True))
-        for name, values in errors.items()
-    }
-    tenth = max(1, steps // 10)
+def _squares(found: Array, right: Array) -> tuple[float, float]:
+    wide, reference = found.astype(np.float64), right.astype(np.float64)
+    return float(((wide - reference) ** 2).sum()), float((reference**2).sum())
+
+
+def _points(steps: int) -> list[int]:
+    """About ten places of a run, the last at its end."""
+    return sorted({max(1, steps * (i + 1) // 10) for i in range(10)})
+
+
+def _certificate(errors: _Errors, within: float) -> Certificate:
+    points = _points(errors.steps)
+    bins = list(zip([0, *points[:-1]], points, strict=True))
+    together = errors.outputs | errors.states
+    tenth = max(1, errors.steps // 10)
     ratios = [
         float(np.mean(values[-tenth:]) / np.mean(values[:tenth]))
-        for values in errors.values()
+        for values in together.values()
         if np.mean(values[:tenth]) > 0
     ]
-    state = max((max(v) for n, v in errors.items() if n not in names), default=0.0)
+    state = max((max(values) for values in errors.states.values()), default=0.0)
     return Certificate(
         name=CERTIFICATE,
-        steps=steps,
-        items_per_step=t,
-        data="as given with --data, or noise",
+        steps=errors.steps,
+        items_per_step=errors.t,
+        data=DATA,
         bound=within,
         decile_ratio_bound=DECILE_RATIO_BOUND,
         passed=True,
-        curve=Curve(steps=tuple(points), tensors=curve),
-        worst=max(max(errors[name]) for name in names),
+        curve=Curve(
+            steps=tuple(points),
+            tensors={
+                name: tuple(max(values[a:b]) for a, b in bins)
+                for name, values in together.items()
+            },
+        ),
+        worst=max(max(values) for values in errors.outputs.values()),
         worst_state=state,
         worst_state_of_peak=state,
         decile_ratio=max(ratios, default=0.0),
