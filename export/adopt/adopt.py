@@ -21,8 +21,8 @@ import numpy.typing as npt
 from dst.export.adopt.answer_checks import check_names, check_numbers, checked_data
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.assemble import assembled, contract_of
-from dst.export.adopt.cut import Finding, prove_cut
 from dst.export.adopt.chunk_input import shaped
+from dst.export.adopt.cut import Finding, prove_cut
 from dst.export.adopt.infer_contract import Draft, draft
 from dst.export.adopt.layout import Placed, as_run, place_output
 from dst.export.adopt.limits import check_growth
@@ -170,7 +170,8 @@ def _other_axes(plan: Draft, answers: Answers) -> str:
     if chunk.port.name in answers.shapes or len(chunk.own_shape) < 2 or "T" not in chunk.own_shape:
         return ""
     other = ",".join(str({"B": "T", "T": "B"}.get(str(d), d)) for d in chunk.own_shape)
-    return f"; the chunk was taken as {chunk}: if that is wrong, say --shape {chunk.port.name}={other}"
+    option = f"--shape {chunk.port.name}={other}"
+    return f"; the chunk was taken as {chunk}: if that is wrong, say {option}"
 
 
 def _tell(progress: Progress | None, what: str, share: float) -> None:

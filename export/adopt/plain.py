@@ -6,7 +6,7 @@ the time axis): it is taken off before and put back after.
 Every step is taken twice with the same inputs and compared bit for bit: a step that draws random
 numbers has no one answer.
 
-Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` items of any number.
+Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` any number.
 """
 
 from __future__ import annotations
@@ -249,8 +249,9 @@ def _check_kept(name: str, after: str, before: Array, value: Array, t: int) -> N
 def _rows(example: Array, axis: int, batch: int) -> Array:
     """Put a batch together: the example, and for each further row its values in another order."""
     rows = [np.roll(example, row).reshape(example.shape) for row in range(batch)]
-    scaled = [row if not n or row.dtype.kind != "f" else row * (1 + n) for n, row in enumerate(rows)]
-    return np.concatenate([row.astype(example.dtype) for row in scaled], axis)
+    if example.dtype.kind == "f":
+        rows = [(row * (1 + number)).astype(example.dtype) for number, row in enumerate(rows)]
+    return np.concatenate(rows, axis)
 
 
 def _start(placed: Placed, start: Array | None, batch: int) -> Array:

@@ -79,7 +79,7 @@ class _Errors:
         return len(next(iter(self.outputs.values())))
 
     def share(self, name: str, first: int = 0, end: int | None = None) -> float:
-        """How far two are apart over some steps: rms of the difference over that of the reference."""
+        """How far two are apart over some steps: rms of the difference over the reference's."""
         part = np.array(self.squares[name][first:end])
         difference, reference = part.sum(axis=0)
         return float(np.sqrt(difference / reference)) if reference else float(difference > 0)

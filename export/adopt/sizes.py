@@ -56,7 +56,9 @@ def sizes_of(
         )
     if answers.tail is None and (1 not in sizes or answers.lookahead):
         when = f"a chunk is {sizes[-1]} items" if sizes else "unless --t holds 1"
-        questions.append(_tail(f"{answers.lookahead} items are waited for" if answers.lookahead else when))
+        if answers.lookahead:
+            when = f"the last items of a stream lack the {answers.lookahead} behind them"
+        questions.append(_tail(when))
     if answers.tail == "exact" and sizes and 1 not in sizes:
         raise AdoptError(f"{where}: --tail exact needs 1 among the sizes of --t")
     if answers.tail == "exact" and answers.lookahead:
