@@ -130,6 +130,9 @@ def place_chunk(
     if named_batch and shared and named_batch[0] not in shared:
         return _which_axes(port, named_batch[0], length)
     batch = next(iter(named_batch or shared), None)
+    others = [i for i in port.free if not is_time(dims[i])]
+    if batch is None and len(others) == 1 and len(port.free) == 2:
+        batch = others[0]  # one free axis says time, so the other does not
     if batch is None and len(dims) > 1 and not is_time(dims[0]) and _may_be_one(dims[0]):
         batch = 0
     if batch is None and len(dims) > 2:
@@ -210,7 +213,7 @@ def place_stream_input(
     dims = port.dims
     if example is not None and len(example) == len(dims):
         dims = tuple(
-            e if d is None or (d != batch_name and not is_batch(d)) else d
+            d if isinstance(d, int) or is_batch(d) or (d and d == batch_name) else e
             for d, e in zip(dims, example, strict=True)
         )
     batch = [i for i, d in enumerate(dims) if is_batch(d) or (d is not None and d == batch_name)]
