@@ -168,9 +168,7 @@ def assembled(
         name="",
         description="",
         license="",
-        model_id=with_constants(
-            file_id(tensors_of(model), files[STEP_FILE]), contract.constants
-        ),
+        model_id=with_constants(file_id(tensors_of(model), files[STEP_FILE]), contract.constants),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),

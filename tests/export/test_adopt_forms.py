@@ -82,7 +82,9 @@ def test_any_number_of_fixed_axes(
     items = drawn(3 * t, *item, seed=1)
     outputs = Session.open(tmp_path / "b").stream().advance(items)["enh"]
     chunks = [np.moveaxis(items[k * t : k * t + t], 0, axis - 1)[None] for k in range(3)]
-    cache = np.zeros([1 if i == axis or isinstance(d, str) else d for i, d in enumerate(shape)], "f")
+    cache = np.zeros(
+        [1 if i == axis or isinstance(d, str) else d for i, d in enumerate(shape)], "f"
+    )
     steps = loop(
         tmp_path / "b.onnx",
         [{"mix": np.ascontiguousarray(chunk)} for chunk in chunks],
@@ -246,9 +248,7 @@ def test_windows_that_reach_ahead(
         ({"lookahead": 3, "tail": None}, "lack the 3 behind them"),
     ],
 )
-def test_look_ahead_that_does_not_fit(
-    tmp_path: Path, change: dict[str, Any], words: str
-) -> None:
+def test_look_ahead_that_does_not_fit(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     answers = Answers(tail="pad", shapes={"x": ("B", "T", 2)})
     with pytest.raises(AdoptError, match=words):
         adopt(tmp_path, overlapping(0, 3, 8), replace(answers, **change))
