@@ -69,11 +69,13 @@ class Question:
         why: what is not known, and what may help to decide.
         guess: the answer that is most likely, to be added to the command as it is; the option up to
             the first wide gap where nothing is likelier.
+        one_item: whether a chunk is one item by the guess, so that no tail need be known.
     """
 
     option: str
     why: str
     guess: str = ""
+    one_item: bool = False
 
 
 def spelled(where: str, questions: Sequence[Question], found: Sequence[str]) -> str:

@@ -5,15 +5,17 @@ Shape letters: `B` batch, `T` items per chunk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dst.export.adopt.answers import Answers, Question
-from dst.export.adopt.layout import Placed, given, is_batch, place_chunk
-from dst.export.adopt.pairs import may_carry
+from dst.export.adopt.layout import Placed, given, is_batch, is_time, place_chunk
+from dst.export.adopt.pairs import may_carry, words
 from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
 from dst.runtime.manifest import Shape
 
+MOST_NAMED = 4
+"""As many outputs are listed that an input could become."""
 _CHUNK_NAMES = frozenset(
     [
         *("x", "input", "inputs", "chunk", "audio", "signal", "wav", "waveform", "speech", "pcm"),
@@ -42,36 +44,55 @@ def chunk_input(
     return None
 
 
-def which_chunk(inputs: tuple[Port, ...], able: list[Port]) -> Question:
-    """Ask which of the inputs that are left takes the chunk."""
-    listed = ", ".join(str(port) for port in able if port.dims)
-    if listed:
-        why = (
-            f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or "
-            "a --stream-input"
-        )
-    else:
+def which_chunk(inputs: Sequence[Port], able: Sequence[Port]) -> Question:
+    """Ask which of the inputs that are left takes the chunk; the first of them is likeliest."""
+    if not able:
         listed = ", ".join(str(port) for port in inputs)
         why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
-    return Question("--chunk NAME", why)
-
-
-def what_is(port: Port, outputs: list[Port]) -> Question:
-    """Ask what an input is that is left."""
-    fitting = [o.name for o in outputs if may_carry(port, o)]
-    state = f"; or --state {port.name}=OUTPUT   ({', '.join(fitting)})" if fitting else ""
-    if not port.dims:
-        return Question(
-            f"--constant {port.name}=VALUE{state}",
-            f"the input {port} is neither chunk nor a state that a name tells",
-        )
+        return Question("--chunk NAME", why)
+    listed = ", ".join(str(port) for port in able)
     return Question(
-        f"--constant {port.name}=VALUE   or --stream-input {port.name}{state}",
-        f"the input {port} is neither chunk nor a state that a name tells: is it the same for "
-        "ever (--constant), or given once when a stream starts, as a speaker's vector "
-        "(--stream-input)? New items in each step come in the chunk alone",
-        guess=f"--stream-input {port.name}",
+        "--chunk NAME",
+        f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or a "
+        f"--stream-input; what is asked below holds for `{able[0].name}`",
+        guess=f"--chunk {able[0].name}",
     )
+
+
+def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
+    """Ask what each input is that is left, and propose an output for those that fit one."""
+    questions: list[Question] = []
+    taken: set[str] = set()
+    for port in ports:
+        fitting = [output.name for output in outputs if may_carry(port, output)]
+        own = set(words(port.name))
+        free = [name for name in fitting if name not in taken]
+        likely = max(free, key=lambda name: len(own & set(words(name))), default=None)
+        option, guess = f"--constant {port.name}=VALUE", ""
+        if port.dims:
+            option += f"   or --stream-input {port.name}"
+            guess = f"--stream-input {port.name}"
+        if fitting:
+            more = ", …" if len(fitting) > MOST_NAMED else ""
+            option += f"; or --state {port.name}=OUTPUT   ({', '.join(fitting[:MOST_NAMED])}{more})"
+        if likely is not None:
+            taken.add(likely)
+            guess = f"--state {port.name}={likely}"
+        why = f"the input {port} is neither chunk nor a state that a name tells"
+        if port.dims and not any("for ever" in question.why for question in questions):
+            why += (
+                ": is it the same for ever (--constant), given once when a stream starts, as a "
+                "speaker's vector (--stream-input), or the state before a step whose next value "
+                "an output gives? New items in each step come in the chunk alone"
+            )
+        questions.append(Question(option, why, guess))
+    return questions
+
+
+def without_batch(ports: Sequence[Port], outputs: Sequence[Port]) -> bool:
+    """Say whether what looks like states has no axis that could be a batch."""
+    states = [port for port in ports if port.dims and any(may_carry(port, o) for o in outputs)]
+    return bool(states) and not any(port.free or 1 in port.dims for port in states)
 
 
 def batch_names(ports: Ports, pairs: Mapping[str, str]) -> frozenset[str]:
@@ -88,6 +109,7 @@ def place(
     where: str,
     port: Port,
     names: frozenset[str],
+    batchless: bool,
     answers: Answers,
     questions: list[Question],
 ) -> Placed | None:
@@ -97,6 +119,7 @@ def place(
         where: the file, for messages.
         port: the chunk's input.
         names: what states call the batch.
+        batchless: whether no state has an axis that could be a batch.
         answers: what the caller said.
         questions: where what is not known is added.
 
@@ -106,32 +129,63 @@ def place(
     if port.name in answers.shapes:
         return shaped(where, port, answers, timed=True)
     around = answers.lookback + answers.lookahead
+    if not around and (row := _row_of_numbers(port)) is not None:
+        return _place_row(port, row, names, batchless, answers, questions)
     length = answers.t[0] + around if len(answers.t) == 1 else None
-    numbers = [(axis, d) for axis, d in enumerate(port.dims) if isinstance(d, int) and d > 1]
-    if not around and len(numbers) == 1 and len(port.dims) < 3:
-        axis, count = numbers[0]
-        other = port.dims[1 - axis] if len(port.dims) == 2 else None
-        if len(port.dims) == 1 or other == 1 or other in names or is_batch(other):
-            single: Shape = tuple(count if i == axis else "B" for i in range(len(port.dims)))
-            if answers.t == (1,):
-                return given(port, single, timed=True)
-            if not answers.t:
-                questions.append(_items_or_features(port, single, axis, count))
-                return None
-    placed = place_chunk(port, names, length)
+    placed = place_chunk(port, names, length, batchless)
     if isinstance(placed, Question):
         questions.append(placed)
         return None
     return placed
 
 
-def _items_or_features(port: Port, single: Shape, axis: int, count: int) -> Question:
-    items = tuple("T" if i == axis else d for i, d in enumerate(single))
-    one, many = (",".join(map(str, shape)) for shape in (single, items))
-    return Question(
-        f"--shape {port.name}={one}   or --shape {port.name}={many} with --tail pad or refuse",
-        f"the chunk is {port}: is it one item of {count} features, or {count} items of one number?",
+def _row_of_numbers(port: Port) -> int | None:
+    """The one fixed axis of a chunk with at most one other, of which nobody knows what it counts."""
+    numbers = [axis for axis, d in enumerate(port.dims) if isinstance(d, int) and d > 1]
+    if len(numbers) != 1 or len(port.dims) > 2:
+        return None
+    return None if any(is_time(d) for d in port.dims) else numbers[0]
+
+
+def _place_row(
+    port: Port,
+    axis: int,
+    names: frozenset[str],
+    batchless: bool,
+    answers: Answers,
+    questions: list[Question],
+) -> Placed | None:
+    """Tell a row of numbers: one item of so many features, so many items, or one of many items."""
+    count = port.dims[axis]
+    other = port.dims[1 - axis] if len(port.dims) == 2 else 1
+    may_be_time = not isinstance(other, int) and not is_batch(other) and other not in names
+
+    def spelled(row: int | str, rest: str) -> Shape:
+        return tuple(row if i == axis else rest for i in range(len(port.dims)))
+
+    one, many, items = spelled(int(count or 0), "B"), spelled("T", "B"), spelled(int(count or 0), "T")
+    if answers.t == (count,):
+        return given(port, many, timed=True)
+    if answers.t and (may_be_time and (batchless or answers.t != (1,))):
+        return given(port, items, timed=True)
+    if answers.t == (1,):
+        return given(port, one, timed=True)
+    if answers.t:
+        return given(port, many, timed=True)  # its length is then told from T
+    shapes = [items, one, many] if may_be_time and batchless else [one, many]
+    shapes += [items] if may_be_time and not batchless else []
+    told = [",".join(map(str, shape)) for shape in shapes]
+    questions.append(
+        Question(
+            "   or ".join(f"--shape {port.name}={shape}" for shape in told),
+            f"the chunk is {port}: is it one item of {count} features ({','.join(map(str, one))}), "
+            f"or {count} items of one number ({','.join(map(str, many))}, with --tail pad or "
+            "refuse)?",
+            guess=f"--shape {port.name}={told[0]}",
+            one_item=shapes[0] == one,
+        )
     )
+    return None
 
 
 def shaped(

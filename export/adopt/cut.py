@@ -146,6 +146,8 @@ def _at_another_t(
             return [Finding(f"T = {other}, which was tried too, gives the same", True)]
         if t == 1:
             told = f"T = {other} would answer otherwise ({moved}): chunks of one item only"
+        elif not any(placed.time_axis is not None for placed in outputs.values()):
+            told = f"T = {other} answers otherwise ({moved}): once per chunk, so T is a part of it"
         elif causal:
             told = (
                 f"the cut matters: {moved} between T = {other} and T = {t}, though no later item "

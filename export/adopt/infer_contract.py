@@ -29,8 +29,9 @@ from dst.export.adopt.chunk_input import (
     chunk_input,
     place,
     shaped,
-    what_is,
+    what_are,
     which_chunk,
+    without_batch,
 )
 from dst.export.adopt.layout import Placed, place_state, place_stream_input
 from dst.export.adopt.limits import check_chunk, check_streams
@@ -115,15 +116,28 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
     _check_some_state(where, ports, pairs, others, free_outputs)
     check_use(where, chunk, pairs, answers)
     questions: list[Question] = []
-    placed = None
     if chunk is None:
-        questions.append(which_chunk(ports.inputs, open_inputs))
-        others = [port for port in open_inputs if not port.dims]
+        able = [port for port in open_inputs if port.dims]
+        questions.append(which_chunk(ports.inputs, able))
+        likely = able[0] if able else None
+        others = [port for port in open_inputs if port != likely]
     else:
         check_chunk(where, chunk)
-        placed = place(where, chunk, batch_names(ports, pairs), answers, questions)
+        likely = chunk
+    placed = None
+    if likely is not None:
+        kept = [port for port in ports.inputs if port != likely]
+        placed = place(
+            where,
+            likely,
+            batch_names(ports, pairs),
+            without_batch(kept, outputs),
+            answers,
+            questions,
+        )
+    if chunk is not None:
         check_streams(where, chunk, _time_name(placed), others)
-    questions += [what_is(port, free_outputs) for port in others]
+    questions += what_are(others, free_outputs)
     states = [
         _state(where, port, after[pairs[port.name]], placed, ports, answers, questions)
         for port in ports.inputs
@@ -135,10 +149,14 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         if port.name in answers.stream_inputs
     ]
     sizes = sizes_of(where, placed, answers, questions)
-    vocabulary = vocabulary_of(model, chunk, answers, questions)
+    vocabulary = vocabulary_of(model, likely, answers, questions)
     if questions or placed is None:
         raise OpenQuestionsError(
-            spelled(where, questions, _found(placed, pairs, free_outputs, answers))
+            spelled(
+                where,
+                questions,
+                _found(placed if chunk is not None else None, pairs, free_outputs, answers),
+            )
         )
     return Draft(
         chunk=placed,

@@ -115,7 +115,10 @@ def given(port: Port, shape: Shape, *, timed: bool = False, state: bool = False)
 
 
 def place_chunk(
-    port: Port, batch_names: frozenset[str] = frozenset(), length: int | None = None
+    port: Port,
+    batch_names: frozenset[str] = frozenset(),
+    length: int | None = None,
+    batchless: bool = False,
 ) -> Placed | Question:
     """Tell batch, time and features of the chunk apart by names and free axes.
 
@@ -123,6 +126,7 @@ def place_chunk(
         port: the chunk's input.
         batch_names: what the states call an axis that is their batch, if anything.
         length: how long its time axis is, if that is known.
+        batchless: whether no state has an axis that could be a batch, so that it has none either.
     """
     dims = port.dims
     named_batch = [i for i, d in enumerate(dims) if is_batch(d)]
@@ -133,7 +137,8 @@ def place_chunk(
     others = [i for i in port.free if not is_time(dims[i])]
     if batch is None and len(others) == 1 and len(port.free) == 2:
         batch = others[0]  # one free axis says time, so the other does not
-    if batch is None and len(dims) > 1 and not is_time(dims[0]) and _may_be_one(dims[0]):
+    likely = len(dims) > 1 and not is_time(dims[0]) and _may_be_one(dims[0])
+    if batch is None and likely and not (batchless and dims[0] != 1):
         batch = 0
     if batch is None and len(dims) > 2:
         batch = next((i for i, d in enumerate(dims) if d == 1 and i), None)
@@ -163,6 +168,7 @@ def _which_axes(port: Port, batch: int | None, length: int | None) -> Question:
         f"--shape {port.name}={shape}   or in another order: B, T and sizes, in the file's order",
         f"the chunk is {port}: which axis is B, which T (left out where a chunk is one item "
         "without a time axis), and how long are the others?",
+        one_item=bool(likely) and dims[likely[0]] == 1,
     )
 
 

@@ -24,8 +24,8 @@ def sizes_of(
     sizes = tuple(sorted(set(answers.t)))
     around = answers.lookback + answers.lookahead
     if chunk is None:
-        asked = any("--tail" in question.option for question in questions)
-        if answers.tail is None and not asked and (1 not in sizes or answers.lookahead):
+        one = any(question.one_item for question in questions)
+        if answers.tail is None and not one and (1 not in sizes or answers.lookahead):
             questions.append(_tail("unless a chunk is one item"))
         return sizes
     name, dims = chunk.port.name, chunk.port.dims

@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper
@@ -22,8 +23,10 @@ def save(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
+    weights: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> Path:
-    path.write_bytes(model_bytes(nodes, inputs, outputs, {"one": np.array([1], np.int64)}))
+    more = {"one": np.array([1], np.int64), **(weights or {})}
+    path.write_bytes(model_bytes(nodes, inputs, outputs, more))
     return path
 
 
@@ -179,6 +182,80 @@ def test_files_that_are_no_models(dst: Dst, tmp_path: Path, content: bytes) -> N
 def test_a_missing_file(dst: Dst, tmp_path: Path) -> None:
     done = dst("adopt", tmp_path / "m.onnx", "--out", tmp_path / "b")
     assert (done.code, "No such file" in done.err) == (2, True)
+
+
+# Windows, inputs per stream, and other forms of one model
+
+
+@pytest.fixture
+def tinted(tmp_path: Path) -> Path:
+    """Take x [B, 6], tint [B] -> y = the last 4 of (x + tint + foo), foo faded and moved by x."""
+    return save(
+        tmp_path / "tinted.onnx",
+        [
+            helper.make_node("ReduceMean", ["x", "one"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["foo", "mean"], ["foo_out"]),
+            helper.make_node("Add", ["foo_out", "tint"], ["both"]),
+            helper.make_node("Unsqueeze", ["both", "one"], ["row"]),
+            helper.make_node("Slice", ["x", "one", "five", "one"], ["inner"]),
+            helper.make_node("Add", ["inner", "row"], ["y"]),
+        ],
+        [info("x", ["B", 6]), info("tint", ["B"]), info("foo", ["B"])],
+        [info("y", ["B", 4]), info("foo_out", ["B"])],
+        {"five": np.array([5], np.int64)},
+    )
+
+
+def test_windows_and_inputs_per_stream_by_options(
+    dst: Dst, tinted: Path, tmp_path: Path
+) -> None:
+    window = ("--lookback", "1", "--lookahead", "1", "--tail", "refuse")
+    adopt = ("adopt", tinted, "--out", tmp_path / "b", *window)
+    asked = dst(*adopt)
+    assert (asked.code, asked.err.count("--stream-input tint")) == (2, 2)
+    done = dst(*adopt, "--stream-input", "tint=0.5")
+    assert (done.code, done.err) == (0, "")
+    assert "look-ahead 1, non-causal" in done.out
+    assert "`tint` float32 [B], given once per stream" in done.out
+    chunk = json.loads(dst("show", tmp_path / "b", "--json", "-").out)["manifest"]["contract"]
+    assert (chunk["chunk"]["lookahead"], chunk["chunk"]["causal"]) == (1, False)
+    assert dst(*adopt, "--overwrite", "--stream-input", "tint").code == 0
+    assert dst("verify", tmp_path / "b").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--stream-input", "tint=a"), ["--stream-input tint=a", ".npy"]),
+        (("--stream-input", ""), ["--stream-input", "a name"]),
+        (("--stream-input", "tint", "--stream-input", "tint=1"), ["tint", "once"]),
+        (("--stream-input", "tint", "--constant", "tint=1"), ["`tint`", "not two"]),
+        (("--stream-input", "tint", "--shape", "tint=T"), ["--shape tint", "no T"]),
+        (("--stream-input", "tint", "--lookahead", "99999999"), ["--lookahead 99999999"]),
+        (("--stream-input", "tint", "--lookahead", "6"), ["--lookahead 6", "no room"]),
+        (("--stream-input", "tint", "--model-of", "no/such"), ["no/such"]),
+        (("--stream-input", "tint", "--within", "0.1"), ["--within 0.1", "--model-of"]),
+    ],
+)
+def test_such_options_that_cannot_be(
+    dst: Dst, tinted: Path, tmp_path: Path, options: tuple[str, ...], words: list[str]
+) -> None:
+    known = ("--t", "6", "--tail", "refuse") if "--lookahead" not in options else ()
+    done = dst("adopt", tinted, "--out", tmp_path / "b", *known, *options)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+    assert [word for word in words if word not in done.err] == [], done.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_bundle_keeps_the_id_of_another_export(dst: Dst, sums: Path, tmp_path: Path) -> None:
+    known = ("--state", "foo=bar", "--t", "4", "--tail", "pad")
+    assert dst("adopt", sums, "--out", tmp_path / "old", *known, "--constant", "rate=2").code == 0
+    adopt = ("adopt", sums, "--out", tmp_path / "new", *known, "--model-of", tmp_path / "old")
+    done = dst(*adopt, "--constant", "rate=2")
+    assert (done.code, done.err) == (0, "")
+    assert "is the model of bundle old/, and keeps its id" in done.out
+    other = dst(*adopt, "--constant", "rate=3", "--overwrite")
+    assert (other.code, "--model-of: constants" in other.err) == (2, True)
 
 
 # What running it shows

@@ -417,7 +417,7 @@ def test_a_row_of_numbers_is_asked_about(tmp_path: Path, batch: int | str) -> No
     with pytest.raises(OpenQuestionsError) as caught:
         adopt(tmp_path, model, Answers())
     told = str(caught.value)
-    assert "one item of 48 features, or 48 items of one number?" in told
+    assert "is it one item of 48 features (B,48), or 48 items of one number (B,T" in told
     assert "--shape obs=B,48   or --shape obs=B,T" in told
     assert "for example, add: --shape obs=B,48\n" in told
     for answers in (Answers(shapes={"obs": ("B", 48)}), Answers(t=(1,))):

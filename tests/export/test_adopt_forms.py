@@ -97,7 +97,51 @@ def test_any_number_of_fixed_axes(
 def test_the_question_about_axes_proposes_an_answer_that_fits(tmp_path: Path) -> None:
     with pytest.raises(AdoptError) as caught:
         adopt(tmp_path, frames((1, 6, 1, 2), 2), Answers())
-    assert "for example, add: --shape mix=B,6,T,2 " in str(caught.value)
+    assert "for example, add: --shape mix=B,6,T,2\n" in str(caught.value)
+
+
+def test_the_first_message_holds_a_whole_answer(tmp_path: Path) -> None:
+    names = ["input_2", "input_3", "stack_3", "layer_2"]
+    model = onnx.load_from_string(frames((1, 1, 5), 1))
+    for value, name in zip((*model.graph.input, *reversed(model.graph.output)), names, strict=True):
+        for node in model.graph.node:
+            node.input[:] = [name if n == value.name else n for n in node.input]
+            node.output[:] = [name if n == value.name else n for n in node.output]
+        value.name = name
+    with pytest.raises(AdoptError) as caught:
+        adopt(tmp_path, model.SerializeToString(), Answers())
+    (line,) = [part for part in str(caught.value).splitlines() if part.startswith("for example")]
+    assert line.endswith(
+        "--chunk input_2 --shape input_2=B,T,5 --state input_3=stack_3"
+    )
+    answers = Answers(
+        chunk="input_2", shapes={"input_2": ("B", "T", 5)}, states={"input_3": "stack_3"}
+    )
+    assert adopt(tmp_path, model.SerializeToString(), answers).worst == 0
+
+
+def test_states_without_a_batch_belong_to_a_chunk_without_one(tmp_path: Path) -> None:
+    model = model_bytes(
+        [
+            helper.make_node("MatMul", ["input", "w"], ["a"]),
+            helper.make_node("CumSum", ["a", "zero"], ["sums"]),
+            helper.make_node("Add", ["sums", "c_in"], ["y"]),
+            helper.make_node("ReduceSum", ["a", "zeros"], ["gain"], keepdims=0),
+            helper.make_node("Add", ["c_in", "gain"], ["c_out"]),
+        ],
+        [info("input", ["dim_0", 6]), info("c_in", [4])],
+        [info("y", ["dim_0", 4]), info("c_out", [4])],
+        {
+            "w": drawn(6, 4, seed=0),
+            "zero": np.array(0, np.int64),
+            "zeros": np.array([0], np.int64),
+        },
+    )
+    with pytest.raises(AdoptError, match="for example, add: --shape input=T,6"):
+        adopt(tmp_path, model, Answers())
+    done = adopt(tmp_path, model, Answers(t=(1, 8)))
+    assert done.manifest.contract.chunk.shape == ("B", "T", 6)
+    assert done.manifest.contract.outputs[0].shape == ("B", "T", 4)
 
 
 @pytest.mark.parametrize(
