@@ -19,10 +19,10 @@ from dst.runtime.pool import StreamPool
 from dst.runtime.replay import replay
 from dst.runtime.report import GraphLoad, LoadReport, Share
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved
+from dst.runtime.saved import Saved, Snapshot
 from dst.runtime.session import Session
 from dst.runtime.store import StateStore
-from dst.runtime.stream import Snapshot, Stream
+from dst.runtime.stream import Stream
 from dst.runtime.surprise import surprise_bits
 from dst.runtime.timing import GoldenTime, time_golden
 from dst.runtime.tokens import decode_bytes, encode_bytes

@@ -5,6 +5,7 @@ Shape letters: `B` batch, `T` items per chunk.
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,22 @@ class Engine:
         self._open: dict[str, ort.InferenceSession] = {}
         self._loads: dict[str, GraphLoad] = {}
         self._lock = threading.Lock()
+
+    def __copy__(self) -> Self:
+        """Return the same session: it never changes, and any number of streams may share it."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the same session."""
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled."""
+        raise SessionError(
+            f"{self.bundle.label}: a session cannot be pickled; open the bundle in each process, "
+            "by Session.open",
+            code="not-picklable",
+        )
 
     @property
     def contract(self) -> Contract:

@@ -4,17 +4,23 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import (
+    NonFiniteStateError,
     OtherModelError,
     OtherPrecisionError,
     OtherStateError,
     StateCorruptError,
+    StateError,
 )
+from dst.runtime.sampling import Sampler
+from dst.runtime.state import Block
 
 Array = npt.NDArray[np.generic]
 
@@ -55,6 +61,116 @@ class Saved(msgspec.Struct, frozen=True):
     pending: Array
     lookback: Array
     inputs: Mapping[str, Array] = {}
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that `Stream.save` writes to a file, for a database or a message.
+
+        Raises:
+            NonFiniteStateError: a tensor holds a NaN or an infinity.
+
+        Example:
+            `redis.set("ann", stream.saved().to_bytes())`
+        """
+        check_finite(self, "saved state", "", "nothing was written")
+        return _packed().pack(self)
+
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview, where: str = "saved state") -> "Saved":
+        """Read what `to_bytes` returned, or the bytes of a file that `Stream.save` has written.
+
+        Whether the state belongs to a model is checked when a stream is made of it.
+
+        Args:
+            data: all of the bytes.
+            where: what error messages call them.
+
+        Raises:
+            StateCorruptError: not a saved state, or any bit of it has changed.
+            StateVersionError: a version this runtime does not read.
+            StateError: not bytes.
+
+        Example:
+            `session.stream(Saved.from_bytes(redis.get("ann")))`
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise StateError(
+                f"{where}: is a {type(data).__name__}, expected bytes as to_bytes() returned them",
+                code="not-bytes",
+            )
+        try:
+            return _packed().unpack(bytes(data))
+        except StateError as error:
+            raise type(error)(f"{where}: {error}", code=error.code) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of everything a stream is, for `Stream.restore`.
+
+    Attributes:
+        identity: the ids of the bundle it belongs to.
+        block: the state.
+        lookback: the items before the next chunk, `[L, ...]`.
+        pending: the items that wait, `[n, ...]`.
+        items_consumed: items in the state.
+        sampler: the random source, if anything was sampled.
+        inputs: what the stream was given when it started, by input name.
+    """
+
+    identity: Identity
+    block: Block
+    lookback: Array
+    pending: Array
+    items_consumed: int
+    sampler: Sampler | None
+    inputs: Mapping[str, Array] = field(default_factory=dict)
+
+
+def _packed() -> ModuleType:
+    """Return the module that knows the bytes of a record; it needs this one to be there first."""
+    from dst.runtime import packed as module
+
+    return module
+
+
+def check_record(value: object, where: str) -> None:
+    """Raise unless a value is a `Saved`, and say how to make one of what it is.
+
+    Raises:
+        StateError: it is not.
+    """
+    if isinstance(value, Saved):
+        return
+    cure = {
+        "str": "Stream.load(session, path) reads a file",
+        "bytes": "make it one by Saved.from_bytes(data)",
+        "Stream": "take stream.saved()",
+        "Snapshot": "stream.restore(snapshot) takes a snapshot",
+    }.get(type(value).__name__, "stream.saved() returns one")
+    raise StateError(
+        f"{where}: is a {type(value).__name__}, expected a Saved record; {cure}", code="no-record"
+    )
+
+
+def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
+    """Raise unless every float of a record is finite.
+
+    Args:
+        saved: the record.
+        where: how the message begins.
+        of: whose the tensor is, for the message.
+        outcome: how the message ends.
+
+    Raises:
+        NonFiniteStateError: one is not.
+    """
+    tensors = {**saved.state, **saved.inputs}
+    tensors |= {"pending": saved.pending, "lookback": saved.lookback}
+    for name, value in tensors.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise NonFiniteStateError(
+                f"{where}: `{name}`{of} holds a NaN or an infinity; {outcome}"
+            )
 
 
 def check_identity(
