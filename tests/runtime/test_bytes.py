@@ -80,7 +80,7 @@ def test_what_is_no_record_or_not_finite(stream: Stream) -> None:
             Saved.from_bytes(value)  # type: ignore[arg-type]
         assert caught.value.code == "not-bytes"
     saved = stream.saved()
-    with pytest.raises(NonFiniteStateError, match="`c` holds a NaN.*nothing was written"):
+    with pytest.raises(NonFiniteStateError, match=r"`c` holds a NaN.*nothing was written"):
         replace(saved, state={"c": np.full_like(saved.state["c"], np.nan)}).to_bytes()
 
 
