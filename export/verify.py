@@ -20,6 +20,7 @@ import torch
 
 from dst.export.errors import CertificateError
 from dst.export.step import Step
+from dst.runtime.constants import constant_array
 from dst.runtime.golden import relative_error
 from dst.runtime.items import laid_out
 from dst.runtime.manifest import Certificate, Contract, Curve, Features
@@ -57,7 +58,7 @@ def onnx_form(path: Path, contract: Contract) -> Form:
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
-    constants = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in contract.constants}
+    constants = {c.input: constant_array(c) for c in contract.constants}
 
     def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
         found = session.run(names, {contract.chunk.input: chunk, **constants, **state})

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
 import onnx
 from onnx import TensorProto, numpy_helper
-
-from dst.runtime.manifest import Constant, canonical
 
 if TYPE_CHECKING:  # what needs no torch must not load it
     from torch import nn
@@ -89,18 +86,6 @@ def file_id(tensors: Iterable[onnx.TensorProto], graph: bytes) -> str:
     for entry in sorted(entries):
         digest.update(hashlib.sha256(entry).digest())
     return digest.hexdigest()
-
-
-def with_constants(model: str, constants: Sequence[Constant]) -> str:
-    """Return a model's id together with the constants that it is run with; itself without any.
-
-    A speaker's vector or a sampling rate that is fixed for good makes another model of the same
-    weights: the state of one must not go on in the other.
-    """
-    if not constants:
-        return model
-    told = canonical([msgspec.to_builtins(constant) for constant in constants])
-    return hashlib.sha256(model.encode() + b"\n" + told).hexdigest()
 
 
 def held(tensors: Iterable[onnx.TensorProto]) -> dict[str, int]:

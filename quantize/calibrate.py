@@ -19,6 +19,7 @@ from dst.quantize.rebuild import Opened
 from dst.quantize.statistics import Seen
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle
+from dst.runtime.constants import constant_array
 from dst.runtime.items import check_items, laid_out
 from dst.runtime.manifest import Chunk, Features, item_shape
 
@@ -151,10 +152,8 @@ class _Probe:
     def look(self, chunk: Array, stream: Stream) -> dict[str, npt.NDArray[np.float32]]:
         """Run one step from a stream's state: key of a weight -> its input ``(..., K)``."""
         feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
-        feeds |= {
-            c.input: np.asarray(c.values).astype(c.dtype).reshape(c.shape)
-            for c in self._contract.constants
-        }
+        feeds |= {c.input: constant_array(c) for c in self._contract.constants}
+        feeds |= stream.inputs
         feeds |= dict(stream.state)
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)

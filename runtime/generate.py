@@ -53,7 +53,7 @@ def generate(
     start = None if seed is None else Sampler.seeded(seed)
     if items < 0:
         raise GenerateError(f"items is {items}, expected 0 or more")
-    first: Items = _utf8(prompt) if isinstance(prompt, str) else prompt
+    first: Items = _utf8(stream, prompt) if isinstance(prompt, str) else prompt
     empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
     if empty and stream.pending == 0:
         raise GenerateError(
@@ -88,7 +88,13 @@ def _continue(
             return
 
 
-def _utf8(prompt: str) -> bytes:
+def _utf8(stream: Stream, prompt: str) -> bytes:
+    content = stream.engine.contract.chunk.content
+    if isinstance(content, Tokens) and content.tokenizer != "bytes":
+        raise GenerateError(
+            "the prompt is a text, and this model's tokens are not bytes: encode it with its "
+            "tokenizer first, and give the ids as an array"
+        )
     try:
         return prompt.encode()
     except UnicodeEncodeError as error:

@@ -34,7 +34,10 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
     if value.ndim != len(wanted) or any(
         size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
     ):
-        raise ChunkShapeError(f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}")
+        cure = "; advance() takes items without a batch axis" if value.ndim < len(wanted) else ""
+        raise ChunkShapeError(
+            f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}{cure}"
+        )
     t: int = value.shape[chunk.time_axis] - chunk.lookahead
     if t not in chunk_sizes and chunk.lookahead:
         raise ChunkShapeError(
@@ -65,9 +68,13 @@ def check_items(chunk: Chunk, value: Items) -> Array:
         NonFiniteInputError: a NaN or an infinity.
     """
     content = chunk.content
+    tokens = isinstance(content, Tokens)
     if isinstance(value, bytes | bytearray | memoryview):
         if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
-            raise ChunkTypeError(f"items are bytes, this model reads {chunk.dtype} arrays")
+            raise ChunkTypeError(
+                f"items are bytes, this model reads {chunk.dtype} arrays; "
+                f"{'encode them with its tokenizer' if tokens else 'use np.frombuffer'} first"
+            )
         try:
             return encode_bytes(value).astype(chunk.dtype)
         except ValueError as error:  # a memoryview that was released
@@ -77,7 +84,7 @@ def check_items(chunk: Chunk, value: Items) -> Array:
     if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:
         raise ChunkShapeError(
             f"items have shape {list(value.shape)}, expected {_spell(['n', *item])} "
-            "(time first, no batch axis)"
+            f"(time first, no batch axis){_as_chunk(chunk, value)}"
         )
     if isinstance(content, Tokens):
         check_tokens(value, content.vocabulary)
@@ -116,6 +123,7 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
     if not isinstance(value, np.ndarray):
         raise ChunkTypeError(
             f"{what} is a {type(value).__name__}, expected a numpy array of {chunk.dtype}"
+            f"{_cure(what, chunk, value)}"
         )
     if isinstance(value, np.ma.MaskedArray):
         raise ChunkTypeError(
@@ -125,6 +133,32 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
         raise ChunkTypeError(
             f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')"
         )
+
+
+def _cure(what: str, chunk: Chunk, value: object) -> str:
+    """Say how to make an array of what came."""
+    if isinstance(value, str):
+        content = chunk.content
+        if not isinstance(content, Tokens):
+            return ""
+        if content.tokenizer != "bytes":
+            return "; this model reads token ids: encode the text with its tokenizer first"
+        if what == "chunk":
+            return "; advance() reads text as bytes: encode it first: text.encode()"
+        return ", or bytes; encode it first: text.encode()"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "; advance() reads bytes, where the tokenizer is `bytes`"
+    if hasattr(value, "detach"):  # a tensor of torch
+        return f"; use .detach().cpu().numpy().astype('{chunk.dtype}')"
+    return f"; use np.asarray({what}, '{chunk.dtype}')"
+
+
+def _as_chunk(chunk: Chunk, value: Array) -> str:
+    """Say what to do with a chunk that was given as items."""
+    batch = chunk.batch_axis
+    if value.ndim != len(chunk.shape) or value.shape[batch] != 1:
+        return ""
+    return f"; step() takes chunks, advance() items: take the batch axis off by .squeeze({batch})"
 
 
 def _spell(shape: list[int | str] | list[str | int]) -> str:

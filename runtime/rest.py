@@ -16,7 +16,7 @@ from dst.runtime.given import Given
 from dst.runtime.items import check_items
 from dst.runtime.recurrence import BadStateError, Recurrence
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved, check_identity, check_tensors
+from dst.runtime.saved import Saved, check_identity, check_record, check_tensors
 
 Array = npt.NDArray[np.generic]
 
@@ -64,9 +64,11 @@ def put_saved(
         where: what error messages call the record.
 
     Raises:
+        StateError: it is no record.
         StateCorruptError: the record does not fit the contract, or holds a NaN or an infinity.
         OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
     """
+    check_record(saved, where)
     check_identity(saved.identity, engine.identity, where, allow_precision)
     check_tensors(where, engine.layout.views(engine.initial), saved.state)
     check_rows(engine, core, saved.lookback, saved.pending, where)

@@ -3,17 +3,16 @@
 Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.deadline import step_in_time
 from dst.runtime.engine import Engine
-from dst.runtime.errors import PendingItemsError
+from dst.runtime.errors import PendingItemsError, StateError
 from dst.runtime.given import Given
 from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
@@ -21,36 +20,13 @@ from dst.runtime.plan import Plan
 from dst.runtime.recurrence import BadStateError, Recurrence, held
 from dst.runtime.rest import check_rows, given_again, put_saved, to_saved
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Identity, Saved, check_identity
+from dst.runtime.saved import Saved, Snapshot, check_identity
 from dst.runtime.state import Block
-from dst.runtime.state_file import read_saved, write_saved
+from dst.runtime.state_file import Place, get_state, put_state
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of everything a stream is, for `Stream.restore`.
-
-    Attributes:
-        identity: the ids of the bundle it belongs to.
-        block: the state.
-        lookback: the items before the next chunk, `[L, ...]`.
-        pending: the items that wait, `[n, ...]`.
-        items_consumed: items in the state.
-        sampler: the random source, if anything was sampled.
-        inputs: what the stream was given when it started, by input name.
-    """
-
-    identity: Identity
-    block: Block
-    lookback: Array
-    pending: Array
-    items_consumed: int
-    sampler: Sampler | None
-    inputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Stream:
@@ -220,6 +196,12 @@ class Stream:
             StateCorruptError: of a bundle with other items or inputs, another lookback among them.
             NonFiniteStateError: it holds a NaN or an infinity.
         """
+        if not isinstance(snapshot, Snapshot):
+            raise StateError(
+                f"snapshot: is a {type(snapshot).__name__}, expected what stream.snapshot() "
+                "returned; session.stream(saved) starts from a saved record",
+                code="no-snapshot",
+            )
         check_identity(snapshot.identity, self._engine.identity, "snapshot")
         check_rows(self._engine, self._core, snapshot.lookback, snapshot.pending, "snapshot")
         self._put(snapshot, given_again(self._engine, self._core, snapshot.inputs, "snapshot"))
@@ -230,47 +212,69 @@ class Stream:
         other._put(self.snapshot(), self._core.mark.given)
         return other
 
+    def __copy__(self) -> "Stream":
+        """Return `fork()`: a copy that shared the buffers would be neither stream."""
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Stream":
+        """Return `fork()`."""
+        return self.fork()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled, and say what travels instead."""
+        raise StateError(
+            "a stream cannot be pickled; send stream.saved().to_bytes(), and there go on with "
+            "session.stream(Saved.from_bytes(data))",
+            code="not-picklable",
+        )
+
     def saved(self) -> Saved:
-        """Return everything the stream is as a record for a file or a store.
+        """Return everything the stream is as a record for a file, a store or `to_bytes`.
 
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity.
         """
         return to_saved(self._engine, self._core, copy=True)
 
-    def save(self, path: str | Path, *, durable: bool = True) -> None:
+    def save(self, path: Place, *, durable: bool = True) -> None:
         """Write everything the stream is to one file, in one rename.
 
         The file that stood there is kept as `<name>.previous`. Only one process may save to
         a path at a time.
 
         Args:
-            path: the file.
+            path: the file; or a binary file that is open for writing, such as `io.BytesIO()`,
+                which gets the same bytes from where it stands. There is no rename and no sync
+                then, and an error may leave a part of a state behind, which `load` refuses.
             durable: wait until the disk has it. Without, a save survives a kill of the process,
                 but not surely a loss of power.
 
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
-            StateError: the disk refused; the file that stood there still does.
+            StateError: the disk refused, and the file that stood there still does; or the open
+                file is closed, of text or not for writing.
         """
-        write_saved(Path(path), to_saved(self._engine, self._core, copy=False), durable)
+        put_state(path, to_saved(self._engine, self._core, copy=False), durable)
 
     @staticmethod
-    def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
+    def load(session: Engine, path: Place, allow_precision: bool = False) -> "Stream":
         """Make a stream from a saved state; it goes on bit for bit where that one stood.
 
         Args:
             session: a session of the same model.
-            path: what `save` wrote.
+            path: what `save` wrote; or a binary file that is open for reading, which is read to
+                its end from where it stands.
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
-            StateNotFoundError, StateCorruptError, StateVersionError: the file cannot be used.
+            StateNotFoundError, StateCorruptError, StateVersionError, StateError: the file cannot
+                be used.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
         stream = Stream._blank(session)
-        saved = read_saved(Path(path), stream._core.room())
-        put_saved(session, stream._core, saved, allow_precision, f"state {path}")
+        saved = get_state(path, stream._core.room())
+        where = f"state {path}" if isinstance(path, str | os.PathLike) else "state"
+        put_saved(session, stream._core, saved, allow_precision, where)
         return stream
 
     @staticmethod
