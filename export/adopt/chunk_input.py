@@ -6,6 +6,10 @@ Shape letters: `B` batch, `T` items per chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+from onnx import numpy_helper
 
 from dst.export.adopt.answers import Answers, Question
 from dst.export.adopt.layout import Placed, given, is_batch, is_time, place_chunk
@@ -93,6 +97,33 @@ def without_batch(ports: Sequence[Port], outputs: Sequence[Port]) -> bool:
     """Say whether what looks like states has no axis that could be a batch."""
     states = [port for port in ports if port.dims and any(may_carry(port, o) for o in outputs)]
     return bool(states) and not any(port.free or 1 in port.dims for port in states)
+
+
+def with_width(model: onnx.ModelProto, port: Port) -> Port:
+    """Give the last axis of a chunk its size, where it is free and the weights behind it tell.
+
+    A recurrence and a product of matrices take features on the last axis, as many as their first
+    weight has.
+    """
+    if len(port.dims) < 2 or isinstance(port.dims[-1], int) or is_time(port.dims[-1]):
+        return port
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {port.name: len(port.dims)}  # of the values that hold the chunk, features last
+    for node in model.graph.node:
+        rank = ranks.get(node.input[0]) if node.input else None
+        if rank is None:
+            continue
+        weight = weights.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in ("Identity", "Cast"):
+            ranks[node.output[0]] = rank
+        elif node.op_type == "Unsqueeze" and weight is not None:
+            axes = numpy_helper.to_array(weight)
+            if ((axes >= 0) & (axes < rank + len(axes) - 1)).all():
+                ranks[node.output[0]] = rank + len(axes)
+        elif weight is not None and node.op_type in ("LSTM", "GRU", "RNN", "MatMul"):
+            width = weight.dims[0 if node.op_type == "MatMul" else 2]
+            return replace(port, dims=(*port.dims[:-1], width))
+    return port
 
 
 def batch_names(ports: Ports, pairs: Mapping[str, str]) -> frozenset[str]:

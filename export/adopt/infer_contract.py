@@ -31,6 +31,7 @@ from dst.export.adopt.chunk_input import (
     shaped,
     what_are,
     which_chunk,
+    with_width,
     without_batch,
 )
 from dst.export.adopt.layout import Placed, place_state, place_stream_input
@@ -125,8 +126,10 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         check_chunk(where, chunk)
         likely = chunk
     placed = None
+    if likely is not None and likely.name not in answers.shapes:
+        likely = with_width(model, likely)
     if likely is not None:
-        kept = [port for port in ports.inputs if port != likely]
+        kept = [port for port in ports.inputs if port.name != likely.name]
         placed = place(
             where,
             likely,

@@ -188,6 +188,33 @@ def test_time_may_stand_first(tmp_path: Path) -> None:
     assert caught.value.code == "step-failed"
 
 
+@pytest.mark.parametrize("cast", [False, True])
+def test_the_weights_behind_a_free_axis_tell_its_size(tmp_path: Path, cast: bool) -> None:
+    """A file that names no axis, without a batch: x [?, ?], h [4] -> y [?, 4], hn [4]."""
+    model = model_bytes(
+        [
+            helper.make_node("Identity" if cast else "Neg", ["x"], ["same"]),
+            helper.make_node("Unsqueeze", ["same" if cast else "x", "one"], ["xb"]),
+            helper.make_node("Unsqueeze", ["h", "two"], ["hb"]),
+            helper.make_node("GRU", ["xb", "w", "r", "", "", "hb"], ["yt", "ht"], hidden_size=4),
+            helper.make_node("Squeeze", ["yt", "middle"], ["y"]),
+            helper.make_node("Squeeze", ["ht", "two"], ["hn"]),
+        ],
+        [info("x", [None, None]), info("h", [4])],
+        [info("y", [None, 4]), info("hn", [4])],
+        {
+            "w": drawn(1, 12, 7, seed=0, scale=0.4),
+            "r": drawn(1, 12, 4, seed=1, scale=0.4),
+            "one": np.array([1], np.int64),
+            "two": np.array([0, 1], np.int64),
+            "middle": np.array([1, 2], np.int64),
+        },
+    )
+    done = adopt(tmp_path, model, Answers(t=(1, 8)))
+    assert done.manifest.contract.chunk.shape == ("B", "T", 7)
+    assert all(finding.fine for finding in done.findings), done.findings
+
+
 # Sizes that the exporter left
 
 
