@@ -171,7 +171,7 @@ def place(
 
 
 def _row_of_numbers(port: Port) -> int | None:
-    """The one fixed axis of a chunk with at most one other, of which nobody knows what it counts."""
+    """The one fixed axis of a chunk with at most one other: does it count items or features?"""
     numbers = [axis for axis, d in enumerate(port.dims) if isinstance(d, int) and d > 1]
     if len(numbers) != 1 or len(port.dims) > 2:
         return None
@@ -194,7 +194,11 @@ def _place_row(
     def spelled(row: int | str, rest: str) -> Shape:
         return tuple(row if i == axis else rest for i in range(len(port.dims)))
 
-    one, many, items = spelled(int(count or 0), "B"), spelled("T", "B"), spelled(int(count or 0), "T")
+    one, many, items = (
+        spelled(int(count or 0), "B"),
+        spelled("T", "B"),
+        spelled(int(count or 0), "T"),
+    )
     if answers.t == (count,):
         return given(port, many, timed=True)
     if answers.t and (may_be_time and (batchless or answers.t != (1,))):

@@ -62,8 +62,8 @@ def what_it_is(path: Path) -> str | None:
     for start, kind in _AT_START:
         if head.startswith(start):
             return kind
-    if (kind := _AT_FOUR.get(head[4:8])) is not None:
-        return kind
+    if head[4:8] in _AT_FOUR:
+        return _AT_FOUR[head[4:8]]
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and b"." in head:

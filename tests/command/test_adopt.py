@@ -206,9 +206,7 @@ def tinted(tmp_path: Path) -> Path:
     )
 
 
-def test_windows_and_inputs_per_stream_by_options(
-    dst: Dst, tinted: Path, tmp_path: Path
-) -> None:
+def test_windows_and_inputs_per_stream_by_options(dst: Dst, tinted: Path, tmp_path: Path) -> None:
     window = ("--lookback", "1", "--lookahead", "1", "--tail", "refuse")
     adopt = ("adopt", tinted, "--out", tmp_path / "b", *window)
     asked = dst(*adopt)

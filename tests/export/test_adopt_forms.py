@@ -1,4 +1,4 @@
-"""Forms of step that files come in: axes, windows, inputs per stream, stale sizes, other exports."""
+"""Forms of step that files come in: axes, windows, inputs per stream, stale sizes, re-exports."""
 
 import zipfile
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.steps import Array, drawn, info, model_bytes
 
-from dst.export import Adopted, AdoptCheckError, AdoptError, Answers, adopt_bundle
+from dst.export import AdoptCheckError, Adopted, AdoptError, Answers, adopt_bundle
 from dst.export.adopt.layout import Placed, place_chunk
 from dst.export.adopt.ports import Port
 from dst.runtime import Session, Stream, open_bundle, replay_golden
@@ -111,9 +111,7 @@ def test_the_first_message_holds_a_whole_answer(tmp_path: Path) -> None:
     with pytest.raises(AdoptError) as caught:
         adopt(tmp_path, model.SerializeToString(), Answers())
     (line,) = [part for part in str(caught.value).splitlines() if part.startswith("for example")]
-    assert line.endswith(
-        "--chunk input_2 --shape input_2=B,T,5 --state input_3=stack_3"
-    )
+    assert line.endswith("--chunk input_2 --shape input_2=B,T,5 --state input_3=stack_3")
     answers = Answers(
         chunk="input_2", shapes={"input_2": ("B", "T", 5)}, states={"input_3": "stack_3"}
     )
@@ -441,7 +439,7 @@ def test_a_batch_that_the_file_fixes_is_told_by_its_input(tmp_path: Path) -> Non
 
 
 def folded(fold: bool, *, strength: float = 1.0, seed: int = 0) -> bytes:
-    """Mix x [B, 3] into h by one matrix, or by its transpose in two halves that are put together."""
+    """Mix x [B, 3] into h by one matrix, or by the two halves of its transpose."""
     matrix = drawn(7, 4, seed=seed, scale=0.4) * np.float32(strength)
     nodes = [
         helper.make_node("Concat", ["x", "h"], ["xh"], axis=1),
@@ -538,7 +536,7 @@ def quantized(bits_lost: bool = True) -> bytes:
 
 def test_another_precision_is_recorded_with_its_distance(tmp_path: Path) -> None:
     old = adopt(tmp_path, folded(True), ONE, "old")
-    with pytest.raises(AdoptCheckError, match="is int8, and bundle old/ is float32.*--within"):
+    with pytest.raises(AdoptCheckError, match=r"is int8, and bundle old/ is float32.*--within"):
         adopt(tmp_path, quantized(), ONE, "new", model_of=tmp_path / "old")
     with pytest.raises(AdoptCheckError, match=r"0\.05 is allowed"):
         adopt(tmp_path, quantized(False), ONE, "new", model_of=tmp_path / "old", within=0.05)

@@ -140,15 +140,19 @@ by their names (h -> h_out, state -> stateN, past.0 -> present.0, cache_in -> ca
 as the input that is left, batch and time axes. All that it does not tell is asked for in one
 message, with the options that answer. A wrong guess is set right by the same options.
 
-The file is run before anything is written: values must be finite, a state must keep its shape and
-make a difference, chunks of every size must give the same where --t holds 1, and the bundle must do
-what the file does. Exit code 1 if one of these fails, 2 if a question is open.
+The file is run before anything is written: a step taken twice must give the same, values must be
+finite, a state must keep its shape and make a difference, chunks of every size must give the same or
+be labelled non-causal, and the bundle must do what the file does. Lines with ! deserve a second look.
+Exit code 1 if a check fails, 2 if a question is open.
+
+--model-of keeps the id of an older bundle, and with it its saved states, where the data proves that
+the file holds the same model; --within records a quantized file as another precision of it.
 
 \b
 dst adopt gru.onnx --out gru --t 1,16
 dst adopt vad.onnx --out vad --constant sr=16000 --t 512 --lookback 64 --tail pad
 dst adopt lstm.onnx --out lstm --state h0=h1 --init c0=start.npy --t 1,32
-dst adopt fixed.onnx --out fixed --chunk audio --shape audio=B,T --tail refuse
+dst adopt zip.onnx --out zip --lookahead 13 --shape x=B,T,80 --tail refuse --stream-input speaker
 """
 )
 
