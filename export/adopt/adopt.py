@@ -116,7 +116,7 @@ def adopt_bundle(
         raise AdoptError(f"{where}: --within {within:g} needs --model-of, the model it is held to")
     _tell(progress, "reading the file", 0.0)
     loaded = read_model(source)
-    ports = ports_of(where, loaded)
+    ports = ports_of(where, loaded, answers.drop)
     check_names(where, ports, answers)
     check_numbers(where, answers)
     session = open_file(source)
@@ -150,6 +150,9 @@ def adopt_bundle(
     about_model: list[Finding] = []
     if same is not None:
         about_model.append(same.finding)
+        if same.state is not None:  # in the older bundle's order, so that its states fit
+            contract = msgspec.structs.replace(contract, state=same.state)
+            manifest = msgspec.structs.replace(manifest, contract=contract)
         certificates = () if same.certificate is None else (same.certificate,)
         manifest = msgspec.structs.replace(
             manifest, model_id=same.model_id, certificates=certificates, quality=same.quality

@@ -28,12 +28,12 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
     for option, names, known, kind in (
         ("--chunk", [answers.chunk] if answers.chunk is not None else [], inputs, "input"),
         ("--state", answers.states, inputs, "input"),
-        ("--state", answers.states.values(), outputs, "output"),
+        ("--state", answers.states.values(), [*outputs, *ports.dropped], "output"),
         ("--init", answers.init, inputs, "input"),
         ("--constant", answers.constants, inputs, "input"),
         ("--stream-input", answers.stream_inputs, inputs, "input"),
         ("--shape", answers.shapes, [*inputs, *outputs], "input or output"),
-        ("--drop", answers.drop, outputs, "output"),
+        ("--drop", answers.drop, [*outputs, *ports.dropped], "output"),
         ("--meaning", answers.meanings, outputs, "output"),
     ):
         for name in names:

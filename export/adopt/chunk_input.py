@@ -20,7 +20,7 @@ from dst.runtime.manifest import Shape
 
 MOST_NAMED = 4
 """As many outputs are listed that an input could become."""
-_CHUNK_NAMES = frozenset(
+CHUNK_NAMES = frozenset(
     [
         *("x", "input", "inputs", "chunk", "audio", "signal", "wav", "waveform", "speech", "pcm"),
         *("feats", "features", "mel", "frames", "mix", "noisy", "obs", "observation"),
@@ -39,7 +39,7 @@ def chunk_input(
     able = [port for port in open_inputs if port.dims]
     for fitting in (
         able,
-        [port for port in able if port.name.lower() in _CHUNK_NAMES],
+        [port for port in able if port.name.lower() in CHUNK_NAMES],
         [port for port in able if len(port.free) > 1],
         [port for port in able if not any(may_carry(port, o) for o in outputs)],
     ):
@@ -53,7 +53,7 @@ def which_chunk(inputs: Sequence[Port], able: Sequence[Port]) -> Question:
     if not able:
         listed = ", ".join(str(port) for port in inputs)
         why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
-        return Question("--chunk NAME", why)
+        return Question("--chunk NAME", why, guess=f"--chunk {inputs[0].name}")
     listed = ", ".join(str(port) for port in able)
     return Question(
         "--chunk NAME",

@@ -25,6 +25,7 @@ from dst.export.adopt.answer_checks import (
 )
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.chunk_input import (
+    CHUNK_NAMES,
     batch_names,
     chunk_input,
     place,
@@ -103,8 +104,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         OpenQuestionsError: something is not known; the message lists each question.
         AdoptError: an answer does not fit the graph.
     """
-    dropped = set(answers.drop)
-    outputs = [port for port in ports.outputs if port.name not in dropped]
+    outputs = [*ports.outputs]
     pairs = _pairs(where, ports, outputs, answers)
     after = {port.name: port for port in outputs}
     said = (*pairs, *answers.constants, *answers.stream_inputs)
@@ -223,7 +223,9 @@ def _pairs(where: str, ports: Ports, outputs: list[Port], answers: Answers) -> d
         [
             port
             for port in ports.inputs
-            if port.name not in taken and (len(port.free) < 2 or port.name in answers.shapes)
+            if port.name not in taken
+            and port.name.lower() not in CHUNK_NAMES
+            and (len(port.free) < 2 or port.name in answers.shapes)
         ],
         [
             port

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.export.adopt.answers import Answers
+from dst.export.adopt.chunk_input import CHUNK_NAMES
 from dst.export.adopt.layout import is_batch, is_time
 from dst.export.adopt.pairs import same_kind, state_pairs, words
 from dst.export.adopt.ports import Port, Ports
@@ -36,8 +37,12 @@ def check_growth(where: str, ports: Ports, answers: Answers, session: ort.Infere
     after = {port.name: port for port in ports.outputs if port.name not in known}
     pairs = state_pairs([*before.values()], [*after.values()], same_kind)
     pairs |= {i: o for i, o in answers.states.items() if i in before and o in after}
-    if answers.chunk is None and not before.keys() - pairs.keys() - ports.defaults.keys():
+    called_chunk = {name for name in before if name.lower() in CHUNK_NAMES}
+    left = before.keys() - pairs.keys() - ports.defaults.keys()
+    if answers.chunk is None and not left and not called_chunk:
         return  # one of the pairs is the chunk, and may well become longer
+    if answers.chunk is None:
+        pairs = {i: o for i, o in pairs.items() if i not in called_chunk}
     couples = [(before[i], after[o]) for i, o in pairs.items() if same_kind(before[i], after[o])]
     told = {i.name: axis for i, o in couples if (axis := _grows_by_name(i, o)) is not None}
     if not told and any(not is_batch(i.dims[axis]) for i, _ in couples for axis in i.free):
@@ -50,6 +55,8 @@ def grows(states: Mapping[str, Port], axes: Mapping[str, int]) -> str:
     """Say that states grow along an axis, and what to export instead."""
     shown = [f"{states[name]} along axis {axis}" for name, axis in list(axes.items())[:2]]
     more = f" and {len(axes) - 2} more" if len(axes) > 2 else ""
+    if len(axes) == 1:
+        more = f" (if that is the chunk, say --chunk {next(iter(axes))})"
     return (
         f"the state grows with each chunk: {', '.join(shown)}{more}. A bundle holds states of one "
         "fixed size. Export the model with a static cache instead: a window of fixed length that "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,13 +61,15 @@ class Ports:
 
     Attributes:
         inputs: in the graph's order.
-        outputs: in the graph's order.
+        outputs: in the graph's order, but for those that are left out.
         defaults: input name -> the value that the file gives it.
+        dropped: the outputs that are left out.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     defaults: dict[str, Array]
+    dropped: tuple[str, ...]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -116,8 +118,13 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                     yield from graphs_of(inside)
 
 
-def ports_of(where: str, model: onnx.ModelProto) -> Ports:
-    """Read the inputs and outputs of a model; ``where`` names it in messages.
+def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
+    """Read the inputs and outputs of a model.
+
+    Args:
+        where: what messages call it.
+        model: the model.
+        drop: outputs that are left out, whatever they are.
 
     Raises:
         AdoptError: one is no tensor, or of a dtype that the runtime does not carry.
@@ -128,7 +135,12 @@ def ports_of(where: str, model: onnx.ModelProto) -> Ports:
         inputs = [value for value in inputs if value.name not in weights]
     return Ports(
         inputs=tuple(_port(f"{where}: input", value) for value in inputs),
-        outputs=tuple(_port(f"{where}: output", value) for value in model.graph.output),
+        outputs=tuple(
+            _port(f"{where}: output", value)
+            for value in model.graph.output
+            if value.name not in drop
+        ),
+        dropped=tuple(value.name for value in model.graph.output if value.name in drop),
         defaults={
             value.name: numpy_helper.to_array(weights[value.name])
             for value in inputs
@@ -143,7 +155,8 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
         named = (form or "of no known type").removesuffix("_type").replace("_", " ")
         raise AdoptError(
             f"{kind} `{value.name}` is no tensor but {named}; a step takes and gives dense tensors "
-            "only: export it with each tensor as an input or output of its own"
+            "only: export it with each tensor as an input or output of its own, or leave an output "
+            "out with --drop"
         )
     tensor = value.type.tensor_type
     dtype = _DTYPES.get(tensor.elem_type)

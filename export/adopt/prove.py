@@ -52,7 +52,7 @@ def prove_state(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> list[F
         raise AdoptCheckError(
             f"after {steps} steps it makes no difference whether the state was carried ({names}); "
             "is it paired with the right outputs?",
-            code="state-never-read",
+            code="state-never-updated" if len(still) == len(plan.states) else "state-never-read",
         )
     findings = [Finding(f"{steps} carried steps are finite and keep shapes and dtypes", True)]
     used = len(plan.states) - len(still) - len(idle)

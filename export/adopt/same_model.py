@@ -9,7 +9,7 @@ Shape letters: `T` items per chunk, `n` items of any number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,14 @@ class SameModel:
 
     Attributes:
         model_id: of the older one.
+        state: the older one's state tensors in its order, None where the new ones have other dtypes.
         certificate: their distance over the steps, where both have one precision.
         quality: the same where the new one is another precision of the model.
         finding: the same in words.
     """
 
     model_id: str
+    state: tuple[State, ...] | None
     certificate: Certificate | None
     quality: Quality | None
     finding: Finding
@@ -159,7 +161,10 @@ def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> Sam
         )
     told = f"is the model of {old.label}, and keeps its id: {told}"
     certificate = _certificate(errors, within)
-    return SameModel(old.manifest.model_id, certificate, None, Finding(told, True))
+    manifest = old.manifest
+    return SameModel(
+        manifest.model_id, manifest.contract.state, certificate, None, Finding(told, True)
+    )
 
 
 def _as_another_precision(
@@ -195,7 +200,9 @@ def _as_another_precision(
     )
     told = f"recorded as {ours} of the model of {old.label}, which is {theirs}: {told}"
     finding = Finding(f"{told}, {within:g} was allowed", False)
-    return SameModel(old.manifest.model_id, None, quality, finding)
+    there, here = old.manifest.contract.state, new.manifest.contract.state
+    fits = _layouts(there, True) == _layouts(here, True)
+    return SameModel(old.manifest.model_id, there if fits else None, None, quality, finding)
 
 
 def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precision: bool) -> int:
@@ -210,7 +217,7 @@ def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precisio
     ):
         if mine != other:
             raise AdoptError(f"{where}: --model-of: {name} {_shown(mine)}, there {_shown(other)}")
-    mine, other = (tuple(_layout(s, same_precision) for s in c.state) for c in (ours, theirs))
+    mine, other = (_layouts(c.state, same_precision) for c in (ours, theirs))
     if mine != other:
         first = next(((m, o) for m, o in zip(mine, other, strict=False) if m != o), (mine, other))
         raise AdoptError(
@@ -233,12 +240,19 @@ def _kind(contract: Contract) -> str:
     return "features" if isinstance(content, Features) else f"{content.vocabulary} tokens"
 
 
-def _layout(state: State, same_precision: bool) -> tuple[object, ...]:
-    """What must agree of a state; another precision may keep it in another dtype."""
-    shape = ", ".join(map(str, state.shape))
-    if not same_precision:
-        return (f"`{state.input}` [{shape}]",)
-    return (f"`{state.input}` -> `{state.output}` {state.dtype} [{shape}]", state.init)
+def _layouts(states: Sequence[State], same_precision: bool) -> tuple[tuple[object, ...], ...]:
+    """What must agree of each state, by name; another precision may keep it in another dtype.
+
+    The order of the tensors and what they are taken for (their role) are the writer's choice.
+    """
+    found: list[tuple[object, ...]] = []
+    for state in sorted(states, key=lambda state: state.input):
+        shape = ", ".join(map(str, state.shape))
+        told = f"`{state.input}` [{shape}]"
+        if same_precision:
+            told = f"`{state.input}` -> `{state.output}` {state.dtype} [{shape}]"
+        found.append((told, state.init) if same_precision else (told,))
+    return tuple(found)
 
 
 def _shown(value: object) -> str:

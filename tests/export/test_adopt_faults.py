@@ -369,6 +369,36 @@ def test_what_is_no_tensor_is_told_with_what_to_export(tmp_path: Path) -> None:
     assert "of its own" in told
 
 
+def test_an_output_that_is_no_tensor_can_be_dropped(tmp_path: Path) -> None:
+    model = onnx.load_from_string(sums())
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["all", "sums"], ["list"]))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("list", FLOAT, None))
+    told = refused(tmp_path, model.SerializeToString(), Answers(t=(1, 4)))
+    assert "output `list` is no tensor but sequence" in told
+    assert "--drop" in told
+    done = adopt(tmp_path, model.SerializeToString(), Answers(t=(1, 4), drop=["list"]))
+    assert [o.name for o in done.manifest.contract.outputs] == ["y"]
+
+
+def test_a_chunk_whose_answer_is_longer_does_not_grow(tmp_path: Path) -> None:
+    """Two samples for each item, and an input that is left: `x_out` is no next value of `x`."""
+    model = model_bytes(
+        [
+            helper.make_node("Add", ["x", "bias"], ["shifted"]),
+            helper.make_node("Concat", ["shifted", "shifted"], ["x_out"], axis=1),
+            helper.make_node("ReduceSum", ["x", "ones"], ["gain"], keepdims=1),
+            helper.make_node("Add", ["h", "gain"], ["h_out"]),
+        ],
+        [info("x", [1, "T"]), info("bias", [1, 1]), info("h", [1, 1])],
+        [info("x_out", [1, "T2"]), info("h_out", [1, 1])],
+        {"ones": np.array([1], np.int64)},
+    )
+    with pytest.raises(OpenQuestionsError, match="--stream-input bias"):
+        adopt(tmp_path, model, Answers())
+    done = adopt(tmp_path, model, Answers(stream_inputs={"bias": None}, t=(4,), tail="pad"))
+    assert done.manifest.contract.outputs[0].shape == ("B", 8)
+
+
 def test_whole_numbers_that_are_no_tokens_are_told_first(tmp_path: Path) -> None:
     for dtype, shape in (
         (TensorProto.UINT8, ["b", "time", 4, 4, 3]),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -16,7 +17,7 @@ from tests.steps import Array, drawn, info, model_bytes
 from dst.export import AdoptCheckError, Adopted, AdoptError, Answers, adopt_bundle
 from dst.export.adopt.layout import Placed, place_chunk
 from dst.export.adopt.ports import Port
-from dst.runtime import Session, Stream, open_bundle, replay_golden
+from dst.runtime import Session, Stream, open_bundle, replay_golden, write_bundle
 from dst.runtime.errors import OtherModelError
 
 Dims = tuple[int | str | None, ...]
@@ -485,6 +486,31 @@ def test_a_state_outlives_another_export(tmp_path: Path) -> None:
     going = Stream.load(Session.open(tmp_path / "new"), tmp_path / "state")
     found = going.advance(items[10:])["y"]
     assert np.allclose(found, stream.advance(items[10:])["y"], rtol=0, atol=1e-6)
+
+
+def test_the_older_bundle_may_order_and_call_its_state_otherwise(tmp_path: Path) -> None:
+    """As an export from torch does: the role of a state is a guess, its order is free."""
+    made = adopt(tmp_path, folded(True), ONE, "old").manifest
+    state = tuple(msgspec.structs.replace(s, role="window") for s in made.contract.state)
+    contract = msgspec.structs.replace(made.contract, state=state)
+    files = {name: tmp_path / "old" / name for name in made.files}
+    old = write_bundle(
+        tmp_path / "other", msgspec.structs.replace(made, contract=contract, files={}), files
+    )
+    assert old.state_hash != made.state_hash
+    new = adopt(tmp_path, folded(False), ONE, "new", model_of=tmp_path / "other").manifest
+    assert (new.model_id, new.state_hash) == (old.model_id, old.state_hash)
+    stream = Session.open(tmp_path / "other").stream()
+    stream.advance(drawn(3, 3, seed=3))
+    stream.save(tmp_path / "state")
+    Stream.load(Session.open(tmp_path / "new"), tmp_path / "state")
+
+
+def test_a_new_export_may_take_the_place_of_the_old(tmp_path: Path) -> None:
+    old = adopt(tmp_path, folded(True), ONE, "b").manifest
+    new = adopt(tmp_path, folded(False), ONE, "b", model_of=tmp_path / "b", overwrite=True)
+    assert new.manifest.model_id == old.model_id
+    assert open_bundle(tmp_path / "b").manifest.bundle_id == new.manifest.bundle_id
 
 
 @pytest.mark.parametrize(
