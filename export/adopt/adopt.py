@@ -135,7 +135,9 @@ def adopt_bundle(
         batch, about_rows = prove_rows(plan, plain, items, outputs)
         about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
     except AdoptCheckError as error:
-        hint = _other_axes(plan, answers) if error.code == "step-failed" else ""
+        hint = ""
+        if error.code == "step-failed":
+            hint = _other_t(plan, plain, items) or _other_axes(plan, answers)
         raise AdoptCheckError(f"{where}: {error}{hint}", code=error.code) from None
     contract = contract_of(
         plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
@@ -165,6 +167,28 @@ def adopt_bundle(
     ]
     findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
     return Adopted(written, tuple(findings), worst)
+
+
+def _other_t(plan: Draft, plain: Plain, items: Array) -> str:
+    """Say which T does run, where the file leaves it open but was traced with one."""
+    chunk = plan.chunk
+    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+        return ""
+    stated = {d for port in plan.outputs for d in port.dims if isinstance(d, int)}
+    able: list[int] = []
+    for t in sorted({1, 2, *stated} - {*plan.sizes}):
+        try:
+            plain.shapes(np.resize(items, (t + plan.lookahead, *items.shape[1:])))
+        except AdoptCheckError:
+            continue
+        able.append(t)
+    if not able:
+        return ""
+    told = ", ".join(map(str, able))
+    return (
+        f"; T = {told} runs, so the file fixes it although its axis is free: say --t "
+        f"{able[-1]}, or export the model again with T free or with the T that you want"
+    )
 
 
 def _other_axes(plan: Draft, answers: Answers) -> str:

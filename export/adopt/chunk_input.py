@@ -68,10 +68,10 @@ def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
     questions: list[Question] = []
     taken: set[str] = set()
     for port in ports:
-        fitting = [output.name for output in outputs if may_carry(port, output)]
-        own = set(words(port.name))
-        free = [name for name in fitting if name not in taken]
-        likely = max(free, key=lambda name: len(own & set(words(name))), default=None)
+        able = [output for output in outputs if may_carry(port, output)]
+        able.sort(key=lambda output: _likeness(port, output), reverse=True)
+        fitting = [output.name for output in able]
+        likely = next((name for name in fitting if name not in taken), None)
         option, guess = f"--constant {port.name}=VALUE", ""
         if port.dims:
             option += f"   or --stream-input {port.name}"
@@ -91,6 +91,11 @@ def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
             )
         questions.append(Question(option, why, guess))
     return questions
+
+
+def _likeness(before: Port, after: Port) -> tuple[bool, int]:
+    """Whether two state the same sizes, and how many words their names share."""
+    return before.dims == after.dims, len({*words(before.name)} & {*words(after.name)})
 
 
 def without_batch(ports: Sequence[Port], outputs: Sequence[Port]) -> bool:
@@ -126,12 +131,19 @@ def with_width(model: onnx.ModelProto, port: Port) -> Port:
     return port
 
 
-def batch_names(ports: Ports, pairs: Mapping[str, str]) -> frozenset[str]:
-    """What states call an axis that is free: a state has no time, so that is the batch."""
+def batch_names(
+    chunk: Port, ports: Sequence[Port], outputs: Sequence[Port], pairs: Mapping[str, str]
+) -> frozenset[str]:
+    """What states call an axis that is free: a state has no time, so that is the batch.
+
+    An input counts as a state where a name tells, or where an output could be its next value.
+    """
     found: set[str] = set()
-    for port in ports.inputs:
+    for port in ports:
         names = [port.dims[axis] for axis in port.free]
-        if port.name in pairs and len(names) == 1 and isinstance(names[0], str):
+        if port.name == chunk.name or len(names) != 1 or not isinstance(names[0], str):
+            continue
+        if port.name in pairs or any(may_carry(port, output) for output in outputs):
             found.add(names[0])
     return frozenset(found)
 

@@ -139,6 +139,7 @@ def _at_another_t(
     for other in tried:
         try:
             cut = plain.carry([items], other, outputs)
+            _check_lengths(cut, other, outputs)
             moved = _between((cut, other), (run, t), outputs, per_chunk=False)
         except (AdoptCheckError, ValueError):  # it does not run, or other shapes come of it
             continue
@@ -157,6 +158,13 @@ def _at_another_t(
             told = f"T = {other}, which was tried too, answers otherwise: {moved}"
         return [Finding(told, False)]
     return []
+
+
+def _check_lengths(run: Run, t: int, outputs: Outputs) -> None:
+    """Raise ValueError where an output per item has not one answer for each: T is not meant."""
+    for name, placed in outputs.items():
+        if placed.time_axis is not None and run.outputs[name][0].shape[placed.time_axis] != t:
+            raise ValueError(f"`{name}` does not answer each of {t} items")
 
 
 def _between(

@@ -133,7 +133,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         placed = place(
             where,
             likely,
-            batch_names(ports, pairs),
+            batch_names(likely, ports.inputs, outputs, pairs),
             without_batch(kept, outputs),
             answers,
             questions,

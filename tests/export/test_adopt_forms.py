@@ -250,6 +250,52 @@ def test_a_run_is_right_where_it_contradicts_a_size(tmp_path: Path, y: Dims, h: 
     assert all(check.passed for check in replay_golden(open_bundle(tmp_path / "b")))
 
 
+def test_a_t_that_the_exporter_fixed_is_found(tmp_path: Path) -> None:
+    model = onnx.load_from_string(time_first(("time", "batch")))
+    squeeze = model.graph.node[1]
+    squeeze.CopyFrom(helper.make_node("Reshape", ["yt", "traced"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, -1, 4]), "traced"))
+    model.graph.output[0].CopyFrom(info("y", [7, "batch", 4]))
+    with pytest.raises(AdoptCheckError, match=r"T = 7 runs.*say --t 7") as caught:
+        adopt(tmp_path, model.SerializeToString(), Answers(t=(1, 16)))
+    assert caught.value.code == "step-failed"
+    done = adopt(tmp_path, model.SerializeToString(), Answers(t=(7,), tail="pad"))
+    assert done.manifest.contract.chunk.allowed_t == (7,)
+
+
+@pytest.mark.parametrize("time_axis", [0, 1])
+def test_states_whose_names_tell_nothing_still_tell_the_batch(
+    tmp_path: Path, time_axis: int
+) -> None:
+    """As a bare recurrence exported without names: input [s31, s81, 3], hx [1, s81, 4]."""
+    model = onnx.load_from_string(time_first(("s31", "s81")))
+    if time_axis == 1:  # the batch first
+        model.graph.input[0].CopyFrom(info("x", ["s81", "s31", 3]))
+        model.graph.output[0].CopyFrom(info("y", ["s81", "s31", 4]))
+        first, second = model.graph.node
+        first.input[0], second.output[0] = "xt", "yb"
+        turn = {"perm": [1, 0, 2]}
+        turned = helper.make_node("Transpose", ["x"], ["xt"], **turn)
+        back = helper.make_node("Transpose", ["yb"], ["y"], **turn)
+        nodes = [turned, first, second, back]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    for old, new in (("h0", "hx"), ("hn", "getitem_1")):
+        for value in (*model.graph.input, *model.graph.output):
+            value.name = new if value.name == old else value.name
+        for node in model.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+    with pytest.raises(AdoptError, match="for example, add: --state hx=getitem_1") as caught:
+        adopt(tmp_path, model.SerializeToString(), Answers(t=(1, 8)))
+    assert "both take new items" not in str(caught.value)
+    done = adopt(
+        tmp_path, model.SerializeToString(), Answers(t=(1, 8), states={"hx": "getitem_1"})
+    )
+    assert done.manifest.contract.chunk.time_axis == time_axis
+
+
 # Windows
 
 
