@@ -170,4 +170,4 @@ def right_answers(
     count = len(items) - chunk.lookahead
     mean = sum(line[i : i + count] for i in range(reach + 1)) / (reach + 1)
     now = line[chunk.lookback : chunk.lookback + count]
-    return np.asarray(mean * gain + offset + np.cumsum(now, axis=0))
+    return np.asarray(mean * np.asarray(gain, np.float64) + offset + np.cumsum(now, axis=0))
