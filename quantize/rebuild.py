@@ -219,12 +219,8 @@ class _Pen:
         return choice.form
 
 
-def entry_of(
-    graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int], changed: bool
-) -> Graph:
+def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) -> Graph:
     """Describe a rewritten graph for the manifest; products keep their names and costs."""
-    if not changed:
-        return msgspec.structs.replace(graph.entry, allowed_t=tuple(allowed_t))
     costs = graph.entry.multiply_adds
     names = [node.name for node in model.graph.node]
     nodes = list(nodes_of(model.graph))

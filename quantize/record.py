@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import Form
 
 
@@ -36,3 +39,15 @@ class WeightRecord(msgspec.Struct, frozen=True):
     insisted: bool = False
     tied: bool = False
     more: tuple[str, ...] = ()
+
+
+class NothingQuantizedError(QuantizeError):
+    """No weight of a bundle could be quantized; nothing was written.
+
+    Attributes:
+        records: what every weight is, with the reason why it stays so.
+    """
+
+    def __init__(self, message: str, records: Sequence[WeightRecord]) -> None:
+        super().__init__(message, code="nothing-quantized")
+        self.records = tuple(records)
