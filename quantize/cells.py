@@ -5,9 +5,9 @@ Shape letters: ``D`` directions, ``G`` gates, ``H`` hidden units, ``I`` inputs, 
 
 An LSTM in 8 bits is `com.microsoft.DynamicQuantizeLSTM`, which rounds all items of a chunk with one
 scale; where each item is to have its own, a Scan steps it item by item. ONNX Runtime has no such
-kernel for GRU and RNN: they are written as a product over the chunk and a Scan whose body multiplies
-the state. What an operator costs beside its products decides from how many hidden units on that is
-faster (``examples/bench/cell_forms.py``). Below, the weights are held in 8 bits and multiplied out.
+kernel for GRU and RNN: they are written as a product over the chunk and a Scan whose body
+multiplies the state. What an operator costs beside its products decides from how many hidden units
+on that is faster (``examples/bench/cell_forms.py``); below, weights are only stored in 8 bits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
         return ""
     usual = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[op]
     chosen = next((a.strings for a in node.attribute if a.name == "activations"), [])
-    if chosen and [name.decode() for name in chosen] != usual:
+    if chosen and [name.decode().capitalize() for name in chosen] != usual:
         return f"{op} with other activations than {' and '.join(usual)} has no 8-bit form"
     if any(a.name == "clip" for a in node.attribute):
         return f"{op} with clip has no 8-bit form"

@@ -122,7 +122,7 @@ def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _lift_constants(model: onnx.GraphProto) -> None:
-    """Make initializers of constants, each in its own graph; what a body gives back stays a node."""
+    """Make initializers of constants, each in its own graph, but for what a body gives back."""
     for number, graph in enumerate(graphs_of(model)):
         results = {value.name for value in graph.output} if number else set()
         kept = []

@@ -219,7 +219,9 @@ def _rows(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
     if not draft.has(read):
         size = draft.node("Abs", [x], draft.own(f"{x}.size"), f"{name}.size")
         axes = draft.array("quantize.last_axis", np.array([-1]))
-        highest = draft.node("ReduceMax", [size, axes], draft.own(f"{x}.highest"), f"{name}.highest")
+        highest = draft.node(
+            "ReduceMax", [size, axes], draft.own(f"{x}.highest"), f"{name}.highest"
+        )
         least = draft.array("quantize.least", np.float32(1e-30))
         draft.node("Max", [highest, least], peak, f"{name}.peak")
         even = draft.node("Div", [x, peak], draft.own(f"{x}.even"), f"{name}.even")

@@ -38,7 +38,7 @@ def _spread(found: Judgement) -> tuple[float, float, float]:
 
 
 def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> str:
-    """Say in one sentence why a recipe was chosen before those that hold too, or why none was.
+    """Say in one sentence why a recipe was chosen and not another, or why none was.
 
     Args:
         pool: All judgements.
@@ -70,8 +70,8 @@ def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> s
     else:
         why = "is faster"
     return (
-        f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is {equal}; "
-        f"{chosen.recipe} {why}"
+        f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is "
+        f"{equal}; {chosen.recipe} {why}"
     )
 
 

@@ -1,9 +1,9 @@
 """Two bundles of one model in, whether the second is worth having on this machine out, and why.
 
-A bundle is refused that is not smaller than full precision; that is surely slower at its nominal T;
-that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a gate of
-the horizon report; or that breaks the budget. *Surely* is: the whole 95 % interval of the ratio of
-speeds.
+A bundle is refused that is not smaller than full precision; that is surely slower at its nominal
+T; that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a
+gate of the horizon report; or that breaks the budget. *Surely* is: the whole 95 % interval of the
+ratio of speeds.
 """
 
 from collections.abc import Sequence
@@ -162,10 +162,8 @@ def size_refusals(before: int, after: int) -> list[Refusal]:
     return [Refusal(rule="size", why=why)]
 
 
-def speed_refusals(
-    speeds: Sequence[Speed], nominal: int, goal: Goal = "speed"
-) -> list[Refusal]:
-    """Refuse what is surely slower at the nominal T or, if speed is wanted, surely faster at none."""
+def speed_refusals(speeds: Sequence[Speed], nominal: int, goal: Goal = "speed") -> list[Refusal]:
+    """Refuse what is surely slower at the nominal T, or faster at none where speed is wanted."""
     if not any(speed.t == nominal for speed in speeds):
         return [Refusal(rule="speed", why=f"does not run T = {nominal}, so its speed is unknown")]
     slower = next((s for s in speeds if s.t == nominal and s.slower), None)

@@ -118,8 +118,8 @@ def check_pair(reference: Session, other: Session, other_file: bool = False) -> 
     if left.model_id != right.model_id:
         raise OtherModelError(
             f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
-            f"of {left.model_id[:16]}…; compare two precisions of one model; for another file of it, such as "
-            "one that was quantized elsewhere, give --other-file"
+            f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
+            "file of it, such as one that was quantized elsewhere, give --other-file"
         )
     if left.state_hash != right.state_hash:
         raise OtherStateError(
@@ -141,8 +141,9 @@ def _check_ends(reference: Session, other: Session) -> None:
     for what, expected, found in ends:
         if expected != found:
             raise OtherModelError(
-                f"{other.bundle.label}: {what} is {found}, {reference.bundle.label} has {expected}; "
-                "two files of one model must take the same items and have the same outputs",
+                f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
+                f"{expected}; two files of one model must take the same items and have the same "
+                "outputs",
                 code="other-ends",
             )
 
