@@ -11,7 +11,6 @@ from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.providers import Lowering, Provider
 from dst.runtime.timing import time_golden
 
-
 MEASURES = {"rms": "rms", "cost": "the recipe's own error"}
 
 
