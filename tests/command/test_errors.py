@@ -125,7 +125,7 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
         ("words.npy", "words.npy"),
         ("odd.f32", "5 bytes"),
         ("words.csv", "line 2"),
-        ("wide.csv", "line 2", "3 numbers"),
+        ("wide.csv", "line 2", "3 values"),
         ("broken.csv", "line 1 is not a row of numbers: b'1,x'"),
         ("gap.csv", "line 1 is not a row of numbers: b','"),
         ("semicolons.csv", "line 1", "b'1;2'", "none follows", "2 per item"),
