@@ -15,6 +15,10 @@ GAP_WORDS = frozenset({"", "nan", "-nan", "na", "n/a", "<na>", "null", "none"})
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(rb"[0-9eE+\-., ;\t]*\r?")  # no quotes, no words: split and float() read it
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_LIKE_A_NUMBER = re.compile(  # a row that begins so is broken; it is no row of names
+    r"[+-]?(?:[\d._,' ]*\d[\d._,' ]*(?:[eE][+-]?\d+)?|0[xX][\da-fA-F]+|inf|infinity)",
+    re.IGNORECASE,
+)
 _UNDERSCORES = re.compile(r"[+-]?[\d_]+\.?[\d_]*", re.ASCII)
 
 
@@ -75,8 +79,8 @@ class _Table:
         outside = re.sub(rb'"[^"]*"', b"", line)
         self._separator = next((s for s in "\t;," if s.encode() in outside), ",")
         cells = [cell.strip() for cell in self._cells(number, line)]
-        words = [cell for cell in cells if not _NUMBER.fullmatch(cell)]
-        if len(words) == len(cells) and any(cell.lower() not in GAP_WORDS for cell in cells):
+        named = not any(_LIKE_A_NUMBER.fullmatch(cell) for cell in cells)
+        if named and any(cell.lower() not in GAP_WORDS for cell in cells):
             self.header = line.decode("utf-8", "replace").strip()
             self._columns = choose(self._wanted, cells, number)
         else:
