@@ -323,6 +323,13 @@ def test_columns_are_chosen(tmp_path: Path) -> None:
     assert read(lines, columns=("b", "a")).tolist() == [[2, 1], [4, 3]]
 
 
+def test_a_first_line_of_counted_names_is_told(tmp_path: Path) -> None:
+    """As pandas writes where columns have no names."""
+    found = Found()
+    assert len(read(put(tmp_path / "a.csv", "0,1\n5,6\n"), TWO, found)) == 2
+    assert "line 1 reads 0,1" in found.notes[0]
+
+
 def test_ids_are_checked_by_line(dst: Dst, tmp_path: Path) -> None:
     ids = chunk_of(Tokens(vocabulary=10, tokenizer="none"), (1, 4))
     for name, text in (("a.csv", "3\n9\n0\n"), ("a.jsonl", "3\n[9]\n0\n")):

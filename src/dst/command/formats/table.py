@@ -85,6 +85,11 @@ class _Table:
             self._columns = choose(self._wanted, cells, number)
         else:
             self._columns = unnamed(self._wanted)
+            if len(cells) > 1 and cells == [str(place) for place in range(len(cells))]:
+                self._wanted.found.notes.append(
+                    f"line {number} reads {','.join(cells)[:SHOWN]} and was taken for an item; if "
+                    "these are names of columns, leave the line out"
+                )
         return self._columns
 
     def _cells(self, number: int, line: bytes) -> list[str]:
