@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dst.export.errors import StepContractError
-from dst.runtime.manifest import Contract, Fill, Zeros
+from dst.runtime.manifest import Contract, Fill, Zeros, window
 
 TORCH_DTYPES = {
     "float16": torch.float16,
@@ -97,9 +97,9 @@ def check_step(step: Step) -> None:
 
 
 def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
-    """A chunk of zeros as the graph sees it: ``lookback + t`` items along time."""
+    """A chunk of zeros as the graph sees it: ``lookback + t + lookahead`` items along time."""
     chunk = contract.chunk
-    sizes = {"B": batch, "T": t + chunk.lookback}
+    sizes = {"B": batch, "T": window(chunk, t)}
     shape = [sizes[d] if isinstance(d, str) else d for d in chunk.shape]
     return torch.zeros(shape, dtype=TORCH_DTYPES[chunk.dtype])
 

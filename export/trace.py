@@ -147,7 +147,8 @@ def _free_axes(contract: Contract) -> tuple[object, ...]:
     free: dict[int, object] = {chunk.batch_axis: batch}
     if len(chunk.allowed_t) > 1:
         items = torch.export.Dim("T", min=1, max=max(chunk.allowed_t))
-        free[chunk.time_axis] = items + chunk.lookback if chunk.lookback else items
+        more = chunk.lookback + chunk.lookahead
+        free[chunk.time_axis] = items + more if more else items
     return (free, tuple({s.batch_axis: batch} for s in contract.state))
 
 
@@ -155,7 +156,7 @@ def _name_axes(graph: onnx.GraphProto, contract: Contract) -> None:
     """Call the free axes B and T; the exporter numbers them."""
     axes = graph.input[0].type.tensor_type.shape.dim
     names = {axes[contract.chunk.batch_axis].dim_param: "B"}
-    if not contract.chunk.lookback:
+    if not contract.chunk.lookback + contract.chunk.lookahead:
         names[axes[contract.chunk.time_axis].dim_param] = "T"
     for value in (*graph.input, *graph.output):
         for axis in value.type.tensor_type.shape.dim:

@@ -1,6 +1,7 @@
 """The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle import Bundle, open_bundle, shipped, write_bundle
+from dst.runtime.constants import model_id_with_constants
 from dst.runtime.errors import (
     BundleError,
     DstError,
@@ -55,6 +56,7 @@ __all__ = [
     "encode_bytes",
     "generate",
     "golden_tensors",
+    "model_id_with_constants",
     "open_bundle",
     "predict",
     "relative_error",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle import Bundle
+from dst.runtime.constants import constant_array, constant_marks
 from dst.runtime.device import Bridge, DeviceBridge, HostBridge
 from dst.runtime.errors import (
     ChunkSizeError,
@@ -58,6 +59,7 @@ class Engine:
         layout: how one stream's state lies in memory.
         initial: the initial state, in that layout; never written to.
         constants: the fixed inputs by name.
+        identity: the ids a saved state carries.
     """
 
     def __init__(
@@ -91,11 +93,17 @@ class Engine:
         self.layout = Layout.of(self.contract)
         self.initial: Block = self.layout.initial(self.contract, bundle.init_tensors())
         self.constants = {
-            c.input: ort.OrtValue.ortvalue_from_numpy(
-                np.asarray(c.values).astype(c.dtype).reshape(c.shape)
-            )
+            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c))
             for c in self.contract.constants
         }
+        manifest = bundle.manifest
+        self.identity = Identity(
+            manifest.model_id,
+            manifest.state_hash,
+            manifest.bundle_id,
+            manifest.precision,
+            constant_marks(self.contract.constants),
+        )
         self._open: dict[str, ort.InferenceSession] = {}
         self._loads: dict[str, GraphLoad] = {}
         self._lock = threading.Lock()
@@ -104,14 +112,6 @@ class Engine:
     def contract(self) -> Contract:
         """What goes into a step and comes out."""
         return self.bundle.manifest.contract
-
-    @property
-    def identity(self) -> Identity:
-        """The ids a saved state carries."""
-        manifest = self.bundle.manifest
-        return Identity(
-            manifest.model_id, manifest.state_hash, manifest.bundle_id, manifest.precision
-        )
 
     @property
     def memory(self) -> Memory:

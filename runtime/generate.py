@@ -103,6 +103,11 @@ def _logits(contract: Contract) -> str:
     chunk = contract.chunk
     if not isinstance(chunk.content, Tokens):
         raise GenerateError("this model reads features, and only a token model can generate")
+    if chunk.lookahead:
+        raise GenerateError(
+            f"this model looks {chunk.lookahead} items ahead: it answers for a token when those "
+            "behind it are known, and so cannot choose the next one"
+        )
     if chunk.tail != "exact":
         raise GenerateError(
             f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time"

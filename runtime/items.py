@@ -1,6 +1,9 @@
-"""What callers may feed a stream: chunks and runs of items in, checked arrays out.
+"""Check what callers feed a stream, chunks and runs of items, and lay items out as chunks.
 
-Shape letters: `T` items per chunk, `n` items, `F` features.
+A run of items is `[n, ...]`: time first, then the chunk's other axes in their order, without the
+batch axis.
+
+Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
 import numpy as np
@@ -12,7 +15,7 @@ from dst.runtime.errors import (
     NonFiniteInputError,
     TokenRangeError,
 )
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 from dst.runtime.tokens import encode_bytes
 
 Array = npt.NDArray[np.generic]
@@ -32,7 +35,13 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
         size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
     ):
         raise ChunkShapeError(f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}")
-    t: int = value.shape[chunk.time_axis]
+    t: int = value.shape[chunk.time_axis] - chunk.lookahead
+    if t not in chunk_sizes and chunk.lookahead:
+        raise ChunkShapeError(
+            f"chunk has {t + chunk.lookahead} items, expected T + {chunk.lookahead} with T of "
+            f"{list(chunk_sizes)}: the chunk and the {chunk.lookahead} items behind it; "
+            "advance() takes any number of items"
+        )
     if t not in chunk_sizes:
         raise ChunkShapeError(
             f"chunk has T = {t}, this session runs T = {list(chunk_sizes)}; "
@@ -46,8 +55,8 @@ def check_items(chunk: Chunk, value: Items) -> Array:
 
     Args:
         chunk: the contract's chunk.
-        value: an array `[n]` or `[n, F]`, time first, without a batch axis; or bytes where
-            the tokenizer is `bytes`.
+        value: an array `[n, ...]`, time first, without a batch axis; or bytes where the
+            tokenizer is `bytes`.
 
     Raises:
         ChunkTypeError: neither, or a masked array, or of another dtype.
@@ -64,7 +73,7 @@ def check_items(chunk: Chunk, value: Items) -> Array:
         except ValueError as error:  # a memoryview that was released
             raise ChunkTypeError(f"items cannot be read: {error}") from None
     _dtype("items", chunk, value)
-    item = [size for size in chunk.shape if not isinstance(size, str)]
+    item = list(item_shape(chunk))
     if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:
         raise ChunkShapeError(
             f"items have shape {list(value.shape)}, expected {_spell(['n', *item])} "
@@ -76,6 +85,16 @@ def check_items(chunk: Chunk, value: Items) -> Array:
         place = int(np.argwhere(~np.isfinite(value))[0][0])
         raise NonFiniteInputError(f"items[{place}] holds a NaN or an infinity; nothing was read")
     return value
+
+
+def laid_out(chunk: Chunk, items: Array) -> Array:
+    """Lay out a run of items `[n, ...]` as the contract lays out a chunk, with B = 1.
+
+    For a chunk `[B, 257, T, 2]`, items `[n, 257, 2]` become `[1, 257, n, 2]`. The result is
+    contiguous and may share the items' memory.
+    """
+    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
+    return np.ascontiguousarray(np.expand_dims(np.moveaxis(items, 0, time), chunk.batch_axis))
 
 
 def check_tokens(ids: Array, vocabulary: int) -> None:

@@ -20,12 +20,17 @@ Array = npt.NDArray[np.generic]
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose state it is: the ids and the precision of the bundle that made it."""
+    """Whose state it is: the ids, the precision and the constants of the bundle that made it.
+
+    `constants` are told by `dst.runtime.constants.constant_mark`, by name. They are empty where
+    there are none, and in a state that was saved before constants were.
+    """
 
     model_id: str
     state_hash: str
     bundle_id: str
     precision: str
+    constants: Mapping[str, str] = {}
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -39,6 +44,7 @@ class Saved(msgspec.Struct, frozen=True):
         state: the state tensors by input name.
         pending: items waiting for their chunk, time first.
         lookback: the items before the next chunk, time first.
+        inputs: what the stream was given when it started, by input name.
     """
 
     identity: Identity
@@ -48,6 +54,7 @@ class Saved(msgspec.Struct, frozen=True):
     state: Mapping[str, Array]
     pending: Array
     lookback: Array
+    inputs: Mapping[str, Array] = {}
 
 
 def check_identity(
@@ -58,6 +65,7 @@ def check_identity(
     Raises:
         OtherModelError, OtherStateError, OtherPrecisionError: it may not; `where` says which.
     """
+    _check_constants(theirs, ours, where)
     if theirs.model_id != ours.model_id:
         raise OtherModelError(
             f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
@@ -72,6 +80,36 @@ def check_identity(
         raise OtherPrecisionError(
             f"{where}: made at precision {theirs.precision!r}, this session runs "
             f"{ours.precision!r}; only a program may go on with it, by allow_precision=True"
+        )
+
+
+def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
+    """Raise where the constants of one and the same model differ, or those of one name."""
+    untold = not theirs.constants and theirs.bundle_id == ours.bundle_id
+    if theirs.constants == ours.constants or untold:
+        return
+    for name in sorted(theirs.constants.keys() & ours.constants.keys()):
+        there, here = theirs.constants[name], ours.constants[name]
+        if there != here:
+            if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
+                there, here = (mark.partition("] ")[2] for mark in (there, here))
+            raise OtherModelError(
+                f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
+                "state belongs to one model and its constants",
+                code="other-constant",
+            )
+    if theirs.model_id != ours.model_id:
+        return  # which says more than a constant that one of them does not have
+    for name in sorted(theirs.constants.keys() ^ ours.constants.keys()):
+        mark = ours.constants.get(name)
+        differs = (
+            f"is {theirs.constants[name]} in the model that made the state, and this one has none"
+            if mark is None
+            else f"is {mark} here, and the state does not say that it was made with it"
+        )
+        raise OtherModelError(
+            f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
+            code="other-constant",
         )
 
 

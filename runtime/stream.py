@@ -3,8 +3,8 @@
 Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from dst.runtime.deadline import step_in_time
 from dst.runtime.engine import Engine
 from dst.runtime.errors import PendingItemsError
+from dst.runtime.given import Given
 from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.plan import Plan
 from dst.runtime.recurrence import BadStateError, Recurrence, held
-from dst.runtime.rest import check_rows, put_saved, to_saved
+from dst.runtime.rest import check_rows, given_again, put_saved, to_saved
 from dst.runtime.sampling import Sampler
 from dst.runtime.saved import Identity, Saved, check_identity
 from dst.runtime.state import Block
@@ -40,6 +41,7 @@ class Snapshot:
         pending: the items that wait, `[n, ...]`.
         items_consumed: items in the state.
         sampler: the random source, if anything was sampled.
+        inputs: what the stream was given when it started, by input name.
     """
 
     identity: Identity
@@ -48,6 +50,7 @@ class Snapshot:
     pending: Array
     items_consumed: int
     sampler: Sampler | None
+    inputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Stream:
@@ -59,9 +62,10 @@ class Stream:
 
     __slots__ = ("_chunk", "_core", "_engine", "_plans")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, inputs: Mapping[str, Array] | None = None) -> None:
+        given = Given.of(engine.contract, inputs)
         self._begin(engine)
-        self._core.reset()
+        self._core.reset(given)
 
     def _begin(self, engine: Engine) -> None:
         self._engine = engine
@@ -75,7 +79,9 @@ class Stream:
         """Step on one chunk.
 
         Args:
-            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes.
+            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes. For
+                a model with look-ahead T + lookahead items: those behind the chunk come again at
+                the beginning of the next one (`advance` sees to that by itself).
             copy: give copies; False gives read-only views, valid until the next step.
             deadline_ms: give up after so many milliseconds. It is looked at between the
                 operators of the graph, so one long operator is not interrupted.
@@ -118,12 +124,13 @@ class Stream:
     def advance(self, items: Items) -> Outputs:
         """Read any number of items, stepping each time a chunk of the nominal T is full.
 
-        The items left over wait for the next call. How the input is cut between calls changes
-        nothing, bit for bit. If the call fails, it has read nothing.
+        A chunk is full when its look-ahead is there too. The items left over wait for the next
+        call. How the input is cut between calls changes nothing, bit for bit. If the call fails,
+        it has read nothing.
 
         Args:
-            items: `[n]` or `[n, F]` in the contract's dtype, without a batch axis; or bytes,
-                where the tokenizer is `bytes`.
+            items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
+                their order, without a batch axis; or bytes, where the tokenizer is `bytes`.
 
         Returns:
             Output name -> array in the contract's shape with B = 1, joined along the time axis
@@ -142,7 +149,8 @@ class Stream:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
         `exact` steps them with the largest chunks that fit and the grid starts anew here;
-        `pad` answers for them as if padding followed, and leaves state and items as they were;
+        `pad` answers for all of them as if padding followed, and leaves state and items as they
+        were (with look-ahead that may take several steps);
         `refuse` takes no partial chunk.
 
         Returns:
@@ -182,8 +190,13 @@ class Stream:
         """A copy of the state: state input name -> array in the contract's shape, B = 1."""
         return self._engine.layout.views(self._block())
 
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """What the stream was given when it started: input name -> read-only array, B = 1."""
+        return dict(self._core.mark.given.arrays)
+
     def reset(self) -> None:
-        """Start anew: initial state, nothing pending, nothing sampled."""
+        """Start anew: initial state, nothing pending, nothing sampled, with the same inputs."""
         self._core.reset()
 
     def snapshot(self) -> Snapshot:
@@ -196,6 +209,7 @@ class Stream:
             pending=core.pending().copy(),
             items_consumed=core.mark.items,
             sampler=core.mark.sampler,
+            inputs=core.mark.given.arrays,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -203,17 +217,17 @@ class Stream:
 
         Raises:
             OtherModelError, OtherStateError, OtherPrecisionError: it is of another bundle.
-            StateCorruptError: of a bundle with other items, another lookback among them.
+            StateCorruptError: of a bundle with other items or inputs, another lookback among them.
             NonFiniteStateError: it holds a NaN or an infinity.
         """
         check_identity(snapshot.identity, self._engine.identity, "snapshot")
         check_rows(self._engine, self._core, snapshot.lookback, snapshot.pending, "snapshot")
-        self._put(snapshot)
+        self._put(snapshot, given_again(self._engine, self._core, snapshot.inputs, "snapshot"))
 
     def fork(self) -> "Stream":
         """Return a second stream that stands where this one does and goes its own way."""
-        other = Stream(self._engine)
-        other._put(self.snapshot())
+        other = Stream._blank(self._engine)
+        other._put(self.snapshot(), self._core.mark.given)
         return other
 
     def saved(self) -> Saved:
@@ -353,11 +367,12 @@ class Stream:
         self._core.read(block)
         return block
 
-    def _put(self, snapshot: Snapshot) -> None:
+    def _put(self, snapshot: Snapshot, given: Given) -> None:
         self._core.put(
             held(snapshot.block),
             snapshot.lookback,
             snapshot.pending,
             snapshot.items_consumed,
             snapshot.sampler,
+            given,
         )

@@ -21,6 +21,7 @@ from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
 from dst.export.cost import multiply_adds
 from dst.export.weights import FILE as WEIGHTS_FILE
 from dst.export.weights import file_id, held, pack
+from dst.runtime.constants import model_id_with_constants
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Chunk,
@@ -161,7 +162,9 @@ def assembled(
         name="",
         description="",
         license="",
-        model_id=file_id(tensors_of(model), files[STEP_FILE]),
+        model_id=model_id_with_constants(
+            file_id(tensors_of(model), files[STEP_FILE]), contract.constants
+        ),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),

@@ -21,7 +21,9 @@ from dst.runtime.errors import (
     SessionError,
     SlotError,
     StepError,
+    StreamInputError,
 )
+from dst.runtime.given import NOTHING, Given
 from dst.runtime.grid import Walk, ending, reading
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.pool.batch import Batch, Lane
@@ -87,16 +89,21 @@ class StreamPool:
     ```
     """
 
-    def __init__(self, session: Engine, slots: int) -> None:
+    def __init__(
+        self, session: Engine, slots: int, *, inputs: Mapping[str, Array] | None = None
+    ) -> None:
         """Make a pool with every slot at the initial state.
 
         Args:
             session: whose graphs run any number of streams at once.
             slots: N, 2 or more.
+            inputs: what the model takes once per stream, for every slot, as for `Session.stream`.
+                Without them a slot waits for its own: `reset(slot, inputs=...)` or `swap_in`.
 
         Raises:
-            BatchError: a graph of the session has a fixed batch size, or its provider wants the
-                state in the memory of a device.
+            BatchError: a graph of the session has a fixed batch size, a stream input has no batch
+                axis, or the provider wants the state in the memory of a device.
+            StreamInputError: `inputs` are not those that the model takes.
             SessionError: `slots` is less than 2.
         """
         if slots < 2:
@@ -116,10 +123,19 @@ class StreamPool:
                     f"{list(graph.batch)} only, a pool needs any B; open the session with another "
                     "lowering or without this T in chunk_sizes, or use session.stream()"
                 )
+        for wanted in session.contract.stream_inputs:
+            if "B" not in wanted.shape:
+                raise BatchError(
+                    f"{session.bundle.label}: stream input `{wanted.input}` is {wanted.dtype} "
+                    f"{list(wanted.shape)} without a batch axis: one call of the graph takes one "
+                    "value of it, and a pool steps many streams in one call; use session.stream(), "
+                    "or export it with a batch axis"
+                )
         self._engine = session
         self._chunk = session.contract.chunk
         self._sides = (Side(session, slots), Side(session, slots))
-        self._slots = tuple(Slot(session, number, self._sides) for number in range(slots))
+        given = NOTHING if inputs is None else Given.of(session.contract, inputs)
+        self._slots = tuple(Slot(session, number, self._sides, given) for number in range(slots))
         # A batch of one takes other kernels than any larger one: with two rows at least, what a
         # slot answers is the same in any company.
         self._buckets = [*(1 << p for p in range(1, 31) if 1 << p < slots), slots]
@@ -150,7 +166,7 @@ class StreamPool:
             for slot, chunk in zip(slots, chunks.values(), strict=True):
                 try:
                     works.append(_Work(slot, slot.mark, self._single(slot, chunk)))
-                except StepError as error:
+                except DstError as error:
                     failed[slot.number] = error
             return self._work(works, failed)
 
@@ -158,7 +174,7 @@ class StreamPool:
         """Let some slots read any number of items each, on the grid of the nominal T.
 
         Args:
-            items: slot -> `[n]` or `[n, F]` as for `Stream.advance`; n may differ.
+            items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.
 
         Returns:
             Slot -> outputs as from `Stream.advance`.
@@ -218,14 +234,20 @@ class StreamPool:
         with self._lock:
             return self._find((slot,))[0].mark.waiting
 
-    def reset(self, slot: int) -> None:
+    def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
+
+        Args:
+            slot: which one.
+            inputs: what it is given for good, as for `Session.stream`; None keeps what it has.
 
         Raises:
             NoSlotError: there is no such slot.
+            StreamInputError: `inputs` are not those that the model takes.
         """
         with self._lock:
-            self._find((slot,))[0].reset()
+            core = self._find((slot,))[0]
+            core.reset(None if inputs is None else Given.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
@@ -233,9 +255,12 @@ class StreamPool:
         Raises:
             NoSlotError: there is no such slot.
             NonFiniteStateError: its state holds a NaN or an infinity.
+            StreamInputError: the model takes inputs once per stream, and it was given none.
         """
         with self._lock:
-            return to_saved(self._engine, self._find((slot,))[0], copy=True)
+            core = self._find((slot,))[0]
+            self._need_inputs(core)
+            return to_saved(self._engine, core, copy=True)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
@@ -267,7 +292,17 @@ class StreamPool:
             found.append(self._slots[place])
         return found
 
+    def _need_inputs(self, slot: Slot) -> None:
+        if self._engine.contract.stream_inputs and not slot.mark.given.arrays:
+            names = ", ".join(f"`{g.input}`" for g in self._engine.contract.stream_inputs)
+            raise StreamInputError(
+                f"slot {slot.number} was not given its stream inputs ({names}); start it with "
+                f"pool.reset({slot.number}, inputs={{...}}), or swap a saved stream in",
+                code="stream-input-missing",
+            )
+
     def _single(self, slot: Slot, chunk: Array) -> _Chunk:
+        self._need_inputs(slot)
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
         if t is None or chunk.dtype != self._chunk.dtype:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
@@ -280,6 +315,7 @@ class StreamPool:
         return _Chunk(chunk, t)
 
     def _checked(self, slot: Slot, walk: Walk) -> _Work:
+        self._need_inputs(slot)
         for t in set(walk.sizes):
             self._engine.graph_for(t)
         return _Work(slot, slot.mark, walk)
@@ -324,10 +360,17 @@ class StreamPool:
     ) -> None:
         """Step a group of slots on one chunk of T = `t` each, in one call of the graph."""
         size = next(b for b in self._buckets if b >= len(group))
-        batch = self._batch(size, t)
         whole = size == len(self._slots)
+        given = [work.slot.mark.given for work in group]
+        batch = self._batch(size, t, given)
         numbers = [work.slot.number for work in group]
         lanes = [batch.lanes[n] for n in numbers] if whole else batch.lanes[: len(group)]
+        if given[0].arrays:
+            for lane in batch.lanes:
+                if lane.given is None:  # a row that is not in use needs what a graph can read
+                    lane.give(given[0])
+            for lane, own in zip(lanes, given, strict=True):
+                lane.give(own)
         side = self._to_one_side(self._slots if whole else [work.slot for work in group])
         for work, lane in zip(group, lanes, strict=True):
             if lane.back is not None:
@@ -373,13 +416,13 @@ class StreamPool:
                     slot.cross()
         return side
 
-    def _batch(self, size: int, t: int) -> Batch:
+    def _batch(self, size: int, t: int, given: Sequence[Given]) -> Batch:
         """The batch for B = `size`, T = `t`, made at the first call."""
         batch = self._batches.get((size, t))
         if batch is None:
             a, b = self._sides
             ways = [(a, b), (b, a)] if size == len(self._slots) else [self._stages[size]]
-            batch = Batch(self._engine, size, t, ways)
+            batch = Batch(self._engine, size, t, ways, given)
             self._batches[size, t] = batch
         return batch
 

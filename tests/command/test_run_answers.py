@@ -273,7 +273,9 @@ def test_probabilities_are_taken_as_they_are(dst: Dst, models: Path, tmp_path: P
     assert (row["class"], float(row["probability"])) == ("yes", 0.75)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6),

@@ -99,4 +99,7 @@ def _normalised(features: Features, items: Array) -> Floats:
     """The items as the graph sees them."""
     seen = items.astype(np.float64)
     norm = features.normalisation
-    return seen if norm is None else (seen - np.asarray(norm.mean)) / np.asarray(norm.std)
+    if norm is None:
+        return seen
+    mean, std = (np.reshape(values, seen.shape[1:]) for values in (norm.mean, norm.std))
+    return (seen - mean) / std

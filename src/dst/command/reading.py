@@ -13,7 +13,7 @@ stepped: they wait with the newest, so that the grid of the next reading is the 
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.answers import Answers, row_shape, rows_of
+from dst.command.errors import WrongUseError
 from dst.command.measure import Floats, Measure, measure_for
 from dst.runtime import Session, Stream
 from dst.runtime.errors import ChunkSizeError
-from dst.runtime.plan import by_item
-from dst.runtime.state import sized
+from dst.runtime.items import laid_out
 
 Array = npt.NDArray[np.generic]
 
@@ -54,6 +54,7 @@ class Reading:
     __slots__ = (
         "_ahead",
         "_answering",
+        "_behind",
         "_contract",
         "_held",
         "_kept",
@@ -92,10 +93,11 @@ class Reading:
         self._measure = measure
         self._answering = answering
         self._ahead = 0 if measure is None else 1  # items that are held back to be predicted from
+        self._behind = self._contract.chunk.lookahead  # items that a step wants behind its chunk
         before = stream.snapshot()
         self._held = before.pending  # items not stepped yet; those before the newest move on soon
         self._kept = len(self._held)  # of these, the items that a saved state holds
-        part = self._contract.chunk.tail == "refuse" and self._kept % self._t
+        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
         self._skip = 0 if part else max(0, self._kept - 1)  # scored, apart from the first
         self._told = 0 if part else self._kept  # answered for
         stream.restore(replace(before, pending=before.pending[:0]))
@@ -128,7 +130,7 @@ class Reading:
         if alone and self._measure is not None:
             self._kept = 1
             yield from self._unforeseen()
-        while len(self._held) >= self._t + self._ahead:
+        while len(self._held) >= self._t + max(self._ahead, self._behind):
             yield self._step(self._t)
 
     def settle(self) -> Iterator[Scored]:
@@ -182,7 +184,7 @@ class Reading:
         Raises:
             StepError: a step failed.
         """
-        part = self._contract.chunk.tail == "refuse" and self._kept % self._t
+        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
         if self._answering and self._kept > self._told and not part:
             yield self._answered(self._kept)
 
@@ -199,6 +201,10 @@ class Reading:
             self._stream.save(path)
         finally:
             self._stream.restore(now)
+
+    def _part(self, count: int) -> bool:
+        """Whether so many items are more than whole chunks that can be stepped."""
+        return bool(count and (self._behind or count % self._t))
 
     def _unforeseen(self) -> Iterator[Scored]:
         """Answer for the first item, which nothing predicts."""
@@ -237,8 +243,7 @@ class Reading:
 
     def _step(self, t: int) -> Scored:
         """Step the first T held items; their outputs score the items one later."""
-        chunk = np.empty(sized(self._contract.chunk.shape, t), self._contract.chunk.dtype)
-        by_item(self._contract, chunk)[:] = self._held[:t]
+        chunk = laid_out(self._contract.chunk, self._held[: t + self._behind])
         base = self._stream.items_consumed
         outputs = self._stream.step(chunk, copy=False)
         told = self._told
@@ -301,13 +306,30 @@ def reading_of(
     state: Path | None,
     t: int | None,
     answering: bool = False,
+    inputs: Mapping[str, Array] | None = None,
 ) -> Reading:
     """Start a reading, or continue the one that was saved to `state`, if that file exists.
 
+    Args:
+        session: what reads.
+        state: the file, None to start anew.
+        t: items per chunk, None for the nominal number.
+        answering: whether the outputs are wanted.
+        inputs: what the model takes once per stream; a saved state brings them.
+
     Raises:
         StateError: the state cannot be used here.
+        StreamInputError: an input is missing, unknown, or does not fit.
+        WrongUseError: inputs were given, and the saved state has some.
         ChunkSizeError: the session does not run this T.
     """
-    known = state is not None and state.exists()
-    stream = Stream.load(session, state) if state is not None and known else session.stream()
+    if state is None or not state.exists():
+        stream = session.stream(inputs=inputs)
+    elif inputs:
+        raise WrongUseError(
+            f"--stream-input: {state} exists and brings the inputs of its stream; leave the option "
+            "out, or give --state a new name"
+        )
+    else:
+        stream = Stream.load(session, state)
     return Reading(stream, t, measure_for(session.contract), answering)

@@ -20,7 +20,7 @@ from dst.command.formats.samples import raw_blocks, wav_blocks
 from dst.command.formats.table import csv_blocks
 from dst.command.formats.which import HEAD_BYTES, format_of
 from dst.command.source import Source, Stop, never
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
@@ -73,7 +73,7 @@ def read_items(
     if isinstance(content, Tokens) and content.tokenizer == "bytes":
         yield from _bytes(source, chunk, found, stop)
         return
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    item = item_shape(chunk)
     tokens = isinstance(content, Tokens)
     wanted = Wanted(
         path="standard input" if path == "-" else path,

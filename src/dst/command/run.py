@@ -19,6 +19,7 @@ from dst.command.rows import read_items
 from dst.command.run_report import Report, Times, TopItem, TopLine, note, summary, top_table
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
+from dst.command.stream_inputs import stream_inputs_of
 from dst.runtime import Session
 from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Contract, Tokens
@@ -39,6 +40,7 @@ class Wish:
         outputs: the names of those that are wanted, empty for all.
         classes: names for the values of an output, empty for none.
         form: what the caller says of the input.
+        stream_inputs: what the model takes once per stream, each `NAME=FILE.npy`.
         state: the saved state to continue from and to save to.
         save_every: items between two saves, None for none on the way.
         chunk: items per chunk, None for the nominal number.
@@ -50,6 +52,7 @@ class Wish:
     outputs: tuple[str, ...]
     classes: tuple[str, ...]
     form: Form
+    stream_inputs: tuple[str, ...]
     state: Path | None
     save_every: int | None
     chunk: int | None
@@ -110,7 +113,9 @@ def run(
     chosen = choose_outputs(contract, wish.outputs)
     classes = classes_of(wish.classes, chosen) if wish.classes else None
     prints = wish.per == "item" and (measure is None or bool(wish.classes or wish.outputs))
-    reading = reading_of(session, wish.state, wish.chunk, wish.out is not None or prints)
+    answering = wish.out is not None or prints
+    inputs = stream_inputs_of(wish.stream_inputs, contract)
+    reading = reading_of(session, wish.state, wish.chunk, answering, inputs)
     times = None if wish.form.time is None else Times(reading.items + 1)
     file = _open(wish, chosen, classes, reading)
     report = Report(
@@ -198,7 +203,8 @@ def _check_files(bundle: str, path: str, wish: Wish, output: Output) -> None:
     """Find out before any work whether all files of the call are different and can be written."""
     check_folder("--state", wish.state)
     state = state_files("--state", wish.state)
-    reads = {"BUNDLE": bundle, "FILE": path}
+    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in wish.stream_inputs}
+    reads = {"BUNDLE": bundle, "FILE": path, **given}
     check_apart(output, reads, state)
     if wish.out is None:
         return

@@ -87,6 +87,12 @@ def run(
     gap: Annotated[
         GapName, typer.Option("--gap", help="What to do about missing values.")
     ] = GapName.refuse,
+    stream_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stream-input", metavar="NAME=FILE", help="What the model takes once: a .npy each."
+        ),
+    ] = None,
     state: State = None,
     save_every: Annotated[
         int | None,
@@ -122,6 +128,7 @@ def run(
         outputs=tuple(outputs or ()),
         classes=named,
         form=form,
+        stream_inputs=tuple(stream_inputs or ()),
         state=state,
         save_every=save_every,
         chunk=chunk,
