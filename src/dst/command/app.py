@@ -6,7 +6,6 @@ What a verb needs is imported when it is called, so that `dst --help` answers at
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +29,7 @@ from dst.command.options import (
 from dst.command.output import Output
 from dst.command.quantize_verb import quantize
 from dst.command.report_verb import report
+from dst.command.run_verb import run
 from dst.command.signals import raise_ctrl_c
 from dst.command.store import app as store
 
@@ -43,14 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-class PerName(StrEnum):
-    """What `dst run` prints."""
-
-    none = "none"
-    line = "line"
-    item = "item"
 
 
 def _version(asked: bool) -> None:
@@ -94,41 +86,7 @@ def demo(
     return lambda: work(bundle, count, chunk, threads, output)
 
 
-@app.command(help=help_of.RUN)
-def run(
-    bundle: BundleArgument,
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
-    ] = "-",
-    per: Annotated[PerName, typer.Option("--per", help="Print each line or item.")] = PerName.none,
-    top: Annotated[
-        int, typer.Option("--top", metavar="N", min=0, help="Show the N lines of most bits.")
-    ] = 0,
-    state: State = None,
-    save_every: Annotated[
-        int | None,
-        typer.Option(
-            "--save-every",
-            metavar="N",
-            min=1,
-            help="Save to --state about every N items, to survive a kill or a power cut.",
-        ),
-    ] = None,
-    chunk: Annotated[
-        int | None,
-        typer.Option("--chunk", metavar="T", help="Items per step; the bundle's own by default."),
-    ] = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.command.run`."""
-    output = Output.to(json)
-    from dst.command.run import Wish
-    from dst.command.run import run as work
-
-    wish = Wish(per=per.value, top=top, state=state, save_every=save_every, chunk=chunk)
-    return lambda: work(bundle, file, provider.value, threads, wish, output)
+app.command(help=help_of.RUN)(run)
 
 
 @app.command(help=help_of.GENERATE)

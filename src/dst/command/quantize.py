@@ -29,6 +29,7 @@ from dst.quantize import (
 from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
 from dst.runtime.bundle import Bundle
+from dst.runtime.install import install_line
 from dst.words import mib
 
 MAX_CALIBRATION_ITEMS = 1 << 22
@@ -144,7 +145,7 @@ def _optimum(recipe: Recipe) -> OptimumBackend:
         missing = (error.name or "optimum").partition(".")[0]
         raise WrongUseError(
             f"--with optimum needs {missing}, which is not installed: "
-            'pip install torch==2.13.0 "dst-edge[optimum]"'
+            f"{install_line('optimum', 'torch==2.13.0')}"
         ) from None
     return backend
 
