@@ -15,11 +15,13 @@ import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, helper
 
 from dst.quantize.errors import CalibrationError
+from dst.quantize.fold import given_of
 from dst.quantize.rebuild import Opened
 from dst.quantize.statistics import Seen
+from dst.quantize.values import result_key
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle
-from dst.runtime.constants import constant_array
+from dst.runtime.golden import golden_inputs
 from dst.runtime.items import check_items, laid_out
 from dst.runtime.manifest import Chunk, Features, item_shape
 
@@ -99,13 +101,14 @@ def observed(
     seen: dict[str, Seen] = {}
     looked = 0
     for number, blocks in enumerate(calibration.streams):
-        stream = session.stream()
+        stream = session.stream(inputs=golden_inputs(source))
         before = _Lookback(contract.chunk)
         for step, items in enumerate(_chunks(contract.chunk, blocks), start=1):
             if step in wanted:
                 looked += 1
                 for key, values in probe.look(before.given(items), stream).items():
-                    seen.setdefault(key, Seen()).add(values, moments)
+                    whole = moments and key not in probe.plain
+                    seen.setdefault(key, Seen()).add(values, whole)
             stream.step(laid_out(contract.chunk, items), copy=False)
             before.take(items)
             if step >= last:
@@ -121,15 +124,25 @@ def observed(
 
 
 class _Probe:
-    """The full-precision graph with the inputs of its products as further outputs."""
+    """The full-precision graph with the inputs of its products as further outputs.
+
+    ``plain`` are the keys of values of which only the range is wanted: they have no last axis K.
+    """
 
     def __init__(self, source: Bundle, graph: Opened) -> None:
         self._contract = source.manifest.contract
-        inputs = {node.name: node.input[0] for node in graph.model.graph.node}
+        nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
+        self.plain: set[str] = set()
         for site in graph.found.sites:
-            if site.role != "embedding":
-                self._keys.setdefault(inputs[site.node], []).append(site.key)
+            if site.role in ("embedding", "cell") or site.inside:
+                continue
+            node = nodes[site.node]
+            self._keys.setdefault(node.input[0], []).append(site.key)
+            if site.role == "filter":
+                result = result_key(site.key)
+                self._keys.setdefault(node.output[0], []).append(result)
+                self.plain |= {site.key, result}
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         for tensor in model.graph.initializer:
@@ -152,7 +165,7 @@ class _Probe:
     def look(self, chunk: Array, stream: Stream) -> dict[str, npt.NDArray[np.float32]]:
         """Run one step from a stream's state: key of a weight -> its input ``(..., K)``."""
         feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
-        feeds |= {c.input: constant_array(c) for c in self._contract.constants}
+        feeds |= given_of(self._contract)
         feeds |= stream.inputs
         feeds |= dict(stream.state)
         fed = {name: value for name, value in feeds.items() if name in self._taken}

@@ -17,7 +17,13 @@ import safetensors.numpy
 
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle, open_bundle, write_bundle
-from dst.runtime.golden import golden_tensors, relative_error, replay_golden
+from dst.runtime.golden import (
+    cost_error,
+    golden_costs,
+    golden_inputs,
+    golden_tensors,
+    replay_golden,
+)
 from dst.runtime.manifest import Golden, Manifest
 
 Array = npt.NDArray[np.generic]
@@ -25,12 +31,15 @@ Array = npt.NDArray[np.generic]
 GOLDEN_FILE = "golden.safetensors"
 SINGLE_STEPS = 32
 """Steps of the recorded run at T = 1."""
-NOISE = 1e-5
-"""Size of the disturbance, as a share of each value: so far may two float32 forms of a step be
-apart (the bound of certificates)."""
-DISTURBED_RUNS = 3
-MARGIN = 2.0
+NOISE = 1e-4
+"""Size of the disturbance, as a share of each value: a tenth of a step of 8 bits and less, far more
+than two float32 forms of a step are apart. It makes most rounded values that can fall on either
+side of a half do so, and is itself far below what a recipe costs."""
+DISTURBED_RUNS = 4
+MARGIN = 1.5
 """A tolerance over the largest difference that was seen here."""
+LEAST_TOLERANCE = 0.1
+"""Of what the recipe costs: few roundings may have moved here, another machine moves others."""
 
 
 def proved(
@@ -38,11 +47,17 @@ def proved(
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """Record the source's golden chunks again, now with the quantized graphs.
 
-    Rounding makes steps of differences: where float32 moves by its last bit, a rounded value may
-    move by a whole step. The runs are recorded at the nominal T, and at T = 1 where that is
-    allowed, and the tolerance is ``MARGIN`` times the larger of two things: how far the bundle's
-    graphs stray from the records, and how far a run strays whose state is disturbed before every
-    step by ``NOISE`` of each value, which is what another CPU's order of sums does.
+    The runs are recorded at the nominal T, and at T = 1 where that is allowed. Beside each tensor
+    stands what the recipe costs it: the distance of its record from full precision, which the
+    source's graphs answer here for the same chunks. The tolerance is a share of that cost.
+
+    Rounding makes steps of differences: where float32 moves by its last bit, a rounded activation
+    may move by a whole step, and another CPU's order of sums does that. How far a graph can come
+    by it, even where every such value falls the other way, is measured: the state, and a chunk of
+    features, are disturbed before every step by ``NOISE`` of each value. Weights are not rounded
+    anew by that, so a recipe whose cost is that of its weights, such as 4 bits, has a small share.
+    The tolerance is ``MARGIN`` times the largest share so found, or by which the bundle's own
+    graphs differ from the records.
 
     Args:
         source: The full-precision bundle.
@@ -60,33 +75,35 @@ def proved(
         session = Session.open(draft, verify="size")
         runs, tensors, strayed = _record(source, session)
         content = safetensors.numpy.save(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+            {name: np.array(value, order="C") for name, value in tensors.items()}
         )
         complete = {**files, GOLDEN_FILE: content}
         whole = msgspec.structs.replace(manifest, golden=runs)
         write_bundle(draft, whole, complete, overwrite=True)
         replayed = replay_golden(open_bundle(draft))
     among = [error for check in replayed for error in check.errors.values()]
-    tolerance = _rounded_up(MARGIN * max(strayed, *among))
-    graphs = tuple(
-        msgspec.structs.replace(g, golden_tolerance=max(tolerance, g.golden_tolerance))
-        for g in whole.graphs
-    )
+    tolerance = _rounded_up(max(MARGIN * max(strayed, *among), LEAST_TOLERANCE))
+    graphs = tuple(msgspec.structs.replace(g, golden_tolerance=tolerance) for g in whole.graphs)
     return msgspec.structs.replace(whole, graphs=graphs), complete
 
 
 def _record(source: Bundle, session: Session) -> tuple[tuple[Golden, ...], dict[str, Array], float]:
-    """Run the golden chunks; also say how far disturbed runs stray."""
+    """Run the golden chunks, in full precision as well; also say how far disturbed runs stray."""
+    chunks = _chunks(source, session)
+    full = Session.open(source.root, chunk_sizes=sorted(chunks), verify="size")
     runs: list[Golden] = []
     tensors: dict[str, Array] = {}
     strayed = 0.0
-    for t, chunks in sorted(_chunks(source, session).items()):
-        found = _run(session, t, chunks, None)
+    for t, pieces in sorted(chunks.items()):
+        found = _run(source, session, t, pieces, None)
+        costs = golden_costs(found, _run(source, full, t, pieces, None), t)
         for seed in range(DISTURBED_RUNS):
-            other = _run(session, t, chunks, np.random.default_rng(seed))
-            strayed = max(strayed, *(relative_error(other[k], v) for k, v in found.items()))
-        tensors |= found
-        runs.append(Golden(file=GOLDEN_FILE, t=t, steps=len(chunks)))
+            other = _run(source, session, t, pieces, np.random.default_rng(seed))
+            for name, cost in costs.items():
+                kept = name.replace("/cost/", "/", 1)
+                strayed = max(strayed, cost_error(other[kept], found[kept], float(cost)))
+        tensors |= found | costs
+        runs.append(Golden(file=GOLDEN_FILE, t=t, steps=len(pieces)))
     return tuple(runs), tensors, strayed
 
 
@@ -106,33 +123,43 @@ def _chunks(source: Bundle, session: Session) -> dict[int, list[Array]]:
 
 
 def _run(
-    session: Session, t: int, chunks: Sequence[Array], noise: np.random.Generator | None
+    source: Bundle,
+    session: Session,
+    t: int,
+    chunks: Sequence[Array],
+    noise: np.random.Generator | None,
 ) -> dict[str, Array]:
-    """Step through chunks from the initial state, disturbing the state where noise is given."""
-    stream = session.stream()
+    """Step through chunks from the initial state; noise, if given, disturbs what a step reads."""
+    stream = session.stream(inputs=golden_inputs(source))
     outputs: dict[str, list[Array]] = {o.name: [] for o in session.contract.outputs}
     for piece in chunks:
+        read = piece
         if noise is not None:
+            read = _disturbed(piece, noise)
             _disturb(session, stream, noise)
-        for name, value in stream.step(np.ascontiguousarray(piece)).items():
+        for name, value in stream.step(np.ascontiguousarray(read)).items():
             outputs[name].append(value)
-    return golden_tensors(t, chunks, outputs, stream.state)
+    return golden_tensors(t, chunks, outputs, stream.state, stream.inputs)
 
 
 def _disturb(session: Session, stream: Stream, noise: np.random.Generator) -> None:
-    """Move every value of the state a little; whole numbers count or mask, and stay."""
+    """Move every value of the state a little."""
     now = stream.snapshot()
     for value in session.layout.views(now.block).values():
-        if value.dtype.kind == "f":
-            wide = value.astype(np.float64)
-            moved = wide * (1 + NOISE * noise.standard_normal(value.shape))
-            value[...] = np.where(wide == np.rint(wide), wide, moved)
+        value[...] = _disturbed(value, noise)
     stream.restore(now)
 
 
-def _rounded_up(value: float) -> float:
-    """Round up to one digit: 0.0123 -> 0.02."""
-    if value <= 0:
+def _disturbed(value: Array, noise: np.random.Generator) -> Array:
+    """Return values moved a little; whole numbers count or mask, and stay."""
+    if value.dtype.kind != "f":
         return value
-    unit = 10.0 ** math.floor(math.log10(value))
-    return float(f"{math.ceil(value / unit) * unit:.1g}")
+    wide = value.astype(np.float64)
+    moved = wide * (1 + NOISE * noise.standard_normal(value.shape))
+    return np.where(wide == np.rint(wide), wide, moved).astype(value.dtype)
+
+
+def _rounded_up(value: float) -> float:
+    """Round up to two digits: 0.0123 -> 0.013."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.2g}")

@@ -5,6 +5,7 @@ Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from dst.runtime.state import sized
 from dst.runtime.stream import Stream
 
 Array = npt.NDArray[np.generic]
+LEAST_COST = 1e-3
+"""The least that a recipe costs a tensor, as a share of the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,10 @@ class GoldenCheck:
         graph: the graph's file.
         t: items per chunk.
         steps: chunks the graph took.
-        errors: golden tensor -> max|d|/rms.
+        errors: golden tensor -> its error, in the run's measure.
         tolerance: what the manifest allows.
+        measure: `rms` where an error is max|d|/rms; `cost` where the run records what its recipe
+            costs, and an error is ||d|| over that.
         passed: whether every error is within the tolerance.
     """
 
@@ -38,6 +43,7 @@ class GoldenCheck:
     steps: int
     errors: Mapping[str, float]
     tolerance: float
+    measure: Literal["rms", "cost"]
     passed: bool
 
 
@@ -67,6 +73,46 @@ def golden_tensors(
     tensors |= {f"t{t}/state/{name}": value.copy() for name, value in state.items()}
     tensors |= {f"stream/{name}": value.copy() for name, value in (inputs or {}).items()}
     return tensors
+
+
+def golden_costs(
+    recorded: Mapping[str, Array], full: Mapping[str, Array], t: int
+) -> dict[str, Array]:
+    """Say what a recipe costs each tensor of a golden run: how far full precision is from it.
+
+    A tensor that it costs nothing may still move by its last bits on another machine, so a cost is
+    never less than `LEAST_COST` of the tensor itself.
+
+    Args:
+        recorded: what `golden_tensors` made of the quantized graph.
+        full: the same of the full-precision graph, on the same chunks.
+        t: items per chunk.
+
+    Returns:
+        `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.
+    """
+    costs: dict[str, Array] = {}
+    for name, value in recorded.items():
+        run, _, kind = name.partition("/")
+        if run == f"t{t}" and kind != "chunk":
+            cost = max(_length(value, full[name]), LEAST_COST * _length(value, 0))
+            costs[f"t{t}/cost/{kind}"] = np.array(cost, np.float64)
+    return costs
+
+
+def cost_error(found: Array, expected: Array, cost: float) -> float:
+    """Return ||found - expected|| / cost, in float64; infinite if not finite."""
+    difference = _length(found, expected)
+    if difference == 0.0:
+        return 0.0
+    error = difference / cost if cost > 0 else np.inf
+    return error if np.isfinite(error) else np.inf
+
+
+def _length(one: Array, other: Array | float) -> float:
+    """Return the root of the sum of squared differences, in float64."""
+    difference = np.subtract(one.astype(np.float64), other, dtype=np.float64)
+    return float(np.sqrt(np.sum(difference * difference)))
 
 
 def relative_error(found: Array, expected: Array) -> float:
@@ -139,17 +185,34 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
     return found
 
 
+def golden_inputs(bundle: Bundle, golden: Golden | None = None) -> dict[str, Array]:
+    """Return the stream inputs that a golden run was recorded with, by name.
+
+    They are an example of what the model takes, for whoever has none at hand.
+
+    Args:
+        bundle: whose run it is.
+        golden: which run; the first one where None.
+
+    Returns:
+        What the file holds of the contract's inputs; nothing where there are no such runs.
+    """
+    names = [given.input for given in bundle.manifest.contract.stream_inputs]
+    runs = bundle.manifest.golden if golden is None else (golden,)
+    if not names or not runs:
+        return {}
+    held = bundle.tensors(runs[0].file)
+    return {name: held[f"stream/{name}"] for name in names if f"stream/{name}" in held}
+
+
 def golden_stream(engine: Engine, golden: Golden) -> Stream:
     """Start a stream with the inputs that a golden run was recorded with.
 
     Raises:
         GoldenError: the golden file does not hold them as the contract has them.
     """
-    held = engine.bundle.tensors(golden.file)
-    names = [given.input for given in engine.contract.stream_inputs]
-    recorded = {name: held[f"stream/{name}"] for name in names if f"stream/{name}" in held}
     try:
-        return Stream(engine, recorded)
+        return Stream(engine, golden_inputs(engine.bundle, golden))
     except StreamInputError as error:
         raise GoldenError(
             f"{engine.bundle.label}: {golden.file}: tensor `stream/<input>`: {error}"
@@ -193,6 +256,8 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
         name: _tensor(engine, golden, held, f"state/{name}", value.shape)
         for name, value in stream.state.items()
     }
+    names = [f"out/{name}" for name in wanted] + [f"state/{name}" for name in left]
+    costs = _costs(engine, golden, held, names)
     cut = golden.t // t
     steps = [
         [stream.step(np.ascontiguousarray(piece)) for piece in np.split(c, cut, _time(engine))]
@@ -207,17 +272,43 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
             else np.concatenate([p[output.name] for p in pieces], axis)
             for pieces in steps
         ]
-        errors[output.name] = relative_error(np.stack(found), wanted[output.name])
+        cost = costs.get(f"out/{output.name}")
+        errors[output.name] = _error(np.stack(found), wanted[output.name], cost)
     for name, value in stream.state.items():
-        errors[name] = relative_error(value, left[name])
+        errors[name] = _error(value, left[name], costs.get(f"state/{name}"))
     return GoldenCheck(
         graph=graph.file,
         t=t,
         steps=golden.steps * cut,
         errors=errors,
         tolerance=graph.golden_tolerance,
+        measure="cost" if costs else "rms",
         passed=max(errors.values()) <= graph.golden_tolerance,
     )
+
+
+def _error(found: Array, expected: Array, cost: float | None) -> float:
+    if cost is None:
+        return relative_error(found, expected)
+    return cost_error(found, expected, cost)
+
+
+def _costs(
+    engine: Engine, golden: Golden, held: Mapping[str, Array], names: Sequence[str]
+) -> dict[str, float]:
+    """What the recipe costs each tensor, `out/NAME` and `state/NAME`; empty for full precision."""
+    if not any(name.startswith(f"t{golden.t}/cost/") for name in held):
+        return {}
+    costs: dict[str, float] = {}
+    for name in names:
+        value = _tensor(engine, golden, held, f"cost/{name}", ())
+        if value.dtype != np.float64 or not (np.isfinite(value) and value >= 0):
+            raise GoldenError(
+                f"{engine.bundle.label}: {golden.file}: 't{golden.t}/cost/{name}' is {value} in "
+                f"{value.dtype}, expected a finite float64 of at least 0"
+            )
+        costs[name] = float(value)
+    return costs
 
 
 def _time(engine: Engine) -> int:

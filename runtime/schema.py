@@ -179,7 +179,8 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `batch` lists the batch sizes it runs, empty for any. `opsets` are the imported versions
     by domain and `domains` those its nodes use; the default ONNX domain is `ai.onnx`.
-    `golden_tolerance` bounds max|d|/rms of each golden tensor. `multiply_adds` says what each
+    `golden_tolerance` bounds the error of each golden tensor: max|d|/rms, or, where the run records
+    what the recipe costs, ||d|| over that. `multiply_adds` says what each
     node costs in one step at the nominal T, or the greatest it runs, with B = 1; a node whose
     cost is not known is missing.
     """

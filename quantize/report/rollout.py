@@ -24,6 +24,7 @@ from dst.runtime.errors import (
     OtherStateError,
     StepError,
 )
+from dst.runtime.golden import golden_inputs
 from dst.runtime.plan import by_item
 from dst.runtime.state import sized
 
@@ -47,6 +48,7 @@ class Walk:
         head_items: items of each head.
         sample_every: of how many chunks one is sampled for state distance and injected state.
         inject: whether the injected stream is run.
+        states: whether state tensors are compared; two files of one model may hold other ones.
     """
 
     length: int
@@ -55,6 +57,7 @@ class Walk:
     head_items: int = 10_000
     sample_every: int = 16
     inject: bool = True
+    states: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +100,53 @@ class Rollout:
         return mean_of(held.above[kept], held.below[kept], root=True)
 
 
-def check_pair(reference: Session, other: Session) -> None:
+def check_pair(reference: Session, other: Session, other_file: bool = False) -> None:
     """Check that two sessions run one model over one kind of state.
+
+    Args:
+        reference: taken as right.
+        other: held against it.
+        other_file: the two were adopted from different files: only what goes in and comes out must
+            be the same, since nothing says whose weights and states they are.
 
     Raises:
         OtherModelError, OtherStateError: they do not.
     """
+    if other_file:
+        _check_ends(reference, other)
+        return
     left, right = reference.identity, other.identity
     if left.model_id != right.model_id:
         raise OtherModelError(
             f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
-            f"of {left.model_id[:16]}…; compare two precisions of one model"
+            f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
+            "file of it, such as one that was quantized elsewhere, give --other-file"
         )
     if left.state_hash != right.state_hash:
         raise OtherStateError(
             f"{other.bundle.label}: its state tensors are not those of {reference.bundle.label}; "
             "quantize without changing the state"
         )
+
+
+def _check_ends(reference: Session, other: Session) -> None:
+    """Check that two sessions take the same items and answer with the same outputs."""
+    left, right = reference.contract, other.contract
+    ends = [
+        ("chunk", left.chunk.shape, right.chunk.shape),
+        ("time axis", left.chunk.time_axis, right.chunk.time_axis),
+        ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
+    ]
+    shapes = {output.name: output.shape for output in left.outputs}
+    ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in right.outputs]
+    for what, expected, found in ends:
+        if expected != found:
+            raise OtherModelError(
+                f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
+                f"{expected}; two files of one model must take the same items and have the same "
+                "outputs",
+                code="other-ends",
+            )
 
 
 def rollout(
@@ -180,12 +213,18 @@ class _Runs:
         contract = other.contract
         self._items, self._walk = items, walk
         self._compare: Divergence = divergence_for(contract)
-        self._reference, self._other = reference.stream(), other.stream()
-        self._injected = other.stream()
-        self._chunk = np.empty(sized(contract.chunk.shape, walk.t), contract.chunk.dtype)
+        given = golden_inputs(other.bundle)
+        dtypes = {g.input: g.dtype for g in reference.contract.stream_inputs}
+        wide = {name: value.astype(dtypes[name]) for name, value in given.items()}
+        self._reference, self._other = reference.stream(inputs=wide), other.stream(inputs=given)
+        self._injected = other.stream(inputs=given)
+        self._behind = contract.chunk.lookahead
+        shape = sized(contract.chunk.shape, walk.t + self._behind)
+        self._chunk = np.empty(shape, contract.chunk.dtype)
         self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
         self._rows = by_item(contract, self._chunk)
-        self._floats = [s for s in contract.state if s.dtype.startswith("float")]
+        states = contract.state if walk.states else ()
+        self._floats = [s for s in states if s.dtype.startswith("float")]
         ends = edges(-(-walk.length // walk.t) * walk.t)
         root = self._compare.unit == "relative"
         self._free, self._sampled, self._alone = (
@@ -207,9 +246,10 @@ class _Runs:
         """Step on chunk `number` of the stream that begins at item `start` of the data."""
         walk = self._walk
         at = number * walk.t
-        places = np.arange(start + at, start + at + walk.t + 1) % len(self._items)
-        taken = self._items[places]
-        self._rows[...] = taken[:-1]
+        end = start + at + walk.t + max(1, self._behind)
+        taken = self._items[np.arange(start + at, end) % len(self._items)]
+        self._rows[...] = taken[: walk.t + self._behind]
+        following = taken[1 : walk.t + 1]
         self._wide[...] = self._chunk
         sampled = number < DENSE_CHUNKS or number % walk.sample_every == 0
         before = self._reference.snapshot() if sampled and walk.inject else None
@@ -219,13 +259,13 @@ class _Runs:
             alone = None if before is None else self._from(before)
         except (NonFiniteOutputError, NonFiniteStateError) as broke:
             raise _OtherBrokeError(str(broke)) from None
-        apart = self._compare.apart(right, found, taken[1:])
+        apart = self._compare.apart(right, found, following)
         self._free.add(at, apart.above, apart.below, apart.losses)
         if not sampled:
             return
         self._sampled.add(at, apart.above, apart.below, None)
         if alone is not None:
-            apart = self._compare.apart(right, alone, taken[1:])
+            apart = self._compare.apart(right, alone, following)
             self._alone.add(at, apart.above, apart.below, None)
         self._distance(at + walk.t - 1)
 

@@ -141,7 +141,7 @@ def _answers(order: Order) -> "Answers":
         stream_inputs=_stream_inputs(order.stream_inputs),
         shapes=_named("--shape", order.shapes, _shape),
         drop=order.drop,
-        t=_sizes(order.t),
+        t=sizes_of(order.t),
         lookback=order.lookback,
         lookahead=order.lookahead,
         lookback_fill=order.lookback_fill,
@@ -238,7 +238,12 @@ def _shape(name: str, text: str) -> tuple[int | str, ...]:
         ) from None
 
 
-def _sizes(text: str | None) -> tuple[int, ...]:
+def sizes_of(text: str | None) -> tuple[int, ...]:
+    """Read `1,16`.
+
+    Raises:
+        WrongUseError: it holds anything but sizes.
+    """
     try:
         sizes = tuple(int(part) for part in text.split(",")) if text is not None else ()
     except ValueError:

@@ -11,9 +11,11 @@ from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.providers import Lowering, Provider
 from dst.runtime.timing import time_golden
 
+MEASURES = {"rms": "rms", "cost": "the recipe's own error"}
+
 
 class Check(msgspec.Struct, frozen=True):
-    """One golden run on one graph."""
+    """One golden run on one graph; `measure` says what its errors are shares of."""
 
     graph: str
     lowering: str
@@ -21,6 +23,7 @@ class Check(msgspec.Struct, frozen=True):
     steps: int
     worst: float
     worst_tensor: str
+    measure: str
     tolerance: float
     passed: bool
 
@@ -37,7 +40,7 @@ class Time(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """The replay of a bundle; `worst` is max|d|/rms, null where it is not finite."""
+    """The replay of a bundle; a `worst` is null where it is not finite."""
 
     bundle: str
     bundle_id: str
@@ -74,7 +77,17 @@ def verify(
     for f in found:
         name, worst = max(f.errors.items(), key=lambda e: e[1])
         checks.append(
-            Check(f.graph, lowering[f.graph], f.t, f.steps, worst, name, f.tolerance, f.passed)
+            Check(
+                f.graph,
+                lowering[f.graph],
+                f.t,
+                f.steps,
+                worst,
+                name,
+                f.measure,
+                f.tolerance,
+                f.passed,
+            )
         )
     result = Verified(
         bundle=bundle.root.name,
@@ -117,7 +130,7 @@ def _show(result: Verified, output: Output) -> None:
             str(c.t),
             str(c.steps),
             f"{c.worst:.1e}",
-            f"{c.tolerance:.0e}",
+            f"{c.tolerance:.2g} of {MEASURES[c.measure]}",
             foreign(c.worst_tensor),
             mark,
         )
