@@ -13,7 +13,7 @@ import onnx
 import dst
 from dst.quantize.calibrate import Calibration, observed
 from dst.quantize.errors import CalibrationError, QuantizeError
-from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, pack
+from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, inside_bytes, pack
 from dst.quantize.plan import Choice, choose
 from dst.quantize.prove import proved
 from dst.quantize.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
@@ -250,5 +250,5 @@ def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> int:
     """What one open graph holds in weights."""
     weights = files.get(WEIGHTS_FILE)
     if isinstance(weights, bytes):
-        return len(weights)
+        return len(weights) + max(inside_bytes(model) for model in models.values())
     return max(held_bytes(model) for model in models.values())

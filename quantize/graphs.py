@@ -90,6 +90,12 @@ def held_bytes(model: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor, _ in _tensors(model.graph))
 
 
+def inside_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the weights in the graphs inside a packed model's nodes: these stay in its file."""
+    sizes = [len(tensor.raw_data) for tensor, inside in _tensors(model.graph) if inside]
+    return sum(size for size in sizes if size >= INLINE_BYTES)
+
+
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Take out the nodes and initializers that nothing reads any more, at any depth."""
     wanted = {value.name for value in graph.output}
