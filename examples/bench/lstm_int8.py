@@ -126,7 +126,7 @@ def tried(kind: str, hidden: int, given: argparse.Namespace, folder: Path) -> bo
     paths = {"float32": full}
     for recipe in given.recipes:
         form = {"int8-dynamic": "int8-dynamic", "int8-rows": "int8-rows"}.get(recipe)
-        forced = [Override("layer*", form)] if given.force and form and kind != "conv" else []
+        forced = [Override("w*", form)] if given.force and form and kind != "conv" else []
         paths[recipe] = folder / f"{kind}{hidden}-{recipe}"
         calibration = Calibration.of_items(items, 1)
         quantize_bundle(full, paths[recipe], recipe, calibration=calibration, overrides=forced)
