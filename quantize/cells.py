@@ -7,7 +7,8 @@ An LSTM in 8 bits is `com.microsoft.DynamicQuantizeLSTM`, which rounds all items
 scale; where each item is to have its own, a Scan steps it item by item. ONNX Runtime has no such
 kernel for GRU and RNN: they are written as a product over the chunk and a Scan whose body
 multiplies the state. What an operator costs beside its products decides from how many hidden units
-on that is faster (``examples/bench/lstm_int8.py --force``); below, weights are only stored in 8 bits.
+on that is faster (``examples/bench/lstm_int8.py --force``); below, weights are only stored in
+8 bits.
 """
 
 from __future__ import annotations
