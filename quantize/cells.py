@@ -89,8 +89,8 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
     if op == "LSTM":
         return ""
     usual = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[op]
-    chosen = next((a.strings for a in node.attribute if a.name == "activations"), [])
-    if chosen and [name.decode().capitalize() for name in chosen] != usual:
+    chosen = [a.strings for a in node.attribute if a.name == "activations"]
+    if chosen and [name.decode().capitalize() for name in chosen[0]] != usual:
         return f"{op} with other activations than {' and '.join(usual)} has no 8-bit form"
     if any(a.name == "clip" for a in node.attribute):
         return f"{op} with clip has no 8-bit form"
@@ -389,7 +389,8 @@ def _scan(
 
 
 def _copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
-    fresh = onnx.NodeProto.FromString(node.SerializeToString())
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
     del fresh.input[:]
     fresh.input.extend(inputs)
     return fresh

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dst.bench import measure
 from dst.command.app import call
-from dst.quantize import Calibration, Override, quantize_bundle
+from dst.quantize import Calibration, override_named, quantize_bundle
 from dst.quantize.report import Budget, Settings, report
 
 Floats = npt.NDArray[np.float32]
@@ -55,7 +55,6 @@ def recurrent(kind: str, hidden: int) -> onnx.ModelProto:
     names = ("h", "c") if kind == "lstm" else ("h",)
     nodes, tensors, value = [], {"one": np.array([1])}, "x"
     ends: tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]] = ([], [])
-    more = {"linear_before_reset": 1} if kind == "gru" else {}
     for layer in range(LAYERS):
         tensors |= {
             f"w{layer}": drawn(3 * layer, 1, rows, hidden),
@@ -65,11 +64,10 @@ def recurrent(kind: str, hidden: int) -> onnx.ModelProto:
         state = [f"{name}{layer}" for name in names]
         inputs = [value, f"w{layer}", f"r{layer}", f"b{layer}", "", *state]
         outputs = [f"all{layer}", *(f"{name}_out" for name in state)]
-        nodes.append(
-            helper.make_node(
-                kind.upper(), inputs, outputs, f"layer{layer}", hidden_size=hidden, **more
-            )
-        )
+        node = helper.make_node(kind.upper(), inputs, outputs, f"layer{layer}", hidden_size=hidden)
+        if kind == "gru":  # as torch has it
+            node.attribute.append(helper.make_attribute("linear_before_reset", 1))
+        nodes.append(node)
         value = "y" if layer == LAYERS - 1 else f"y{layer}"
         nodes.append(helper.make_node("Squeeze", [f"all{layer}", "one"], [value]))
         ends[0].extend(info(name, [1, "batch", hidden]) for name in state)
@@ -125,16 +123,15 @@ def tried(kind: str, hidden: int, given: argparse.Namespace, folder: Path) -> bo
     items = np.random.default_rng(1).normal(size=(given.items, hidden)).astype(np.float32)
     paths, sizes = {"float32": full}, dict[str, tuple[float, float]]()
     for recipe in given.recipes:
-        form = {"int8-dynamic": "int8-dynamic", "int8-rows": "int8-rows"}.get(recipe)
-        forced = [Override("w*", form)] if given.force and form and kind != "conv" else []
+        forces = given.force and recipe in ("int8-dynamic", "int8-rows") and kind != "conv"
+        forced = [override_named("w*", recipe)] if forces else []
         paths[recipe] = folder / f"{kind}{hidden}-{recipe}"
         calibration = Calibration.of_items(items, 1)
         done = quantize_bundle(
             full, paths[recipe], recipe, calibration=calibration, overrides=forced
         )
         before, after = done.weights_bytes
-        held = done.bundle.manifest.weights_bytes
-        sizes[recipe] = after / before, held / before
+        sizes[recipe] = after / before, done.bundle.manifest.weights_bytes / before
     found = measure(list(paths.values()), SIZES, given.rounds, slot_ms=given.slot_ms, starts=0)
     if not given.told:
         env = found.environment
@@ -150,18 +147,18 @@ def tried(kind: str, hidden: int, given: argparse.Namespace, folder: Path) -> bo
         made = report(full, paths[recipe], items, given.items, settings)
         error = next(gate for gate in made.gates if gate.name == "error")
         ratios = [cell.ratio for cell in entry.cells]
-        share, held = sizes[recipe]
+        on_disk, held = sizes[recipe]
         speeds = " | ".join(
             "–" if r is None else f"{r.median:.2f} ({r.low:.2f}–{r.high:.2f})" for r in ratios
         )
         print(
-            f"| {kind} {LAYERS if kind != 'conv' else 3} x {hidden} | `{recipe}` | {share:.2f} "
+            f"| {kind} {LAYERS if kind != 'conv' else 3} x {hidden} | `{recipe}` | {on_disk:.2f} "
             f"| {held:.2f} | {speeds} | {error.value:.4f} |",
             flush=True,
         )
         if kind == "lstm" and hidden >= LEAST and recipe == "int8-dynamic":
             fast = all(r is not None and r.median >= SPEED for r in ratios)
-            holds = share <= BYTES and fast and error.verdict == "passed"
+            holds = on_disk <= BYTES and fast and error.verdict == "passed"
     return holds
 
 

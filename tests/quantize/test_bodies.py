@@ -162,7 +162,7 @@ def adopted(path: Path, *words: str) -> Path:
 
 def apart(full: Path, other: Path) -> float:
     items = np.random.default_rng(3).normal(size=(64, WIDTH)).astype(np.float32)
-    right, found = (Session.open(p).stream().advance(items)["y"] for p in (full, other))
+    right, found = (np.float64(Session.open(p).stream().advance(items)["y"]) for p in (full, other))
     return float(np.linalg.norm(right - found) / np.linalg.norm(right))
 
 
@@ -191,7 +191,7 @@ def undecided(path: Path) -> Path:
         choice("c", "h_out", branch("a", 1), branch("b", 2)),
         helper.make_node("MatMul", ["h_out", "w"], ["y"], "product"),
     ]
-    weights = {"zero": np.float32(0), "w": drawn(WIDTH, WIDTH, seed=5)}
+    weights = {"zero": np.array(0, np.float32), "w": drawn(WIDTH, WIDTH, seed=5)}
     return saved(path, nodes, weights, [])
 
 
