@@ -97,13 +97,16 @@ def _infer(model: onnx.ModelProto) -> dict[str, Shape]:
         helped = False
         for node in model.graph.node:
             rule = _OUTPUT_SHAPES.get(node.op_type) if node.domain else None
-            if rule is None or node.output[0] in shapes:
+            first = next((name for name in node.output if name), "")
+            if rule is None or first in shapes:
                 continue
             try:
                 outputs = rule(node, shapes)
             except (KeyError, IndexError):
                 continue
             for name, shape in zip(node.output, outputs, strict=False):
+                if not name:
+                    continue
                 told[name] = shape
                 info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
                 model.graph.value_info.append(info)
@@ -233,6 +236,13 @@ def _nbits_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     return [(*shapes[node.input[0]][:-1], _attribute(node, "N", 0))]
 
 
+def _lstm_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
+    items, batch, _ = shapes[node.input[0]]
+    directions, hidden, _ = shapes[node.input[2]]  # turned: (D, H, 4H)
+    state = (directions, batch, hidden)
+    return [(items, directions, batch, hidden), state, state]
+
+
 def _product_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     left, right = shapes[node.input[0]], shapes[node.input[1]]
     if _attribute(node, "transA", 0):
@@ -248,6 +258,7 @@ _RULES: dict[str, Rule] = {
     "Conv": _convolution(1),
     "ConvInteger": _convolution(1),
     "ConvTranspose": _transposed_convolution,
+    "DynamicQuantizeLSTM": _recurrent,
     "DynamicQuantizeMatMul": _matmul,
     "Einsum": _einsum,
     "FusedMatMul": _matmul,
@@ -270,6 +281,7 @@ _NO_RULE = {"Attention", "DFT", "DeformConv", "STFT", "SequenceMap"}
 """Operators of ONNX that multiply and add a lot and have no rule here."""
 _OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Shapes], list[Shape]]] = {
     "CausalConvWithState": _like(0, 3),
+    "DynamicQuantizeLSTM": _lstm_shapes,
     "DynamicQuantizeMatMul": _product_shape,
     "FusedMatMul": _product_shape,
     "LinearAttention": _attention_shapes,

@@ -13,7 +13,7 @@ import onnx
 import dst
 from dst.quantize.calibrate import Calibration, observed
 from dst.quantize.errors import CalibrationError, QuantizeError
-from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, pack
+from dst.quantize.graphs import WEIGHTS_FILE, held_bytes, inside_bytes, multiplied_out, pack
 from dst.quantize.plan import Choice, choose
 from dst.quantize.prove import proved
 from dst.quantize.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
@@ -38,7 +38,8 @@ class Quantized:
     Attributes:
         bundle: where it lies and what its manifest says.
         records: what became of every weight, equal weights once.
-        weights_bytes: what one open graph holds in weights, before and after.
+        weights_bytes: what the weights take on disk, before and after. An open graph holds more
+            where they are only stored in 8 bits: ``bundle.manifest.weights_bytes`` says how much.
     """
 
     bundle: Bundle
@@ -122,7 +123,7 @@ def quantize_bundle(
     return Quantized(
         bundle=Bundle(Path(path), sealed),
         records=made.records,
-        weights_bytes=(bundle.manifest.weights_bytes, sealed.weights_bytes),
+        weights_bytes=(bundle.manifest.weights_bytes, made.on_disk),
     )
 
 
@@ -131,6 +132,7 @@ class _Made:
     manifest: Manifest
     files: Files
     records: tuple[WeightRecord, ...]
+    on_disk: int
 
 
 def _made(
@@ -158,6 +160,7 @@ def _made(
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
     files |= backend.files()
+    on_disk = _weights_bytes(files, models)
     return _Made(
         manifest=msgspec.structs.replace(
             source,
@@ -168,11 +171,12 @@ def _made(
             graphs=tuple(entries),
             golden=(),
             certificates=(),
-            weights_bytes=_weights_bytes(files, models),
+            weights_bytes=on_disk + max(multiplied_out(model) for model in models.values()),
             files={},
         ),
         files=files,
         records=tuple(records.values()),
+        on_disk=on_disk,
     )
 
 
@@ -247,8 +251,8 @@ def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:
 
 
 def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> int:
-    """What one open graph holds in weights."""
+    """What the weights take on disk."""
     weights = files.get(WEIGHTS_FILE)
     if isinstance(weights, bytes):
-        return len(weights)
+        return len(weights) + max(inside_bytes(model) for model in models.values())
     return max(held_bytes(model) for model in models.values())

@@ -7,7 +7,8 @@ An LSTM in 8 bits is `com.microsoft.DynamicQuantizeLSTM`, which rounds all items
 scale; where each item is to have its own, a Scan steps it item by item. ONNX Runtime has no such
 kernel for GRU and RNN: they are written as a product over the chunk and a Scan whose body
 multiplies the state. What an operator costs beside its products decides from how many hidden units
-on that is faster (``examples/bench/cell_forms.py``); below, weights are only stored in 8 bits.
+on that is faster (``examples/bench/lstm_int8.py --force``); below, weights are only stored in
+8 bits.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _LEAST: Mapping[str, Mapping[Form, int]] = {
 """Hidden units from which on a form was measured faster than float32 at T = 1 and T = 16."""
 _STORED_BITS = 8
 """Weights that are multiplied out never overflow: they take all 8 bits."""
+_LEAST_BALANCED = 16
+"""Inputs, and values of each, from which on scales by input cost next to nothing."""
 _LEAST_SHARED = 3
 """Fewer values under one scale are no smaller in 8 bits."""
 
@@ -86,8 +89,8 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
     if op == "LSTM":
         return ""
     usual = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[op]
-    chosen = next((a.strings for a in node.attribute if a.name == "activations"), [])
-    if chosen and [name.decode().capitalize() for name in chosen] != usual:
+    chosen = [a.strings for a in node.attribute if a.name == "activations"]
+    if chosen and [name.decode().capitalize() for name in chosen[0]] != usual:
         return f"{op} with other activations than {' and '.join(usual)} has no 8-bit form"
     if any(a.name == "clip" for a in node.attribute):
         return f"{op} with clip has no 8-bit form"
@@ -125,17 +128,41 @@ def write_stored(
             draft.node("Cast", [held], result, result, wide)
             continue
         turned = node.op_type == "ConvTranspose"  # (C, M, ...): outputs are on the second axis
-        by_output = np.moveaxis(weight, 1, 0) if turned else weight
-        shape = by_output.shape
-        rounded = by_row(by_output.reshape(int(np.prod(shape[:scales])), -1), _STORED_BITS)
-        values = rounded.values.reshape(shape)
-        scale = rounded.scale.reshape(*shape[:scales], *[1] * (weight.ndim - scales))
+        values, *by = _stored(np.moveaxis(weight, 1, 0) if turned else weight, scales)
         if turned:
-            values, scale = np.moveaxis(values, 0, 1), np.moveaxis(scale, 0, 1)
-        parts = [draft.array(f"{name}.stored8", values), draft.array(f"{name}.stored_scale", scale)]
-        parts[0] = draft.node("Cast", parts[:1], f"{result}.wide", f"{result}.wide", wide)
-        draft.node("Mul", parts, result, result)
+            values, *by = (np.moveaxis(part, 0, 1) for part in (values, *by))
+        held = draft.array(f"{name}.stored8", values)
+        read = draft.node("Cast", [held], f"{result}.wide", f"{result}.wide", wide)
+        for number, scale in enumerate(by):
+            part = draft.array(f"{name}.stored_scale{number}", scale)
+            last = result if number == len(by) - 1 else f"{result}.scaled"
+            read = draft.node("Mul", [read, part], last, last)
     draft.nodes.append(_copied(node, inputs))
+
+
+def _stored(weight: Floats, scales: int) -> list[npt.NDArray[np.generic]]:
+    """Round a weight whose first ``scales`` axes are outputs and whose next one is inputs.
+
+    Inputs of very unequal size come with weights of very unequal size, of which one scale per
+    output would lose the small ones. So each input has a scale too, where it shares it with many.
+
+    Returns:
+        Whole numbers, and the scales by input, if any, and by output, which multiply them.
+    """
+    outputs, inputs = int(np.prod(weight.shape[:scales])), weight.shape[scales]
+    after = weight.ndim - scales
+    by_input = np.ones((inputs, 1), np.float32)
+    rows = weight.reshape(outputs, inputs, -1)
+    shared = rows.size // inputs
+    if shared >= _LEAST_BALANCED and inputs >= _LEAST_BALANCED:
+        by_input = np.sqrt(np.square(rows).mean(axis=(0, 2), keepdims=True))[0]
+        by_input = np.where(by_input > 0, by_input, 1).astype(np.float32)
+    rounded = by_row((rows / by_input).reshape(outputs, -1), _STORED_BITS)
+    found: list[npt.NDArray[np.generic]] = [rounded.values.reshape(weight.shape)]
+    if not (by_input == 1).all():
+        found.append(by_input.reshape(*[1] * scales, inputs, *[1] * (after - 1)))
+    found.append(rounded.scale.reshape(*weight.shape[:scales], *[1] * after))
+    return found
 
 
 def write_cell(draft: Draft, cell: Cell, form: Form) -> None:
@@ -362,7 +389,8 @@ def _scan(
 
 
 def _copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
-    fresh = onnx.NodeProto.FromString(node.SerializeToString())
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
     del fresh.input[:]
     fresh.input.extend(inputs)
     return fresh

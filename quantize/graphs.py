@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper, version_converter
 
-from dst.quantize.bodies import bodies_of, distinct, graphs_of, reads
+from dst.quantize.bodies import bodies_of, distinct, graphs_of, nodes_of, reads, tensors_of
 from dst.quantize.fold import fold
 
 WEIGHTS_FILE = "weights.bin"
@@ -88,6 +89,27 @@ def pack(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, bytes
 def held_bytes(model: onnx.ModelProto) -> int:
     """Bytes of the tensors that stand in the graph file itself."""
     return sum(len(tensor.raw_data) for tensor, _ in _tensors(model.graph))
+
+
+def inside_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the weights in the graphs inside a packed model's nodes: these stay in its file."""
+    sizes = [len(tensor.raw_data) for tensor, inside in _tensors(model.graph) if inside]
+    return sum(size for size in sizes if size >= INLINE_BYTES)
+
+
+def multiplied_out(model: onnx.ModelProto) -> int:
+    """Bytes that an open graph holds beyond the file, where a Cast makes floats of a weight.
+
+    ONNX Runtime folds such a Cast when it opens the graph, and lets go of what was cast.
+    """
+    tensors = tensors_of(model.graph)
+    more = 0
+    for node in nodes_of(model.graph):
+        tensor = tensors.get(node.input[0]) if node.op_type == "Cast" else None
+        if tensor is not None and any(a.i == TensorProto.FLOAT for a in node.attribute):
+            narrow = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            more += math.prod(tensor.dims) * max(4 - narrow, 0)
+    return more
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

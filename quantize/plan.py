@@ -135,9 +135,9 @@ def operator_form(operator: str, products: Form) -> Form:
 
 def _by_recipe(site: Site, role: Role, recipe: Recipe) -> Choice:
     if role in ("cell", "filter"):
-        form = operator_form(site.operator, recipe.products)
-        slow = site.slow.get(form, "")
-        return Choice("int8-stored" if slow else form, role, slow)
+        wanted = operator_form(site.operator, recipe.products)
+        slow = site.slow.get(wanted, "")
+        return Choice("int8-stored" if slow else wanted, role, slow)
     if role in _REASONS:
         return Choice("float32", role, _REASONS[role])
     if role == "embedding":

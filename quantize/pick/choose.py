@@ -63,8 +63,8 @@ def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> s
             return f"{about}, the fastest that holds: {_numbers(chosen)}"
         equal = "no faster for sure, since the 95 % intervals of their speeds overlap"
     if round(chosen.weights_share, 2) < round(rival.weights_share, 2):
-        why = f"has less weights ({chosen.weights_share:.2f} of full precision's bytes against "
-        why += f"{rival.weights_share:.2f})"
+        sizes = f"{chosen.weights_share:.2f} of full precision's bytes, {rival.weights_share:.2f}"
+        why = f"is smaller ({sizes} for the other)"
     elif chosen.causal and not rival.causal:
         why = "is causal within a chunk"
     else:

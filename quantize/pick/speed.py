@@ -9,6 +9,9 @@ from dst.quantize.apply import Progress
 from dst.quantize.pick.trial import Trial
 from dst.runtime import Bundle
 
+LEAST_GAIN = 1.01
+"""A clock that is asked often enough finds a thousandth somewhere; less than this is no gain."""
+
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """Speed over full precision's at one T: the median of all rounds and its 95 % interval."""
@@ -18,8 +21,8 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def faster(self) -> bool:
-        """Whether it is surely faster: the whole interval is above 1."""
-        return self.ratio.low > 1.0
+        """Whether it is surely faster: the whole interval is above ``LEAST_GAIN``."""
+        return self.ratio.low > LEAST_GAIN
 
     @property
     def slower(self) -> bool:

@@ -87,6 +87,16 @@ def test_convolutions() -> None:
     assert count(carried, {"w": (WIDTH, 1, 3)}, before=[IMAGE]) == WIDTH * T * 3
 
 
+def test_an_lstm_in_8_bits_costs_what_it_costs_in_float32_and_hands_its_shape_on() -> None:
+    """Its weights are turned; a product behind it is counted, so its outputs are known."""
+    shapes = {"w": (1, WIDTH, 20), "r": (1, 5, 20), "a": (1, 20), "z": (1, 20), "v": (5, 3)}
+    inputs = ["x", "w", "r", "", "", "", "", "", "a", "z", "a", "z"]
+    lstm = node("DynamicQuantizeLSTM", inputs, ["all"], domain="com.microsoft", hidden_size=5)
+    assert count(lstm, shapes) == T * (WIDTH * 20 + 5 * 20)
+    lstm.name = "before"
+    assert count(node("MatMul", ["all", "v"], ["y"]), shapes, before=[lstm]) == T * 5 * 3
+
+
 @pytest.mark.parametrize(("kind", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
 def test_recurrences(kind: str, gates: int) -> None:
     hidden = 5

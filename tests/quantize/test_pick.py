@@ -7,7 +7,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.quantize.conftest import Plant
+from onnx import helper
+from tests.quantize.conftest import NAMED, Plant, features_contract, written
+from tests.quantize.conftest import ROWS as GOLDEN_ROWS
+from tests.steps import drawn, info, model_bytes
 
 from dst.bench import Spread
 from dst.quantize import QuantizeError, quantize_bundle
@@ -23,7 +26,7 @@ from dst.quantize.pick import (
     budget_for,
     pick,
 )
-from dst.quantize.pick.choose import best, in_order
+from dst.quantize.pick.choose import best, in_order, reason
 from dst.quantize.pick.verdict import gate_refusal, size_refusals, speed_refusals
 from dst.quantize.report import Budget, report
 from dst.runtime import StepError, open_bundle, replay_golden
@@ -41,6 +44,23 @@ def speed(t: int, median: float, low: float, high: float) -> Speed:
 
 
 # The rules, one by one
+
+
+def test_the_clock_decides_what_is_slower_where_it_is_slower() -> None:
+    """What is faster at one T and slower at the nominal one is called slower there alone."""
+    (refusal,) = speed_refusals([speed(1, 1.47, 1.4, 1.5), speed(8, 0.9, 0.8, 0.99)], 8)
+    assert refusal.why == (
+        "slower than full precision at T = 8: 0.90× (0.80–0.99), though faster at T = 1: 1.47× "
+        "(1.40–1.50)"
+    )
+
+
+def test_what_is_as_fast_holds_where_size_is_the_goal() -> None:
+    level = [speed(1, 1.0, 0.97, 1.03), speed(8, 1.0, 0.97, 1.03)]
+    assert [r.rule for r in speed_refusals(level, 8, "speed")] == ["speed"]
+    assert speed_refusals(level, 8, "size") == []
+    slow = [speed(8, 0.9, 0.8, 0.99)]
+    assert [r.rule for r in speed_refusals(slow, 8, "size")] == ["speed"]
 
 
 def test_what_is_not_smaller_is_refused() -> None:
@@ -100,6 +120,26 @@ def test_the_goals_order_what_holds() -> None:
     assert [j.recipe for j in in_order(pool, "speed")] == ["level", "heavy", "fast", "small"]
     assert [j.recipe for j in in_order(pool, "size")] == ["small", "level", "heavy", "fast"]
     assert best([], "speed") is None
+
+
+def test_a_choice_is_explained_in_a_sentence() -> None:
+    """1.37 before 1.49: why, in words; and why nothing, where nothing holds."""
+    rows = judged("rows", 0.26, speed(8, 1.37, 1.33, 1.45))
+    dynamic = judged("dynamic", 0.30, speed(8, 1.49, 1.40, 1.60))
+    out = judged("out", 0.1, speed(8, 3.0, 2.9, 3.1), Refusal(rule="error", why="error 1"))
+    assert best([rows, dynamic], "speed") is rows
+    assert reason([rows, dynamic, out], rows, "speed") == (
+        "rows was chosen (1.37× (1.33–1.45) at T = 8) before dynamic (1.49× (1.40–1.60) at T = 8), "
+        "which is no faster for sure, since the 95 % intervals of their speeds overlap; rows is "
+        "smaller (0.26 of full precision's bytes, 0.30 for the other)"
+    )
+    assert reason([rows, out], rows, "speed").startswith("rows was chosen, the only one that holds")
+    assert "the smallest that holds" in reason([rows, dynamic], rows, "size")
+    fast = judged("fast", 0.4, speed(8, 2.0, 1.9, 2.1))
+    assert "the fastest that holds" in reason([rows, fast], fast, "speed")
+    assert reason([out], None, "speed") == (
+        "no recipe was chosen, because each was refused (out: error 1)"
+    )
 
 
 # Budgets
@@ -192,12 +232,28 @@ def test_nothing_is_written_where_nothing_holds(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_cannot_be_quantized_is_said(sensor_bundle: Path, tmp_path: Path) -> None:
-    items = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    picked = pick(sensor_bundle, tmp_path / "out", items, "speed", QUICK)
+def test_what_cannot_be_quantized_is_said(tmp_path: Path) -> None:
+    """A convolution of 64 values: too few to gain anything."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["xt", "kernel"], ["yt"], "conv", group=64),
+        helper.make_node("Transpose", ["yt"], ["y"], perm=[0, 2, 1]),
+        helper.make_node("ReduceMean", ["y", "one"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["h", "mean"], ["h_next"]),
+    ]
+    step = model_bytes(
+        nodes,
+        [info("x", ["B", "T", 64]), info("h", ["B", 64])],
+        [info("y", ["B", "T", 64]), info("h_next", ["B", 64])],
+        {"kernel": drawn(64, 1, 1, seed=1), "one": np.array([1])},
+    )
+    bundle = written(tmp_path / "small", step, features_contract(NAMED), GOLDEN_ROWS)
+    picked = pick(bundle, tmp_path / "out", ROWS, "speed", QUICK)
     assert picked.chosen is None
     assert [[r.rule for r in j.refusals] for j in picked.judgements] == [["unchanged"]] * 5
-    assert {record.node for record in picked.records} == {"gru", "conv"}
+    assert {record.reason for record in picked.records} == {
+        "Conv holds fewer than 1,024 values: too few to gain anything"
+    }
     assert not (tmp_path / "out").exists()
 
 
@@ -272,7 +328,7 @@ def test_equal_data_rank_and_mix_alike(feature_bundle: Path, tmp_path: Path, clo
 
 def test_wrong_use_is_found_before_the_work(text_bundle: Path, tmp_path: Path) -> None:
     quantize_bundle(text_bundle, tmp_path / "q", "int8-rows")
-    with pytest.raises(QuantizeError, match=r"is int8 \(int8-rows\)"):
+    with pytest.raises(QuantizeError, match="is quantized already, by the recipe int8-rows"):
         pick(tmp_path / "q", tmp_path / "out", ITEMS)
     with pytest.raises(BundleExistsError):
         pick(text_bundle, tmp_path / "q", ITEMS)

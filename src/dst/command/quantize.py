@@ -56,6 +56,7 @@ class Result(msgspec.Struct, frozen=True):
     """The bundle that was written; `strayed` where an override quantizes what no recipe would.
 
     `path` and `bundle_id` are null where nothing could be quantized; `weights` then says why.
+    `weights_bytes` is what weights take on disk, `held_bytes` what one open graph holds of them.
     """
 
     path: str | None
@@ -65,6 +66,7 @@ class Result(msgspec.Struct, frozen=True):
     recipe: str | None
     weights_bytes: int
     weights_bytes_before: int
+    held_bytes: int
     weights: tuple[WeightRecord, ...]
     strayed: Strayed | None
 
@@ -114,6 +116,7 @@ def quantize(order: Order, output: Output) -> int:
             recipe=done.bundle.manifest.recipe,
             weights_bytes=after,
             weights_bytes_before=before,
+            held_bytes=done.bundle.manifest.weights_bytes,
             weights=done.records,
             strayed=drift,
         )
@@ -181,6 +184,7 @@ def _tell_nothing(
             recipe=None,
             weights_bytes=manifest.weights_bytes,
             weights_bytes_before=manifest.weights_bytes,
+            held_bytes=manifest.weights_bytes,
             weights=nothing.records,
             strayed=None,
         )
@@ -212,6 +216,11 @@ def _tell(path: Path, done: Quantized, output: Output) -> None:
         f"{foreign(manifest.recipe or 'as it was')}, {mib(before)} → {mib(after)} ({share})"
     )
     output.out.print(_weights(done.records))
+    if any(record.form == "int8-stored" for record in done.records):
+        output.out.print(
+            "[dim]int8-stored: smaller on disk, multiplied out when the graph is opened, which "
+            f"then holds {mib(manifest.weights_bytes)}[/]"
+        )
     for record in done.records:
         if record.insisted:
             output.err.print(
