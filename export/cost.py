@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import helper, shape_inference
 
-from dst.runtime.manifest import Contract
+from dst.runtime.manifest import Contract, window
 from dst.runtime.state import sized
 
 Shape = tuple[int, ...]
@@ -61,9 +61,10 @@ def multiply_adds(
 def _light(model: onnx.ModelProto, contract: Contract, t: int, batch: int) -> onnx.ModelProto:
     """Copy a graph without its weights, its inputs in the sizes of one step."""
     chunk = contract.chunk
-    sizes = {chunk.input: sized(chunk.shape, chunk.lookback + t, batch)}
+    sizes = {chunk.input: sized(chunk.shape, window(chunk, t), batch)}
     sizes |= {c.input: tuple(c.shape) for c in contract.constants}
     sizes |= {s.input: sized(s.shape, t, batch) for s in contract.state}
+    sizes |= {g.input: sized(g.shape, t, batch) for g in contract.stream_inputs}
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)

@@ -18,12 +18,13 @@ Sign it by deriving from ``Step``, or by having the same three members::
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dst.export.errors import StepContractError
-from dst.runtime.manifest import Contract, Fill, Zeros
+from dst.runtime.manifest import Contract, Fill, Zeros, window
 
 TORCH_DTYPES = {
     "float16": torch.float16,
@@ -45,6 +46,12 @@ class Step(nn.Module):
     """
 
     contract: Contract
+    any_batch: bool = True
+    """Whether several streams can be stepped together."""
+    example: Tensor | None = None
+    """Values that random items are drawn from; normal numbers where there are none."""
+    notes: Sequence[str] = ()
+    """What was found out about it, in sentences."""
 
     @property
     def half_life_items(self) -> float | None:
@@ -97,9 +104,9 @@ def check_step(step: Step) -> None:
 
 
 def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
-    """A chunk of zeros as the graph sees it: ``lookback + t`` items along time."""
+    """A chunk of zeros as the graph sees it: ``lookback + t + lookahead`` items along time."""
     chunk = contract.chunk
-    sizes = {"B": batch, "T": t + chunk.lookback}
+    sizes = {"B": batch, "T": window(chunk, t)}
     shape = [sizes[d] if isinstance(d, str) else d for d in chunk.shape]
     return torch.zeros(shape, dtype=TORCH_DTYPES[chunk.dtype])
 

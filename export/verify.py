@@ -20,7 +20,9 @@ import torch
 
 from dst.export.errors import CertificateError
 from dst.export.step import Step
+from dst.runtime.constants import constant_array
 from dst.runtime.golden import relative_error
+from dst.runtime.items import laid_out
 from dst.runtime.manifest import Certificate, Contract, Curve, Features
 
 Array = npt.NDArray[np.generic]
@@ -49,14 +51,15 @@ def torch_form(step: Step) -> Form:
     return run
 
 
-def onnx_form(path: Path, contract: Contract) -> Form:
-    """A traced graph on ONNX Runtime's CPU provider, one thread."""
+def onnx_form(graph: Path | bytes, contract: Contract) -> Form:
+    """A traced graph, a file or its bytes, on ONNX Runtime's CPU provider, one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what goes wrong is raised
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
-    constants = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in contract.constants}
+    constants = {c.input: constant_array(c) for c in contract.constants}
 
     def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
         found = session.run(names, {contract.chunk.input: chunk, **constants, **state})
@@ -75,7 +78,7 @@ def initial_state(step: Step) -> Tensors:
 
 
 class Chunks:
-    """Endless chunks cut from one array of items, ``[n]`` or ``[n, F]``, read round and round."""
+    """Endless chunks cut from one array of items ``[n, ...]``, read round and round."""
 
     def __init__(self, contract: Contract, data: Array, t: int) -> None:
         self._chunk = contract.chunk
@@ -83,20 +86,23 @@ class Chunks:
         self._t = t
 
     def fresh(self, number: int) -> Array:
-        """The items of chunk ``number`` as a caller gives them: T along time, B = 1."""
-        return self._laid_out(self._items(number * self._t, (number + 1) * self._t))
+        """Chunk ``number`` as ``Stream.step`` takes it: T and the look-ahead along time, B = 1."""
+        return laid_out(self._chunk, self._items(number * self._t, self._end(number)))
 
     def __getitem__(self, number: int) -> Array:
-        """Chunk ``number`` as the graph sees it: normalised, ``lookback + T`` along time, B = 1."""
+        """Chunk ``number`` as the graph sees it: normalised, lookback and look-ahead too, B = 1."""
         first = number * self._t - self._chunk.lookback
-        items = self._items(first, (number + 1) * self._t)
+        items = self._items(first, self._end(number))
         content = self._chunk.content
         if isinstance(content, Features) and content.normalisation is not None:
             mean = np.asarray(content.normalisation.mean).astype(items.dtype)
             std = np.asarray(content.normalisation.std).astype(items.dtype)
             rows = items.reshape(len(items), -1)
             items = np.divide(np.subtract(rows, mean), std).reshape(items.shape)
-        return self._laid_out(items)
+        return laid_out(self._chunk, items)
+
+    def _end(self, number: int) -> int:
+        return (number + 1) * self._t + self._chunk.lookahead
 
     def _items(self, first: int, end: int) -> Array:
         """Items ``first`` to ``end`` of the stream; before it stands the contract's fill."""
@@ -104,12 +110,6 @@ class Chunks:
         items = self._data[places % len(self._data)]
         items[places < 0] = self._chunk.lookback_fill or 0
         return items
-
-    def _laid_out(self, items: Array) -> Array:
-        whole = items[None] if self._chunk.batch_axis == 0 else np.expand_dims(items, 1)
-        if whole.ndim == 3 and self._chunk.time_axis == 2:  # features before time
-            whole = np.moveaxis(whole, 1, 2)
-        return np.ascontiguousarray(whole)
 
 
 class _Errors:
@@ -152,7 +152,7 @@ def certify(
         other: The form held against it; takes ``steps`` steps of ``t`` items.
         contract: What both keep.
         state: Initial state, B = 1.
-        data: Real items, ``[n]`` or ``[n, F]``; read again from the start when used up.
+        data: Real items, ``[n, ...]``; read again from the start when used up.
         about: What the data is, for the manifest.
         steps: Steps of ``other``, at least; rounded up to whole steps of ``reference``.
         t: Items per step of ``other``.

@@ -2,7 +2,12 @@
 
 from dst.quantize.apply import Quantized, quantize_bundle
 from dst.quantize.calibrate import Calibration
-from dst.quantize.errors import CalibrationError, OverrideError, QuantizeError, RecipeError
+from dst.quantize.errors import (
+    CalibrationError,
+    OverrideError,
+    QuantizeError,
+    RecipeError,
+)
 from dst.quantize.recipe import (
     FORMS,
     RECIPES,
@@ -13,7 +18,7 @@ from dst.quantize.recipe import (
     override_named,
     recipe_named,
 )
-from dst.quantize.record import WeightRecord
+from dst.quantize.record import NothingQuantizedError, WeightRecord
 
 __all__ = [
     "FORMS",
@@ -22,6 +27,7 @@ __all__ = [
     "CalibrationError",
     "Form",
     "Method",
+    "NothingQuantizedError",
     "Override",
     "OverrideError",
     "QuantizeError",

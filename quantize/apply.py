@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dst.quantize.plan import Choice, choose
 from dst.quantize.prove import proved
 from dst.quantize.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
 from dst.quantize.recipe import Form, Override, Recipe, recipe_named
-from dst.quantize.record import WeightRecord
+from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.quantize.rewrite import EMBEDDING_OPSET, OPSET
 from dst.quantize.single import parted, runs_both
 from dst.quantize.values import Values
@@ -45,11 +45,6 @@ class Quantized:
     records: tuple[WeightRecord, ...]
     weights_bytes: tuple[int, int]
 
-    @property
-    def changed(self) -> bool:
-        """Whether anything was quantized."""
-        return _any_changed(self.records)
-
 
 def quantize_bundle(
     source: str | Path | Bundle,
@@ -64,9 +59,9 @@ def quantize_bundle(
 ) -> Quantized:
     """Quantize a bundle: the same model, contract and state, in smaller numbers.
 
-    What has no quantized form (recurrent operators, convolutions) and what must not have one
-    (decay, gates, norms, the state itself) stays float32; ``Quantized.records`` says so. Where
-    nothing can be quantized, the bundle is copied.
+    What has no quantized form and what must not have one (decay, gates, norms, the state itself)
+    stays float32; ``Quantized.records`` says so. An If that the contract's constants decide is
+    replaced by the branch that is taken.
 
     Args:
         source: The full-precision bundle: a directory, the name of a shipped one, or open.
@@ -80,7 +75,8 @@ def quantize_bundle(
         progress: Called with what is being done and the share done.
 
     Raises:
-        QuantizeError: the source is quantized already; a subclass says what else is wrong.
+        QuantizeError: the source is not float32; a subclass says what else is wrong.
+        NothingQuantizedError: no weight could be quantized; it holds the reason of each.
         BundleError: the source is broken, or the target cannot be written.
         SessionError: the quantized graphs cannot be run here.
     """
@@ -89,11 +85,7 @@ def quantize_bundle(
     check_target(Path(path), overwrite)
     backend = Direct() if backend is None else backend
     backend.check(recipe)
-    if bundle.manifest.precision != "float32":
-        raise QuantizeError(
-            f"{bundle.label}: is {bundle.manifest.precision} ({bundle.manifest.recipe}); "
-            "quantize the float32 bundle that it was made from"
-        )
+    check_source(bundle)
     forms = {*recipe.forms, *(o.form for o in overrides)}
     report = progress or (lambda what, share: None)
     report("reading", 0.0)
@@ -112,6 +104,8 @@ def quantize_bundle(
         seen = observed(bundle, bundle, graphs, calibration, moments, report)
         values = Values(recipe, shared, seen)
     made = _made(bundle, graphs, choices, values, backend, report)
+    if not any(record.form != "float32" for record in made.records):
+        raise NothingQuantizedError(f"{bundle.label}: {_nothing(recipe, made)}", made.records)
     if calibration is not None and static:
         # once more, in the states that the quantized recurrence gets into
         with tempfile.TemporaryDirectory() as folder:
@@ -122,10 +116,7 @@ def quantize_bundle(
         values = Values(recipe, shared, seen)
         made = _made(bundle, graphs, choices, values, backend, report)
     report("recording golden vectors", 0.9)
-    if made.changed:
-        manifest, files = proved(bundle, made.manifest, made.files)
-    else:
-        manifest, files = bundle.manifest, {n: bundle.root / n for n in bundle.manifest.files}
+    manifest, files = proved(bundle, made.manifest, made.files)
     sealed = write_bundle(path, manifest, files, overwrite=overwrite)
     report("written", 1.0)
     return Quantized(
@@ -140,10 +131,6 @@ class _Made:
     manifest: Manifest
     files: Files
     records: tuple[WeightRecord, ...]
-
-    @property
-    def changed(self) -> bool:
-        return _any_changed(self.records)
 
 
 def _made(
@@ -165,8 +152,7 @@ def _made(
         file = part.graph.entry.file
         report(f"quantizing {file}", 0.5 + 0.4 * number / len(parts))
         models[file], found = rebuilt(part.graph, part.choices, values, backend)
-        done = _any_changed(found.values())
-        entries.append(entry_of(part.graph, models[file], part.allowed_t, done))
+        entries.append(entry_of(part.graph, models[file], part.allowed_t))
         records = found | records
     files: Files = dict(pack(models, bundle.root))
     if any(isinstance(s.init, Stored) for s in source.contract.state):
@@ -190,8 +176,51 @@ def _made(
     )
 
 
-def _any_changed(records: Iterable[WeightRecord]) -> bool:
-    return any(record.form != "float32" for record in records)
+def check_source(bundle: Bundle) -> None:
+    """Refuse a bundle that recipes cannot start from: they round float32 weights.
+
+    Raises:
+        QuantizeError: what it is instead, and what to do.
+    """
+    precision, recipe = bundle.manifest.precision, bundle.manifest.recipe
+    if recipe is not None:
+        raise QuantizeError(
+            f"{bundle.label}: is quantized already, by the recipe {recipe}; quantize the float32 "
+            "bundle that it was made from",
+            code="quantized-already",
+        )
+    if precision != "float32":
+        what, cure = _NOT_FLOAT32.get(precision, (f"most of its weights are {precision}", _ADOPT))
+        raise QuantizeError(
+            f"{bundle.label}: {what}, and recipes round float32 weights; {cure}",
+            code="not-float32",
+        )
+
+
+_ADOPT = "adopt its float32 file and quantize that"
+_NOT_FLOAT32 = {
+    "float64": (
+        "its weights are float64",
+        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
+    ),
+    "float16": (
+        "its weights are float16",
+        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
+    ),
+    "int8": (
+        "its file holds int8 weights already",
+        "adopt the float32 file that it was made from and quantize that; dst report with "
+        "--other-file compares the two",
+    ),
+}
+"""What a file is that was adopted in another precision, and what to do."""
+
+
+def _nothing(recipe: Recipe, made: _Made) -> str:
+    """Say why nothing was quantized."""
+    reasons = dict.fromkeys(record.reason for record in made.records)
+    found = "; ".join(reasons) if reasons else "it holds no weight that a recipe knows"
+    return f"nothing can be quantized by {recipe.label}: {found}; nothing was written"
 
 
 def _contract(contract: Contract, choices: Mapping[str, Choice]) -> Contract:

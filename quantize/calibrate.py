@@ -15,12 +15,14 @@ import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, helper
 
 from dst.quantize.errors import CalibrationError
+from dst.quantize.fold import given_of
 from dst.quantize.rebuild import Opened
 from dst.quantize.statistics import Seen
+from dst.quantize.values import result_key
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle
-from dst.runtime.items import check_items
-from dst.runtime.manifest import Chunk, Features
+from dst.runtime.items import check_items, laid_out
+from dst.runtime.manifest import Chunk, Features, item_shape
 
 Array = npt.NDArray[np.generic]
 
@@ -104,8 +106,9 @@ def observed(
             if step in wanted:
                 looked += 1
                 for key, values in probe.look(before.given(items), stream).items():
-                    seen.setdefault(key, Seen()).add(values, moments)
-            stream.step(_batched(contract.chunk, items), copy=False)
+                    whole = moments and key not in probe.plain
+                    seen.setdefault(key, Seen()).add(values, whole)
+            stream.step(laid_out(contract.chunk, items), copy=False)
             before.take(items)
             if step >= last:
                 break
@@ -120,15 +123,25 @@ def observed(
 
 
 class _Probe:
-    """The full-precision graph with the inputs of its products as further outputs."""
+    """The full-precision graph with the inputs of its products as further outputs.
+
+    ``plain`` are the keys of values of which only the range is wanted: they have no last axis K.
+    """
 
     def __init__(self, source: Bundle, graph: Opened) -> None:
         self._contract = source.manifest.contract
-        inputs = {node.name: node.input[0] for node in graph.model.graph.node}
+        nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
+        self.plain: set[str] = set()
         for site in graph.found.sites:
-            if site.role != "embedding":
-                self._keys.setdefault(inputs[site.node], []).append(site.key)
+            if site.role in ("embedding", "cell") or site.inside:
+                continue
+            node = nodes[site.node]
+            self._keys.setdefault(node.input[0], []).append(site.key)
+            if site.role == "filter":
+                result = result_key(site.key)
+                self._keys.setdefault(node.output[0], []).append(result)
+                self.plain |= {site.key, result}
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         for tensor in model.graph.initializer:
@@ -151,10 +164,8 @@ class _Probe:
     def look(self, chunk: Array, stream: Stream) -> dict[str, npt.NDArray[np.float32]]:
         """Run one step from a stream's state: key of a weight -> its input ``(..., K)``."""
         feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
-        feeds |= {
-            c.input: np.asarray(c.values).astype(c.dtype).reshape(c.shape)
-            for c in self._contract.constants
-        }
+        feeds |= given_of(self._contract)
+        feeds |= stream.inputs
         feeds |= dict(stream.state)
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)
@@ -168,43 +179,35 @@ class _Lookback:
     def __init__(self, chunk: Chunk) -> None:
         self._chunk = chunk
         fill = chunk.lookback_fill or 0.0
-        shape = tuple(s for s in chunk.shape if not isinstance(s, str))
-        self._items: Array = np.full((chunk.lookback, *shape), fill, chunk.dtype)
+        self._items: Array = np.full((chunk.lookback, *item_shape(chunk)), fill, chunk.dtype)
 
     def given(self, items: Array) -> Array:
-        """The graph's input: lookback and chunk, normalised, with B = 1."""
+        """The graph's input: lookback, chunk and look-ahead, normalised, with B = 1."""
         whole = np.concatenate([self._items, items])
         content = self._chunk.content
         if isinstance(content, Features) and content.normalisation is not None:
-            mean = np.asarray(content.normalisation.mean, whole.dtype)
-            std = np.asarray(content.normalisation.std, whole.dtype)
+            item = item_shape(self._chunk)
+            mean = np.asarray(content.normalisation.mean, whole.dtype).reshape(item)
+            std = np.asarray(content.normalisation.std, whole.dtype).reshape(item)
             whole = (whole - mean) / std
-        return _batched(self._chunk, whole)
+        return laid_out(self._chunk, whole)
 
     def take(self, items: Array) -> None:
         """Move on behind a chunk."""
         count = self._chunk.lookback
         whole = np.concatenate([self._items, items])
-        self._items = whole[len(whole) - count :]
-
-
-def _batched(chunk: Chunk, items: Array) -> Array:
-    """Items ``[n, ...]`` with batch and time where the contract has them, B = 1."""
-    feature = next((i for i, s in enumerate(chunk.shape) if not isinstance(s, str)), None)
-    axes = [chunk.time_axis] if feature is None else [chunk.time_axis, feature]
-    order = np.argsort(axes)
-    moved = items.transpose(order)
-    return np.ascontiguousarray(np.expand_dims(moved, chunk.batch_axis))
+        end = len(whole) - self._chunk.lookahead
+        self._items = whole[end - count : end]
 
 
 def _chunks(chunk: Chunk, blocks: Iterable[Array]) -> Iterator[Array]:
-    """Cut blocks of items of any length into chunks of the nominal T; the rest is left."""
+    """Cut blocks of items into chunks of the nominal T and their look-ahead; the rest is left."""
     waiting: list[Array] = []
     count = 0
     for block in blocks:
         waiting.append(check_items(chunk, block))
         count += len(block)
-        while count >= chunk.nominal_t:
+        while count >= chunk.nominal_t + chunk.lookahead:
             joined = np.concatenate(waiting)
-            yield joined[: chunk.nominal_t]
+            yield joined[: chunk.nominal_t + chunk.lookahead]
             waiting, count = [joined[chunk.nominal_t :]], count - chunk.nominal_t

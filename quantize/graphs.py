@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper, version_converter
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper, version_converter
+
+from dst.quantize.bodies import bodies_of, distinct, graphs_of, reads
+from dst.quantize.fold import fold
 
 WEIGHTS_FILE = "weights.bin"
 INLINE_BYTES = 1024
@@ -18,17 +23,29 @@ IR_OF_OPSET = {11: 6, 13: 7, 18: 8, 21: 10}
 """The first IR version that an operator set may be used with."""
 
 
-def load(path: Path, opset: int) -> onnx.ModelProto:
-    """Read a graph without its external data; constants become initializers.
+def load(
+    path: Path, opset: int, given: Mapping[str, npt.NDArray[np.generic]] = MappingProxyType({})
+) -> onnx.ModelProto:
+    """Read a graph without its external data, every name in it distinct.
+
+    Constants become initializers, functions of the model are written out, and what does not depend
+    on the input is folded (``dst.quantize.fold``).
 
     Args:
         path: The graph.
         opset: The least operator set wanted; a graph that cannot be raised to it stays as it is.
+        given: Inputs that are constants, by name.
     """
     model = onnx.load(str(path), load_external_data=False)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    distinct(model)
+    _lift_constants(model.graph)
+    fold(model, path.parent, given)
     if opset_of(model) < opset:
         model = _raised(model, opset)
-    _lift_constants(model.graph)
+        _lift_constants(model.graph)
+    distinct(model)
     return model
 
 
@@ -74,12 +91,14 @@ def held_bytes(model: onnx.ModelProto) -> int:
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Take out the nodes and initializers that nothing reads any more."""
+    """Take out the nodes and initializers that nothing reads any more, at any depth."""
     wanted = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
-            wanted.update(_reads(node))
+            for body in bodies_of(node):
+                drop_unused(body)
+            wanted.update(reads(node))
             kept.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
     tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
@@ -102,39 +121,30 @@ def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return model
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
-    kept = []
-    for node in graph.node:
-        value = next((a for a in node.attribute if a.name == "value"), None)
-        if node.op_type == "Constant" and not node.domain and value is not None:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(value.t)
-            tensor.name = node.output[0]
-        else:
-            kept.append(node)
-    if len(kept) < len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
+def _lift_constants(model: onnx.GraphProto) -> None:
+    """Make initializers of constants, each in its own graph, but for what a body gives back."""
+    for number, graph in enumerate(graphs_of(model)):
+        results = {value.name for value in graph.output} if number else set()
+        kept = []
+        for node in graph.node:
+            value = next((a for a in node.attribute if a.name == "value"), None)
+            constant = node.op_type == "Constant" and not node.domain and value is not None
+            if constant and value is not None and node.output[0] not in results:
+                tensor = graph.initializer.add()
+                tensor.CopyFrom(value.t)
+                tensor.name = node.output[0]
+            else:
+                kept.append(node)
+        if len(kept) < len(graph.node):
+            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+            del graph.node[:]
+            graph.node.extend(copies)
 
 
-def _tensors(graph: onnx.GraphProto, inside: bool = False) -> Iterator[tuple[TensorProto, bool]]:
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, bool]]:
     """Yield a graph's initializers, and those of the graphs inside its nodes, told apart."""
-    yield from ((tensor, inside) for tensor in graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _tensors(body, inside=True)
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield every value a node reads, those that its bodies read from outside included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            yield from (value.name for value in body.output)
-            for inside in body.node:
-                yield from _reads(inside)
+    for number, found in enumerate(graphs_of(graph)):
+        yield from ((tensor, number > 0) for tensor in found.initializer)
 
 
 def _bytes_of(tensor: TensorProto, folder: Path) -> bytes:

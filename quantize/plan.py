@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from dst.quantize.errors import OverrideError
-from dst.quantize.recipe import Form, Override, Recipe
+from dst.quantize.recipe import FORMS, Form, Override, Recipe
 from dst.quantize.survey import Role, Site, Survey
 
 _TIED: Mapping[Form, Form] = {
@@ -21,11 +21,34 @@ TIED_BLOCK = 64
 """Values that such a head multiplies under one scale in the block forms: the largest size at which
 single steps equal chunks bit for bit."""
 _TABLE_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-rows")
+_CELL_FORMS: tuple[Form, ...] = (
+    "float32",
+    "float16",
+    "int8-stored",
+    "int8-dynamic",
+    "int8-rows",
+)
+_FILTER_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-stored", "int8-static")
+_PRODUCT_FORMS: tuple[Form, ...] = tuple(form for form in FORMS if form != "int8-stored")
+_FITTING: dict[Role, tuple[str, tuple[Form, ...]]] = {
+    "embedding": ("a table", _TABLE_FORMS),
+    "cell": ("of a recurrent operator", _CELL_FORMS),
+    "filter": ("of a convolution", _FILTER_FORMS),
+}
 _REASONS: dict[Role, str] = {
     "gate": "decay and write strength stay float32",
     "narrow": "too narrow to gain anything",
 }
-_RANK: tuple[Role, ...] = ("gate", "narrow", "embedding", "recurrent", "product")
+_RANK: tuple[Role, ...] = (
+    "gate",
+    "narrow",
+    "embedding",
+    "recurrent",
+    "product",
+    "cell",
+    "filter",
+)
+_UNSEEN = "calibration cannot look into the body of an If, a Loop or a Scan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,7 @@ class Choice:
     Attributes:
         form: how it is held; ``int8-rows`` for a table means int8 with a scale per row.
         role: its part in the recurrence.
-        reason: why it stays float32; empty where it does not.
+        reason: why it is not held as the recipe holds products; empty where it is.
         table: key of the table whose numbers it shares, for a tied head.
         insisted: an override quantizes what the recipe would have left.
         block: values per scale where an ``int8-block`` product reads the numbers of int8 columns
@@ -72,14 +95,49 @@ def choose(
     for site in sites:
         known = roles.get(site.key, site.role)
         roles[site.key] = min(known, site.role, key=_RANK.index)
-    choices = {key: _by_recipe(role, recipe) for key, role in roles.items()}
+    choices = {site.key: _by_recipe(site, roles[site.key], recipe) for site in sites}
     for override in overrides:
         _apply(override, sites, left, roles, choices)
     _tie(sites, choices)
+    for site in sites:
+        choices[site.key] = _possible(site, choices[site.key], recipe)
     return choices
 
 
-def _by_recipe(role: Role, recipe: Recipe) -> Choice:
+def _possible(site: Site, choice: Choice, recipe: Recipe) -> Choice:
+    """Fall back to what an operator, or calibration, can do."""
+    gap = site.gaps.get(choice.form)
+    if gap:
+        return replace(choice, form="int8-stored", reason=gap)
+    blocks = choice.form in ("int8-block", "int4-block") and recipe.method == "gptq"
+    if site.inside and (choice.form == "int8-static" or blocks):
+        if site.role == "filter":
+            return replace(choice, form="int8-stored", reason=_UNSEEN)
+        return replace(choice, form="float32", reason=_UNSEEN)
+    return choice
+
+
+def operator_form(operator: str, products: Form) -> Form:
+    """The form of a recurrent operator or a convolution where products have one.
+
+    Convolutions have an 8-bit kernel for ranges that calibration found. Recurrent operators have
+    one that rounds their input; where products round only weights, theirs are only stored.
+    """
+    if products in ("float32", "float16"):
+        return products
+    able: tuple[Form, ...] = ("int8-dynamic", "int8-rows")
+    if operator == "Conv":
+        able = ("int8-static",)
+    elif operator == "ConvTranspose":
+        able = ()
+    return products if products in able else "int8-stored"
+
+
+def _by_recipe(site: Site, role: Role, recipe: Recipe) -> Choice:
+    if role in ("cell", "filter"):
+        form = operator_form(site.operator, recipe.products)
+        slow = site.slow.get(form, "")
+        return Choice("int8-stored" if slow else form, role, slow)
     if role in _REASONS:
         return Choice("float32", role, _REASONS[role])
     if role == "embedding":
@@ -96,20 +154,23 @@ def _apply(
     choices: dict[str, Choice],
 ) -> None:
     pattern, form = override.pattern, override.form
-    hit = [s for s in sites if fnmatchcase(s.weight, pattern) or fnmatchcase(s.node, pattern)]
+    hit = [s for s in sites if s.named_by(lambda name: fnmatchcase(name, pattern))]
     fixed = [name for name in left if fnmatchcase(name, pattern)]
     if not hit and not fixed:
-        names = sorted({s.weight for s in sites})
+        names = sorted({name for s in sites for name in s.names or (s.weight,)})
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise OverrideError(f"override {pattern!r} names no weight and no node; weights: {shown}")
     if not hit and form != "float32":
         raise OverrideError(f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32")
     for site in hit:
         role = roles[site.key]
-        if role == "embedding" and form not in _TABLE_FORMS:
+        what, fitting = _FITTING.get(role, ("a product", _PRODUCT_FORMS))
+        if site.operator == "ConvTranspose":
+            fitting = tuple(f for f in fitting if f != "int8-static")
+        if form not in fitting:
             raise OverrideError(
-                f"override {pattern!r}: {site.weight} is a table, which cannot be {form}; "
-                f"choose from {', '.join(_TABLE_FORMS)}"
+                f"override {pattern!r}: {site.weight} is {what}, which cannot be {form}; "
+                f"choose from {', '.join(fitting)}"
             )
         reason = "kept by an override" if form == "float32" else ""
         insisted = form != "float32" and role in _REASONS

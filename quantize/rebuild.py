@@ -12,9 +12,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from dst.quantize.bodies import bodies_of, nodes_of, tensors_of
+from dst.quantize.cells import MICROSOFT, Cell, write_cell, write_filter, write_stored
+from dst.quantize.fold import given_of
 from dst.quantize.graphs import drop_unused, load, opset_of
 from dst.quantize.plan import Choice
-from dst.quantize.recipe import Recipe
+from dst.quantize.recipe import Form, Recipe
 from dst.quantize.record import WeightRecord
 from dst.quantize.rewrite import (
     EMBEDDING_OPSET,
@@ -24,7 +27,7 @@ from dst.quantize.rewrite import (
     write_lookup,
     write_product,
 )
-from dst.quantize.survey import Floats, Site, Survey, named, survey
+from dst.quantize.survey import Floats, Site, Survey, survey
 from dst.quantize.values import Values
 from dst.runtime.bundle import Bundle
 from dst.runtime.manifest import Graph
@@ -51,9 +54,16 @@ class Opened:
 
     def weight(self, site: Site) -> Floats:
         """Read a weight (K, N) or a table (V, D)."""
-        tensor = next(t for t in self.model.graph.initializer if t.name == site.weight)
-        array = np.asarray(numpy_helper.to_array(tensor, str(self.folder)), np.float32)
+        array = self._array(site.weight)
         return array.T if site.turned else array
+
+    def operands(self, node: onnx.NodeProto, site: Site) -> dict[int, Floats]:
+        """Read the weights of a recurrent operator or a convolution: input number -> values."""
+        return {place: self._array(node.input[place]) for place in site.operands}
+
+    def _array(self, name: str) -> Floats:
+        tensor = tensors_of(self.model.graph)[name]
+        return np.asarray(numpy_helper.to_array(tensor, str(self.folder)), np.float32)
 
 
 def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
@@ -64,9 +74,9 @@ def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
         opsets: Graph file -> the least operator set that is wanted of it.
     """
     graphs = []
+    given = given_of(bundle.manifest.contract)
     for entry in bundle.manifest.graphs:
-        model = load(bundle.root / entry.file, opsets[entry.file])
-        named(model)
+        model = load(bundle.root / entry.file, opsets[entry.file], given)
         found = survey(model, bundle.root, bundle.manifest.contract)
         graphs.append(Opened(entry, model, found, bundle.root))
     return graphs
@@ -142,53 +152,85 @@ def rebuilt(
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    sites = {site.node: site for site in graph.found.sites}
     opset = opset_of(model)
-    chosen = {node: _possible(choices[site.key], opset) for node, site in sites.items()}
-    write = backend.writer(graph, chosen, values)
-    draft = Draft()
-    records: dict[str, WeightRecord] = {}
-    blocks: set[str] = set()
-    for node in graph.model.graph.node:
-        site = sites.get(node.name)
-        if site is None:
-            limits = node.op_type in ("Relu", "Clip") and node.input[0] in blocks
-            write_limits(draft, node) if limits else draft.nodes.append(node)
-            continue
-        choice = chosen[node.name]
-        if choice.form == "float32":
-            draft.nodes.append(node)
-        elif choice.role == "embedding":
-            write_lookup(draft, node, values.held(site, choice, graph.weight(site)))
-        else:
-            write(draft, node, site)
-            if choice.form in ("int4-block", "int8-block"):
-                blocks.add(node.output[0])
-        records[site.key] = _record(graph.entry.file, site, choice)
-    for name, reason in graph.found.left.items():
-        records[name] = WeightRecord(graph.entry.file, name, "", "operator", (), "float32", reason)
-    model.graph.initializer.extend(draft.tensors.values())
-    del model.graph.node[:]
-    model.graph.node.extend(draft.nodes)
+    chosen = {s.node: _possible(choices[s.key], opset) for s in graph.found.sites}
+    pen = _Pen(graph, chosen, values, backend)
+    pen.write(model.graph, Draft())
     drop_unused(model.graph)
+    ours = any(node.domain == MICROSOFT for node in nodes_of(model.graph))
+    if ours and all(o.domain != MICROSOFT for o in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    file = graph.entry.file
+    records = {s.key: _record(file, s, chosen[s.node]) for s in graph.found.sites}
+    for name, reason in graph.found.left.items():
+        records[name] = WeightRecord(file, name, "", "operator", (), "float32", reason)
     return model, records
 
 
-def entry_of(
-    graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int], changed: bool
-) -> Graph:
+class _Pen:
+    """Writes a graph and those inside it."""
+
+    def __init__(
+        self, graph: Opened, chosen: Mapping[str, Choice], values: Values, backend: Backend
+    ) -> None:
+        self._graph = graph
+        self._chosen = chosen
+        self._values = values
+        self._sites = {site.node: site for site in graph.found.sites}
+        self._outside = backend.writer(graph, chosen, values)
+        self._inside = Direct().writer(graph, chosen, values)
+        self._bodies = 0
+
+    def write(self, graph: onnx.GraphProto, draft: Draft) -> None:
+        """Write a graph anew, in place."""
+        blocks: set[str] = set()
+        for node in graph.node:
+            for body in bodies_of(node):
+                self._bodies += 1
+                self.write(body, Draft(scope=f".in{self._bodies}"))
+            site = self._sites.get(node.name)
+            if site is None:
+                limits = node.op_type in ("Relu", "Clip") and node.input[0] in blocks
+                write_limits(draft, node) if limits else draft.nodes.append(node)
+            elif self._site(draft, node, site) in ("int4-block", "int8-block"):
+                blocks.add(node.output[0])
+        graph.initializer.extend(draft.tensors.values())
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+    def _site(self, draft: Draft, node: onnx.NodeProto, site: Site) -> Form:
+        """Write one operator with weights and return its form."""
+        choice, values = self._chosen[node.name], self._values
+        if choice.form == "float32":
+            draft.nodes.append(node)
+        elif choice.role == "embedding":
+            write_lookup(draft, node, values.held(site, choice, self._graph.weight(site)))
+        elif choice.role not in ("cell", "filter"):
+            (self._inside if site.inside else self._outside)(draft, node, site)
+        else:
+            weights, bits = self._graph.operands(node, site), values.recipe.weight_bits
+            if choice.form in ("int8-stored", "float16"):
+                write_stored(draft, node, weights, choice.form)
+            elif choice.role == "cell":
+                write_cell(draft, Cell(node, weights, bits), choice.form)
+            else:
+                write_filter(draft, node, weights, bits, values.ranges(site.key))
+        return choice.form
+
+
+def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) -> Graph:
     """Describe a rewritten graph for the manifest; products keep their names and costs."""
-    if not changed:
-        return msgspec.structs.replace(graph.entry, allowed_t=tuple(allowed_t))
     costs = graph.entry.multiply_adds
     names = [node.name for node in model.graph.node]
+    nodes = list(nodes_of(model.graph))
     before = {node.name for node in graph.model.graph.node}
     opset = max((o for o in MIN_ORT if o <= opset_of(model)), default=min(MIN_ORT))
     return msgspec.structs.replace(
         graph.entry,
         allowed_t=tuple(allowed_t),
         opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
-        domains=tuple(sorted({n.domain or "ai.onnx" for n in model.graph.node})),
+        domains=tuple(sorted({n.domain or "ai.onnx" for n in nodes})),
         min_ort=max(graph.entry.min_ort, MIN_ORT[opset], key=_version),
         multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
     )
@@ -210,6 +252,7 @@ def _record(file: str, site: Site, choice: Choice) -> WeightRecord:
         weight=site.weight,
         role=choice.role,
         shape=site.shape,
+        more=tuple(name for name in site.names if name != site.weight),
         form=choice.form,
         reason=choice.reason,
         insisted=choice.insisted,

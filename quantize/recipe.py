@@ -10,7 +10,14 @@ from typing import Literal, get_args
 from dst.quantize.errors import OverrideError, RecipeError
 
 Form = Literal[
-    "float32", "float16", "int8-dynamic", "int8-static", "int8-rows", "int8-block", "int4-block"
+    "float32",
+    "float16",
+    "int8-dynamic",
+    "int8-static",
+    "int8-rows",
+    "int8-block",
+    "int4-block",
+    "int8-stored",
 ]
 """How a weight is held and what its product reads. Weights are symmetric, without a zero point.
 
@@ -24,6 +31,11 @@ Form = Literal[
 - `int8-block`, `int4-block`: blocks of the weight share a scale (`DequantizeLinear` with
   `block_size`, which ONNX Runtime runs as `MatMulNBits` with accuracy level 4: each item is rounded
   to 8 bits by block): causal.
+- `int8-stored`: of recurrent operators and convolutions; int8 per output on disk, multiplied out to
+  float32 once, when the graph is opened. Files shrink; memory and speed stay, opening takes a
+  little longer, and only the weights are rounded: causal.
+
+A recurrent operator or a convolution in `float16` is held so on disk and multiplied out as well.
 """
 FORMS: tuple[Form, ...] = get_args(Form)
 Method = Literal["rtn", "search", "gptq"]
@@ -43,8 +55,9 @@ BLOCKS = (16, 32, 64, 128)
 class Recipe:
     """In which form each kind of weight is held.
 
-    State, gates, decay, norms, softmax, convolutions and recurrent operators stay float32 in
-    every recipe.
+    State, gates, decay, norms and softmax stay float32 in every recipe. The weights of recurrent
+    operators and convolutions follow ``products`` as far as there are kernels for them
+    (``dst.quantize.plan.cell_form``); they are ``int8-stored`` else.
 
     Attributes:
         name: what the manifest's ``recipe`` begins with.

@@ -23,6 +23,7 @@ from dst.quantize.weights import Rounded, packed4
 OPSET: dict[Form, int] = {
     "float32": 1,
     "float16": 13,
+    "int8-stored": 7,
     "int8-dynamic": 11,
     "int8-static": 13,
     "int8-rows": 18,
@@ -42,10 +43,21 @@ class Draft:
     Attributes:
         nodes: in topological order.
         tensors: name -> tensor.
+        scope: what ends the names that are made of others' in a graph inside a node, where the
+            same name may stand outside.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: dict[str, TensorProto] = field(default_factory=dict)
+    scope: str = ""
+
+    def own(self, name: str) -> str:
+        """Make a name of this graph's own."""
+        return f"{name}{self.scope}"
+
+    def has(self, value: str) -> bool:
+        """Whether a node gives this value."""
+        return any(value in node.output for node in self.nodes)
 
     def node(
         self,
@@ -63,12 +75,14 @@ class Draft:
 
     def array(self, name: str, array: npt.NDArray[np.generic] | np.generic) -> str:
         """Add a tensor unless it is there, and return its name."""
+        name = self.own(name)
         if name not in self.tensors:
             self.tensors[name] = numpy_helper.from_array(np.array(array, order="C"), name)
         return name
 
     def int4(self, name: str, rounded: Rounded) -> str:
         """Add a tensor of 4-bit numbers unless it is there, and return its name."""
+        name = self.own(name)
         if name not in self.tensors:
             self.tensors[name] = TensorProto(
                 name=name,
@@ -163,8 +177,8 @@ def _float16(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> Non
         raise TypeError("a float16 form needs its weight in half precision")
     name = node.name
     weight = _turned(draft, held, draft.array(f"{held.name}.float16", held.half))
-    narrow = f"{node.input[0]}.float16"
-    if not _written(draft, narrow):
+    narrow = draft.own(f"{node.input[0]}.float16")
+    if not draft.has(narrow):
         draft.node(
             "Cast", [node.input[0]], narrow, f"{name}.narrow", {"to": int(TensorProto.FLOAT16)}
         )
@@ -176,8 +190,8 @@ def _dynamic(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> Non
     name, x, rounded = node.name, node.input[0], _rounded(held)
     weight = _turned(draft, held, draft.array(f"{held.name}.int8", rounded.values))
     scale = draft.array(f"{held.name}.scale", rounded.scale)
-    parts = [f"{x}.whole", f"{x}.scale", f"{x}.zero"]
-    if not _written(draft, parts[0]):
+    parts = [draft.own(f"{x}.{part}") for part in ("whole", "scale", "zero")]
+    if not draft.has(parts[0]):
         draft.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], parts, f"{name}.rounded"))
     whole = draft.node("MatMulInteger", [parts[0], weight, parts[2]], f"{name}.whole", name)
     wide = draft.node(
@@ -201,17 +215,21 @@ def _static(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None
 def _rows(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
     """Divide each item by its own peak, round it with a fixed scale, and multiply it back."""
     name, x = node.name, node.input[0]
-    peak, read = f"{x}.peak", f"{x}.read"
-    if not _written(draft, read):
-        size = draft.node("Abs", [x], f"{x}.size", f"{name}.size")
+    peak, read = draft.own(f"{x}.peak"), draft.own(f"{x}.read")
+    if not draft.has(read):
+        size = draft.node("Abs", [x], draft.own(f"{x}.size"), f"{name}.size")
         axes = draft.array("quantize.last_axis", np.array([-1]))
-        highest = draft.node("ReduceMax", [size, axes], f"{x}.highest", f"{name}.highest")
+        highest = draft.node(
+            "ReduceMax", [size, axes], draft.own(f"{x}.highest"), f"{name}.highest"
+        )
         least = draft.array("quantize.least", np.float32(1e-30))
         draft.node("Max", [highest, least], peak, f"{name}.peak")
-        even = draft.node("Div", [x, peak], f"{x}.even", f"{name}.even")
+        even = draft.node("Div", [x, peak], draft.own(f"{x}.even"), f"{name}.even")
         unit = draft.array("quantize.unit", np.float32(1 / 127))
         zero = draft.array("quantize.zero", np.uint8(_HALF))
-        whole = draft.node("QuantizeLinear", [even, unit, zero], f"{x}.whole", f"{name}.rounded")
+        whole = draft.node(
+            "QuantizeLinear", [even, unit, zero], draft.own(f"{x}.whole"), f"{name}.rounded"
+        )
         draft.node("DequantizeLinear", [whole, unit, zero], read, f"{name}.again")
     product = draft.node("MatMul", [read, _columns(draft, node, held)], f"{name}.even", name)
     draft.node("Mul", [product, peak], result, f"{name}.scaled")
@@ -252,15 +270,11 @@ def _turned(draft: Draft, held: Held, table: str) -> str:
     """Give a product (K, N) of a table's numbers (N, K); ONNX Runtime turns them when it loads."""
     if not held.turned:
         return table
-    name = f"{held.name}.turned"
-    if not _written(draft, name):
+    name = draft.own(f"{held.name}.turned")
+    if not draft.has(name):
         node = helper.make_node("Transpose", [table], [name], name, perm=[1, 0])
         draft.nodes.append(node)
     return name
-
-
-def _written(draft: Draft, value: str) -> bool:
-    return any(value in node.output for node in draft.nodes)
 
 
 def _rounded(held: Held) -> Rounded:

@@ -70,7 +70,7 @@ def parted(graphs: Sequence[Opened], chunk: Chunk, choices: Mapping[str, Choice]
 
 
 def _by_block(choice: Choice) -> Choice:
-    if choice.form != "int8-dynamic":
+    if choice.form != "int8-dynamic" or choice.role == "cell":
         return choice
     return replace(choice, form="int8-block", block=SINGLE_BLOCK)
 

@@ -1,4 +1,4 @@
-"""A graph in, its products and look-ups of weights out, each with its part in the recurrence.
+"""Find the weights of a graph and of those inside its nodes, each with its part in the recurrence.
 
 Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,13 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from dst.quantize.bodies import bodies_of, links, nodes_of, tensors_of
+from dst.quantize.cells import CELLS, FILTERS, gap, slow
+from dst.quantize.recipe import Form
 from dst.runtime.manifest import Contract
 
 Floats = npt.NDArray[np.float32]
-Role = Literal["product", "recurrent", "gate", "narrow", "embedding"]
+Role = Literal["product", "recurrent", "gate", "narrow", "embedding", "cell", "filter"]
 
 MIN_WIDTH = 32
 """A product narrower than this, either way, gains nothing: its int8 form is all overhead."""
@@ -34,7 +37,7 @@ _DECAY_INPUTS = {"LinearAttention": (4, 5)}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One product with a weight, or one look-up in a table.
+    """One operator with weights: a product, a look-up, a recurrent operator or a convolution.
 
     Attributes:
         node: name of the node, unique in its graph.
@@ -42,11 +45,19 @@ class Site:
         turned: it holds the weight transposed.
         role: ``recurrent`` where the result goes into the state without passing another weight,
             ``gate`` where it gets there as a decay, ``narrow`` where there is nothing to gain,
-            ``embedding`` for a look-up by the chunk's items.
-        shape: (K, N) of a product, (V, D) of a table.
+            ``embedding`` for a look-up by the chunk's items, ``cell`` for LSTM, GRU and RNN,
+            ``filter`` for a convolution.
+        shape: (K, N) of a product, (V, D) of a table; of a recurrent operator what multiplies
+            input and state stacked, of a convolution what multiplies one window.
         key: SHA-256 (hex) of the weight as float32 in that shape, C order: equal weights of
             several graphs have equal keys.
         mirror: the same of the transposed weight: a head tied to a table mirrors it.
+        operator: what the node is.
+        operands: numbers of the inputs that are weights, of cells and filters.
+        names: their initializers, biases left out.
+        inside: it stands in the body of an If, a Loop or a Scan.
+        gaps: of a cell: form -> why it cannot be held so; empty text where it can.
+        slow: of a cell: form -> why that is no gain; empty text where it is one.
     """
 
     node: str
@@ -56,6 +67,16 @@ class Site:
     shape: tuple[int, int]
     key: str
     mirror: str
+    operator: str = "MatMul"
+    operands: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    inside: bool = False
+    gaps: Mapping[Form, str] = field(default_factory=dict)
+    slow: Mapping[Form, str] = field(default_factory=dict)
+
+    def named_by(self, fits: Callable[[str], bool]) -> bool:
+        """Whether a pattern fits the node or one of its weights."""
+        return any(fits(name) for name in (self.node, self.weight, *self.names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +93,7 @@ class Survey:
 
 
 def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
-    """Find the weights of a graph; nodes must have unique names (see ``named``).
+    """Find the weights of a graph; its names must be distinct (``dst.quantize.bodies``).
 
     Args:
         model: The graph; external data is read from ``folder``.
@@ -80,13 +101,23 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
         contract: What the graph keeps: its outputs tell which results are state.
     """
     graph = model.graph
-    given = {value.name for value in graph.input}
-    tensors = {t.name: t for t in graph.initializer if t.name not in given}
+    nodes = list(nodes_of(graph))
+    top = {node.name for node in graph.node}
+    tensors = tensors_of(graph)
+    inputs = {value.name for value in graph.input}
     items = _items(graph, contract.chunk.input)
     turned = turned_weights(graph, tensors)
     found: dict[str, tuple[str, Floats, bool]] = {}
+    others: dict[str, Site] = {}
     left: dict[str, str] = {}
-    for node in graph.node:
+    for node in nodes:
+        if node.op_type in (*CELLS, *FILTERS, "CausalConvWithState"):
+            site = _operator(node, tensors, inputs, folder, node.name not in top)
+            if isinstance(site, Site):
+                others[node.name] = site
+            else:
+                left[node.name] = site
+            continue
         weight = _weight_of(node, tensors | turned, items)
         if isinstance(weight, int):
             value = node.input[weight]
@@ -96,15 +127,79 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
             found[node.name] = (tensor.name, array.T if flip else array, flip)
         elif weight:
             left[node.name] = weight
-    follow = _Follow(graph, set(found) | set(left), contract)
+    follow = _Follow(nodes, set(found) | set(others) | set(left), contract)
     sites: list[Site] = []
-    for node in graph.node:
+    for node in nodes:
+        if node.name in others:
+            sites.append(others[node.name])
         if node.name in found:
             name, array, flip = found[node.name]
             rows, columns = array.shape
             role, key, mirror = _role(node, array, follow), key_of(array), key_of(array.T)
-            sites.append(Site(node.name, name, flip, role, (rows, columns), key, mirror))
+            inside = node.name not in top
+            sites.append(
+                Site(
+                    node.name, name, flip, role, (rows, columns), key, mirror, node.op_type,
+                    inside=inside,
+                )
+            )  # fmt: skip
     return Survey(tuple(sites), left)
+
+
+def _operator(
+    node: onnx.NodeProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    inputs: Collection[str],
+    folder: Path,
+    inside: bool,
+) -> Site | str:
+    """A recurrent operator or a convolution; or why its weights stay as they are."""
+    op = node.op_type
+    if op == "CausalConvWithState":
+        return "the short convolution of a memory stays float32"
+    weights = (1, 2) if op in CELLS else (1,)
+    for place in weights:
+        name = node.input[place]
+        if name not in tensors:
+            made = "is an input of the graph" if name in inputs else "is computed by the graph"
+            return f"a weight of {op} that {made} is no constant"
+        if tensors[name].data_type != onnx.TensorProto.FLOAT:
+            kind = onnx.helper.tensor_dtype_to_string(tensors[name].data_type)
+            return f"{op} holds its weight as {kind.removeprefix('TensorProto.').lower()}"
+    if op in CELLS and _int(node, "layout"):
+        return f"ONNX Runtime runs no {op} with layout 1 on CPUs"
+    names = tuple(node.input[place] for place in weights)
+    sizes = [tuple(tensors[name].dims) for name in names]
+    if sum(math.prod(size) for size in sizes) < MIN_VALUES:
+        return f"{op} holds fewer than {MIN_VALUES:,} values: too few to gain anything"
+    digest = hashlib.sha256()
+    for name in names:
+        array = np.asarray(numpy_helper.to_array(tensors[name], str(folder)), np.float32)
+        digest.update(key_of(array).encode())
+    bias = 3 if op in CELLS else 2
+    has_bias = bias < len(node.input) and node.input[bias] in tensors
+    first = sizes[0]
+    if op in CELLS:
+        shape = (first[2] + sizes[1][2], first[0] * first[1])
+    else:
+        outputs = first[0] if op == "Conv" else first[1]
+        shape = (math.prod(first) // outputs, outputs)
+    forms: tuple[Form, ...] = ("int8-dynamic", "int8-rows") if op in CELLS else ()
+    return Site(
+        node=node.name,
+        weight=names[0],
+        turned=False,
+        role="cell" if op in CELLS else "filter",
+        shape=shape,
+        key=digest.hexdigest(),
+        mirror="",
+        operator=op,
+        operands=(*weights, bias) if has_bias else weights,
+        names=names,
+        inside=inside,
+        gaps={form: gap(node, tensors, form) for form in forms},
+        slow={form: slow(node, tensors, form) for form in forms},
+    )
 
 
 def key_of(array: npt.NDArray[np.generic]) -> str:
@@ -120,7 +215,7 @@ def turned_weights(
     """Find the values that are a transposed initializer: value -> initializer."""
     return {
         node.output[0]: tensors[node.input[0]]
-        for node in graph.node
+        for node in nodes_of(graph)
         if node.op_type == "Transpose"
         and node.input[0] in tensors
         and len(tensors[node.input[0]].dims) == 2
@@ -128,33 +223,11 @@ def turned_weights(
     }
 
 
-def named(model: onnx.ModelProto) -> None:
-    """Give every node without a name of its own one that is."""
-    taken = {node.name for node in model.graph.node}
-    seen: set[str] = set()
-    for number, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            name = f"{node.op_type}_{number}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
-        seen.add(node.name)
-
-
 def _weight_of(
     node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], items: set[str]
 ) -> int | str | None:
     """Which input is the weight; or why it cannot be quantized; None where there is none."""
-    inner = [t for body in _subgraphs(node) for t in body.initializer if _is_weight(t)]
-    if inner:
-        return f"weights inside the body of {node.op_type}"
-    floats = [i for i, n in enumerate(node.input) if n in tensors and _is_matrix(tensors[n])]
-    if floats and node.op_type in ("LSTM", "GRU", "RNN"):
-        return f"ONNX Runtime runs {node.op_type} in float32 only"
-    if floats and node.op_type in ("Conv", "ConvTranspose", "CausalConvWithState"):
-        return "convolutions in int8 cost more accuracy than they save"
-    held = [i for i in floats if _is_weight(tensors[node.input[i]])]
+    held = [i for i, n in enumerate(node.input) if n in tensors and _is_weight(tensors[n])]
     if not held:
         return None
     at = held[0]
@@ -172,13 +245,10 @@ def _weight_of(
     return None
 
 
-def _is_matrix(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
-
-
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor may be a weight: masks and other small constants are none."""
-    return _is_matrix(tensor) and math.prod(tensor.dims) >= MIN_VALUES
+    matrix = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
+    return matrix and math.prod(tensor.dims) >= MIN_VALUES
 
 
 def _int(node: onnx.NodeProto, name: str) -> int:
@@ -188,18 +258,6 @@ def _int(node: onnx.NodeProto, name: str) -> int:
 def _plain(node: onnx.NodeProto) -> bool:
     """Whether a Gemm scales neither its product nor its bias."""
     return all(a.f == 1.0 for a in node.attribute if a.name in ("alpha", "beta"))
-
-
-def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in (a.g, *a.graphs) if g.node or g.output]
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield every value a node reads, those that its bodies read from outside included."""
-    yield from node.input
-    for graph in _subgraphs(node):
-        for inside in graph.node:
-            yield from _reads(inside)
 
 
 def _items(graph: onnx.GraphProto, chunk: str) -> set[str]:
@@ -214,11 +272,18 @@ def _items(graph: onnx.GraphProto, chunk: str) -> set[str]:
 class _Follow:
     """Follows results through a graph up to the next weight."""
 
-    def __init__(self, graph: onnx.GraphProto, weighted: set[str], contract: Contract) -> None:
+    def __init__(
+        self, nodes: Sequence[onnx.NodeProto], weighted: set[str], contract: Contract
+    ) -> None:
         self._after = {state.output for state in contract.state}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for value in set(_reads(node)) if node.name not in weighted else ():
+        for node in nodes:
+            if bodies_of(node):  # what is inside stands among the nodes
+                for source, target in set(links(node)):
+                    hand = onnx.helper.make_node("Identity", [source], [target])
+                    self._readers.setdefault(source, []).append(hand)
+                continue
+            for value in set(node.input) if node.name not in weighted else ():
                 self._readers.setdefault(value, []).append(node)
 
     def into_state(self, value: str) -> bool:

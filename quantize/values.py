@@ -17,6 +17,11 @@ from dst.quantize.survey import Floats, Site
 from dst.quantize.weights import Rounded, by_block, by_block_search, by_column, by_row
 
 
+def result_key(key: str) -> str:
+    """Under which key calibration keeps what an operator gives, where it is looked at."""
+    return f"{key}.result"
+
+
 @dataclass(slots=True)
 class Values:
     """The weights of one bundle in their new forms.
@@ -80,6 +85,10 @@ class Values:
 
     def _activation(self, key: str) -> tuple[float, int]:
         return self.seen_of(key).scale_and_zero()
+
+    def ranges(self, key: str) -> list[tuple[float, int]]:
+        """Scale and zero point of what a convolution reads and of what it gives, by its key."""
+        return [self.seen_of(name).scale_and_zero() for name in (key, result_key(key))]
 
     def seen_of(self, key: str) -> Seen:
         """Say what calibration saw of the input of a weight, by its key.

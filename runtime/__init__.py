@@ -1,6 +1,7 @@
 """The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle import Bundle, open_bundle, shipped, write_bundle
+from dst.runtime.constants import model_id_with_constants
 from dst.runtime.errors import (
     BundleError,
     DstError,
@@ -18,10 +19,10 @@ from dst.runtime.pool import StreamPool
 from dst.runtime.replay import replay
 from dst.runtime.report import GraphLoad, LoadReport, Share
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved
+from dst.runtime.saved import Saved, Snapshot
 from dst.runtime.session import Session
 from dst.runtime.store import StateStore
-from dst.runtime.stream import Snapshot, Stream
+from dst.runtime.stream import Stream
 from dst.runtime.surprise import surprise_bits
 from dst.runtime.timing import GoldenTime, time_golden
 from dst.runtime.tokens import decode_bytes, encode_bytes
@@ -55,6 +56,7 @@ __all__ = [
     "encode_bytes",
     "generate",
     "golden_tensors",
+    "model_id_with_constants",
     "open_bundle",
     "predict",
     "relative_error",

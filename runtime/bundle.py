@@ -4,6 +4,7 @@ import glob
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,13 +144,21 @@ def locate(path: str | Path) -> Path:
     if not given.exists() and str(path) in ours:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
-    names = ", ".join(ours) if ours else "none"
+    names = f"shipped bundles: {', '.join(ours)}" if ours else _not_packed()
     kept = sorted(given.parent.glob(f".{glob.escape(given.name)}.*{_OLD}")) if given.name else []
     if kept:  # a process was killed between the two renames of `_swap`
         why += (
             f"; the bundle that stood there is kept as {kept[-1].name}, rename it to have it back"
         )
-    raise BundleNotFoundError(f"bundle {str(path)!r}: {why}; shipped bundles: {names}")
+    raise BundleNotFoundError(f"bundle {str(path)!r}: {why}; {names}")
+
+
+def _not_packed() -> str:
+    """Say why the package has no bundles of its own, which every install of it has."""
+    why = "the bundles that come with the package are not here"
+    if not Path(dst.__file__).exists() and not getattr(sys, "frozen", False):
+        return f"{why}: it is imported from a zip file; install it, or give the path of a bundle"
+    return f"{why}: its data was not packed; with PyInstaller give --collect-data dst"
 
 
 def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> Bundle:

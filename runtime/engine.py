@@ -5,12 +5,14 @@ Shape letters: `B` batch, `T` items per chunk.
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle import Bundle
+from dst.runtime.constants import constant_array, constant_marks
 from dst.runtime.device import Bridge, DeviceBridge, HostBridge
 from dst.runtime.errors import (
     ChunkSizeError,
@@ -58,6 +60,7 @@ class Engine:
         layout: how one stream's state lies in memory.
         initial: the initial state, in that layout; never written to.
         constants: the fixed inputs by name.
+        identity: the ids a saved state carries.
     """
 
     def __init__(
@@ -91,27 +94,41 @@ class Engine:
         self.layout = Layout.of(self.contract)
         self.initial: Block = self.layout.initial(self.contract, bundle.init_tensors())
         self.constants = {
-            c.input: ort.OrtValue.ortvalue_from_numpy(
-                np.asarray(c.values).astype(c.dtype).reshape(c.shape)
-            )
+            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c))
             for c in self.contract.constants
         }
+        manifest = bundle.manifest
+        self.identity = Identity(
+            manifest.model_id,
+            manifest.state_hash,
+            manifest.bundle_id,
+            manifest.precision,
+            constant_marks(self.contract.constants),
+        )
         self._open: dict[str, ort.InferenceSession] = {}
         self._loads: dict[str, GraphLoad] = {}
         self._lock = threading.Lock()
+
+    def __copy__(self) -> Self:
+        """Return the same session: it never changes, and any number of streams may share it."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the same session."""
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled."""
+        raise SessionError(
+            f"{self.bundle.label}: a session cannot be pickled; open the bundle in each process, "
+            "by Session.open",
+            code="not-picklable",
+        )
 
     @property
     def contract(self) -> Contract:
         """What goes into a step and comes out."""
         return self.bundle.manifest.contract
-
-    @property
-    def identity(self) -> Identity:
-        """The ids a saved state carries."""
-        manifest = self.bundle.manifest
-        return Identity(
-            manifest.model_id, manifest.state_hash, manifest.bundle_id, manifest.precision
-        )
 
     @property
     def memory(self) -> Memory:

@@ -130,6 +130,13 @@ class ChunkSizeError(SessionError):
     """No graph of the bundle runs the chunk sizes asked for."""
 
 
+class StreamInputError(SessionError):
+    """The inputs given to a stream at its start are not those that its model takes.
+
+    The code is `stream-input-missing`, `-unknown`, `-type`, `-shape`, `-not-finite` or `-saved`.
+    """
+
+
 class BatchError(SessionError):
     """The graphs of the session do not run many streams at once, each as if it were alone."""
 

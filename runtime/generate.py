@@ -53,7 +53,7 @@ def generate(
     start = None if seed is None else Sampler.seeded(seed)
     if items < 0:
         raise GenerateError(f"items is {items}, expected 0 or more")
-    first: Items = _utf8(prompt) if isinstance(prompt, str) else prompt
+    first: Items = _utf8(stream, prompt) if isinstance(prompt, str) else prompt
     empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
     if empty and stream.pending == 0:
         raise GenerateError(
@@ -88,7 +88,13 @@ def _continue(
             return
 
 
-def _utf8(prompt: str) -> bytes:
+def _utf8(stream: Stream, prompt: str) -> bytes:
+    content = stream.engine.contract.chunk.content
+    if isinstance(content, Tokens) and content.tokenizer != "bytes":
+        raise GenerateError(
+            "the prompt is a text, and this model's tokens are not bytes: encode it with its "
+            "tokenizer first, and give the ids as an array"
+        )
     try:
         return prompt.encode()
     except UnicodeEncodeError as error:
@@ -103,6 +109,11 @@ def _logits(contract: Contract) -> str:
     chunk = contract.chunk
     if not isinstance(chunk.content, Tokens):
         raise GenerateError("this model reads features, and only a token model can generate")
+    if chunk.lookahead:
+        raise GenerateError(
+            f"this model looks {chunk.lookahead} items ahead: it answers for a token when those "
+            "behind it are known, and so cannot choose the next one"
+        )
     if chunk.tail != "exact":
         raise GenerateError(
             f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time"

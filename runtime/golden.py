@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle import Bundle
 from dst.runtime.engine import Engine, select
-from dst.runtime.errors import GoldenError
+from dst.runtime.errors import GoldenError, StreamInputError
 from dst.runtime.manifest import Golden, Graph, Manifest
 from dst.runtime.providers import Lowering, Options, Provider
 from dst.runtime.state import sized
@@ -52,22 +52,26 @@ def golden_tensors(
     chunks: Sequence[Array],
     outputs: Mapping[str, Sequence[Array]],
     state: Mapping[str, Array],
+    inputs: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """Name the tensors of one golden run, as they stand in a golden file.
 
     Args:
         t: items per chunk.
-        chunks: one array per step, in the contract's shape with B = 1, from the initial state.
+        chunks: one array per step, as `Stream.step` takes them, from the initial state.
         outputs: output name -> one array per step.
         state: state input name -> its value after the last step.
+        inputs: stream input name -> what the stream was given, with B = 1; one and the same for
+            every run of a file.
 
     Returns:
-        `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps, and
-        `t<T>/state/<input>`.
+        `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps,
+        `t<T>/state/<input>`, and `stream/<input>`.
     """
     tensors = {f"t{t}/chunk": np.stack(chunks)}
     tensors |= {f"t{t}/out/{name}": np.stack(values) for name, values in outputs.items()}
     tensors |= {f"t{t}/state/{name}": value.copy() for name, value in state.items()}
+    tensors |= {f"stream/{name}": value.copy() for name, value in (inputs or {}).items()}
     return tensors
 
 
@@ -147,7 +151,7 @@ def replay_golden(
     """
     checks: list[GoldenCheck] = []
     for graph in select(bundle, lowering, provider, every=True):
-        runs = _runs(bundle.manifest, graph)
+        runs = golden_runs(bundle.manifest, graph)
         if not runs:
             raise GoldenError(
                 f"{bundle.label}: no golden run fits a T of {graph.file}, {list(graph.allowed_t)}"
@@ -172,7 +176,7 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
         GoldenError: a golden file breaks its layout.
     """
     found: list[tuple[int, list[Array]]] = []
-    for golden, t in _runs(engine.bundle.manifest, graph):
+    for golden, t in golden_runs(engine.bundle.manifest, graph):
         held = engine.bundle.tensors(golden.file)
         shape = (golden.steps, *_chunk(engine, golden.t))
         chunks = _tensor(engine, golden, held, "chunk", shape)
@@ -181,7 +185,24 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
     return found
 
 
-def _runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
+def golden_stream(engine: Engine, golden: Golden) -> Stream:
+    """Start a stream with the inputs that a golden run was recorded with.
+
+    Raises:
+        GoldenError: the golden file does not hold them as the contract has them.
+    """
+    held = engine.bundle.tensors(golden.file)
+    names = [given.input for given in engine.contract.stream_inputs]
+    recorded = {name: held[f"stream/{name}"] for name in names if f"stream/{name}" in held}
+    try:
+        return Stream(engine, recorded)
+    except StreamInputError as error:
+        raise GoldenError(
+            f"{engine.bundle.label}: {golden.file}: tensor `stream/<input>`: {error}"
+        ) from None
+
+
+def golden_runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
     """The golden runs a graph can take, each with the T at which it takes it."""
     recorded = [(golden, golden.t) for golden in manifest.golden if golden.t in graph.allowed_t]
     if recorded or manifest.contract.chunk.tail != "exact":
@@ -196,7 +217,7 @@ def _runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
 def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck:
     contract = engine.contract
     held = engine.bundle.tensors(golden.file)
-    stream = Stream(engine)
+    stream = golden_stream(engine, golden)
     chunks = _tensor(engine, golden, held, "chunk", (golden.steps, *_chunk(engine, golden.t)))
     if chunks.dtype != np.dtype(contract.chunk.dtype):
         raise GoldenError(
@@ -278,7 +299,7 @@ def _time(engine: Engine) -> int:
 
 
 def _chunk(engine: Engine, t: int) -> tuple[int, ...]:
-    return sized(engine.contract.chunk.shape, t)
+    return sized(engine.contract.chunk.shape, t + engine.contract.chunk.lookahead)
 
 
 def _tensor(

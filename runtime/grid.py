@@ -1,6 +1,9 @@
-"""The grid: pending and new items in, whole chunks through the recurrence, joined outputs out.
+"""Cut items into chunks, step each chunk, and join the outputs.
 
-Shape letters: `T` items per chunk, `n` items of any number.
+A chunk is stepped as soon as its T items and the A items of its look-ahead are there; the next one
+begins T items later.
+
+Shape letters: `T` items per chunk, `A` look-ahead, `n` items of any number.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ import numpy.typing as npt
 
 from dst.runtime.errors import ChunkSizeError, PartialChunkError
 from dst.runtime.manifest import Contract
-from dst.runtime.recurrence import Recurrence
+from dst.runtime.recurrence import Kept, Recurrence
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
@@ -19,7 +22,7 @@ Outputs = dict[str, Array]
 
 
 class Buffers(Protocol):
-    """Where one step takes its items `[T, ...]` from and leaves its outputs (B = 1)."""
+    """Where one step takes its items `[T + A, ...]` from and leaves its outputs (B = 1)."""
 
     items: Array
     outputs: Outputs
@@ -36,13 +39,15 @@ class Walk:
     """
 
     __slots__ = (
+        "_answered",
         "_at",
         "_contract",
         "_core",
+        "_firm",
         "_items",
         "_kept",
         "_outputs",
-        "_padded",
+        "_read",
         "_waiting",
         "done",
         "sizes",
@@ -58,19 +63,23 @@ class Walk:
     ) -> None:
         """Plan chunks of these sizes over the items that wait and then `items` `[n, ...]`.
 
-        With `padded`, one more chunk of the nominal T follows: so many items, and padding. It is
-        answered for, but its items go on waiting and the state after it is dropped.
+        With `padded`, chunks of the nominal T follow for so many more items, which are all that
+        there are, and padding behind them. These items are answered for, but they go on waiting,
+        and the state after these chunks is dropped.
         """
         self._core = core
         self._contract = contract
         self._waiting = core.pending()
         self._items = items
-        self._padded = padded
-        self._kept = core.mark
-        self._outputs = _room(contract, len(sizes) + (padded > 0), sum(sizes) + padded)
+        self._kept: Kept | None = None
+        self._firm = len(sizes)
+        self._read = sum(sizes)
+        self._answered = self._read + padded
         self._at = 0
-        self.sizes = [*sizes, contract.chunk.nominal_t] if padded else sizes
+        nominal = contract.chunk.nominal_t
+        self.sizes = [*sizes, *[nominal] * -(-padded // nominal)]
         self.done = 0
+        self._outputs = _room(contract, len(self.sizes), self._answered)
 
     @property
     def t(self) -> int:
@@ -79,44 +88,39 @@ class Walk:
 
     def fill(self, step: Buffers) -> None:
         """Give the next chunk to a step."""
-        if self._last_is_padded():
-            self._kept = self._core.mark
-            _gather(step.items[: self._padded], self._waiting, self._items, self._at)
+        room = step.items
+        if self.done >= self._firm:
+            if self.done == self._firm:
+                self._kept = self._core.hold()
+            left = len(self._waiting) + len(self._items) - self._at
             pad = self._contract.chunk.pad_value or 0
-            np.copyto(step.items[self._padded :], pad, casting="unsafe")
-        else:
-            _gather(step.items, self._waiting, self._items, self._at)
+            np.copyto(room[left:], pad, casting="unsafe")
+            room = room[:left]
+        _gather(room, self._waiting, self._items, self._at)
 
     def take(self, step: Buffers) -> None:
         """Take the outputs of the step that was done."""
-        if self._last_is_padded():
-            count = self._padded
-            self._core.mark = self._kept  # a step writes the other arena: this state still stands
-        else:
-            count = self.sizes[self.done]
+        count = min(self.sizes[self.done], self._answered - self._at)
         _collect(self._contract, self._outputs, step.outputs, self.done, self._at, count)
-        if not self._last_is_padded():
-            self._at += count
+        self._at += count
         self.done += 1
+        if self._kept is not None and self.done == len(self.sizes):
+            self._core.release(self._kept)
 
     def end(self) -> Outputs:
         """Let the items that filled no chunk wait, and return all outputs."""
-        if self._at:
-            rest = self._items[max(0, self._at - len(self._waiting)) :]
-            self._core.leave(self._waiting[self._at :], rest)
+        if self._read:
+            rest = self._items[max(0, self._read - len(self._waiting)) :]
+            self._core.leave(self._waiting[self._read :], rest)
         elif len(self._items):
             self._core.append(self._items, self._core.mark.sampler)
         return self._outputs
 
-    def _last_is_padded(self) -> bool:
-        return self._padded > 0 and self.done == len(self.sizes) - 1
-
 
 def reading(core: Recurrence, contract: Contract, items: Array) -> Walk:
     """Plan every chunk of the nominal T that pending and new items `[n, ...]` fill."""
-    nominal = contract.chunk.nominal_t
-    steps = (core.mark.waiting + len(items)) // nominal
-    return Walk(core, contract, items, [nominal] * steps)
+    count = _whole_chunks(contract, core.mark.waiting + len(items))
+    return Walk(core, contract, items, [contract.chunk.nominal_t] * count)
 
 
 def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Walk:
@@ -128,12 +132,13 @@ def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> 
     """
     chunk = contract.chunk
     nothing = core.pending()[:0]
-    full, rest = divmod(core.mark.waiting, chunk.nominal_t)
-    sizes = [chunk.nominal_t] * full
+    sizes = [chunk.nominal_t] * _whole_chunks(contract, core.mark.waiting)
+    rest = core.mark.waiting - sum(sizes)
     if rest and chunk.tail == "refuse":
+        behind = f" with {chunk.lookahead} items of look-ahead behind" if chunk.lookahead else ""
         raise PartialChunkError(
-            f"{rest} items wait and this model takes whole chunks of {chunk.nominal_t} only; "
-            f"give {chunk.nominal_t - rest} more, or reset the stream"
+            f"{rest} items wait and this model takes whole chunks of {chunk.nominal_t} only{behind}"
+            f"; give {chunk.nominal_t + chunk.lookahead - rest} more, or reset the stream"
         )
     if rest and chunk.tail == "pad":
         return Walk(core, contract, nothing, sizes, padded=rest)
@@ -161,6 +166,12 @@ def join(contract: Contract, first: Outputs, second: Outputs) -> Outputs:
         o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis or 0)
         for o in contract.outputs
     }
+
+
+def _whole_chunks(contract: Contract, items: int) -> int:
+    """Count the chunks of the nominal T that so many items fill, look-ahead included."""
+    chunk = contract.chunk
+    return max(0, items - chunk.lookahead) // chunk.nominal_t
 
 
 def _step_all(core: Recurrence, walk: Walk) -> Outputs:

@@ -14,13 +14,12 @@ last healthy snapshot and, per tensor, sixteen points for every tenfold of items
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dst.runtime.errors import UnhealthyStateError
-from dst.runtime.saved import Saved
-from dst.runtime.state_file import write_saved
-from dst.runtime.stream import Snapshot, Stream
+from dst.runtime.saved import Saved, Snapshot
+from dst.runtime.state_file import Place, put_state
+from dst.runtime.stream import Stream
 from dst.runtime.trend import TensorHealth, Track
 
 Policy = Literal["warn", "rollback", "refuse_to_save"]
@@ -172,14 +171,14 @@ class Health:
             )
         return self._stream.saved()
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Place) -> None:
         """Look, and write the stream to one file as `Stream.save` does.
 
         Raises:
             As `saved`; nothing was written then.
             StateError: the disk refused; the file that stood there still does.
         """
-        write_saved(Path(path), self.saved())
+        put_state(path, self.saved())
 
     # --- inside
 

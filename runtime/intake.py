@@ -1,13 +1,13 @@
 """The intake: a contract's chunk in, the buffers its items go to, normalised, out.
 
-Shape letters: `B` batch, `T` items per chunk, `L` lookback.
+Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.finite import Floats, pieces
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, window
 from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
@@ -19,7 +19,7 @@ class Intake:
     """The buffers of a step's input, made once.
 
     Attributes:
-        raw: lookback and chunk as callers give them, L + T items on the time axis.
+        raw: lookback, chunk and look-ahead as callers give them, L + T + A items on the time axis.
         feed: the same as the graph takes them; `raw` itself where nothing is normalised.
         vocabulary: how many ids there are; 0 for features.
         unsigned: the ids, flat and unsigned; None for features, or where every id is valid.
@@ -29,7 +29,7 @@ class Intake:
     __slots__ = ("_mean", "_std", "feed", "floats", "raw", "unsigned", "vocabulary")
 
     def __init__(self, chunk: Chunk, t: int, batch: int = 1) -> None:
-        self.raw: Array = np.zeros(sized(chunk.shape, chunk.lookback + t, batch), chunk.dtype)
+        self.raw: Array = np.zeros(sized(chunk.shape, window(chunk, t), batch), chunk.dtype)
         self.feed = self.raw
         self.vocabulary = 0
         self.unsigned: Array | None = None

@@ -1,6 +1,9 @@
-"""What callers may feed a stream: chunks and runs of items in, checked arrays out.
+"""Check what callers feed a stream, chunks and runs of items, and lay items out as chunks.
 
-Shape letters: `T` items per chunk, `n` items, `F` features.
+A run of items is `[n, ...]`: time first, then the chunk's other axes in their order, without the
+batch axis.
+
+Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
 import numpy as np
@@ -12,7 +15,7 @@ from dst.runtime.errors import (
     NonFiniteInputError,
     TokenRangeError,
 )
-from dst.runtime.manifest import Chunk, Tokens
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 from dst.runtime.tokens import encode_bytes
 
 Array = npt.NDArray[np.generic]
@@ -31,8 +34,17 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
     if value.ndim != len(wanted) or any(
         size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
     ):
-        raise ChunkShapeError(f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}")
-    t: int = value.shape[chunk.time_axis]
+        cure = "; advance() takes items without a batch axis" if value.ndim < len(wanted) else ""
+        raise ChunkShapeError(
+            f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}{cure}"
+        )
+    t: int = value.shape[chunk.time_axis] - chunk.lookahead
+    if t not in chunk_sizes and chunk.lookahead:
+        raise ChunkShapeError(
+            f"chunk has {t + chunk.lookahead} items, expected T + {chunk.lookahead} with T of "
+            f"{list(chunk_sizes)}: the chunk and the {chunk.lookahead} items behind it; "
+            "advance() takes any number of items"
+        )
     if t not in chunk_sizes:
         raise ChunkShapeError(
             f"chunk has T = {t}, this session runs T = {list(chunk_sizes)}; "
@@ -46,8 +58,8 @@ def check_items(chunk: Chunk, value: Items) -> Array:
 
     Args:
         chunk: the contract's chunk.
-        value: an array `[n]` or `[n, F]`, time first, without a batch axis; or bytes where
-            the tokenizer is `bytes`.
+        value: an array `[n, ...]`, time first, without a batch axis; or bytes where the
+            tokenizer is `bytes`.
 
     Raises:
         ChunkTypeError: neither, or a masked array, or of another dtype.
@@ -56,19 +68,23 @@ def check_items(chunk: Chunk, value: Items) -> Array:
         NonFiniteInputError: a NaN or an infinity.
     """
     content = chunk.content
+    tokens = isinstance(content, Tokens)
     if isinstance(value, bytes | bytearray | memoryview):
         if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
-            raise ChunkTypeError(f"items are bytes, this model reads {chunk.dtype} arrays")
+            raise ChunkTypeError(
+                f"items are bytes, this model reads {chunk.dtype} arrays; "
+                f"{'encode them with its tokenizer' if tokens else 'use np.frombuffer'} first"
+            )
         try:
             return encode_bytes(value).astype(chunk.dtype)
         except ValueError as error:  # a memoryview that was released
             raise ChunkTypeError(f"items cannot be read: {error}") from None
     _dtype("items", chunk, value)
-    item = [size for size in chunk.shape if not isinstance(size, str)]
+    item = list(item_shape(chunk))
     if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:
         raise ChunkShapeError(
             f"items have shape {list(value.shape)}, expected {_spell(['n', *item])} "
-            "(time first, no batch axis)"
+            f"(time first, no batch axis){_as_chunk(chunk, value)}"
         )
     if isinstance(content, Tokens):
         check_tokens(value, content.vocabulary)
@@ -76,6 +92,16 @@ def check_items(chunk: Chunk, value: Items) -> Array:
         place = int(np.argwhere(~np.isfinite(value))[0][0])
         raise NonFiniteInputError(f"items[{place}] holds a NaN or an infinity; nothing was read")
     return value
+
+
+def laid_out(chunk: Chunk, items: Array) -> Array:
+    """Lay out a run of items `[n, ...]` as the contract lays out a chunk, with B = 1.
+
+    For a chunk `[B, 257, T, 2]`, items `[n, 257, 2]` become `[1, 257, n, 2]`. The result is
+    contiguous and may share the items' memory.
+    """
+    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
+    return np.ascontiguousarray(np.expand_dims(np.moveaxis(items, 0, time), chunk.batch_axis))
 
 
 def check_tokens(ids: Array, vocabulary: int) -> None:
@@ -97,6 +123,7 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
     if not isinstance(value, np.ndarray):
         raise ChunkTypeError(
             f"{what} is a {type(value).__name__}, expected a numpy array of {chunk.dtype}"
+            f"{_cure(what, chunk, value)}"
         )
     if isinstance(value, np.ma.MaskedArray):
         raise ChunkTypeError(
@@ -106,6 +133,32 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
         raise ChunkTypeError(
             f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')"
         )
+
+
+def _cure(what: str, chunk: Chunk, value: object) -> str:
+    """Say how to make an array of what came."""
+    if isinstance(value, str):
+        content = chunk.content
+        if not isinstance(content, Tokens):
+            return ""
+        if content.tokenizer != "bytes":
+            return "; this model reads token ids: encode the text with its tokenizer first"
+        if what == "chunk":
+            return "; advance() reads text as bytes: encode it first: text.encode()"
+        return ", or bytes; encode it first: text.encode()"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "; advance() reads bytes, where the tokenizer is `bytes`"
+    if hasattr(value, "detach"):  # a tensor of torch
+        return f"; use .detach().cpu().numpy().astype('{chunk.dtype}')"
+    return f"; use np.asarray({what}, '{chunk.dtype}')"
+
+
+def _as_chunk(chunk: Chunk, value: Array) -> str:
+    """Say what to do with a chunk that was given as items."""
+    batch = chunk.batch_axis
+    if value.ndim != len(chunk.shape) or value.shape[batch] != 1:
+        return ""
+    return f"; step() takes chunks, advance() items: take the batch axis off by .squeeze({batch})"
 
 
 def _spell(shape: list[int | str] | list[str | int]) -> str:

@@ -44,6 +44,8 @@ from dst.runtime.schema import (
     StreamInput,
     Tokens,
     Zeros,
+    item_shape,
+    window,
 )
 
 __all__ = [
@@ -78,8 +80,10 @@ __all__ = [
     "claimed_files",
     "decode",
     "encode",
+    "item_shape",
     "seal",
     "state_hash",
+    "window",
 ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dst.runtime.manifest import Features, Manifest
+from dst.runtime.manifest import Features, Manifest, item_shape, window
 from dst.runtime.state import Layout, sized
 
 
@@ -28,7 +28,8 @@ class Memory:
         weights_bytes: weights of all open graphs.
         state_bytes: two arenas per stream.
         guard_bytes: per stream the last good state and room to undo a call, as large again.
-        waiting_bytes: per stream the items that wait for their chunk, and the lookback.
+        waiting_bytes: per stream the items that wait for their chunk, the lookback, and the inputs
+            that the stream was given.
         scratch_bytes: chunk and output buffers of every chunk size, per stream.
     """
 
@@ -70,16 +71,21 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
 
 
 def _waiting(manifest: Manifest) -> int:
-    """Bytes of one stream's three pending buffers and four copies of the lookback."""
+    """Bytes of one stream's three pending buffers, four copies of the lookback, and its inputs."""
     chunk = manifest.contract.chunk
-    item = math.prod(size for size in chunk.shape if not isinstance(size, str))
-    return (3 * chunk.nominal_t + 4 * chunk.lookback) * item * np.dtype(chunk.dtype).itemsize
+    item = math.prod(item_shape(chunk))
+    given = sum(
+        math.prod(sized(g.shape, 0)) * np.dtype(g.dtype).itemsize
+        for g in manifest.contract.stream_inputs
+    )
+    rows = 3 * (chunk.nominal_t + chunk.lookahead) + 4 * chunk.lookback
+    return rows * item * np.dtype(chunk.dtype).itemsize + given
 
 
 def _buffers(manifest: Manifest, t: int) -> int:
     """Bytes of one stream's buffers for T = `t`: the chunk, once more normalised, the outputs."""
     chunk = manifest.contract.chunk
-    total = math.prod(sized(chunk.shape, t + chunk.lookback)) * np.dtype(chunk.dtype).itemsize
+    total = math.prod(sized(chunk.shape, window(chunk, t))) * np.dtype(chunk.dtype).itemsize
     if isinstance(chunk.content, Features) and chunk.content.normalisation is not None:
         total *= 2
     for output in manifest.contract.outputs:

@@ -4,6 +4,7 @@ FORMAT.md tells the layout. The header is written here, not by a library, becaus
 must stand at a fixed place and the same state must give the same bytes.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,7 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items_consumed: str
     seed: str
     draws: str
+    constants: str = ""
 
 
 class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,15 +99,18 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
     """Return those bytes in parts: the header, then each tensor where it lies, uncopied."""
     tensors = {"pending": saved.pending, "lookback": saved.lookback}
     tensors |= {f"state/{name}": value for name, value in saved.state.items()}
+    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
+    identity = msgspec.structs.asdict(saved.identity)
     header: dict[str, object] = {
         "__metadata__": {
             "checksum": _BLANK.decode(),
             "format": STATE_FORMAT,
             "version": STATE_VERSION,
-            **msgspec.structs.asdict(saved.identity),
+            **{key: value for key, value in identity.items() if key != "constants"},
             "items_consumed": str(saved.items_consumed),
             "seed": "" if saved.seed is None else str(saved.seed),
             "draws": str(saved.draws),
+            **({"constants": _spelled(saved.identity.constants)} if identity["constants"] else {}),
         }
     }
     parts: list[memoryview] = []
@@ -192,7 +197,11 @@ def _claim(head: bytes, rest: int) -> _Claim:
         missing = np.empty(0, np.uint8)
         record = Saved(
             identity=Identity(
-                metadata.model_id, metadata.state_hash, metadata.bundle_id, metadata.precision
+                metadata.model_id,
+                metadata.state_hash,
+                metadata.bundle_id,
+                metadata.precision,
+                _constants(metadata.constants) if metadata.constants else {},
             ),
             items_consumed=_count("items_consumed", metadata.items_consumed),
             seed=_count("seed", metadata.seed) if metadata.seed else None,
@@ -220,7 +229,7 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
     spans: list[_Span] = []
     end = 0
     for name, tensor in sorted(told.items(), key=lambda item: item[1].data_offsets):
-        if not name.startswith("state/") and name not in ("pending", "lookback"):
+        if not name.startswith(("state/", "stream/")) and name not in ("pending", "lookback"):
             raise ValueError(f"it holds an unknown tensor {name!r}")
         dtype = _BY_CODE[tensor.dtype]
         start, stop = tensor.data_offsets
@@ -254,8 +263,14 @@ def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
         claim.record,
         pending=named.pop("pending"),
         lookback=named.pop("lookback"),
-        state={name.removeprefix("state/"): value for name, value in named.items()},
+        state=_below("state/", named),
+        inputs=_below("stream/", named),
     )
+
+
+def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
 
 
 def _checksum(head: bytes, body: Iterable[memoryview]) -> bytes:
@@ -283,6 +298,19 @@ def _other_version(version: str | None) -> StateVersionError:
     return StateVersionError(
         f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}"
     )
+
+
+def _spelled(constants: Mapping[str, str]) -> str:
+    """Spell the constants for the header, whose values are texts."""
+    return json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _constants(text: str) -> dict[str, str]:
+    """Read the constants of the header; `ValueError` if they are not spelled as they must be."""
+    constants = msgspec.json.decode(text, type=dict[Name, str])
+    if not constants or _spelled(constants) != text:
+        raise ValueError(f"constants are not in canonical form: {text:.40}")
+    return constants
 
 
 def _count(name: str, text: str) -> int:

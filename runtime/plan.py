@@ -1,6 +1,6 @@
 """A plan: one stream's buffers and bindings for one T, made once, so that a step makes none.
 
-Shape letters: `B` batch (1 here), `T` items per chunk, `L` lookback.
+Shape letters: `B` batch (1 here), `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from dst.runtime.errors import (
     StepError,
 )
 from dst.runtime.finite import finite, pieces
+from dst.runtime.given import Given
 from dst.runtime.intake import Intake
 from dst.runtime.items import check_tokens
 from dst.runtime.manifest import Contract
@@ -48,11 +49,12 @@ class Plan:
         dtype: the chunk's dtype.
         shape: the chunk's shape, as a caller gives it.
         fresh: where the chunk goes, `shape`.
-        items: the same memory, one row per item `[T, ...]`.
+        items: the same memory, one row per item `[T + A, ...]`.
         back: where the lookback goes, one row per item `[L, ...]`; None without lookback.
-        newest: the last L items of lookback and chunk together, `[L, ...]`; None without.
+        newest: the L items before the next chunk, `[L, ...]`; None without lookback.
         outputs: the outputs of the last step, by name.
         views: the same, read-only.
+        given: the stream's own inputs, which the graph is bound to now.
     """
 
     __slots__ = (
@@ -62,10 +64,12 @@ class Plan:
         "_float_outputs",
         "_graph",
         "_intake",
+        "_provider_options",
         "_run",
         "back",
         "dtype",
         "fresh",
+        "given",
         "items",
         "newest",
         "outputs",
@@ -74,13 +78,13 @@ class Plan:
         "views",
     )
 
-    def __init__(self, engine: Engine, t: int, arenas: Sequence[Arena]) -> None:
+    def __init__(self, engine: Engine, t: int, arenas: Sequence[Arena], given: Given) -> None:
         contract = engine.contract
         chunk = contract.chunk
         session = engine.runner_for(t)
         self.t = t
         self.dtype = np.dtype(chunk.dtype)
-        self.shape = sized(chunk.shape, t)
+        self.shape = sized(chunk.shape, t + chunk.lookahead)
         self._graph = engine.graph_for(t).file
         self._run = session.run_with_iobinding
 
@@ -92,7 +96,7 @@ class Plan:
         rows = by_item(contract, raw)
         self.items: Array = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
-        self.newest: Array | None = rows[t:] if chunk.lookback else None
+        self.newest: Array | None = rows[t : t + chunk.lookback] if chunk.lookback else None
 
         self.outputs: dict[str, Array] = {
             o.name: np.zeros(sized(o.shape, t), o.dtype) for o in contract.outputs
@@ -104,11 +108,11 @@ class Plan:
             (name, pieces(value)) for name, value in self.outputs.items() if value.dtype.kind == "f"
         ]
         self._bridge = engine.bridge(self._intake.feed, self.outputs)
-        captures = [capture_options(engine.provider_options) for _ in range(2)]
-        self._captures = captures if captures[0] is not None else None
+        self._provider_options = engine.provider_options
         self._bindings = tuple(
             self._bind(engine, session, arenas[side], arenas[side ^ 1]) for side in (0, 1)
         )
+        self.take(given)
 
     def _bind(
         self, engine: Engine, session: ort.InferenceSession, source: Arena, target: Arena
@@ -124,6 +128,15 @@ class Plan:
             binding.bind_ortvalue_input(state.input, before)
             binding.bind_ortvalue_output(state.output, after)
         return binding
+
+    def take(self, given: Given) -> None:
+        """Bind the inputs of a stream; what a graph has captured belongs to those before."""
+        for binding in self._bindings:
+            for name, value in given.values.items():
+                binding.bind_ortvalue_input(name, value)
+        captures = [capture_options(self._provider_options) for _ in range(2)]
+        self._captures = captures if captures[0] is not None else None
+        self.given = given
 
     def run(self, side: int, options: ort.RunOptions | None) -> None:
         """Run the step on what `fresh` and `back` hold, from arena `side` to the other one.

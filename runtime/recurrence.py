@@ -18,6 +18,8 @@ import onnxruntime as ort
 
 from dst.runtime.engine import Engine
 from dst.runtime.errors import NonFiniteStateError
+from dst.runtime.given import NOTHING, Given
+from dst.runtime.manifest import item_shape
 from dst.runtime.plan import Plan
 from dst.runtime.sampling import Sampler
 from dst.runtime.state import Arena, Block
@@ -38,6 +40,7 @@ class Mark(NamedTuple):
         unchecked: steps since the state was last found finite.
         good_due: the state in force was found finite and is to be kept as the last good one.
         sampler: the random source, if anything was sampled.
+        given: the inputs that were given when the stream started.
     """
 
     side: int
@@ -47,6 +50,7 @@ class Mark(NamedTuple):
     unchecked: int
     good_due: bool
     sampler: Sampler | None
+    given: Given
 
 
 class Kept(NamedTuple):
@@ -88,17 +92,19 @@ class Recurrence:
     def __init__(self, engine: Engine, arenas: tuple[Arena, Arena] | None = None) -> None:
         """Make it of these arenas, or of its own."""
         chunk = engine.contract.chunk
-        item = tuple(size for size in chunk.shape if not isinstance(size, str))
+        item = item_shape(chunk)
         self._engine = engine
         self._every = engine.check_state_every
         *own, one, other = engine.layout.rooms(4 if arenas is None else 2)
         self._arenas = arenas or (engine.arena(own[0]), engine.arena(own[1]))
         self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
-        self._pending = [np.zeros((chunk.nominal_t, *item), chunk.dtype) for _ in range(3)]
+        self._pending = [
+            np.zeros((chunk.nominal_t + chunk.lookahead, *item), chunk.dtype) for _ in range(3)
+        ]
         self._plans: dict[int, Plan] = {}
         self._steps = 0
         self._checked = False
-        self.mark = Mark(0, 0, 0, 0, 0, False, None)
+        self.mark = Mark(0, 0, 0, 0, 0, False, None, NOTHING)
         self._before = self.mark
         # the last good state, and room to undo a call: swapped in one assignment
         good, spare = (Kept(block, self._look[0].copy(), self.mark) for block in (one, other))
@@ -134,7 +140,7 @@ class Recurrence:
         """
         plan = self._plans.get(t)
         if plan is None:
-            plan = Plan(self._engine, t, self._arenas)
+            plan = Plan(self._engine, t, self._arenas, self.mark.given)
             self._guard()
             plan.warm(self.mark.side)
             self._plans[t] = plan
@@ -160,6 +166,8 @@ class Recurrence:
         """
         self.ready()
         side = self.mark.side
+        if plan.given is not self.mark.given:
+            plan.take(self.mark.given)
         if plan.back is not None:
             np.copyto(plan.back, self._look[side])
         plan.run(side, options)
@@ -182,7 +190,7 @@ class Recurrence:
         Raises:
             BadStateError: the state after it was checked and is not finite.
         """
-        side, items, slot, waiting, unchecked, _, sampler = self.mark
+        side, items, slot, waiting, unchecked, _, sampler, given = self.mark
         other = side ^ 1
         if newest is not None:
             np.copyto(self._look[other], newest)
@@ -191,7 +199,7 @@ class Recurrence:
         if fine:
             self._check(other, items + t)
             unchecked = 0
-        self.mark = _tuple(Mark, (other, items + t, slot, waiting, unchecked, fine, sampler))
+        self.mark = _tuple(Mark, (other, items + t, slot, waiting, unchecked, fine, sampler, given))
 
     def settle(self) -> None:
         """Close a call of several steps: a state checked on the way is checked at its end too.
@@ -231,14 +239,29 @@ class Recurrence:
             where = f"the stream is as it was before the call, at item {before.items}"
         else:
             good, _ = self._kept
-            at = good.mark.items
+            at, given = good.mark.items, good.mark.given
             nothing = self._pending[0][:0]
-            self.put(held(good.block), good.lookback, nothing, at, good.mark.sampler)
+            self.put(held(good.block), good.lookback, nothing, at, good.mark.sampler, given)
             where = (
                 f"the stream was put back to its last good snapshot at item {at}, with nothing "
                 "pending: the items since then are not in the state"
             )
         return NonFiniteStateError(f"{bad}; {where}")
+
+    # --- steps that are taken back
+
+    def hold(self) -> Kept:
+        """Copy the state, before steps that `release` takes back."""
+        (block,) = self._engine.layout.rooms(1)
+        self.read(block)
+        return Kept(block, self.lookback().copy(), self.mark)
+
+    def release(self, kept: Kept) -> None:
+        """Go back to what `hold` returned."""
+        side = kept.mark.side
+        self._arenas[side].write(kept.block)
+        np.copyto(self._look[side], kept.lookback)
+        self.mark = kept.mark
 
     # --- moving the mark without a step
 
@@ -249,6 +272,7 @@ class Recurrence:
         pending: Array,
         items: int,
         sampler: Sampler | None,
+        given: Given,
     ) -> None:
         """Replace everything; the copies are complete before the mark moves.
 
@@ -258,6 +282,7 @@ class Recurrence:
             pending: `[n, ...]`.
             items: items in the new state.
             sampler: the random source, if anything was sampled.
+            given: the inputs of the stream.
 
         Raises:
             NonFiniteStateError: the new state is not finite; the stream is as it was.
@@ -272,13 +297,18 @@ class Recurrence:
             self._check(side, items)
         except BadStateError as bad:
             raise NonFiniteStateError(f"{bad}; the stream is as it was") from None
-        self.mark = Mark(side, items, slot, len(pending), 0, True, sampler)
+        self.mark = Mark(side, items, slot, len(pending), 0, True, sampler, given)
 
-    def reset(self) -> None:
-        """Go back to the initial state, with nothing pending and nothing sampled."""
+    def reset(self, given: Given | None = None) -> None:
+        """Go back to the initial state, with nothing pending and nothing sampled.
+
+        Args:
+            given: the inputs of the stream from now on; None keeps those it has.
+        """
         fill = self._engine.contract.chunk.lookback_fill
         lookback = np.full_like(self._look[0], 0 if fill is None else fill)
-        self.put(held(self._engine.initial), lookback, self._pending[0][:0], 0, None)
+        given = self.mark.given if given is None else given
+        self.put(held(self._engine.initial), lookback, self._pending[0][:0], 0, None, given)
 
     def append(self, items: Array, sampler: Sampler | None) -> None:
         """Let items `[n, ...]` wait that still fit the pending buffer, and set the sampler."""

@@ -1,6 +1,6 @@
 """Going back exactly: an older saved state and the kept input in, a stream at one item out.
 
-Shape letters: `T` items per chunk, `n` items of any number, `F` features.
+Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 import msgspec
@@ -33,7 +33,7 @@ def replay(
     Args:
         session: a session of the same model.
         saved: the state to start from, such as `StateStore.rewind` returns.
-        items: the kept input, `[n]` or `[n, F]` in the contract's dtype, or bytes, where the
+        items: the kept input, `[n, ...]` in the contract's dtype, or bytes, where the
             tokenizer is `bytes`. It may begin before `saved` and end after `item`.
         first: which item of the stream `items[0]` is, counted from 0.
         item: how many items the stream shall have been given.
@@ -47,12 +47,14 @@ def replay(
         OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
     """
-    kept = check_items(session.contract.chunk, items)
+    chunk = session.contract.chunk
+    kept = check_items(chunk, items)
     waiting = item - saved.items_consumed
-    if waiting < 0:
+    if waiting < (chunk.lookahead if saved.items_consumed else 0):
+        seen = f" and has looked {chunk.lookahead} items ahead" if chunk.lookahead else ""
         raise ReplayError(
-            f"the state stands at item {saved.items_consumed}, after item {item}; "
-            f"take an older one: StateStore.rewind(name, {item})"
+            f"the state stands at item {saved.items_consumed}{seen}, after item {item}; "
+            f"take an older one: StateStore.rewind(name, {max(0, item - chunk.lookahead)})"
         )
     stream = session.stream(
         msgspec.structs.replace(saved, pending=saved.pending[:waiting]),
@@ -64,7 +66,7 @@ def replay(
             f"items {given} to {item - 1} have to be read again, and the kept input has "
             f"{first} to {first + len(kept) - 1}"
         )
-    most = _CHUNKS * session.contract.chunk.nominal_t
+    most = _CHUNKS * chunk.nominal_t
     for start in range(given, item, most):
         stream.advance(kept[start - first : min(start + most, item) - first])
     return stream

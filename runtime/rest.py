@@ -1,14 +1,22 @@
 """At rest: a recurrence in, the record of all that it is out; and a record back into one."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.engine import Engine
-from dst.runtime.errors import NonFiniteStateError, StateCorruptError, StepError
+from dst.runtime.errors import (
+    NonFiniteStateError,
+    StateCorruptError,
+    StepError,
+    StreamInputError,
+)
+from dst.runtime.given import Given
 from dst.runtime.items import check_items
 from dst.runtime.recurrence import BadStateError, Recurrence
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved, check_identity, check_tensors
+from dst.runtime.saved import Saved, check_identity, check_record, check_tensors
 
 Array = npt.NDArray[np.generic]
 
@@ -39,6 +47,7 @@ def to_saved(engine: Engine, core: Recurrence, copy: bool) -> Saved:
         state={name: value.copy() for name, value in tensors.items()} if copy else tensors,
         pending=core.pending().copy(),
         lookback=core.lookback().copy(),
+        inputs=mark.given.arrays,
     )
 
 
@@ -55,12 +64,15 @@ def put_saved(
         where: what error messages call the record.
 
     Raises:
+        StateError: it is no record.
         StateCorruptError: the record does not fit the contract, or holds a NaN or an infinity.
         OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
     """
+    check_record(saved, where)
     check_identity(saved.identity, engine.identity, where, allow_precision)
     check_tensors(where, engine.layout.views(engine.initial), saved.state)
     check_rows(engine, core, saved.lookback, saved.pending, where)
+    given = given_again(engine, core, saved.inputs, where)
     sampler = None if saved.seed is None else Sampler(saved.seed, saved.draws)
     try:
         core.put(
@@ -69,9 +81,24 @@ def put_saved(
             saved.pending,
             saved.items_consumed,
             sampler,
+            given,
         )
     except NonFiniteStateError as bad:
         raise StateCorruptError(f"{where}: {bad}") from None
+
+
+def given_again(engine: Engine, core: Recurrence, inputs: Mapping[str, Array], where: str) -> Given:
+    """Return the inputs that a record holds for a stream.
+
+    Raises:
+        StateCorruptError: they are not those of the contract.
+    """
+    if inputs is core.mark.given.arrays:
+        return core.mark.given
+    try:
+        return Given.of(engine.contract, inputs)
+    except StreamInputError as error:
+        raise StateCorruptError(f"{where}: {error}") from None
 
 
 def check_rows(

@@ -21,6 +21,8 @@ from dst.runtime.schema import (
     State,
     Stored,
     Tokens,
+    item_shape,
+    window,
 )
 
 MANIFEST_FILE = "manifest.json"
@@ -75,6 +77,7 @@ def check_contract(contract: Contract) -> None:
     _chunk(contract.chunk)
     inputs = [contract.chunk.input]
     inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
+    inputs += [g.input for g in contract.stream_inputs]
     _unique("graph input", inputs)
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _unique("graph output", outputs)
@@ -82,6 +85,9 @@ def check_contract(contract: Contract) -> None:
         _refuse("contract.outputs is empty; a step must answer something")
     for constant in contract.constants:
         _constant(constant)
+    for given in contract.stream_inputs:
+        batch = given.shape.index("B") if "B" in given.shape else None
+        _axes(f"stream input {given.input!r}", given.shape, {"B": batch})
     for output in contract.outputs:
         _output(output)
     for state in contract.state:
@@ -160,6 +166,16 @@ def _chunk(chunk: Chunk) -> None:
         _refuse(f"chunk.nominal_t {chunk.nominal_t} is not in allowed_t {list(chunk.allowed_t)}")
     if chunk.tail == "exact" and 1 not in chunk.allowed_t:
         _refuse(f"chunk.tail is `exact`, which needs 1 in allowed_t {list(chunk.allowed_t)}")
+    if chunk.tail == "exact" and chunk.lookahead:
+        _refuse(
+            f"chunk.tail is `exact` with lookahead {chunk.lookahead}, and nothing follows the last "
+            "items; choose `pad` or `refuse`"
+        )
+    if chunk.tail == "exact" and not chunk.causal and len(chunk.allowed_t) > 1:
+        _refuse(
+            f"chunk.tail is `exact` and causal is false: with T of {list(chunk.allowed_t)} each T "
+            "answers otherwise; choose `pad` or `refuse`, or allow T = 1 alone"
+        )
     if (chunk.pad_value is None) == (chunk.tail == "pad"):
         _refuse(f"chunk.pad_value is {chunk.pad_value} with tail `{chunk.tail}`: give both or none")
     if (chunk.lookback_fill is None) == (chunk.lookback > 0):
@@ -190,10 +206,13 @@ def _tokens(chunk: Chunk, content: Tokens, fills: Sequence[float]) -> None:
 def _features(chunk: Chunk, content: Features) -> None:
     if chunk.dtype not in ("float32", "float16", "float64"):
         _refuse(f"chunk.dtype is {chunk.dtype}; features are float16, float32 or float64")
-    rest = [size for size in chunk.shape if not isinstance(size, str)]
-    if len(rest) > 1:
-        _refuse(f"chunk.shape is {list(chunk.shape)}; at most one axis besides B and T")
-    count = int(rest[0]) if rest else 1
+    fixed = item_shape(chunk)
+    count = math.prod(fixed)
+    if content.names and len(fixed) > 1:
+        _refuse(
+            f"chunk.shape is {list(chunk.shape)} and {len(content.names)} features are named; "
+            "names label one axis besides B and T, leave them out where there are more"
+        )
     if content.names and len(content.names) != count:
         _refuse(f"{len(content.names)} feature names for {count} features")
     _unique("feature", content.names)
@@ -253,9 +272,10 @@ def _sizes(manifest: Manifest) -> None:
                 f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}"
             )
     contract = manifest.contract
-    longest = contract.chunk.lookback + max(contract.chunk.allowed_t)
+    longest = window(contract.chunk, max(contract.chunk.allowed_t))
     shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
     shapes += [state.shape for state in contract.state]
+    shapes += [given.shape for given in contract.stream_inputs]
     sizes = {"B": 1, "T": longest}
     items = sum(math.prod(sizes[d] if isinstance(d, str) else d for d in shape) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:

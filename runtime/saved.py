@@ -4,28 +4,39 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import (
+    NonFiniteStateError,
     OtherModelError,
     OtherPrecisionError,
     OtherStateError,
     StateCorruptError,
+    StateError,
 )
+from dst.runtime.sampling import Sampler
+from dst.runtime.state import Block
 
 Array = npt.NDArray[np.generic]
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose state it is: the ids and the precision of the bundle that made it."""
+    """Whose state it is: the ids, the precision and the constants of the bundle that made it.
+
+    `constants` are told by `dst.runtime.constants.constant_mark`, by name. They are empty where
+    there are none, and in a state that was saved before constants were.
+    """
 
     model_id: str
     state_hash: str
     bundle_id: str
     precision: str
+    constants: Mapping[str, str] = {}
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -39,6 +50,7 @@ class Saved(msgspec.Struct, frozen=True):
         state: the state tensors by input name.
         pending: items waiting for their chunk, time first.
         lookback: the items before the next chunk, time first.
+        inputs: what the stream was given when it started, by input name.
     """
 
     identity: Identity
@@ -48,6 +60,117 @@ class Saved(msgspec.Struct, frozen=True):
     state: Mapping[str, Array]
     pending: Array
     lookback: Array
+    inputs: Mapping[str, Array] = {}
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that `Stream.save` writes to a file, for a database or a message.
+
+        Raises:
+            NonFiniteStateError: a tensor holds a NaN or an infinity.
+
+        Example:
+            `redis.set("ann", stream.saved().to_bytes())`
+        """
+        check_finite(self, "saved state", "", "nothing was written")
+        return _packed().pack(self)
+
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview, where: str = "saved state") -> "Saved":
+        """Read what `to_bytes` returned, or the bytes of a file that `Stream.save` has written.
+
+        Whether the state belongs to a model is checked when a stream is made of it.
+
+        Args:
+            data: all of the bytes.
+            where: what error messages call them.
+
+        Raises:
+            StateCorruptError: not a saved state, or any bit of it has changed.
+            StateVersionError: a version this runtime does not read.
+            StateError: not bytes.
+
+        Example:
+            `session.stream(Saved.from_bytes(redis.get("ann")))`
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise StateError(
+                f"{where}: is a {type(data).__name__}, expected bytes as to_bytes() returned them",
+                code="not-bytes",
+            )
+        try:
+            return _packed().unpack(bytes(data))
+        except StateError as error:
+            raise type(error)(f"{where}: {error}", code=error.code) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of everything a stream is, for `Stream.restore`.
+
+    Attributes:
+        identity: the ids of the bundle it belongs to.
+        block: the state.
+        lookback: the items before the next chunk, `[L, ...]`.
+        pending: the items that wait, `[n, ...]`.
+        items_consumed: items in the state.
+        sampler: the random source, if anything was sampled.
+        inputs: what the stream was given when it started, by input name.
+    """
+
+    identity: Identity
+    block: Block
+    lookback: Array
+    pending: Array
+    items_consumed: int
+    sampler: Sampler | None
+    inputs: Mapping[str, Array] = field(default_factory=dict)
+
+
+def _packed() -> ModuleType:
+    """Return the module that knows the bytes of a record; it needs this one to be there first."""
+    from dst.runtime import packed as module
+
+    return module
+
+
+def check_record(value: object, where: str) -> None:
+    """Raise unless a value is a `Saved`, and say how to make one of what it is.
+
+    Raises:
+        StateError: it is not.
+    """
+    if isinstance(value, Saved):
+        return
+    cure = {
+        "str": "Stream.load(session, path) reads a file",
+        "bytes": "make it one by Saved.from_bytes(data)",
+        "Stream": "take stream.saved()",
+        "Snapshot": "stream.restore(snapshot) takes a snapshot",
+    }.get(type(value).__name__, "stream.saved() returns one")
+    raise StateError(
+        f"{where}: is a {type(value).__name__}, expected a Saved record; {cure}", code="no-record"
+    )
+
+
+def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
+    """Raise unless every float of a record is finite.
+
+    Args:
+        saved: the record.
+        where: how the message begins.
+        of: whose the tensor is, for the message.
+        outcome: how the message ends.
+
+    Raises:
+        NonFiniteStateError: one is not.
+    """
+    tensors = {**saved.state, **saved.inputs}
+    tensors |= {"pending": saved.pending, "lookback": saved.lookback}
+    for name, value in tensors.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise NonFiniteStateError(
+                f"{where}: `{name}`{of} holds a NaN or an infinity; {outcome}"
+            )
 
 
 def check_identity(
@@ -58,6 +181,7 @@ def check_identity(
     Raises:
         OtherModelError, OtherStateError, OtherPrecisionError: it may not; `where` says which.
     """
+    _check_constants(theirs, ours, where)
     if theirs.model_id != ours.model_id:
         raise OtherModelError(
             f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
@@ -72,6 +196,36 @@ def check_identity(
         raise OtherPrecisionError(
             f"{where}: made at precision {theirs.precision!r}, this session runs "
             f"{ours.precision!r}; only a program may go on with it, by allow_precision=True"
+        )
+
+
+def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
+    """Raise where the constants of one and the same model differ, or those of one name."""
+    untold = not theirs.constants and theirs.bundle_id == ours.bundle_id
+    if theirs.constants == ours.constants or untold:
+        return
+    for name in sorted(theirs.constants.keys() & ours.constants.keys()):
+        there, here = theirs.constants[name], ours.constants[name]
+        if there != here:
+            if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
+                there, here = (mark.partition("] ")[2] for mark in (there, here))
+            raise OtherModelError(
+                f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
+                "state belongs to one model and its constants",
+                code="other-constant",
+            )
+    if theirs.model_id != ours.model_id:
+        return  # which says more than a constant that one of them does not have
+    for name in sorted(theirs.constants.keys() ^ ours.constants.keys()):
+        mark = ours.constants.get(name)
+        differs = (
+            f"is {theirs.constants[name]} in the model that made the state, and this one has none"
+            if mark is None
+            else f"is {mark} here, and the state does not say that it was made with it"
+        )
+        raise OtherModelError(
+            f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
+            code="other-constant",
         )
 
 

@@ -34,7 +34,11 @@ class Tokens(
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The runtime feeds the graph `(item - mean) / std`, one mean and std per feature."""
+    """The runtime feeds the graph `(item - mean) / std`.
+
+    There is one mean and one std for each value of an item, in C order of the chunk's axes other
+    than batch and time.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,10 +47,11 @@ class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Features(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
 ):
-    """Chunk items are real values; `names` label the axis that is neither batch nor time.
+    """Chunk items are real values.
 
-    `names` is empty for a chunk of shape `[B, T]` (a single signal). `normalisation` is null
-    where the graph takes items as they come.
+    `names` label the axis that is neither batch nor time; they are empty where there is none
+    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is null where
+    the graph takes items as they come.
     """
 
     names: tuple[Name, ...] = ()
@@ -57,14 +62,13 @@ class Features(
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one step reads.
 
-    `shape` counts the T new items only; the graph's input is `lookback` items longer along
-    `time_axis`: the items before the chunk stand in front of it, `lookback_fill` before the
-    first item of a stream. `lookback_fill` and `pad_value` are items as the caller gives them
-    (before normalisation) and null where they have no use (`lookback` 0, `tail` not `pad`).
-    `lookahead` is the number of items behind the chunk that the graph wants as well: its input is
-    `lookback + T + lookahead` items long, and a chunk waits until they are there. `causal` is
-    False where later items of a chunk move the outputs of earlier ones, so that each T is another
-    model.
+    `shape` counts the T new items only; the graph's input is `lookback + T + lookahead` items
+    long along `time_axis`. The items before the chunk stand in front of it, `lookback_fill` before
+    the first item of a stream. A chunk waits until the `lookahead` items behind it are there; they
+    are read again as items of the next chunk. `lookback_fill` and `pad_value` are items as the
+    caller gives them (before normalisation) and null where they have no use (`lookback` 0, `tail`
+    not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
+    that each T is another model.
     """
 
     input: Name
@@ -81,6 +85,16 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pad_value: float | None = None
     lookahead: Count = 0
     causal: bool = True
+
+
+def item_shape(chunk: Chunk) -> tuple[int, ...]:
+    """Return the shape of one item: the chunk's axes other than batch and time, in their order."""
+    return tuple(size for size in chunk.shape if not isinstance(size, str))
+
+
+def window(chunk: Chunk, t: int) -> int:
+    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
+    return chunk.lookback + t + chunk.lookahead
 
 
 class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,15 +3,21 @@
 Shape letters: `T` items per chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from dst.runtime.bundle import open_bundle
 from dst.runtime.engine import Engine, select
+from dst.runtime.errors import StreamInputError
 from dst.runtime.providers import Lowering, Options, Provider
 from dst.runtime.saved import Saved
 from dst.runtime.stream import Stream
+
+Array = npt.NDArray[np.generic]
 
 
 class Session(Engine):
@@ -78,15 +84,37 @@ class Session(Engine):
             prepack=prepack,
         )
 
-    def stream(self, saved: Saved | None = None, *, allow_precision: bool = False) -> Stream:
+    def stream(
+        self,
+        saved: Saved | None = None,
+        *,
+        inputs: Mapping[str, Array] | None = None,
+        allow_precision: bool = False,
+    ) -> Stream:
         """Start a stream: at the initial state, or where a saved one stood.
 
         Args:
-            saved: what `Stream.saved` returned, or a store gave back.
+            saved: what `Stream.saved` returned, or a store gave back. It brings its inputs.
+            inputs: what the model takes once per stream, such as a speaker's embedding: input
+                name -> array in the contract's dtype and shape, with B = 1 or without the batch
+                axis. They are copied, saved with the state, and stay the stream's for good.
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
+            StreamInputError: an input is missing, unknown or does not fit the contract, or
+                inputs come with a saved state.
             StateCorruptError: `saved` does not fit the contract.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+
+        Example:
+            `session.stream(inputs={"speaker": np.load("ann.npy")})`
         """
-        return Stream(self) if saved is None else Stream.resume(self, saved, allow_precision)
+        if saved is None:
+            return Stream(self, inputs)
+        if inputs is not None:
+            raise StreamInputError(
+                "a saved state brings the inputs that its stream was started with; give no others, "
+                "or start a new stream with session.stream(inputs=...)",
+                code="stream-input-saved",
+            )
+        return Stream.resume(self, saved, allow_precision)

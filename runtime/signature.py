@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 
 from dst.runtime.errors import GraphError
-from dst.runtime.manifest import Contract, Graph, Shape
+from dst.runtime.manifest import Contract, Graph, Shape, window
 
 _TYPES = {
     "tensor(float16)": "float16",
@@ -45,14 +45,16 @@ def check_signature(
     """
     batch = frozenset(graph.batch) or frozenset({1})
     lengths = frozenset(graph.allowed_t) if len(graph.allowed_t) == 1 else frozenset[int]()
-    back = contract.chunk.lookback
-    letters = {"B": batch, "T": lengths}
-    long_letters = {"B": batch, "T": frozenset(t + back for t in lengths)}
     chunk = contract.chunk
+    letters = {"B": batch, "T": lengths}
+    long_letters = {"B": batch, "T": frozenset(window(chunk, t) for t in lengths)}
     inputs = {chunk.input: _port("chunk", chunk.dtype, chunk.shape, long_letters)}
     for constant in contract.constants:
         what = f"constant `{constant.input}`"
         inputs[constant.input] = _port(what, constant.dtype, constant.shape, letters)
+    for given in contract.stream_inputs:
+        what = f"stream input `{given.input}`"
+        inputs[given.input] = _port(what, given.dtype, given.shape, letters)
     outputs = {
         o.name: _port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
     }

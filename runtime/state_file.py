@@ -1,9 +1,15 @@
-"""The saved-state file: a `Saved` record in, one durable file out with the copy before it kept."""
+"""Write a saved state to a path, with the copy before it kept, or to an open file; and read it.
 
+At a path a save is one rename. An open file (a buffer in memory, a pipe, an upload) gets the same
+bytes from where it stands; it is the caller's, who flushes, syncs and closes it.
+"""
+
+import io
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +22,95 @@ from dst.runtime.saved import Saved
 
 Array = npt.NDArray[np.generic]
 
+Place = str | os.PathLike[str] | BinaryIO
+
 _NOWHERE: Mapping[str, Array] = {}
+_PIECE = 1 << 20
 
 
 def previous_of(path: Path) -> Path:
     """Where the saved state before the one at `path` is kept."""
     return path.with_name(path.name + ".previous")
+
+
+def put_state(place: Place, saved: Saved, durable: bool = True) -> None:
+    """Write a saved state to a path, as `write_saved` does, or to a binary file that is open.
+
+    Raises:
+        StateError: it cannot be written, or `place` is neither; to an open file a part of the
+            state may have been written then.
+    """
+    if isinstance(place, str | os.PathLike):
+        write_saved(Path(place), saved, durable)
+        return
+    if not callable(getattr(place, "write", None)):
+        raise _no_place(place)
+    _check_binary(place, "wb")
+    try:
+        for part in parts_of(saved):
+            left = memoryview(part)
+            while len(left):
+                written = place.write(left)
+                if written is None:  # a file that does not block and has no room now
+                    raise StateError(
+                        "state: the file takes no more bytes now; give one that blocks",
+                        code="file-not-usable",
+                    )
+                left = left[written:]
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(error, "written to", "wb") from error
+
+
+def get_state(place: Place, room: Mapping[str, Array] = _NOWHERE) -> Saved:
+    """Read a saved state from a path, as `read_saved` does, or from a binary file that is open.
+
+    The file is read to its end, from where it stands; it need not be one that can seek.
+
+    Raises:
+        StateError: as `read_saved`, or `place` is neither.
+    """
+    if isinstance(place, str | os.PathLike):
+        return read_saved(Path(place), room)
+    if not callable(getattr(place, "read", None)):
+        raise _no_place(place)
+    _check_binary(place, "rb")
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while piece := place.read(_PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > 2 * MAX_STREAM_BYTES:
+                raise StateCorruptError("state: larger than any state of this format")
+        data = b"".join(pieces)
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(error, "read", "rb") from error
+    return Saved.from_bytes(data, "state")
+
+
+def _check_binary(file: BinaryIO, mode: str) -> None:
+    if getattr(file, "closed", False):
+        raise StateError("state: the file is closed; open it again", code="file-closed")
+    if isinstance(file, io.TextIOBase):
+        raise StateError(
+            f"state: the file is open as text, and a state is bytes; open it with {mode!r}",
+            code="file-is-text",
+        )
+
+
+def _unusable(error: OSError | ValueError | TypeError, what: str, mode: str) -> StateError:
+    why = str(error) if isinstance(error, TypeError) else _reason(error)
+    return StateError(
+        f"state: the file cannot be {what}: {why}; it must be open with {mode!r}",
+        code="file-not-usable",
+    )
+
+
+def _no_place(place: object) -> StateError:
+    return StateError(
+        f"state: expected a path or an open binary file, came a {type(place).__name__}",
+        code="no-file",
+    )
 
 
 def write_saved(path: Path, saved: Saved, durable: bool = True) -> None:
@@ -71,7 +160,7 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
     except MemoryError:
         raise StateError(f"state {path}: is larger than the free memory{_hint(path)}") from None
     except StateError as error:
-        raise type(error)(f"state {path}: {error}{_hint(path)}") from None
+        raise type(error)(f"state {path}: {error}{_hint(path)}", code=error.code) from None
 
 
 def _read(path: Path, room: Mapping[str, Array]) -> Saved:

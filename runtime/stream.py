@@ -3,51 +3,30 @@
 Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+import os
+from collections.abc import Callable, Mapping
+from typing import NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.deadline import step_in_time
 from dst.runtime.engine import Engine
-from dst.runtime.errors import PendingItemsError
+from dst.runtime.errors import PendingItemsError, StateError
+from dst.runtime.given import Given
 from dst.runtime.grid import advance, flush, join
 from dst.runtime.items import Items, check_chunk, check_items
 from dst.runtime.plan import Plan
 from dst.runtime.recurrence import BadStateError, Recurrence, held
-from dst.runtime.rest import check_rows, put_saved, to_saved
+from dst.runtime.rest import check_rows, given_again, put_saved, to_saved
 from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Identity, Saved, check_identity
+from dst.runtime.saved import Saved, Snapshot, check_identity
 from dst.runtime.state import Block
-from dst.runtime.state_file import read_saved, write_saved
+from dst.runtime.state_file import Place, get_state, put_state
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of everything a stream is, for `Stream.restore`.
-
-    Attributes:
-        identity: the ids of the bundle it belongs to.
-        block: the state.
-        lookback: the items before the next chunk, `[L, ...]`.
-        pending: the items that wait, `[n, ...]`.
-        items_consumed: items in the state.
-        sampler: the random source, if anything was sampled.
-    """
-
-    identity: Identity
-    block: Block
-    lookback: Array
-    pending: Array
-    items_consumed: int
-    sampler: Sampler | None
 
 
 class Stream:
@@ -59,9 +38,10 @@ class Stream:
 
     __slots__ = ("_chunk", "_core", "_engine", "_plans")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, inputs: Mapping[str, Array] | None = None) -> None:
+        given = Given.of(engine.contract, inputs)
         self._begin(engine)
-        self._core.reset()
+        self._core.reset(given)
 
     def _begin(self, engine: Engine) -> None:
         self._engine = engine
@@ -75,7 +55,9 @@ class Stream:
         """Step on one chunk.
 
         Args:
-            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes.
+            chunk: in the contract's dtype and shape with B = 1, T one of the session's sizes. For
+                a model with look-ahead T + lookahead items: those behind the chunk come again at
+                the beginning of the next one (`advance` sees to that by itself).
             copy: give copies; False gives read-only views, valid until the next step.
             deadline_ms: give up after so many milliseconds. It is looked at between the
                 operators of the graph, so one long operator is not interrupted.
@@ -118,12 +100,13 @@ class Stream:
     def advance(self, items: Items) -> Outputs:
         """Read any number of items, stepping each time a chunk of the nominal T is full.
 
-        The items left over wait for the next call. How the input is cut between calls changes
-        nothing, bit for bit. If the call fails, it has read nothing.
+        A chunk is full when its look-ahead is there too. The items left over wait for the next
+        call. How the input is cut between calls changes nothing, bit for bit. If the call fails,
+        it has read nothing.
 
         Args:
-            items: `[n]` or `[n, F]` in the contract's dtype, without a batch axis; or bytes,
-                where the tokenizer is `bytes`.
+            items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
+                their order, without a batch axis; or bytes, where the tokenizer is `bytes`.
 
         Returns:
             Output name -> array in the contract's shape with B = 1, joined along the time axis
@@ -142,7 +125,8 @@ class Stream:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
         `exact` steps them with the largest chunks that fit and the grid starts anew here;
-        `pad` answers for them as if padding followed, and leaves state and items as they were;
+        `pad` answers for all of them as if padding followed, and leaves state and items as they
+        were (with look-ahead that may take several steps);
         `refuse` takes no partial chunk.
 
         Returns:
@@ -182,8 +166,13 @@ class Stream:
         """A copy of the state: state input name -> array in the contract's shape, B = 1."""
         return self._engine.layout.views(self._block())
 
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """What the stream was given when it started: input name -> read-only array, B = 1."""
+        return dict(self._core.mark.given.arrays)
+
     def reset(self) -> None:
-        """Start anew: initial state, nothing pending, nothing sampled."""
+        """Start anew: initial state, nothing pending, nothing sampled, with the same inputs."""
         self._core.reset()
 
     def snapshot(self) -> Snapshot:
@@ -196,6 +185,7 @@ class Stream:
             pending=core.pending().copy(),
             items_consumed=core.mark.items,
             sampler=core.mark.sampler,
+            inputs=core.mark.given.arrays,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -203,60 +193,88 @@ class Stream:
 
         Raises:
             OtherModelError, OtherStateError, OtherPrecisionError: it is of another bundle.
-            StateCorruptError: of a bundle with other items, another lookback among them.
+            StateCorruptError: of a bundle with other items or inputs, another lookback among them.
             NonFiniteStateError: it holds a NaN or an infinity.
         """
+        if not isinstance(snapshot, Snapshot):
+            raise StateError(
+                f"snapshot: is a {type(snapshot).__name__}, expected what stream.snapshot() "
+                "returned; session.stream(saved) starts from a saved record",
+                code="no-snapshot",
+            )
         check_identity(snapshot.identity, self._engine.identity, "snapshot")
         check_rows(self._engine, self._core, snapshot.lookback, snapshot.pending, "snapshot")
-        self._put(snapshot)
+        self._put(snapshot, given_again(self._engine, self._core, snapshot.inputs, "snapshot"))
 
     def fork(self) -> "Stream":
         """Return a second stream that stands where this one does and goes its own way."""
-        other = Stream(self._engine)
-        other._put(self.snapshot())
+        other = Stream._blank(self._engine)
+        other._put(self.snapshot(), self._core.mark.given)
         return other
 
+    def __copy__(self) -> "Stream":
+        """Return `fork()`: a copy that shared the buffers would be neither stream."""
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Stream":
+        """Return `fork()`."""
+        return self.fork()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled, and say what travels instead."""
+        raise StateError(
+            "a stream cannot be pickled; send stream.saved().to_bytes(), and there go on with "
+            "session.stream(Saved.from_bytes(data))",
+            code="not-picklable",
+        )
+
     def saved(self) -> Saved:
-        """Return everything the stream is as a record for a file or a store.
+        """Return everything the stream is as a record for a file, a store or `to_bytes`.
 
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity.
         """
         return to_saved(self._engine, self._core, copy=True)
 
-    def save(self, path: str | Path, *, durable: bool = True) -> None:
+    def save(self, path: Place, *, durable: bool = True) -> None:
         """Write everything the stream is to one file, in one rename.
 
         The file that stood there is kept as `<name>.previous`. Only one process may save to
         a path at a time.
 
         Args:
-            path: the file.
+            path: the file; or a binary file that is open for writing, such as `io.BytesIO()`,
+                which gets the same bytes from where it stands. There is no rename and no sync
+                then, and an error may leave a part of a state behind, which `load` refuses.
             durable: wait until the disk has it. Without, a save survives a kill of the process,
                 but not surely a loss of power.
 
         Raises:
             NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
-            StateError: the disk refused; the file that stood there still does.
+            StateError: the disk refused, and the file that stood there still does; or the open
+                file is closed, of text or not for writing.
         """
-        write_saved(Path(path), to_saved(self._engine, self._core, copy=False), durable)
+        put_state(path, to_saved(self._engine, self._core, copy=False), durable)
 
     @staticmethod
-    def load(session: Engine, path: str | Path, allow_precision: bool = False) -> "Stream":
+    def load(session: Engine, path: Place, allow_precision: bool = False) -> "Stream":
         """Make a stream from a saved state; it goes on bit for bit where that one stood.
 
         Args:
             session: a session of the same model.
-            path: what `save` wrote.
+            path: what `save` wrote; or a binary file that is open for reading, which is read to
+                its end from where it stands.
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
-            StateNotFoundError, StateCorruptError, StateVersionError: the file cannot be used.
+            StateNotFoundError, StateCorruptError, StateVersionError, StateError: the file cannot
+                be used.
             OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
         """
         stream = Stream._blank(session)
-        saved = read_saved(Path(path), stream._core.room())
-        put_saved(session, stream._core, saved, allow_precision, f"state {path}")
+        saved = get_state(path, stream._core.room())
+        where = f"state {path}" if isinstance(path, str | os.PathLike) else "state"
+        put_saved(session, stream._core, saved, allow_precision, where)
         return stream
 
     @staticmethod
@@ -353,11 +371,12 @@ class Stream:
         self._core.read(block)
         return block
 
-    def _put(self, snapshot: Snapshot) -> None:
+    def _put(self, snapshot: Snapshot, given: Given) -> None:
         self._core.put(
             held(snapshot.block),
             snapshot.lookback,
             snapshot.pending,
             snapshot.items_consumed,
             snapshot.sampler,
+            given,
         )

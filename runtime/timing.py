@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle import Bundle
 from dst.runtime.engine import Engine, select
-from dst.runtime.golden import golden_chunks
+from dst.runtime.golden import golden_chunks, golden_runs, golden_stream
 from dst.runtime.manifest import Graph
 from dst.runtime.providers import Lowering, Options, Provider
 from dst.runtime.stream import Stream
@@ -73,7 +73,11 @@ def time_golden(
     found: list[GoldenTime] = []
     for number, graph in enumerate(graphs):
         engine = _engine(bundle, graph, provider, threads, provider_options)
-        there, here = Stream(engine), Stream(_engine(bundle, graph, "cpu", threads, None))
+        beside = _engine(bundle, graph, "cpu", threads, None)
+        runs = golden_runs(bundle.manifest, graph)
+        if not runs:
+            continue
+        there, here = (golden_stream(each, runs[0][0]) for each in (engine, beside))
         for t, chunks in golden_chunks(engine, graph):
             for chunk in chunks:
                 there.step(chunk)

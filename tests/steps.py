@@ -209,16 +209,21 @@ def manifest_of(
 
 
 def write_with_golden(
-    path: Path, manifest: Manifest, step: bytes, chunks: Sequence[Array], error: float = 0.0
+    path: Path,
+    manifest: Manifest,
+    step: bytes,
+    chunks: Sequence[Array],
+    error: float = 0.0,
+    inputs: Mapping[str, Array] | None = None,
 ) -> None:
     """Write a bundle of one graph, whose golden run is what it does, plus an error."""
     files: dict[str, bytes | Path] = {"step.onnx": step}
     write_bundle(path, manifest, files)
-    stream = Session.open(path).stream()
+    stream = Session.open(path).stream(inputs=inputs)
     steps = [stream.step(chunk) for chunk in chunks]
     outputs = {k: [s[k].astype(np.float32) + np.float32(error) for s in steps] for k in steps[0]}
     t = manifest.contract.chunk.nominal_t
-    tensors = golden_tensors(t, chunks, outputs, stream.state)
+    tensors = golden_tensors(t, chunks, outputs, stream.state, stream.inputs)
     files["golden.safetensors"] = safetensors.numpy.save(tensors)
     golden = (Golden(file="golden.safetensors", t=t, steps=len(chunks)),)
     write_bundle(path, replace(manifest, golden=golden), files, overwrite=True)

@@ -1,4 +1,4 @@
-"""A stateful ONNX file and a few answers in, a bundle out; needs onnx, not torch.
+"""Wrap a stateful ONNX file and a few answers into a bundle; this needs onnx, not torch.
 
 The file is first run as it is, in a plain ONNX Runtime loop: what it does there is checked, and
 recorded as the bundle's golden run. Then the bundle is made, and must do the same in the runtime.
@@ -18,16 +18,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.adopt.answer_checks import checked_data
+from dst.export.adopt.answer_checks import check_names, check_numbers, checked_data
 from dst.export.adopt.answers import Answers, Question, spelled
 from dst.export.adopt.assemble import assembled, contract_of
-from dst.export.adopt.infer_contract import Draft, draft, shaped
-from dst.export.adopt.layout import Placed, place_output
-from dst.export.adopt.plain import Plain
+from dst.export.adopt.chunk_input import shaped
+from dst.export.adopt.cut import Finding, prove_cut
+from dst.export.adopt.infer_contract import Draft, draft
+from dst.export.adopt.layout import Placed, as_run, place_output
+from dst.export.adopt.limits import check_growth
+from dst.export.adopt.plain import Plain, open_file
 from dst.export.adopt.ports import Port, ports_of, read_model
-from dst.export.adopt.prove import Finding, prove_cut, prove_rows, prove_state
+from dst.export.adopt.prove import prove_rows, prove_state, prove_stream_inputs
+from dst.export.adopt.randomness import random_operators
+from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
-from dst.runtime.bundle import check_target, open_bundle, write_bundle
+from dst.runtime.bundle import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.golden import replay_golden
 from dst.runtime.manifest import Manifest
 
@@ -68,6 +73,8 @@ def adopt_bundle(
     description: str = "",
     license: str = "",
     overwrite: bool = False,
+    model_of: str | Path | None = None,
+    within: float | None = None,
     progress: Progress | None = None,
 ) -> Adopted:
     """Wrap an existing stateful ONNX file into a bundle.
@@ -81,6 +88,12 @@ def adopt_bundle(
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         overwrite: Replace a bundle that stands at ``path``.
+        model_of: A bundle of the same model, from another export: where both do the same on the
+            data, the new bundle keeps its ``model_id``, and states that were saved with the one
+            load in the other.
+        within: For a file of another precision than ``model_of``, such as int8: the largest
+            distance that is allowed, as a share of an output's rms and of a state's peak. It is
+            recorded as another precision of that model, with the distance that was measured.
         progress: Called with a label and the share done.
 
     Returns:
@@ -89,38 +102,76 @@ def adopt_bundle(
     Raises:
         OpenQuestionsError: something must be said first; the message lists every open question.
         AdoptError: the file cannot be read or loaded, or an answer does not fit it.
-        AdoptCheckError: it ran, and is not the step that was described; nothing was written.
-        BundleError: ``path`` cannot be written to.
+        AdoptCheckError: it ran, and is not the step that was described, or not the model of
+            ``model_of``; nothing was written.
+        BundleError: ``path`` cannot be written to, or ``model_of`` is no bundle.
+
+    Example:
+        ``adopt_bundle("gru.onnx", "gru", Answers(t=(1, 16)), name="gru")``
     """
     source, where = Path(model), Path(model).name
     check_target(Path(path), overwrite)
+    old = None if model_of is None else open_bundle(model_of)
+    if within is not None and old is None:
+        raise AdoptError(f"{where}: --within {within:g} needs --model-of, the model it is held to")
     _tell(progress, "reading the file", 0.0)
     loaded = read_model(source)
-    plan = draft(where, loaded, ports_of(loaded), answers)
-    items = _items(where, plan, answers, data)
-    plain = Plain(source, plan, answers.lookback, answers.lookback_fill)
+    ports = ports_of(where, loaded)
+    check_names(where, ports, answers)
+    check_numbers(where, answers)
+    session = open_file(source)
+    check_growth(where, ports, answers, session)
+    plan = draft(where, loaded, ports, answers)
+    items = _items(where, plan, data)
+    random = random_operators(loaded)
+    plain = Plain(session, plan, answers.lookback_fill, random)
     _tell(progress, "running the file", 0.2)
+    exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
     try:
-        outputs = _outputs(where, plan, plain, answers, items)
+        outputs, stale = _outputs(where, plan, plain, answers, items)
         runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
         findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
-        exact = answers.tail in (None, "exact")
-        if exact and len(plan.sizes) > 1:
-            findings.append(prove_cut(plan, runs, outputs))
+        about_cut, causal = prove_cut(plan, plain, runs, outputs, items, exact)
         batch, about_rows = prove_rows(plan, plain, items, outputs)
+        about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
     except AdoptCheckError as error:
-        raise AdoptCheckError(f"{where}: {error}") from None
-    contract = contract_of(plan, answers, outputs, "exact" if exact else answers.tail or "refuse")
+        hint = _other_axes(plan, answers) if error.code == "step-failed" else ""
+        raise AdoptCheckError(f"{where}: {error}{hint}", code=error.code) from None
+    contract = contract_of(
+        plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
+    )
     _tell(progress, "writing", 0.7)
     files, manifest = assembled(loaded, plan, contract, outputs, batch, runs)
     manifest = msgspec.structs.replace(
         manifest, name=name, description=description, license=license
     )
     _tell(progress, "running the bundle", 0.8)
-    worst = _worst(where, manifest, files)
+    worst, same = _tried(where, manifest, files, old, within, plan, data)
+    about_model: list[Finding] = []
+    if same is not None:
+        about_model.append(same.finding)
+        certificates = () if same.certificate is None else (same.certificate,)
+        manifest = msgspec.structs.replace(
+            manifest, model_id=same.model_id, certificates=certificates, quality=same.quality
+        )
     written = write_bundle(path, manifest, files, overwrite=overwrite)
     kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
-    return Adopted(written, (*findings, *about_rows, *kept), worst)
+    drawn = [
+        Finding(f"holds {name}, which drew nothing that shows in these runs", False)
+        for name in random
+    ]
+    findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
+    return Adopted(written, tuple(findings), worst)
+
+
+def _other_axes(plan: Draft, answers: Answers) -> str:
+    """Say how the chunk's axes were taken, where the caller did not say it."""
+    chunk = plan.chunk
+    if chunk.port.name in answers.shapes or len(chunk.own_shape) < 2 or "T" not in chunk.own_shape:
+        return ""
+    other = ",".join(str({"B": "T", "T": "B"}.get(str(d), d)) for d in chunk.own_shape)
+    option = f"--shape {chunk.port.name}={other}"
+    return f"; the chunk was taken as {chunk}: if that is wrong, say {option}"
 
 
 def _tell(progress: Progress | None, what: str, share: float) -> None:
@@ -128,10 +179,13 @@ def _tell(progress: Progress | None, what: str, share: float) -> None:
         progress(what, share)
 
 
-def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Array:
+def _items(
+    where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
+) -> Array:
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
-    count = period * max(-(-LEAST_ITEMS // period), LEAST_STEPS)
+    steps = max(LEAST_STEPS, min(steps, MOST_ITEMS // period))
+    count = period * max(-(-LEAST_ITEMS // period), steps) + plan.lookahead
     if count > MOST_ITEMS:
         raise AdoptError(
             f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would "
@@ -157,21 +211,30 @@ def _items(where: str, plan: Draft, answers: Answers, data: Array | None) -> Arr
 
 def _outputs(
     where: str, plan: Draft, plain: Plain, answers: Answers, items: Array
-) -> dict[str, Placed]:
+) -> tuple[dict[str, Placed], list[Finding]]:
     """Place every output: as the caller said, or as its shapes at each T tell."""
-    shapes = {t: plain.shapes(items[:t]) for t in plan.sizes}
+    shapes = {t: plain.shapes(items[: t + plan.lookahead]) for t in plan.sizes}
     placed: dict[str, Placed] = {}
     questions: list[Question] = []
+    stale: list[Finding] = []
     for port in plan.outputs:
-        found = _placed(where, plan, answers, port, {t: s[port.name] for t, s in shapes.items()})
+        runs = {t: shape[port.name] for t, shape in shapes.items()}
+        if len({len(shape) for shape in runs.values()}) > 1:
+            told = ", ".join(f"{list(shape)} at T = {t}" for t, shape in runs.items())
+            raise AdoptError(f"{where}: output `{port.name}` has {told}; give --t one size")
+        true = as_run(port, runs.values())
+        found = _placed(where, plan, answers, true, runs)
         if isinstance(found, Question):
             questions.append(found)
-        else:
-            placed[port.name] = found
+            continue
+        placed[port.name] = found
+        if true != port:
+            told = f"output {port} is {found} in a run, and the run is right"
+            stale.append(Finding(told, True))
     if questions:
-        told = [f"output {port}" for port in placed.values()]
-        raise OpenQuestionsError(spelled(where, questions, told))
-    return placed
+        known = [f"output {port}" for port in placed.values()]
+        raise OpenQuestionsError(spelled(where, questions, known))
+    return placed, stale
 
 
 def _placed(
@@ -191,12 +254,32 @@ def _placed(
     return placed
 
 
-def _worst(where: str, manifest: Manifest, files: dict[str, bytes]) -> float:
-    """Replay the file's run on the bundle, through the runtime."""
+def _tried(
+    where: str,
+    manifest: Manifest,
+    files: dict[str, bytes],
+    old: Bundle | None,
+    within: float | None,
+    plan: Draft,
+    data: Array | None,
+) -> tuple[float, SameModel | None]:
+    """Write the bundle on trial: replay the file's run, and hold it against an older bundle."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "bundle"
         write_bundle(trial, manifest, dict(files))
-        checks = replay_golden(open_bundle(trial))
+        bundle = open_bundle(trial)
+        worst = _worst(where, bundle)
+        if old is None:
+            return worst, None
+        bound = check_within(where, manifest.precision, old, within)
+        items = _items(where, plan, data, STEPS)
+        given = {s.port.name: s.example for s in plan.stream_inputs}
+        return worst, prove_same(where, bundle, old, items, given, bound)
+
+
+def _worst(where: str, bundle: Bundle) -> float:
+    """Replay the file's run on the bundle, through the runtime."""
+    checks = replay_golden(bundle)
     errors = {name: error for check in checks for name, error in check.errors.items()}
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > SAME:

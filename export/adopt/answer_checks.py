@@ -1,4 +1,4 @@
-"""What the caller said of a graph goes in; the values it takes, or why it does not, come out."""
+"""Check what the caller said of a graph, and bring values to its dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dst.export.adopt.answers import Answers
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
+from dst.runtime.manifest import Shape
 
 Array = npt.NDArray[np.generic]
 
@@ -30,6 +31,7 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
         ("--state", answers.states.values(), outputs, "output"),
         ("--init", answers.init, inputs, "input"),
         ("--constant", answers.constants, inputs, "input"),
+        ("--stream-input", answers.stream_inputs, inputs, "input"),
         ("--shape", answers.shapes, [*inputs, *outputs], "input or output"),
         ("--drop", answers.drop, outputs, "output"),
         ("--meaning", answers.meanings, outputs, "output"),
@@ -40,10 +42,12 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
                     f"{where}: {option} names `{name}`, which is no {kind}; there are "
                     + ", ".join(f"`{n}`" for n in known)
                 )
-    given_as = [answers.chunk, *answers.states, *answers.constants]
+    given_as = [answers.chunk, *answers.states, *answers.constants, *answers.stream_inputs]
     twice = [name for name in given_as if name is not None and given_as.count(name) > 1]
     if twice:
-        raise AdoptError(f"{where}: `{twice[0]}` is one of chunk, state and constant, not two")
+        raise AdoptError(
+            f"{where}: `{twice[0]}` is one of chunk, state, constant and stream input, not two"
+        )
 
 
 def check_numbers(where: str, answers: Answers) -> None:
@@ -53,6 +57,7 @@ def check_numbers(where: str, answers: Answers) -> None:
         AdoptError: one is not.
     """
     counts = [("--t", t, 1) for t in answers.t] + [("--lookback", answers.lookback, 0)]
+    counts.append(("--lookahead", answers.lookahead, 0))
     if answers.vocabulary is not None:
         counts.append(("--vocabulary", answers.vocabulary, 1))
     for option, count, least in counts:
@@ -60,10 +65,9 @@ def check_numbers(where: str, answers: Answers) -> None:
             raise AdoptError(
                 f"{where}: {option} {count}: expected a whole number of {least} or more"
             )
-    if answers.lookback > MOST_LOOKBACK:
-        raise AdoptError(
-            f"{where}: --lookback {answers.lookback}: expected at most {MOST_LOOKBACK:,} items"
-        )
+    for option, count in (("--lookback", answers.lookback), ("--lookahead", answers.lookahead)):
+        if count > MOST_LOOKBACK:
+            raise AdoptError(f"{where}: {option} {count}: expected at most {MOST_LOOKBACK:,} items")
     for option, fill in (("--lookback-fill", answers.lookback_fill), ("--pad", answers.pad_value)):
         if not math.isfinite(fill):
             raise AdoptError(f"{where}: {option} {fill}: expected a finite number")
@@ -154,6 +158,46 @@ def start_of(where: str, placed: Placed, start: Array) -> Array:
     value = _cast(start, port.dtype)
     _check_held(f"{where}: --init {port.name}", start, value)
     return value
+
+
+def stream_shape(where: str, port: Port, shape: Shape) -> Shape:
+    """Check the shape that the caller gave an input fixed per stream: sizes and at most one `B`.
+
+    Raises:
+        AdoptError: it does not fit the file.
+    """
+    fits = len(shape) == len(port.dims) and all(
+        d == s or not (isinstance(d, int) and isinstance(s, int))
+        for d, s in zip(port.dims, shape, strict=True)
+    )
+    if not fits or "T" in shape or shape.count("B") > 1:
+        raise AdoptError(
+            f"{where}: --shape {port.name}: {','.join(map(str, shape))} does not fit {port}: "
+            "expected its sizes in order, and at most one B; what is fixed per stream has no T"
+        )
+    return shape
+
+
+def stream_value(where: str, port: Port, shape: Shape, value: Array | None) -> Array:
+    """Bring an example of an input fixed per stream to its dtype; random numbers without one.
+
+    Raises:
+        AdoptError: it has another shape, or holds what the input cannot.
+    """
+    one = tuple(1 if d == "B" else int(d) for d in shape)
+    if value is None:
+        random = np.random.default_rng(1)
+        if port.dtype.startswith("float"):
+            return random.normal(size=one).astype(port.dtype)
+        return random.integers(0, 2, one).astype(port.dtype)
+    if value.shape not in ((), one):
+        raise AdoptError(
+            f"{where}: --stream-input {port.name}: has shape {list(value.shape)}, expected one "
+            f"number or {list(one)}"
+        )
+    cast = np.full(one, _cast(value, port.dtype)) if not value.ndim else _cast(value, port.dtype)
+    _check_held(f"{where}: --stream-input {port.name}", value, cast)
+    return cast
 
 
 def constant_of(where: str, port: Port, value: Array) -> Array:

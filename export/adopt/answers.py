@@ -1,4 +1,4 @@
-"""What a caller says of an ONNX file goes in; what is still to be asked comes out, as a message."""
+"""Hold what a caller says of an ONNX file, and write what is still to be asked as one message."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class Answers:
         init: state input -> what it starts from: one number, or a tensor in the file's shape with
             B = 1. A state without one starts from the default the file gives it, else from zeros.
         constants: further input -> its value in every step.
+        stream_inputs: further input -> an example of its value for one stream, in the file's shape
+            with B = 1, or None to try it with random numbers. It is given when a stream starts,
+            and saved with its state.
         shapes: input or output -> its axes in the file's order: `B`, `T` or a size.
         drop: outputs that are no part of the contract.
         t: the chunk sizes to run, in items; the largest is the nominal one.
         lookback: items before the chunk that the graph wants in front of it.
+        lookahead: items behind the chunk that the graph wants as well.
         lookback_fill: what stands there before the first item of a stream.
         tail: what happens to items that fill no chunk.
         pad_value: what is put behind them where the tail is `pad`.
@@ -41,10 +45,12 @@ class Answers:
     states: Mapping[str, str] = field(default_factory=dict)
     init: Mapping[str, Array] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
+    stream_inputs: Mapping[str, Array | None] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     drop: Sequence[str] = ()
     t: Sequence[int] = ()
     lookback: int = 0
+    lookahead: int = 0
     lookback_fill: float = 0.0
     tail: Tail | None = None
     pad_value: float = 0.0
@@ -61,10 +67,13 @@ class Question:
     Attributes:
         option: how it is answered, as an option of `dst adopt`.
         why: what is not known, and what may help to decide.
+        guess: the answer that is most likely, to be added to the command as it is; the option up to
+            the first wide gap where nothing is likelier.
     """
 
     option: str
     why: str
+    guess: str = ""
 
 
 def spelled(where: str, questions: Sequence[Question], found: Sequence[str]) -> str:
@@ -73,6 +82,8 @@ def spelled(where: str, questions: Sequence[Question], found: Sequence[str]) -> 
     lines = [f"{where}: {count} open; answer with"]
     for question in questions:
         lines += [f"  {question.option}", f"      {question.why}"]
+    guesses = [question.guess or question.option.split("  ")[0] for question in questions]
+    lines.append(f"for example, add: {' '.join(guesses)}")
     if found:
         lines.append(f"found so far: {'; '.join(found)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A draft, its outputs and recorded runs in, the contract, the files and the manifest out."""
+"""Make the contract, the files and the manifest of a bundle from a draft and recorded runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
 from dst.export.cost import multiply_adds
 from dst.export.weights import FILE as WEIGHTS_FILE
 from dst.export.weights import file_id, held, pack
+from dst.runtime.constants import model_id_with_constants
 from dst.runtime.golden import golden_tensors
 from dst.runtime.manifest import (
     Chunk,
@@ -37,6 +38,7 @@ from dst.runtime.manifest import (
     Producer,
     State,
     Stored,
+    StreamInput,
     Tokens,
     Zeros,
 )
@@ -69,7 +71,7 @@ _WINDOW = frozenset(
 
 
 def contract_of(
-    plan: Draft, answers: Answers, outputs: Mapping[str, Placed], tail: Tail
+    plan: Draft, answers: Answers, outputs: Mapping[str, Placed], tail: Tail, causal: bool
 ) -> Contract:
     """Spell the contract."""
     chunk = plan.chunk
@@ -89,6 +91,8 @@ def contract_of(
             lookback_fill=answers.lookback_fill if answers.lookback else None,
             tail=tail,
             pad_value=answers.pad_value if tail == "pad" else None,
+            lookahead=answers.lookahead,
+            causal=causal,
         ),
         constants=tuple(
             Constant(
@@ -98,6 +102,10 @@ def contract_of(
                 values=tuple(float(v) if value.dtype.kind == "f" else int(v) for v in value.flat),
             )
             for name, value in plan.constants.items()
+        ),
+        stream_inputs=tuple(
+            StreamInput(input=s.port.name, dtype=s.port.dtype, shape=s.shape)
+            for s in plan.stream_inputs
         ),
         outputs=tuple(
             Output(
@@ -134,7 +142,7 @@ def assembled(
     """
     placed = [plan.chunk, *outputs.values(), *(state.before for state in plan.states)]
     placed += [Placed(s.after, s.before.shape, s.before.added) for s in plan.states]
-    graph = rewrapped(model, contract, placed)
+    graph = rewrapped(model, contract, placed, plan.sizes, batch)
     files = pack({STEP_FILE: graph})
     if not files[WEIGHTS_FILE]:
         del files[WEIGHTS_FILE]
@@ -149,7 +157,7 @@ def assembled(
     steps = {t: _recorded(run) for t, run in runs.items()}
     for t, run in runs.items():
         kept = {name: values[: steps[t]] for name, values in run.outputs.items()}
-        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]])
+        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]], run.given)
     files[GOLDEN_FILE] = safetensors.numpy.save(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     )
@@ -161,7 +169,9 @@ def assembled(
         name="",
         description="",
         license="",
-        model_id=file_id(tensors_of(model), files[STEP_FILE]),
+        model_id=model_id_with_constants(
+            file_id(tensors_of(model), files[STEP_FILE]), contract.constants
+        ),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
         producer=Producer(name="dst-edge", version=__version__),

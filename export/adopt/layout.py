@@ -1,12 +1,12 @@
-"""One input or output in, its shape in the contract's letters out, or why it cannot be told.
+"""Write the shape of an input or output in the contract's letters, or ask for what is not told.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from dst.export.adopt.answers import Question
 from dst.export.adopt.pairs import words
@@ -51,6 +51,11 @@ class Placed:
     def batch_axis(self) -> int:
         """Where `B` stands."""
         return self.shape.index("B")
+
+    @property
+    def batch_axis_in_file(self) -> int:
+        """Where `B` stands among the axes of the file, which must have it."""
+        return self.own_shape.index("B")
 
     @property
     def time_axis(self) -> int | None:
@@ -109,10 +114,22 @@ def given(port: Port, shape: Shape, *, timed: bool = False, state: bool = False)
     return _placed(port, shape, timed)
 
 
-def place_chunk(port: Port) -> Placed | Question:
-    """Tell batch, time and features of the chunk apart by names and free axes."""
+def place_chunk(
+    port: Port, batch_names: frozenset[str] = frozenset(), length: int | None = None
+) -> Placed | Question:
+    """Tell batch, time and features of the chunk apart by names and free axes.
+
+    Args:
+        port: the chunk's input.
+        batch_names: what the states call an axis that is their batch, if anything.
+        length: how long its time axis is, if that is known.
+    """
     dims = port.dims
-    batch = next((i for i, d in enumerate(dims) if is_batch(d)), None)
+    named_batch = [i for i, d in enumerate(dims) if is_batch(d)]
+    shared = [i for i, d in enumerate(dims) if d in batch_names]
+    if named_batch and shared and named_batch[0] not in shared:
+        return _which_axes(port, named_batch[0], length)
+    batch = next(iter(named_batch or shared), None)
     if batch is None and len(dims) > 1 and not is_time(dims[0]) and _may_be_one(dims[0]):
         batch = 0
     if batch is None and len(dims) > 2:
@@ -120,39 +137,110 @@ def place_chunk(port: Port) -> Placed | Question:
     rest = [i for i in range(len(dims)) if i != batch]
     named = [i for i in rest if is_time(dims[i])]
     free = [i for i in rest if i in port.free]
-    time = next((only[0] for only in (named, rest, free) if len(only) == 1), None)
+    as_long = [i for i in rest if dims[i] == length]
+    time = next((only[0] for only in (named, rest, free, as_long) if len(only) == 1), None)
     if time is None or any(i != time for i in free):
-        return Question(
-            f"--shape {port.name}=B,T,F   in the file's order, with a number for F",
-            f"the chunk is {port}: which axis is B, which T (left out where a chunk is one item "
-            "without a time axis), and how long is the other?",
-        )
+        return _which_axes(port, batch, length)
     return _placed(port, _lettered(dims, {batch: "B", time: "T"}), False)
+
+
+def _which_axes(port: Port, batch: int | None, length: int | None) -> Question:
+    """Ask for the axes of a chunk, and propose the likeliest answer."""
+    dims = port.dims
+    rest = [i for i in range(len(dims)) if i != batch]
+    likely = [
+        *(i for i in rest if is_time(dims[i]) or dims[i] == length),
+        *(i for i in rest if i in port.free),
+        *(i for i in rest if dims[i] == 1),
+        *rest,
+    ]
+    letters = {batch: "B", likely[0]: "T"} if likely else {batch: "B"}
+    shape = ",".join(letters.get(i) or str(d or "SIZE") for i, d in enumerate(dims))
+    return Question(
+        f"--shape {port.name}={shape}   or in another order: B, T and sizes, in the file's order",
+        f"the chunk is {port}: which axis is B, which T (left out where a chunk is one item "
+        "without a time axis), and how long are the others?",
+    )
 
 
 def place_state(before: Port, after: Port, batch_name: str | None) -> Placed | Question:
     """Tell the batch axis of a state; a size that the input leaves open may stand in the output.
+
+    An output's size counts for little where names tell the batch: exporters leave the size they
+    traced with.
 
     Args:
         before: the state's input.
         after: its output.
         batch_name: the chunk's name for its batch axis, if it has one.
     """
+    open_axes = before.free
+    by_name = [
+        i
+        for names in (before.dims, after.dims)
+        for i in open_axes
+        if is_batch(names[i]) or (names[i] is not None and names[i] == batch_name)
+    ]
     dims = tuple(
-        a if not isinstance(b, int) and isinstance(a, int) else b
-        for b, a in zip(before.dims, after.dims, strict=True)
+        a if not isinstance(b, int) and isinstance(a, int) and i not in by_name[:1] else b
+        for i, (b, a) in enumerate(zip(before.dims, after.dims, strict=True))
     )
     free = [i for i, d in enumerate(dims) if not isinstance(d, int)]
-    named = [i for i in free if is_batch(dims[i]) or (dims[i] and dims[i] == batch_name)]
     ones = [i for i, d in enumerate(dims) if d == 1]
-    batch = next((found[0] for found in (named, free, ones) if found), None)
+    batch = next((found[0] for found in (by_name, free, ones) if found), None)
     if any(i != batch for i in free):
-        axes = ",".join("B" if i == batch else str(d or "N") for i, d in enumerate(dims))
+        axes = ",".join("B" if i == batch else str(d or "SIZE") for i, d in enumerate(dims))
         return Question(
             f"--shape {before.name}={axes}   with a number for each name but B",
             f"the state is {before}: which axis is B, and how long are the others?",
         )
     return _placed(before, _lettered(dims, {batch: "B"}), False)
+
+
+def place_stream_input(
+    port: Port, batch_name: str | None, example: tuple[int, ...] | None
+) -> Shape | Question:
+    """Tell the shape of an input that is given once per stream: sizes, and `B` or none.
+
+    Args:
+        port: the input.
+        batch_name: the chunk's name for its batch axis, if it has one.
+        example: the shape of a value that the caller gave, with B = 1.
+    """
+    dims = port.dims
+    if example is not None and len(example) == len(dims):
+        dims = tuple(
+            e if d is None or (d != batch_name and not is_batch(d)) else d
+            for d, e in zip(dims, example, strict=True)
+        )
+    batch = [i for i, d in enumerate(dims) if is_batch(d) or (d is not None and d == batch_name)]
+    batch += [i for i, d in enumerate(dims) if not isinstance(d, int)]
+    batch += [i for i, d in enumerate(dims) if d == 1]
+    at = batch[0] if batch else None
+    if any(not isinstance(d, int) and i != at for i, d in enumerate(dims)):
+        axes = ",".join("B" if i == at else str(d or "SIZE") for i, d in enumerate(dims))
+        return Question(
+            f"--shape {port.name}={axes}   with a number for each name but B",
+            f"the input fixed per stream is {port}: how long are its axes besides B? An example, "
+            f"--stream-input {port.name}=FILE.npy, tells it too",
+        )
+    return _lettered(dims, {at: "B"} if at is not None else {})
+
+
+def as_run(port: Port, shapes: Iterable[tuple[int, ...]]) -> Port:
+    """Drop what a file says of an output's axes where runs have shown otherwise.
+
+    Exporters leave sizes, and even ranks, that they traced with.
+    """
+    found = [*shapes]
+    rank = len(found[0])
+    if len(port.dims) != rank:
+        return replace(port, dims=(None,) * rank)
+    dims = tuple(
+        None if isinstance(d, int) and any(shape[i] != d for shape in found) else d
+        for i, d in enumerate(port.dims)
+    )
+    return replace(port, dims=dims)
 
 
 def place_output(

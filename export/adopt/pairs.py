@@ -1,4 +1,4 @@
-"""Inputs and outputs of a graph in, those that are one state tensor before and after out.
+"""Pair the inputs and outputs of a graph that are one state tensor before and after a step.
 
 Names tell: `h -> h_out`, `state -> stateN`, `h0 -> hn`, `cached_x -> new_cached_x`,
 `past.0 -> present.0`, `in_cache -> out_cache`. Both must have the same dtype and sizes that agree,
@@ -8,7 +8,7 @@ and a name that fits two partners fits none: what is not sure is left to be aske
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dst.export.adopt.ports import Port
 
@@ -21,8 +21,30 @@ _AFTER = frozenset(["present", "next", "new", "out", "output", "updated", "after
 Words = tuple[str, ...]
 
 
-def state_pairs(inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, str]:
+def may_carry(before: Port, after: Port) -> bool:
+    """Say whether an output could be the next value of an input, by dtype and sizes."""
+    return same_kind(before, after) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(before.dims, after.dims, strict=True)
+    )
+
+
+def same_kind(before: Port, after: Port) -> bool:
+    """Say whether two have one dtype and as many axes, whatever the sizes."""
+    return before.dtype == after.dtype and len(before.dims) == len(after.dims)
+
+
+def state_pairs(
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    fits: Callable[[Port, Port], bool] = may_carry,
+) -> dict[str, str]:
     """Pair the inputs and outputs whose names and shapes leave no doubt.
+
+    Args:
+        inputs: those that may be a state.
+        outputs: those that may be the next value of one.
+        fits: whether two may be one state, apart from their names.
 
     Returns:
         Input name -> output name.
@@ -31,7 +53,7 @@ def state_pairs(inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, st
         before.name: [
             after.name
             for after in outputs
-            if _before(before.name) & _after(after.name) and may_carry(before, after)
+            if _before(before.name) & _after(after.name) and fits(before, after)
         ]
         for before in inputs
     }
@@ -41,18 +63,6 @@ def state_pairs(inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, st
         for before, names in fitting.items()
         if len(names) == 1 and wanted.count(names[0]) == 1
     }
-
-
-def may_carry(before: Port, after: Port) -> bool:
-    """Say whether an output could be the next value of an input."""
-    return (
-        before.dtype == after.dtype
-        and len(before.dims) == len(after.dims)
-        and all(
-            a == b or not (isinstance(a, int) and isinstance(b, int))
-            for a, b in zip(before.dims, after.dims, strict=True)
-        )
-    )
 
 
 def words(name: str) -> Words:

@@ -1,4 +1,4 @@
-"""An ONNX model in, its inputs and outputs out: name, dtype, and what it says of the shape."""
+"""Read an ONNX model and its inputs and outputs: name, dtype, and what it says of the shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, inliner, numpy_helper
 
+from dst.export.adopt.file_kinds import what_it_is
 from dst.export.errors import AdoptError
+from dst.runtime.engine import first_line
 from dst.runtime.manifest import DType
 
 Array = npt.NDArray[np.generic]
@@ -75,14 +77,28 @@ def read_model(path: Path) -> onnx.ModelProto:
         AdoptError: it is no ONNX model, or holds what a bundle cannot.
     """
     try:
+        kind = what_it_is(path)
+        size = path.stat().st_size
+    except OSError as error:
+        raise AdoptError(f"{path}: {error.strerror or error}") from None
+    if kind is not None:
+        raise AdoptError(f"{path}: is no ONNX model but {kind}")
+    try:
         model = onnx.load(str(path))
         if model.functions:
             model = inliner.inline_local_functions(model)
     except OSError as error:
         raise AdoptError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # protobuf's and onnx's own classes share no base but this
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AdoptError(f"{path}: is no ONNX model: {first}") from None
+        if isinstance(error, onnx.checker.ValidationError):  # its external data
+            raise AdoptError(
+                f"{path}: its weights lie in another file, which must lie beside it under the "
+                f"name that it was saved with: {first_line(error)}"
+            ) from None
+        raise AdoptError(
+            f"{path}: is no ONNX model, or one that is damaged or cut short at {size:,} bytes: "
+            f"{first_line(error)}"
+        ) from None
     if not model.graph.output:
         raise AdoptError(f"{path}: is no ONNX model, or one whose graph has no output")
     if any(graph.sparse_initializer for graph in graphs_of(model.graph)):
@@ -100,8 +116,8 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                     yield from graphs_of(inside)
 
 
-def ports_of(model: onnx.ModelProto) -> Ports:
-    """Read the inputs and outputs of a model.
+def ports_of(where: str, model: onnx.ModelProto) -> Ports:
+    """Read the inputs and outputs of a model; ``where`` names it in messages.
 
     Raises:
         AdoptError: one is no tensor, or of a dtype that the runtime does not carry.
@@ -111,8 +127,8 @@ def ports_of(model: onnx.ModelProto) -> Ports:
     if model.ir_version < 4:  # before that, every weight had to be listed as an input
         inputs = [value for value in inputs if value.name not in weights]
     return Ports(
-        inputs=tuple(_port("input", value) for value in inputs),
-        outputs=tuple(_port("output", value) for value in model.graph.output),
+        inputs=tuple(_port(f"{where}: input", value) for value in inputs),
+        outputs=tuple(_port(f"{where}: output", value) for value in model.graph.output),
         defaults={
             value.name: numpy_helper.to_array(weights[value.name])
             for value in inputs
@@ -122,16 +138,20 @@ def ports_of(model: onnx.ModelProto) -> Ports:
 
 
 def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
-    if not value.type.HasField("tensor_type"):
+    form = value.type.WhichOneof("value")
+    if form != "tensor_type":
+        named = (form or "of no known type").removesuffix("_type").replace("_", " ")
         raise AdoptError(
-            f"{kind} `{value.name}` is no tensor; a step takes and gives dense tensors only"
+            f"{kind} `{value.name}` is no tensor but {named}; a step takes and gives dense tensors "
+            "only: export it with each tensor as an input or output of its own"
         )
     tensor = value.type.tensor_type
     dtype = _DTYPES.get(tensor.elem_type)
     if dtype is None:
         named = TensorProto.DataType.Name(tensor.elem_type)
         raise AdoptError(
-            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(_DTYPES.values())}"
+            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(_DTYPES.values())}: "
+            "export it with a Cast inside the graph"
         )
     if not tensor.HasField("shape"):
         raise AdoptError(

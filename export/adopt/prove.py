@@ -1,4 +1,4 @@
-"""Runs of a plain ONNX file in, what they show of it as a stateful step out.
+"""Find out from runs of a plain ONNX file what it is as a stateful step.
 
 Shape letters: `B` batch, `T` items per chunk, `n` items of any number.
 """
@@ -6,11 +6,11 @@ Shape letters: `B` batch, `T` items per chunk, `n` items of any number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dst.export.adopt.cut import Finding
 from dst.export.adopt.infer_contract import Draft
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.plain import Plain, Run
@@ -20,31 +20,17 @@ from dst.runtime.golden import relative_error
 Array = npt.NDArray[np.generic]
 Outputs = Mapping[str, Placed]
 
-CUT_BOUND = 1e-5
-"""Largest max|d|/rms of an output, and max|d|/max|x| of a state, between two ways to cut."""
 ROW_BOUND = 1e-5
 """Largest max|d|/rms of a row of a batch against the same row alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that running the file has shown.
-
-    Attributes:
-        text: what was found, in a few words.
-        fine: False where it deserves a second look.
-    """
-
-    text: str
-    fine: bool
 
 
 def prove_state(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> list[Finding]:
     """Step once more with each state tensor put back to its start: does it make a difference?
 
     Raises:
-        AdoptCheckError: no state tensor does.
+        AdoptCheckError: no state tensor does; or a step taken again gives something else.
     """
+    plain.check_again(run, outputs)
     window = run.windows[-1]
     carried = plain.step(window, run.states[-2], outputs)
     still: list[str] = []
@@ -65,7 +51,8 @@ def prove_state(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> list[F
         names = ", ".join(f"`{s.before.port.name}={s.after.name}`" for s in plan.states)
         raise AdoptCheckError(
             f"after {steps} steps it makes no difference whether the state was carried ({names}); "
-            "is it paired with the right outputs?"
+            "is it paired with the right outputs?",
+            code="state-never-read",
         )
     findings = [Finding(f"{steps} carried steps are finite and keep shapes and dtypes", True)]
     used = len(plan.states) - len(still) - len(idle)
@@ -73,34 +60,6 @@ def prove_state(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> list[F
     findings += [Finding(f"state `{name}` never moves from its start", False) for name in still]
     findings += [Finding(f"state `{name}` moves and changes nothing", False) for name in idle]
     return findings
-
-
-def prove_cut(plan: Draft, runs: Mapping[int, Run], outputs: Outputs) -> Finding:
-    """Compare the same items cut into chunks of each T: outputs, and the state at the end.
-
-    Raises:
-        AdoptCheckError: they differ; the cut matters, and the tail cannot be `exact`.
-    """
-    *smaller, nominal = plan.sizes
-    whole, worst = runs[nominal], 0.0
-    for t in smaller:
-        cut = runs[t]
-        errors = {
-            name: relative_error(*(_joined(placed, r.outputs[name]) for r in (cut, whole)))
-            for name, placed in outputs.items()
-        }
-        for name, value in whole.states[-1].items():
-            errors[name] = _error_of_peak(cut.states[-1][name], value)
-        name = max(errors, key=lambda key: errors[key])
-        if errors[name] > CUT_BOUND:
-            raise AdoptCheckError(
-                f"the cut matters: `{name}` differs by {errors[name]:.1e} between T = {t} and "
-                f"T = {nominal}, {CUT_BOUND:.0e} is allowed; give --t one size, and --tail pad or "
-                "--tail refuse"
-            )
-        worst = max(worst, errors[name])
-    told = "bit for bit" if worst == 0 else f"to {worst:.0e}"
-    return Finding(f"T = {', '.join(map(str, plan.sizes))} give the same, {told}", True)
 
 
 def prove_rows(
@@ -111,19 +70,31 @@ def prove_rows(
     Returns:
         The batch sizes that run, empty for any; and what is to be said of it.
     """
-    one = ((1,), [Finding("one stream at a time: the file fixes B = 1", True)])
-    ports = [plan.chunk, *outputs.values(), *(s.before for s in plan.states)]
-    if any(p.batch_axis in p.added for p in ports):
-        return one
     t = plan.sizes[-1]
-    rows = [items[: 2 * t], items[-2 * t :]]
+    count = 2 * t + plan.lookahead
+    rows = [items[:count], items[-count:]]
+    fixed = [s.port.name for s in plan.stream_inputs if "B" not in s.shape]
+    if fixed:
+        return _one(f"`{fixed[0]}` has no batch axis")
+    ports = [plan.chunk, *outputs.values(), *(s.before for s in plan.states)]
+    without = [p.port.name for p in ports if p.batch_axis in p.added]
+    if without:
+        return _one(f"`{without[0]}` has no batch axis")
+    inputs = [plan.chunk, *(s.before for s in plan.states)]
+    ones = [p.port.name for p in inputs if p.port.dims[p.batch_axis_in_file] == 1]
+    if ones:
+        return _one(f"the file fixes B = 1 in `{ones[0]}`")
     try:
         both = plain.carry(rows, t, outputs)
-    except AdoptCheckError:
-        return one
+    except AdoptCheckError as error:
+        return _why_not(plan, plain, rows, t, outputs, error)
     worst = 0.0
     for number, row in enumerate(rows):
-        alone = plain.carry([row], t, outputs)
+        own = {
+            s.port.name: np.take(both.given[s.port.name], [number], s.shape.index("B"))
+            for s in plan.stream_inputs
+        }
+        alone = plain.carry([row], t, outputs, own)
         for name, placed in outputs.items():
             for found, expected in zip(both.outputs[name], alone.outputs[name], strict=True):
                 worst = max(worst, _row_error(placed, number, found, expected))
@@ -138,27 +109,63 @@ def prove_rows(
     return (), [Finding(f"any batch: a stream in a batch of 2 equals the same alone, {told}", True)]
 
 
+def prove_stream_inputs(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> list[Finding]:
+    """Give another value: does it make a difference?"""
+    findings: list[Finding] = []
+    number = len(run.windows) // 2
+    for s in plan.stream_inputs:
+        name = s.port.name
+        value = run.given[name]
+        other = value * 2 + 1 if value.dtype.kind == "f" else np.where(value > 0, 0, 1)
+        try:
+            found = plain.step(
+                run.windows[number],
+                run.states[number],
+                outputs,
+                {**run.given, name: other.astype(value.dtype)},
+            )
+        except AdoptCheckError as error:
+            findings.append(Finding(f"`{name}` takes no other value: {error}", False))
+            continue
+        moved = _differ(found[0], {n: run.outputs[n][number] for n in outputs})
+        moved = moved or _differ(found[1], run.states[number + 1])
+        told = "is given once per stream, and makes a difference"
+        findings.append(Finding(f"`{name}` {told if moved else 'changes nothing'}", moved))
+    return findings
+
+
+def _one(why: str) -> tuple[tuple[int, ...], list[Finding]]:
+    return (1,), [Finding(f"one stream at a time: {why}", True)]
+
+
+def _why_not(
+    plan: Draft, plain: Plain, rows: list[Array], t: int, outputs: Outputs, error: AdoptCheckError
+) -> tuple[tuple[int, ...], list[Finding]]:
+    """Say why a batch of 2 does not run: a constant that is given for one stream, or the file."""
+    ports = {port.name: port for port in plan.constant_ports}
+    for name, value in plan.constants.items():
+        open_ones = [axis for axis in ports[name].free if value.shape[axis] == 1]
+        for axis in open_ones[:1]:
+            twice = {**plan.constants, name: np.repeat(value, 2, axis)}
+            try:
+                plain.carry(rows, t, outputs, constants=twice)
+            except AdoptCheckError:
+                continue
+            return _one(
+                f"the constant `{name}` {list(value.shape)} is for one; where it differs between "
+                f"streams, say --stream-input {name}"
+            )
+    return _one(f"two in a batch do not run: {error}")
+
+
 def _differ(some: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     return any(not np.array_equal(value, other[name]) for name, value in some.items())
 
 
-def _joined(placed: Placed, values: list[Array]) -> Array:
-    """An output over a whole run: along time; where it has none, what the last step answered."""
-    axis = placed.time_axis
-    return values[-1] if axis is None else np.concatenate(values, axis)
-
-
-def _error_of_peak(found: Array, expected: Array) -> float:
-    """max|found - expected| / max|expected|, in float64."""
-    wide, right = found.astype(np.float64), expected.astype(np.float64)
-    difference = float(np.abs(wide - right).max(initial=0.0))
-    peak = float(np.abs(right).max(initial=0.0))
-    return difference / peak if peak else (np.inf if difference else 0.0)
-
-
 def _row_error(placed: Placed, row: int, found: Array, expected: Array) -> float:
     """Error of one row of a batch against the same alone; infinite if its shape is another."""
-    own = (
-        np.take(found, [row], placed.batch_axis) if row < found.shape[placed.batch_axis] else found
-    )
+    axis = placed.batch_axis
+    if found.ndim != expected.ndim or row >= found.shape[axis]:
+        return np.inf
+    own = np.take(found, [row], axis)
     return relative_error(own, expected) if own.shape == expected.shape else np.inf

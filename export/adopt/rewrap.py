@@ -1,8 +1,9 @@
-"""An ONNX file in, a bundle's graph out: the contract's inputs and outputs, nothing of its past.
+"""Give an ONNX file the contract's inputs and outputs, and drop what tells where it was made.
 
-The nodes and the shapes that the file states stay as they are: a shape that is said more exactly
-may turn a branch that is never taken into an error. What the contract has and the file does not (a
-batch axis of length 1) is put around them; names, notes and paths of the program that wrote it go.
+The nodes and the shapes that the file states stay as they are, but for an output's sizes that runs
+have shown to be wrong: a shape that is said more exactly may turn a branch that is never taken into
+an error. What the contract has and the file does not (a batch axis of length 1) is put around them;
+names, notes and paths of the program that wrote it go.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def rewrapped(
     model: onnx.ModelProto,
     contract: Contract,
     placed: Sequence[Placed],
+    sizes: Sequence[int],
+    batch: Sequence[int],
 ) -> onnx.ModelProto:
     """Give a file the contract's inputs and outputs, and drop what tells where it was made.
 
@@ -44,19 +47,24 @@ def rewrapped(
         contract: What the step keeps.
         placed: The chunk and every state and output that is in the contract, each by the name of
             its place in the file; a state is there twice.
+        sizes: The T that the graph runs.
+        batch: The batch sizes that it runs, empty for any.
     """
     wrapped = onnx.ModelProto()
     wrapped.CopyFrom(model)
     wrapped.ir_version = max(model.ir_version, 4)  # before 4 every weight was an input
     graph = wrapped.graph
     inputs = [contract.chunk.input]
-    inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
+    inputs += [c.input for c in (*contract.constants, *contract.stream_inputs)]
+    inputs += [s.input for s in contract.state]
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _keep(graph, inputs, outputs)
     opset = next((o.version for o in wrapped.opset_import if o.domain in ("", "ai.onnx")), 0)
     if not opset and any(port.added for port in placed):
         opset = 18
         wrapped.opset_import.add(domain="", version=opset)
+    for port in placed:
+        _correct(graph, port, sizes, batch)
     for port in placed:
         _wrap(graph, port, opset, before=port.port.name in inputs)
     return cleaned(wrapped, wrapped.ir_version, inputs, outputs)
@@ -112,6 +120,30 @@ def _keep(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str])
             weight.CopyFrom(tensor)
         del graph.initializer[:]
         graph.initializer.extend(kept_weights)
+
+
+def _correct(
+    graph: onnx.GraphProto, placed: Placed, sizes: Sequence[int], batch: Sequence[int]
+) -> None:
+    """Replace what the file says of an output's axes where the contract says otherwise."""
+    value = next((v for v in graph.output if v.name == placed.port.name), None)
+    if value is None:
+        return
+    shape, dims = placed.own_shape, value.type.tensor_type.shape.dim
+    letters = {"B": list(batch), "T": list(sizes)}
+    if len(dims) != len(shape):
+        del dims[:]
+        dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
+    for dim, size in zip(dims, shape, strict=True):
+        right = letters[size] if isinstance(size, str) else [size]
+        if dim.HasField("dim_value") and [dim.dim_value] != right:
+            dim.Clear()
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif len(right) == 1:
+                dim.dim_value = right[0]
+            else:
+                dim.dim_param = f"{size}_axis"
 
 
 def _wrap(graph: onnx.GraphProto, placed: Placed, opset: int, *, before: bool) -> None:

@@ -28,7 +28,8 @@ class OptimumBackend:
     Which products are quantized is the plan's to say, as ever. Look-ups in tables are written by
     this package: optimum has one scale for a whole table, recipes have one for each row. So are
     the products of a graph for single steps, which multiplies the numbers of int8 columns by
-    block: optimum has no blocks.
+    block: optimum has no blocks. Recurrent operators, convolutions and what stands inside an If, a
+    Loop or a Scan are written by this package too.
     """
 
     def __init__(self) -> None:
@@ -50,12 +51,14 @@ class OptimumBackend:
             NoCounterpartError: an override chose a form that is not the recipe's.
         """
         recipe = values.recipe
-        forms = {c.form for c in chosen.values() if c.role != "embedding" and c.form != "float32"}
+        sites = [s for s in graph.found.sites if not (s.operands or s.inside)]
+        taken = [chosen[site.node] for site in sites]
+        forms = {c.form for c in taken if c.role != "embedding" and c.form != "float32"}
         if recipe.products == "int8-dynamic" and forms == {"int8-block"}:  # a graph of `single`
             return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
-        for site in graph.found.sites:
+        for site in sites:
             choice = chosen[site.node]
             if choice.role == "embedding" or choice.form == "float32":
                 continue

@@ -12,7 +12,7 @@ from dst.quantize.apply import Progress, Quantized, quantize_bundle
 from dst.quantize.pick.trial import Trial, part
 from dst.quantize.pick.verdict import Judgement, Refusal, judge
 from dst.quantize.recipe import Override, Recipe
-from dst.quantize.record import WeightRecord
+from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.runtime import Bundle, SessionError, StepError
 
 Array = npt.NDArray[np.generic]
@@ -65,18 +65,14 @@ class Candidate:
     Attributes:
         recipe: the recipe.
         judgement: what was found of it.
-        quantized: its bundle, whose files are there if it holds, and what became of every weight;
-            None where it could not be made.
+        quantized: its bundle, whose files are there if it holds; None where it could not be made.
+        records: what became of every weight.
     """
 
     recipe: Recipe
     judgement: Judgement
     quantized: Quantized | None
-
-    @property
-    def records(self) -> tuple[WeightRecord, ...]:
-        """What became of every weight."""
-        return () if self.quantized is None else self.quantized.records
+    records: tuple[WeightRecord, ...]
 
 
 def tried(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
@@ -89,16 +85,16 @@ def tried(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
         done = task.made(recipe, recipe.name, part(progress, "quantizing", 0.0, 0.1))
     except (SessionError, StepError) as error:
         why = Refusal(rule="unable", why=f"does not run here: {error}")
-        return Candidate(recipe, _unmeasured(task.full, recipe, why), None)
-    if not done.changed:
+        return Candidate(recipe, _unmeasured(task.full, recipe, why), None, ())
+    except NothingQuantizedError as nothing:
         why = Refusal(rule="unchanged", why="nothing could be quantized")
-        return Candidate(recipe, _unmeasured(task.full, recipe, why), done)
+        return Candidate(recipe, _unmeasured(task.full, recipe, why), None, nothing.records)
     judged = judge(
         task.full, done.bundle, task.items, task.trial, part(progress, "measuring", 0.1, 1.0)
     )
     if not judged.holds:
         discard(done)
-    return Candidate(recipe, judged, done)
+    return Candidate(recipe, judged, done, done.records)
 
 
 def _unmeasured(full: Bundle, recipe: Recipe, why: Refusal) -> Judgement:

@@ -1,20 +1,9 @@
-"""Judgements and a goal in, the best of them out."""
+"""Choose the best of several judgements for a goal, and say in a sentence why it is the best."""
 
 from collections.abc import Sequence
-from typing import Literal
 
+from dst.quantize.pick.trial import Goal
 from dst.quantize.pick.verdict import Judgement
-
-Goal = Literal["speed", "size"]
-"""What is wanted of those that hold.
-
-- ``speed``: the fastest at the nominal T. Those whose interval reaches into the fastest one's count
-  as equally fast.
-- ``size``: the least weights.
-
-Among equals the smaller wins, to a hundredth of full precision's bytes; then one that is causal
-within a chunk; then the faster.
-"""
 
 
 def best(pool: Sequence[Judgement], goal: Goal) -> Judgement | None:
@@ -46,3 +35,46 @@ def _spread(found: Judgement) -> tuple[float, float, float]:
     if speed is None:
         return 0.0, 0.0, 0.0
     return speed.ratio.median, speed.ratio.low, speed.ratio.high
+
+
+def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> str:
+    """Say in one sentence why a recipe was chosen and not another, or why none was.
+
+    Args:
+        pool: All judgements.
+        chosen: The best of those that hold; None where none does.
+        goal: What was wanted.
+    """
+    if chosen is None:
+        refused = "; ".join(f"{j.recipe}: {', '.join(r.why for r in j.refusals)}" for j in pool)
+        return f"no recipe was chosen, because each was refused ({refused})"
+    others = [j for j in pool if j.holds and j is not chosen and j.speed(j.t) is not None]
+    about = f"{chosen.recipe} was chosen"
+    if not others:
+        return f"{about}, the only one that holds: {_numbers(chosen)}"
+    if goal == "size":
+        rival = min(others, key=lambda found: (found.weights_share, -_spread(found)[0]))
+        if round(rival.weights_share, 2) > round(chosen.weights_share, 2):
+            return f"{about}, the smallest that holds: {_numbers(chosen)}"
+        equal = "as small to a hundredth of full precision's bytes"
+    else:
+        rival = max(others, key=lambda found: _spread(found)[0])
+        if _spread(rival)[0] <= _spread(chosen)[0]:
+            return f"{about}, the fastest that holds: {_numbers(chosen)}"
+        equal = "no faster for sure, since the 95 % intervals of their speeds overlap"
+    if round(chosen.weights_share, 2) < round(rival.weights_share, 2):
+        why = f"has less weights ({chosen.weights_share:.2f} of full precision's bytes against "
+        why += f"{rival.weights_share:.2f})"
+    elif chosen.causal and not rival.causal:
+        why = "is causal within a chunk"
+    else:
+        why = "is faster"
+    return (
+        f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is "
+        f"{equal}; {chosen.recipe} {why}"
+    )
+
+
+def _numbers(found: Judgement) -> str:
+    median, low, high = _spread(found)
+    return f"{median:.2f}× ({low:.2f}–{high:.2f}) at T = {found.t}"

@@ -20,6 +20,7 @@ from dst.quantize.pick.speed import raced
 from dst.quantize.pick.trial import part
 from dst.quantize.pick.verdict import BUDGET_RULES, judgement_of, quality
 from dst.quantize.recipe import Recipe
+from dst.quantize.record import NothingQuantizedError
 from dst.quantize.report import Report
 
 Array = npt.NDArray[np.generic]
@@ -84,8 +85,8 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
         return search, None
     recipe, done, found = mix
     speeds = raced(task.full, done.bundle, task.trial, part(progress, "speed", 0.8, 1.0))
-    judged = judgement_of(task.full, done.bundle, found, speeds)
-    return search, Candidate(recipe, judged, done)
+    judged = judgement_of(task.full, done.bundle, found, speeds, task.trial.goal)
+    return search, Candidate(recipe, judged, done, done.records)
 
 
 def _least(mixes: "_Mixes", most: int, progress: Progress) -> int:
@@ -139,12 +140,15 @@ class _Mixes:
             done = self.made[count][1]
         else:
             wider = [harm.widened() for harm in self.ranked[:count]]
-            done = self.task.made(wide, wide.name, part(progress, "quantizing", 0.0, 0.1), wider)
-        found: Report | str = "nothing is quantized any more"
-        if done.changed:
-            task, told = self.task, part(progress, "quality", 0.1, 1.0)
-            items = _turned(task.items) if elsewhere else task.items
-            found = quality(task.full, done.bundle, items, task.trial, told)
+            told = part(progress, "quantizing", 0.0, 0.1)
+            try:
+                done = self.task.made(wide, wide.name, told, wider)
+            except NothingQuantizedError as nothing:
+                self.attempts[count, False] = _attempt(count, str(nothing), elsewhere)
+                return self.attempts[count, False]
+        task, told = self.task, part(progress, "quality", 0.1, 1.0)
+        items = _turned(task.items) if elsewhere else task.items
+        found = quality(task.full, done.bundle, items, task.trial, told)
         attempt = _attempt(count, found, elsewhere)
         self.attempts[count, elsewhere] = attempt
         if not attempt.holds:

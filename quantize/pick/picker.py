@@ -8,18 +8,17 @@ budget holds, and that mixed recipe joins the others.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from dst.quantize.apply import Progress
-from dst.quantize.errors import QuantizeError
+from dst.quantize.apply import Progress, check_source
 from dst.quantize.pick.candidate import Candidate, Task, tried
-from dst.quantize.pick.choose import Goal, best, in_order
+from dst.quantize.pick.choose import best, in_order, reason
 from dst.quantize.pick.mix import Search, mixed
-from dst.quantize.pick.trial import USUAL, Trial, part
+from dst.quantize.pick.trial import USUAL, Goal, Trial, part
 from dst.quantize.pick.verdict import Judgement
 from dst.quantize.recipe import RECIPES
 from dst.quantize.record import WeightRecord
@@ -44,6 +43,7 @@ class Picked:
     Attributes:
         bundle: the bundle that was written, its short report attached; None where nothing holds.
         chosen: its judgement, one of ``judgements``.
+        why: why it was chosen and not another, or why none was, in one sentence.
         records: what became of every weight in it; where nothing holds, in the last candidate that
             could be made.
         judgements: of every candidate, mixed ones included, in the order they were tried.
@@ -52,6 +52,7 @@ class Picked:
 
     bundle: Bundle | None
     chosen: Judgement | None
+    why: str
     records: tuple[WeightRecord, ...]
     judgements: tuple[Judgement, ...]
     searches: tuple[Search, ...]
@@ -79,18 +80,15 @@ def pick(
         progress: Called with what is being done and the share done.
 
     Raises:
-        QuantizeError: the source is quantized already.
+        QuantizeError: the source is not float32.
         BundleError: the source is broken, or the target cannot be written.
         SessionError: full precision cannot be run here.
         StepError: items cannot be read, or full precision failed on them.
     """
     full = source if isinstance(source, Bundle) else open_bundle(source)
     check_target(Path(path), overwrite)
-    if full.manifest.precision != "float32":
-        raise QuantizeError(
-            f"{full.label}: is {full.manifest.precision} ({full.manifest.recipe}); "
-            "pick for the float32 bundle that it was made from"
-        )
+    check_source(full)
+    trial = replace(trial, goal=goal)
     if len(check_items(full.manifest.contract.chunk, items)) < 2:
         raise StepError(f"{full.label}: expected at least 2 items to measure on, {len(items)} came")
     with tempfile.TemporaryDirectory(prefix="dst-pick-") as folder:
@@ -101,12 +99,15 @@ def pick(
             searches.append(search)
             candidates += [] if found is None else [found]
         chosen = _best(candidates, goal)
-        shown = chosen or next((c for c in reversed(candidates) if c.quantized is not None), None)
+        shown = chosen or next((c for c in reversed(candidates) if c.records), None)
+        judgements = tuple(candidate.judgement for candidate in candidates)
+        held = None if chosen is None else chosen.judgement
         return Picked(
             bundle=None if chosen is None else _written(chosen, Path(path), overwrite, progress),
-            chosen=None if chosen is None else chosen.judgement,
+            chosen=held,
+            why=reason(judgements, held, goal),
             records=() if shown is None else shown.records,
-            judgements=tuple(candidate.judgement for candidate in candidates),
+            judgements=judgements,
             searches=tuple(searches),
         )
 

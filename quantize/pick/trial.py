@@ -1,10 +1,21 @@
 """A trial: what to measure a candidate by, and how long."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dst.quantize.apply import Progress
 from dst.quantize.report import Budget, Settings
 
+Goal = Literal["speed", "size"]
+"""What is wanted of those that hold.
+
+- ``speed``: the fastest at the nominal T. Those whose interval reaches into the fastest one's count
+  as equally fast.
+- ``size``: the least weights; one that is as fast as full precision holds too.
+
+Among equals the smaller wins, to a hundredth of full precision's bytes; then one that is causal
+within a chunk; then the faster.
+"""
 HEADS = 8
 HEAD_SHARE = 4
 """Each of the ``HEADS`` short streams reads one in so many of the items of the long one."""
@@ -25,6 +36,7 @@ class Trial:
         slot_ms: how long a turn is, at about.
         threads: threads inside one operator.
         data: what the items are, for the reader.
+        goal: what is wanted of a candidate.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -33,6 +45,7 @@ class Trial:
     slot_ms: float = 50.0
     threads: int = 1
     data: str = "not stated"
+    goal: Goal = "speed"
 
     @property
     def settings(self) -> Settings:

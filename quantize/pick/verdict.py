@@ -1,8 +1,9 @@
 """Two bundles of one model in, whether the second is worth having on this machine out, and why.
 
-A bundle is refused that is not smaller than full precision; that is not surely faster at its
-nominal T or at T = 1, or is surely slower at its nominal T; that fails a gate of the horizon
-report; or that breaks the budget. *Surely* is: the whole 95 % interval of the ratio of speeds.
+A bundle is refused that is not smaller than full precision; that is surely slower at its nominal
+T; that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a
+gate of the horizon report; or that breaks the budget. *Surely* is: the whole 95 % interval of the
+ratio of speeds.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from dst.quantize.apply import Progress
 from dst.quantize.pick.speed import Speed, raced
-from dst.quantize.pick.trial import USUAL, Trial, part
+from dst.quantize.pick.trial import USUAL, Goal, Trial, part
 from dst.quantize.report import Report, report
 from dst.quantize.report.parts import parts_of
 from dst.quantize.report.rollout import BrokeAtOnceError
@@ -103,7 +104,7 @@ def judge(
     other = candidate if isinstance(candidate, Bundle) else open_bundle(candidate)
     found = quality(right, other, items, trial, part(progress, "quality", 0.0, 0.7))
     speeds = raced(right, other, trial, part(progress, "speed", 0.7, 1.0))
-    return judgement_of(right, other, found, speeds)
+    return judgement_of(right, other, found, speeds, trial.goal)
 
 
 def quality(
@@ -117,7 +118,11 @@ def quality(
 
 
 def judgement_of(
-    full: Bundle, candidate: Bundle, found: Report | str, speeds: Sequence[Speed]
+    full: Bundle,
+    candidate: Bundle,
+    found: Report | str,
+    speeds: Sequence[Speed],
+    goal: Goal = "speed",
 ) -> Judgement:
     """Put what was measured together and hold it against the rules.
 
@@ -126,6 +131,7 @@ def judgement_of(
         candidate: What is judged.
         found: Its report, or why there is none.
         speeds: Its speeds.
+        goal: What is wanted of it.
     """
     manifest = candidate.manifest
     before, after = _weights_bytes(full), _weights_bytes(candidate)
@@ -141,7 +147,7 @@ def judgement_of(
         report=found if isinstance(found, Report) else None,
         refusals=(
             *size_refusals(before, after),
-            *speed_refusals(speeds, nominal),
+            *speed_refusals(speeds, nominal, goal),
             *(refused for gate in gates if (refused := gate_refusal(gate)) is not None),
             *broke,
         ),
@@ -156,19 +162,25 @@ def size_refusals(before: int, after: int) -> list[Refusal]:
     return [Refusal(rule="size", why=why)]
 
 
-def speed_refusals(speeds: Sequence[Speed], nominal: int) -> list[Refusal]:
-    """Refuse what is not surely faster at any T, or is surely slower at the nominal one."""
-    told = "; ".join(
-        f"T = {s.t}: {s.ratio.median:.2f} ({s.ratio.low:.2f}–{s.ratio.high:.2f})" for s in speeds
-    )
+def speed_refusals(speeds: Sequence[Speed], nominal: int, goal: Goal = "speed") -> list[Refusal]:
+    """Refuse what is surely slower at the nominal T, or faster at none where speed is wanted."""
     if not any(speed.t == nominal for speed in speeds):
         return [Refusal(rule="speed", why=f"does not run T = {nominal}, so its speed is unknown")]
     slower = next((s for s in speeds if s.t == nominal and s.slower), None)
     if slower is not None:
-        return [Refusal(rule="speed", why=f"slower than full precision at {told}")]
-    if not any(speed.faster for speed in speeds):
+        others = [_told(speed) for speed in speeds if speed.faster]
+        but = f", though faster at {'; '.join(others)}" if others else ""
+        why = f"slower than full precision at {_told(slower)}{but}"
+        return [Refusal(rule="speed", why=why)]
+    if goal == "speed" and not any(speed.faster for speed in speeds):
+        told = "; ".join(_told(speed) for speed in speeds)
         return [Refusal(rule="speed", why=f"not surely faster than full precision at {told}")]
     return []
+
+
+def _told(speed: Speed) -> str:
+    ratio = speed.ratio
+    return f"T = {speed.t}: {ratio.median:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
 def gate_refusal(gate: Gate) -> Refusal | None:

@@ -124,7 +124,8 @@ def _gaussian(mean: Output, log_std: Output, content: Features) -> Divergence:
     def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
         seen = following.astype(np.float64)
         if norm is not None:
-            seen = (seen - np.asarray(norm.mean)) / np.asarray(norm.std)
+            mean_of, std_of = (np.reshape(v, seen.shape[1:]) for v in (norm.mean, norm.std))
+            seen = (seen - mean_of) / std_of
         m, s = rows(mean, reference["mean"]), rows(log_std, reference["log_std"])
         n, r = rows(mean, other["mean"]), rows(log_std, other["log_std"])
         each = r - s + 0.5 * (np.exp(2 * (s - r)) + ((m - n) * np.exp(-r)) ** 2 - 1.0)

@@ -37,6 +37,8 @@ class Settings:
         drift_items: items over which full precision's own drift is measured; 0 for not at all.
         threads: threads inside one operator.
         data: what the items are, for the reader.
+        other_file: the bundles are of two files of one model, so that states are neither exchanged
+            nor compared.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -47,6 +49,7 @@ class Settings:
     drift_items: int = 100_000
     threads: int = 1
     data: str = "not stated"
+    other_file: bool = False
 
 
 class Precision(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,13 +159,15 @@ def report(
     t = other.contract.chunk.nominal_t if settings.t is None else settings.t
     other.graph_for(t)
     right = Session.open(full, threads=settings.threads, chunk_sizes=[t])
-    check_pair(right, other)
+    check_pair(right, other, settings.other_file)
     walk = Walk(
         length=length,
         t=t,
         heads=settings.heads,
         head_items=settings.head_items,
         sample_every=settings.sample_every,
+        inject=not settings.other_file,
+        states=not settings.other_file,
     )
     ran = rollout(right, other, items, walk, progress)
     causality = causality_of(other, t, items)
@@ -192,7 +197,10 @@ def report(
         causality=causality,
         gates=gates,
         passed=passed(gates),
-        notes=_notes(ran, gates, causality, len(items)),
+        notes=(
+            *_notes(ran, gates, causality, len(items)),
+            *([_OTHER_FILE] if settings.other_file else []),
+        ),
     )
 
 
@@ -294,6 +302,10 @@ def _notes(
     return tuple(notes)
 
 
+_OTHER_FILE = (
+    "the bundles are of two files: their states were neither exchanged nor compared, and a saved "
+    "state of one does not load into the other"
+)
 _WHY_NOT = {
     "last-over-early": "the horizon was not judged: that takes a stream of 1,000,000 items",
     "growth-per-decade": "growth was not judged: the stream is too short to be sure of it",

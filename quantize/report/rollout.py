@@ -47,6 +47,7 @@ class Walk:
         head_items: items of each head.
         sample_every: of how many chunks one is sampled for state distance and injected state.
         inject: whether the injected stream is run.
+        states: whether state tensors are compared; two files of one model may hold other ones.
     """
 
     length: int
@@ -55,6 +56,7 @@ class Walk:
     head_items: int = 10_000
     sample_every: int = 16
     inject: bool = True
+    states: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +99,53 @@ class Rollout:
         return mean_of(held.above[kept], held.below[kept], root=True)
 
 
-def check_pair(reference: Session, other: Session) -> None:
+def check_pair(reference: Session, other: Session, other_file: bool = False) -> None:
     """Check that two sessions run one model over one kind of state.
+
+    Args:
+        reference: taken as right.
+        other: held against it.
+        other_file: the two were adopted from different files: only what goes in and comes out must
+            be the same, since nothing says whose weights and states they are.
 
     Raises:
         OtherModelError, OtherStateError: they do not.
     """
+    if other_file:
+        _check_ends(reference, other)
+        return
     left, right = reference.identity, other.identity
     if left.model_id != right.model_id:
         raise OtherModelError(
             f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
-            f"of {left.model_id[:16]}…; compare two precisions of one model"
+            f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
+            "file of it, such as one that was quantized elsewhere, give --other-file"
         )
     if left.state_hash != right.state_hash:
         raise OtherStateError(
             f"{other.bundle.label}: its state tensors are not those of {reference.bundle.label}; "
             "quantize without changing the state"
         )
+
+
+def _check_ends(reference: Session, other: Session) -> None:
+    """Check that two sessions take the same items and answer with the same outputs."""
+    left, right = reference.contract, other.contract
+    ends = [
+        ("chunk", left.chunk.shape, right.chunk.shape),
+        ("time axis", left.chunk.time_axis, right.chunk.time_axis),
+        ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
+    ]
+    shapes = {output.name: output.shape for output in left.outputs}
+    ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in right.outputs]
+    for what, expected, found in ends:
+        if expected != found:
+            raise OtherModelError(
+                f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
+                f"{expected}; two files of one model must take the same items and have the same "
+                "outputs",
+                code="other-ends",
+            )
 
 
 def rollout(
@@ -185,7 +217,8 @@ class _Runs:
         self._chunk = np.empty(sized(contract.chunk.shape, walk.t), contract.chunk.dtype)
         self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
         self._rows = by_item(contract, self._chunk)
-        self._floats = [s for s in contract.state if s.dtype.startswith("float")]
+        states = contract.state if walk.states else ()
+        self._floats = [s for s in states if s.dtype.startswith("float")]
         ends = edges(-(-walk.length // walk.t) * walk.t)
         root = self._compare.unit == "relative"
         self._free, self._sampled, self._alone = (

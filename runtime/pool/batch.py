@@ -2,7 +2,7 @@
 
 The buffers and the bindings of one (B, T) are made once, so that a step makes none.
 
-Shape letters: `B` batch, `T` items per chunk, `L` lookback.
+Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,6 +20,7 @@ from dst.runtime.errors import (
     TokenRangeError,
 )
 from dst.runtime.finite import finite, pieces
+from dst.runtime.given import Given
 from dst.runtime.intake import Intake
 from dst.runtime.items import check_tokens
 from dst.runtime.plan import by_item
@@ -36,17 +37,27 @@ class Lane:
 
     Attributes:
         fresh: where the chunk goes, in the contract's shape with B = 1.
-        items: the same memory, one row per item `[T, ...]`.
+        items: the same memory, one row per item `[T + A, ...]`.
         back: where the lookback goes, `[L, ...]`; None without lookback.
-        newest: the last L items of lookback and chunk together, `[L, ...]`; None without.
+        newest: the L items before the next chunk, `[L, ...]`; None without lookback.
         outputs: the outputs of the last step, in the contract's shape with B = 1.
-        raw: lookback and chunk.
+        raw: lookback, chunk and look-ahead.
         feed: the same as the graph sees it.
+        inputs: where the inputs of its stream go, by name, in the contract's shape with B = 1.
+        given: whose inputs they hold; None where nobody's.
     """
 
-    __slots__ = ("back", "feed", "fresh", "items", "newest", "outputs", "raw")
+    __slots__ = ("back", "feed", "fresh", "given", "inputs", "items", "newest", "outputs", "raw")
 
-    def __init__(self, engine: Engine, t: int, raw: Array, feed: Array, outputs: dict[str, Array]):
+    def __init__(
+        self,
+        engine: Engine,
+        t: int,
+        raw: Array,
+        feed: Array,
+        outputs: dict[str, Array],
+        inputs: dict[str, Array],
+    ) -> None:
         contract = engine.contract
         chunk = contract.chunk
         rows = by_item(contract, raw)
@@ -55,8 +66,18 @@ class Lane:
         self.fresh = raw[(slice(None),) * chunk.time_axis + (slice(chunk.lookback, None),)]
         self.items = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
-        self.newest: Array | None = rows[t:] if chunk.lookback else None
+        self.newest: Array | None = rows[t : t + chunk.lookback] if chunk.lookback else None
         self.outputs = outputs
+        self.inputs = inputs
+        self.given: Given | None = None
+
+    def give(self, given: Given) -> None:
+        """Let the row have the inputs of this stream, if it has not."""
+        if self.given is not given:
+            self.given = None  # for whoever comes after an interrupt
+            for name, row in self.inputs.items():
+                np.copyto(row, given.arrays[name])
+            self.given = given
 
 
 class Batch:
@@ -69,7 +90,12 @@ class Batch:
     """
 
     def __init__(
-        self, engine: Engine, batch: int, t: int, ways: Sequence[tuple[Side, Side]]
+        self,
+        engine: Engine,
+        batch: int,
+        t: int,
+        ways: Sequence[tuple[Side, Side]],
+        given: Sequence[Given],
     ) -> None:
         """Make buffers, warm the graph, prove its rows independent, and bind every way.
 
@@ -78,6 +104,7 @@ class Batch:
             batch: B.
             t: T, one of the session's.
             ways: from which side to which a step can go, each of B rows; `run` takes its place.
+            given: inputs of streams, at least one, that the graph may be tried with.
 
         Raises:
             BatchError: a row of the result depends on the other rows, or on its place.
@@ -96,6 +123,10 @@ class Batch:
         self._float_outputs = {
             name: pieces(value) for name, value in self._outputs.items() if value.dtype.kind == "f"
         }
+        self._inputs: dict[str, Array] = {
+            g.input: np.zeros(sized(g.shape, 0, batch), g.dtype) for g in contract.stream_inputs
+        }
+        places = {g.input: g.shape.index("B") for g in contract.stream_inputs}
         axes = {o.name: o.shape.index("B") for o in contract.outputs}
         self.lanes = [
             Lane(
@@ -104,9 +135,12 @@ class Batch:
                 row_of(self._intake.raw, chunk.batch_axis, row),
                 row_of(self._intake.feed, chunk.batch_axis, row),
                 {name: row_of(v, axes[name], row) for name, v in self._outputs.items()},
+                {name: row_of(v, places[name], row) for name, v in self._inputs.items()},
             )
             for row in range(batch)
         ]
+        for row, lane in enumerate(self.lanes):
+            lane.give(given[row % len(given)])
         self._prove(engine, Side(engine, batch), Side(engine, batch))
         self._bindings = [self._bind(engine, source, target) for source, target in ways]
 
@@ -165,6 +199,8 @@ class Batch:
         binding.bind_ortvalue_input(contract.chunk.input, value(self._intake.feed))
         for name, constant in engine.constants.items():
             binding.bind_ortvalue_input(name, constant)
+        for name, array in self._inputs.items():
+            binding.bind_ortvalue_input(name, value(array))
         for name, array in self._outputs.items():
             binding.bind_ortvalue_output(name, value(array))
         for state, before, after in zip(
@@ -187,10 +223,14 @@ class Batch:
         """
         random = np.random.default_rng(0)
         self._draw(random)
+        for array in self._inputs.values():
+            if array.dtype.kind == "f":  # a whole number may be an index: those of streams hold
+                array[...] = random.normal(size=array.shape)
         self._call(self._bind(engine, source, target))  # from here on no state is the initial one
         binding = self._bind(engine, target, source)
         own = [row.copy() for row in target.row(0)]
         others = [tensor.copy() for tensor in target.tensors]
+        inputs = {name: array.copy() for name, array in self._inputs.items()}
         count = len(self.lanes)
         for _ in range(max(2, PROOF_ITEMS // (count * self.t))):
             self._draw(random)
@@ -198,10 +238,14 @@ class Batch:
             company = self._intake.raw.copy()
             for lane in self.lanes:
                 lane.raw[...] = chunk
+                for name, row in lane.inputs.items():
+                    row[...] = self.lanes[0].inputs[name]
             for tensor, row in zip(target.tensors, own, strict=True):
                 tensor[...] = row
             first, *rest = self._answers(binding, source, range(count))
             self._intake.raw[...] = company
+            for name, array in self._inputs.items():
+                array[...] = inputs[name]
             for tensor, other in zip(target.tensors, others, strict=True):
                 tensor[...] = other
             if any(answer != first for answer in (*rest, *self._answers(binding, source, [0]))):
@@ -214,6 +258,8 @@ class Batch:
                 )
         self._intake.raw[...] = 0
         self._intake.feed[...] = 0
+        for lane in self.lanes:
+            lane.given = None
 
     def _answers(
         self, binding: ort.IOBinding, target: Side, rows: Iterable[int]

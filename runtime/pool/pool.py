@@ -4,10 +4,9 @@ Shape letters: `B` batch, `T` items per chunk, `N` slots, `n` items of any numbe
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from operator import index
-from typing import SupportsIndex
+from typing import NoReturn, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -15,54 +14,24 @@ import numpy.typing as npt
 from dst.runtime.engine import Engine
 from dst.runtime.errors import (
     BatchError,
+    ChunkTypeError,
     DstError,
     NoSlotError,
     PendingItemsError,
     SessionError,
-    SlotError,
-    StepError,
+    StreamInputError,
 )
+from dst.runtime.given import NOTHING, Given
 from dst.runtime.grid import Walk, ending, reading
 from dst.runtime.items import Items, check_chunk, check_items
-from dst.runtime.pool.batch import Batch, Lane
-from dst.runtime.pool.slots import Side, Slot
+from dst.runtime.pool.rounds import Rounds, Single, Work
+from dst.runtime.pool.slots import Slot
 from dst.runtime.providers import PLACES
-from dst.runtime.recurrence import BadStateError, Mark
 from dst.runtime.rest import put_saved, to_saved
 from dst.runtime.saved import Saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
-
-
-class _Chunk:
-    """One chunk of one slot: `Pool.step`'s counterpart of a `Walk`."""
-
-    __slots__ = ("_chunk", "_outputs", "t")
-
-    def __init__(self, chunk: Array, t: int) -> None:
-        self._chunk = chunk
-        self._outputs: Outputs = {}
-        self.t = t
-
-    def fill(self, lane: Lane) -> None:
-        np.copyto(lane.fresh, self._chunk)
-
-    def take(self, lane: Lane) -> None:
-        self._outputs = {name: value.copy() for name, value in lane.outputs.items()}
-        self.t = 0
-
-    def end(self) -> Outputs:
-        return self._outputs
-
-
-@dataclass(slots=True)
-class _Work:
-    """What one slot has to do in one call."""
-
-    slot: Slot
-    before: Mark
-    way: Walk | _Chunk
 
 
 class StreamPool:
@@ -87,16 +56,21 @@ class StreamPool:
     ```
     """
 
-    def __init__(self, session: Engine, slots: int) -> None:
+    def __init__(
+        self, session: Engine, slots: int, *, inputs: Mapping[str, Array] | None = None
+    ) -> None:
         """Make a pool with every slot at the initial state.
 
         Args:
             session: whose graphs run any number of streams at once.
             slots: N, 2 or more.
+            inputs: what the model takes once per stream, for every slot, as for `Session.stream`.
+                Without them a slot waits for its own: `reset(slot, inputs=...)` or `swap_in`.
 
         Raises:
-            BatchError: a graph of the session has a fixed batch size, or its provider wants the
-                state in the memory of a device.
+            BatchError: a graph of the session has a fixed batch size, a stream input has no batch
+                axis, or the provider wants the state in the memory of a device.
+            StreamInputError: `inputs` are not those that the model takes.
             SessionError: `slots` is less than 2.
         """
         if slots < 2:
@@ -116,15 +90,19 @@ class StreamPool:
                     f"{list(graph.batch)} only, a pool needs any B; open the session with another "
                     "lowering or without this T in chunk_sizes, or use session.stream()"
                 )
+        for wanted in session.contract.stream_inputs:
+            if "B" not in wanted.shape:
+                raise BatchError(
+                    f"{session.bundle.label}: stream input `{wanted.input}` is {wanted.dtype} "
+                    f"{list(wanted.shape)} without a batch axis: one call of the graph takes one "
+                    "value of it, and a pool steps many streams in one call; use session.stream(), "
+                    "or export it with a batch axis"
+                )
         self._engine = session
         self._chunk = session.contract.chunk
-        self._sides = (Side(session, slots), Side(session, slots))
-        self._slots = tuple(Slot(session, number, self._sides) for number in range(slots))
-        # A batch of one takes other kernels than any larger one: with two rows at least, what a
-        # slot answers is the same in any company.
-        self._buckets = [*(1 << p for p in range(1, 31) if 1 << p < slots), slots]
-        self._stages = {b: (Side(session, b), Side(session, b)) for b in self._buckets[:-1]}
-        self._batches: dict[tuple[int, int], Batch] = {}
+        given = NOTHING if inputs is None else Given.of(session.contract, inputs)
+        self._rounds = Rounds(session, slots, given)
+        self._slots, self._batches = self._rounds.slots, self._rounds.batches
         self._sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
 
@@ -143,22 +121,23 @@ class StreamPool:
             NoSlotError: there is no such slot; nothing was stepped.
             SlotError: some slots failed, each for a reason `Stream.step` names.
         """
+        _check_mapping("step", "chunk", chunks)
         with self._lock:
             slots = self._find(chunks)
             failed: dict[int, DstError] = {}
-            works: list[_Work] = []
+            works: list[Work] = []
             for slot, chunk in zip(slots, chunks.values(), strict=True):
                 try:
-                    works.append(_Work(slot, slot.mark, self._single(slot, chunk)))
-                except StepError as error:
+                    works.append(Work(slot, slot.mark, self._single(slot, chunk)))
+                except DstError as error:
                     failed[slot.number] = error
-            return self._work(works, failed)
+            return self._rounds.run(works, failed)
 
     def advance(self, items: Mapping[int, Items]) -> dict[int, Outputs]:
         """Let some slots read any number of items each, on the grid of the nominal T.
 
         Args:
-            items: slot -> `[n]` or `[n, F]` as for `Stream.advance`; n may differ.
+            items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.
 
         Returns:
             Slot -> outputs as from `Stream.advance`.
@@ -167,18 +146,19 @@ class StreamPool:
             NoSlotError: there is no such slot; nothing was read.
             SlotError: some slots failed, each for a reason `Stream.advance` names.
         """
+        _check_mapping("advance", "items", items)
         with self._lock:
             slots = self._find(items)
             contract = self._engine.contract
             failed: dict[int, DstError] = {}
-            works: list[_Work] = []
+            works: list[Work] = []
             for slot, given in zip(slots, items.values(), strict=True):
                 try:
                     walk = reading(slot, contract, check_items(self._chunk, given))
                     works.append(self._checked(slot, walk))
                 except DstError as error:
                     failed[slot.number] = error
-            return self._work(works, failed)
+            return self._rounds.run(works, failed)
 
     def flush(self, slots: Iterable[int]) -> dict[int, Outputs]:
         """End the input of some slots, by the contract's tail rule, as `Stream.flush` does.
@@ -193,16 +173,24 @@ class StreamPool:
         with self._lock:
             contract = self._engine.contract
             failed: dict[int, DstError] = {}
-            works: list[_Work] = []
+            works: list[Work] = []
             for slot in self._find(dict.fromkeys(slots)):
                 try:
                     walk = ending(slot, contract, self._engine.chunk_sizes)
                     works.append(self._checked(slot, walk))
                 except DstError as error:
                     failed[slot.number] = error
-            return self._work(works, failed)
+            return self._rounds.run(works, failed)
 
     # --- slots
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        raise SessionError(
+            "a pool cannot be copied or pickled; make another one with StreamPool(session, slots) "
+            "and move streams by new.swap_in(slot, old.swap_out(slot))",
+            code="not-copyable",
+        )
 
     def __len__(self) -> int:
         """How many slots there are."""
@@ -218,14 +206,20 @@ class StreamPool:
         with self._lock:
             return self._find((slot,))[0].mark.waiting
 
-    def reset(self, slot: int) -> None:
+    def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
+
+        Args:
+            slot: which one.
+            inputs: what it is given for good, as for `Session.stream`; None keeps what it has.
 
         Raises:
             NoSlotError: there is no such slot.
+            StreamInputError: `inputs` are not those that the model takes.
         """
         with self._lock:
-            self._find((slot,))[0].reset()
+            core = self._find((slot,))[0]
+            core.reset(None if inputs is None else Given.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
@@ -233,9 +227,12 @@ class StreamPool:
         Raises:
             NoSlotError: there is no such slot.
             NonFiniteStateError: its state holds a NaN or an infinity.
+            StreamInputError: the model takes inputs once per stream, and it was given none.
         """
         with self._lock:
-            return to_saved(self._engine, self._find((slot,))[0], copy=True)
+            core = self._find((slot,))[0]
+            self._need_inputs(core)
+            return to_saved(self._engine, core, copy=True)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
@@ -267,7 +264,17 @@ class StreamPool:
             found.append(self._slots[place])
         return found
 
-    def _single(self, slot: Slot, chunk: Array) -> _Chunk:
+    def _need_inputs(self, slot: Slot) -> None:
+        if self._engine.contract.stream_inputs and not slot.mark.given.arrays:
+            names = ", ".join(f"`{g.input}`" for g in self._engine.contract.stream_inputs)
+            raise StreamInputError(
+                f"slot {slot.number} was not given its stream inputs ({names}); start it with "
+                f"pool.reset({slot.number}, inputs={{...}}), or swap a saved stream in",
+                code="stream-input-missing",
+            )
+
+    def _single(self, slot: Slot, chunk: Array) -> Single:
+        self._need_inputs(slot)
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
         if t is None or chunk.dtype != self._chunk.dtype:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
@@ -277,114 +284,18 @@ class StreamPool:
                 f"{slot.mark.waiting} items from advance() wait, and step() would overtake them; "
                 "call flush() first, or go on with advance()"
             )
-        return _Chunk(chunk, t)
+        return Single(chunk, t)
 
-    def _checked(self, slot: Slot, walk: Walk) -> _Work:
+    def _checked(self, slot: Slot, walk: Walk) -> Work:
+        self._need_inputs(slot)
         for t in set(walk.sizes):
             self._engine.graph_for(t)
-        return _Work(slot, slot.mark, walk)
-
-    def _work(self, works: Sequence[_Work], failed: dict[int, DstError]) -> dict[int, Outputs]:
-        """Take every step that there is to do, the largest T first, and end the call."""
-        outputs: dict[int, Outputs] = {}
-        begun: list[_Work] = []
-        try:
-            for work in works:
-                work.before = work.slot.begin()
-                begun.append(work)
-            active = [work for work in works if work.way.t]
-            while active:
-                t = max(work.way.t for work in active)
-                self._round(t, [work for work in active if work.way.t == t], begun, failed)
-                active = [w for w in active if w.way.t and w.slot.number not in failed]
-            for work in works:
-                if work.slot.number not in failed:
-                    self._end(work, outputs, failed)
-        except BaseException:
-            try:
-                _undo(begun)
-            except BaseException:  # an interrupt that came while this was being undone
-                _undo(begun)
-                raise
-            raise
-        if failed:
-            raise SlotError(failed, outputs)
-        return outputs
-
-    def _end(self, work: _Work, outputs: dict[int, Outputs], failed: dict[int, DstError]) -> None:
-        try:
-            result = work.way.end()
-            work.slot.settle()
-            outputs[work.slot.number] = result
-        except BadStateError as bad:
-            failed[work.slot.number] = work.slot.recover(work.before, bad)
-
-    def _round(
-        self, t: int, group: Sequence[_Work], begun: Sequence[_Work], failed: dict[int, DstError]
-    ) -> None:
-        """Step a group of slots on one chunk of T = `t` each, in one call of the graph."""
-        size = next(b for b in self._buckets if b >= len(group))
-        batch = self._batch(size, t)
-        whole = size == len(self._slots)
-        numbers = [work.slot.number for work in group]
-        lanes = [batch.lanes[n] for n in numbers] if whole else batch.lanes[: len(group)]
-        side = self._to_one_side(self._slots if whole else [work.slot for work in group])
-        for work, lane in zip(group, lanes, strict=True):
-            if lane.back is not None:
-                np.copyto(lane.back, work.slot.lookback())
-            work.way.fill(lane)
-        bad = batch.refuse(lanes)
-        if whole:  # the graph writes every row of the other side
-            for work in begun:
-                work.slot.protect()
-        for work in group:
-            work.slot.ready()
-        try:
-            if whole:
-                batch.run(side)
-            else:
-                batch.rows[:] = numbers[0]
-                batch.rows[: len(numbers)] = numbers
-                source, target = self._stages[size]
-                self._sides[side].gather(batch.rows, source)
-                batch.run(0)
-                target.scatter(batch.rows[: len(numbers)], self._sides[side ^ 1])
-            bad = batch.bad_outputs(lanes) | bad
-        except StepError as error:
-            bad = dict.fromkeys(range(len(group)), error) | bad
-        for place, (work, lane) in enumerate(zip(group, lanes, strict=True)):
-            if place in bad:
-                work.slot.undo(work.before)
-                failed[work.slot.number] = bad[place]
-                continue
-            try:
-                work.slot.commit(t, lane.newest)
-                work.way.take(lane)
-            except BadStateError as found:
-                failed[work.slot.number] = work.slot.recover(work.before, found)
-
-    def _to_one_side(self, slots: Sequence[Slot]) -> int:
-        """Let the fewer slots cross to the side of the others, and return it."""
-        first = sum(slot.mark.side for slot in slots)
-        side = int(2 * first > len(slots))
-        if first not in (0, len(slots)):
-            for slot in slots:
-                if slot.mark.side != side:
-                    slot.cross()
-        return side
-
-    def _batch(self, size: int, t: int) -> Batch:
-        """The batch for B = `size`, T = `t`, made at the first call."""
-        batch = self._batches.get((size, t))
-        if batch is None:
-            a, b = self._sides
-            ways = [(a, b), (b, a)] if size == len(self._slots) else [self._stages[size]]
-            batch = Batch(self._engine, size, t, ways)
-            self._batches[size, t] = batch
-        return batch
+        return Work(slot, slot.mark, walk)
 
 
-def _undo(works: Sequence[_Work]) -> None:
-    """Put every slot back to where the call began."""
-    for work in works:
-        work.slot.undo(work.before)
+def _check_mapping(call: str, what: str, given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise ChunkTypeError(
+            f"{call}() of a pool was given a {type(given).__name__}, expected a dict: "
+            f"pool.{call}({{slot: {what}}})"
+        )

@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from dst.runtime.engine import Engine
 from dst.runtime.finite import finite, pieces
+from dst.runtime.given import Given
 from dst.runtime.recurrence import Recurrence
 from dst.runtime.state import Block, Layout, Place
 
@@ -133,12 +134,12 @@ class Slot(Recurrence):
 
     __slots__ = ("_own", "number")
 
-    def __init__(self, engine: Engine, number: int, sides: Sequence[Side]) -> None:
+    def __init__(self, engine: Engine, number: int, sides: Sequence[Side], given: Given) -> None:
         places = engine.layout.places
         self._own = [RowArena(places, side.row(number)) for side in sides]
         super().__init__(engine, (self._own[0], self._own[1]))
         self.number = number
-        self.reset()
+        self.reset(given)
 
     def protect(self) -> None:
         """Before others are stepped with this row among theirs: keep what `undo` will need."""

@@ -150,7 +150,8 @@ class Records(NamedTuple):
         except StateError as error:
             raise type(error)(
                 f"{self.label}: record {row.record} of stream {name!r}, at item {row.item}: "
-                f"{error}{self._hint(connection, name, rows)}"
+                f"{error}{self._hint(connection, name, rows)}",
+                code=error.code,
             ) from None
 
     def _read(self, connection: sqlite3.Connection, name: str, row: Row) -> Saved:

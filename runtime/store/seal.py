@@ -8,6 +8,7 @@ import hashlib
 import os
 
 from dst.runtime.errors import EncryptionMissingError, KeyLengthError, StateCorruptError
+from dst.runtime.install import install_line
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -84,5 +85,5 @@ def _decrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
 
 def _missing() -> EncryptionMissingError:
     return EncryptionMissingError(
-        'a key needs the package cryptography: pip install "dst-edge[encrypt]"'
+        f"a key needs the package cryptography: {install_line('encrypt')}"
     )

@@ -9,13 +9,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn, SupportsIndex
 
 import msgspec
-import numpy as np
 
 from dst.runtime.errors import (
     MissingKeyError,
-    NonFiniteStateError,
     StateCorruptError,
     StateError,
     StateNotFoundError,
@@ -25,7 +24,7 @@ from dst.runtime.errors import (
     UnwantedKeyError,
     WrongKeyError,
 )
-from dst.runtime.saved import Saved
+from dst.runtime.saved import Saved, check_finite, check_record
 from dst.runtime.store.file import StoreFile
 from dst.runtime.store.records import Records, are_counts, marks_of
 from dst.runtime.store.retention import line_of
@@ -310,6 +309,14 @@ class StateStore:
         """Close the file; every later call raises `StoreClosedError`."""
         self._file.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: a copy would close this one's file."""
+        raise StoreError(
+            f"{self._label}: a store cannot be copied or pickled; threads may share it, and a "
+            "process opens its own by StateStore(path)",
+            code="not-copyable",
+        )
+
     def __enter__(self) -> "StateStore":
         return self
 
@@ -358,18 +365,13 @@ class StateStore:
 
     def _check_state(self, name: str, saved: Saved) -> None:
         """Raise unless this state may be stored."""
+        check_record(saved, f"{self._label}: the state of stream {name!r}")
         if saved.items_consumed > MAX_ITEM:
             raise StateError(
                 f"{self._label}: the state of stream {name!r} is at item {saved.items_consumed}; "
                 f"a store counts to {MAX_ITEM}"
             )
-        tensors = {**saved.state, "pending": saved.pending, "lookback": saved.lookback}
-        for tensor, value in tensors.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise NonFiniteStateError(
-                    f"{self._label}: `{tensor}` of stream {name!r} holds a NaN or an infinity; "
-                    "nothing was stored"
-                )
+        check_finite(saved, self._label, f" of stream {name!r}", "nothing was stored")
 
 
 def _proof_place(uuid: bytes) -> bytes:

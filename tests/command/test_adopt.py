@@ -14,6 +14,8 @@ import pytest
 from onnx import helper
 from tests.steps import INT64, info, model_bytes
 
+from dst.runtime.install import install_line
+
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
 
@@ -214,14 +216,42 @@ def test_a_state_that_makes_no_difference(dst: Dst, tmp_path: Path) -> None:
     refused(dst, faded(nodes, tmp_path / "idle.onnx"), "no difference", "`h=h_out`")
 
 
-def test_a_state_that_grows(dst: Dst, tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Concat", ["h", "x"], ["h_out"], axis=1),
-        helper.make_node("ReduceMax", ["h_out", "one"], ["top"]),
-        helper.make_node("Mul", ["x", "top"], ["y"]),
-    ]
-    path = faded(nodes, tmp_path / "grows.onnx", "W")
-    refused(dst, path, "[1, 6]", "[1, 10]", "keeps both", options=("--shape", "h=B,6"))
+GROWING = [
+    helper.make_node("Concat", ["h", "x"], ["h_out"], axis=1),
+    helper.make_node("ReduceMax", ["h_out", "one"], ["top"]),
+    helper.make_node("Mul", ["x", "top"], ["y"]),
+]
+
+
+@pytest.mark.parametrize("options", [(), ("--shape", "h=B,6"), ("--chunk", "x", "--t", "4")])
+@pytest.mark.parametrize(
+    ("window", "after"), [("W", "W"), ("past", "past + T"), ("W", None), (6, 10)]
+)
+def test_a_state_that_grows_is_told_first(
+    dst: Dst, tmp_path: Path, window: str | int, after: str | int | None, options: tuple[str, ...]
+) -> None:
+    path = save(
+        tmp_path / "grows.onnx",
+        GROWING,
+        [info("x", [1, "T"]), info("h", [1, window])],
+        [info("y", [1, "T"]), info("h_out", [1, after])],
+    )
+    done = dst("adopt", path, "--out", tmp_path / "b", *options)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    for word in ("`h`", "grows", "static cache", "fixed size"):
+        assert word in done.err
+    assert "open; answer" not in done.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_state_that_is_found_to_grow(dst: Dst, tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "grows.onnx",
+        GROWING,
+        [info("x", [1, "T"]), info("h", [1, 6])],
+        [info("y", [1, "T"]), info("h_out", [1, None])],
+    )
+    refused(dst, path, "[1, 6]", "[1, 10]", "grows", "static cache")
 
 
 def test_a_cut_that_matters(dst: Dst, tmp_path: Path) -> None:
@@ -251,7 +281,7 @@ def test_a_state_that_never_moves_is_remarked(dst: Dst, tmp_path: Path) -> None:
         [info("x", [1, 4]), info("h", [1, 6]), info("c", [1], INT64)],
         [info("y", [1, 4]), info("h_out", [1, 6]), info("c_out", [1], INT64)],
     )
-    done = dst("adopt", path, "--out", tmp_path / "b", "--tail", "refuse")
+    done = dst("adopt", path, "--out", tmp_path / "b", "--tail", "refuse", "--t", "4")
     assert done.code == 0
     assert "! state `c` never moves" in done.out
 
@@ -286,5 +316,5 @@ def test_onnx_is_needed_and_torch_is_not(
         text=True,
     )
     assert done.returncode == code, done.stderr
-    assert ('pip install "dst-edge[onnx]"' in done.stderr) == (code == 2)
+    assert (install_line("onnx") in done.stderr) == (code == 2)
     assert (tmp_path / "b").exists() == (code == 0)

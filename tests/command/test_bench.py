@@ -20,6 +20,7 @@ from dst.bench.measure import _Lane
 from dst.bench.probe import probed
 from dst.quantize.report import Report
 from dst.runtime import SessionError, open_bundle, write_bundle
+from dst.runtime.install import install_line
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 QUICK = ("--rounds", "3", "--slot-ms", "1", "--starts", "0")
@@ -150,7 +151,7 @@ def test_without_matplotlib_the_rest_is_done(
     files = tmp_path / "b.png", tmp_path / "b.html"
     done = dst("bench", shelf / "text", "--t", "8", *QUICK, "--png", files[0], "--html", files[1])
     assert done.code == 0
-    assert 'pip install "dst-edge[plot]"' in done.err.replace("\n", " ")
+    assert install_line("plot") in done.err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == [files[1]]
 
 
@@ -290,7 +291,7 @@ def test_a_report_without_onnx_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert 'report needs onnx, which is not installed: pip install "dst-edge[onnx]"' in done.stderr
+    assert f"report needs onnx, which is not installed: {install_line('onnx')}" in done.stderr
 
 
 def test_data_with_nothing_to_read_is_refused(

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dst.runtime.install import install_line
+
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
 
@@ -125,7 +127,7 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
         ("words.npy", "words.npy"),
         ("odd.f32", "5 bytes"),
         ("words.csv", "line 2"),
-        ("wide.csv", "line 2", "3 numbers"),
+        ("wide.csv", "line 2", "3 values"),
         ("broken.csv", "line 1 is not a row of numbers: b'1,x'"),
         ("gap.csv", "line 1 is not a row of numbers: b','"),
         ("semicolons.csv", "line 1", "b'1;2'", "none follows", "2 per item"),
@@ -279,6 +281,6 @@ def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "b")], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert 'pip install "dst-edge[export]"' in done.stderr
+    assert install_line("export") in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "b").exists()

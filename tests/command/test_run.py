@@ -74,13 +74,19 @@ def test_items_carry_their_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
     assert [shown for _, shown in found] == ["a", "b", r"\n"] * 9
 
 
-def test_top_lines_are_those_of_most_bits(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+def test_top_lines_are_those_of_most_bits_per_byte(dst: Dst, shelf: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(TEXT)
     lines = numbers(dst("run", shelf / "text", tmp_path / "in", "--per", "line").out)
-    best = sorted(lines, reverse=True)[:4]
+    best = sorted(lines, key=lambda line: line[1], reverse=True)[:4]
+    assert best != sorted(lines, reverse=True)[:4]
     result = json.loads(dst("run", shelf / "text", tmp_path / "in", "--top", 4, "--json", "-").out)
-    assert [x["bits"] for x in result["top"]] == pytest.approx([b for b, _, _ in best], abs=0.051)
-    assert [x["text"] for x in result["top"]] == [t for _, _, t in best]
+    rates = [x["bits_per_byte"] for x in result["top"]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates == pytest.approx([rate for _, rate, _ in best], abs=0.00051)
+    assert [x["bits"] / x["bytes"] for x in result["top"]] == pytest.approx(rates)
+    assert {x["text"] for x in result["top"]} == {t for _, _, t in best}
+    shown = dst("run", shelf / "text", tmp_path / "in", "--top", 4)
+    assert "by bits per byte" in shown.out
 
 
 WHOLE = TEXT[: len(TEXT) // 8 * 8]  # what a model that refuses a part of a chunk can read

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dst.runtime import DstError
+from dst.runtime.install import install_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError:
         raise NoMatplotlibError(
-            'no picture: matplotlib is not installed; pip install "dst-edge[plot]"'
+            f"no picture: matplotlib is not installed; {install_line('plot')}"
         ) from None
     return Figure(figsize=(width_in, height_in), dpi=_INCH_DPI, layout="constrained")
 

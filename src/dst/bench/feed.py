@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Bundle
-from dst.runtime.manifest import Tokens
+from dst.runtime.items import laid_out
+from dst.runtime.manifest import Tokens, item_shape
 from dst.runtime.plan import by_item
-from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
 RANDOM_ITEMS = 1024
@@ -30,14 +30,12 @@ class Feed:
     items: Array
 
     def chunks(self, bundle: Bundle, t: int, count: int) -> list[Array]:
-        """Cut `count` chunks of T = `t`, in the contract's shape with B = 1."""
+        """Cut `count` chunks of T = `t` with their look-ahead, as `Stream.step` takes them."""
         chunk = bundle.manifest.contract.chunk
         made = []
         for number in range(count):
-            array = np.empty(sized(chunk.shape, t), chunk.dtype)
-            places = np.arange(number * t, (number + 1) * t) % len(self.items)
-            by_item(bundle.manifest.contract, array)[...] = self.items[places]
-            made.append(array)
+            places = np.arange(number * t, (number + 1) * t + chunk.lookahead) % len(self.items)
+            made.append(laid_out(chunk, self.items[places]))
         return made
 
 
@@ -55,14 +53,14 @@ def feed_of(bundle: Bundle) -> Feed:
     if runs:
         held = bundle.tensors(runs[-1].file).get(f"t{runs[-1].t}/chunk")
         if held is not None and held.ndim == 1 + len(contract.chunk.shape):
-            rows = [by_item(contract, step) for step in held]
+            rows = [by_item(contract, step)[: runs[-1].t] for step in held]
             return Feed("golden run", np.concatenate(rows))
     random = np.random.default_rng(0)
     content = contract.chunk.content
     if isinstance(content, Tokens):
         ids = random.integers(0, content.vocabulary, RANDOM_ITEMS)
         return Feed("random tokens", ids.astype(contract.chunk.dtype))
-    item = [size for size in contract.chunk.shape if not isinstance(size, str)]
+    item = item_shape(contract.chunk)
     drawn = random.random((RANDOM_ITEMS, *item))
     if content.normalisation is not None:
         scale = np.asarray(content.normalisation.std), np.asarray(content.normalisation.mean)

@@ -1,4 +1,4 @@
-"""`dst adopt`: a stateful ONNX file and what was said of it go in, a bundle comes out."""
+"""`dst adopt`: wrap a stateful ONNX file and what was said of it into a bundle."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -36,10 +36,12 @@ class Order:
     states: Sequence[str]
     inits: Sequence[str]
     constants: Sequence[str]
+    stream_inputs: Sequence[str]
     shapes: Sequence[str]
     drop: Sequence[str]
     t: str | None
     lookback: int
+    lookahead: int
     lookback_fill: float
     tail: Literal["exact", "pad", "refuse"] | None
     pad: float
@@ -48,6 +50,8 @@ class Order:
     meanings: Sequence[str]
     sample_rate_hz: float | None
     data: Path | None
+    model_of: str | None
+    within: float | None
     name: str | None
     description: str
     license: str
@@ -98,6 +102,8 @@ def adopt(order: Order, output: Output) -> int:
                 description=order.description,
                 license=order.license,
                 overwrite=order.overwrite,
+                model_of=order.model_of,
+                within=order.within,
                 progress=lambda what, share: bar.at(share, what=what),
             )
     except OpenQuestionsError as error:
@@ -132,10 +138,12 @@ def _answers(order: Order) -> "Answers":
         constants=_named(
             "--constant", order.constants, lambda name, text: _value("--constant", name, text)
         ),
+        stream_inputs=_stream_inputs(order.stream_inputs),
         shapes=_named("--shape", order.shapes, _shape),
         drop=order.drop,
-        t=_sizes(order.t),
+        t=sizes_of(order.t),
         lookback=order.lookback,
+        lookahead=order.lookahead,
         lookback_fill=order.lookback_fill,
         tail=order.tail,
         pad_value=order.pad,
@@ -158,6 +166,23 @@ def _named(
         if name in found:
             raise WrongUseError(f"{option} {text}: `{name}` was given before")
         found[name] = read(name, rest)
+    return found
+
+
+def _stream_inputs(given: Sequence[str]) -> dict[str, Array | None]:
+    """Read `NAME` or `NAME=EXAMPLE` options, each name once."""
+    bare = [text for text in given if "=" not in text]
+    found: dict[str, Array | None] = dict(
+        _named(
+            "--stream-input",
+            [text for text in given if "=" in text],
+            lambda name, text: _value("--stream-input", name, text),
+        )
+    )
+    for name in bare:
+        if not name or name in found:
+            raise WrongUseError(f"--stream-input {name}: expected a name, each once")
+        found[name] = None
     return found
 
 
@@ -213,7 +238,12 @@ def _shape(name: str, text: str) -> tuple[int | str, ...]:
         ) from None
 
 
-def _sizes(text: str | None) -> tuple[int, ...]:
+def sizes_of(text: str | None) -> tuple[int, ...]:
+    """Read `1,16`.
+
+    Raises:
+        WrongUseError: it holds anything but sizes.
+    """
     try:
         sizes = tuple(int(part) for part in text.split(",")) if text is not None else ()
     except ValueError:
@@ -238,8 +268,14 @@ def _show(result: AdoptedFile, output: Output) -> None:
         f"chunk     `{chunk.input}` {chunk.dtype} {_axes(chunk.shape)}, T = "
         f"{', '.join(map(str, chunk.allowed_t))}, tail {chunk.tail}"
         + (f", lookback {chunk.lookback}" if chunk.lookback else "")
+        + (f", look-ahead {chunk.lookahead}" if chunk.lookahead else "")
+        + ("" if chunk.causal else ", non-causal")
     ]
     lines += [f"constant  {_constant(constant)}" for constant in contract.constants]
+    lines += [
+        f"stream    `{given.input}` {given.dtype} {_axes(given.shape)}, given once per stream"
+        for given in contract.stream_inputs
+    ]
     lines += [f"state     {_state(state)}" for state in contract.state]
     lines += [f"output    {_answer(answer)}" for answer in contract.outputs]
     for line in lines:

@@ -1,4 +1,4 @@
-"""The options of `dst adopt`: a command line goes in, the call of `dst.command.adopt` comes out."""
+"""The options of `dst adopt`."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -54,6 +54,14 @@ def adopt(
             help="An input that never changes: a number, numbers with commas, or a file.",
         ),
     ] = None,
+    stream_input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stream-input",
+            metavar="NAME[=VALUE]",
+            help="An input that is given once when a stream starts; with an example to try.",
+        ),
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,6 +85,10 @@ def adopt(
     lookback: Annotated[
         int,
         typer.Option("--lookback", metavar="N", min=0, help="Past items in front of each chunk."),
+    ] = 0,
+    lookahead: Annotated[
+        int,
+        typer.Option("--lookahead", metavar="N", min=0, help="Items behind each chunk."),
     ] = 0,
     lookback_fill: Annotated[
         float, typer.Option("--lookback-fill", metavar="X", help="What stands there at first.")
@@ -106,6 +118,22 @@ def adopt(
         Path | None,
         typer.Option("--data", metavar="FILE.npy", help="Items to try it on; noise by default."),
     ] = None,
+    model_of: Annotated[
+        str | None,
+        typer.Option(
+            "--model-of",
+            metavar="BUNDLE",
+            help="A bundle of the same model: where the data proves it, its id is kept.",
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            "--within",
+            metavar="X",
+            help="Largest distance of another precision of it (int8), as a share: 0.1.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
     ] = None,
@@ -130,10 +158,12 @@ def adopt(
         states=state or [],
         inits=init or [],
         constants=constant or [],
+        stream_inputs=stream_input or [],
         shapes=shape or [],
         drop=drop or [],
         t=t,
         lookback=lookback,
+        lookahead=lookahead,
         lookback_fill=lookback_fill,
         tail=None if tail is None else tail.value,
         pad=pad,
@@ -142,6 +172,8 @@ def adopt(
         meanings=meaning or [],
         sample_rate_hz=sample_rate,
         data=data,
+        model_of=model_of,
+        within=within,
         name=name,
         description=description,
         license=license,

@@ -6,7 +6,6 @@ What a verb needs is imported when it is called, so that `dst --help` answers at
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from dst.command import help_of
 from dst.command.adopt_verb import adopt
 from dst.command.bench_verb import bench
 from dst.command.errors import WrongUseError, guarded
+from dst.command.export_verb import export
 from dst.command.options import (
     BUNDLE_HELP,
     MAX_THREADS,
@@ -30,6 +30,7 @@ from dst.command.options import (
 from dst.command.output import Output
 from dst.command.quantize_verb import quantize
 from dst.command.report_verb import report
+from dst.command.run_verb import run
 from dst.command.signals import raise_ctrl_c
 from dst.command.store import app as store
 
@@ -43,14 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-class PerName(StrEnum):
-    """What `dst run` prints."""
-
-    none = "none"
-    line = "line"
-    item = "item"
 
 
 def _version(asked: bool) -> None:
@@ -94,41 +87,7 @@ def demo(
     return lambda: work(bundle, count, chunk, threads, output)
 
 
-@app.command(help=help_of.RUN)
-def run(
-    bundle: BundleArgument,
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
-    ] = "-",
-    per: Annotated[PerName, typer.Option("--per", help="Print each line or item.")] = PerName.none,
-    top: Annotated[
-        int, typer.Option("--top", metavar="N", min=0, help="Show the N lines of most bits.")
-    ] = 0,
-    state: State = None,
-    save_every: Annotated[
-        int | None,
-        typer.Option(
-            "--save-every",
-            metavar="N",
-            min=1,
-            help="Save to --state about every N items, to survive a kill or a power cut.",
-        ),
-    ] = None,
-    chunk: Annotated[
-        int | None,
-        typer.Option("--chunk", metavar="T", help="Items per step; the bundle's own by default."),
-    ] = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.command.run`."""
-    output = Output.to(json)
-    from dst.command.run import Wish
-    from dst.command.run import run as work
-
-    wish = Wish(per=per.value, top=top, state=state, save_every=save_every, chunk=chunk)
-    return lambda: work(bundle, file, provider.value, threads, wish, output)
+app.command(help=help_of.RUN)(run)
 
 
 @app.command(help=help_of.GENERATE)
@@ -266,58 +225,7 @@ def soak(
     return lambda: work(bundle, provider.value, threads, wish, output)
 
 
-@app.command(help=help_of.EXPORT)
-def export(
-    size: Annotated[str, typer.Option("--size", help="tiny, small, base or 130m.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="Trained weights, under 'model'."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**64 - 1, help="Of random weights.")
-    ] = 0,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
-    ] = None,
-    description: Annotated[str, typer.Option("--description", help="What it does.")] = "",
-    license: Annotated[
-        str, typer.Option("--license", metavar="SPDX", help="The weights' licence.")
-    ] = "",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Real items to prove it on; held-out text for bytes."
-        ),
-    ] = None,
-    certify_steps: Annotated[
-        int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
-    ] = 1000,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
-    ] = False,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.command.export`."""
-    output = Output.to(json)
-    from dst.command.export import Order
-    from dst.command.export import export as work
-
-    order = Order(
-        size=size,
-        seed=seed,
-        checkpoint=checkpoint,
-        out=out,
-        name=name,
-        description=description,
-        license=license,
-        data=data,
-        certify_steps=certify_steps,
-        overwrite=overwrite,
-    )
-    return lambda: work(order, output)
-
-
+app.command(help=help_of.EXPORT)(export)
 app.command(help=help_of.ADOPT)(adopt)
 app.command(help=help_of.QUANTIZE)(quantize)
 app.command(help=help_of.BENCH)(bench)

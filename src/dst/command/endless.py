@@ -11,8 +11,8 @@ import numpy.typing as npt
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError
 from dst.command.rows import item_blocks
-from dst.runtime.manifest import Chunk, Tokens
-from dst.runtime.state import sized
+from dst.runtime.items import laid_out
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
@@ -20,7 +20,7 @@ INPUT_ITEMS = 1 << 16
 
 
 def endless(chunk: Chunk, t: int, data: str | None) -> Array:
-    """Make the chunks that are fed round and round, `[n, *chunk shape]` with B = 1.
+    """Make the chunks that are fed round and round, `[n, ...]`, each as `Stream.step` takes it.
 
     They are cut from the file `data` if there is one; else from the held-out text for a model of
     bytes, and drawn at random for any other: tokens evenly, features from a normal distribution
@@ -33,7 +33,8 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
     count = max(1, INPUT_ITEMS // t)
     random = np.random.default_rng(0)
     content = chunk.content
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    item = item_shape(chunk)
+    need = count * t + chunk.lookahead
     items: Array
     if data is not None:
         blocks = islice(item_blocks(data, chunk), -(-INPUT_ITEMS // 1024))
@@ -41,22 +42,24 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
     elif isinstance(content, Tokens):
         text = content.tokenizer == "bytes"
         items = (
-            np.frombuffer(held_out(), np.uint8)[: count * t]
+            np.frombuffer(held_out(), np.uint8)[:need]
             if text
-            else random.integers(0, content.vocabulary, count * t)
+            else random.integers(0, content.vocabulary, need)
         )
     else:
-        drawn = random.normal(size=(count * t, *item))
+        drawn = random.normal(size=(need, *item))
         norm = content.normalisation
-        items = drawn if norm is None else drawn * np.asarray(norm.std) + np.asarray(norm.mean)
-    count = min(count, len(items) // t)
-    if not count:
-        raise WrongUseError(f"--data {data}: holds {len(items)} items, one chunk takes {t}")
-    rows = items[: count * t].astype(chunk.dtype).reshape(count, t, *item)
-    # (n, T, ...) -> (n, T, B = 1, ...) or the like: the batch axis goes where the contract has it
-    first, second = sorted((chunk.batch_axis, chunk.time_axis))
-    rest = [axis for axis in range(len(chunk.shape)) if axis not in (first, second)]
-    placed = np.empty((count, *sized(chunk.shape, t)), chunk.dtype)
-    order = (0, chunk.batch_axis + 1, chunk.time_axis + 1, *(axis + 1 for axis in rest))
-    placed.transpose(order)[...] = rows[:, None]
-    return placed
+        items = (
+            drawn
+            if norm is None
+            else drawn * np.reshape(norm.std, item) + np.reshape(norm.mean, item)
+        )
+    count = min(count, (len(items) - chunk.lookahead) // t)
+    if count < 1:
+        raise WrongUseError(
+            f"--data {data}: holds {len(items)} items, one chunk takes {t + chunk.lookahead}"
+        )
+    rows = items.astype(chunk.dtype)
+    return np.stack(
+        [laid_out(chunk, rows[at * t : (at + 1) * t + chunk.lookahead]) for at in range(count)]
+    )

@@ -70,8 +70,10 @@ def needing(verb: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("dst"):
             raise
+        from dst.runtime.install import install_line  # not before: it loads onnxruntime
+
         raise WrongUseError(
-            f'{verb} needs {error.name}, which is not installed: pip install "dst-edge[{extra}]"'
+            f"{verb} needs {error.name}, which is not installed: {install_line(extra)}"
         ) from None
 
 

@@ -1,6 +1,5 @@
-"""Lines of text with their surprise: bytes and bits per byte go in, whole lines come out."""
+"""Cut a scored stream of bytes into lines and add up the bits of each."""
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +25,11 @@ class Line:
     bits: float
     size: int
     start: bytes
+
+    @property
+    def rate(self) -> float:
+        """Bits per byte."""
+        return self.bits / self.size
 
     @property
     def text(self) -> str:
@@ -65,28 +69,6 @@ class Lines:
     def _line(self) -> Line:
         start = self._start.removesuffix(b"\n")[:KEPT_BYTES]
         return Line(self._number, self._bits, self._size, start)
-
-
-class Top:
-    """Keeps the lines of most bits, so many and no more."""
-
-    __slots__ = ("_count", "_heap")
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._heap: list[tuple[float, int, Line]] = []
-
-    def offer(self, line: Line) -> None:
-        """Look at one more line."""
-        entry = (line.bits, -line.number, line)
-        if len(self._heap) < self._count:
-            heapq.heappush(self._heap, entry)
-        elif self._count:
-            heapq.heappushpop(self._heap, entry)
-
-    def best(self) -> list[Line]:
-        """Return the lines kept, the most surprising first."""
-        return [line for _, _, line in sorted(self._heap, reverse=True)]
 
 
 def escape(data: bytes) -> str:

@@ -54,6 +54,7 @@ class Result(msgspec.Struct, frozen=True):
     bundle_id: str | None
     model_id: str
     recipe: str | None
+    why: str
     goal: Goal
     nats_per_item: float
     relative_error: float
@@ -105,6 +106,7 @@ def pick_recipe(order: Order, output: Output) -> int:
             bundle_id=None if picked.bundle is None else picked.bundle.manifest.bundle_id,
             model_id=full.manifest.model_id,
             recipe=None if picked.bundle is None else picked.bundle.manifest.recipe,
+            why=picked.why,
             goal=order.goal,
             nats_per_item=budget.nats_per_item,
             relative_error=budget.relative_error,
@@ -208,6 +210,7 @@ def _tell_choice(order: Order, picked: Picked, output: Output) -> None:
         )
         return
     chosen = picked.chosen
+    output.out.print(f"{foreign(picked.why)}")
     output.out.print(
         f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {foreign(chosen.recipe)}, weights "
         f"{mib(chosen.weights_bytes)}"

@@ -1,7 +1,7 @@
 """`dst quantize`: a bundle and a recipe go in, a smaller or faster bundle comes out."""
 
-import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import numpy as np
 from rich.table import Table
 
 from dst.command.apart import check_apart
-from dst.command.errors import WrongUseError
+from dst.command.errors import CHECK_FAILED, WrongUseError
 from dst.command.insisted import Strayed, strayed
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
 from dst.quantize import (
     Calibration,
+    NothingQuantizedError,
     Override,
     Quantized,
     Recipe,
@@ -28,6 +29,7 @@ from dst.quantize import (
 from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
 from dst.runtime.bundle import Bundle
+from dst.runtime.install import install_line
 from dst.words import mib
 
 MAX_CALIBRATION_ITEMS = 1 << 22
@@ -51,10 +53,13 @@ class Order:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The bundle that was written; `strayed` where an override quantizes what no recipe would."""
+    """The bundle that was written; `strayed` where an override quantizes what no recipe would.
 
-    path: str
-    bundle_id: str
+    `path` and `bundle_id` are null where nothing could be quantized; `weights` then says why.
+    """
+
+    path: str | None
+    bundle_id: str | None
     model_id: str
     precision: str
     recipe: str | None
@@ -80,17 +85,20 @@ def quantize(order: Order, output: Output) -> int:
     backend = _optimum(recipe) if order.backend == "optimum" else None
     bundle = open_bundle(order.bundle)
     calibration = None if order.calibrate is None else _calibration(order.calibrate, bundle)
-    with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
-        done = quantize_bundle(
-            bundle,
-            order.out,
-            recipe,
-            calibration=calibration,
-            overrides=_overrides(order),
-            backend=backend,
-            overwrite=order.overwrite,
-            progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
-        )
+    try:
+        with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
+            done = quantize_bundle(
+                bundle,
+                order.out,
+                recipe,
+                calibration=calibration,
+                overrides=_overrides(order),
+                backend=backend,
+                overwrite=order.overwrite,
+                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
+            )
+    except NothingQuantizedError as nothing:
+        return _tell_nothing(bundle, recipe, nothing, output)
     _tell(order.out, done, output)
     if bundle.manifest.certificates and not done.bundle.manifest.certificates:
         output.out.print("[dim]certificates of the source do not describe these graphs[/]")
@@ -137,7 +145,7 @@ def _optimum(recipe: Recipe) -> OptimumBackend:
         missing = (error.name or "optimum").partition(".")[0]
         raise WrongUseError(
             f"--with optimum needs {missing}, which is not installed: "
-            'pip install torch==2.13.0 "dst-edge[optimum]"'
+            f"{install_line('optimum', 'torch==2.13.0')}"
         ) from None
     return backend
 
@@ -152,6 +160,49 @@ def _overrides(order: Order) -> list[Override]:
     return overrides
 
 
+def _tell_nothing(
+    bundle: Bundle, recipe: Recipe, nothing: NothingQuantizedError, output: Output
+) -> int:
+    """Say of every weight why it stays as it is, and return the exit code."""
+    manifest = bundle.manifest
+    output.out.print(
+        f"[bold red]✗[/] nothing can be quantized by {foreign(recipe.label)}; nothing was written"
+    )
+    if nothing.records:
+        output.out.print(_weights(nothing.records))
+    else:
+        output.out.print("the graphs hold no weight that a recipe knows")
+    output.write_json(
+        Result(
+            path=None,
+            bundle_id=None,
+            model_id=manifest.model_id,
+            precision=manifest.precision,
+            recipe=None,
+            weights_bytes=manifest.weights_bytes,
+            weights_bytes_before=manifest.weights_bytes,
+            weights=nothing.records,
+            strayed=None,
+        )
+    )
+    return CHECK_FAILED
+
+
+def _weights(records: Sequence[WeightRecord]) -> Table:
+    """Show what became of the weights, those of one fate in one row."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("form", "weights", "which"):
+        table.add_column(heading, overflow="fold")
+    kinds = Counter((r.form, r.role, r.reason) for r in records)
+    for (form, role, reason), count in sorted(kinds.items()):
+        alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
+        names = [" + ".join((r.weight, *r.more)) if r.weight else r.node for r in alike]
+        shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
+        why = f" ({reason})" if reason else ""
+        table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
+    return table
+
+
 def _tell(path: Path, done: Quantized, output: Output) -> None:
     manifest = done.bundle.manifest
     before, after = done.weights_bytes
@@ -160,18 +211,7 @@ def _tell(path: Path, done: Quantized, output: Output) -> None:
         f"[green]✓[/] wrote [bold]{foreign(str(path))}[/]: "
         f"{foreign(manifest.recipe or 'as it was')}, {mib(before)} → {mib(after)} ({share})"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("form", "weights", "which"):
-        table.add_column(heading)
-    kinds = Counter((r.form, r.role, r.reason) for r in done.records)
-    for (form, role, reason), count in sorted(kinds.items()):
-        names = (r.weight or r.node for r in done.records if (r.form, r.role) == (form, role))
-        shown = ", ".join(itertools.islice(names, 3)) + (", …" if count > 3 else "")
-        why = f" ({reason})" if reason else ""
-        table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
-    output.out.print(table)
-    if not done.changed:
-        output.err.print("[yellow]nothing could be quantized; the bundle is a copy[/]")
+    output.out.print(_weights(done.records))
     for record in done.records:
         if record.insisted:
             output.err.print(

@@ -38,6 +38,7 @@ class Order:
     drift_items: int
     threads: int
     attach: bool
+    other_file: bool
     png: Path | None
 
 
@@ -52,7 +53,10 @@ def report(order: Order, output: Output) -> int:
     reads = {"FULL": order.full, "QUANTIZED": order.quantized, "DATA": order.data}
     check_apart(output, reads, {"--png": order.png})
     full, bundle = open_bundle(order.full), open_bundle(order.quantized)
-    _check_order(full, bundle)
+    if order.other_file:
+        _check_files(full, order)
+    else:
+        _check_order(full, bundle)
     items, about = items_of(bundle, order.data)
     settings = Settings(
         budget=Budget(order.nats, order.error),
@@ -62,6 +66,7 @@ def report(order: Order, output: Output) -> int:
         drift_items=order.drift_items,
         threads=order.threads,
         data=about,
+        other_file=order.other_file,
     )
     with Interrupts() as interrupts:
         with output.progress("report", 1.0) as bar:
@@ -85,6 +90,20 @@ def report(order: Order, output: Output) -> int:
     return CHECK_FAILED if made.passed is False else 0
 
 
+def _check_files(full: Bundle, order: Order) -> None:
+    """Refuse what two files of one model cannot have."""
+    manifest = full.manifest
+    if manifest.recipe is not None or manifest.precision not in ("float32", "float64"):
+        raise WrongUseError(
+            f"first bundle {full.root.name}: is {manifest.recipe or manifest.precision}; give the "
+            "one of full precision first: the second is judged by it"
+        )
+    if order.attach:
+        raise WrongUseError(
+            "--attach goes without --other-file: a bundle holds the report against its own model"
+        )
+
+
 def _check_order(full: Bundle, quantized: Bundle) -> None:
     """Refuse bundles in the wrong order: full precision would be judged as if it were rounded."""
     for place, bundle, fits in (
@@ -92,7 +111,7 @@ def _check_order(full: Bundle, quantized: Bundle) -> None:
         ("second", quantized, not is_full_precision(quantized.manifest)),
     ):
         if not fits:
-            what = bundle.manifest.recipe or f"{bundle.manifest.precision}, not quantized"
+            what = bundle.manifest.recipe or f"{bundle.manifest.precision}, not quantized by dst"
             raise WrongUseError(
                 f"{place} bundle {bundle.root.name}: is {what}; report compares two precisions of "
                 "one model, give full precision first and the quantized one second"

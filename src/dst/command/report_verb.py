@@ -54,6 +54,13 @@ def report(
     attach: Annotated[
         bool, typer.Option("--attach", help="Write the report into QUANTIZED.")
     ] = False,
+    other_file: Annotated[
+        bool,
+        typer.Option(
+            "--other-file",
+            help="QUANTIZED is of another file of the model, made elsewhere; states stay apart.",
+        ),
+    ] = False,
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Draw it; needs matplotlib.")
     ] = None,
@@ -80,6 +87,7 @@ def report(
         drift_items=drift_items,
         threads=threads,
         attach=attach,
+        other_file=other_file,
         png=png,
     )
     return lambda: work(order, output)

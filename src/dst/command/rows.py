@@ -1,171 +1,161 @@
-"""Items that are numbers: a .npy, raw float32 or CSV input goes in, blocks of items come out.
+"""Read the items of an input in blocks: bytes for a model of bytes, numbers for any other.
 
-Shape letters: `n` items, `F` features.
+Shape letters: `n` items.
 """
 
-from codecs import BOM_UTF8
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
-from pathlib import PurePath
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
+from dst.command.formats.arrays import npy_blocks, npz_blocks
+from dst.command.formats.block import Block, Form, Found, Wanted
+from dst.command.formats.gaps import Gaps
+from dst.command.formats.jsonl import jsonl_blocks
+from dst.command.formats.samples import raw_blocks, wav_blocks
+from dst.command.formats.table import csv_blocks
+from dst.command.formats.which import HEAD_BYTES, format_of
 from dst.command.source import Source, Stop, never
-from dst.runtime.manifest import Chunk, Tokens
-from dst.words import counted
+from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
-BLOCK_ITEMS = 4096
-LINE_BYTES = 1 << 20  # of a line of CSV, at most
-RAW_SUFFIXES = (".f32", ".raw", ".bin")
+AS_IT_STANDS = Form()
+_BINARY_STARTS = (b"RIFF", b"\x93NUMPY", b"PK")  # a newline among these ends no line
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Some items of an input.
+
+    Attributes:
+        values: `[n, ...]` in the contract's dtype; n = 0 where a pipe has paused.
+        times: the text of the time column for each of them; None without one.
+    """
+
+    values: Array
+    times: list[str] | None
 
 
 def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
-    """Yield the items of an input, `[n, ...]` in the contract's dtype; n = 0 where it pauses.
+    """Yield the items of an input as it stands, `[n, ...]` in the contract's dtype.
 
-    Bytes for the tokenizer `bytes`. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
-    `.bin` for little-endian float32, row after row; all else is CSV, one item per line,
-    after a first line of names, if there is one.
+    Raises:
+        OSError: the input cannot be read.
+        WrongUseError: it does not hold items of this model; the message says where.
+    """
+    for items in read_items(path, chunk, AS_IT_STANDS, Found(), stop):
+        yield items.values
+
+
+def read_items(
+    path: str, chunk: Chunk, form: Form, found: Found, stop: Stop = never
+) -> Iterator[Items]:
+    """Yield the items of an input of any format; without any where a pipe has paused.
+
+    Args:
+        path: a file, a named pipe, or `-` for standard input.
+        chunk: what the model reads.
+        form: what the caller says of the input.
+        found: is told what turns up.
+        stop: says whether to read no further.
 
     Raises:
         OSError: the input cannot be read.
         WrongUseError: it does not hold items of this model; the message says where.
     """
     content = chunk.content
+    source = Source.open(path)
     if isinstance(content, Tokens) and content.tokenizer == "bytes":
-        for block in Source.open(path).blocks(stop):
-            yield np.frombuffer(block, np.uint8).astype(chunk.dtype)
+        yield from _bytes(source, chunk, found, stop)
         return
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
-    width = int(np.prod(item)) if item else 1
-    seen = 0
-    for rows in _rows(path, width, stop):
-        yield _checked(rows, path, seen, chunk).reshape(-1, *item)
-        seen += len(rows)
-
-
-def _rows(path: str, width: int, stop: Stop) -> Iterator[Array]:
-    """Yield numbers `[n, width]` of any dtype."""
-    suffix = PurePath(path).suffix.lower()
-    if suffix == ".npy":
-        yield from _npy(path, width, stop)
-    elif suffix in RAW_SUFFIXES:
-        yield from _raw(path, width, stop)
-    else:
-        yield from _csv(path, width, stop)
-
-
-def _npy(path: str, width: int, stop: Stop) -> Iterator[Array]:
+    item = item_shape(chunk)
+    tokens = isinstance(content, Tokens)
+    wanted = Wanted(
+        path="standard input" if path == "-" else path,
+        width=int(np.prod(item, dtype=np.int64)),
+        names=() if isinstance(content, Tokens) else content.names,
+        input=chunk.input,
+        rate_hz=None if isinstance(content, Tokens) else content.sample_rate_hz,
+        scaled=not tokens and np.dtype(chunk.dtype).kind == "f",
+        form=form,
+        found=found,
+        stop=stop,
+    )
+    gaps = Gaps(wanted)
     try:
-        whole = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as error:
-        raise WrongUseError(f"{path}: is no .npy array of numbers: {error}") from None
-    if whole.dtype.kind not in "fiu" or not whole.ndim or whole.size != len(whole) * width:
-        raise WrongUseError(
-            f"{path}: holds {whole.dtype} {list(whole.shape)}, expected numbers [n, {width}]"
-        )
-    for at in range(0, len(whole), BLOCK_ITEMS):
-        if stop():
-            return
-        yield np.array(whole[at : at + BLOCK_ITEMS]).reshape(-1, width)
+        for block in _blocks(wanted, path, source):
+            whole = gaps.fill(block)
+            values = _cast(whole, wanted, chunk).reshape(-1, *item)
+            if len(values) or source.size is None:
+                yield Items(values, whole.times)
+    except WrongUseError:
+        if not stop():  # what ends in the middle of an item because it was stopped is no fault
+            raise
 
 
-def _raw(path: str, width: int, stop: Stop) -> Iterator[Array]:
-    left = b""
-    for block in Source.open(path).blocks(stop):
-        left += block
-        whole = len(left) // (4 * width) * 4 * width
-        yield np.frombuffer(left[:whole], "<f4").reshape(-1, width)
-        left = left[whole:]
-    if left and not stop():
-        raise WrongUseError(
-            f"{path}: ends with {counted(len(left), 'byte')} of an item, expected whole items of "
-            f"{width} float32"
-        )
-
-
-def _csv(path: str, width: int, stop: Stop) -> Iterator[Array]:
-    """Read lines of numbers; the first line may name the columns."""
-    number, seen, header = 0, 0, b""
-    for lines in _lines(path, stop):
-        if lines and not number:
-            lines[0] = lines[0].removeprefix(BOM_UTF8)
-            if _is_header(lines[0]):
-                header, lines[0] = lines[0], b""
-        rows = _parse(lines, path, number, width)
-        yield rows
-        number, seen = number + len(lines), seen + len(rows)
-    if header and not seen and not stop():
-        raise WrongUseError(
-            f"{path}: line 1 is not a row of numbers, and none follows: {header[:60]!r}; expected "
-            f"lines of numbers with commas, {width} per item"
-        )
-
-
-def _lines(path: str, stop: Stop) -> Iterator[list[bytes]]:
-    """Yield the lines that each block completes, and at the end what no newline ends."""
-    left, number = b"", 0
-    for block in Source.open(path).blocks(stop):
-        *lines, left = (left + block).split(b"\n")
-        for place, line in ((1, [*lines, left][0]), (len(lines) + 1, left)):
-            if len(line) > LINE_BYTES:
-                raise WrongUseError(
-                    f"{path}: line {number + place} is longer than {LINE_BYTES >> 20} MiB; "
-                    "expected numbers with commas, one item per line"
+def _bytes(source: Source, chunk: Chunk, found: Found, stop: Stop) -> Iterator[Items]:
+    first = True
+    for block in source.blocks(stop):
+        if first and block:
+            if block.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                found.notes.append(
+                    "begins with the byte-order mark of UTF-16, and this model reads bytes; "
+                    "iconv -f UTF-16 -t UTF-8 FILE makes UTF-8 of it"
                 )
-        number += len(lines)
-        yield lines
-    if left and not stop():
-        yield [left]
+            first = False
+        yield Items(np.frombuffer(block, np.uint8).astype(chunk.dtype), None)
 
 
-def _is_header(line: bytes) -> bool:
-    """Say whether a line holds words alone: one number among them, and it is a broken row."""
-    return bool(line.strip(b", \t\r")) and not any(map(_is_number, line.split(b",")))
+def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
+    """Find out the format by the first bytes and read all of it."""
+    blocks = source.blocks(wanted.stop)
+    head = b""
+    while len(head) < HEAD_BYTES and not (b"\n" in head and not head.startswith(_BINARY_STARTS)):
+        block = next(blocks, None)
+        if block is None:
+            break
+        head += block
+    if not head:
+        return
+    name = wanted.found.format = format_of(wanted, head)
+    if name in ("npy", "npz"):
+        whole = None if source.size is not None and path != "-" else head + b"".join(blocks)
+        yield from (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)
+        return
+    rest = chain([head], blocks)
+    if name == "csv":
+        yield from csv_blocks(wanted, rest)
+    elif name == "jsonl":
+        yield from jsonl_blocks(wanted, rest)
+    elif name == "wav":
+        yield from wav_blocks(wanted, rest)
+    else:
+        yield from raw_blocks(wanted, name, rest)
 
 
-def _is_number(part: bytes) -> bool:
-    try:
-        float(part)
-    except ValueError:
-        return False
-    return True
+def _cast(block: Block, wanted: Wanted, chunk: Chunk) -> Array:
+    """Bring numbers to the contract's dtype, if they stand for the same items there.
 
-
-def _parse(lines: list[bytes], path: str, number: int, width: int) -> Array:
-    """Read lines of comma-separated numbers, the first of them line `number` + 1."""
-    rows: list[list[float]] = []
-    for place, line in enumerate(lines, number + 1):
-        if not line.strip():
-            continue
-        try:
-            row = [float(part) for part in line.split(b",")]
-        except ValueError:
-            raise WrongUseError(
-                f"{path}: line {place} is not a row of numbers: {line[:60]!r}"
-            ) from None
-        if len(row) != width:
-            raise WrongUseError(
-                f"{path}: line {place} has {counted(len(row), 'number')}, this model "
-                f"reads {width} per item"
-            )
-        rows.append(row)
-    return np.asarray(rows, np.float64).reshape(-1, width)
-
-
-def _checked(rows: Array, path: str, seen: int, chunk: Chunk) -> Array:
-    """Bring numbers to the contract's dtype, if they stand for the same items there."""
+    Raises:
+        WrongUseError: a number is too large, or is no id of this model.
+    """
+    values = block.values
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
-        values, cast = rows.astype(np.float64), rows.astype(chunk.dtype)
-    for held, what in (
-        (values, "a NaN or an infinity"),
-        (cast, f"a number that is too large for {chunk.dtype}"),
-    ):
-        bad = ~np.isfinite(held).all(axis=1)
-        if bad.any():
-            raise WrongUseError(f"{path}: item {seen + int(np.argmax(bad)) + 1} holds {what}")
-    if isinstance(chunk.content, Tokens) and (cast.astype(np.float64) != values).any():
-        raise WrongUseError(f"{path}: holds numbers that are no {chunk.dtype} token ids")
+        cast = values.astype(chunk.dtype)
+    content = chunk.content
+    if isinstance(content, Tokens):
+        ids = (values >= 0) & (values < content.vocabulary) & (values == np.floor(values))
+        bad, what = ~ids, f"no token id of this model (0 .. {content.vocabulary - 1})"
+    elif cast.dtype.kind == "f":
+        bad, what = ~np.isfinite(cast), f"too large for {chunk.dtype}"
+    else:
+        bad, what = cast.astype(np.float64) != values, f"no number of {chunk.dtype}"
+    if bad.any():
+        row, column = np.argwhere(bad)[0].tolist()
+        raise wanted.refuse(f"{block.place(row)}: {values[row, column]:.15g} is {what}")
     return cast

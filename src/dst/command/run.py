@@ -1,30 +1,30 @@
-"""`dst run`: a bundle and an input of any size go in, surprise and a summary come out."""
+"""`dst run`: read an input of any size through a bundle; print or write scores and answers."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
-from rich.table import Table
-from rich.text import Text
 
+from dst.command.answer_file import STREAMS, AnswerFile, ending_of, form_of
+from dst.command.answers import Classes, choose_outputs, classes_of
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
-from dst.command.lines import Line, Lines, Top, escape
+from dst.command.formats.block import Form, Found
 from dst.command.measure import Measure, measure_for
 from dst.command.meter import Meter
-from dst.command.output import Output, check_folder, foreign, write_out
-from dst.command.reading import Reading, Scored, reading_of
-from dst.command.rows import item_blocks
+from dst.command.output import Output, check_file, check_folder, foreign
+from dst.command.reading import Reading, reading_of
+from dst.command.rows import read_items
+from dst.command.run_report import Report, Times, TopItem, TopLine, note, summary, top_table
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
+from dst.command.stream_inputs import stream_inputs_of
 from dst.runtime import Session
 from dst.runtime.errors import PartialChunkError
-from dst.runtime.manifest import Tokens
+from dst.runtime.manifest import Contract, Tokens
+from dst.runtime.manifest import Output as Answer
 from dst.runtime.providers import Provider
-from dst.words import mib
 
 Per = Literal["line", "item", "none"]
 
@@ -35,7 +35,12 @@ class Wish:
 
     Attributes:
         per: what is printed for every line or item.
-        top: how many of the most surprising lines are kept.
+        top: how many of the most surprising lines or items are kept.
+        out: where the answers go, None for nowhere.
+        outputs: the names of those that are wanted, empty for all.
+        classes: names for the values of an output, empty for none.
+        form: what the caller says of the input.
+        stream_inputs: what the model takes once per stream, each `NAME=FILE.npy`.
         state: the saved state to continue from and to save to.
         save_every: items between two saves, None for none on the way.
         chunk: items per chunk, None for the nominal number.
@@ -43,24 +48,23 @@ class Wish:
 
     per: Per
     top: int
+    out: str | None
+    outputs: tuple[str, ...]
+    classes: tuple[str, ...]
+    form: Form
+    stream_inputs: tuple[str, ...]
     state: Path | None
     save_every: int | None
     chunk: int | None
 
 
-class TopLine(msgspec.Struct, frozen=True):
-    """One of the most surprising lines."""
-
-    line: int
-    bits: float
-    bytes: int
-    text: str
-
-
 class RunResult(msgspec.Struct, frozen=True):
     """The summary of a run; what the model gives no measure for is null.
 
-    `state` is the file that was saved to, null where nothing was saved.
+    `format` is what the input was read as, `gaps` counts items with a missing value, and
+    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
+    counts what was written there. `state` is the file that was saved to, null where nothing was
+    saved.
     """
 
     bundle: str
@@ -69,6 +73,13 @@ class RunResult(msgspec.Struct, frozen=True):
     unit: str | None
     total: float | None
     per_item: float | None
+    format: str
+    gap: str
+    gaps: int
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+    out: str | None
+    rows: int
     seconds: float
     items_per_second: float
     rss_peak_bytes: int
@@ -77,53 +88,7 @@ class RunResult(msgspec.Struct, frozen=True):
     state: str | None
     state_items: int
     interrupted: bool
-    top: tuple[TopLine, ...]
-
-
-class _Report:
-    """Takes scored items, prints what was asked for and adds up."""
-
-    def __init__(self, wish: Wish, output: Output, text: bool) -> None:
-        self._wish, self._output, self._text = wish, output, text
-        self._cuts_lines = wish.per == "line" or wish.top > 0
-        self._lines, self._top = Lines(), Top(wish.top)
-        self.total, self.scored = 0.0, 0
-
-    def take(self, scored: Scored) -> None:
-        if scored.scores is None:
-            return
-        self.total += float(scored.scores.sum())
-        self.scored += len(scored.scores)
-        if self._wish.per == "item":
-            self._items(scored)
-        if self._cuts_lines:
-            for line in self._lines.feed(scored.items.astype(np.int64), scored.scores):
-                self._line(line)
-
-    def end(self) -> None:
-        rest = self._lines.rest()
-        if rest is not None:
-            self._line(rest)
-        sys.stdout.flush()
-
-    def best(self) -> list[Line]:
-        return self._top.best()
-
-    def _line(self, line: Line) -> None:
-        self._top.offer(line)
-        if self._wish.per != "line":
-            return
-        if self._output.out.is_terminal:
-            self._output.out.print(_coloured(line), no_wrap=True, overflow="ellipsis", crop=True)
-        else:
-            write_out(f"{line.bits:9.1f} {line.bits / line.size:7.3f}  {line.text}\n")
-
-    def _items(self, scored: Scored) -> None:
-        if scored.scores is None:
-            return
-        for item, score in zip(scored.items, scored.scores.tolist(), strict=True):
-            shown = escape(bytes([int(item)])) if self._text else " ".join(map(str, item.flat))
-            write_out(f"{score:9.3f}  {shown}\n")
+    top: tuple[TopLine | TopItem, ...]
 
 
 def run(
@@ -134,44 +99,76 @@ def run(
     Raises:
         DstError: the bundle, the state or an item cannot be used; where a part of a chunk is
             left that the model refuses, the state was saved first.
-        OSError: the input cannot be read.
-        WrongUseError: options contradict each other or the model, the input is empty, or it
-            would be overwritten.
+        OSError: the input cannot be read, or the answers cannot be written.
+        WrongUseError: options contradict each other or the model, the input is empty or no input
+            of this model, or it would be overwritten.
     """
-    check_folder("--state", wish.state)
-    check_apart(output, {"BUNDLE": bundle, "FILE": path}, state_files("--state", wish.state))
+    _check_files(bundle, path, wish, output)
     size = input_size(path)
     session = Session.open(bundle, provider=provider, threads=threads)
-    chunk = session.contract.chunk
-    measure = measure_for(session.contract)
-    text = isinstance(chunk.content, Tokens) and chunk.content.tokenizer == "bytes"
-    _check(wish, measure, text, output)
-    reading = reading_of(session, wish.state, wish.chunk)
-    report, meter = _Report(wish, output, text), Meter()
+    contract = session.contract
+    content, measure = contract.chunk.content, measure_for(contract)
+    text = isinstance(content, Tokens) and content.tokenizer == "bytes"
+    _check(wish, measure, text, output, contract)
+    chosen = choose_outputs(contract, wish.outputs)
+    classes = classes_of(wish.classes, chosen) if wish.classes else None
+    prints = wish.per == "item" and (measure is None or bool(wish.classes or wish.outputs))
+    answering = wish.out is not None or prints
+    inputs = stream_inputs_of(wish.stream_inputs, contract)
+    reading = reading_of(session, wish.state, wish.chunk, answering, inputs)
+    times = None if wish.form.time is None else Times(reading.items + 1)
+    file = _open(wish, chosen, classes, reading)
+    report = Report(
+        per="answer" if prints else wish.per,
+        top=wish.top,
+        text=text,
+        outputs=chosen,
+        classes=classes,
+        times=times,
+        file=file,
+        output=output,
+    )
+    found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
+    told = 0
     quiet = wish.per != "none" and output.out.is_terminal  # a bar would cut through the lines
-    with (
-        Interrupts() as interrupts,
-        output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
-    ):
-        for items in item_blocks(path, chunk, lambda: interrupts.signal is not None):
-            for scored in reading.read(items) if len(items) else reading.settle():
-                report.take(scored)
-                if meter.add(len(scored.items)):
-                    bar.at(meter.items, _note(report, measure, meter))
-                if wish.save_every and wish.state and reading.items - saved_at >= wish.save_every:
-                    reading.save(wish.state)
-                    saved_at = reading.items
-            sys.stdout.flush()
-        refused = _end(reading, report)
-        came = reading.items - began_at
-        if not came and not interrupts.signal:
-            raise WrongUseError(f"{path}: is empty, there is nothing to read")
-        if wish.state is not None and came:
-            reading.save(wish.state)
-        if refused is not None and not interrupts.signal:
-            saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
-            raise PartialChunkError(f"{refused}{saved}")
+    try:
+        with (
+            Interrupts() as interrupts,
+            output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
+        ):
+            stopped = lambda: interrupts.signal is not None  # noqa: E731
+            for items in read_items(path, contract.chunk, wish.form, found, stopped):
+                if times is not None and items.times is not None:
+                    times.extend(items.times, reading.waiting)
+                for scored in reading.read(items.values) if len(items.values) else reading.settle():
+                    report.take(scored)
+                    if meter.add(len(scored.items)):
+                        bar.at(meter.items, note(report, measure, meter))
+                    done = reading.items - saved_at
+                    if wish.save_every and wish.state and done >= wish.save_every:
+                        _save(reading, wish.state, report, file)
+                        saved_at = reading.items
+                for sentence in found.notes[told:]:
+                    said = f"[yellow]note:[/] {foreign(path)}: {foreign(sentence)}"
+                    output.err.print(said, soft_wrap=True)
+                told = len(found.notes)
+                report.flush()
+            refused = _end(reading, report)
+            came = reading.items - began_at
+            if not came and not interrupts.signal:
+                why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
+                raise WrongUseError(f"{path}: is empty, there is nothing to read{why}")
+            if file is not None:
+                file.close()
+            if wish.state is not None and came:
+                reading.save(wish.state)
+            if refused is not None and not interrupts.signal:
+                saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
+                raise PartialChunkError(f"{refused}{saved}")
+    finally:
+        if file is not None:
+            file.abandon()
     meter.sample()
     result = RunResult(
         bundle=session.bundle.root.name,
@@ -180,6 +177,13 @@ def run(
         unit=None if measure is None else measure.unit,
         total=None if measure is None else report.total,
         per_item=report.total / report.scored if report.scored else None,
+        format=found.format,
+        gap=wish.form.gap,
+        gaps=found.gaps,
+        left_out=found.left_out,
+        notes=tuple(found.notes),
+        out=wish.out,
+        rows=report.rows,
         seconds=meter.seconds,
         items_per_second=came / meter.seconds,
         rss_peak_bytes=meter.peak_bytes,
@@ -188,14 +192,54 @@ def run(
         state=str(wish.state) if wish.state is not None and came else None,
         state_items=reading.items,
         interrupted=interrupts.signal is not None,
-        top=tuple(TopLine(x.number, x.bits, x.size, x.text) for x in report.best()),
+        top=report.best(),
     )
     _show(result, "byte" if text else "item", wish, output)
     output.write_json(result)
     return interrupts.exit_code
 
 
-def _end(reading: Reading, report: _Report) -> PartialChunkError | None:
+def _check_files(bundle: str, path: str, wish: Wish, output: Output) -> None:
+    """Find out before any work whether all files of the call are different and can be written."""
+    check_folder("--state", wish.state)
+    state = state_files("--state", wish.state)
+    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in wish.stream_inputs}
+    reads = {"BUNDLE": bundle, "FILE": path, **given}
+    check_apart(output, reads, state)
+    if wish.out is None:
+        return
+    ending_of(wish.out)
+    if wish.out not in STREAMS:
+        check_file("--out", Path(wish.out))
+        check_apart(output, {**reads, **state}, {"--out": wish.out})
+
+
+def _open(
+    wish: Wish, chosen: tuple[Answer, ...], classes: Classes | None, reading: Reading
+) -> AnswerFile | None:
+    """Open the file of the answers, if one was asked for."""
+    if wish.out is None:
+        return None
+    form = form_of(ending_of(wish.out), chosen, classes, wish.form.time)
+    goes_on = wish.state is not None and wish.state.exists()
+    return AnswerFile(
+        wish.out,
+        form,
+        in_place=wish.save_every is not None,
+        resume_at=reading.items if goes_on else None,
+    )
+
+
+def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
+    """Save on the way: first what was answered, then the state that has answered for it."""
+    for scored in reading.catch_up():
+        report.take(scored)
+    if file is not None:
+        file.mark()
+    reading.save(state)
+
+
+def _end(reading: Reading, report: Report) -> PartialChunkError | None:
     """Answer for what is left, or keep it for the next run and return why that was refused."""
     refused = None
     try:
@@ -208,65 +252,48 @@ def _end(reading: Reading, report: _Report) -> PartialChunkError | None:
     return refused
 
 
-def _check(wish: Wish, measure: Measure | None, text: bool, output: Output) -> None:
+def _check(
+    wish: Wish, measure: Measure | None, text: bool, output: Output, contract: Contract
+) -> None:
     """Raise unless the options fit each other and the model."""
     if wish.save_every is not None and wish.state is None:
         raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
-    if output.json == "-" and wish.per != "none":
-        raise WrongUseError(
-            f"--json - and --per {wish.per} both want standard output; give --json a file"
+    to_stdout = [
+        name
+        for name, there in (
+            ("--json -", output.json == "-"),
+            (f"--per {wish.per}", wish.per != "none"),
+            (f"--out {wish.out}", wish.out in STREAMS),
         )
-    if (wish.per == "line" or wish.top) and not (text and measure):
-        raise WrongUseError("--per line and --top need a model that reads and predicts bytes")
-    if wish.per == "item" and measure is None:
-        raise WrongUseError("--per item needs a model whose outputs predict its input")
-
-
-def _note(report: _Report, measure: Measure | None, meter: Meter) -> str:
-    score = (
-        f"{report.total / report.scored:.3f} {measure.unit}/item  "
-        if measure is not None and report.scored
-        else ""
-    )
-    return f"{meter.items:,} items  {score}{meter.per_second:,.0f}/s  {mib(meter.peak_bytes)}"
-
-
-def _coloured(line: Line) -> Text:
-    """Dress a line for a terminal: the more bits per byte, the warmer."""
-    rate = line.bits / line.size
-    style = "dim" if rate < 1 else "" if rate < 2.5 else "yellow" if rate < 4 else "bold red"
-    return Text.assemble(
-        (f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  ", style), (line.text, style)
-    )
+        if there
+    ]
+    if len(to_stdout) > 1:
+        raise WrongUseError(
+            f"{to_stdout[0]} and {to_stdout[1]} both want standard output; give one of them a file"
+            if "--per" not in to_stdout[1] or output.json == "-"
+            else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
+        )
+    form = wish.form
+    if text and (form.format or form.time or form.columns):
+        name = "--format" if form.format else "--time" if form.time else "--columns"
+        raise WrongUseError(f"{name}: this model reads bytes, so every input is bytes as it stands")
+    if wish.per == "line" and not (text and measure):
+        raise WrongUseError("--per line needs a model that reads and predicts bytes")
+    if wish.top and measure is None:
+        kinds = ", ".join(f"{o.name} ({o.meaning})" for o in contract.outputs)
+        raise WrongUseError(
+            "--top ranks items by their surprise, and no output of this model predicts its input: "
+            f"{kinds}; --out FILE.csv writes the answers, which any tool can sort"
+        )
 
 
 def _show(result: RunResult, item: str, wish: Wish, output: Output) -> None:
-    """Print the most surprising lines, and the summary: where lines go to stdout, on stderr."""
-    if result.top:
-        output.out.print("[bold]most surprising lines[/]")
-        output.out.print(f"[dim]{'bits':>9} {'/' + item:>7} {'line':>8}  text[/]")
-        for x in result.top:
-            numbers = f"{x.bits:9.1f} {x.bits / x.bytes:7.3f} {x.line:8}  "
-            shown = Text.assemble((numbers, "dim"), x.text)
-            output.out.print(shown, no_wrap=True, overflow="ellipsis", crop=True)
-        output.out.print()
-    console = output.out if wish.per == "none" else output.err
+    """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
+    console = output.err if wish.out in STREAMS else output.out
+    for line in top_table(result.top, result.unit or "", item):
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
     if output.json == "-":
         return
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
-    grid.add_row("read", f"{result.items:,} {item}s in {result.seconds:.1f} s")
-    if result.total is not None and result.per_item is not None:
-        scored = f"{result.per_item:.4f} {result.unit} per {item}, {result.total:,.1f} in all"
-        grid.add_row("surprise", scored)
-    grid.add_row("speed", f"{result.items_per_second:,.0f} {item}s/s")
-    grown = f"{result.rss_growth_bytes / 2**20:.2f} MiB"
-    grid.add_row("memory", f"{mib(result.rss_peak_bytes)} at most, grew by {grown} when warm")
-    state = mib(result.state_bytes)
-    if result.state is not None:
-        state += f", saved to {foreign(result.state)} at {item} {result.state_items:,}"
-    grid.add_row("state", state)
-    if result.interrupted:
-        grid.add_row("ended", "by a signal, before the input did")
-    console.print(grid)
+    if wish.per != "none":
+        console = output.err
+    console.print(summary(result, item))

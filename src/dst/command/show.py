@@ -9,7 +9,7 @@ from dst.command.apart import check_apart
 from dst.command.output import Output, foreign
 from dst.command.over_t import over_t
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
-from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros
+from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.state import Layout
 from dst.words import counted, mib
 
@@ -129,7 +129,7 @@ def _contract(manifest: Manifest) -> Table:
             "items", f"token ids below {content.vocabulary}, tokenizer {foreign(content.tokenizer)}"
         )
     else:
-        grid.add_row("items", _features(content))
+        grid.add_row("items", _features(content, item_shape(chunk)))
     allowed = ", ".join(str(t) for t in chunk.allowed_t)
     grid.add_row("T", f"{chunk.nominal_t} by default, allowed: {allowed}")
     pad = f" with {chunk.pad_value:g}" if chunk.pad_value is not None else ""
@@ -154,10 +154,11 @@ def _contract(manifest: Manifest) -> Table:
     return grid
 
 
-def _features(content: Features) -> str:
+def _features(content: Features, item: tuple[int, ...]) -> str:
+    plain = " × ".join(map(str, item)) + " values" if item else "one signal"
     rate = f" at {content.sample_rate_hz:g} Hz" if content.sample_rate_hz is not None else ""
     scaled = ", normalised" if content.normalisation is not None else ""
-    return foreign(", ".join(content.names) or "one signal") + rate + scaled
+    return foreign(", ".join(content.names) or plain) + rate + scaled
 
 
 def _state(manifest: Manifest) -> Table:

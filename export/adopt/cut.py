@@ -1,0 +1,242 @@
+"""Find out whether it matters how a stream is cut into chunks, and why.
+
+Two things make it matter. Later items of a chunk move the outputs of earlier ones (a backward
+recurrence, a normalisation over the chunk): then the model is not causal, and each T is another
+model. Or something that an uncut run carries on is lost at the end of a chunk.
+
+Shape letters: `T` items per chunk, `L` lookback, `A` look-ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.export.adopt.infer_contract import Draft
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.plain import Plain, Run
+from dst.export.errors import AdoptCheckError
+from dst.runtime.golden import relative_error
+
+Array = npt.NDArray[np.generic]
+Outputs = Mapping[str, Placed]
+
+CUT_BOUND = 1e-5
+"""Largest max|d|/rms of an output, and max|d|/max|x| of a state, between two ways to cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that running the file has shown.
+
+    Attributes:
+        text: what was found, in a few words.
+        fine: False where it deserves a second look.
+    """
+
+    text: str
+    fine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """The tensor that differs most, and by how much."""
+
+    name: str
+    error: float
+
+    def __str__(self) -> str:
+        return f"`{self.name}` differs by {self.error:.1e}"
+
+
+def prove_cut(
+    plan: Draft, plain: Plain, runs: Mapping[int, Run], outputs: Outputs, items: Array, exact: bool
+) -> tuple[list[Finding], bool]:
+    """Compare the same items cut into chunks of each T, and of another T where the file has it.
+
+    Args:
+        plan: what the graph and the caller said.
+        plain: the file.
+        runs: T -> a run over the items.
+        outputs: output name -> its place.
+        items: what was run.
+        exact: whether the tail rule is to be `exact`, so that no cut may matter.
+
+    Returns:
+        What was found, and whether outputs are causal within a chunk.
+
+    Raises:
+        AdoptCheckError: the cut matters, and a contract of several T promises that it does not.
+    """
+    looks_ahead = _worst(_moved_by_later(plan, plain, run, outputs, t) for t, run in runs.items())
+    causal = looks_ahead is None
+    findings: list[Finding] = []
+    if looks_ahead is not None:
+        findings.append(
+            Finding(
+                f"non-causal: later items of a chunk move earlier outputs ({looks_ahead} of its "
+                "rms), so each T is another model",
+                False,
+            )
+        )
+    nominal = plan.sizes[-1]
+    compared = [
+        (t, _between((runs[t], t), (runs[nominal], nominal), outputs, per_chunk=exact))
+        for t in plan.sizes[:-1]
+    ]
+    for t, moved in compared:
+        if _matters(moved) and (exact or causal):
+            raise AdoptCheckError(_refused(moved, t, nominal, looks_ahead), code=_code(causal))
+        if _matters(moved):
+            findings.append(Finding(f"T = {t} and T = {nominal}: {moved}", False))
+    if exact and not causal:
+        raise AdoptCheckError(
+            f"later items of a chunk move earlier outputs ({looks_ahead}), so --tail exact, which "
+            f"cuts chunks short at the end, is refused; give --t {nominal} and --tail pad or "
+            "--tail refuse",
+            code="not-causal",
+        )
+    if not compared:
+        findings += _at_another_t(plan, plain, runs[nominal], outputs, items, causal)
+    elif not any(_matters(moved) for _, moved in compared):
+        worst = max(moved.error for _, moved in compared)
+        told = "bit for bit" if worst == 0 else f"to {worst:.0e}"
+        sizes = ", ".join(map(str, plan.sizes))
+        findings.append(Finding(f"T = {sizes} give the same, {told}", True))
+    return findings, causal
+
+
+def _matters(moved: _Moved) -> bool:
+    return not moved.error <= CUT_BOUND
+
+
+def _code(causal: bool) -> str:
+    return "cut-matters" if causal else "not-causal"
+
+
+def _refused(moved: _Moved, t: int, nominal: int, looks_ahead: _Moved | None) -> str:
+    why = "no later item moves an earlier output, so something is lost at the end of a chunk"
+    if looks_ahead is not None:
+        why = f"later items of a chunk move earlier outputs ({looks_ahead})"
+    return (
+        f"the cut matters: {moved} between T = {t} and T = {nominal}, {CUT_BOUND:.0e} is allowed; "
+        f"{why}; give --t one size, and --tail pad or --tail refuse unless that is 1"
+    )
+
+
+def _at_another_t(
+    plan: Draft, plain: Plain, run: Run, outputs: Outputs, items: Array, causal: bool
+) -> list[Finding]:
+    """Try a T that was not asked for, where the file leaves it open; it may well not run."""
+    chunk, (t,) = plan.chunk, plan.sizes
+    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+        return []
+    tried = (2, 3) if t == 1 else (*([t // 2] if t % 2 == 0 else []), 1, 2 * t)
+    for other in tried:
+        try:
+            cut = plain.carry([items], other, outputs)
+            moved = _between((cut, other), (run, t), outputs, per_chunk=False)
+        except (AdoptCheckError, ValueError):  # it does not run, or other shapes come of it
+            continue
+        if not _matters(moved):
+            return [Finding(f"T = {other}, which was tried too, gives the same", True)]
+        if t == 1:
+            told = f"T = {other} would answer otherwise ({moved}): chunks of one item only"
+        elif causal:
+            told = (
+                f"the cut matters: {moved} between T = {other} and T = {t}, though no later item "
+                "moves an earlier output: something is lost at the end of a chunk"
+            )
+        else:
+            told = f"T = {other}, which was tried too, answers otherwise: {moved}"
+        return [Finding(told, False)]
+    return []
+
+
+def _between(
+    cut: tuple[Run, int], whole: tuple[Run, int], outputs: Outputs, *, per_chunk: bool
+) -> _Moved:
+    """Compare two runs, each with its T, over the items that both have read: shapes first."""
+    (some, t), (other, long) = cut, whole
+    period = math.lcm(t, long)
+    items = min(len(some.chunks) * t, len(other.chunks) * long) // period * period
+    if not items:
+        raise ValueError("the runs have no step in common")
+    pairs = [
+        (name, _joined(placed, some.outputs[name][: items // t]), _joined(placed, values))
+        for name, placed in outputs.items()
+        if per_chunk or placed.time_axis is not None  # else it is another thing at another T
+        for values in [other.outputs[name][: items // long]]
+    ]
+    found = [
+        _Moved(name, relative_error(one, two) if one.shape == two.shape else np.inf)
+        for name, one, two in pairs
+    ]
+    found += [
+        _Moved(name, error_of_peak(some.states[items // t][name], value))
+        for name, value in other.states[items // long].items()
+    ]
+    return max(found, key=lambda moved: moved.error)
+
+
+def _moved_by_later(
+    plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: int
+) -> _Moved | None:
+    """Change the later items of some chunks: which earlier output moves most, if one does?"""
+    timed = {name: placed for name, placed in outputs.items() if placed.time_axis is not None}
+    if t == 1 or not timed:
+        return None
+    axis = plan.chunk.shape.index("T")
+    found: list[_Moved] = []
+    for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
+        window, state = run.windows[number], run.states[number]
+        other = _others(run.windows, number)
+        for kept in sorted({1, t // 2, t - 1}):
+            later = [slice(None)] * window.ndim
+            later[axis] = slice(plan.lookback + kept + plan.lookahead, None)
+            changed = window.copy()
+            changed[tuple(later)] = other[tuple(later)]
+            answers = plain.step(changed, state, timed, run.given)[0]
+            for name, placed in timed.items():
+                at = placed.shape.index("T")
+                old, new = run.outputs[name][number], answers[name]
+                first = [np.take(value, range(kept), at) for value in (new, old)]
+                found.append(_Moved(name, relative_error(*first)))
+    return _worst(found)
+
+
+def _others(windows: list[Array], number: int) -> Array:
+    """Other items for a chunk: those of another chunk, or its own in another order."""
+    window = windows[number]
+    other = windows[(number + len(windows) // 2 + 1) % len(windows)]
+    if not np.array_equal(other, window):
+        return other
+    if window.dtype.kind == "f":
+        return (window * 1.25).astype(window.dtype)
+    return np.where(window > 0, window - 1, window + 1).astype(window.dtype)
+
+
+def _worst(found: Iterable[_Moved | None]) -> _Moved | None:
+    """Return what differs most, None where nothing differs by more than the bound."""
+    moved = [one for one in found if one is not None and _matters(one)]
+    return max(moved, key=lambda one: one.error, default=None)
+
+
+def _joined(placed: Placed, values: list[Array]) -> Array:
+    """An output over a whole run: along time; where it has none, what the last step answered."""
+    axis = placed.time_axis
+    return values[-1] if axis is None else np.concatenate(values, axis)
+
+
+def error_of_peak(found: Array, expected: Array) -> float:
+    """max|found - expected| / max|expected|, in float64; infinite for another shape."""
+    if found.shape != expected.shape:
+        return np.inf
+    wide, right = found.astype(np.float64), expected.astype(np.float64)
+    difference = float(np.abs(wide - right).max(initial=0.0))
+    peak = float(np.abs(right).max(initial=0.0))
+    return difference / peak if peak else (np.inf if difference else 0.0)

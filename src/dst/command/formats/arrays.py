@@ -1,0 +1,65 @@
+"""Read .npy and .npz files."""
+
+import io
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.command.formats.block import Block, Wanted, block_of
+
+BLOCK_ITEMS = 4096
+
+Array = npt.NDArray[np.generic]
+
+
+def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
+    """Yield the rows of a .npy file, which is mapped, or of its bytes.
+
+    Raises:
+        WrongUseError: it holds no numbers of this model.
+    """
+    try:
+        if whole is None:
+            array: Array = np.lib.format.open_memmap(wanted.path, mode="r")
+        else:
+            array = np.load(io.BytesIO(whole), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise wanted.refuse(f"is no .npy array of numbers: {error}") from None
+    yield from _rows(wanted, array, "")
+
+
+def npz_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
+    """Yield the rows of the one array of an .npz file, or of the one named as the model's input.
+
+    Raises:
+        WrongUseError: there is no such array, or it holds no numbers of this model.
+    """
+    try:
+        with np.load(
+            wanted.path if whole is None else io.BytesIO(whole), allow_pickle=False
+        ) as held:
+            names = held.files
+            name = names[0] if len(names) == 1 else wanted.input
+            if name not in names:
+                raise wanted.refuse(
+                    f"holds {len(names)} arrays ({', '.join(names[:12])}) and none is called "
+                    f"`{wanted.input}` as this model's input is; save one array, or name it so"
+                )
+            array: Array = held[name]
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise wanted.refuse(f"is no .npz file of numbers: {error}") from None
+    yield from _rows(wanted, array, f"array `{name}` ")
+
+
+def _rows(wanted: Wanted, array: Array, what: str) -> Iterator[Block]:
+    width = wanted.width
+    if array.dtype.kind not in "fiu" or not array.ndim or array.size != len(array) * width:
+        raise wanted.refuse(
+            f"{what}holds {array.dtype} {list(array.shape)}, expected numbers [n, {width}]"
+        )
+    for at in range(0, len(array), BLOCK_ITEMS):
+        if wanted.stop():
+            return
+        yield block_of(np.array(array[at : at + BLOCK_ITEMS]).reshape(-1, width), at)

@@ -1,0 +1,163 @@
+"""The options of `dst run`."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dst.command.errors import WrongUseError
+from dst.command.options import BundleArgument, Json, Provider, ProviderName, State, Threads
+from dst.command.output import Output
+
+
+class PerName(StrEnum):
+    """What `dst run` prints."""
+
+    none = "none"
+    line = "line"
+    item = "item"
+
+
+class GapName(StrEnum):
+    """What `dst run` does about missing values."""
+
+    refuse = "refuse"
+    hold = "hold"
+    skip = "skip"
+
+
+class FormatName(StrEnum):
+    """What `dst run` reads."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    wav = "wav"
+    npy = "npy"
+    npz = "npz"
+    f32 = "f32"
+    f64 = "f64"
+    s16 = "s16"
+    s24 = "s24"
+    s32 = "s32"
+    u8 = "u8"
+
+
+def run(
+    bundle: BundleArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
+    ] = "-",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write answers: .npy .csv .jsonl; - for CSV on stdout."
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option("--output", metavar="NAME", help="Only this output; more than once for more."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", metavar="A,B|FILE", help="Names of classes: gives the likeliest."
+        ),
+    ] = None,
+    per: Annotated[PerName, typer.Option("--per", help="Print each line or item.")] = PerName.none,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", metavar="N", min=0, help="Show the N most surprising lines or items."
+        ),
+    ] = 0,
+    format: Annotated[
+        FormatName | None,
+        typer.Option("--format", help="What FILE is; else its name and content tell."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B", help="Columns to read, in the model's order."),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="COLUMN", help="Keep this column beside the answers."),
+    ] = None,
+    gap: Annotated[
+        GapName, typer.Option("--gap", help="What to do about missing values.")
+    ] = GapName.refuse,
+    stream_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stream-input", metavar="NAME=FILE", help="What the model takes once: a .npy each."
+        ),
+    ] = None,
+    state: State = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            "--save-every", metavar="N", min=1, help="Save to --state about every N items."
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option("--chunk", metavar="T", help="Items per step; the bundle's own by default."),
+    ] = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Prepare `dst.command.run`."""
+    output = Output.to(json)
+    named = () if classes is None else _classes(classes)
+    from dst.command.formats.block import Form
+    from dst.command.run import Wish
+    from dst.command.run import run as work
+
+    form = Form(
+        format=None if format is None else format.value,
+        gap=gap.value,
+        time=time,
+        columns=() if columns is None else _names("--columns", columns.split(",")),
+    )
+    wish = Wish(
+        per=per.value,
+        top=top,
+        out=out,
+        outputs=tuple(outputs or ()),
+        classes=named,
+        form=form,
+        stream_inputs=tuple(stream_inputs or ()),
+        state=state,
+        save_every=save_every,
+        chunk=chunk,
+    )
+    return lambda: work(bundle, file, provider.value, threads, wish, output)
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    """Read names with commas between them, or a file with one per line.
+
+    Raises:
+        OSError: the file cannot be read.
+        WrongUseError: it is no text, or a name is empty or comes twice.
+    """
+    path = Path(text)
+    if "," in text or not path.is_file():
+        return _names("--classes", text.split(","))
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise WrongUseError(f"--classes {text}: is not UTF-8 text") from None
+    return _names(f"--classes {text}", lines)
+
+
+def _names(option: str, found: list[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in found)
+    if "" in names:
+        raise WrongUseError(f"{option}: name {names.index('') + 1} is empty; expected names")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise WrongUseError(f"{option}: {twice!r} comes twice; expected each name once")
+    return names
