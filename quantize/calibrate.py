@@ -21,6 +21,7 @@ from dst.quantize.statistics import Seen
 from dst.quantize.values import result_key
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle
+from dst.runtime.golden import golden_inputs
 from dst.runtime.items import check_items, laid_out
 from dst.runtime.manifest import Chunk, Features, item_shape
 
@@ -100,7 +101,7 @@ def observed(
     seen: dict[str, Seen] = {}
     looked = 0
     for number, blocks in enumerate(calibration.streams):
-        stream = session.stream()
+        stream = session.stream(inputs=golden_inputs(source))
         before = _Lookback(contract.chunk)
         for step, items in enumerate(_chunks(contract.chunk, blocks), start=1):
             if step in wanted:

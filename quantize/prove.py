@@ -17,7 +17,13 @@ import safetensors.numpy
 
 from dst.runtime import Session, Stream
 from dst.runtime.bundle import Bundle, open_bundle, write_bundle
-from dst.runtime.golden import cost_error, golden_costs, golden_tensors, replay_golden
+from dst.runtime.golden import (
+    cost_error,
+    golden_costs,
+    golden_inputs,
+    golden_tensors,
+    replay_golden,
+)
 from dst.runtime.manifest import Golden, Manifest
 
 Array = npt.NDArray[np.generic]
@@ -89,10 +95,10 @@ def _record(source: Bundle, session: Session) -> tuple[tuple[Golden, ...], dict[
     tensors: dict[str, Array] = {}
     strayed = 0.0
     for t, pieces in sorted(chunks.items()):
-        found = _run(session, t, pieces, None)
-        costs = golden_costs(found, _run(full, t, pieces, None), t)
+        found = _run(source, session, t, pieces, None)
+        costs = golden_costs(found, _run(source, full, t, pieces, None), t)
         for seed in range(DISTURBED_RUNS):
-            other = _run(session, t, pieces, np.random.default_rng(seed))
+            other = _run(source, session, t, pieces, np.random.default_rng(seed))
             for name, cost in costs.items():
                 kept = name.replace("/cost/", "/", 1)
                 strayed = max(strayed, cost_error(other[kept], found[kept], float(cost)))
@@ -117,10 +123,14 @@ def _chunks(source: Bundle, session: Session) -> dict[int, list[Array]]:
 
 
 def _run(
-    session: Session, t: int, chunks: Sequence[Array], noise: np.random.Generator | None
+    source: Bundle,
+    session: Session,
+    t: int,
+    chunks: Sequence[Array],
+    noise: np.random.Generator | None,
 ) -> dict[str, Array]:
     """Step through chunks from the initial state; noise, if given, disturbs what a step reads."""
-    stream = session.stream()
+    stream = session.stream(inputs=golden_inputs(source))
     outputs: dict[str, list[Array]] = {o.name: [] for o in session.contract.outputs}
     for piece in chunks:
         read = piece
@@ -129,7 +139,7 @@ def _run(
             _disturb(session, stream, noise)
         for name, value in stream.step(np.ascontiguousarray(read)).items():
             outputs[name].append(value)
-    return golden_tensors(t, chunks, outputs, stream.state)
+    return golden_tensors(t, chunks, outputs, stream.state, stream.inputs)
 
 
 def _disturb(session: Session, stream: Stream, noise: np.random.Generator) -> None:

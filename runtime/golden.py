@@ -93,8 +93,8 @@ def golden_costs(
     """
     costs: dict[str, Array] = {}
     for name, value in recorded.items():
-        kind = name.removeprefix(f"t{t}/")
-        if kind != "chunk":
+        run, _, kind = name.partition("/")
+        if run == f"t{t}" and kind != "chunk":
             cost = max(_length(value, full[name]), LEAST_COST * _length(value, 0))
             costs[f"t{t}/cost/{kind}"] = np.array(cost, np.float64)
     return costs
@@ -185,17 +185,34 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
     return found
 
 
+def golden_inputs(bundle: Bundle, golden: Golden | None = None) -> dict[str, Array]:
+    """Return the stream inputs that a golden run was recorded with, by name.
+
+    They are an example of what the model takes, for whoever has none at hand.
+
+    Args:
+        bundle: whose run it is.
+        golden: which run; the first one where None.
+
+    Returns:
+        What the file holds of the contract's inputs; nothing where there are no such runs.
+    """
+    names = [given.input for given in bundle.manifest.contract.stream_inputs]
+    runs = bundle.manifest.golden if golden is None else (golden,)
+    if not names or not runs:
+        return {}
+    held = bundle.tensors(runs[0].file)
+    return {name: held[f"stream/{name}"] for name in names if f"stream/{name}" in held}
+
+
 def golden_stream(engine: Engine, golden: Golden) -> Stream:
     """Start a stream with the inputs that a golden run was recorded with.
 
     Raises:
         GoldenError: the golden file does not hold them as the contract has them.
     """
-    held = engine.bundle.tensors(golden.file)
-    names = [given.input for given in engine.contract.stream_inputs]
-    recorded = {name: held[f"stream/{name}"] for name in names if f"stream/{name}" in held}
     try:
-        return Stream(engine, recorded)
+        return Stream(engine, golden_inputs(engine.bundle, golden))
     except StreamInputError as error:
         raise GoldenError(
             f"{engine.bundle.label}: {golden.file}: tensor `stream/<input>`: {error}"

@@ -5,7 +5,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -71,8 +70,10 @@ class Saved(msgspec.Struct, frozen=True):
         Example:
             `redis.set("ann", stream.saved().to_bytes())`
         """
+        from dst.runtime.packed import pack  # which needs this module to be there first
+
         check_finite(self, "saved state", "", "nothing was written")
-        return _packed().pack(self)
+        return pack(self)
 
     @staticmethod
     def from_bytes(data: bytes | bytearray | memoryview, where: str = "saved state") -> "Saved":
@@ -92,13 +93,15 @@ class Saved(msgspec.Struct, frozen=True):
         Example:
             `session.stream(Saved.from_bytes(redis.get("ann")))`
         """
+        from dst.runtime.packed import unpack
+
         if not isinstance(data, bytes | bytearray | memoryview):
             raise StateError(
                 f"{where}: is a {type(data).__name__}, expected bytes as to_bytes() returned them",
                 code="not-bytes",
             )
         try:
-            return _packed().unpack(bytes(data))
+            return unpack(bytes(data))
         except StateError as error:
             raise type(error)(f"{where}: {error}", code=error.code) from None
 
@@ -124,13 +127,6 @@ class Snapshot:
     items_consumed: int
     sampler: Sampler | None
     inputs: Mapping[str, Array] = field(default_factory=dict)
-
-
-def _packed() -> ModuleType:
-    """Return the module that knows the bytes of a record; it needs this one to be there first."""
-    from dst.runtime import packed as module
-
-    return module
 
 
 def check_record(value: object, where: str) -> None:

@@ -170,4 +170,11 @@ def right_answers(
     count = len(items) - chunk.lookahead
     mean = sum(line[i : i + count] for i in range(reach + 1)) / (reach + 1)
     now = line[chunk.lookback : chunk.lookback + count]
-    return np.asarray(mean * gain + offset + np.cumsum(now, axis=0))
+    return np.asarray(mean * np.asarray(gain, np.float64) + offset + np.cumsum(now, axis=0))
+
+
+def close(found: Array, right: Array, bound: float = 1e-5) -> None:
+    """Every value is within this bound, relative or absolute."""
+    one, other = np.asarray(found, np.float64), np.asarray(right, np.float64)
+    assert one.shape == other.shape
+    np.testing.assert_allclose(one, other, rtol=bound, atol=bound)

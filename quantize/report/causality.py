@@ -12,9 +12,8 @@ import onnx
 
 from dst.quantize.report.divergence import rows
 from dst.runtime import Session
-from dst.runtime.golden import relative_error
-from dst.runtime.plan import by_item
-from dst.runtime.state import sized
+from dst.runtime.golden import golden_inputs, relative_error
+from dst.runtime.items import laid_out
 
 Array = npt.NDArray[np.generic]
 
@@ -75,13 +74,13 @@ def _leak(session: Session, t: int, items: Array, attempt: int) -> float:
     """Largest move of an earlier output when the last item of one chunk becomes another."""
     contract = session.contract
     first = attempt * len(items) // _TRIES
-    taken = items[np.arange(first, first + t) % len(items)]
+    taken = items[np.arange(first, first + t + contract.chunk.lookahead) % len(items)]
     other = items[(first + t + len(items) // 2) % len(items)]
-    chunk = np.empty(sized(contract.chunk.shape, t), contract.chunk.dtype)
-    by_item(contract, chunk)[...] = taken
-    stream = session.stream()
+    chunk = laid_out(contract.chunk, taken)
+    stream = session.stream(inputs=golden_inputs(session.bundle))
     before = stream.step(chunk)
-    by_item(contract, chunk)[-1] = other
+    taken[-1] = other
+    chunk = laid_out(contract.chunk, taken)
     stream.reset()
     after = stream.step(chunk)
     worst = 0.0

@@ -24,6 +24,7 @@ from dst.runtime.errors import (
     OtherStateError,
     StepError,
 )
+from dst.runtime.golden import golden_inputs
 from dst.runtime.plan import by_item
 from dst.runtime.state import sized
 
@@ -212,9 +213,14 @@ class _Runs:
         contract = other.contract
         self._items, self._walk = items, walk
         self._compare: Divergence = divergence_for(contract)
-        self._reference, self._other = reference.stream(), other.stream()
-        self._injected = other.stream()
-        self._chunk = np.empty(sized(contract.chunk.shape, walk.t), contract.chunk.dtype)
+        given = golden_inputs(other.bundle)
+        dtypes = {g.input: g.dtype for g in reference.contract.stream_inputs}
+        wide = {name: value.astype(dtypes[name]) for name, value in given.items()}
+        self._reference, self._other = reference.stream(inputs=wide), other.stream(inputs=given)
+        self._injected = other.stream(inputs=given)
+        self._behind = contract.chunk.lookahead
+        shape = sized(contract.chunk.shape, walk.t + self._behind)
+        self._chunk = np.empty(shape, contract.chunk.dtype)
         self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
         self._rows = by_item(contract, self._chunk)
         states = contract.state if walk.states else ()
@@ -240,9 +246,10 @@ class _Runs:
         """Step on chunk `number` of the stream that begins at item `start` of the data."""
         walk = self._walk
         at = number * walk.t
-        places = np.arange(start + at, start + at + walk.t + 1) % len(self._items)
-        taken = self._items[places]
-        self._rows[...] = taken[:-1]
+        end = start + at + walk.t + max(1, self._behind)
+        taken = self._items[np.arange(start + at, end) % len(self._items)]
+        self._rows[...] = taken[: walk.t + self._behind]
+        following = taken[1 : walk.t + 1]
         self._wide[...] = self._chunk
         sampled = number < DENSE_CHUNKS or number % walk.sample_every == 0
         before = self._reference.snapshot() if sampled and walk.inject else None
@@ -252,13 +259,13 @@ class _Runs:
             alone = None if before is None else self._from(before)
         except (NonFiniteOutputError, NonFiniteStateError) as broke:
             raise _OtherBrokeError(str(broke)) from None
-        apart = self._compare.apart(right, found, taken[1:])
+        apart = self._compare.apart(right, found, following)
         self._free.add(at, apart.above, apart.below, apart.losses)
         if not sampled:
             return
         self._sampled.add(at, apart.above, apart.below, None)
         if alone is not None:
-            apart = self._compare.apart(right, alone, taken[1:])
+            apart = self._compare.apart(right, alone, following)
             self._alone.add(at, apart.above, apart.below, None)
         self._distance(at + walk.t - 1)
 

@@ -81,6 +81,7 @@ def _contract(contract: Contract, graph: Graph) -> Contract:
         contract,
         chunk=chunk,
         constants=tuple(replace(c, dtype=_retyped(c.dtype)) for c in contract.constants),
+        stream_inputs=tuple(replace(g, dtype=_retyped(g.dtype)) for g in contract.stream_inputs),
         outputs=tuple(replace(o, dtype=_retyped(o.dtype)) for o in contract.outputs),
         state=tuple(replace(s, dtype=_retyped(s.dtype)) for s in contract.state),
     )

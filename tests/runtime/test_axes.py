@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.windows import drawn_items, right_answers, window_contract, write_window
+from tests.windows import close, drawn_items, right_answers, window_contract, write_window
 
 from dst.runtime import Session, Stream, StreamPool
 from dst.runtime.errors import ChunkShapeError, ContractError
@@ -53,7 +53,7 @@ def test_every_cut_and_a_save_give_the_right_answers(
     expected = [whole.advance(items)["y"], whole.flush()["y"]]
     assert y.tobytes() == np.concatenate(expected, contract.chunk.time_axis).tobytes()
     right = right_answers(contract, items)
-    np.testing.assert_allclose(by_item(contract, y), right, rtol=1e-5, atol=1e-5)
+    close(by_item(contract, y), right)
 
 
 def test_a_chunk_is_laid_out_as_the_contract_has_it(session: Session) -> None:
@@ -79,7 +79,7 @@ def test_a_slot_of_a_pool_answers_as_a_stream_does(session: Session) -> None:
     found = pool.advance({0: items, 2: items[1:]})
     for slot, right in ((0, expected[0]), (2, expected[1])):
         for name, value in right.items():
-            np.testing.assert_allclose(found[slot][name], value, rtol=1e-6, atol=1e-6)
+            close(found[slot][name], value, 1e-6)
     stream = session.stream(pool.swap_out(2))
     assert (stream.items_consumed, stream.pending) == (12, 0)
     assert pack(stream.saved()) == pack(pool.swap_out(2))

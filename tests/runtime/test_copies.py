@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ def test_what_cannot_be_copied_says_what_to_do(sensor: Session, tmp_path: Path) 
             (store, True, StoreError, r"StateStore\(path\)"),
         ]
         for value, copies_too, error, words in tried:
-            ways = [pickle.dumps, copy.copy, copy.deepcopy] if copies_too else [pickle.dumps]
+            ways: list[Callable[[object], object]] = [pickle.dumps]
+            if copies_too:
+                ways += [copy.copy, copy.deepcopy]
             for way in ways:
                 with pytest.raises(error, match=words) as caught:
                     way(value)

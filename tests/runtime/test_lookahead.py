@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.steps import Array, write_with_golden
 from tests.windows import (
+    close,
     drawn_items,
     right_answers,
     window_contract,
@@ -162,7 +163,7 @@ def test_answers_are_those_of_the_equations(session: Session) -> None:
     y = by_item(contract, stream.advance(items)["y"])
     done = (COUNT - chunk.lookahead) // chunk.nominal_t * chunk.nominal_t
     assert (len(y), stream.items_consumed, stream.pending) == (done, done, COUNT - done)
-    np.testing.assert_allclose(y, right_of(contract, items)[:done], rtol=1e-4, atol=1e-4)
+    close(y, right_of(contract, items)[:done], 1e-4)
 
 
 def test_the_first_chunk_waits_for_its_look_ahead(session: Session) -> None:
@@ -221,7 +222,7 @@ def test_a_padded_flush_answers_as_if_padding_followed(
     held = [pack(pool.swap_out(slot)) for slot in range(3)]
     answers = pool.flush([0, 1])
     assert [pack(pool.swap_out(slot)) for slot in range(3)] == held
-    np.testing.assert_allclose(answers[0]["y"], rest["y"], rtol=1e-5, atol=1e-5)
+    close(answers[0]["y"], rest["y"])
 
 
 def test_a_flush_goes_on_where_more_waits_than_this_session_would_leave(
@@ -261,12 +262,12 @@ def test_pool_slots_answer_as_streams_do(session: Session) -> None:
         for slot, items in given_now.items():
             right = alone[slot].advance(items)
             for name, value in right.items():
-                np.testing.assert_allclose(found[slot][name], value, rtol=1e-5, atol=1e-5)
+                close(found[slot][name], value)
             assert pool.pending(slot) == alone[slot].pending
     chunk = contract.chunk
     single = laid_out(chunk, drawn_items(contract, chunk.nominal_t + chunk.lookahead))
     right = session.stream(inputs=inputs_of(session)).step(single)
-    np.testing.assert_allclose(pool.step({1: single})[1]["y"], right["y"], rtol=1e-5, atol=1e-5)
+    close(pool.step({1: single})[1]["y"], right["y"])
 
 
 @pytest.mark.parametrize("item", [8, 11, 12, 19, 20, 33])

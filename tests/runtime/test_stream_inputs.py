@@ -9,6 +9,7 @@ import safetensors.numpy
 from msgspec.structs import replace
 from tests.steps import Array, graph_of, write_with_golden
 from tests.windows import (
+    close,
     drawn_items,
     right_answers,
     window_contract,
@@ -52,7 +53,7 @@ def test_what_is_given_is_what_the_graph_reads(session: Session) -> None:
         y = session.stream(inputs=inputs).advance(items)["y"][0]
         gain, offset = inputs["gain"][0], int(inputs["offset"][0])
         right = right_answers(session.contract, items, gain, offset)
-        np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+        close(y, right)
 
 
 def test_the_batch_axis_may_be_left_out_and_the_callers_array_is_copied(session: Session) -> None:
@@ -90,7 +91,7 @@ def test_what_does_not_fit_is_refused_by_name(
         if given is None and start is not session.stream:
             continue
         with pytest.raises(StreamInputError, match=words) as caught:
-            start(inputs=given)  # type: ignore[arg-type]
+            start(inputs=given)
         assert caught.value.code == code
 
 
@@ -196,7 +197,7 @@ def test_every_slot_of_a_pool_has_its_own(session: Session) -> None:
         found = pool.advance(items) if turn % 4 else pool.flush(slots)
         for slot in slots:
             right = alone[slot].advance(items[slot]) if turn % 4 else alone[slot].flush()
-            np.testing.assert_allclose(found[slot]["y"], right["y"], rtol=1e-5, atol=1e-5)
+            close(found[slot]["y"], right["y"])
         if turn == 5:
             pool.reset(slots[0])  # keeps what it was given
             alone[slots[0]].reset()
@@ -213,7 +214,7 @@ def test_a_pool_may_give_all_slots_the_same(session: Session) -> None:
     items = drawn_items(session.contract, 8)
     pool = StreamPool(session, 2, inputs=INPUTS)
     expected = session.stream(inputs=INPUTS).advance(items)["y"]
-    np.testing.assert_allclose(pool.advance({1: items})[1]["y"], expected, rtol=1e-5, atol=1e-5)
+    close(pool.advance({1: items})[1]["y"], expected)
 
 
 def shared(shape: Shape) -> StreamInput:
@@ -229,7 +230,7 @@ def test_an_input_without_a_batch_axis_runs_alone_and_not_in_a_pool(tmp_path: Pa
     session = Session.open(tmp_path / "b")
     items = drawn_items(contract, 8)
     y = session.stream(inputs={"gain": GAIN}).advance(items)["y"][0]
-    np.testing.assert_allclose(y, right_answers(contract, items, GAIN[0]), rtol=1e-5, atol=1e-5)
+    close(y, right_answers(contract, items, GAIN[0]))
     with pytest.raises(BatchError, match=r"`gain` is float32 \[1, 2\] without a batch axis"):
         StreamPool(session, 2)
 

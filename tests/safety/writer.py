@@ -31,6 +31,8 @@ Save = Callable[[int], tuple[str, Callable[[], None]]]
 def synthetic(number: int, longest: int = LONGEST, writer: int = 0) -> Saved:
     """Make a state that its number determines, every byte of it.
 
+    Some are of a model with constants, some were given inputs at their start.
+
     Args:
         number: becomes `items_consumed`.
         longest: the most float32 values it holds; the number decides how many.
@@ -38,14 +40,17 @@ def synthetic(number: int, longest: int = LONGEST, writer: int = 0) -> Saved:
     """
     random = np.random.Generator(np.random.Philox(key=number + (writer << 32)))
     size = longest // 4 + number * 7919 % (longest - longest // 4)
+    constants = {"sr": "int64 [] 16000"} if number % 3 == 0 else {}
+    gain = np.full(1 + number % 4, 0.5, np.float32)
     return Saved(
-        identity=Identity("a" * 64, "b" * 64, "c" * 64, "float32"),
+        identity=Identity("a" * 64, "b" * 64, "c" * 64, "float32", constants),
         items_consumed=number,
         seed=writer,
         draws=number,
         state={"h": random.random(size, np.float32)},
         pending=np.arange(number % 5, dtype=np.int64),
         lookback=np.zeros((0,), np.int64),
+        inputs={"gain": gain} if number % 2 else {},
     )
 
 

@@ -21,6 +21,7 @@ from dst.bench.probe import probed
 from dst.bench.result import BenchResult, Cell, Entry
 from dst.bench.spread import spread_of
 from dst.runtime import Bundle, DstError, Session, SessionError, Stream, open_bundle
+from dst.runtime.golden import golden_inputs
 from dst.runtime.providers import Provider
 
 Array = npt.NDArray[np.generic]
@@ -169,7 +170,7 @@ class _Lane:
             self.why = f"runs T = {runs}"
             return
         try:
-            self.stream = session.stream()
+            self.stream = session.stream(inputs=golden_inputs(session.bundle))
             self.chunks = self.racer.feed.chunks(session.bundle, self.t, _CHUNKS)
             self._steps(_TRIAL_STEPS)
         except DstError as error:

@@ -16,6 +16,7 @@ import msgspec
 from dst.bench.feed import feed_of
 from dst.bench.result import Start
 from dst.runtime import DstError, Session, open_bundle, rss_bytes
+from dst.runtime.golden import golden_inputs
 from dst.runtime.providers import Provider
 
 STEPS = 32
@@ -89,7 +90,7 @@ def main() -> int:
         )
         session.runner_for(t)
         loaded = time.perf_counter()
-        stream = session.stream()
+        stream = session.stream(inputs=golden_inputs(bundle))
         stream.step(chunks[0], copy=False)
         first = time.perf_counter()
         for number in range(STEPS):

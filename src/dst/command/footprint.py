@@ -18,6 +18,7 @@ from dst.command.output import Output, foreign
 from dst.command.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.errors import SessionError
+from dst.runtime.golden import golden_inputs
 from dst.runtime.memory import peak_rss_bytes
 from dst.runtime.state import sized
 from dst.words import mib
@@ -160,8 +161,9 @@ def main() -> None:
         session.runner_for(t)
         opened, peak = rss_bytes(), peak_rss_bytes()
         chunk = session.contract.chunk
-        zeros = np.zeros(sized(chunk.shape, t), chunk.dtype)
-        streams = [session.stream() for _ in range(int(slots))]
+        zeros = np.zeros(sized(chunk.shape, t + chunk.lookahead), chunk.dtype)
+        given = golden_inputs(session.bundle)
+        streams = [session.stream(inputs=given) for _ in range(int(slots))]
         for stream in streams * 2:
             stream.step(zeros)
         found = Measured(base, peak, opened, rss_bytes())

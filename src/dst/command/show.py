@@ -137,6 +137,13 @@ def _contract(manifest: Manifest) -> Table:
     if chunk.lookback:
         items = counted(chunk.lookback, "item")
         grid.add_row("lookback", f"{items}, at first {chunk.lookback_fill:g}")
+    if chunk.lookahead:
+        grid.add_row("look-ahead", f"{counted(chunk.lookahead, 'item')} behind each chunk")
+    if not chunk.causal:
+        grid.add_row("causal", "no: later items of a chunk move its earlier outputs")
+    for given in contract.stream_inputs:
+        what = f"{foreign(given.input)}  {given.dtype} {shape(given.shape)}  given once"
+        grid.add_row("per stream", what)
     for constant in contract.constants:
         grid.add_row(
             "constant", f"{foreign(constant.input)}  {constant.dtype} {shape(constant.shape)}"

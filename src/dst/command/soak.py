@@ -18,6 +18,7 @@ from dst.command.output import Output, foreign
 from dst.command.signals import Interrupts
 from dst.runtime import Session, Stream, rss_bytes
 from dst.runtime.errors import NonFiniteOutputError, NonFiniteStateError
+from dst.runtime.golden import golden_inputs
 from dst.runtime.health import Health
 from dst.runtime.providers import Provider
 from dst.runtime.soak import (
@@ -214,7 +215,7 @@ def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Outp
     chunk = session.contract.chunk
     t = chunk.nominal_t if t is None else t
     chunks = endless(chunk, t, wish.data)
-    stream = session.stream()
+    stream = session.stream(inputs=golden_inputs(session.bundle))
     deadline = float("inf") if wish.deadline_ms is None else wish.deadline_ms * 1e6
     course = Course(wish.steps, deadline, Health(stream, policy="refuse_to_save"))
     began = time.perf_counter()
