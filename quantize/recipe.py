@@ -68,8 +68,9 @@ class Recipe:
         embedding: tables that items look up; int8 has one scale per row. A head tied to its
             embedding reads the same bytes: of blocks of 64 where products are held in blocks.
         block: values that share one scale in the block forms. Larger blocks are faster and less
-            exact. On ONNX Runtime 1.32 with AVX512 single steps equal chunks bit for bit up to 32
-            at 4 bits and 64 at 8; above, they differ in the last bits of a float32 sum.
+            exact. On ONNX Runtime 1.32 single steps equal chunks bit for bit up to 32 at 4 bits and
+            64 at 8 with AVX512, up to 16 and 128 with AVX2; above, they differ in the last bits of
+            a float32 sum.
         method: how they are found.
         weight_bits: of int8 weights per column. CPUs without VNNI (most before 2019) add two
             products of 8 by 8 bits in 16 bits, which overflow; of 8 by 7 bits they do not, so

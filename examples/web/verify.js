@@ -3,7 +3,8 @@
 import { readSafetensors, typedArrayOf } from "./safetensors.js";
 import { Bundle, Stream } from "./stream.js";
 
-// Each golden run that a graph takes -> the worst max|found - expected| / rms(expected).
+// Each golden run that a graph takes -> the worst error: max|found - expected| / rms(expected), or
+// where the run says what the recipe costs, ||found - expected|| / cost.
 export async function replay(ort, bundle, graph, provider) {
   const stream = await Stream.open(ort, bundle, graph, provider);
   const checks = [];
@@ -27,7 +28,11 @@ export async function replay(ort, bundle, graph, provider) {
     }
     const errors = Object.entries(found).map(([name, parts]) => [
       name,
-      relativeError(joined(parts), Float64Array.from(golden[name].data, Number)),
+      errorOf(
+        joined(parts),
+        Float64Array.from(golden[name].data, Number),
+        golden[name.replace("/", "/cost/")]?.data[0],
+      ),
     ]);
     const [tensor, worst] = errors.reduce((a, b) => (b[1] <= a[1] ? a : b)); // NaN wins
     checks.push({
@@ -88,13 +93,19 @@ function joined(parts) {
   return whole;
 }
 
-function relativeError(found, expected) {
+function errorOf(found, expected, cost) {
   if (found.length !== expected.length) return Infinity;
   let worst = 0;
   let squares = 0;
+  let apart = 0;
   for (let i = 0; i < found.length; i++) {
-    worst = Math.max(worst, Math.abs(found[i] - expected[i]));
+    const difference = Math.abs(found[i] - expected[i]);
+    worst = Math.max(worst, difference);
     squares += expected[i] * expected[i];
+    apart += difference * difference;
   }
-  return worst === 0 ? 0 : worst / Math.sqrt(squares / found.length);
+  if (worst === 0) return 0;
+  return cost === undefined
+    ? worst / Math.sqrt(squares / found.length)
+    : Math.sqrt(apart) / cost;
 }

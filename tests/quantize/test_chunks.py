@@ -8,7 +8,6 @@ activations can: the bundle's golden tolerance.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from tests.quantize.conftest import NOMINAL, optimized, outputs
+from tests.quantize.kernels import keeps_rows, kernels
 
 from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
 from dst.quantize.graphs import opset_of
@@ -44,8 +43,6 @@ BY_ITEM = [
     ("int4-mixed", 32),
 ]
 """Recipes that round item by item, with block sizes."""
-Kernel = tuple[int, int, int, int]
-"""Of a product in blocks: bits, block, inputs and outputs."""
 
 
 @pytest.fixture(scope="session")
@@ -69,54 +66,6 @@ def static_bundle(plain_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-# Which kernels keep their rows
-
-
-def kernels(bundle: Path, folder: Path) -> set[Kernel]:
-    """The products in blocks that ONNX Runtime makes of a bundle's graphs."""
-    found: set[Kernel] = set()
-    for graph in open_bundle(bundle).manifest.graphs:
-        for node in optimized(bundle / graph.file, folder):
-            if node.op_type == "MatMulNBits":
-                held = {a.name: int(a.i) for a in node.attribute}
-                found.add((held["bits"], held["block_size"], held["K"], held["N"]))
-    return found
-
-
-@cache
-def keeps_rows(kernel: Kernel, sizes: tuple[int, ...]) -> bool:
-    """Whether a product of random numbers answers each row the same among so many rows."""
-    bits, block, inputs, outputs_ = kernel
-    count = -(-inputs // block)
-    random = np.random.default_rng(7)
-    weights = {
-        "w": random.integers(0, 256, (outputs_, count, block * bits // 8), dtype=np.uint8),
-        "s": random.uniform(0.001, 0.01, (outputs_, count)).astype(np.float32),
-    }
-    node = onnx.helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft")
-    held = {"K": inputs, "N": outputs_, "bits": bits, "block_size": block, "accuracy_level": 4}
-    node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in held.items())
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [node],
-        "product",
-        [value("x", onnx.TensorProto.FLOAT, ["rows", inputs])],
-        [value("y", onnx.TensorProto.FLOAT, ["rows", outputs_])],
-        [onnx.numpy_helper.from_array(w, name) for name, w in weights.items()],
-    )
-    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options)
-    x = random.standard_normal((max(sizes), inputs)).astype(np.float32)
-    answers = [
-        np.concatenate([session.run(None, {"x": x[i : i + t]})[0] for i in range(0, len(x), t)])
-        for t in sizes
-    ]
-    return all(np.array_equal(answer, answers[0]) for answer in answers)
-
-
 def same_for_every_t(
     bundle: Path, by_t: Mapping[int, dict[str, Array]], full: dict[str, Array], folder: Path
 ) -> None:
@@ -135,13 +84,6 @@ def same_for_every_t(
 
 def named(found: Mapping[str, Array]) -> dict[str, Array]:
     return {f"t1/{name}": value for name, value in found.items()}
-
-
-def test_int8_by_item_has_no_product_in_blocks(plain_bundle: Path, tmp_path: Path) -> None:
-    """So that bit-equality is demanded of it on every CPU."""
-    for recipe in ("int8-rows", "int8-static"):
-        quantize_bundle(plain_bundle, tmp_path / recipe, recipe, calibration=CALIBRATION)
-        assert not kernels(tmp_path / recipe, tmp_path)
 
 
 # Where each item is rounded by itself

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from dst.command.apart import check_apart
 from dst.command.output import Output, foreign
+from dst.command.over_t import over_t
 from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
 from dst.runtime.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.state import Layout
@@ -109,6 +110,8 @@ def _heading(bundle: Bundle, console: Console) -> None:
     recipe = f" by recipe {m.recipe}" if m.recipe else ""
     grid.add_row("licence", foreign(m.license or "not stated"))
     grid.add_row("precision", foreign(m.precision + recipe))
+    if m.recipe:
+        grid.add_row("over T", over_t(m.recipe))
     grid.add_row("made by", foreign(f"{m.producer.name} {m.producer.version}"))
     grid.add_row("model id", m.model_id[:32] + "…")
     grid.add_row("bundle id", m.bundle_id[:32] + "…")

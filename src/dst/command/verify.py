@@ -11,7 +11,8 @@ from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.providers import Lowering, Provider
 from dst.runtime.timing import time_golden
 
-MEASURES = {"rms": "rms", "cost": "the recipe's own error"}
+MEASURES = {"rms": "of rms", "cost": "of own error"}
+"""What an error is a share of; a recipe's own error is how far it is from full precision."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -120,6 +121,7 @@ def _show(result: Verified, output: Output) -> None:
         table.add_column(name, overflow="fold")
     for name in ("T", "steps", "worst", "allowed"):
         table.add_column(name, justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
     table.add_column("in", overflow="fold")
     table.add_column("", overflow="fold")
     for c in result.checks:
@@ -130,7 +132,8 @@ def _show(result: Verified, output: Output) -> None:
             str(c.t),
             str(c.steps),
             f"{c.worst:.1e}",
-            f"{c.tolerance:.2g} of {MEASURES[c.measure]}",
+            f"{c.tolerance:.2g}",
+            MEASURES[c.measure],
             foreign(c.worst_tensor),
             mark,
         )
