@@ -25,7 +25,14 @@ def test_a_frozen_app_opens_a_shipped_bundle(tmp_path: Path) -> None:
     programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
     call([programs / "pip", "install", "-q", wheel, "pyinstaller"], tmp_path)
     (tmp_path / "app.py").write_text(APP)
-    freeze = [programs / "pyinstaller", "--noconfirm", "--onedir", "--name", "app", "app.py"]
+    freeze: list[str | Path] = [
+        programs / "pyinstaller",
+        "--noconfirm",
+        "--onedir",
+        "--name",
+        "app",
+        "app.py",
+    ]
     call(freeze, tmp_path)
     frozen = tmp_path / "dist" / "app" / "app"
     assert call([frozen], tmp_path).stdout == "(1, 128, 256)\n"

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from dst.command.answer_file import STREAMS, AnswerFile, ending_of, form_of
 from dst.command.answers import Classes, choose_outputs, classes_of
 from dst.command.apart import check_apart, state_files
@@ -16,7 +14,7 @@ from dst.command.meter import Meter
 from dst.command.output import Output, check_file, check_folder, foreign
 from dst.command.reading import Reading, reading_of
 from dst.command.rows import read_items
-from dst.command.run_report import Report, Times, TopItem, TopLine, note, summary, top_table
+from dst.command.run_report import Report, RunResult, Times, note, summary, top_table
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
 from dst.command.stream_inputs import stream_inputs_of
@@ -56,39 +54,6 @@ class Wish:
     state: Path | None
     save_every: int | None
     chunk: int | None
-
-
-class RunResult(msgspec.Struct, frozen=True):
-    """The summary of a run; what the model gives no measure for is null.
-
-    `format` is what the input was read as, `gaps` counts items with a missing value, and
-    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
-    counts what was written there. `state` is the file that was saved to, null where nothing was
-    saved.
-    """
-
-    bundle: str
-    items: int
-    scored: int
-    unit: str | None
-    total: float | None
-    per_item: float | None
-    format: str
-    gap: str
-    gaps: int
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...]
-    out: str | None
-    rows: int
-    seconds: float
-    items_per_second: float
-    rss_peak_bytes: int
-    rss_growth_bytes: int
-    state_bytes: int
-    state: str | None
-    state_items: int
-    interrupted: bool
-    top: tuple[TopLine | TopItem, ...]
 
 
 def run(

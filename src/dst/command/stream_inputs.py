@@ -34,12 +34,14 @@ def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Arra
             value = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise WrongUseError(f"--stream-input {text}: is no .npy array: {error}") from None
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        if not isinstance(value, np.ndarray) or np.dtype(value.dtype).kind not in "fiub":
             raise WrongUseError(f"--stream-input {text}: expected one .npy array of numbers")
         dtype = dtypes.get(name, value.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
             cast = value.astype(dtype)
-        same = np.isfinite(cast) if dtype.kind == "f" else cast.astype(value.dtype) == value
+        same = (
+            np.isfinite(cast) if np.dtype(dtype).kind == "f" else cast.astype(value.dtype) == value
+        )
         if not bool(np.all(same)):
             raise WrongUseError(f"--stream-input {text}: holds numbers that do not fit {dtype}")
         found[name] = cast
