@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dst.command.answer_file import STREAMS, AnswerFile, ending_of, form_of
+from dst.command.answer_file import AnswerFile
+from dst.command.answer_forms import STREAMS, ending_of, form_of
 from dst.command.answers import Classes, choose_outputs, classes_of
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError

@@ -39,10 +39,9 @@ def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Arra
         dtype = dtypes.get(name, value.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
             cast = value.astype(dtype)
-        same = (
-            np.isfinite(cast) if np.dtype(dtype).kind == "f" else cast.astype(value.dtype) == value
-        )
-        if not bool(np.all(same)):
+        real = np.dtype(dtype).kind == "f"
+        fits = np.isfinite(cast) if real else cast.astype(value.dtype) == value
+        if not bool(np.all(fits)):
             raise WrongUseError(f"--stream-input {text}: holds numbers that do not fit {dtype}")
         found[name] = cast
     return found
