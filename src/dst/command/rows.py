@@ -120,8 +120,6 @@ def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
         if block is None:
             break
         head += block
-    if not head:
-        return
     name = wanted.found.format = format_of(wanted, head)
     if name in ("npy", "npz"):
         whole = None if source.size is not None and path != "-" else head + b"".join(blocks)

@@ -66,6 +66,8 @@ def format_of(wanted: Wanted, head: bytes) -> str:
     if named in RAW:
         return str(named)
     if named in _NAMES:
+        if not head:
+            raise wanted.refuse(f"is empty, expected {_NAMES[str(named)]}")
         if seen is None:
             raise wanted.refuse(
                 f"is not {_NAMES[str(named)]}: it begins with {head[:8]!r}; raw samples need "
