@@ -24,7 +24,7 @@ from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
-AS_IT_STANDS = Form()
+AS_IT_STANDS = Form(options=False)
 _BINARY_STARTS = (b"RIFF", b"\x93NUMPY", b"PK")  # a newline among these ends no line
 
 

@@ -148,9 +148,8 @@ class _Table:
             if columns.names
             else f"this model reads {self._wanted.width} per item"
         )
-        hint = ""
+        why = f"line {number} has {counted(len(cells), 'value')}, {what}"
         if self._separator == "," and len(cells) == 2 * columns.count:
-            hint = "; a decimal comma is not read, write 1.5 for 1,5"
-        elif not columns.names:
-            hint = "; with a first line of names, --columns A,B says which to read"
-        raise self._wanted.refuse(f"line {number} has {counted(len(cells), 'value')}, {what}{hint}")
+            why += "; a decimal comma is not read, write 1.5 for 1,5"
+        option = "with a first line of names, --columns A,B says which to read"
+        raise self._wanted.refuse(why, "" if columns.names else option)
