@@ -116,6 +116,9 @@ def test_a_failure_leaves_the_file_as_it_was(dst: Dst, models: Path, tmp_path: P
         assert done.code == 2
         assert "line 3001" in done.err
         assert out.read_text() == "what stood here"
+        state = ("--state", tmp_path / "s", "--save-every", 10**6)
+        assert dst("run", models / "exact", tmp_path / "bad.csv", *more, *state).code == 2
+        assert out.read_text() == "what stood here"
     assert len(list(tmp_path.iterdir())) == 4
 
 

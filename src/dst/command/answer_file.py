@@ -1,8 +1,8 @@
 """Write the answers of a model to a file, or to standard output, as they come.
 
-A file appears when it is complete, in one rename. With `in_place` it grows where it stands, and
-what a `mark` has confirmed is all that stays after a failure. A stream that goes on from a saved
-state goes on in the file of its answers.
+A file appears in one rename: when it is complete, or at the first `mark`, which confirms what was
+written so far. From then on it grows where it stands, and what no mark has confirmed goes again if
+the run fails. A stream that goes on from a saved state goes on in the file of its answers.
 """
 
 import os
@@ -20,15 +20,14 @@ from dst.command.output import write_out
 class AnswerFile:
     """Where the answers go."""
 
-    __slots__ = ("_file", "_form", "_in_place", "_kept", "_target", "_work")
+    __slots__ = ("_file", "_form", "_kept", "_target", "_work")
 
-    def __init__(self, place: str, form: Form, *, in_place: bool, resume_at: int | None) -> None:
+    def __init__(self, place: str, form: Form, resume_at: int | None) -> None:
         """Open it.
 
         Args:
             place: a path, or one of `STREAMS`.
             form: how answers become bytes.
-            in_place: let the file grow where it stands, so that it outlives a kill.
             resume_at: the items of the stream that goes on; an earlier file of its answers goes on
                 too, and rows for later items, which a kill has left, are cut off. None for a
                 fresh stream.
@@ -41,7 +40,6 @@ class AnswerFile:
         self._form = form
         self._file: BinaryIO | None = None
         self._kept = 0
-        self._in_place = True
         self._target = self._work = Path(os.path.realpath(place))
         if place in STREAMS:
             self._put(form.start())
@@ -64,8 +62,7 @@ class AnswerFile:
                 ) from None
             self._file.seek(self._kept)
             return
-        self._in_place = in_place or not plain
-        if not self._in_place:
+        if plain:
             self._work = self._target.with_name(f".{self._target.name}.tmp")
         self._file = open(self._work, "wb")  # noqa: SIM115
         self._put(form.start())
@@ -84,16 +81,21 @@ class AnswerFile:
 
     def flush(self) -> None:
         """Let what was written be seen by a reader; a file that is renamed later has none."""
-        if self._file is not None and self._in_place:
+        if self._file is not None and self._work == self._target:
             self._file.flush()
 
     def mark(self) -> None:
         """Confirm what was written: it stays, even if the rest fails."""
-        if self._file is None or not self._in_place or not self._file.seekable():
+        if self._file is None or not self._file.seekable():
             return
         self._end()
         os.fsync(self._file.fileno())
         self._kept = self._file.tell()
+        if self._work != self._target:
+            self._file.close()  # before the rename: Windows renames no open file
+            self._publish()
+            self._file = open(self._target, "r+b")  # noqa: SIM115
+            self._file.seek(self._kept)
 
     def close(self) -> None:
         """Complete the file."""
@@ -101,20 +103,24 @@ class AnswerFile:
             return
         self._end()
         self._file.close()
-        if not self._in_place:
-            if self._target.exists():
-                shutil.copymode(self._target, self._work)
-            self._work.replace(self._target)
+        if self._work != self._target:
+            self._publish()
 
     def abandon(self) -> None:
         """Drop what no mark has confirmed; a file that stood there before stands there still."""
         if self._file is None or self._file.closed:
             return
-        if self._in_place and self._file.seekable():
+        if self._work == self._target and self._file.seekable():
             self._file.truncate(self._kept)
         self._file.close()
-        if not self._in_place:
+        if self._work != self._target:
             self._work.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if self._target.exists():
+            shutil.copymode(self._target, self._work)
+        self._work.replace(self._target)
+        self._work = self._target
 
     def _end(self) -> None:
         """Bring the header up to date, and cut off what an earlier run has left behind the end."""

@@ -188,12 +188,7 @@ def _open(
         return None
     form = form_of(ending_of(wish.out), chosen, classes, wish.form.time)
     goes_on = wish.state is not None and wish.state.exists()
-    return AnswerFile(
-        wish.out,
-        form,
-        in_place=wish.save_every is not None,
-        resume_at=reading.items if goes_on else None,
-    )
+    return AnswerFile(wish.out, form, reading.items if goes_on else None)
 
 
 def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
