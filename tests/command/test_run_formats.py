@@ -19,6 +19,7 @@ from tests.steps import chunk_of
 
 from dst.command.errors import WrongUseError
 from dst.command.formats.block import Form, Found
+from dst.command.formats.which import FORMATS
 from dst.command.rows import item_blocks, read_items
 from dst.runtime.manifest import Chunk, Features, Tokens
 
@@ -397,3 +398,45 @@ def test_every_item_of_a_block_border_is_read(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(list(item_blocks(str(path), TWO))), rows)
     raw = put(tmp_path / "a.f32", rows.tobytes())
     assert np.array_equal(np.concatenate(list(item_blocks(str(raw), TWO))), rows)
+
+
+SEEDS = (
+    b"left,right\n1,2\n3,4\n",
+    b'"left";"right"\r\n1;2\r\n',
+    b'{"left": 1, "right": 2}\n[1, 2]\n',
+    b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x02\x00\x80>\x00\x00\x00\xfa\x00\x00"
+    b"\x04\x00\x10\x00data\x08\x00\x00\x00\x01\x00\x02\x00\x03\x00\x04\x00",
+    b"\x93NUMPY\x01\x00\x16\x00{'descr': '<f4', 'fort",
+    b"PK\x03\x04" + bytes(40),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 120), st.binary(max_size=4)), max_size=5),
+    st.sampled_from([None, *FORMATS]),
+    st.sampled_from(["refuse", "hold", "skip"]),
+    st.sampled_from(["a", "a.csv", "a.jsonl", "a.wav", "a.npy", "a.npz", "a.raw"]),
+)
+def test_no_bytes_end_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: bytes,
+    edits: list[tuple[int, bytes]],
+    said: str | None,
+    gap: Any,
+    name: str,
+) -> None:
+    """Whatever comes, items that are finite or one line that says what is wrong."""
+    data = bytearray(seed)
+    for place, piece in edits:
+        data[place : place + 1] = piece
+    path = put(tmp_path_factory.mktemp("f") / name, bytes(data))
+    form = Form(format=said, gap=gap)
+    refused = ""
+    try:
+        blocks = [items.values for items in read_items(str(path), TWO, form, Found())]
+    except WrongUseError as error:
+        refused, blocks = str(error), []
+    assert "\n" not in refused
+    assert all(np.isfinite(block).all() and block.shape[1:] == (2,) for block in blocks)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
+from dst.command.formats.arrays import first_line
 from dst.runtime.manifest import Contract
 
 Array = npt.NDArray[np.generic]
@@ -32,8 +33,11 @@ def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Arra
             raise WrongUseError(f"--stream-input {text}: {why}")
         try:
             value = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise WrongUseError(f"--stream-input {text}: is no .npy array: {error}") from None
+        except OSError:
+            raise
+        except Exception as error:  # numpy lets through whatever its parsers meet
+            why = first_line(error)
+            raise WrongUseError(f"--stream-input {text}: is no .npy array: {why}") from None
         if not isinstance(value, np.ndarray) or np.dtype(value.dtype).kind not in "fiub":
             raise WrongUseError(f"--stream-input {text}: expected one .npy array of numbers")
         dtype = dtypes.get(name, value.dtype)
