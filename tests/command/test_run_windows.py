@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from tests.steps import Array
 from tests.windows import drawn_items, right_answers, window_contract, write_window
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
+
+
+def near(found: npt.ArrayLike, right: npt.ArrayLike) -> None:
+    ours, theirs = np.asarray(found, np.float64), np.asarray(right, np.float64)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 9, 14])
@@ -30,7 +36,7 @@ def test_look_ahead_is_waited_for(dst: Dst, tmp_path: Path, cut: int) -> None:
     answers = np.load(out)
     right = right_answers(contract, items)
     assert len(answers) == len(right) == 16
-    np.testing.assert_allclose(answers, right, rtol=1e-5, atol=1e-5)
+    near(answers, right)
 
 
 def test_padding_answers_for_the_last_items(dst: Dst, tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_padding_answers_for_the_last_items(dst: Dst, tmp_path: Path) -> None:
     assert (done.code, done.json["rows"], done.json["items"]) == (0, 9, 9)
     padded = np.concatenate([items, np.full((2, 2), 0.5, np.float32)])
     right = right_answers(contract, padded)
-    np.testing.assert_allclose(np.load(out), right, rtol=1e-5, atol=1e-5)
+    near(np.load(out), right)
     peaks = dst("run", bundle, tmp_path / "a.npy", "--out", "-", "--output", "peak")
     ends = [int(row["item"]) for row in csv.DictReader(peaks.out.splitlines())]
     assert ends == [4, 8, 9]
@@ -71,7 +77,7 @@ def test_stream_inputs_are_given_once(dst: Dst, tmp_path: Path) -> None:
     assert state.read_bytes() == before
     assert dst("run", bundle, tmp_path / "2.npy", *more).code == 0
     right = right_answers(contract, items, gain, 3)
-    np.testing.assert_allclose(np.load(out), right, rtol=1e-5, atol=1e-5)
+    near(np.load(out), right)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +136,4 @@ def test_rows_are_flat_in_c_order(dst: Dst, tmp_path: Path, ending: str) -> None
             found = np.array([list(row.values())[1:] for row in rows], np.float64)
         else:
             found = np.array([json.loads(line)["y"] for line in out.read_text().splitlines()])
-        np.testing.assert_allclose(found.reshape(right.shape), right, rtol=1e-5, atol=1e-5)
+        near(found.reshape(right.shape), right)

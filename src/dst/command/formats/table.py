@@ -95,7 +95,9 @@ class _Table:
     def _cells(self, number: int, line: bytes) -> list[str]:
         try:
             text = line.decode("utf-8").rstrip("\r")
-            return next(csv.reader([text], delimiter=self._separator, strict=True))
+            return next(
+                csv.reader([text], delimiter=self._separator, strict=True, skipinitialspace=True)
+            )
         except UnicodeDecodeError:
             raise self._wanted.refuse(
                 f"line {number} is not UTF-8 text: {line[:SHOWN]!r}"
