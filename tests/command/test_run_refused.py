@@ -1,5 +1,6 @@
 """What `dst run` does not read: every malformed input by its kind, in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from dst.command.errors import WrongUseError
 from dst.command.formats.block import Form, Found
 from dst.command.formats.which import FORMATS
 from dst.command.rows import read_items
+
+Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
 
 def test_wavs_that_do_not_fit(tmp_path: Path) -> None:
@@ -139,6 +142,24 @@ def test_broken_json_lines_are_refused_by_line(
 ) -> None:
     said = why(put(tmp_path / "a.jsonl", text))
     assert [word for word in words if word not in said] == []
+
+
+def test_what_has_no_columns_has_none_to_choose(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 2)))
+    put(tmp_path / "a.f32", bytes(16))
+    for name in ("a.npy", "a.f32"):
+        assert "--time" in why(tmp_path / name, time="t")
+        assert "--columns" in why(tmp_path / name, columns=("a", "b"))
+
+
+def test_options_without_a_use_are_refused(dst: Dst, shelf: Path, tmp_path: Path) -> None:
+    text, rows = put(tmp_path / "a.txt", "some text"), put(tmp_path / "a.csv", "1,2\n")
+    for option in ("--format=csv", "--time=t", "--columns=a", "--gap=skip"):
+        done = dst("run", shelf / "text", text, option)
+        assert (done.code, option.partition("=")[0] in done.err) == (2, True)
+    for option in ("--output=mean", "--classes=a,b"):
+        done = dst("run", shelf / "sensor", rows, option)
+        assert (done.code, "needs --out" in done.err) == (2, True)
 
 
 def test_broken_arrays_are_refused(tmp_path: Path) -> None:

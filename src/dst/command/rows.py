@@ -121,6 +121,9 @@ def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
             break
         head += block
     name = wanted.found.format = format_of(wanted, head)
+    if name not in ("csv", "jsonl") and (wanted.form.time or wanted.form.columns):
+        option = "--time" if wanted.form.time else "--columns"
+        raise wanted.refuse(f"is read as {name}, which has no columns for {option} to name")
     if name in ("npy", "npz"):
         whole = None if source.size is not None and path != "-" else head + b"".join(blocks)
         yield from (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)

@@ -235,9 +235,20 @@ def _check(
             else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
         )
     form = wish.form
-    if text and (form.format or form.time or form.columns):
-        name = "--format" if form.format else "--time" if form.time else "--columns"
-        raise WrongUseError(f"{name}: this model reads bytes, so every input is bytes as it stands")
+    given = {
+        "--format": form.format is not None,
+        "--time": form.time is not None,
+        "--columns": bool(form.columns),
+        "--gap": form.gap != "refuse",
+    }
+    useless = next((name for name, there in given.items() if there), None)
+    if text and useless is not None:
+        raise WrongUseError(
+            f"{useless}: this model reads bytes, so every input is bytes as it stands"
+        )
+    if (wish.outputs or wish.classes) and wish.out is None and wish.per != "item":
+        name = "--output" if wish.outputs else "--classes"
+        raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
     if wish.per == "line" and not (text and measure):
         raise WrongUseError("--per line needs a model that reads and predicts bytes")
     if wish.top and measure is None:
