@@ -4,6 +4,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,7 @@ def test_a_frozen_app_opens_a_shipped_bundle(tmp_path: Path) -> None:
     programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
     call([programs / "pip", "install", "-q", wheel, "pyinstaller"], tmp_path)
     (tmp_path / "app.py").write_text(APP)
-    freeze = [programs / "pyinstaller", "--noconfirm", "--onedir", "--name", "app", "app.py"]
-    call(freeze, tmp_path)
+    call([programs / "pyinstaller", "--noconfirm", "--onedir", "app.py"], tmp_path)
     frozen = tmp_path / "dist" / "app" / "app"
     assert call([frozen], tmp_path).stdout == "(1, 128, 256)\n"
 
@@ -37,7 +37,7 @@ def test_a_frozen_app_opens_a_shipped_bundle(tmp_path: Path) -> None:
     assert "--collect-data dst" in done.stderr
 
 
-def call(command: list[str | Path], folder: Path) -> "subprocess.CompletedProcess[str]":
+def call(command: Sequence[str | Path], folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command that must succeed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

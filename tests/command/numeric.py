@@ -31,8 +31,10 @@ def running_sums(
     sizes: Sequence[int] = (1, 4),
     tail: Tail = "exact",
     width: int = 2,
+    last: bool = True,
 ) -> Path:
     """Write a bundle whose `y` is the running sum of its items, and `last` the sum per chunk."""
+    per_chunk = ["last"] if last else []
     step = model_bytes(
         [
             helper.make_node("CumSum", ["x", "axis"], ["sums"]),
@@ -40,17 +42,23 @@ def running_sums(
             helper.make_node("Add", ["sums", "c1"], ["y"]),
             helper.make_node("ReduceSum", ["x", "axis"], ["gain"], keepdims=0),
             helper.make_node("Add", ["c", "gain"], ["c_next"]),
-            helper.make_node("Identity", ["c_next"], ["last"]),
+            *(helper.make_node("Identity", ["c_next"], [name]) for name in per_chunk),
         ],
         [info("x", ["B", "T", width]), info("c", ["B", width])],
-        [info("y", ["B", "T", width]), info("last", ["B", width]), info("c_next", ["B", width])],
+        [
+            info("y", ["B", "T", width]),
+            *(info(name, ["B", width]) for name in ["c_next", *per_chunk]),
+        ],
         {"axis": np.array([1], np.int64)},
     )
     content = Features(names=tuple(names), sample_rate_hz=rate_hz, normalisation=None)
     pad = 0.0 if tail == "pad" else None
     contract = contract_of(
         chunk_of(content, sizes, width, tail=tail, pad_value=pad),
-        [output_of("y", ("B", "T", width)), output_of("last", ("B", width))],
+        [
+            output_of("y", ("B", "T", width)),
+            *(output_of(name, ("B", width)) for name in per_chunk),
+        ],
         [state_of("c", ("B", width))],
     )
     write_bundle(

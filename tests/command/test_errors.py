@@ -111,9 +111,9 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
     (tmp_path / "wide.csv").write_text("1,2\n1,2,3\n")
     (tmp_path / "broken.csv").write_text("1,x\n4,5\n")
     (tmp_path / "gap.csv").write_text(",\n4,5\n")
-    (tmp_path / "semicolons.csv").write_text("1;2\n")
+    (tmp_path / "spaces.csv").write_text("1 2\n")
     (tmp_path / "names.csv").write_text("left,right\n\n")
-    (tmp_path / "endless.csv").write_bytes(b"1,2\n3,4\n" + bytes(1 << 21) + b"\n")
+    (tmp_path / "endless.csv").write_bytes(b"1,2\n3,4\n" + b"9" * (1 << 21) + b"\n")
     (tmp_path / "not.npy").write_bytes(b"12345")
     (tmp_path / "none.npy").touch()
     np.save(tmp_path / "one.npy", np.float32(1))
@@ -128,17 +128,17 @@ def test_features_that_cannot_be_read(dst: Dst, shelf: Path, tmp_path: Path) -> 
         ("odd.f32", "5 bytes"),
         ("words.csv", "line 2"),
         ("wide.csv", "line 2", "3 values"),
-        ("broken.csv", "line 1 is not a row of numbers: b'1,x'"),
-        ("gap.csv", "line 1 is not a row of numbers: b','"),
-        ("semicolons.csv", "line 1", "b'1;2'", "none follows", "2 per item"),
-        ("names.csv", "line 1", "b'left,right'", "none follows"),
+        ("broken.csv", "line 1, column 2 is not a number: 'x'"),
+        ("gap.csv", "line 1 has no number in column 1"),
+        ("spaces.csv", "line 1, column 1", "'1 2'", "comma, semicolon or tab"),
+        ("names.csv", "line 1", "'left,right'", "none follows", "2 per item"),
         ("endless.csv", "line 3 is longer than 1 MiB"),
         ("not.npy", "not.npy"),
-        ("none.npy", "none.npy: is no .npy array"),
+        ("none.npy", "none.npy: is empty, expected a .npy file"),
         ("one.npy", "float32 []", "[n, 2]"),
-        ("zip.npy", "zip.npy: is no .npy array"),
+        ("zip.npy", "zip.npy: is an .npz", "--format npz"),
         ("huge.npy", "item 1", "too large for float32"),
-        ("huge.csv", "item 2", "too large for float32"),
+        ("huge.csv", "line 2", "too large for float32"),
     ):
         refused(dst("run", shelf / "sensor", tmp_path / name), *words)
 

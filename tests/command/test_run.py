@@ -284,3 +284,15 @@ def test_features_cut_in_two(dst: Dst, shelf: Path, tmp_path: Path) -> None:
     assert sum(p["total"] for p in parts) == pytest.approx(
         gaussian_nats(rows.astype(np.float64)), rel=1e-5
     )
+
+
+def test_progress_is_told_without_a_terminal(
+    dst: Dst, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dst.command.output.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("dst.command.meter._SAMPLE_S", 0.0)
+    (tmp_path / "in").write_bytes(TEXT)
+    done = dst("run", shelf / "text", tmp_path / "in")
+    assert "bits/item" in done.err
+    assert "100%" in done.err
+    assert dst("run", shelf / "text", tmp_path / "in", "--per", "line").err.count("bits/item") > 0

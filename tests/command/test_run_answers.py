@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,9 @@ def test_a_failure_leaves_the_file_as_it_was(dst: Dst, models: Path, tmp_path: P
         assert done.code == 2
         assert "line 3001" in done.err
         assert out.read_text() == "what stood here"
+        state = ("--state", tmp_path / "s", "--save-every", 10**6)
+        assert dst("run", models / "exact", tmp_path / "bad.csv", *more, *state).code == 2
+        assert out.read_text() == "what stood here"
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -217,6 +221,43 @@ def test_a_kill_loses_no_answer(dst: Dst, start: Start, shelf: Path, tmp_path: P
     done = dst("run", shelf / "sensor", tmp_path / "rest.csv", *more, "--json", "-")
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [int(row["item"]) for row in rows] == list(range(1, done.json["state_items"] + 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_a_signal_completes_the_file(start: Start, models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    child = start("run", models / "exact", "-", "--out", out, "--output", "y", "--per", "item")
+    child.stdin.write(b"1,2\n3,4\n")
+    child.stdin.flush()
+    for _ in range(2):
+        child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert b"Traceback" not in err
+    assert read(out).tolist() == [[1, 2], [4, 6]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX pipes")
+def test_a_reader_that_leaves_ends_the_run(start: Start, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("1,2\n" * 50_000)
+    child = start("run", models / "exact", tmp_path / "in.csv", "--out", "-", "--output", "y")
+    assert child.stdout.readline() == b"item,y.0,y.1\n"
+    child.stdout.close()
+    assert child.wait(60) == 141
+    assert b"Traceback" not in child.stderr.read()
+
+
+@pytest.mark.parametrize("ending", ["npy", "csv"])
+def test_memory_stays_flat_while_answers_are_written(
+    process: Dst, tmp_path: Path, ending: str
+) -> None:
+    bundle = running_sums(tmp_path / "sums", sizes=(1, 256))
+    (tmp_path / "in.f32").write_bytes(np.ones((100_000, 2), "<f4").tobytes())
+    more = ("--out", tmp_path / f"o.{ending}", "--output", "y", "--json", "-")
+    done = process("run", bundle, tmp_path / "in.f32", *more)
+    assert (done.code, done.json["rows"]) == (0, 100_000)
+    assert done.json["rss_growth_bytes"] < 2**20
 
 
 def test_files_are_kept_apart(dst: Dst, models: Path, tmp_path: Path) -> None:

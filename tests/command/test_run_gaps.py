@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.command.numeric import running_sums
-from tests.command.test_run_formats import TWO, put, read, why
+from tests.command.reads import TWO, put, read, why
 
 from dst.command.formats.block import Found
 

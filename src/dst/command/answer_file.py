@@ -1,297 +1,33 @@
 """Write the answers of a model to a file, or to standard output, as they come.
 
-A file appears when it is complete, in one rename. With `in_place` it grows where it stands, and
-what a `mark` has confirmed is all that stays after a failure. A stream that goes on from a saved
-state goes on in the file of its answers.
+A file appears in one rename: when it is complete, or at the first `mark`, which confirms what was
+written so far. From then on it grows where it stands, and what no mark has confirmed goes again if
+the run fails. A stream that goes on from a saved state goes on in the file of its answers.
 """
 
-import csv
-import io
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePath
-from typing import BinaryIO, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
-from dst.command.answers import Answers, Classes, columns_of, flat, row_shape
+from dst.command.answer_forms import STREAMS, Form
+from dst.command.answers import Answers
 from dst.command.errors import WrongUseError
 from dst.command.output import write_out
-from dst.runtime.manifest import Output
-
-Array = npt.NDArray[np.generic]
-
-ENDINGS = (".npy", ".csv", ".jsonl")
-STREAMS = {"-": ".csv", "-.csv": ".csv", "-.jsonl": ".jsonl"}
-"""Places on standard output -> what is written there."""
-
-
-class Form(Protocol):
-    """How answers become bytes."""
-
-    def start(self) -> bytes:
-        """What stands before the first row."""
-
-    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
-        """Spell some rows."""
-
-    def head(self) -> bytes | None:
-        """What the start of a finished file is now; None where it never changes."""
-
-    def resume(self, file: BinaryIO, items: int) -> int:
-        """Return how many bytes of an earlier file belong to a stream of so many items.
-
-        Raises:
-            ValueError: the file holds something else; the message says what.
-        """
-
-
-def form_of(
-    ending: str, outputs: Sequence[Output], classes: Classes | None, timed: str | None
-) -> Form:
-    """Choose how answers are written.
-
-    Args:
-        ending: one of `ENDINGS`.
-        outputs: those that are written.
-        classes: names for the values of one of them.
-        timed: the name of the time column that goes beside the answers, if there is one.
-
-    Raises:
-        WrongUseError: this form cannot hold these outputs.
-    """
-    names = ", ".join(o.name for o in outputs)
-    if ending == ".npy":
-        if len(outputs) > 1:
-            raise WrongUseError(
-                f"--out: a .npy file holds one output, this model has {names}; choose one with "
-                "--output, or write .jsonl"
-            )
-        if classes is not None:
-            raise WrongUseError("--classes: a .npy file holds no names; write .csv or .jsonl")
-        return _Npy(outputs[0])
-    if ending == ".csv":
-        if len({o.per for o in outputs}) > 1:
-            kinds = ", ".join(f"{o.name} per {o.per}" for o in outputs)
-            raise WrongUseError(
-                f"--out: the rows of a CSV are items or chunks, and this model has {kinds}; choose "
-                "with --output, or write .jsonl"
-            )
-        return _Csv(outputs, classes, timed)
-    return _JsonLines(outputs, classes, timed)
-
-
-def ending_of(place: str) -> str:
-    """Return what is written to a place: one of `ENDINGS`.
-
-    Raises:
-        WrongUseError: its name does not tell.
-    """
-    ending = STREAMS.get(place) or PurePath(place).suffix.lower()
-    if ending not in ENDINGS:
-        raise WrongUseError(
-            f"--out {place}: expected a name that ends in {', '.join(ENDINGS)}, or - for CSV on "
-            "standard output (-.jsonl for JSON lines)"
-        )
-    return ending
-
-
-class _Npy:
-    """One array `[n, ...]`; its header is brought up to date at each mark."""
-
-    def __init__(self, output: Output) -> None:
-        self._output, self._count = output, 0
-
-    def start(self) -> bytes:
-        return self.head()
-
-    def head(self) -> bytes:
-        room = io.BytesIO()
-        shape = (self._count, *row_shape(self._output))
-        kind = np.dtype(self._output.dtype).newbyteorder("<")
-        held = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(room, held)  # keeps its length while the count grows
-        return room.getvalue()
-
-    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
-        name = self._output.name
-        value = answers.items[name] if self._output.per == "item" else answers.chunks[name]
-        self._count += len(value)
-        return value.astype(value.dtype.newbyteorder("<")).tobytes()
-
-    def resume(self, file: BinaryIO, items: int) -> int:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        want = (*shape[:1], *row_shape(self._output))
-        if (
-            shape != want
-            or dtype != np.dtype(self._output.dtype)
-            or file.tell() != len(self.head())
-        ):
-            raise ValueError(f"it holds {dtype} {list(shape)}")
-        self._count = int(shape[0])
-        return file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-
-
-class _Csv:
-    """A first line of names, then `item`, the time if there is one, class and values."""
-
-    def __init__(
-        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
-    ) -> None:
-        self._outputs, self._classes, self._timed = outputs, classes, timed
-
-    def start(self) -> bytes:
-        names = ["item", *([self._timed] if self._timed is not None else [])]
-        names += ["class", "probability"] if self._classes is not None else []
-        for output in self._outputs:
-            names += columns_of(output, self._classes)
-        return _line(names)
-
-    def head(self) -> None:
-        return None
-
-    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
-        by_item = self._outputs[0].per == "item"
-        held = answers.items if by_item else answers.chunks
-        numbers = range(answers.first, answers.first + answers.count) if by_item else answers.ends
-        columns: list[Sequence[str]] = [[str(number) for number in numbers]]
-        if self._timed is not None:
-            columns.append(["" if times is None else times[n - answers.first] for n in numbers])
-        if self._classes is not None:
-            names, shares = self._classes.top(held[self._classes.output])
-            columns += [names, [f"{share:.6g}" for share in shares.tolist()]]
-        for output in self._outputs:
-            texts = spelled(held[output.name])
-            columns += [texts[:, place].tolist() for place in range(texts.shape[1])]
-        return b"".join(_line(row) for row in zip(*columns, strict=True))
-
-    def resume(self, file: BinaryIO, items: int) -> int:
-        first = file.readline()
-        if first != self.start():
-            raise ValueError(f"its first line is {first[:60]!r}")
-        return _known(file, items, lambda line: int(line.split(b",", 1)[0]))
-
-
-class _JsonLines:
-    """An object per item, and one per chunk for outputs that have a row per chunk."""
-
-    def __init__(
-        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
-    ) -> None:
-        self._outputs, self._classes, self._timed = outputs, classes, timed
-
-    def start(self) -> bytes:
-        return b""
-
-    def head(self) -> None:
-        return None
-
-    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
-        lines: list[tuple[int, str]] = []
-        by_item = [o for o in self._outputs if o.per == "item"]
-        by_chunk = [o for o in self._outputs if o.per == "chunk"]
-        if by_item:
-            numbers = range(answers.first, answers.first + answers.count)
-            held = [answers.items[o.name] for o in by_item]
-            lines += self._objects("item", numbers, by_item, held, times, answers.first)
-        if by_chunk:
-            held = [answers.chunks[o.name] for o in by_chunk]
-            key = "chunk_end"
-            lines += self._objects(key, answers.ends, by_chunk, held, times, answers.first)
-        lines.sort(key=lambda line: line[0])  # a chunk after its last item
-        return "".join(f"{text}\n" for _, text in lines).encode()
-
-    def resume(self, file: BinaryIO, items: int) -> int:
-        def number(line: bytes) -> int:
-            held = json.loads(line)
-            return int(held["item"] if "item" in held else held["chunk_end"])
-
-        return _known(file, items, number)
-
-    def _objects(
-        self,
-        key: str,
-        numbers: Sequence[int],
-        outputs: Sequence[Output],
-        held: Sequence[Array],
-        times: Sequence[str] | None,
-        first: int,
-    ) -> Iterator[tuple[int, str]]:
-        top: dict[int, str] = {}
-        for output, value in zip(outputs, held, strict=True):
-            if self._classes is not None and self._classes.output == output.name:
-                names, shares = self._classes.top(value)
-                top = {
-                    row: f'"class": {json.dumps(name)}, "probability": {share:.6g}'
-                    for row, (name, share) in enumerate(zip(names, shares.tolist(), strict=True))
-                }
-        values = [_json_rows(value) for value in held]
-        for row, number in enumerate(numbers):
-            parts = [f'"{key}": {number}']
-            if self._timed is not None:
-                time = "" if times is None else times[number - first]
-                parts.append(f"{json.dumps(self._timed)}: {json.dumps(time)}")
-            parts += [top[row]] if row in top else []
-            parts += [
-                f"{json.dumps(o.name)}: {value[row]}"
-                for o, value in zip(outputs, values, strict=True)
-            ]
-            yield number, "{" + ", ".join(parts) + "}"
-
-
-def _known(file: BinaryIO, items: int, number: Callable[[bytes], int]) -> int:
-    """Return where the rows end that answer for the first `items` items."""
-    end = file.tell()
-    for row, line in enumerate(file, 1):
-        try:
-            late = not line.endswith(b"\n") or number(line) > items
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"its row {row} is {line[:60]!r}") from None
-        if late:
-            break
-        end += len(line)
-    return end
-
-
-def spelled(rows: Array) -> npt.NDArray[np.str_]:
-    """Spell values `[n, ...]` as `[n, C]`: the shortest text that reads back as the same number."""
-    values = flat(rows)
-    return (values.astype(np.uint8) if values.dtype == np.bool_ else values).astype(np.str_)
-
-
-def _json_rows(rows: Array) -> list[str]:
-    """Spell each row `[...]` as nested JSON arrays, or as a number where it is one."""
-    shape = rows.shape[1:]
-    made = []
-    for row in spelled(rows).tolist():
-        for size in reversed(shape):
-            row = [f"[{', '.join(row[at : at + size])}]" for at in range(0, len(row), size)]
-        made.append(row[0] if row else "[]")
-    return made
-
-
-def _line(cells: Sequence[str]) -> bytes:
-    room = io.StringIO()
-    csv.writer(room, lineterminator="\n").writerow(cells)
-    return room.getvalue().encode()
 
 
 class AnswerFile:
     """Where the answers go."""
 
-    __slots__ = ("_file", "_form", "_in_place", "_kept", "_target", "_work")
+    __slots__ = ("_file", "_form", "_kept", "_target", "_work")
 
-    def __init__(self, place: str, form: Form, *, in_place: bool, resume_at: int | None) -> None:
+    def __init__(self, place: str, form: Form, resume_at: int | None) -> None:
         """Open it.
 
         Args:
             place: a path, or one of `STREAMS`.
             form: how answers become bytes.
-            in_place: let the file grow where it stands, so that it outlives a kill.
             resume_at: the items of the stream that goes on; an earlier file of its answers goes on
                 too, and rows for later items, which a kill has left, are cut off. None for a
                 fresh stream.
@@ -304,7 +40,6 @@ class AnswerFile:
         self._form = form
         self._file: BinaryIO | None = None
         self._kept = 0
-        self._in_place = True
         self._target = self._work = Path(os.path.realpath(place))
         if place in STREAMS:
             self._put(form.start())
@@ -327,8 +62,7 @@ class AnswerFile:
                 ) from None
             self._file.seek(self._kept)
             return
-        self._in_place = in_place or not plain
-        if not self._in_place:
+        if plain:
             self._work = self._target.with_name(f".{self._target.name}.tmp")
         self._file = open(self._work, "wb")  # noqa: SIM115
         self._put(form.start())
@@ -347,16 +81,21 @@ class AnswerFile:
 
     def flush(self) -> None:
         """Let what was written be seen by a reader; a file that is renamed later has none."""
-        if self._file is not None and self._in_place:
+        if self._file is not None and self._work == self._target:
             self._file.flush()
 
     def mark(self) -> None:
         """Confirm what was written: it stays, even if the rest fails."""
-        if self._file is None or not self._in_place or not self._file.seekable():
+        if self._file is None or not self._file.seekable():
             return
         self._end()
         os.fsync(self._file.fileno())
         self._kept = self._file.tell()
+        if self._work != self._target:
+            self._file.close()  # before the rename: Windows renames no open file
+            self._publish()
+            self._file = open(self._target, "r+b")  # noqa: SIM115
+            self._file.seek(self._kept)
 
     def close(self) -> None:
         """Complete the file."""
@@ -364,20 +103,24 @@ class AnswerFile:
             return
         self._end()
         self._file.close()
-        if not self._in_place:
-            if self._target.exists():
-                shutil.copymode(self._target, self._work)
-            self._work.replace(self._target)
+        if self._work != self._target:
+            self._publish()
 
     def abandon(self) -> None:
         """Drop what no mark has confirmed; a file that stood there before stands there still."""
         if self._file is None or self._file.closed:
             return
-        if self._in_place and self._file.seekable():
+        if self._work == self._target and self._file.seekable():
             self._file.truncate(self._kept)
         self._file.close()
-        if not self._in_place:
+        if self._work != self._target:
             self._work.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if self._target.exists():
+            shutil.copymode(self._target, self._work)
+        self._work.replace(self._target)
+        self._work = self._target
 
     def _end(self) -> None:
         """Bring the header up to date, and cut off what an earlier run has left behind the end."""

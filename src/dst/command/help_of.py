@@ -38,22 +38,16 @@ RUN = _flowing(
     """
 Stream a file or a pipe of any size through a bundle, in constant memory.
 
-A model of bytes reports its surprise: bits = -log2 of the probability that the model gave to
-what came. The first byte of a fresh stream has no prediction and counts log2(vocabulary) bits.
-Lines go to standard output with their bits, bits per byte and text; the summary then goes to
-stderr. A model of features reads .npy, raw float32 (.f32 .raw .bin) or CSV, one item per row
-after a first line of names, if there is one, and reports nats per item where its outputs are a
-mean and a log_std.
-
-With --state the stream goes on from where an earlier run ended: the saved file is what came
-before, FILE is the next input, and nothing of it is skipped. Two runs over two halves give the
-same bits as one run over the whole. Ctrl-C and SIGTERM save and end with 130 and 143.
+A model that predicts its input reports its surprise: bits = -log2 of the probability that it gave
+to what came; nats or quantile loss for numbers. --top ranks lines by bits per byte, or items. A
+model of bytes reads any file; others read CSV, JSON lines, WAV, .npy, .npz or raw samples, an item
+per row. --state goes on where an earlier run ended. docs/run.md tells all.
 
 \b
 dst run text server.log --top 20
-tail -f server.log | dst run text - --per line
-dst run text today.log --state memory.state --save-every 100000
-cat big.txt | dst run text - --json -
+tail -f server.log | dst run text - --per line --state memory.state
+dst run ./sensor feed.csv --time when --gap hold --out answers.csv
+arecord -t raw -f S16_LE -r 16000 | dst run ./vad - --format s16 --out -
 """
 )
 

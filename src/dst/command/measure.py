@@ -88,7 +88,8 @@ def _loss(output: Output, features: Features) -> Measure:
     levels = np.asarray(output.levels)
 
     def score(outputs: Outputs, items: Array) -> Floats:
-        miss = _normalised(features, items)[..., None] - outputs[output.name][0, : len(items)]
+        quantiles = outputs[output.name][0, : len(items)].astype(np.float64)
+        miss = _normalised(features, items)[..., None] - quantiles
         loss = np.maximum(levels * miss, (levels - 1) * miss).mean(axis=-1)
         return np.asarray(loss.reshape(len(items), -1).sum(axis=1), np.float64)
 
@@ -101,5 +102,5 @@ def _normalised(features: Features, items: Array) -> Floats:
     norm = features.normalisation
     if norm is None:
         return seen
-    mean, std = (np.reshape(values, seen.shape[1:]) for values in (norm.mean, norm.std))
-    return (seen - mean) / std
+    mean, std = (np.reshape(np.asarray(v), seen.shape[1:]) for v in (norm.mean, norm.std))
+    return np.asarray((seen - mean) / std, np.float64)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dst.command.errors import WrongUseError
 from dst.command.replace_file import replace_file
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
+PLAIN_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
-        """Show a bar on stderr while the block runs, where stderr is a terminal.
+        """Show a bar on stderr while the block runs; without a terminal, a line every 10 seconds.
 
         Args:
             what: the first word of the bar.
@@ -76,22 +78,46 @@ class Output:
             TimeElapsedColumn(),
         )
         hidden = not (show and self.err.is_terminal)
+        plain = _Plain(self.err, what, total) if show and not self.err.is_terminal else None
         with Progress(
             *columns, console=self.err, transient=True, disable=hidden, refresh_per_second=8
         ) as bars:
-            yield Bar(bars, bars.add_task(what, total=total, note=""))
+            yield Bar(bars, bars.add_task(what, total=total, note=""), plain)
+
+
+class _Plain:
+    """Progress for a log: a line on stderr now and then, of work that takes long."""
+
+    __slots__ = ("_console", "_last", "_total", "_what")
+
+    def __init__(self, console: Console, what: str, total: float | None) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._last = time.monotonic()
+
+    def at(self, done: float, note: str, what: str | None) -> None:
+        self._what = what or self._what
+        now = time.monotonic()
+        if now - self._last < PLAIN_EVERY_S:
+            return
+        self._last = now
+        share = f"{done / self._total:.0%}" if self._total else ""
+        words = [foreign(word) for word in (self._what, share, note) if word]
+        self._console.print("  ".join(words), soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of a progress display."""
+    """One bar of a progress display, or where there is no terminal a line now and then."""
 
     bars: Progress
     task: TaskID
+    plain: _Plain | None
 
     def at(self, done: float, note: str = "", what: str | None = None) -> None:
         """Move the bar to `done`, with a remark beside it and, if given, another first word."""
         self.bars.update(self.task, completed=done, note=note, description=what)
+        if self.plain is not None:
+            self.plain.at(done, note, what)
 
 
 def write_out(text: str) -> None:

@@ -24,7 +24,7 @@ from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
-AS_IT_STANDS = Form()
+AS_IT_STANDS = Form(options=False)
 _BINARY_STARTS = (b"RIFF", b"\x93NUMPY", b"PK")  # a newline among these ends no line
 
 
@@ -120,9 +120,10 @@ def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
         if block is None:
             break
         head += block
-    if not head:
-        return
     name = wanted.found.format = format_of(wanted, head)
+    if name not in ("csv", "jsonl") and (wanted.form.time or wanted.form.columns):
+        option = "--time" if wanted.form.time else "--columns"
+        raise wanted.refuse(f"is read as {name}, which has no columns for {option} to name")
     if name in ("npy", "npz"):
         whole = None if source.size is not None and path != "-" else head + b"".join(blocks)
         yield from (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
-from dst.command.answer_file import STREAMS, AnswerFile, ending_of, form_of
+from dst.command.answer_file import AnswerFile
+from dst.command.answer_forms import STREAMS, ending_of, form_of
 from dst.command.answers import Classes, choose_outputs, classes_of
 from dst.command.apart import check_apart, state_files
 from dst.command.errors import WrongUseError
@@ -16,7 +15,7 @@ from dst.command.meter import Meter
 from dst.command.output import Output, check_file, check_folder, foreign
 from dst.command.reading import Reading, reading_of
 from dst.command.rows import read_items
-from dst.command.run_report import Report, Times, TopItem, TopLine, note, summary, top_table
+from dst.command.run_report import Report, RunResult, Times, note, summary, top_table
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
 from dst.command.stream_inputs import stream_inputs_of
@@ -56,39 +55,6 @@ class Wish:
     state: Path | None
     save_every: int | None
     chunk: int | None
-
-
-class RunResult(msgspec.Struct, frozen=True):
-    """The summary of a run; what the model gives no measure for is null.
-
-    `format` is what the input was read as, `gaps` counts items with a missing value, and
-    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
-    counts what was written there. `state` is the file that was saved to, null where nothing was
-    saved.
-    """
-
-    bundle: str
-    items: int
-    scored: int
-    unit: str | None
-    total: float | None
-    per_item: float | None
-    format: str
-    gap: str
-    gaps: int
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...]
-    out: str | None
-    rows: int
-    seconds: float
-    items_per_second: float
-    rss_peak_bytes: int
-    rss_growth_bytes: int
-    state_bytes: int
-    state: str | None
-    state_items: int
-    interrupted: bool
-    top: tuple[TopLine | TopItem, ...]
 
 
 def run(
@@ -222,12 +188,7 @@ def _open(
         return None
     form = form_of(ending_of(wish.out), chosen, classes, wish.form.time)
     goes_on = wish.state is not None and wish.state.exists()
-    return AnswerFile(
-        wish.out,
-        form,
-        in_place=wish.save_every is not None,
-        resume_at=reading.items if goes_on else None,
-    )
+    return AnswerFile(wish.out, form, reading.items if goes_on else None)
 
 
 def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
@@ -274,9 +235,20 @@ def _check(
             else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
         )
     form = wish.form
-    if text and (form.format or form.time or form.columns):
-        name = "--format" if form.format else "--time" if form.time else "--columns"
-        raise WrongUseError(f"{name}: this model reads bytes, so every input is bytes as it stands")
+    given = {
+        "--format": form.format is not None,
+        "--time": form.time is not None,
+        "--columns": bool(form.columns),
+        "--gap": form.gap != "refuse",
+    }
+    useless = next((name for name, there in given.items() if there), None)
+    if text and useless is not None:
+        raise WrongUseError(
+            f"{useless}: this model reads bytes, so every input is bytes as it stands"
+        )
+    if (wish.outputs or wish.classes) and wish.out is None and wish.per != "item":
+        name = "--output" if wish.outputs else "--classes"
+        raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
     if wish.per == "line" and not (text and measure):
         raise WrongUseError("--per line needs a model that reads and predicts bytes")
     if wish.top and measure is None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -42,6 +42,39 @@ class TopItem(msgspec.Struct, frozen=True):
     score: float
     values: tuple[float, ...]
     time: str | None
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """The summary of a run; what the model gives no measure for is null.
+
+    `format` is what the input was read as, `gaps` counts items with a missing value, and
+    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
+    counts what was written there. `state` is the file that was saved to, null where nothing was
+    saved.
+    """
+
+    bundle: str
+    items: int
+    scored: int
+    unit: str | None
+    total: float | None
+    per_item: float | None
+    format: str
+    gap: str
+    gaps: int
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+    out: str | None
+    rows: int
+    seconds: float
+    items_per_second: float
+    rss_peak_bytes: int
+    rss_growth_bytes: int
+    state_bytes: int
+    state: str | None
+    state_items: int
+    interrupted: bool
+    top: tuple[TopLine | TopItem, ...]
 
 
 class Times:
@@ -254,29 +287,7 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
     return [*shown, Text()]
 
 
-class Summed(Protocol):
-    """What the summary shows of a result."""
-
-    items: int
-    unit: str | None
-    total: float | None
-    per_item: float | None
-    gap: str
-    gaps: int
-    left_out: tuple[str, ...]
-    out: str | None
-    rows: int
-    seconds: float
-    items_per_second: float
-    rss_peak_bytes: int
-    rss_growth_bytes: int
-    state_bytes: int
-    state: str | None
-    state_items: int
-    interrupted: bool
-
-
-def summary(result: Summed, item: str) -> Table:
+def summary(result: RunResult, item: str) -> Table:
     """Show what a run has done."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")

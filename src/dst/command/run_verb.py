@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dst.command.errors import WrongUseError
-from dst.command.options import BundleArgument, Json, Provider, ProviderName, State, Threads
+from dst.command.options import MAX_THREADS, BundleArgument, ProviderName
 from dst.command.output import Output
 
 
@@ -44,6 +44,13 @@ class FormatName(StrEnum):
     u8 = "u8"
 
 
+def _option(
+    name: str, value: str, told: str, least: int | None = None, most: int | None = None
+) -> Any:  # what typer itself returns
+    """Declare an option whose help fits one line."""
+    return typer.Option(name, metavar=value, show_default=False, min=least, max=most, help=told)
+
+
 def run(
     bundle: BundleArgument,
     file: Annotated[
@@ -51,62 +58,49 @@ def run(
     ] = "-",
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", metavar="FILE", help="Write answers: .npy .csv .jsonl; - for CSV on stdout."
-        ),
+        _option("--out", "FILE", "Answers: .npy .csv .jsonl; - for CSV."),
     ] = None,
     outputs: Annotated[
-        list[str] | None,
-        typer.Option("--output", metavar="NAME", help="Only this output; more than once for more."),
+        list[str] | None, _option("--output", "NAME", "Only this output; may be repeated.")
     ] = None,
     classes: Annotated[
-        str | None,
-        typer.Option(
-            "--classes", metavar="A,B|FILE", help="Names of classes: gives the likeliest."
-        ),
+        str | None, _option("--classes", "A,B", "Class names, or a file of them.")
     ] = None,
-    per: Annotated[PerName, typer.Option("--per", help="Print each line or item.")] = PerName.none,
-    top: Annotated[
-        int,
-        typer.Option(
-            "--top", metavar="N", min=0, help="Show the N most surprising lines or items."
-        ),
-    ] = 0,
+    per: Annotated[
+        PerName, _option("--per", "WHAT", "Print each line, or each item.")
+    ] = PerName.none,
+    top: Annotated[int, _option("--top", "N", "Show the N most surprising.", least=0)] = 0,
     format: Annotated[
-        FormatName | None,
-        typer.Option("--format", help="What FILE is; else its name and content tell."),
+        FormatName | None, _option("--format", "KIND", f"{' '.join(FormatName)}.")
     ] = None,
     columns: Annotated[
-        str | None,
-        typer.Option("--columns", metavar="A,B", help="Columns to read, in the model's order."),
+        str | None, _option("--columns", "A,B", "Columns to read, in the model's order.")
     ] = None,
     time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="COLUMN", help="Keep this column beside the answers."),
+        str | None, _option("--time", "NAME", "Keep this column beside the answers.")
     ] = None,
     gap: Annotated[
-        GapName, typer.Option("--gap", help="What to do about missing values.")
+        GapName, _option("--gap", "RULE", "refuse missing values, hold or skip.")
     ] = GapName.refuse,
     stream_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stream-input", metavar="NAME=FILE", help="What the model takes once: a .npy each."
-        ),
+        list[str] | None, _option("--stream-input", "N=FILE", "What a stream is given once.")
     ] = None,
-    state: State = None,
+    state: Annotated[Path | None, _option("--state", "FILE", "Go on from it; save to it.")] = None,
     save_every: Annotated[
-        int | None,
-        typer.Option(
-            "--save-every", metavar="N", min=1, help="Save to --state about every N items."
-        ),
+        int | None, _option("--save-every", "N", "Save to --state every N items or so.", least=1)
     ] = None,
     chunk: Annotated[
-        int | None,
-        typer.Option("--chunk", metavar="T", help="Items per step; the bundle's own by default."),
+        int | None, _option("--chunk", "T", "Items per step; else the bundle's own.")
     ] = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    json: Json = None,
+    provider: Annotated[
+        ProviderName, _option("--provider", "NAME", "Where the graphs run: cpu, cuda …")
+    ] = ProviderName.cpu,
+    threads: Annotated[
+        int, _option("--threads", "N", "Threads in an operator.", least=1, most=MAX_THREADS)
+    ] = 1,
+    json: Annotated[
+        str | None, _option("--json", "FILE", "The result as JSON; - for stdout.")
+    ] = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.run`."""
     output = Output.to(json)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
+from dst.command.formats.arrays import first_line
 from dst.runtime.manifest import Contract
 
 Array = npt.NDArray[np.generic]
@@ -32,15 +33,19 @@ def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Arra
             raise WrongUseError(f"--stream-input {text}: {why}")
         try:
             value = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise WrongUseError(f"--stream-input {text}: is no .npy array: {error}") from None
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        except OSError:
+            raise
+        except Exception as error:  # numpy lets through whatever its parsers meet
+            why = first_line(error)
+            raise WrongUseError(f"--stream-input {text}: is no .npy array: {why}") from None
+        if not isinstance(value, np.ndarray) or np.dtype(value.dtype).kind not in "fiub":
             raise WrongUseError(f"--stream-input {text}: expected one .npy array of numbers")
         dtype = dtypes.get(name, value.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
             cast = value.astype(dtype)
-        same = np.isfinite(cast) if dtype.kind == "f" else cast.astype(value.dtype) == value
-        if not bool(np.all(same)):
+        real = np.dtype(dtype).kind == "f"
+        fits = np.isfinite(cast) if real else cast.astype(value.dtype) == value
+        if not bool(np.all(fits)):
             raise WrongUseError(f"--stream-input {text}: holds numbers that do not fit {dtype}")
         found[name] = cast
     return found

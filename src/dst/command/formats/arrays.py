@@ -1,12 +1,12 @@
 """Read .npy and .npz files."""
 
 import io
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from dst.command.errors import WrongUseError
 from dst.command.formats.block import Block, Wanted, block_of
 
 BLOCK_ITEMS = 4096
@@ -25,8 +25,10 @@ def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
             array: Array = np.lib.format.open_memmap(wanted.path, mode="r")
         else:
             array = np.load(io.BytesIO(whole), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise wanted.refuse(f"is no .npy array of numbers: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # numpy lets through whatever its parsers meet
+        raise wanted.refuse(f"is no .npy array of numbers: {first_line(error)}") from None
     yield from _rows(wanted, array, "")
 
 
@@ -48,9 +50,16 @@ def npz_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
                     f"`{wanted.input}` as this model's input is; save one array, or name it so"
                 )
             array: Array = held[name]
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise wanted.refuse(f"is no .npz file of numbers: {error}") from None
+    except (OSError, WrongUseError):
+        raise
+    except Exception as error:  # numpy and zipfile let through whatever their parsers meet
+        raise wanted.refuse(f"is no .npz file of numbers: {first_line(error)}") from None
     yield from _rows(wanted, array, f"array `{name}` ")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
 def _rows(wanted: Wanted, array: Array, what: str) -> Iterator[Block]:

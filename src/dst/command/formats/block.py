@@ -27,12 +27,14 @@ class Form:
             before it, or `skip` the item.
         time: the column whose text goes beside the answers; it is no feature.
         columns: the columns to read, in the model's order; empty to match them by name.
+        options: whether the caller has options for all this, which messages may name.
     """
 
     format: str | None = None
     gap: Gap = "refuse"
     time: str | None = None
     columns: tuple[str, ...] = ()
+    options: bool = True
 
 
 @dataclass(slots=True)
@@ -78,8 +80,11 @@ class Wanted:
     found: Found
     stop: Stop
 
-    def refuse(self, why: str) -> WrongUseError:
-        """Make the error that says why this input cannot be read."""
+    def refuse(self, why: str, option: str = "") -> WrongUseError:
+        """Make the error that says why this input cannot be read, and which option helps."""
+        if option:
+            help_of = option if self.form.options else "`dst run` has options for it"
+            why = f"{why}; {help_of}"
         return WrongUseError(f"{self.path}: {why}")
 
 

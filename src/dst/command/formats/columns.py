@@ -9,6 +9,8 @@ TIME_NAMES = frozenset(
     {"time", "timestamp", "datetime", "date", "date_time", "ts", "t", "time_s", "time_ms"}
 )
 
+_CHOOSE = "--columns A,B says which to read, in the model's order"
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -79,14 +81,15 @@ def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
         if len(places) != wanted.width:
             raise wanted.refuse(
                 f"line {line} names {len(names)} columns ({_list(names)}), this model reads "
-                f"{_reads(wanted)}; --columns A,B says which to read, in the model's order"
+                f"{_reads(wanted)}",
+                _CHOOSE,
             )
     left = [place for place in others if place not in places]
     extra = [names[place] for place in left if names[place].lower() not in TIME_NAMES]
     if extra and not form.columns:
         raise wanted.refuse(
-            f"line {line} names columns that this model does not read: {_list(extra)}; "
-            f"--columns {','.join(names[place] for place in places)} leaves them out"
+            f"line {line} names columns that this model does not read: {_list(extra)}",
+            f"--columns {','.join(names[place] for place in places)} leaves them out",
         )
     wanted.found.left_out = tuple(names[place] for place in left)
     return Columns(tuple(names), tuple(places), time, len(names))
@@ -98,8 +101,8 @@ def _place(wanted: Wanted, names: list[str], name: str, line: int, option: str) 
     if name in names:
         raise wanted.refuse(f"line {line} names the column `{name}` twice")
     said = f"which {option} names" if option else f"which this model reads ({_reads(wanted)})"
-    cure = "" if option else "; --columns A,B says which to read, in the model's order"
-    raise wanted.refuse(f"line {line} names {_list(names)}, but not `{name}`, {said}{cure}")
+    why = f"line {line} names {_list(names)}, but not `{name}`, {said}"
+    raise wanted.refuse(why, "" if option else _CHOOSE)
 
 
 def _reads(wanted: Wanted) -> str:

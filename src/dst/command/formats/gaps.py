@@ -47,7 +47,7 @@ class Gaps:
     ) -> Block:
         rule, values = self._wanted.form.gap, block.values
         if rule == "refuse":
-            raise self._wanted.refuse(f"{block.gaps[rows[0]]}; {CURE}")
+            raise self._wanted.refuse(block.gaps[rows[0]], CURE)
         self._wanted.found.gaps += len(rows)
         if rule == "skip":
             kept = np.flatnonzero(~missing.any(axis=1)).tolist()
@@ -58,8 +58,8 @@ class Gaps:
             before = values[row - 1] if row else self._last
             if before is None:
                 raise self._wanted.refuse(
-                    f"{block.gaps[row]}, and no item before it has a value to hold; --gap skip "
-                    "leaves the item out"
+                    f"{block.gaps[row]}, and no item before it has a value to hold",
+                    "--gap skip leaves the item out",
                 )
             values[row, missing[row]] = before[missing[row]]
         return Block(values, block.place, {}, block.times)

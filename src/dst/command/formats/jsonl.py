@@ -70,8 +70,8 @@ class _Reader:
         new = [key for key in found if key.strip() not in columns.names]
         if new and not self._wanted.form.columns:
             raise self._wanted.refuse(
-                f"line {number} has a key that the first object has not: {new[0]!r}; "
-                f"--columns {','.join(names)} leaves other keys out"
+                f"line {number} has a key that the first object has not: {new[0]!r}",
+                f"--columns {','.join(names)} leaves other keys out",
             )
         cells = {key.strip(): value for key, value in found.items()}
         values = [self._number(number, f"`{name}`", cells.get(name)) for name in names]

@@ -109,7 +109,7 @@ def _check(wanted: Wanted, head: _Head) -> None:
 
 def _head(wanted: Wanted, source: "_Bytes") -> _Head:
     if source.take(4) != b"RIFF" or source.take(8)[4:] != b"WAVE":
-        raise wanted.refuse("is not a WAV file; raw samples need --format s16 or f32")
+        raise wanted.refuse("is not a WAV file", "raw samples need --format s16 or f32")
     told: bytes | None = None
     while True:
         name, size = source.take(4), int.from_bytes(source.take(4), "little")

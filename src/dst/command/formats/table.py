@@ -95,7 +95,9 @@ class _Table:
     def _cells(self, number: int, line: bytes) -> list[str]:
         try:
             text = line.decode("utf-8").rstrip("\r")
-            return next(csv.reader([text], delimiter=self._separator, strict=True))
+            return next(
+                csv.reader([text], delimiter=self._separator, strict=True, skipinitialspace=True)
+            )
         except UnicodeDecodeError:
             raise self._wanted.refuse(
                 f"line {number} is not UTF-8 text: {line[:SHOWN]!r}"
@@ -148,9 +150,8 @@ class _Table:
             if columns.names
             else f"this model reads {self._wanted.width} per item"
         )
-        hint = ""
+        why = f"line {number} has {counted(len(cells), 'value')}, {what}"
         if self._separator == "," and len(cells) == 2 * columns.count:
-            hint = "; a decimal comma is not read, write 1.5 for 1,5"
-        elif not columns.names:
-            hint = "; with a first line of names, --columns A,B says which to read"
-        raise self._wanted.refuse(f"line {number} has {counted(len(cells), 'value')}, {what}{hint}")
+            why += "; a decimal comma is not read, write 1.5 for 1,5"
+        option = "with a first line of names, --columns A,B says which to read"
+        raise self._wanted.refuse(why, "" if columns.names else option)

@@ -61,21 +61,23 @@ def format_of(wanted: Wanted, head: bytes) -> str:
             return seen
         why = f"--format {said} says" if said else "its name says"
         raise wanted.refuse(
-            f"is {_NAMES[seen]} by its first bytes, and not what {why}; give --format {seen}"
+            f"is {_NAMES[seen]} by its first bytes, and not what {why}", f"give --format {seen}"
         )
     if named in RAW:
         return str(named)
     if named in _NAMES:
+        if not head:
+            raise wanted.refuse(f"is empty, expected {_NAMES[str(named)]}")
         if seen is None:
             raise wanted.refuse(
-                f"is not {_NAMES[str(named)]}: it begins with {head[:8]!r}; raw samples need "
-                f"--format {'|'.join(RAW)}"
+                f"is not {_NAMES[str(named)]}: it begins with {head[:8]!r}",
+                f"raw samples need --format {'|'.join(RAW)}",
             )
         return str(named)
     if suffix in _SAMPLES and said is None:
         raise wanted.refuse(
-            f"{suffix} does not say what its samples are; give --format s16 or f32 (all: "
-            f"{', '.join(RAW)}; little-endian, channels interleaved)"
+            f"{suffix} does not say what its samples are; call it .s16 or .f32, as it is",
+            f"or give --format s16 or f32 (all: {', '.join(RAW)}; little-endian, interleaved)",
         )
     for magic, what, cure in _MAGIC:
         if head.startswith(magic):
@@ -83,7 +85,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
     check_text(wanted, head)
     start = head.removeprefix(BOM_UTF8).lstrip()[:1]
     if named == "csv" and start == b"{":
-        raise wanted.refuse("line 1 is JSON, not CSV; give --format jsonl")
+        raise wanted.refuse("line 1 is JSON, not CSV", "give --format jsonl")
     return str(named or ("jsonl" if start in (b"{", b"[") and start else "csv"))
 
 
@@ -95,8 +97,9 @@ def check_text(wanted: Wanted, head: bytes) -> None:
     """
     if any(byte < 32 and byte not in b"\t\n\r\f\v" for byte in head):
         raise wanted.refuse(
-            f"is binary, not lines of text: {head[:8]!r}; raw samples need --format "
-            f"{'|'.join(RAW)} (little-endian), audio files ffmpeg -i FILE out.wav"
+            f"is binary, not lines of text: {head[:8]!r}",
+            f"raw samples need --format {'|'.join(RAW)} (little-endian), audio files "
+            "ffmpeg -i FILE out.wav",
         )
 
 
