@@ -482,6 +482,7 @@ def _assembled(
         call, contract, chunk_place, state_places, output_places, start, example, any_batch
     )
     step.notes = [*_described(contract), *notes]
+    call.named = False
     return step.eval()
 
 
