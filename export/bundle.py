@@ -11,9 +11,10 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from dst import __version__
+from dst.export.checks import check_recurrence
 from dst.export.cost import multiply_adds
 from dst.export.errors import ExportError
-from dst.export.step import Step, check_step
+from dst.export.step import Step
 from dst.export.trace import Traced, trace_fused, trace_portable
 from dst.export.verify import (
     Chunks,
@@ -84,6 +85,7 @@ def export_bundle(
     Raises:
         ExportError: ``data`` is empty, or a T of ``portable_t`` is not allowed.
         StepContractError: the step does not keep its contract.
+        StepFaultError: the step has a fault that would show on a stream; `code` names it.
         LoweringError: a graph could not be made.
         CertificateError: two forms differ too much; nothing was written.
         BundleExistsError: ``path`` exists and ``overwrite`` is False, or it is no bundle.
@@ -98,7 +100,7 @@ def export_bundle(
         if t not in allowed:
             raise ExportError(f"export: portable T = {t} is not in the contract's {list(allowed)}")
     step = step.eval()
-    check_step(step)
+    check_recurrence(step, data, progress=progress)
     graphs = _trace(step, portable_t, progress)
     files = pack({g.file: g.model for g in graphs})
     with tempfile.TemporaryDirectory() as folder:

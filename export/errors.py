@@ -13,6 +13,14 @@ class StepContractError(ExportError):
     """A module does not keep the contract it signed."""
 
 
+class StepFaultError(ExportError):
+    """A module is not the stateful step it claims to be; `code` names the fault.
+
+    The codes: `state-never-updated`, `state-never-read`, `hidden-state`, `random`, `rows-mixed`,
+    `not-causal`, `state-grows`, `data-dependent`, `cut-matters`, `step-failed`.
+    """
+
+
 class LoweringError(ExportError):
     """A traced graph breaks the rule of its lowering."""
 

@@ -21,6 +21,7 @@ from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
 
+from dst.export.check_branch import data_dependence
 from dst.export.clean import cleaned
 from dst.export.errors import LoweringError
 from dst.export.step import Step, example_chunk
@@ -127,6 +128,8 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it likes
+        if (fault := data_dependence(error)) is not None:
+            raise fault from error
         raise LoweringError(f"torch could not export the step: {error}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
