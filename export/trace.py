@@ -24,8 +24,9 @@ from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dst.export.check_branch import data_dependence
 from dst.export.clean import cleaned
-from dst.export.errors import LoweringError
+from dst.export.errors import ExportError, LoweringError
 from dst.export.recurrent import as_onnx_operators, has_recurrences
 from dst.export.step import Step, example_chunk
 from dst.export.verify import Chunks, Progress, error_of_peak, onnx_form, torch_form
@@ -314,9 +315,11 @@ def _trace(
                 custom_translation_table={torch.ops.aten.softplus.default: _softplus},
                 verbose=False,
             )
-    except LoweringError:
+    except ExportError:
         raise
     except Exception as error:  # the exporter raises whatever it likes
+        if (fault := data_dependence(error)) is not None:
+            raise fault from error
         raise LoweringError(f"torch could not export the step: {_reason(error)}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
@@ -366,8 +369,8 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
     if batch is not None:
         axes[chunk.batch_axis] = batch
     if items is not None:
-        named = isinstance(items, Dim) and chunk.lookback
-        axes[chunk.time_axis] = items + chunk.lookback if named else items
+        more = chunk.lookback + chunk.lookahead
+        axes[chunk.time_axis] = items + more if isinstance(items, Dim) and more else items
     states = ({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
     return (axes, tuple(states))
 
@@ -385,9 +388,10 @@ def _declare(
         "B": "B" if "B" in free else batch,
         "T": "T" if "T" in free else items,
     }
-    long = "T_in" if "T" in free and chunk.lookback else here["T"]
+    more = chunk.lookback + chunk.lookahead
+    long = "T_in" if "T" in free and more else here["T"]
     if isinstance(long, int):
-        long += chunk.lookback
+        long += more
     shapes: list[Sequence[int | str]] = [
         [long if d == "T" else d for d in chunk.shape],
         *(s.shape for s in contract.state),
