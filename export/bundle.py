@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from dst import __version__
 from dst.export.checks import check_recurrence
+from dst.export.contract import Known
 from dst.export.cost import multiply_adds
 from dst.export.errors import ExportError
-from dst.export.infer import Known, infer
+from dst.export.infer import infer
+from dst.export.lowerings import Tell, silent, trace_all
 from dst.export.step import Step
-from dst.export.trace import Tell, Traced, silent, trace_all
+from dst.export.trace import Traced
 from dst.export.verify import (
     Chunks,
     Progress,

@@ -15,8 +15,10 @@ from tests.export.kinds import KINDS, Branch, Memory, Valid, example, zeros
 from torch import Tensor, nn
 
 from dst.export import ExportError, StepContractError, export_bundle
+from dst.export.contract import Known
 from dst.export.errors import StepFaultError
-from dst.export.infer import Inferred, Known, infer
+from dst.export.infer import infer
+from dst.export.inferred import Inferred
 from dst.runtime import Session
 from dst.runtime.manifest import Features, Fill, Stored, Tokens, Zeros
 
@@ -126,7 +128,9 @@ def test_a_state_starts_where_the_example_does() -> None:
         Fill(value=float(np.float32(-1e30))),
         Stored(tensor="state.2"),
     ]
-    rows = infer(Function(step), torch.randn(3, 6, 5), tuple(s.expand(3, 5) for s in starts), Known())  # type: ignore[arg-type]
+    rows = infer(
+        Function(step), torch.randn(3, 6, 5), tuple(s.expand(3, 5) for s in starts), Known()
+    )  # type: ignore[arg-type]
     assert torch.equal(rows.initial_state(2)["state.2"], learned.expand(2, 5))
 
 
@@ -248,7 +252,9 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
         "batch_axis=0, time_axis=1",
     ),
     "half of the rows": (
-        lambda: found(Function(lambda x, h: (x[:, ::2], mean(x, h)[1])), state=zeros(1, 5), t=(4, 6)),  # type: ignore[arg-type]
+        lambda: found(
+            Function(lambda x, h: (x[:, ::2], mean(x, h)[1])), state=zeros(1, 5), t=(4, 6)
+        ),  # type: ignore[arg-type]
         StepContractError,
         "expected one row for each item",
     ),
@@ -328,8 +334,8 @@ def test_what_is_done_is_told_and_stands_in_the_manifest(tmp_path: Path) -> None
     assert {g.allowed_t for g in manifest.graphs} == {(1,), (3,)}
     assert manifest.name == "loop"
     assert {c.data for c in manifest.certificates} == {"random items: no data was given"}
+    signed = infer(Branch(), CHUNK, zeros(1, 1, 8), Known())
     with pytest.raises(ExportError, match="neither chunk nor state"):
-        signed = infer(Branch(), CHUNK, zeros(1, 1, 8), Known())
         export_bundle(signed, tmp_path / "x", chunk=CHUNK)
 
 
@@ -341,9 +347,7 @@ def test_a_dataclass_need_not_be_registered() -> None:
 
 
 def test_a_single_t_above_five_keeps_its_size(tmp_path: Path) -> None:
-    export_bundle(
-        lstm(), tmp_path / "b", chunk=CHUNK, t=(9,), certify_steps=10, portable_t=()
-    )
+    export_bundle(lstm(), tmp_path / "b", chunk=CHUNK, t=(9,), certify_steps=10, portable_t=())
     session = Session.open(tmp_path / "b")
     assert session.chunk_sizes == (9,)
     assert session.stream().step(np.zeros((1, 9, 5), np.float32))["output"].shape == (1, 9, 8)

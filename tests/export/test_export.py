@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from msgspec.structs import replace as replace_struct
+from tests.steps import chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
 from dst.export import CertificateError, ExportError, Step, StepContractError, StepFaultError
@@ -25,7 +26,6 @@ from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import BundleError, BundleExistsError
 from dst.runtime.golden import relative_error
 from dst.runtime.manifest import Features, Normalisation, Stored, Zeros
-from tests.steps import chunk_of, contract_of, output_of, state_of
 
 Items = npt.NDArray[np.int64]
 
