@@ -232,8 +232,8 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
     if items is not None:
         more = chunk.lookback + chunk.lookahead
         axes[chunk.time_axis] = items + more if isinstance(items, Dim) and more else items
-    states = ({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
-    return (axes, tuple(states))
+    states = tuple({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
+    return (axes, states) if states else (axes,)
 
 
 def _declare(
