@@ -241,16 +241,22 @@ KINDS: dict[str, Kind] = {
         [zeros(1, 2, 8), zeros(1, 2, 8)],
     ),
     "lstm-projected": Kind(
-        lambda: LSTM(5, 8, proj_size=3, batch_first=True), (1, 6, 5), BTF, "output h c", free=False
+        lambda: LSTM(5, 8, proj_size=3, batch_first=True),
+        (1, 3, 5),
+        BTF,
+        "output h c",
+        t=(1, 3),
+        free=False,
     ),
     "lstm-dropout": Kind(
         lambda: LSTM(5, 8, 2, dropout=0.5, batch_first=True).train(), (1, 6, 5), BTF, "output h c"
     ),
     "lstm-float64": Kind(
         lambda: LSTM(5, 8, batch_first=True).double(),
-        (1, 6, 5),
+        (1, 3, 5),
         BTF,
         "output h c",
+        t=(1, 3),
         free=False,
         dtype=torch.float64,
     ),
@@ -279,7 +285,7 @@ KINDS: dict[str, Kind] = {
         lambda: _Twice(nn.RNNCell(5, 8)), (2, 5), BTF, "output h", zeros(2, 8), t=None
     ),
     "loop": Kind(
-        lambda: Loop(nn.GRUCell(5, 8)), (1, 6, 5), BTF, "output h", zeros(1, 8), free=False
+        lambda: Loop(nn.GRUCell(5, 8)), (1, 3, 5), BTF, "output h", zeros(1, 8), (1, 3), free=False
     ),
     "nested": Kind(
         InDict,
@@ -295,10 +301,11 @@ KINDS: dict[str, Kind] = {
     ),
     "rwkv": Kind(
         Rwkv,
-        (1, 6, 4),
+        (1, 3, 4),
         ("B", "T", 4),
         "output state.0 state.1 state.2",
         (zeros(1, 4), zeros(1, 4), zeros(1, 4) - 1e30),
+        t=(1, 3),
         free=False,
     ),
     "in-place": Kind(InPlace, (1, 6, 5), BTF, "output state", zeros(1, 5)),
