@@ -54,12 +54,19 @@ class Hints:
         time: The chunk's time axis; None if not said.
         sizes: The T asked for; empty if not said.
         lookback: Past items in front of the chunk.
+        lookahead: Items behind it.
     """
 
     batch: int | None
     time: int | None
     sizes: tuple[int, ...]
-    lookback: int
+    lookback: int = 0
+    lookahead: int = 0
+
+    @property
+    def extra(self) -> int:
+        """Items that the module reads beside the T new ones."""
+        return self.lookback + self.lookahead
 
 
 class Prober:
@@ -86,7 +93,7 @@ class Prober:
         return self._pool[torch.randint(len(self._pool), shape, generator=self._random)]
 
     def resized(self, axes: Axes, batch: int | None = None, t: int | None = None) -> Tensor:
-        """Draw a chunk of other sizes; ``t`` counts the lookback too."""
+        """Draw a chunk of other sizes; ``t`` counts all items that are read."""
         shape = list(self.chunk.shape)
         if batch is not None and axes.batch is not None:
             shape[axes.batch] = batch
@@ -122,7 +129,7 @@ def find_axes(probe: Prober, hints: Hints) -> Axes:
     found: list[tuple[int, Axes]] = []
     faults: list[tuple[int, Exception]] = []
     for batch, time in _placements(rank, hints):
-        if time is not None and probe.chunk.shape[time] <= hints.lookback:
+        if time is not None and probe.chunk.shape[time] <= hints.extra:
             continue
         try:
             axes = _try(probe, hints, batch, time)
@@ -153,7 +160,7 @@ def _placements(rank: int, hints: Hints) -> Iterator[tuple[int | None, int | Non
         if hints.batch in (None, batch) and hints.time in (None, time):
             yield batch, time
     cell = hints.sizes == (1,) or (not hints.sizes and rank <= 2)
-    cell = cell and hints.time is None and not hints.lookback
+    cell = cell and hints.time is None and not hints.extra
     if cell:
         yield from ((b, None) for b in axes if hints.batch in (None, b))
     if hints.batch is None:
@@ -168,7 +175,7 @@ def _preference(probe: Prober, hints: Hints, batch: int | None, time: int | None
         return 1
     if not hints.sizes:
         return 0
-    size = probe.chunk.shape[time] - hints.lookback
+    size = probe.chunk.shape[time] - hints.extra
     return 0 if size == max(hints.sizes) else 1 if size in hints.sizes else 2
 
 
@@ -196,12 +203,12 @@ def _try(probe: Prober, hints: Hints, batch: int | None, time: int | None) -> Ax
         axes = rows or axes
     if time is None:
         return axes
-    here = probe.chunk.shape[time] - hints.lookback
+    here = probe.chunk.shape[time] - hints.extra
     asked = [t for t in hints.sizes if t != here]
     fits = not hints.sizes or here in hints.sizes
     one = 1 if axes.any_batch else None
     for t in (*asked, here + 1):
-        chunk, state = probe.resized(axes, one, t + hints.lookback), probe.states(axes, one)
+        chunk, state = probe.resized(axes, one, t + hints.extra), probe.states(axes, one)
         try:
             _, after = probe.call(chunk, state)
         except ExportError:

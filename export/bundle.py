@@ -71,6 +71,8 @@ def export_bundle(
     time_axis: int | None = None,
     lookback: int = 0,
     lookback_fill: float = 0.0,
+    lookahead: int = 0,
+    causal: bool = True,
     tail: Literal["exact", "pad", "refuse"] | None = None,
     pad_value: float = 0.0,
     vocabulary: int | None = None,
@@ -116,6 +118,9 @@ def export_bundle(
         time_axis: Which axis of ``chunk`` counts the items; found by default.
         lookback: Past items that the module wants in front of each chunk.
         lookback_fill: What stands there before the first item.
+        lookahead: Items behind each chunk that the module reads as well.
+        causal: False for a module whose answers for earlier items depend on later ones of the
+            chunk; it takes one T.
         tail: What is done with items that fill no chunk: ``exact`` (by default where T = 1 runs),
             ``pad`` or ``refuse``.
         pad_value: What fills the last chunk, with the tail ``pad``.
@@ -155,6 +160,8 @@ def export_bundle(
         time_axis=time_axis,
         lookback=lookback,
         lookback_fill=lookback_fill,
+        lookahead=lookahead,
+        causal=causal,
         tail=tail,
         pad_value=pad_value,
         vocabulary=vocabulary,

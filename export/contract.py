@@ -48,6 +48,8 @@ class Known:
         time_axis: Which axis of the chunk counts the items.
         lookback: Past items that stand in front of each chunk; the example includes them.
         lookback_fill: What stands there before the first item.
+        lookahead: Items behind each chunk that the module reads as well; the example has them.
+        causal: False where later items of a chunk may move the answers for earlier ones.
         tail: What ``flush`` does with items that fill no chunk; ``exact`` where T = 1 runs.
         pad_value: What fills the last chunk, with the tail ``pad``.
         vocabulary: Number of token ids; by default that of the embedding that reads the chunk.
@@ -62,6 +64,8 @@ class Known:
     time_axis: int | None = None
     lookback: int = 0
     lookback_fill: float = 0.0
+    lookahead: int = 0
+    causal: bool = True
     tail: Literal["exact", "pad", "refuse"] | None = None
     pad_value: float = 0.0
     vocabulary: int | None = None
@@ -107,7 +111,8 @@ def assembled(
         name: (Place.of(base[name].shape, output.batch, output.time, cell), output)
         for name, output in found.items()
     }
-    tail = known.tail or ("exact" if 1 in sizes else "refuse")
+    exact = 1 in sizes and known.causal and not known.lookahead
+    tail = known.tail or ("exact" if exact else "refuse")
     if vocabulary is not None and len(chunk_place.shape) != 2:
         raise ExportError(
             f"the chunk is {spelled(example)}; token ids have a batch and a time axis alone: take "
@@ -134,6 +139,8 @@ def assembled(
             lookback_fill=known.lookback_fill if known.lookback else None,
             tail=tail,
             pad_value=known.pad_value if tail == "pad" else None,
+            lookahead=known.lookahead,
+            causal=known.causal,
         ),
         outputs=tuple(
             _output(name, base[name], place, vocabulary, known)
@@ -223,6 +230,7 @@ def _described(contract: Contract) -> list[str]:
     content = chunk.content
     kind = f"ids below {content.vocabulary}" if isinstance(content, Tokens) else "features"
     back = f", {chunk.lookback} past items in front" if chunk.lookback else ""
+    back += f", {chunk.lookahead} items behind" if chunk.lookahead else ""
     lines = [
         f"chunk `{chunk.input}`: {_typed(chunk.dtype, chunk.shape)}, {kind}, "
         f"T = {', '.join(map(str, chunk.allowed_t))}{back}, tail {chunk.tail}"

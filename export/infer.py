@@ -6,6 +6,7 @@ Shape letters: ``B`` batch, ``T`` items per chunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,17 +39,17 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
     """
     sizes = _sizes(known)
     own = prepared(module)
-    example = _chunk(chunk, own, known.lookback)
+    example = _chunk(chunk, own, known.lookback + known.lookahead)
     call = Caller(own)
     vocabulary = _vocabulary(own, call, example, state, known)
     start = _start(call, example, state)
     _check_run(call, example, start)
-    hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback)
+    hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback, known.lookahead)
     probe = Prober(call, example, start, vocabulary)
     axes = find_axes(probe, hints)
     if not sizes:
-        sizes = _own_sizes(probe, axes, known.lookback)
-        hints = Hints(axes.batch, axes.time, sizes, known.lookback)
+        sizes = _own_sizes(probe, axes, hints)
+        hints = replace(hints, sizes=sizes)
     outputs = find_outputs(probe, axes, hints)
     return assembled(probe, axes, outputs, sizes, vocabulary, known)
 
@@ -64,7 +65,7 @@ def _sizes(known: Known) -> tuple[int, ...]:
     return tuple(sorted(set(known.t or ())))
 
 
-def _chunk(chunk: object, module: nn.Module, lookback: int) -> Tensor:
+def _chunk(chunk: object, module: nn.Module, extra: int) -> Tensor:
     """Check the example chunk and bring it to the CPU."""
     if isinstance(chunk, np.ndarray) and chunk.dtype.kind in "fiub":
         chunk = torch.from_numpy(chunk.copy())
@@ -76,10 +77,10 @@ def _chunk(chunk: object, module: nn.Module, lookback: int) -> Tensor:
         )
     if chunk.dim() == 0 or not chunk.numel():
         raise ExportError(f"chunk is {spelled(chunk)}; expected at least one item")
-    if max(chunk.shape) <= lookback:
+    if max(chunk.shape) <= extra:
         raise ExportError(
-            f"chunk is {spelled(chunk)} with a lookback of {lookback}; expected lookback + T items "
-            "along time"
+            f"chunk is {spelled(chunk)}, and {extra} of its items are lookback and lookahead; "
+            "expected lookback + T + lookahead items along time"
         )
     _check_dtype("chunk", chunk)
     if not chunk.is_floating_point() and chunk.dtype not in TOKEN_DTYPES:
@@ -231,11 +232,11 @@ def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
             )
 
 
-def _own_sizes(probe: Prober, axes: Axes, lookback: int) -> tuple[int, ...]:
+def _own_sizes(probe: Prober, axes: Axes, hints: Hints) -> tuple[int, ...]:
     """The T of the example, and 1 where single items give the same."""
     if axes.time is None:
         return (1,)
-    whole = probe.chunk.shape[axes.time] - lookback
+    whole = probe.chunk.shape[axes.time] - hints.extra
     if whole == 1:
         return (1,)
     batch = 1 if axes.any_batch else None
@@ -244,7 +245,7 @@ def _own_sizes(probe: Prober, axes: Axes, lookback: int) -> tuple[int, ...]:
     try:
         expected = probe.call(chunk, state)[1]
         for at in range(whole):
-            _, state = probe.call(chunk.narrow(axes.time, at, lookback + 1), state)
+            _, state = probe.call(chunk.narrow(axes.time, at, hints.extra + 1), state)
     except ExportError:
         return (whole,)
     same = all(close(*pair) for pair in zip(state, expected, strict=True))

@@ -101,11 +101,12 @@ class Inferred(Step):
             for s, place in zip(self.contract.state, self._state, strict=True)
         ]
         outputs, after = self._call(self._chunk.to_module(chunk), given)
-        found = {}
+        found, back = {}, self.contract.chunk.lookback
         for name, (place, axes) in self._outputs.items():
             value = outputs[name]
-            if axes.trim and axes.time is not None:
-                value = value.narrow(axes.time, axes.trim, value.shape[axes.time] - axes.trim)
+            if axes.whole and axes.time is not None:
+                size = value.shape[axes.time] - back - self.contract.chunk.lookahead
+                value = value.narrow(axes.time, back, size)
             found[name] = place.to_contract(value)
         return found, {
             s.input: place.to_contract(tensor)

@@ -20,12 +20,12 @@ class OutputAxes:
     Attributes:
         batch: None where it has no batch axis.
         time: None where it answers once per chunk.
-        trim: Items at the start that answer for the lookback.
+        whole: It has a row for every item that is read, lookback and lookahead too.
     """
 
     batch: int | None
     time: int | None
-    trim: int = 0
+    whole: bool = False
 
 
 def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxes]:
@@ -43,7 +43,7 @@ def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxe
     there = here
     longer = None
     if axes.time is not None and axes.free:
-        others = [t + hints.lookback for t in hints.sizes if t + hints.lookback != here]
+        others = [t + hints.extra for t in hints.sizes if t + hints.extra != here]
         there = max(others, default=here + 1)
         longer, _ = probe.call(probe.resized(axes, one, there), probe.states(axes, one))
     found: dict[str, OutputAxes] = {}
@@ -53,12 +53,12 @@ def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxe
             batch = grown(tensor, batched[name], 1, 3)
         elif axes.batch is not None and tensor.dim() > axes.batch and tensor.shape[axes.batch] == 1:
             batch = axes.batch
-        time, trim = None, 0
+        time, whole = None, False
         if axes.time is not None:
-            time, trim = _time_of(
+            time, whole = _time_of(
                 name, tensor, None if longer is None else longer[name], (here, there), batch, hints
             )
-        found[name] = OutputAxes(batch, time, trim)
+        found[name] = OutputAxes(batch, time, whole)
     return found
 
 
@@ -69,25 +69,23 @@ def _time_of(
     sizes: tuple[int, int],
     batch: int | None,
     hints: Hints,
-) -> tuple[int | None, int]:
-    """Return the time axis of an output and what to cut from its start."""
+) -> tuple[int | None, bool]:
+    """Return the time axis of an output, and whether it has a row for every item that is read."""
     here, there = sizes
-    for trim in dict.fromkeys((hints.lookback, 0)):
-        # an output of T items, or of lookback + T of which the first answer for the past
-        start = hints.lookback - trim
-        lengths = (here - trim, there - trim)
+    for less in dict.fromkeys((hints.extra, 0)):
+        lengths = (here - less, there - less)
         if longer is not None:
             axis = grown(base, longer, *lengths)
         else:
             fits = [i for i, n in enumerate(base.shape) if n == lengths[0] and i != batch]
             axis = fits[0] if fits else None
         if axis is not None:
-            return axis, start
+            return axis, less < hints.extra
     if longer is not None and base.shape != longer.shape:
         raise StepContractError(
-            f"output `{name}` is {list(base.shape)} for T = {here - hints.lookback} and "
-            f"{list(longer.shape)} for T = {there - hints.lookback}; expected one row for each "
+            f"output `{name}` is {list(base.shape)} for T = {here - hints.extra} and "
+            f"{list(longer.shape)} for T = {there - hints.extra}; expected one row for each "
             "item, or the same shape always; give one T only, t=(n,), to have it per chunk",
             code="output-length",
         )
-    return None, 0
+    return None, False

@@ -272,7 +272,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
     "a chunk of lookback alone": (
         lambda: found(Valid(), torch.randn(1, 8, 3), lookback=8),
         ExportError,
-        r"expected lookback \+ T items",
+        r"expected lookback \+ T \+ lookahead items",
     ),
     "a state that is none": (lambda: found(lstm(), state="abc"), ExportError, "state is str"),
 }
@@ -344,6 +344,19 @@ def test_a_dataclass_need_not_be_registered() -> None:
     step = found(KINDS["dataclass"].make(), state=state, t=(6,))
     assert [s.input for s in step.contract.state] == ["slow", "fast.0"]
     assert torch.equal(state.slow, zeros(1, 5))
+
+
+def test_items_before_and_behind_are_cut_from_the_answer() -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.avg_pool1d(x.mT, 3, 1, padding=1).mT
+
+    step = found(Same(), torch.randn(1, 8, 5), lookback=1, lookahead=1, t=(6,))
+    chunk = step.contract.chunk
+    assert (chunk.lookback, chunk.lookahead, chunk.tail) == (1, 1, "refuse")
+    x = torch.randn(1, 8, 5)
+    answer = step(x, {})[0]["output"]
+    assert torch.allclose(answer, (x[:, :-2] + x[:, 1:-1] + x[:, 2:]) / 3, atol=1e-6)
 
 
 def test_a_single_t_above_five_keeps_its_size(tmp_path: Path) -> None:
