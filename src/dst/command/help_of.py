@@ -120,14 +120,18 @@ dst verify ./my-bundle --provider cuda --graph fused
 
 EXPORT = _flowing(
     """
-Export a network to a bundle and prove that its graphs do what torch does.
+Export a torch module to a bundle and prove that its graphs do what torch does.
 
-Needs torch: pip install "dst-edge\\[export]". Without a checkpoint the weights are random. Nothing
-is written if a certificate does not hold.
+The module takes (chunk, state) and returns (outputs, state); the rest is found by running it. NAME
+is a class, a function that returns a module, or a module. FILE.py is run as Python runs it: export
+only what you trust. Weights are read without running anything. Needs torch: pip install
+"dst-edge\\[export]". Nothing is written if a certificate does not hold.
 
 \b
+dst export my_model.py:Model --chunk B,T,40 --t 1,16 --data readings.csv --out my-bundle
+dst export my_model.py:Model --chunk B,T:int64 --state 2,B,64 --t 1,16 --out my-bundle
+dst export torch.nn:LSTM --args "[40, 64]" --chunk T,B,40 --t 1,16 --out my-bundle
 dst export --size tiny --seed 0 --out my-bundle
-dst export --size small --checkpoint model.pt --out text --certify-steps 10000
 """
 )
 
