@@ -393,13 +393,15 @@ class Lookback(Core):
 
 
 class Ahead(Core):
-    """Looks two items ahead, as its contract says."""
+    """Looks two items ahead; it is given as many as its contract says, and fills in the rest."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: int = 2) -> None:
         super().__init__()
+        self.given = given
         self.convolution = nn.Conv1d(FEATURES, FEATURES, 3)
 
     def forward(self, x: Tensor, s: dict[str, Tensor]) -> Pair:
+        x = torch.cat([x, x[:, -1:]], 1)[:, : x.shape[1] + 2 - self.given]
         y, h = self.run(self.convolution(x.transpose(1, 2)).transpose(1, 2), s["h"])
         return self.head(y), {"h": h}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from dst.export import Step
@@ -93,7 +94,9 @@ def _state(name: str, value: Tensor) -> State:
     init: Zeros | Fill | Stored = Stored(tensor=name)
     if bool((value == first).all()):
         init = Fill(value=float(first)) if first else Zeros()
-    return state_of(name, ("B", *value.shape[1:]), init=init, counter=not value.is_floating_point())
+    counter = value.dtype == torch.int64
+    made = state_of(name, ("B", *value.shape[1:]), init=init, counter=counter)
+    return replace(made, dtype="bool") if value.dtype == torch.bool else made
 
 
 # --- state-never-updated --------------------------------------------------------------------
