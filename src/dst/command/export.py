@@ -49,6 +49,7 @@ class Order:
     license: str
     data: str | None
     certify_steps: int
+    bound: float | None
     overwrite: bool
 
 
@@ -84,6 +85,7 @@ def export(order: Order, output: Output) -> int:
         raise WrongUseError("give your module as FILE.py:NAME, or --size for a network of ours")
     with needing("export", "export"):
         from dst.export import export_bundle
+        from dst.export.verify import BOUND
     step = _network(order) if order.model is None else _module(order)
     data, about = _data(order, step.contract)
     notes: list[str] = []
@@ -97,6 +99,7 @@ def export(order: Order, output: Output) -> int:
             description=order.description,
             license=order.license,
             certify_steps=order.certify_steps,
+            bound=BOUND if order.bound is None else order.bound,
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
             tell=notes.append,
@@ -120,7 +123,8 @@ def export(order: Order, output: Output) -> int:
         output.out.print(f"  {g.file}: {g.lowering}, T = {sizes}, {rows}")
     for c in manifest.certificates:
         output.out.print(
-            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
+            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e}"
+            f"{' (raised)' if c.bound > BOUND else ''} over "
             f"{counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(result)
