@@ -1,10 +1,11 @@
-"""A torch module of your own in, a bundle out, and an endless sensor stream through it.
+"""Write a contract by hand, export the step, and send an endless sensor stream through the bundle.
 
     python examples/own_step.py
 
 The step keeps a running mean and variance of every channel and says how unusual each new reading
-is. It signs the contract, is exported with its certificates, and is then driven by the runtime,
-in which torch plays no part: readings come in bursts of any length.
+is. It carries its contract, is exported with its certificates, and is then driven by the runtime,
+in which torch plays no part: readings come in bursts of any length. `own_lstm.py` shows the shorter
+way, in which the contract is found by running the module.
 """
 
 from __future__ import annotations
@@ -37,37 +38,13 @@ class Unusual(Step):
                 input="readings",
                 dtype="float32",
                 shape=("B", "T", len(CHANNELS)),
-                batch_axis=0,
-                time_axis=1,
                 nominal_t=16,
                 allowed_t=(1, 16),
-                content=Features(names=CHANNELS, sample_rate_hz=50.0, normalisation=None),
-                lookback=0,
-                lookback_fill=None,
-                tail="exact",
-                pad_value=None,
+                content=Features(names=CHANNELS, sample_rate_hz=50.0),
             ),
-            constants=(),
-            outputs=(
-                Output(
-                    name="z",
-                    dtype="float32",
-                    shape=("B", "T", len(CHANNELS)),
-                    meaning="custom",
-                    per="item",
-                    time_axis=1,
-                ),
-            ),
+            outputs=(Output(name="z", dtype="float32", shape=("B", "T", len(CHANNELS))),),
             state=tuple(
-                State(
-                    input=name,
-                    output=f"next.{name}",
-                    dtype="float32",
-                    shape=shape,
-                    batch_axis=0,
-                    init=start,
-                    role="memory",
-                )
+                State(input=name, output=f"next.{name}", dtype="float32", shape=shape, init=start)
                 for name, start in (("mean", Zeros()), ("variance", Fill(value=1.0)))
             ),
         )

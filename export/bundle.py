@@ -14,12 +14,17 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dst import __version__
+from dst.export.checks import check_recurrence
+from dst.export.contract import Known
 from dst.export.cost import multiply_adds
-from dst.export.errors import ExportError
-from dst.export.infer import Known, infer
-from dst.export.step import Step, check_step
-from dst.export.trace import Tell, Traced, silent, trace_all
+from dst.export.errors import CertificateError, ExportError, StepFaultError
+from dst.export.infer import infer
+from dst.export.items import items_for
+from dst.export.lowerings import Tell, silent, trace_all
+from dst.export.step import Step
+from dst.export.trace import Traced
 from dst.export.verify import (
+    BOUND,
     Chunks,
     Progress,
     certify,
@@ -40,15 +45,12 @@ from dst.runtime.manifest import (
     Manifest,
     Producer,
     Stored,
-    Tokens,
 )
 
 Array = npt.NDArray[np.generic]
 
-RANDOM_ITEMS = 4096
-"""Items that are drawn where no data is given."""
-WHOLE_ITEMS = 2048
-"""Items that torch takes in one call where it is the whole that the chunks are held against."""
+WHOLE = "torch-whole-vs-chunked"
+"""Name of the certificate that compares torch with itself at two T."""
 GOLDEN_ITEMS = 64
 GOLDEN_TOLERANCE = 1e-4
 """Ten times the certificate's bound: another CPU orders its sums differently."""
@@ -68,6 +70,8 @@ def export_bundle(
     time_axis: int | None = None,
     lookback: int = 0,
     lookback_fill: float = 0.0,
+    lookahead: int = 0,
+    causal: bool = True,
     tail: Literal["exact", "pad", "refuse"] | None = None,
     pad_value: float = 0.0,
     vocabulary: int | None = None,
@@ -79,6 +83,7 @@ def export_bundle(
     description: str = "",
     license: str = "",
     certify_steps: int = 1000,
+    bound: float = BOUND,
     portable_t: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -113,6 +118,9 @@ def export_bundle(
         time_axis: Which axis of ``chunk`` counts the items; found by default.
         lookback: Past items that the module wants in front of each chunk.
         lookback_fill: What stands there before the first item.
+        lookahead: Items behind each chunk that the module reads as well.
+        causal: False for a module whose answers for earlier items depend on later ones of the
+            chunk; it takes one T.
         tail: What is done with items that fill no chunk: ``exact`` (by default where T = 1 runs),
             ``pad`` or ``refuse``.
         pad_value: What fills the last chunk, with the tail ``pad``.
@@ -125,6 +133,8 @@ def export_bundle(
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         certify_steps: Carried steps each certificate runs.
+        bound: Largest error that a certificate accepts; a larger one than the default is written
+            into the certificates and told.
         portable_t: Chunk sizes of the portable graphs; by default the nominal T and 1, where
             torch can write them.
         overwrite: Replace a bundle that stands at ``path``.
@@ -135,8 +145,8 @@ def export_bundle(
         The manifest that was written.
 
     Raises:
-        ExportError: an example, ``data`` or ``portable_t`` does not fit; or a question is open,
-            and the message names the argument that answers it.
+        ExportError: an example, ``data``, ``bound`` or ``portable_t`` does not fit; or a question
+            is open, and the message names the argument that answers it.
         StepContractError: the module does not return ``(outputs, state)`` as it should, or does
             not keep the contract it has signed.
         StepFaultError: the module cannot be stepped as a stream must be; ``code`` names the fault.
@@ -146,12 +156,18 @@ def export_bundle(
     """
     path = Path(path)
     check_target(path, overwrite)
+    if not BOUND <= bound < 1:
+        raise ExportError(
+            f"export: bound is {bound:g}; expected {BOUND:g} (the default) to below 1"
+        )
     known = Known(
         t=None if t is None else tuple(t),
         batch_axis=batch_axis,
         time_axis=time_axis,
         lookback=lookback,
         lookback_fill=lookback_fill,
+        lookahead=lookahead,
+        causal=causal,
         tail=tail,
         pad_value=pad_value,
         vocabulary=vocabulary,
@@ -164,8 +180,10 @@ def export_bundle(
     tell = tell or silent
     for note in step.notes:
         tell(note)
+    if bound > BOUND:
+        tell(f"! certificates accept errors up to {bound:g}, more than the default of {BOUND:g}")
     contract = step.contract
-    items, about = _items(step, data, about_data)
+    items, about = items_for(step, data, about_data)
     for size in portable_t or ():
         if size not in contract.chunk.allowed_t:
             raise ExportError(
@@ -175,10 +193,16 @@ def export_bundle(
     training = [part for part in step.modules() if part.training]
     try:
         step.eval()
-        check_step(step)
+        batches = () if step.any_batch else (1,)
+        for finding in check_recurrence(
+            step, items, batches=batches, bound=bound, progress=progress
+        ):
+            tell(finding.text)
         graphs = trace_all(step, items, portable_t, tell, progress)
         files = pack({g.file: g.model for g in graphs})
-        certificates = _certificates(step, graphs, files, items, about, certify_steps, progress)
+        certificates = _certificates(
+            step, graphs, files, items, about, certify_steps, bound, progress
+        )
         golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
         stored = _stored_initial_state(step)
         if stored:
@@ -192,7 +216,7 @@ def export_bundle(
             recipe=None,
             producer=Producer(name="dst-edge", version=__version__),
             contract=contract,
-            graphs=tuple(_graph(g, contract) for g in graphs),
+            graphs=tuple(_graph(g, contract, bound) for g in graphs),
             golden=golden,
             certificates=tuple(certificates),
             horizon=Horizon(half_life_items=step.half_life_items),
@@ -216,44 +240,6 @@ def _step(module: nn.Module, chunk: object, state: object, known: Known) -> Step
     return cast(Step, module)
 
 
-def _items(step: Step, data: ArrayLike | None, about: str | None) -> tuple[Array, str]:
-    """Return the items to run on, ``[n, ...]`` in the chunk's dtype, and what they are."""
-    chunk = step.contract.chunk
-    item = tuple(size for size in chunk.shape if not isinstance(size, str))
-    if data is None:
-        return _random_items(
-            step, (RANDOM_ITEMS, *item)
-        ), about or "random items: no data was given"
-    items = np.asarray(data)
-    if len(items) == 0:
-        raise ExportError("export: data is empty; give real items to prove the graphs on")
-    if items.shape[1:] != item:
-        shape = ", ".join(["n", *map(str, item)])
-        raise ExportError(
-            f"export: data has the shape {list(items.shape)}; expected one row for each item, "
-            f"[{shape}], without a batch axis"
-        )
-    items = items.astype(chunk.dtype)
-    if isinstance(chunk.content, Tokens):
-        worst = items.min() if items.min() < 0 else items.max()
-        if not 0 <= worst < chunk.content.vocabulary:
-            raise ExportError(
-                f"export: data holds the id {worst}; expected 0 to {chunk.content.vocabulary - 1}"
-            )
-    elif not np.isfinite(items).all():
-        raise ExportError("export: data holds a NaN or an infinity; the runtime refuses such items")
-    return items, about or "items given by the caller"
-
-
-def _random_items(step: Step, shape: tuple[int, ...]) -> Array:
-    chunk, source = step.contract.chunk, np.random.default_rng(0)
-    if isinstance(chunk.content, Tokens):
-        return source.integers(chunk.content.vocabulary, size=shape).astype(chunk.dtype)
-    if step.example is not None:
-        return source.choice(step.example.flatten().numpy(), shape)
-    return source.normal(size=shape).astype(chunk.dtype)
-
-
 def _certificates(
     step: Step,
     graphs: Sequence[Traced],
@@ -261,6 +247,7 @@ def _certificates(
     data: Array,
     about: str,
     steps: int,
+    bound: float,
     progress: Progress | None,
 ) -> list[Certificate]:
     contract = step.contract
@@ -271,9 +258,8 @@ def _certificates(
             (Path(folder) / file).write_bytes(content)
         forms = {g.file: onnx_form(Path(folder) / g.file, contract) for g in graphs}
     pairs = []
-    if contract.chunk.tail == "exact":  # then the contract says that the cut does not matter
-        whole = max(WHOLE_ITEMS // t, 1) * t
-        pairs.append(("torch-whole-vs-chunked", torch_step, torch_step, t, whole))
+    if (cut := _cut(contract)) is not None:
+        pairs.append((WHOLE, torch_step, torch_step, *cut))
     free = [g for g in graphs if len(g.allowed_t) == len(contract.chunk.allowed_t)]
     for graph in graphs:
         form = forms[graph.file]
@@ -284,22 +270,46 @@ def _certificates(
             pairs.append((f"fused-vs-portable-t{size}", forms[free[0].file], form, size, size))
         else:
             pairs.append((f"torch-vs-{graph.lowering}-t{size}", torch_step, form, size, size))
-    return [
-        certify(
-            name,
-            reference,
-            other,
-            contract,
-            initial_state(step),
-            data,
-            about,
-            steps=steps,
-            t=size,
-            reference_t=reference_t,
-            progress=progress,
-        )
-        for name, reference, other, size, reference_t in pairs
-    ]
+    certificates = []
+    for name, reference, other, size, reference_t in pairs:
+        try:
+            certificate = certify(
+                name,
+                reference,
+                other,
+                contract,
+                initial_state(step),
+                data,
+                about,
+                steps=steps,
+                t=size,
+                reference_t=reference_t,
+                bound=bound,
+                progress=progress,
+            )
+        except CertificateError as error:
+            if name != WHOLE:
+                raise
+            raise StepFaultError(
+                f"the cut matters: torch itself answers otherwise in chunks of T = {reference_t} "
+                f"than of T = {size}; {error}",
+                code="cut-matters",
+            ) from error
+        certificates.append(certificate)
+    return certificates
+
+
+def _cut(contract: Contract) -> tuple[int, int] | None:
+    """Two allowed T that torch is compared at, the smaller dividing the larger; None without two.
+
+    The nominal T is one of them where it can be.
+    """
+    chunk = contract.chunk
+    pairs = [(s, b) for b in chunk.allowed_t for s in chunk.allowed_t if s < b and b % s == 0]
+    if not pairs or not chunk.causal:
+        return None
+    t = chunk.nominal_t
+    return max(pairs, key=lambda p: (p[0] == t, p[1] == t, p[1] // p[0]))
 
 
 def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Golden, ...], bytes]:
@@ -339,7 +349,7 @@ def _stored_initial_state(step: Step) -> dict[str, Array]:
     }
 
 
-def _graph(traced: Traced, contract: Contract) -> Graph:
+def _graph(traced: Traced, contract: Contract, bound: float) -> Graph:
     return Graph(
         file=traced.file,
         lowering=traced.lowering,
@@ -348,6 +358,6 @@ def _graph(traced: Traced, contract: Contract) -> Graph:
         opsets=traced.opsets,
         domains=traced.domains,
         min_ort=traced.min_ort,
-        golden_tolerance=GOLDEN_TOLERANCE,
+        golden_tolerance=max(GOLDEN_TOLERANCE, GOLDEN_TOLERANCE / BOUND * bound),
         multiply_adds=multiply_adds(traced.model, contract, traced.allowed_t, traced.batch),
     )

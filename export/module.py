@@ -92,11 +92,14 @@ class Caller:
         needs_state: Whether it cannot do without.
         chunk_name: What its ``forward`` calls the chunk.
         state: How its state is nested; None until it is known.
+        named: Whether what the module raises is told as a fault of the module; a tracer wants
+            to see it as it is.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.state: Tree | None = None
+        self.named = True
         self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
     def raw(self, chunk: Tensor, state: object) -> object:
@@ -110,6 +113,8 @@ class Caller:
             with torch.no_grad():
                 return self.module(*arguments)
         except Exception as error:
+            if not self.named:
+                raise
             given = f"chunk {spelled(chunk)}"
             if state is not None:
                 tree, tensors = taken(state, "state")

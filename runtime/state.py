@@ -69,7 +69,7 @@ class Layout:
         size = self.state_bytes
         whole = self._aligned(np.empty(count * size + ALIGNMENT, np.uint8), count)
         blocks = [whole[i * size : (i + 1) * size] for i in range(count)]
-        ends = [place.start for place in self.places[1:]] + [size]
+        ends = [*(place.start for place in self.places[1:]), size][: len(self.places)]
         for place, end in zip(self.places, ends, strict=True):
             if place.start + place.size < end:
                 for block in blocks:

@@ -105,8 +105,8 @@ class InPlace(nn.Module):
     """Writes into the state, and into the chunk, that it is given."""
 
     def forward(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        x *= 0.5
-        seen = total[:, None] * 0.9 + x.cumsum(1) * 0.1
+        x *= 0.01
+        seen = total[:, None] + x.cumsum(1)
         total.copy_(seen[:, -1])
         return seen.clone(), total
 
@@ -151,7 +151,8 @@ class Data(nn.Module):
     def forward(self, x: Tensor, state: Memory) -> tuple[Pair, Memory]:
         slow = state.slow * 0.99 + x.mean(1) * 0.01
         fast = [state.fast[0] * 0.5 + x[:, -1] * 0.5]
-        return Pair(x + slow[:, None], x - fast[0][:, None]), Memory(slow, fast)
+        answer = Pair(x + state.slow[:, None], x - state.fast[0][:, None])
+        return answer, Memory(slow, fast)
 
 
 class Alone(nn.Module):
@@ -240,16 +241,22 @@ KINDS: dict[str, Kind] = {
         [zeros(1, 2, 8), zeros(1, 2, 8)],
     ),
     "lstm-projected": Kind(
-        lambda: LSTM(5, 8, proj_size=3, batch_first=True), (1, 6, 5), BTF, "output h c", free=False
+        lambda: LSTM(5, 8, proj_size=3, batch_first=True),
+        (1, 3, 5),
+        BTF,
+        "output h c",
+        t=(1, 3),
+        free=False,
     ),
     "lstm-dropout": Kind(
         lambda: LSTM(5, 8, 2, dropout=0.5, batch_first=True).train(), (1, 6, 5), BTF, "output h c"
     ),
     "lstm-float64": Kind(
         lambda: LSTM(5, 8, batch_first=True).double(),
-        (1, 6, 5),
+        (1, 3, 5),
         BTF,
         "output h c",
+        t=(1, 3),
         free=False,
         dtype=torch.float64,
     ),
@@ -273,13 +280,13 @@ KINDS: dict[str, Kind] = {
     ),
     "rnn-headed": Kind(lambda: Headed(RNN(5, 8, batch_first=True)), (1, 6, 5), BTF, "output h"),
     "lstm-cell": Kind(lambda: nn.LSTMCell(5, 8), (1, 5), BTF, "output h c", t=None),
-    "gru-cell": Kind(
-        lambda: nn.GRUCell(5, 8), (1, 5), BTF, "output h", zeros(1, 8), t=(1,)
-    ),
+    "gru-cell": Kind(lambda: nn.GRUCell(5, 8), (1, 5), BTF, "output h", zeros(1, 8), t=(1,)),
     "rnn-cell": Kind(
         lambda: _Twice(nn.RNNCell(5, 8)), (2, 5), BTF, "output h", zeros(2, 8), t=None
     ),
-    "loop": Kind(lambda: Loop(nn.GRUCell(5, 8)), (1, 6, 5), BTF, "output h", zeros(1, 8), free=False),
+    "loop": Kind(
+        lambda: Loop(nn.GRUCell(5, 8)), (1, 3, 5), BTF, "output h", zeros(1, 8), (1, 3), free=False
+    ),
     "nested": Kind(
         InDict,
         (1, 6, 5),
@@ -294,10 +301,11 @@ KINDS: dict[str, Kind] = {
     ),
     "rwkv": Kind(
         Rwkv,
-        (1, 6, 4),
+        (1, 3, 4),
         ("B", "T", 4),
         "output state.0 state.1 state.2",
         (zeros(1, 4), zeros(1, 4), zeros(1, 4) - 1e30),
+        t=(1, 3),
         free=False,
     ),
     "in-place": Kind(InPlace, (1, 6, 5), BTF, "output state", zeros(1, 5)),
@@ -310,9 +318,7 @@ KINDS: dict[str, Kind] = {
         t=(6,),
         tail="refuse",
     ),
-    "tokens": Kind(
-        Tokens, (1, 6), ("B", "T"), "output h", zeros(1, 1, 8), dtype=torch.int64
-    ),
+    "tokens": Kind(Tokens, (1, 6), ("B", "T"), "output h", zeros(1, 1, 8), dtype=torch.int64),
     "dataclass": Kind(
         Data,
         (1, 6, 5),
@@ -324,7 +330,13 @@ KINDS: dict[str, Kind] = {
     ),
     "clock": Kind(Clock, (1, 6, 5), BTF, "output state", zeros(dtype=torch.int64), batch=False),
     "one-batch": Kind(
-        OneBatch, (1, 6, 3), ("B", "T", 3), "output state", zeros(1, 3), t=(6,), batch=False,
+        OneBatch,
+        (1, 6, 3),
+        ("B", "T", 3),
+        "output state",
+        zeros(1, 3),
+        t=(6,),
+        batch=False,
         tail="refuse",
     ),
     "branch": Kind(Branch, (1, 6, 5), BTF, "output h", zeros(1, 1, 8)),

@@ -1,4 +1,4 @@
-"""`dst export`: load a torch module or make a network of ours, export it, and say what was found."""
+"""`dst export`: load a torch module or make a network of ours, export it, say what was found."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from dst.command.errors import WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
-from dst.words import counted
+from dst.words import counted, mib
 
 if TYPE_CHECKING:
     from dst.export import Step
@@ -49,6 +49,7 @@ class Order:
     license: str
     data: str | None
     certify_steps: int
+    bound: float | None
     overwrite: bool
 
 
@@ -84,6 +85,7 @@ def export(order: Order, output: Output) -> int:
         raise WrongUseError("give your module as FILE.py:NAME, or --size for a network of ours")
     with needing("export", "export"):
         from dst.export import export_bundle
+        from dst.export.verify import BOUND
     step = _network(order) if order.model is None else _module(order)
     data, about = _data(order, step.contract)
     notes: list[str] = []
@@ -97,6 +99,7 @@ def export(order: Order, output: Output) -> int:
             description=order.description,
             license=order.license,
             certify_steps=order.certify_steps,
+            bound=BOUND if order.bound is None else order.bound,
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
             tell=notes.append,
@@ -111,13 +114,17 @@ def export(order: Order, output: Output) -> int:
         certificates=manifest.certificates,
         notes=tuple(notes),
     )
-    size = f"{result.parameters / 1e6:.2f}M parameters, {result.bytes / 2**20:.1f} MiB"
+    size = f"{result.parameters:,} parameters, {mib(result.bytes)}"
     output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {size}")
     for note in notes:
         output.out.print(f"  {foreign(note)}")
+    for g in manifest.graphs:
+        sizes, rows = ", ".join(map(str, g.allowed_t)), "any B" if not g.batch else "B = 1"
+        output.out.print(f"  {g.file}: {g.lowering}, T = {sizes}, {rows}")
     for c in manifest.certificates:
         output.out.print(
-            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
+            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e}"
+            f"{' (raised)' if c.bound > BOUND else ''} over "
             f"{counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(result)
@@ -129,7 +136,8 @@ def _module(order: Order) -> "Step":
     import torch
 
     from dst.command.user_module import Spec, load_module, states_of
-    from dst.export.infer import Known, infer
+    from dst.export.contract import Known
+    from dst.export.infer import infer
 
     if order.checkpoint is not None:
         raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
@@ -200,9 +208,7 @@ def _network(order: Order) -> "Network":
     return network
 
 
-def _data(
-    order: Order, contract: Contract
-) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+def _data(order: Order, contract: Contract) -> tuple[npt.NDArray[np.generic] | None, str | None]:
     """Read the items to prove the graphs on, and say what they are; None for random ones."""
     content = contract.chunk.content
     if order.data is not None:

@@ -15,7 +15,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE.py:NAME]", help="Your module: a class, function or instance."),
+        typer.Argument(
+            metavar="[FILE.py:NAME]", help="Your module: a class, function or instance."
+        ),
     ] = None,
     chunk: Annotated[
         str | None,
@@ -70,6 +72,10 @@ def export(
     certify_steps: Annotated[
         int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
     ] = 1000,
+    bound: Annotated[
+        float | None,
+        typer.Option("--bound", metavar="X", help="Accept larger errors than 1e-5; recorded."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
     ] = False,
@@ -100,6 +106,7 @@ def export(
         license=license,
         data=data,
         certify_steps=certify_steps,
+        bound=bound,
         overwrite=overwrite,
     )
     return lambda: work(order, output)

@@ -1,0 +1,130 @@
+"""`dst export FILE.py:NAME`: a module from the shell, and one clear line on every wrong use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.command.conftest import Dst
+from tests.command.test_errors import refused
+
+from dst.runtime import Session
+
+SOURCE = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, hidden=4):
+        super().__init__()
+        self.lstm = nn.LSTM(3, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, 2)
+
+    def forward(self, x, state=None):
+        y, state = self.lstm(x, state)
+        return self.head(y), state
+
+
+class Sum(nn.Module):
+    def forward(self, x, state):
+        y = state["total"][:, None] + x.cumsum(1)
+        return y, {"total": y[:, -1], "count": state["count"] + x.shape[1]}
+
+
+def small():
+    return Model(2)
+
+
+made = Model(5)
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("my_model.py").write_text(SOURCE)
+    return "my_model.py"
+
+
+def test_a_class_with_arguments_weights_and_data_becomes_a_bundle(dst: Dst, file: str) -> None:
+    torch.manual_seed(3)
+    lstm, head = torch.nn.LSTM(3, 6, batch_first=True), torch.nn.Linear(6, 2)
+    weights = {f"lstm.{k}": v for k, v in lstm.state_dict().items()}
+    weights |= {f"head.{k}": v for k, v in head.state_dict().items()}
+    torch.save({"state_dict": weights}, "model.pt")
+    items = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    np.save("items.npy", items)
+    done = dst(
+        "export", f"{file}:Model", "--args", '{"hidden": 6}', "--weights", "model.pt",
+        "--chunk", "B,T,3", "--t", "1,4", "--data", "items.npy", "--out", "b",
+        "--certify-steps", "20",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "state `h`: float32 [1, B, 6], from zeros" in done.out
+    assert "step.onnx: fused, T = 1, 4, any B" in done.out
+    found = Session.open("b").stream().advance(items[:40])["output"]
+    with torch.no_grad():
+        expected = head(lstm(torch.from_numpy(items[None, :40]))[0]).numpy()
+    assert np.abs(found - expected).max() <= 1e-5
+
+
+def test_named_states_with_dtypes_are_a_dict(dst: Dst, file: str) -> None:
+    done = dst(
+        "export", f"{file}:Sum", "--chunk", "B,T,3", "--state", "total=B,3:0.5",
+        "--state", "count=B:int64", "--t", "1,4", "--out", "b", "--certify-steps", "20",
+        "--json", "-",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert any("state `total`: float32 [B, 3], from 0.5" in n for n in done.json["notes"])  # type: ignore[attr-defined]
+    assert not Session.open("b").stream().state["count"].any()
+
+
+WRONG: list[tuple[tuple[str, ...], list[str]]] = [
+    ((), ["FILE.py:NAME", "--size"]),
+    (("my_model.py:Model", "--size", "tiny"), ["FILE.py:NAME", "--size"]),
+    (("my_model.py:Model",), ["--chunk is missing", "B,T,40"]),
+    (("none.py:Model", "--chunk", "B,T,3"), ["none.py", "no such file"]),
+    (("my_model.py:Modle", "--chunk", "B,T,3"), ["no `Modle`", "Model, Sum"]),
+    (("my_model.py", "--chunk", "B,T,3"), ["which module is meant", "Model, Sum"]),
+    (("my_model.py:number", "--chunk", "B,T,3"), ["number is int"]),
+    (("my_model.py:made", "--chunk", "B,T,5"), ["Expected 3, got 5"]),
+    (("my_model.py:made", "--args", "[1]", "--chunk", "B,T,3"), ["a module already"]),
+    (("my_model.py:Model", "--args", "{", "--chunk", "B,T,3"), ["--args", "JSON"]),
+    (("my_model.py:Model", "--args", '["x"]', "--chunk", "B,T,3"), ["cannot be made"]),
+    (("my_model.py:small", "--chunk", "B,T,x"), ["--chunk B,T,x", "B,T,40"]),
+    (("my_model.py:small", "--chunk", "B,T,3:half"), ["dtypes are float32"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--t", "0"), ["--t 0"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--state", "1,B,9"), ["failed on chunk"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--state", "B,T"), ["no time axis"]),
+    (("my_model.py:Sum", "--chunk", "B,T,3", "--state", "a=B", "--state", "B"), ["or none"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--weights", "my_model.py"), ["torch.save"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--weights", "no.pt"), ["no.pt", "No such file"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--data", "no.npy"), ["no.npy"]),
+    (("my_model.py:small", "--chunk", "B,T,3", "--checkpoint", "my_model.py"), ["--weights"]),
+    (("--size", "tiny", "--chunk", "B,T,3"), ["--size", "FILE.py:NAME"]),
+    (("broken.py:X", "--chunk", "B,T,3"), ["broken.py", "NameError", "line 2"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_wrong_use_is_one_line(
+    dst: Dst, file: str, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    Path("broken.py").write_text("import torch\nundefined\n")
+    refused(dst("export", *arguments, "--out", "b"), *words)
+    assert not Path("b").exists()
+
+
+def test_weights_that_hold_code_are_not_run(dst: Dst, file: str) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("run",)
+
+    torch.save({"lstm": Evil()}, "evil.pt")
+    refused(
+        dst("export", f"{file}:Model", "--chunk", "B,T,3", "--weights", "evil.pt", "--out", "b"),
+        "evil.pt",
+        "torch.save",
+    )
