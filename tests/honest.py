@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from tests.planted import FEATURES, HIDDEN, Core, Pair, starting
+from torch import Tensor, nn
 
 
 class Gru(Core):

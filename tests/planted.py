@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from msgspec.structs import replace
+from tests.steps import PLAIN, Tail, chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
 from dst.export import Step
 from dst.runtime.manifest import Fill, State, Stored, Tokens, Zeros
-from tests.steps import PLAIN, Tail, chunk_of, contract_of, output_of, state_of
 
 Pair = tuple[Tensor, dict[str, Tensor]]
 FEATURES, HIDDEN = 3, 4

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from dst.export.adopt.answers import Answers, Question
 from dst.export.adopt.layout import Placed, given, is_batch, is_time, place_chunk
 from dst.export.adopt.pairs import may_carry, words
-from dst.export.adopt.ports import Port, Ports
+from dst.export.adopt.ports import Port
 from dst.export.errors import AdoptError
 from dst.runtime.manifest import Shape
 

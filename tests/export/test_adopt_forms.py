@@ -290,9 +290,7 @@ def test_states_whose_names_tell_nothing_still_tell_the_batch(
     with pytest.raises(AdoptError, match="for example, add: --state hx=getitem_1") as caught:
         adopt(tmp_path, model.SerializeToString(), Answers(t=(1, 8)))
     assert "both take new items" not in str(caught.value)
-    done = adopt(
-        tmp_path, model.SerializeToString(), Answers(t=(1, 8), states={"hx": "getitem_1"})
-    )
+    done = adopt(tmp_path, model.SerializeToString(), Answers(t=(1, 8), states={"hx": "getitem_1"}))
     assert done.manifest.contract.chunk.time_axis == time_axis
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests import honest, planted
+from tests.planted import Core, Signed
+from tests.steps import Tail
 
 from dst.export import CertificateError, ExportError, Step, StepFaultError, export_bundle
 from dst.export.bundle import WHOLE, _cut
 from dst.export.verify import BOUND, Form, Tensors, certify
 from dst.runtime import open_bundle
 from dst.runtime.manifest import Certificate
-from tests import honest, planted
-from tests.planted import Core, Signed
-from tests.steps import Tail
 
 Array = npt.NDArray[np.generic]
 

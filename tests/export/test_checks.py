@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from msgspec.structs import replace
+from tests import honest, planted
+from tests.planted import FAULTS, Core, Signed
+from tests.steps import Tail
 
 from dst.export import StepFaultError, export_bundle
 from dst.export.checks import check_recurrence
 from dst.export.step import Step
-from tests import honest, planted
-from tests.planted import FAULTS, Core, Signed
-from tests.steps import Tail
 
 Array = npt.NDArray[np.generic]
 Sizes = tuple[int, ...]
