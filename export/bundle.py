@@ -100,12 +100,13 @@ def export_bundle(
     step = step.eval()
     check_step(step)
     graphs = _trace(step, portable_t, progress)
-    files = pack({g.file: g.model for g in graphs})
+    files = dict(step.files()) | pack({g.file: g.model for g in graphs})
     with tempfile.TemporaryDirectory() as folder:
         for file, content in files.items():
             (Path(folder) / file).write_bytes(content)
         forms = {g.file: onnx_form(Path(folder) / g.file, step.contract) for g in graphs}
         certificates = _certificates(step, graphs, forms, data, about_data, certify_steps, progress)
+    certificates = [*step.own_certificates(data, about_data, certify_steps), *certificates]
     golden, golden_bytes = _golden(step, graphs, data)
     files[GOLDEN_FILE] = golden_bytes
     stored = _stored_initial_state(step)

@@ -31,6 +31,10 @@ FAMILIES = {
     "xlstm": xlstm.take_apart,
 }
 """``model_type`` of config.json to what takes such a model apart."""
+_OVERRIDES: dict[str, dict[str, object]] = {
+    # transformers 4 fails in its own chunk form; the step does not use either
+    "xlstm": {"chunk_size": 1 << 30, "mode": "inference"},
+}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _GROWS = (
     "keeps every token it has read, so its state grows, and a bundle holds a state of fixed size"
@@ -65,7 +69,7 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
     config = _config(root)
     family = _family(root, config)
     notes = _check_weights(root)
-    model = _model(root)
+    model = _model(root, _OVERRIDES.get(family, {}))
     vocabulary = int(model.config.vocab_size)
     tokenizer = root / "tokenizer.json"
     stack = FAMILIES[family](model)
@@ -196,7 +200,7 @@ def _check_weights(root: Path) -> list[str]:
     return [f"weights of {' and '.join(told)} were cast to float32"] if told else []
 
 
-def _model(root: Path) -> nn.Module:
+def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -208,6 +212,7 @@ def _model(root: Path) -> nn.Module:
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                **overrides,
             )
     except Exception as error:  # transformers raises whatever it likes
         what = " ".join(str(error).split())[:300]

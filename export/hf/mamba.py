@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dst.export.hf.parts import Kept, Layer, Stack, continued_conv
+from dst.export.hf.parts import Kept, Layer, Stack, continued_conv, item_by_item
 from dst.export.model.layer import rms_norm
 
 
@@ -27,6 +27,8 @@ class MambaLayer(Layer):
         super().__init__()
         self.norm, self.mixer = block.norm, block.mixer
         m = self.mixer
+        for name in ("b_c_rms", "dt_rms"):  # the exporter trips over them; only CUDA reads them
+            m._buffers.pop(name, None)
         self.inner_eps: float | None = getattr(m, "rms_eps", None)  # Falcon-Mamba has it
         # (N, C): the channels, of which there are many, lie side by side in memory
         decay = -torch.exp(m.A_log.detach().float()).T.contiguous()
@@ -53,11 +55,8 @@ class MambaLayer(Layer):
         dt = F.softplus(m.dt_proj(dt))
         decay = torch.exp(dt[:, :, None] * self.A)  # (B, T, N, C)
         written = (dt * u)[:, :, None] * b[..., None]
-        states = []
-        for t in range(x.shape[1]):
-            h = decay[:, t] * h + written[:, t]
-            states.append(h)
-        y = (c[:, :, None] @ torch.stack(states, 1)).squeeze(2)  # (B, T, C)
+        states, h = item_by_item(decay, written, h)
+        y = (c[:, :, None] @ states).squeeze(2)  # (B, T, C)
         return x + m.out_proj((y + u * m.D) * m.act(gate)), (past, h)
 
     def _unit(self, x: Tensor) -> Tensor:

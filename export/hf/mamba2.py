@@ -9,10 +9,13 @@ Shape letters: B batch, T items, C channels, H heads, K state size, V head width
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dst.export.hf.fused import gated_attention
 from dst.export.hf.parts import Kept, Layer, Stack, continued_conv, gated_rule
 from dst.export.model.layer import rms_norm
 
@@ -50,6 +53,12 @@ class Mamba2Layer(Layer):
         y = (y + u * m.D[:, None]).flatten(2)
         # the norm of the installed transformers: version 5 norms each group for itself
         return x + m.out_proj(m.norm(y, gate)), (past, memory)
+
+    def fused(self) -> Mamba2Layer:
+        """The same layer, sharing its weights, with ``com.microsoft.LinearAttention``."""
+        other = copy.copy(self)
+        other.rule = gated_attention
+        return other
 
     def _per_head(self, x: Tensor) -> Tensor:
         m = self.mixer

@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+State = TypeVar("State")
 Role = Literal["memory", "window", "conv", "counter"]
-BLOCK = 16
-"""Items per block of a chunk form: its work grows with the square of the block."""
+BLOCK = 64
+"""Items per block of a chunk form, at most: its work grows with the square of the block."""
 MASKED = -1e9
 """Added to a logarithm that must not count: its exponential is exactly 0."""
 
@@ -44,6 +45,10 @@ class Layer(nn.Module):
     @abstractmethod
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one chunk; ``state`` holds the tensors of ``kept``, each ``[B, *shape]``."""
+
+    def fused(self) -> Layer:
+        """The same layer with ONNX Runtime's own operators, where they are faster."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,24 @@ def continued_conv(x: Tensor, past: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Te
     return mixed, line[:, items:]
 
 
+def item_by_item(decay: Tensor, written: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Run ``h_t = decay_t h_{t-1} + written_t`` over the items of a chunk.
+
+    Args:
+        decay: ``[B, T, ...]``.
+        written: Of the same shape.
+        state: ``h`` before the chunk, ``[B, ...]``.
+
+    Returns:
+        Every ``h``, ``[B, T, ...]``, and the last one.
+    """
+    h, states = state[:, None], []
+    for a, w in zip(decay.split(1, 1), written.split(1, 1), strict=True):  # one node cuts them all
+        h = a * h + w
+        states.append(h)
+    return torch.cat(states, 1), h[:, 0]
+
+
 def decay_tables(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum log decays between the items of a block.
 
@@ -116,12 +139,40 @@ def gated_rule(
     Returns:
         Outputs ``[B, T, H, V]`` and the next state.
     """
+    return in_blocks(_gated_block, (q, k, v, g), state)
+
+
+def _gated_block(parts: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+    q, k, v, g = (part.transpose(1, 2) for part in parts)
+    between, since, lower = decay_tables(g)
+    decay, since = between.exp() * lower, since.exp()
+    out = (since * q) @ state + (q @ k.transpose(-1, -2) * decay) @ v
+    written = (k * decay[..., -1:, :].transpose(-1, -2)).transpose(-1, -2) @ v
+    return out.transpose(1, 2), since[..., -1:, :] * state + written
+
+
+def in_blocks(
+    block: Callable[[tuple[Tensor, ...], State], tuple[Tensor, State]],
+    parts: tuple[Tensor, ...],
+    state: State,
+    size: int = BLOCK,
+) -> tuple[Tensor, State]:
+    """Run a chunk form over blocks of at most ``size`` items, each from the state before it.
+
+    Args:
+        block: What runs one block.
+        parts: Its inputs, each with the items along axis 1.
+        state: The state before the first.
+        size: Items per block. A chunk of one block can be traced with a free T.
+
+    Returns:
+        The outputs, joined along axis 1, and the next state.
+    """
+    items = parts[0].shape[1]
+    if items <= size:
+        return block(parts, state)
     outputs = []
-    for start in range(0, q.shape[1], BLOCK):
-        q_, k_, v_, g_ = (x[:, start : start + BLOCK].transpose(1, 2) for x in (q, k, v, g))
-        between, since, lower = decay_tables(g_)
-        decay, since = between.exp() * lower, since.exp()
-        outputs.append((since * q_) @ state + (q_ @ k_.transpose(-1, -2) * decay) @ v_)
-        written = (k_ * decay[..., -1:, :].transpose(-1, -2)).transpose(-1, -2) @ v_
-        state = since[..., -1:, :] * state + written
-    return torch.cat(outputs, 2).transpose(1, 2), state
+    for start in range(0, items, size):
+        out, state = block(tuple(part[:, start : start + size] for part in parts), state)
+        outputs.append(out)
+    return torch.cat(outputs, 1), state

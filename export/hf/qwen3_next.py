@@ -8,11 +8,14 @@ root of K.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dst.export.hf.parts import Kept, Layer, Stack, continued_conv
+from dst.export.model.fused import linear_attention
 from dst.export.model.recurrence import delta_rule
 
 LENGTH_EPS = 1e-6
@@ -47,6 +50,12 @@ class Qwen3NextLayer(Layer):
         o, memory = self.rule(q * m.head_k_dim**-0.5, k, v, g, b.sigmoid(), memory)
         x = x + m.out_proj(m.norm(o, z).flatten(2))
         return x + self.feed(self.feed_norm(x)), (past, memory)
+
+    def fused(self) -> Qwen3NextLayer:
+        """The same layer, sharing its weights, with ``com.microsoft.LinearAttention``."""
+        other = copy.copy(self)
+        other.rule = linear_attention
+        return other
 
     def _unit(self, x: Tensor) -> Tensor:
         m = self.mix

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Kept, Layer, Stack, continued_conv
+from dst.export.hf.parts import MASKED, Kept, Layer, Stack, continued_conv, item_by_item
 from dst.export.hf.xlstm import soft_cap
 from dst.export.model.attention import rotate
 
@@ -61,11 +61,8 @@ class Recurrence(Layer):
         # 1 before the first item of a stream has been read, else the damping
         first = 1.0 + begun[:, None] * (damped[:, :1] - 1.0)
         written = u * read * torch.cat([first, damped[:, 1:]], 1)
-        states = []
-        for t in range(x.shape[1]):
-            h = a[:, t] * h + written[:, t]
-            states.append(h)
-        return b.linear_out(torch.stack(states, 1) * side), (past, h, torch.ones_like(begun))
+        states, h = item_by_item(a, written, h)
+        return b.linear_out(states * side), (past, h, torch.ones_like(begun))
 
     def _gate(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Multiply each head's channels by its own matrix."""

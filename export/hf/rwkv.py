@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.parts import Kept, Layer, Stack
+from dst.export.hf.parts import MASKED, Kept, Layer, Stack, in_blocks
 
 NOTHING_READ = -1e30
+BLOCK = 16
+"""Items per block: within it, every item is weighed against every other in each channel."""
 
 
 class RwkvLayer(Layer):
@@ -37,38 +39,51 @@ class RwkvLayer(Layer):
         )
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Take one chunk, item by item in the recurrence alone."""
+        """Take one chunk."""
         m, f = self.mix, self.feed
         past_mix, past_feed, *sums = state
         x = self.first(x)
         u = self.ln1(x)
-        shifted = torch.cat([past_mix, u[:, :-1]], 1)
+        shifted = torch.cat([past_mix, u], 1)[:, : x.shape[1]]
         key = m.key(_between(u, shifted, m.time_mix_key))
         value = m.value(_between(u, shifted, m.time_mix_value))
         gate = torch.sigmoid(m.receptance(_between(u, shifted, m.time_mix_receptance)))
-        means, sums = self._means(key, value, sums)
+        means, sums = in_blocks(self._means, (key, value), tuple(sums), BLOCK)
         x = x + m.output(gate * means)
         w = self.ln2(x)
-        shifted = torch.cat([past_feed, w[:, :-1]], 1)
+        shifted = torch.cat([past_feed, w], 1)[:, : x.shape[1]]
         hidden = torch.relu(f.key(_between(w, shifted, f.time_mix_key))).square()
         gate = torch.sigmoid(f.receptance(_between(w, shifted, f.time_mix_receptance)))
         x = x + gate * f.value(hidden)
         return x / 2 if self.halve else x, (u[:, -1:], w[:, -1:], *sums)
 
-    def _means(self, key: Tensor, value: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        over, under, top = sums  # (B, A)
-        bonus = key + self.mix.time_first
-        means = []
-        for t in range(key.shape[1]):
-            k, v, now = key[:, t], value[:, t], bonus[:, t]
-            high = torch.maximum(top, now)
-            old, new = torch.exp(top - high), torch.exp(now - high)
-            means.append((old * over + new * v) / (old * under + new))
-            faded = top + self.decay
-            top = torch.maximum(faded, k)
-            old, new = torch.exp(faded - top), torch.exp(k - top)
-            over, under = old * over + new * v, old * under + new
-        return torch.stack(means, 1), [over, under, top]
+    def _means(
+        self, parts: tuple[Tensor, ...], sums: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        key, value = parts  # (B, C, A)
+        over, under, top = (part[:, None] for part in sums)  # (B, 1, A)
+        size = key.shape[1]
+        lower = torch.ones(size, size, dtype=key.dtype).tril()
+        past = lower.tril(-1)
+        age = past @ past  # how many items lie between two
+        # exponents of each item (axis 2) as each item (axis 1) sees it
+        log = key[:, None] + (age[..., None] * self.decay + (1.0 - past)[..., None] * MASKED)
+        own = key + self.mix.time_first
+        before = torch.arange(size, dtype=key.dtype)[:, None] * self.decay  # (C, A)
+        start = top + before
+        high = torch.maximum(torch.maximum(log.amax(2), own), start)
+        weight = torch.exp(log - high[:, :, None])  # (B, C, C, A)
+        now, old = torch.exp(own - high), torch.exp(start - high)
+        means = ((weight * value[:, None]).sum(2) + now * value + old * over) / (
+            weight.sum(2) + now + old * under
+        )
+        log = key + before.flip(0)
+        start = top + size * self.decay
+        top = torch.maximum(log.amax(1, keepdim=True), start)
+        weight, old = torch.exp(log - top), torch.exp(start - top)
+        over = (weight * value).sum(1, keepdim=True) + old * over
+        under = weight.sum(1, keepdim=True) + old * under
+        return means, (over[:, 0], under[:, 0], top[:, 0])
 
 
 def _between(x: Tensor, shifted: Tensor, share: Tensor) -> Tensor:

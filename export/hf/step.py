@@ -5,14 +5,19 @@ Shape letters: B batch, T items.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dst.export.hf.check import certify_whole
 from dst.export.hf.parts import Kept, Stack
 from dst.export.step import Step
 from dst.runtime import manifest as m
+from dst.runtime.manifest import Certificate
 from dst.runtime.rules import TOKENIZER_FILE
 
 
@@ -72,6 +77,25 @@ class LanguageStep(Step):
             x, after = layer(x, tuple(state[name] for name in names))
             following |= dict(zip(names, after, strict=True))
         return {"logits": self.head(x)}, following
+
+    def fused(self) -> LanguageStep:
+        """The same step, sharing its weights, with ONNX Runtime's own operators."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.layers = nn.ModuleList(layer.fused() for layer in self.layers)
+        return other
+
+    def own_certificates(
+        self, data: npt.NDArray[np.generic], about: str, steps: int
+    ) -> tuple[Certificate, ...]:
+        """Hold the step against transformers, for each T over at least ``steps`` tokens."""
+        found = []
+        for t in self.contract.chunk.allowed_t:
+            items = -(-steps // t) * t
+            ids = np.resize(data, items).astype(np.int64)
+            start = self.initial_state(1)
+            found.append(certify_whole(self, start, self.model, ids, about=about, t=t))
+        return tuple(found)
 
     def files(self) -> Mapping[str, bytes]:
         """The tokenizer, where there is one."""

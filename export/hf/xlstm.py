@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dst.export.hf.parts import BLOCK, MASKED, Kept, Layer, Stack, decay_tables
+from dst.export.hf.parts import MASKED, Kept, Layer, Stack, decay_tables, in_blocks
 from dst.export.model.layer import rms_norm
 
 
@@ -28,7 +28,7 @@ class XlstmLayer(Layer):
         self.feed_norm, self.feed = block.norm_ffn, block.ffn
         c = self.cell.config
         self.heads, self.cap, self.eps = c.num_heads, c.gate_soft_cap, c.eps
-        self.fused = c.weight_mode == "fused"
+        self.one_weight = c.weight_mode == "fused"
         key, value = self.cell.qk_dim // c.num_heads, self.cell.v_dim // c.num_heads
         self.kept = (
             Kept("C", "memory", (c.num_heads, key, value)),
@@ -40,31 +40,26 @@ class XlstmLayer(Layer):
         """Take one chunk."""
         cell = self.cell
         q, k, v, out, i, f = self._projected(self.norm(x))
-        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (q, k, v))
-        i, f = (soft_cap(p, self.cap).transpose(1, 2) for p in (i, f))  # (B, H, T)
+        q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in (q, k, v))  # (B, T, H, K or V)
+        i, f = (soft_cap(p, self.cap) for p in (i, f))  # (B, T, H)
         q, f = q * q.shape[-1] ** -0.5, F.logsigmoid(f)
-        recalled = []
-        for start in range(0, x.shape[1], BLOCK):
-            part = slice(start, start + BLOCK)
-            h, state = self._block(
-                q[:, :, part], k[:, :, part], v[:, :, part], i[..., part], f[..., part], state
-            )
-            recalled.append(h)
-        normed = cell.multihead_norm(torch.cat(recalled, 2).transpose(1, 2)).flatten(2)
+        recalled, state = in_blocks(self._block, (q, k, v, i, f), state)
+        normed = cell.multihead_norm(recalled).flatten(2)
         x = x + cell.out_proj(torch.sigmoid(out) * normed)
         return x + self.feed(self.feed_norm(x)), state
 
     def _projected(self, u: Tensor) -> tuple[Tensor, ...]:
         cell = self.cell
-        if not self.fused:
+        if not self.one_weight:
             parts = (cell.q, cell.k, cell.v, cell.ogate_preact)
             return (*(p(u) for p in parts), cell.igate_preact(u), cell.fgate_preact(u))
         sizes = [cell.qk_dim, cell.qk_dim, cell.v_dim, cell.v_dim]
         return (*cell.qkv_opreact(u).split(sizes, -1), *cell.ifgate_preact(u).chunk(2, -1))
 
     def _block(
-        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: tuple[Tensor, ...]
+        self, parts: tuple[Tensor, ...], state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        q, k, v, i, f = (part.transpose(1, 2) for part in parts)
         memory, norm, top = state  # (B, H, K, V), (B, H, K), (B, H, 1)
         between, since, lower = decay_tables(f)
         log = between + i[..., None, :] + (1.0 - lower) * MASKED  # (B, H, C, C)
@@ -78,7 +73,7 @@ class XlstmLayer(Layer):
         written = k * weight[..., -1:, :].transpose(-1, -2)
         old = old[..., -1:, :]
         memory = old * memory + written.transpose(-1, -2) @ v
-        return h, (memory, old[..., 0] * norm + written.sum(-2), high[..., -1, :])
+        return h.transpose(1, 2), (memory, old[..., 0] * norm + written.sum(-2), high[..., -1, :])
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:

@@ -1,0 +1,112 @@
+"""Hold a step against transformers, which reads the same tokens at once and keeps no state.
+
+Shape letters: B batch, T items, V vocabulary, W window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dst.export.errors import CertificateError
+from dst.export.verify import DECILE_RATIO_BOUND
+from dst.runtime.golden import relative_error
+from dst.runtime.manifest import Certificate, Curve
+
+Forward = Callable[[Tensor, dict[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
+
+BOUND = 1e-4
+"""Largest error of the logits at any step: transformers orders its sums in another way."""
+CURVE_POINTS = 40
+
+
+def whole_run(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits ``[1, n, V]`` of tokens ``[1, n]`` that transformers reads in one call."""
+    if hasattr(getattr(model, "model", None), "_update_causal_mask"):
+        model.model._update_causal_mask = _window_mask(model.config.attention_window_size)
+    with torch.no_grad():
+        logits: Tensor = model(ids, use_cache=False).logits
+    return logits
+
+
+def _window_mask(window: int) -> Callable[..., Tensor]:
+    """The mask of RecurrentGemma: transformers 4 forgets the window where it keeps no cache."""
+
+    def mask(attention_mask: object, x: Tensor, place: Tensor) -> Tensor:
+        behind = place[:, None] - place
+        hidden = (behind < 0) | (behind >= window)
+        return hidden.to(x.dtype)[None, None] * torch.finfo(x.dtype).min
+
+    return mask
+
+
+def certify_whole(
+    forward: Forward,
+    state: dict[str, Tensor],
+    model: nn.Module,
+    ids: npt.NDArray[np.int64],
+    *,
+    about: str,
+    t: int,
+) -> Certificate:
+    """Run a step over tokens in chunks of ``t``, and hold each against the whole run.
+
+    Args:
+        forward: The step.
+        state: Its initial state, B = 1.
+        model: The model of transformers.
+        ids: Tokens ``[n]``; n is a multiple of ``t``.
+        about: What they are, for the manifest.
+        t: Tokens per step.
+
+    Raises:
+        CertificateError: an error exceeds ``BOUND``, or grows beyond ``DECILE_RATIO_BOUND``.
+    """
+    line = torch.from_numpy(ids)[None]
+    expected = whole_run(model, line).numpy()
+    errors = []
+    with torch.no_grad():
+        for start in range(0, len(ids), t):
+            outputs, state = forward(line[:, start : start + t], state)
+            part = expected[:, start : start + t]
+            errors.append(relative_error(outputs["logits"].numpy(), part))
+    worst, ratio = max(errors), _decile_ratio(errors)
+    if not (worst <= BOUND and ratio <= DECILE_RATIO_BOUND):
+        raise CertificateError(
+            f"transformers-vs-torch-t{t}: expected errors of at most {BOUND:g} and a last tenth of "
+            f"at most {DECILE_RATIO_BOUND:g} x the first over {len(ids)} tokens; came: logits "
+            f"{worst:.2g} of their rms in step {int(np.argmax(errors))}, ratio {ratio:.3g}; "
+            "nothing was written",
+            code="hf-differs",
+        )
+    ends = np.unique(np.linspace(1, len(errors), min(CURVE_POINTS, len(errors))).astype(int))
+    curve = tuple(
+        float(f"{max(errors[a:b]):.2g}") for a, b in zip((0, *ends[:-1]), ends, strict=True)
+    )
+    return Certificate(
+        name=f"transformers-vs-torch-t{t}",
+        steps=len(errors),
+        items_per_step=t,
+        data=about,
+        bound=BOUND,
+        decile_ratio_bound=DECILE_RATIO_BOUND,
+        passed=True,
+        curve=Curve(steps=tuple(int(end) for end in ends), tensors={"logits": curve}),
+        worst=worst,
+        worst_state=0.0,
+        worst_state_of_peak=0.0,
+        decile_ratio=ratio,
+    )
+
+
+def _decile_ratio(errors: list[float]) -> float:
+    """Mean of the last tenth over that of the first; a mean below a tenth of the bound is that."""
+    tenth = len(errors) // 10
+    if tenth < 10:
+        return 1.0
+    first, last = (max(float(np.mean(e)), BOUND / 10) for e in (errors[:tenth], errors[-tenth:]))
+    return last / first
