@@ -24,7 +24,7 @@ from dst.runtime.store import StateStore
 from dst.runtime.stream import Snapshot, Stream
 from dst.runtime.surprise import surprise_bits
 from dst.runtime.timing import GoldenTime, time_golden
-from dst.runtime.tokens import decode_bytes, encode_bytes
+from dst.runtime.tokens import TextTokenizer, decode_bytes, encode_bytes
 
 __all__ = [
     "Bundle",
@@ -51,6 +51,7 @@ __all__ = [
     "StoreError",
     "Stream",
     "StreamPool",
+    "TextTokenizer",
     "decode_bytes",
     "encode_bytes",
     "generate",

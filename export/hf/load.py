@@ -19,6 +19,9 @@ from torch import nn
 from dst.export.errors import HuggingFaceError
 from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.step import LanguageStep
+from dst.runtime.errors import TokenizerError
+from dst.runtime.rules import TOKENIZER_FILE
+from dst.runtime.tokens import TextTokenizer
 
 FAMILIES = {
     "falcon_mamba": mamba.take_apart,
@@ -71,7 +74,7 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
     notes = _check_weights(root)
     model = _model(root, _OVERRIDES.get(family, {}))
     vocabulary = int(model.config.vocab_size)
-    tokenizer = root / "tokenizer.json"
+    tokenizer = _tokenizer(root, vocabulary)
     stack = FAMILIES[family](model)
     return LanguageStep(
         model,
@@ -79,7 +82,7 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
         family=family,
         vocabulary=vocabulary,
         t=t,
-        tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
+        tokenizer=tokenizer,
         notes=notes,
     ).eval()
 
@@ -112,7 +115,7 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
         raise _unknown(root, family, architecture, config, known)
     if architecture and not architecture.endswith("ForCausalLM"):
         raise HuggingFaceError(
-            f"{root}: holds a {architecture}; expected the language model, {family}'s ...ForCausalLM",
+            f"{root}: holds a {architecture}; expected the language model, a ...ForCausalLM",
             code="hf-unsupported",
         )
     kinds = config.get("layer_types")
@@ -141,7 +144,9 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
 def _unknown(
     root: Path, family: str, architecture: str, config: Mapping[str, object], known: str
 ) -> HuggingFaceError:
-    if config.get("is_encoder_decoder") or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+    if config.get("is_encoder_decoder") or not architecture.endswith(
+        ("ForCausalLM", "LMHeadModel")
+    ):
         what = architecture or family
         return HuggingFaceError(
             f"{root}: {what} is no language model that reads one token after another (an encoder "
@@ -198,6 +203,24 @@ def _check_weights(root: Path) -> list[str]:
     names = {"BF16": "bfloat16", "F16": "float16", "F64": "float64"}
     told = [names[kind] for kind in small]
     return [f"weights of {' and '.join(told)} were cast to float32"] if told else []
+
+
+def _tokenizer(root: Path, vocabulary: int) -> bytes | None:
+    file = root / TOKENIZER_FILE
+    if not file.is_file():
+        return None
+    content = file.read_bytes()
+    try:
+        ids = TextTokenizer.read(content, str(file)).vocabulary
+    except TokenizerError as error:
+        raise HuggingFaceError(str(error), code=error.code) from None
+    if ids > vocabulary:
+        raise HuggingFaceError(
+            f"{file}: has ids up to {ids - 1}, the model takes those below {vocabulary}; they do "
+            "not belong together",
+            code="hf-tokenizer",
+        )
+    return content
 
 
 def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:

@@ -43,9 +43,9 @@ class MambaLayer(Layer):
         """Take one chunk, item by item in the recurrence alone."""
         m = self.mixer
         past, h = state
-        u, gate = m.in_proj(
-            rms_norm(x, self.norm.weight, self.norm.variance_epsilon)
-        ).chunk(2, -1)  # (B, T, C)
+        u, gate = m.in_proj(rms_norm(x, self.norm.weight, self.norm.variance_epsilon)).chunk(
+            2, -1
+        )  # (B, T, C)
         u, past = continued_conv(u, past, m.conv1d)
         u = m.act(u)
         sizes = [m.time_step_rank, m.ssm_state_size, m.ssm_state_size]

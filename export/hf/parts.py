@@ -124,9 +124,7 @@ def decay_tables(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return between, lower @ g[..., None], lower
 
 
-def gated_rule(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def gated_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Run ``S_t = e^{g_t} S_{t-1} + k_t v_t^T, o_t = S_t^T q_t`` in chunk form.
 
     Args:

@@ -142,7 +142,7 @@ def generate(
         typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
     ] = None,
     items: Annotated[
-        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
+        int, typer.Option("--items", metavar="N", min=1, help="How many bytes or tokens at most.")
     ] = 200,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
@@ -268,8 +268,17 @@ def soak(
 
 @app.command(help=help_of.EXPORT)
 def export(
-    size: Annotated[str, typer.Option("--size", help="tiny, small, base or 130m.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
+    size: Annotated[
+        str | None, typer.Option("--size", help="A DST network: tiny, small, base or 130m.")
+    ] = None,
+    from_hf: Annotated[
+        Path | None,
+        typer.Option("--from-hf", metavar="DIR", help="A model that transformers has saved."),
+    ] = None,
+    t: Annotated[
+        str, typer.Option("--t", metavar="N,N", help="With --from-hf: tokens per step.")
+    ] = "1,16",
     checkpoint: Annotated[
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Trained weights, under 'model'."),
@@ -303,8 +312,10 @@ def export(
     from dst.command.export import Order
     from dst.command.export import export as work
 
+    if (size is None) == (from_hf is None):
+        raise WrongUseError("give --size NAME or --from-hf DIR, one of them")
     order = Order(
-        size=size,
+        size=size or "",
         seed=seed,
         checkpoint=checkpoint,
         out=out,
@@ -315,6 +326,12 @@ def export(
         certify_steps=certify_steps,
         overwrite=overwrite,
     )
+    if from_hf is not None:
+        if checkpoint is not None:
+            raise WrongUseError("--checkpoint goes with --size; --from-hf has its own weights")
+        from dst.command.export_hf import export_hf
+
+        return lambda: export_hf(from_hf, t, order, output)
     return lambda: work(order, output)
 
 

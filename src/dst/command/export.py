@@ -13,10 +13,12 @@ from dst.command.demo import held_out
 from dst.command.errors import WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
-from dst.runtime.manifest import Certificate, Contract, Tokens
+from dst.runtime.manifest import Certificate, Contract, Manifest, Tokens
 from dst.words import counted
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dst.export.model import Network
 
 HELD_OUT = "modules of Python's standard library, not trained on"
@@ -77,17 +79,22 @@ def export(order: Order, output: Output) -> int:
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
         )
+    return told(order.out, network, manifest, output)
+
+
+def told(out: Path, module: "nn.Module", manifest: Manifest, output: Output) -> int:
+    """Say what was written, and return the exit code."""
     result = Exported(
-        path=str(order.out),
+        path=str(out),
         name=manifest.name,
         bundle_id=manifest.bundle_id,
         model_id=manifest.model_id,
         bytes=sum(f.size for f in manifest.files.values()),
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=sum(p.numel() for p in module.parameters()),
         certificates=manifest.certificates,
     )
     size = f"{result.parameters / 1e6:.2f}M parameters, {result.bytes / 2**20:.1f} MiB"
-    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {size}")
+    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {size}")
     for c in manifest.certificates:
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "

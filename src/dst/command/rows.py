@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
 from dst.command.source import Source, Stop, never
+from dst.command.token_text import token_blocks
+from dst.runtime import TextTokenizer
 from dst.runtime.manifest import Chunk, Tokens
 from dst.words import counted
 
@@ -22,10 +24,13 @@ LINE_BYTES = 1 << 20  # of a line of CSV, at most
 RAW_SUFFIXES = (".f32", ".raw", ".bin")
 
 
-def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
+def item_blocks(
+    path: str, chunk: Chunk, stop: Stop = never, tokenizer: TextTokenizer | None = None
+) -> Iterator[Array]:
     """Yield the items of an input, `[n, ...]` in the contract's dtype; n = 0 where it pauses.
 
-    Bytes for the tokenizer `bytes`. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
+    Bytes for the tokenizer `bytes`, and text for a `tokenizer` that is given, unless the input is
+    a `.npy` file of ids. Otherwise the name decides: `.npy`; `.f32`, `.raw` or
     `.bin` for little-endian float32, row after row; all else is CSV, one item per line,
     after a first line of names, if there is one.
 
@@ -37,6 +42,9 @@ def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
     if isinstance(content, Tokens) and content.tokenizer == "bytes":
         for block in Source.open(path).blocks(stop):
             yield np.frombuffer(block, np.uint8).astype(chunk.dtype)
+        return
+    if tokenizer is not None and PurePath(path).suffix.lower() != ".npy":
+        yield from token_blocks(path, tokenizer, chunk.dtype, stop)
         return
     item = tuple(size for size in chunk.shape if not isinstance(size, str))
     width = int(np.prod(item)) if item else 1

@@ -20,6 +20,7 @@ from dst.command.reading import Reading, Scored, reading_of
 from dst.command.rows import item_blocks
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
+from dst.command.token_text import tokenizer_for
 from dst.runtime import Session
 from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Tokens
@@ -154,7 +155,8 @@ def run(
         Interrupts() as interrupts,
         output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
     ):
-        for items in item_blocks(path, chunk, lambda: interrupts.signal is not None):
+        stop, tokenizer = lambda: interrupts.signal is not None, tokenizer_for(session.bundle)
+        for items in item_blocks(path, chunk, stop, tokenizer):
             for scored in reading.read(items) if len(items) else reading.settle():
                 report.take(scored)
                 if meter.add(len(scored.items)):
