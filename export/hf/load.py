@@ -144,9 +144,8 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
 def _unknown(
     root: Path, family: str, architecture: str, config: Mapping[str, object], known: str
 ) -> HuggingFaceError:
-    if config.get("is_encoder_decoder") or not architecture.endswith(
-        ("ForCausalLM", "LMHeadModel")
-    ):
+    causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    if config.get("is_encoder_decoder") or not causal:
         what = architecture or family
         return HuggingFaceError(
             f"{root}: {what} is no language model that reads one token after another (an encoder "

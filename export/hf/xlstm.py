@@ -2,7 +2,8 @@
 
 Shape letters: B batch, T items, H heads, K/V key and value width per head.
 
-    m_t = max(f_t + m_{t-1}, i_t)        C_t = e^{f_t + m_{t-1} - m_t} C_{t-1} + e^{i_t - m_t} k_t v_t^T
+    m_t = max(f_t + m_{t-1}, i_t)
+    C_t = e^{f_t + m_{t-1} - m_t} C_{t-1} + e^{i_t - m_t} k_t v_t^T
     h_t = C_t^T q_t / (max(|n_t^T q_t|, e^{-m_t}) + eps)        n_t as C_t, with 1 for v_t
 
 (Beck et al. 2024, mLSTM). ``m`` keeps the exponents small; it is the largest sum of log gates that

@@ -107,9 +107,8 @@ def write(
             stream.save(state)
     rate = items / max(seconds, 1e-9)
     if output.out.is_terminal and output.json != "-":
-        output.err.print(
-            f"[dim]{counted(items, 'byte' if decoder is None else 'token')}, {rate:,.0f}/s[/]"
-        )
+        made_of = "byte" if decoder is None else "token"
+        output.err.print(f"[dim]{counted(items, made_of)}, {rate:,.0f}/s[/]")
     output.write_json(
         Generated(
             bundle=session.bundle.root.name,

@@ -125,7 +125,12 @@ Export a network to a bundle and prove that its graphs do what torch does.
 Needs torch: pip install "dst-edge\\[export]". Without a checkpoint the weights are random. Nothing
 is written if a certificate does not hold.
 
+--from-hf takes a directory that transformers' save_pretrained has written: mamba, mamba2,
+falcon_mamba, rwkv, xlstm, recurrent_gemma, and lfm2 or qwen3_next without attention layers. Its
+tokenizer.json goes with it. Needs "dst-edge\\[export,hf]"; nothing is downloaded.
+
 \b
+dst export --from-hf my-mamba --t 1,16 --out my-bundle
 dst export --size tiny --seed 0 --out my-bundle
 dst export --size small --checkpoint model.pt --out text --certify-steps 10000
 """
