@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from dst import __version__
 from dst.export.cost import multiply_adds
 from dst.export.errors import ExportError
+from dst.export.infer import Known, infer
 from dst.export.step import Step, check_step
-from dst.export.trace import Traced, trace_fused, trace_portable
+from dst.export.trace import Tell, Traced, silent, trace_all
 from dst.export.verify import (
     Chunks,
-    Form,
     Progress,
     certify,
     initial_state,
@@ -37,10 +40,13 @@ from dst.runtime.manifest import (
     Manifest,
     Producer,
     Stored,
+    Tokens,
 )
 
 Array = npt.NDArray[np.generic]
 
+RANDOM_ITEMS = 4096
+"""Items that are drawn where no data is given."""
 WHOLE_ITEMS = 2048
 """Items that torch takes in one call where it is the whole that the chunks are held against."""
 GOLDEN_ITEMS = 64
@@ -50,99 +56,209 @@ GOLDEN_FILE = "golden.safetensors"
 
 
 def export_bundle(
-    step: Step,
+    module: nn.Module,
     path: str | Path,
     *,
-    name: str,
-    data: Array,
-    about_data: str = "items given by the caller",
+    chunk: Tensor | None = None,
+    state: object = None,
+    t: Sequence[int] | None = None,
+    data: ArrayLike | None = None,
+    name: str | None = None,
+    batch_axis: int | None = None,
+    time_axis: int | None = None,
+    lookback: int = 0,
+    lookback_fill: float = 0.0,
+    tail: Literal["exact", "pad", "refuse"] | None = None,
+    pad_value: float = 0.0,
+    vocabulary: int | None = None,
+    tokenizer: Literal["bytes", "none"] = "none",
+    features: Sequence[str] = (),
+    sample_rate_hz: float | None = None,
+    meanings: Mapping[str, Literal["logits", "gaussian", "custom"]] | None = None,
+    about_data: str | None = None,
     description: str = "",
     license: str = "",
     certify_steps: int = 1000,
     portable_t: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> Manifest:
-    """Export a step to a bundle with fused and portable graphs, golden vectors and certificates.
+    """Export a torch module to a bundle: graphs, golden vectors and certificates.
+
+    The module takes ``(chunk, state)`` and returns ``(outputs, state)``. Its contract is found by
+    running it on the example. The module itself is not touched: a copy runs, in evaluation mode.
+
+    ```python
+    lstm = torch.nn.LSTM(40, 64, batch_first=True)
+    export_bundle(lstm, "my-lstm", chunk=torch.randn(1, 16, 40), t=(1, 16))
+    ```
+
+    A module that is a ``Step`` with a ``contract`` says all this by itself: give ``data`` alone.
 
     Args:
-        step: A torch module that signed the contract, with its trained weights.
+        module: The module, with its trained weights.
         path: Directory to make.
-        name: The bundle's name.
+        chunk: An example chunk as the module takes it, e.g. ``[1, 16, 40]``; with ``lookback``
+            items in front.
+        state: The state at the start of a stream, nested as the module has it: a tensor, tuple,
+            list, dict, named tuple or dataclass. None where the module makes its own; ``()``
+            where it has none.
+        t: The numbers of items that a chunk may have; by default that of the example, and 1 where
+            that gives the same.
         data: Real items to prove the graphs on, ``[n]`` or ``[n, F]``; read round and round.
+            Random ones by default.
+        name: The bundle's name; that of the directory by default.
+        batch_axis: Which axis of ``chunk`` counts the streams; found by default.
+        time_axis: Which axis of ``chunk`` counts the items; found by default.
+        lookback: Past items that the module wants in front of each chunk.
+        lookback_fill: What stands there before the first item.
+        tail: What is done with items that fill no chunk: ``exact`` (by default where T = 1 runs),
+            ``pad`` or ``refuse``.
+        pad_value: What fills the last chunk, with the tail ``pad``.
+        vocabulary: Number of token ids; by default that of the embedding that reads the chunk.
+        tokenizer: ``bytes`` where an id is the value of a byte.
+        features: A name for each feature.
+        sample_rate_hz: Items per second.
+        meanings: Output name -> what it is: ``logits``, ``gaussian`` or ``custom``.
         about_data: What ``data`` is, for the manifest.
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         certify_steps: Carried steps each certificate runs.
-        portable_t: Chunk sizes of the portable graphs; the nominal T and 1 by default.
+        portable_t: Chunk sizes of the portable graphs; by default the nominal T and 1, where
+            torch can write them.
         overwrite: Replace a bundle that stands at ``path``.
         progress: Called with a label and the share done.
+        tell: Called with a sentence for each thing that was found or decided; e.g. ``print``.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        ExportError: ``data`` is empty, or a T of ``portable_t`` is not allowed.
-        StepContractError: the step does not keep its contract.
+        ExportError: an example, ``data`` or ``portable_t`` does not fit; or a question is open,
+            and the message names the argument that answers it.
+        StepContractError: the module does not return ``(outputs, state)`` as it should, or does
+            not keep the contract it has signed.
+        StepFaultError: the module cannot be stepped as a stream must be; ``code`` names the fault.
         LoweringError: a graph could not be made.
         CertificateError: two forms differ too much; nothing was written.
         BundleExistsError: ``path`` exists and ``overwrite`` is False, or it is no bundle.
     """
-    if len(data) == 0:
-        raise ExportError("export: data is empty; give real items to prove the graphs on")
-    check_target(Path(path), overwrite)
-    allowed = step.contract.chunk.allowed_t
-    if portable_t is None:
-        portable_t = [t for t in dict.fromkeys((step.contract.chunk.nominal_t, 1)) if t in allowed]
-    for t in portable_t:
-        if t not in allowed:
-            raise ExportError(f"export: portable T = {t} is not in the contract's {list(allowed)}")
-    step = step.eval()
-    check_step(step)
-    graphs = _trace(step, portable_t, progress)
-    files = dict(step.files()) | pack({g.file: g.model for g in graphs})
-    with tempfile.TemporaryDirectory() as folder:
-        for file, content in files.items():
-            (Path(folder) / file).write_bytes(content)
-        forms = {g.file: onnx_form(Path(folder) / g.file, step.contract) for g in graphs}
-        certificates = _certificates(step, graphs, forms, data, about_data, certify_steps, progress)
-    certificates = [*step.own_certificates(data, about_data, certify_steps), *certificates]
-    golden, golden_bytes = _golden(step, graphs, data)
-    files[GOLDEN_FILE] = golden_bytes
-    stored = _stored_initial_state(step)
-    if stored:
-        files["init.safetensors"] = safetensors.numpy.save(stored)
-    manifest = Manifest(
-        name=name,
-        description=description,
-        license=license,
-        model_id=model_id(step, files[graphs[0].file]),
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="dst-edge", version=__version__),
-        contract=step.contract,
-        graphs=tuple(_graph(g, step.contract) for g in graphs),
-        golden=golden,
-        certificates=tuple(certificates),
-        horizon=Horizon(half_life_items=step.half_life_items),
-        weights_bytes=len(files[WEIGHTS_FILE]),
+    path = Path(path)
+    check_target(path, overwrite)
+    known = Known(
+        t=None if t is None else tuple(t),
+        batch_axis=batch_axis,
+        time_axis=time_axis,
+        lookback=lookback,
+        lookback_fill=lookback_fill,
+        tail=tail,
+        pad_value=pad_value,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        features=tuple(features),
+        sample_rate_hz=sample_rate_hz,
+        meanings=tuple((meanings or {}).items()),
     )
+    step = _step(module, chunk, state, known)
+    tell = tell or silent
+    for note in step.notes:
+        tell(note)
+    contract = step.contract
+    items, about = _items(step, data, about_data)
+    for size in portable_t or ():
+        if size not in contract.chunk.allowed_t:
+            raise ExportError(
+                f"export: portable T = {size} is not in the contract's "
+                f"{list(contract.chunk.allowed_t)}"
+            )
+    training = [part for part in step.modules() if part.training]
+    try:
+        step.eval()
+        check_step(step)
+        graphs = trace_all(step, items, portable_t, tell, progress)
+        files = dict(step.files()) | pack({g.file: g.model for g in graphs})
+        own = step.own_certificates(items, about, certify_steps)
+        certificates = _certificates(step, graphs, files, items, about, certify_steps, progress)
+        golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
+        stored = _stored_initial_state(step)
+        if stored:
+            files["init.safetensors"] = safetensors.numpy.save(stored)
+        manifest = Manifest(
+            name=name or path.name,
+            description=description,
+            license=license,
+            model_id=model_id(step, files[graphs[0].file]),
+            precision="float32",
+            recipe=None,
+            producer=Producer(name="dst-edge", version=__version__),
+            contract=contract,
+            graphs=tuple(_graph(g, contract) for g in graphs),
+            golden=golden,
+            certificates=(*own, *certificates),
+            horizon=Horizon(half_life_items=step.half_life_items),
+            weights_bytes=len(files[WEIGHTS_FILE]),
+        )
+    finally:
+        for part in training:
+            part.training = True
     return write_bundle(path, manifest, files, overwrite=overwrite)
 
 
-def _trace(step: Step, portable_t: Sequence[int], progress: Progress | None) -> list[Traced]:
-    graphs: list[Traced] = []
-    for done, t in enumerate((None, *portable_t)):
-        if progress is not None:
-            progress("tracing", done / (1 + len(portable_t)))
-        graphs.append(trace_fused(step) if t is None else trace_portable(step, t))
-    return graphs
+def _step(module: nn.Module, chunk: object, state: object, known: Known) -> Step:
+    """Take a module that has signed a contract as it is, and find the contract of any other."""
+    if not isinstance(getattr(module, "contract", None), Contract):
+        return infer(module, chunk, state, known)
+    if chunk is not None or state is not None or known != Known():
+        raise ExportError(
+            f"{type(module).__name__} has a `contract`, which says all about chunk and state; give "
+            "neither chunk nor state nor what describes them"
+        )
+    return cast(Step, module)
+
+
+def _items(step: Step, data: ArrayLike | None, about: str | None) -> tuple[Array, str]:
+    """Return the items to run on, ``[n, ...]`` in the chunk's dtype, and what they are."""
+    chunk = step.contract.chunk
+    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    if data is None:
+        return _random_items(
+            step, (RANDOM_ITEMS, *item)
+        ), about or "random items: no data was given"
+    items = np.asarray(data)
+    if len(items) == 0:
+        raise ExportError("export: data is empty; give real items to prove the graphs on")
+    if items.shape[1:] != item:
+        shape = ", ".join(["n", *map(str, item)])
+        raise ExportError(
+            f"export: data has the shape {list(items.shape)}; expected one row for each item, "
+            f"[{shape}], without a batch axis"
+        )
+    items = items.astype(chunk.dtype)
+    if isinstance(chunk.content, Tokens):
+        worst = items.min() if items.min() < 0 else items.max()
+        if not 0 <= worst < chunk.content.vocabulary:
+            raise ExportError(
+                f"export: data holds the id {worst}; expected 0 to {chunk.content.vocabulary - 1}"
+            )
+    elif not np.isfinite(items).all():
+        raise ExportError("export: data holds a NaN or an infinity; the runtime refuses such items")
+    return items, about or "items given by the caller"
+
+
+def _random_items(step: Step, shape: tuple[int, ...]) -> Array:
+    chunk, source = step.contract.chunk, np.random.default_rng(0)
+    if isinstance(chunk.content, Tokens):
+        return source.integers(chunk.content.vocabulary, size=shape).astype(chunk.dtype)
+    if step.example is not None:
+        return source.choice(step.example.flatten().numpy(), shape)
+    return source.normal(size=shape).astype(chunk.dtype)
 
 
 def _certificates(
     step: Step,
     graphs: Sequence[Traced],
-    forms: dict[str, Form],
+    files: Mapping[str, bytes],
     data: Array,
     about: str,
     steps: int,
@@ -150,14 +266,25 @@ def _certificates(
 ) -> list[Certificate]:
     contract = step.contract
     t = contract.chunk.nominal_t
-    torch_step, fused = torch_form(step), forms[graphs[0].file]
-    pairs = [("torch-vs-fused", torch_step, fused, t, t)]
+    torch_step = torch_form(step)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in files.items():
+            (Path(folder) / file).write_bytes(content)
+        forms = {g.file: onnx_form(Path(folder) / g.file, contract) for g in graphs}
+    pairs = []
     if contract.chunk.tail == "exact":  # then the contract says that the cut does not matter
         whole = max(WHOLE_ITEMS // t, 1) * t
-        pairs.insert(0, ("torch-whole-vs-chunked", torch_step, torch_step, t, whole))
-    for graph in graphs[1:]:
-        size = graph.allowed_t[0]
-        pairs.append((f"fused-vs-portable-t{size}", fused, forms[graph.file], size, size))
+        pairs.append(("torch-whole-vs-chunked", torch_step, torch_step, t, whole))
+    free = [g for g in graphs if len(g.allowed_t) == len(contract.chunk.allowed_t)]
+    for graph in graphs:
+        form = forms[graph.file]
+        size = t if t in graph.allowed_t else graph.allowed_t[0]
+        if graph in free:
+            pairs.append(("torch-vs-fused", torch_step, form, size, size))
+        elif free:
+            pairs.append((f"fused-vs-portable-t{size}", forms[free[0].file], form, size, size))
+        else:
+            pairs.append((f"torch-vs-{graph.lowering}-t{size}", torch_step, form, size, size))
     return [
         certify(
             name,
@@ -181,7 +308,10 @@ def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Go
     chunk = step.contract.chunk
     sizes = {chunk.nominal_t}
     if chunk.tail != "exact":
-        sizes |= {g.allowed_t[0] for g in graphs if g.batch}
+        sizes |= set(chunk.allowed_t)
+    for graph in graphs:  # a graph takes a run at one of its T that divides the run's
+        if not any(size % t == 0 for size in sizes for t in graph.allowed_t):
+            sizes.add(graph.allowed_t[-1])
     run = torch_form(step)
     tensors: dict[str, Array] = {}
     runs: list[Golden] = []

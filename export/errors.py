@@ -13,6 +13,10 @@ class StepContractError(ExportError):
     """A module does not keep the contract it signed."""
 
 
+class StepFaultError(ExportError):
+    """A module cannot be stepped as a stream must be; `code` names the fault."""
+
+
 class LoweringError(ExportError):
     """A traced graph breaks the rule of its lowering."""
 

@@ -18,7 +18,7 @@ Sign it by deriving from ``Step``, or by having the same three members::
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,12 @@ class Step(nn.Module):
     """
 
     contract: Contract
+    any_batch: bool = True
+    """Whether several streams can be stepped together."""
+    example: Tensor | None = None
+    """Values that random items are drawn from; normal numbers where there are none."""
+    notes: Sequence[str] = ()
+    """What was found out about it, in sentences."""
 
     @property
     def half_life_items(self) -> float | None:

@@ -1,8 +1,8 @@
-"""A step in, ONNX graphs out: fused with free B and T, portable with static shapes.
+"""Trace a torch step into ONNX graphs with torch's dynamo exporter, and check each against torch.
 
-Both come from torch's dynamo exporter. Fused graphs hold ``com.microsoft`` operators and run
-where ONNX Runtime has their kernels; portable graphs hold primitives of opset 18 only, B = 1 and
-one T, and run anywhere.
+Fused graphs keep B and T free where the step allows it; they may hold ``com.microsoft`` operators
+and run where ONNX Runtime has their kernels. Portable graphs hold plain operators of opset 18
+only, B = 1 and one T, and run anywhere.
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
+from torch.export import Dim
 
 from dst.export.clean import cleaned
 from dst.export.errors import LoweringError
+from dst.export.recurrent import as_onnx_operators, has_recurrences
 from dst.export.step import Step, example_chunk
+from dst.export.verify import Chunks, Progress, error_of_peak, onnx_form, torch_form
+from dst.runtime.engine import first_line
 from dst.runtime.manifest import Contract
+
+Array = npt.NDArray[np.generic]
+Tell = Callable[[str], None]
+"""Called with a sentence about what was decided."""
 
 FUSED_OPSET, PORTABLE_OPSET = 23, 18
 IR_VERSIONS = {FUSED_OPSET: 11, PORTABLE_OPSET: 8}
@@ -32,6 +42,15 @@ MIN_ORT = {PORTABLE_OPSET: "1.14", FUSED_OPSET: "1.23"}
 """First ONNX Runtime release that runs an opset's CPU kernels."""
 MIN_ORT_CONTRIB = "1.31"
 """The release the fused operators were proved on."""
+MAX_BATCH = 4096
+STEPS_COMPARED = 3
+STRAY = 1e-4
+"""Error of a tensor against its peak beyond which a graph is not what torch does; the
+certificates hold it to less."""
+
+
+def silent(_: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +80,132 @@ class Traced:
         return MIN_ORT_CONTRIB if contrib else MIN_ORT[self.opsets["ai.onnx"]]
 
 
-def trace_fused(step: Step) -> Traced:
-    """Trace a step with free B and T into ``step.onnx``.
+def trace_all(
+    step: Step,
+    items: Array,
+    portable_t: Sequence[int] | None = None,
+    tell: Tell = silent,
+    progress: Progress | None = None,
+) -> list[Traced]:
+    """Trace a step into as few graphs as it allows, each run and compared with torch.
+
+    First one graph with free B and T. Where T cannot be free, one graph for each allowed T; where
+    B cannot either, B = 1. To these come portable graphs, if torch can write them.
+
+    Args:
+        step: What to trace.
+        items: Items to compare on, ``[n]`` or ``[n, F]``.
+        portable_t: The T of the portable graphs, which then must be possible; by default the
+            nominal T and 1, as far as they are.
+        tell: Told what could not be had, and why.
+        progress: Told of the share done.
+
+    Raises:
+        LoweringError: torch cannot export the step, or a portable graph that was asked for.
+    """
+    chunk = step.contract.chunk
+    progress = progress or (lambda what, share: None)
+    progress("tracing", 0.0)
+    graphs, why = _free(step, items)
+    if not graphs:
+        for done, t in enumerate(chunk.allowed_t, 1):
+            graphs.append(_static(step, items, t))
+            progress("tracing", done / (len(chunk.allowed_t) + 2))
+        sizes = ", ".join(str(t) for t in chunk.allowed_t)
+        if len(chunk.allowed_t) > 1:
+            tell(f"one graph for each T = {sizes}: T cannot be free ({why})")
+    if step.any_batch and any(g.batch for g in graphs):
+        tell("B = 1 only: a graph for several streams answers otherwise, or cannot be traced")
+    asked = portable_t is not None
+    if portable_t is None:
+        portable_t = [t for t in (chunk.nominal_t, 1) if t in chunk.allowed_t]
+    for t in dict.fromkeys(portable_t):
+        if any(g.file == _portable_file(t) for g in graphs):
+            continue
+        try:
+            traced = trace_portable(step, t)
+            if (fault := _strays(traced, step, items)) is not None:
+                raise LoweringError(f"{traced.file}: {fault}")
+            graphs.append(traced)
+        except LoweringError as error:
+            if asked:
+                raise
+            tell(f"no portable graph for T = {t}: {error}")
+    return graphs
+
+
+def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
+    """Trace with free T and, if the step has any, free B; or say why that cannot be."""
+    allowed = step.contract.chunk.allowed_t
+    why = ""
+    if not step.any_batch and len(allowed) == 1:
+        return [], why
+    for automatic in (False, True):
+        try:
+            traced = trace_fused(step, automatic=automatic)
+        except LoweringError as error:
+            why = why or str(error)
+            continue
+        fault = _strays(traced, step, items)
+        if fault is None:
+            return [traced], ""
+        why = fault
+    return [], why
+
+
+def _static(step: Step, items: Array, t: int) -> Traced:
+    """Trace for one T: with free B, or portable with B = 1, or with B = 1 and any operators.
+
+    Raises:
+        LoweringError: torch can do none of it.
+    """
+    if step.any_batch and len(step.contract.chunk.allowed_t) > 1:
+        for automatic in (False, True):
+            with contextlib.suppress(LoweringError):
+                traced = trace_fused(step, t, automatic=automatic)
+                if _strays(traced, step, items) is None:
+                    return traced
+    with contextlib.suppress(LoweringError):
+        traced = trace_portable(step, t)
+        if _strays(traced, step, items) is None:
+            return traced
+    model = _trace(step.fused(), FUSED_OPSET, (1, t), {})
+    traced = Traced(_portable_file(t), "fused", (t,), (1,), model)
+    if (fault := _strays(traced, step, items)) is not None:
+        raise LoweringError(f"the graph for T = {t}, B = 1 is not what torch does: {fault}")
+    return traced
+
+
+def trace_fused(step: Step, t: int | None = None, *, automatic: bool = False) -> Traced:
+    """Trace a step with free B, and free T or one T.
+
+    Args:
+        step: What to trace.
+        t: The only T; None for all that the contract allows.
+        automatic: Let torch find out what is free, where it refuses to be told.
 
     Raises:
         LoweringError: torch cannot export the step, or it fixes B or T.
     """
-    chunk = step.contract.chunk
-    model = _trace(step.fused(), FUSED_OPSET, None)
-    return Traced("step.onnx", "fused", chunk.allowed_t, (), model)
+    allowed = step.contract.chunk.allowed_t
+    if t is None and len(allowed) == 1:
+        (t,) = allowed
+    # two different sizes, neither 0 nor 1, so that the exporter keeps both axes free
+    items = t or next(size for size in allowed if size > 1)
+    batch = (3 if items == 2 else 2) if step.any_batch else 1
+    free: dict[str, object] = {}
+    if step.any_batch:
+        free["B"] = Dim.AUTO if automatic else Dim("B", min=1, max=MAX_BATCH)
+    if t is None:
+        free["T"] = Dim.AUTO if automatic else Dim("T", min=1, max=max(allowed))
+    model = _trace(step.fused(), FUSED_OPSET, (batch, items), free)
+    return Traced(
+        "step.onnx" if t is None or len(allowed) == 1 else f"any_t{t}.onnx",
+        "fused",
+        allowed if t is None else (t,),
+        () if step.any_batch else (1,),
+        model,
+    )
 
 
 def trace_portable(step: Step, t: int) -> Traced:
@@ -78,14 +214,56 @@ def trace_portable(step: Step, t: int) -> Traced:
     Raises:
         LoweringError: torch cannot export the step, or a node is no plain ONNX operator.
     """
-    model = _trace(step, PORTABLE_OPSET, t)
-    traced = Traced(f"step_t{t}.onnx", "portable", (t,), (1,), model)
+    model = _trace(step, PORTABLE_OPSET, (1, t), {})
+    traced = Traced(_portable_file(t), "portable", (t,), (1,), model)
     if traced.domains != ("ai.onnx",):
         raise LoweringError(
             f"{traced.file}: a portable graph holds ai.onnx nodes only, this one has "
             f"{', '.join(traced.domains)}; write the step with plain torch operations"
         )
     return traced
+
+
+def _portable_file(t: int) -> str:
+    return f"step_t{t}.onnx"
+
+
+def _strays(traced: Traced, step: Step, items: Array) -> str | None:
+    """Run a graph at every T, and at another B, beside torch; say where it differs, if it does.
+
+    A tracer may fix a size without a word, or keep what only holds at the size it saw.
+    """
+    contract = step.contract
+    try:
+        run = onnx_form(traced.model.SerializeToString(), contract)
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        return f"ONNX Runtime does not load it: {first_line(error)}"
+    reference = torch_form(step)
+    for batch in (1,) if traced.batch else (1, 3):
+        for t in traced.allowed_t:
+            left = right = {
+                name: tensor.contiguous().numpy()
+                for name, tensor in step.initial_state(batch).items()
+            }
+            source = Chunks(contract, items, t)
+            for number in range(STEPS_COMPARED):
+                rows = [source[number + STEPS_COMPARED * row] for row in range(batch)]
+                chunk = np.concatenate(rows, contract.chunk.batch_axis)
+                expected, left = reference(chunk, left)
+                try:
+                    found, right = run(chunk, right)
+                except Exception as error:
+                    return f"it fails at T = {t}, B = {batch}: {first_line(error)}"
+                for name, value in (expected | left).items():
+                    other = (found | right)[name]
+                    if value.shape != other.shape:
+                        return (
+                            f"at T = {t}, B = {batch} `{name}` is {list(other.shape)} and not "
+                            f"{list(value.shape)}"
+                        )
+                    if error_of_peak(other, value) > STRAY:
+                        return f"at T = {t}, B = {batch} it answers otherwise (`{name}`)"
+    return None
 
 
 class _Flat(nn.Module):
@@ -108,17 +286,26 @@ def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
     return opset18.Softplus(x)
 
 
-def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
+def _trace(
+    step: Step, opset: int, sizes: tuple[int, int], free: Mapping[str, object]
+) -> onnx.ModelProto:
+    """Trace at B and T, with the axes of ``free`` left open."""
     contract = step.contract
-    # two different sizes, neither 0 nor 1, so that the exporter keeps both axes free
-    batch, items = (1, t) if t is not None else (2, min(5, max(contract.chunk.allowed_t)))
+    batch, items = sizes
     state = step.initial_state(batch)
-    args = (example_chunk(contract, batch, items), *(state[s.input] for s in contract.state))
+    # tensors of their own: what is given twice, the tracer takes for one input
+    args = (
+        example_chunk(contract, batch, items),
+        *(state[s.input].clone(memory_format=torch.contiguous_format) for s in contract.state),
+    )
     try:
-        with torch.no_grad(), _quiet():
-            free = _free_axes(contract) if t is None else None
+        with torch.no_grad(), _quiet(), as_onnx_operators(step):
             flat = _Flat(step).eval()
-            captured = torch.export.export(flat, args, dynamic_shapes=free, strict=False)
+            captured = torch.export.export(
+                flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
+            )
+            if has_recurrences(step):  # what is left of them, the exporter would get wrong
+                captured = captured.run_decompositions()
             program = torch.onnx.export(
                 captured,
                 dynamo=True,
@@ -127,7 +314,7 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it likes
-        raise LoweringError(f"torch could not export the step: {error}") from error
+        raise LoweringError(f"torch could not export the step: {_reason(error)}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
     model = cleaned(
@@ -136,42 +323,81 @@ def _trace(step: Step, opset: int, t: int | None) -> onnx.ModelProto:
         [contract.chunk.input, *(s.input for s in contract.state)],
         [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
     )
-    if t is None:
-        _name_axes(model.graph, contract)
+    _declare(model.graph, contract, sizes, free)
     return model
 
 
-def _free_axes(contract: Contract) -> tuple[object, ...]:
-    batch = torch.export.Dim("B", min=1, max=4096)
+def _reason(error: Exception) -> str:
+    """The line of a tracer's error that tells most, without the places in its own code."""
+    inner = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    return (lines[0] if lines else type(inner).__name__)[:300]
+
+
+def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, ...]:
     chunk = contract.chunk
-    free: dict[int, object] = {chunk.batch_axis: batch}
-    if len(chunk.allowed_t) > 1:
-        items = torch.export.Dim("T", min=1, max=max(chunk.allowed_t))
-        free[chunk.time_axis] = items + chunk.lookback if chunk.lookback else items
-    return (free, tuple({s.batch_axis: batch} for s in contract.state))
+    axes: dict[int, object] = {}
+    batch, items = free.get("B"), free.get("T")
+    if batch is not None:
+        axes[chunk.batch_axis] = batch
+    if items is not None:
+        named = isinstance(items, Dim) and chunk.lookback
+        axes[chunk.time_axis] = items + chunk.lookback if named else items
+    states = ({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
+    return (axes, tuple(states))
 
 
-def _name_axes(graph: onnx.GraphProto, contract: Contract) -> None:
-    """Call the free axes B and T; the exporter numbers them."""
-    axes = graph.input[0].type.tensor_type.shape.dim
-    names = {axes[contract.chunk.batch_axis].dim_param: "B"}
-    if not contract.chunk.lookback:
-        names[axes[contract.chunk.time_axis].dim_param] = "T"
-    for value in (*graph.input, *graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param:
-                axis.dim_param = names.get(axis.dim_param, axis.dim_param)
+def _declare(
+    graph: onnx.GraphProto,
+    contract: Contract,
+    sizes: tuple[int, int],
+    free: Mapping[str, object],
+) -> None:
+    """Give inputs and outputs the contract's shapes: the exporter leaves sizes it has seen."""
+    batch, items = sizes
+    chunk = contract.chunk
+    here: dict[str, int | str] = {
+        "B": "B" if "B" in free else batch,
+        "T": "T" if "T" in free else items,
+    }
+    long = "T_in" if "T" in free and chunk.lookback else here["T"]
+    if isinstance(long, int):
+        long += chunk.lookback
+    shapes: list[Sequence[int | str]] = [
+        [long if d == "T" else d for d in chunk.shape],
+        *(s.shape for s in contract.state),
+    ]
+    for values, wanted in (
+        (graph.input, shapes),
+        (graph.output, [*(o.shape for o in contract.outputs), *(s.shape for s in contract.state)]),
+    ):
+        for value, shape in zip(values, wanted, strict=True):
+            tensor = value.type.tensor_type
+            tensor.shape.ClearField("dim")
+            for size in shape:
+                size = here.get(size, size) if isinstance(size, str) else size
+                axis = tensor.shape.dim.add()
+                if isinstance(size, int):
+                    axis.dim_value = size
+                else:
+                    axis.dim_param = size
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's chatter from the user; its errors still raise."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

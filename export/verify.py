@@ -49,12 +49,13 @@ def torch_form(step: Step) -> Form:
     return run
 
 
-def onnx_form(path: Path, contract: Contract) -> Form:
-    """A traced graph on ONNX Runtime's CPU provider, one thread."""
+def onnx_form(graph: Path | bytes, contract: Contract) -> Form:
+    """A traced graph, a file or its bytes, on ONNX Runtime's CPU provider, one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what goes wrong is raised
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     constants = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in contract.constants}
 

@@ -1,0 +1,229 @@
+"""Call a user's module on flat tensors, and say clearly what it did wrong if it fails.
+
+Shape letters: ``B`` batch, ``T`` items per chunk.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.tree import Tree, taken
+
+Tensors = dict[str, Tensor]
+
+_LSTMS = (nn.LSTM, nn.LSTMCell)
+_SINGLE = (nn.GRU, nn.RNN, nn.GRUCell, nn.RNNCell)
+_NARROW = {
+    torch.bfloat16: "bfloat16, which numpy and ONNX Runtime's CPU kernels do not have",
+    torch.float16: "float16, which ONNX Runtime's CPU kernels widen: nothing is gained",
+}
+
+
+def prepared(module: object) -> nn.Module:
+    """Return a copy of a module on the CPU, in evaluation mode; the caller's own is not touched.
+
+    Raises:
+        ExportError: it is no module, cannot be copied, or has weights in half precision.
+    """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise ExportError(
+            f"module is the class {module.__name__}; give an instance, such as {module.__name__}()"
+        )
+    if not isinstance(module, nn.Module):
+        raise ExportError(
+            f"module is {type(module).__name__}; expected a torch.nn.Module that takes "
+            "(chunk, state) and returns (outputs, state)"
+        )
+    try:
+        own = copy.deepcopy(module).cpu().eval()
+    except Exception as error:
+        raise ExportError(
+            f"{called(module)} cannot be copied to the CPU: {first_line(error)}; if it keeps the "
+            "result of an earlier call as an attribute, return it as state instead"
+        ) from error
+    for name, tensor in (*own.named_parameters(), *own.named_buffers()):
+        if tensor.dtype in _NARROW:
+            raise ExportError(
+                f"{called(module)}: `{name}` is {_NARROW[tensor.dtype]}; export "
+                "`module.float()`, and quantize the bundle for size"
+            )
+    return own
+
+
+def called(module: nn.Module) -> str:
+    """The name of a module's class."""
+    return type(module).__name__
+
+
+def first_line(error: Exception) -> str:
+    """An error's class and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def spelled(tensor: Tensor) -> str:
+    """The dtype and shape of a tensor, such as ``float32 [1, 16, 40]``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def told(value: object) -> str:
+    """What a value is, in a few words, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor {spelled(value)}"
+    if isinstance(value, tuple | list):
+        parts = ", ".join(told(part) for part in value[:4])
+        return f"{len(value)} things ({parts})"
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+class Caller:
+    """A module that takes and gives flat tensors.
+
+    Attributes:
+        module: What is called.
+        takes_state: Whether its ``forward`` has a second argument.
+        chunk_name: What its ``forward`` calls the chunk.
+        state: How its state is nested; None until it is known.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.state: Tree | None = None
+        self.chunk_name, self.takes_state = _signature(module)
+
+    def raw(self, chunk: Tensor, state: object) -> object:
+        """Call the module and return what it returns.
+
+        Raises:
+            StepFaultError: it raised; `code` is ``step-failed``.
+        """
+        arguments = (chunk, state) if self.takes_state else (chunk,)
+        try:
+            with torch.no_grad():
+                return self.module(*arguments)
+        except Exception as error:
+            given = f"chunk {spelled(chunk)}"
+            if state is not None:
+                tree, tensors = taken(state, "state")
+                parts = [f"{n or 'state'} {spelled(s)}" for n, s in _zipped(tree, tensors)]
+                given += f" and state {', '.join(parts)}" if parts else ""
+            raise StepFaultError(
+                f"{called(self.module)} failed on {given}: {first_line(error)}",
+                code="step-failed",
+            ) from error
+
+    def split(self, result: object) -> tuple[Tensors, object]:
+        """Part what the module returned into outputs by name, and the state as it is nested.
+
+        Raises:
+            StepContractError: it is not ``(outputs, state)``.
+        """
+        if not self.takes_state:
+            if isinstance(result, tuple) and len(result) == 2 and result[1] is None:
+                result = result[0]
+            return self._outputs(result), None
+        if not isinstance(result, tuple | list) or hasattr(result, "_fields") or len(result) != 2:
+            cure = "return the new state as well: `return outputs, state`"
+            if isinstance(result, tuple | list) and len(result) > 2:
+                cure = "put what belongs together in a tuple or dict: `return outputs, (h, c)`"
+            raise StepContractError(
+                f"{called(self.module)} returned {told(result)}; expected two: (outputs, state); "
+                f"{cure}",
+                code="step-result",
+            )
+        outputs, state = result
+        return self._outputs(outputs), state
+
+    def __call__(self, chunk: Tensor, state: Sequence[Tensor]) -> tuple[Tensors, list[Tensor]]:
+        """Step once on copies, so that a module may write into what it is given.
+
+        Raises:
+            StepFaultError: the module raised.
+            StepContractError: what it returned is not ``(outputs, state)``, or its state is
+                nested in another way than the one it got.
+        """
+        tree = self.state
+        if tree is None:
+            raise AssertionError("the state's nesting is not known yet")
+        copies = tree.filled([tensor.clone() for tensor in state])
+        outputs, after = self.split(self.raw(chunk.clone(), copies))
+        if not tree.names:
+            return outputs, []
+        other, tensors = taken(after, "the returned state")
+        found = dict(_zipped(other, tensors))
+        if set(other.names) != set(tree.names):
+            raise StepContractError(
+                f"{called(self.module)} got a state of {len(tree.names)} ({tree}) and returned one "
+                f"of {len(other.names)} ({other}); expected the same names both times: return the "
+                "state as it was given",
+                code="step-result",
+            )
+        return outputs, [found[name] for name in tree.names]
+
+    def _outputs(self, value: object) -> Tensors:
+        tree, tensors = taken(value, "an output")
+        if not tensors:
+            raise StepContractError(
+                f"{called(self.module)} returned no output; a step must answer something",
+                code="step-result",
+            )
+        names = [
+            name if name and not name[0].isdigit() else ".".join(filter(None, ("output", name)))
+            for name in tree.names
+        ]
+        return dict(zip(names, tensors, strict=True))
+
+
+def state_names(module: nn.Module, tree: Tree) -> list[str]:
+    """Give the tensors of a state readable names: ``h`` and ``c`` where a module has an LSTM."""
+    parts = list(module.modules())
+    names = list(tree.names)
+    if any(isinstance(part, _LSTMS) for part in parts):
+        pairs = {name[:-1] for name in names if re.search(r"(^|\.)0$", name)}
+        for prefix in pairs:
+            group = [name for name in names if re.fullmatch(re.escape(prefix) + r"\d+", name)]
+            if len(group) == 2:
+                letters = dict(zip(group, (f"{prefix}h", f"{prefix}c"), strict=True))
+                names = [letters.get(name, name) for name in names]
+    bare = "h" if any(isinstance(part, _SINGLE) for part in parts) else "state"
+    return [bare if not name else f"state.{name}" if name[0].isdigit() else name for name in names]
+
+
+def _zipped(tree: Tree, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    return list(zip(tree.names, tensors, strict=True))
+
+
+def _signature(module: nn.Module) -> tuple[str, bool]:
+    """Return what ``forward`` calls the chunk, and whether it takes a state after it.
+
+    Raises:
+        StepContractError: it takes no argument, or needs more than two.
+    """
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return "chunk", True
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    taken_by_position = {p.name for p in positional[:2]}
+    if (not positional and not several) or not taken_by_position.issuperset(needed):
+        raise StepContractError(
+            f"{called(module)}.forward takes ({', '.join(p.name for p in parameters)}); expected "
+            "(chunk, state): put all that is carried into one tuple, dict or dataclass, and what "
+            "never changes into buffers of the module",
+            code="step-result",
+        )
+    name = positional[0].name if positional else "chunk"
+    return name, several or len(positional) > 1

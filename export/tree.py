@@ -1,0 +1,112 @@
+"""Take the tensors out of a nested state and put others back: names, tensors, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dst.export.errors import StepContractError
+
+_NUMBERS = (bool, int, float)
+_ODD = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The shape of a nested value without its tensors.
+
+    Attributes:
+        names: One per tensor: the keys that lead to it, such as ``lstm.0``; ``""`` for a bare one.
+        spec: torch's description of the nesting.
+        empty: Which of its leaves are ``None``.
+    """
+
+    names: tuple[str, ...]
+    spec: pytree.TreeSpec
+    empty: frozenset[int]
+
+    def filled(self, tensors: Sequence[Tensor]) -> object:
+        """Build the nested value again around other tensors."""
+        left = iter(tensors)
+        count = len(self.names) + len(self.empty)
+        leaves = [None if place in self.empty else next(left) for place in range(count)]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+    def __str__(self) -> str:
+        """The names, for a message."""
+        if self.names == ("",):
+            return "one tensor"
+        return ", ".join(self.names) if self.names else "nothing"
+
+
+def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:
+    """Take a nested value apart: dict, tuple, list, dataclass, named tuple, or one tensor.
+
+    Numbers become tensors without axes. ``None`` holds no tensor.
+
+    Args:
+        value: What to take apart.
+        what: What it is, for messages.
+
+    Raises:
+        StepContractError: something in it is neither a tensor nor a number.
+    """
+    for kind in _dataclasses(value):
+        if kind not in pytree.SUPPORTED_NODES:
+            pytree.register_dataclass(kind)
+    leaves, spec = pytree.tree_flatten_with_path(value)
+    names: list[str] = []
+    tensors: list[Tensor] = []
+    empty = frozenset(place for place, (_, leaf) in enumerate(leaves) if leaf is None)
+    for path, leaf in leaves:
+        if leaf is None:
+            continue
+        name = ".".join(_key(entry) for entry in path)
+        if isinstance(leaf, _NUMBERS):
+            leaf = torch.tensor(leaf)
+        if not isinstance(leaf, Tensor):
+            where = f" at `{name}`" if name else ""
+            raise StepContractError(
+                f"{what}{where} is {type(leaf).__name__}; expected tensors, in a tuple, list, "
+                "dict, named tuple or dataclass if there are several"
+            )
+        names.append(name)
+        tensors.append(leaf)
+    return Tree(_distinct(names), spec, empty), tensors
+
+
+def _dataclasses(value: object) -> Iterator[type]:
+    """Yield every dataclass within a nested value, which torch cannot open by itself."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield type(value)
+        for field in dataclasses.fields(value):
+            yield from _dataclasses(getattr(value, field.name, None))
+    elif isinstance(value, dict):
+        for held in value.values():
+            yield from _dataclasses(held)
+    elif isinstance(value, tuple | list):
+        for held in value:
+            yield from _dataclasses(held)
+
+
+def _key(entry: pytree.KeyEntry) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return _ODD.sub("_", str(getattr(entry, attribute))) or "_"
+    return _ODD.sub("_", str(entry))
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Number names that odd characters have made equal."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+    return tuple(found)
