@@ -17,7 +17,7 @@ from dst.export.axes import Axes, Hints, OutputAxes, Prober, close, find_axes, f
 from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.export.module import Caller, called, prepared, spelled, state_names, told
 from dst.export.step import TORCH_DTYPES, Step
-from dst.export.tree import Tree, taken
+from dst.export.tree import taken
 from dst.runtime.manifest import (
     Chunk,
     Contract,
