@@ -135,14 +135,16 @@ def find_axes(probe: Prober, hints: Hints) -> Axes:
         raise _nothing_runs(probe, hints, faults)
     best = min(rank for rank, _ in found)
     equal = [axes for rank, axes in found if rank == best]
-    times = {axes.time for axes in equal}
-    if len(times) > 1:
-        ways = " or ".join(f"batch_axis={a.batch}, time_axis={a.time}" for a in equal)
+    if len({axes.time for axes in equal}) > 1:
+        equal = [axes for axes in equal if not axes.mixed] or equal
+    if len({axes.time for axes in equal}) > 1:
+        ways = " or ".join(f"batch_axis={a.batch}, time_axis={a.time}" for a in equal[:2])
         raise ExportError(
-            f"the chunk {spelled(probe.chunk)} runs either way; say which axis is which: {ways}",
+            f"the chunk {spelled(probe.chunk)} runs in {len(equal)} ways; say which axis is which, "
+            f"e.g. {ways}",
             code="axes-open",
         )
-    return equal[0]
+    return equal[0]  # features that do not meet could be rows as well: batch comes first
 
 
 def _placements(rank: int, hints: Hints) -> Iterator[tuple[int | None, int | None]]:
@@ -171,13 +173,11 @@ def _preference(probe: Prober, hints: Hints, batch: int | None, time: int | None
 
 
 def _level(axes: Axes) -> int:
-    """Rank what a placement can do: rows, then time."""
-    if axes.batch is None:
-        level = 4
-    elif not axes.any_batch:
-        level = 3
-    else:
-        level = 2 if axes.mixed else 0
+    """Rank what a placement can do: rows, then time.
+
+    Rows that mix are a fault to be named elsewhere, and no reason to take another axis for rows.
+    """
+    level = 2 if axes.batch is None else 0 if axes.any_batch else 1
     return 2 * level + (0 if axes.free else 1)
 
 

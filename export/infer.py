@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -182,7 +183,7 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
     """
     sizes = _sizes(known)
     own = prepared(module)
-    example = _chunk(chunk, own)
+    example = _chunk(chunk, own, known.lookback)
     call = Caller(own)
     vocabulary = _vocabulary(own, call, example, state, known)
     start = _start(call, example, state)
@@ -208,8 +209,10 @@ def _sizes(known: Known) -> tuple[int, ...]:
     return tuple(sorted(set(known.t or ())))
 
 
-def _chunk(chunk: object, module: nn.Module) -> Tensor:
+def _chunk(chunk: object, module: nn.Module, lookback: int) -> Tensor:
     """Check the example chunk and bring it to the CPU."""
+    if isinstance(chunk, np.ndarray) and chunk.dtype.kind in "fiub":
+        chunk = torch.from_numpy(chunk.copy())
     if not isinstance(chunk, Tensor):
         came = "nothing" if chunk is None else told(chunk)
         raise ExportError(
@@ -218,6 +221,11 @@ def _chunk(chunk: object, module: nn.Module) -> Tensor:
         )
     if chunk.dim() == 0 or not chunk.numel():
         raise ExportError(f"chunk is {spelled(chunk)}; expected at least one item")
+    if max(chunk.shape) <= lookback:
+        raise ExportError(
+            f"chunk is {spelled(chunk)} with a lookback of {lookback}; expected lookback + T items "
+            "along time"
+        )
     _check_dtype("chunk", chunk)
     if not chunk.is_floating_point() and chunk.dtype not in TOKEN_DTYPES:
         raise ExportError(
@@ -282,7 +290,7 @@ def _vocabulary(
 def _start(call: Caller, chunk: Tensor, state: object) -> list[Tensor]:
     """Take the initial state apart, or find out what it is; tell the caller how it is nested."""
     own = call.module
-    if isinstance(state, tuple | list | dict) and not state and call.takes_state:
+    if isinstance(state, tuple | list | dict) and not state and not call.needs_state:
         call.takes_state = False
     if not call.takes_state:
         if state is not None and taken(state, "state")[1]:
@@ -474,6 +482,7 @@ def _assembled(
         call, contract, chunk_place, state_places, output_places, start, example, any_batch
     )
     step.notes = [*_described(contract), *notes]
+    call.named = False
     return step.eval()
 
 

@@ -88,15 +88,19 @@ class Caller:
 
     Attributes:
         module: What is called.
-        takes_state: Whether its ``forward`` has a second argument.
+        takes_state: Whether its ``forward`` is given a state.
+        needs_state: Whether it cannot do without.
         chunk_name: What its ``forward`` calls the chunk.
         state: How its state is nested; None until it is known.
+        named: Whether what the module raises is told as a fault of the module; a tracer wants
+            to see it as it is.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.state: Tree | None = None
-        self.chunk_name, self.takes_state = _signature(module)
+        self.named = True
+        self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
     def raw(self, chunk: Tensor, state: object) -> object:
         """Call the module and return what it returns.
@@ -109,6 +113,8 @@ class Caller:
             with torch.no_grad():
                 return self.module(*arguments)
         except Exception as error:
+            if not self.named:
+                raise
             given = f"chunk {spelled(chunk)}"
             if state is not None:
                 tree, tensors = taken(state, "state")
@@ -125,6 +131,8 @@ class Caller:
         Raises:
             StepContractError: it is not ``(outputs, state)``.
         """
+        if isinstance(self.module, nn.RNNCellBase):  # its state is its answer
+            return self._outputs(result[0] if isinstance(result, tuple) else result), result
         if not self.takes_state:
             if isinstance(result, tuple) and len(result) == 2 and result[1] is None:
                 result = result[0]
@@ -154,15 +162,15 @@ class Caller:
             raise AssertionError("the state's nesting is not known yet")
         copies = tree.filled([tensor.clone() for tensor in state])
         outputs, after = self.split(self.raw(chunk.clone(), copies))
-        if not tree.names:
-            return outputs, []
         other, tensors = taken(after, "the returned state")
         found = dict(_zipped(other, tensors))
         if set(other.names) != set(tree.names):
+            cure = "return the state as it was given"
+            if tree.empty or not tree.names:
+                cure = "give the state as it is at the start, zeros perhaps, in the place of None"
             raise StepContractError(
-                f"{called(self.module)} got a state of {len(tree.names)} ({tree}) and returned one "
-                f"of {len(other.names)} ({other}); expected the same names both times: return the "
-                "state as it was given",
+                f"{called(self.module)} got a state of {tree} and returned one of {other}; "
+                f"expected the same both times: {cure}",
                 code="step-result",
             )
         return outputs, [found[name] for name in tree.names]
@@ -200,8 +208,8 @@ def _zipped(tree: Tree, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
     return list(zip(tree.names, tensors, strict=True))
 
 
-def _signature(module: nn.Module) -> tuple[str, bool]:
-    """Return what ``forward`` calls the chunk, and whether it takes a state after it.
+def _signature(module: nn.Module) -> tuple[str, bool, bool]:
+    """Return what ``forward`` calls the chunk, whether it takes a state after it, and needs one.
 
     Raises:
         StepContractError: it takes no argument, or needs more than two.
@@ -209,7 +217,7 @@ def _signature(module: nn.Module) -> tuple[str, bool]:
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
-        return "chunk", True
+        return "chunk", True, False
     several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [
@@ -226,4 +234,4 @@ def _signature(module: nn.Module) -> tuple[str, bool]:
             code="step-result",
         )
     name = positional[0].name if positional else "chunk"
-    return name, several or len(positional) > 1
+    return name, several or len(positional) > 1, len(needed) > 1

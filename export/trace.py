@@ -144,7 +144,7 @@ def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
         try:
             traced = trace_fused(step, automatic=automatic)
         except LoweringError as error:
-            why = why or str(error)
+            why = str(error)
             continue
         fault = _strays(traced, step, items)
         if fault is None:
@@ -253,16 +253,16 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
                 try:
                     found, right = run(chunk, right)
                 except Exception as error:
-                    return f"it fails at T = {t}, B = {batch}: {first_line(error)}"
+                    return f"the graph fails at T = {t}, B = {batch}: {first_line(error)[:160]}"
                 for name, value in (expected | left).items():
                     other = (found | right)[name]
                     if value.shape != other.shape:
                         return (
-                            f"at T = {t}, B = {batch} `{name}` is {list(other.shape)} and not "
-                            f"{list(value.shape)}"
+                            f"at T = {t}, B = {batch} the graph's `{name}` is {list(other.shape)} and "
+                            f"not {list(value.shape)}"
                         )
                     if error_of_peak(other, value) > STRAY:
-                        return f"at T = {t}, B = {batch} it answers otherwise (`{name}`)"
+                        return f"at T = {t}, B = {batch} the graph answers otherwise (`{name}`)"
     return None
 
 
@@ -304,6 +304,7 @@ def _trace(
             captured = torch.export.export(
                 flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
             )
+            _check_free(captured, contract, free)
             if has_recurrences(step):  # what is left of them, the exporter would get wrong
                 captured = captured.run_decompositions()
             program = torch.onnx.export(
@@ -313,6 +314,8 @@ def _trace(
                 custom_translation_table={torch.ops.aten.softplus.default: _softplus},
                 verbose=False,
             )
+    except LoweringError:
+        raise
     except Exception as error:  # the exporter raises whatever it likes
         raise LoweringError(f"torch could not export the step: {_reason(error)}") from error
     if program is None:
@@ -332,6 +335,28 @@ def _reason(error: Exception) -> str:
     inner = error.__cause__ if isinstance(error.__cause__, Exception) else error
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return (lines[0] if lines else type(inner).__name__)[:300]
+
+
+def _check_free(
+    captured: torch.export.ExportedProgram, contract: Contract, free: Mapping[str, object]
+) -> None:
+    """Refuse early what the tracer has fixed without a word.
+
+    Raises:
+        LoweringError: an axis of the chunk that should be free has one size.
+    """
+    (chunk,) = (
+        node.meta["val"]
+        for node in captured.graph.nodes
+        if node.op == "placeholder" and node.name == captured.graph_signature.user_inputs[0]
+    )
+    for letter, axis in (("B", contract.chunk.batch_axis), ("T", contract.chunk.time_axis)):
+        if letter in free and isinstance(chunk.shape[axis], int):
+            raise LoweringError(
+                "a loop over time, or a size that is written down"
+                if letter == "T"
+                else "torch fixes the batch size"
+            )
 
 
 def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, ...]:

@@ -42,7 +42,9 @@ class Tree:
         """The names, for a message."""
         if self.names == ("",):
             return "one tensor"
-        return ", ".join(self.names) if self.names else "nothing"
+        tensors = "tensor" if len(self.names) == 1 else "tensors"
+        named = f" ({', '.join(self.names)})" if self.names else ""
+        return f"{len(self.names)} {tensors}{named}"
 
 
 def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:

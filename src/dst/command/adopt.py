@@ -134,7 +134,7 @@ def _answers(order: Order) -> "Answers":
         ),
         shapes=_named("--shape", order.shapes, _shape),
         drop=order.drop,
-        t=_sizes(order.t),
+        t=sizes_of(order.t),
         lookback=order.lookback,
         lookback_fill=order.lookback_fill,
         tail=order.tail,
@@ -213,7 +213,12 @@ def _shape(name: str, text: str) -> tuple[int | str, ...]:
         ) from None
 
 
-def _sizes(text: str | None) -> tuple[int, ...]:
+def sizes_of(text: str | None) -> tuple[int, ...]:
+    """Read `1,16`.
+
+    Raises:
+        WrongUseError: it holds anything but sizes.
+    """
     try:
         sizes = tuple(int(part) for part in text.split(",")) if text is not None else ()
     except ValueError:

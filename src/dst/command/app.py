@@ -17,6 +17,7 @@ from dst.command import help_of
 from dst.command.adopt_verb import adopt
 from dst.command.bench_verb import bench
 from dst.command.errors import WrongUseError, guarded
+from dst.command.export_verb import export
 from dst.command.options import (
     BUNDLE_HELP,
     MAX_THREADS,
@@ -142,7 +143,7 @@ def generate(
         typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
     ] = None,
     items: Annotated[
-        int, typer.Option("--items", metavar="N", min=1, help="How many bytes or tokens at most.")
+        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
     ] = 200,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
@@ -266,75 +267,7 @@ def soak(
     return lambda: work(bundle, provider.value, threads, wish, output)
 
 
-@app.command(help=help_of.EXPORT)
-def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
-    size: Annotated[
-        str | None, typer.Option("--size", help="A DST network: tiny, small, base or 130m.")
-    ] = None,
-    from_hf: Annotated[
-        Path | None,
-        typer.Option("--from-hf", metavar="DIR", help="A model that transformers has saved."),
-    ] = None,
-    t: Annotated[
-        str, typer.Option("--t", metavar="N,N", help="With --from-hf: tokens per step.")
-    ] = "1,16",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="Trained weights, under 'model'."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**64 - 1, help="Of random weights.")
-    ] = 0,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
-    ] = None,
-    description: Annotated[str, typer.Option("--description", help="What it does.")] = "",
-    license: Annotated[
-        str, typer.Option("--license", metavar="SPDX", help="The weights' licence.")
-    ] = "",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Real items to prove it on; held-out text for bytes."
-        ),
-    ] = None,
-    certify_steps: Annotated[
-        int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
-    ] = 1000,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
-    ] = False,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.command.export`."""
-    output = Output.to(json)
-    from dst.command.export import Order
-    from dst.command.export import export as work
-
-    if (size is None) == (from_hf is None):
-        raise WrongUseError("give --size NAME or --from-hf DIR, one of them")
-    order = Order(
-        size=size or "",
-        seed=seed,
-        checkpoint=checkpoint,
-        out=out,
-        name=name,
-        description=description,
-        license=license,
-        data=data,
-        certify_steps=certify_steps,
-        overwrite=overwrite,
-    )
-    if from_hf is not None:
-        if checkpoint is not None:
-            raise WrongUseError("--checkpoint goes with --size; --from-hf has its own weights")
-        from dst.command.export_hf import export_hf
-
-        return lambda: export_hf(from_hf, t, order, output)
-    return lambda: work(order, output)
-
-
+app.command(help=help_of.EXPORT)(export)
 app.command(help=help_of.ADOPT)(adopt)
 app.command(help=help_of.QUANTIZE)(quantize)
 app.command(help=help_of.BENCH)(bench)

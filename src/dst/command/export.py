@@ -1,26 +1,28 @@
-"""`dst export`: a named size and perhaps a checkpoint go in, a proved bundle comes out."""
+"""`dst export`: load a torch module or make a network of ours, export it, and say what was found."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.command.adopt import sizes_of
 from dst.command.apart import check_apart
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
-from dst.runtime.manifest import Certificate, Contract, Manifest, Tokens
+from dst.runtime.manifest import Certificate, Contract, Tokens
 from dst.words import counted
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from dst.export import Step
     from dst.export.model import Network
 
+EXAMPLE_T = 16
+"""Items of the example chunk where nobody says how many."""
 HELD_OUT = "modules of Python's standard library, not trained on"
 
 
@@ -28,7 +30,17 @@ HELD_OUT = "modules of Python's standard library, not trained on"
 class Order:
     """What to export: see the options of `dst export`."""
 
-    size: str
+    model: str | None
+    chunk: str | None
+    states: tuple[str, ...]
+    t: str | None
+    weights: Path | None
+    arguments: str | None
+    lookback: int
+    tail: Literal["exact", "pad", "refuse"] | None
+    vocabulary: int | None
+    tokenizer: Literal["bytes", "none"]
+    size: str | None
     seed: int
     checkpoint: Path | None
     out: Path
@@ -38,10 +50,11 @@ class Order:
     data: str | None
     certify_steps: int
     overwrite: bool
+    from_hf: Path | None = None
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """The bundle that was written."""
+    """The bundle that was written; `notes` say what was found out about the module."""
 
     path: str
     name: str
@@ -50,25 +63,37 @@ class Exported(msgspec.Struct, frozen=True):
     bytes: int
     parameters: int
     certificates: tuple[Certificate, ...]
+    notes: tuple[str, ...]
 
 
 def export(order: Order, output: Output) -> int:
-    """Build the network, export and prove it, and return the exit code.
+    """Load or build the module, export and prove it, and return the exit code.
 
     Raises:
         DstError: the export failed or its certificates do not hold; nothing was written.
         WrongUseError: torch is missing, or an option does not fit.
     """
     check_folder("--out", order.out)
-    reads = {"--checkpoint": order.checkpoint, "--data": order.data, "--out": order.out}
+    reads = {
+        "--checkpoint": order.checkpoint,
+        "--weights": order.weights,
+        "--from-hf": order.from_hf,
+        "--data": order.data,
+        "--out": order.out,
+    }
     check_apart(output, reads)
+    if [order.model, order.from_hf, order.size].count(None) != 2:
+        raise WrongUseError(
+            "give one of these: your module as FILE.py:NAME, --from-hf DIR, or --size for a "
+            "network of ours"
+        )
     with needing("export", "export"):
         from dst.export import export_bundle
-    network = _network(order)
-    data, about = _data(order, network.contract)
+    step, data, about = _material(order)
+    notes: list[str] = []
     with output.progress("export", 1.0) as bar:
         manifest = export_bundle(
-            network,
+            step,
             order.out,
             name=order.name or order.out.name,
             data=data,
@@ -78,23 +103,22 @@ def export(order: Order, output: Output) -> int:
             certify_steps=order.certify_steps,
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
+            tell=notes.append,
         )
-    return told(order.out, network, manifest, output)
-
-
-def told(out: Path, module: "nn.Module", manifest: Manifest, output: Output) -> int:
-    """Say what was written, and return the exit code."""
     result = Exported(
-        path=str(out),
+        path=str(order.out),
         name=manifest.name,
         bundle_id=manifest.bundle_id,
         model_id=manifest.model_id,
         bytes=sum(f.size for f in manifest.files.values()),
-        parameters=sum(p.numel() for p in module.parameters()),
+        parameters=sum(p.numel() for p in step.parameters()),
         certificates=manifest.certificates,
+        notes=tuple(notes),
     )
     size = f"{result.parameters / 1e6:.2f}M parameters, {result.bytes / 2**20:.1f} MiB"
-    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {size}")
+    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {size}")
+    for note in notes:
+        output.out.print(f"  {foreign(note)}")
     for c in manifest.certificates:
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
@@ -104,14 +128,66 @@ def told(out: Path, module: "nn.Module", manifest: Manifest, output: Output) -> 
     return 0
 
 
+def _material(order: Order) -> tuple["Step", npt.NDArray[np.generic] | None, str | None]:
+    """Return what to export, items to prove it on (None for random ones) and what they are."""
+    if order.from_hf is not None:
+        from dst.command.export_hf import hf_data, hf_step
+
+        language = hf_step(order, order.from_hf)
+        return (language, *hf_data(order, language))
+    step = _network(order) if order.model is None else _module(order)
+    return (step, *_data(order, step.contract))
+
+
+def _module(order: Order) -> "Step":
+    """Load the user's module and find its contract."""
+    import torch
+
+    from dst.command.user_module import Spec, load_module, states_of
+    from dst.export.infer import Known, infer
+
+    if order.checkpoint is not None:
+        raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
+    if order.chunk is None:
+        raise WrongUseError("--chunk is missing: the shape of an example, such as --chunk B,T,40")
+    sizes = sizes_of(order.t)
+    spec = Spec.read("--chunk", order.chunk)
+    state = states_of(order.states)
+    torch.manual_seed(order.seed)
+    assert order.model is not None
+    module = load_module(order.model, order.arguments, order.weights)
+    letters = {letter: spec.shape.index(letter) for letter in ("B", "T") if letter in spec.shape}
+    example = spec.tensor((max(sizes) if sizes else EXAMPLE_T) + order.lookback)
+    return infer(
+        module,
+        example,
+        state,
+        Known(
+            t=sizes or None,
+            batch_axis=letters.get("B"),
+            time_axis=letters.get("T"),
+            lookback=order.lookback,
+            tail=order.tail,
+            vocabulary=order.vocabulary,
+            tokenizer=order.tokenizer,
+        ),
+    )
+
+
 def _network(order: Order) -> "Network":
     """Make the network of that size, with random weights or those of a checkpoint."""
     import torch
 
     from dst.export.model import Network, sized
 
+    own = (order.chunk, order.states, order.t, order.weights, order.arguments, order.vocabulary)
+    if any(own) or order.lookback or order.tail:
+        raise WrongUseError(
+            "--size makes a network of ours, which knows its chunk and state; --chunk, --state, "
+            "--t, --weights, --args, --lookback, --tail and --vocabulary go with FILE.py:NAME"
+        )
     try:
-        config = sized(order.size)
+        config = sized(str(order.size))
     except ValueError as error:
         raise WrongUseError(f"--size: {error}") from None
     torch.manual_seed(order.seed)
@@ -139,8 +215,8 @@ def _network(order: Order) -> "Network":
     return network
 
 
-def _data(order: Order, contract: Contract) -> tuple[npt.NDArray[np.generic], str]:
-    """Read the items to prove the graphs on, and say what they are."""
+def _data(order: Order, contract: Contract) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+    """Read the items to prove the graphs on, and say what they are; None for random ones."""
     content = contract.chunk.content
     if order.data is not None:
         blocks = list(item_blocks(order.data, contract.chunk))
@@ -148,5 +224,5 @@ def _data(order: Order, contract: Contract) -> tuple[npt.NDArray[np.generic], st
             raise WrongUseError(f"--data {order.data}: is empty")
         return np.concatenate(blocks), Path(order.data).name
     if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
-        raise WrongUseError("--data FILE is needed: only models of bytes have items of their own")
+        return None, None
     return np.frombuffer(held_out(), np.uint8).astype(contract.chunk.dtype), HELD_OUT

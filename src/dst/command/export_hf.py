@@ -1,4 +1,4 @@
-"""`dst export --from-hf`: make a bundle of a language model that transformers has saved."""
+"""`dst export --from-hf`: load a language model that transformers has saved, and read text for it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,87 +6,50 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dst.command.apart import check_apart
+from dst.command.adopt import sizes_of
 from dst.command.demo import held_out
 from dst.command.errors import WrongUseError, needing
-from dst.command.export import Order, told
-from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime import TextTokenizer
 
 if TYPE_CHECKING:
+    from dst.command.export import Order
     from dst.export.hf import LanguageStep
 
-RANDOM_TOKENS = 4096
 HELD_OUT = "modules of Python's standard library"
+T = (1, 16)
+"""Tokens per step where nobody says how many."""
 
 
-def export_hf(source: Path, t: str, order: Order, output: Output) -> int:
-    """Load the model, export and prove it, and return the exit code.
-
-    Args:
-        source: The directory that ``save_pretrained`` has written.
-        t: The allowed numbers of tokens per step, with commas.
-        order: What else was asked for.
-        output: Where to print.
+def hf_step(order: "Order", source: Path) -> "LanguageStep":
+    """Load the model.
 
     Raises:
-        DstError: the model cannot become a bundle, or its certificates do not hold; nothing was
-            written.
-        WrongUseError: torch or transformers is missing, or an option does not fit.
+        HuggingFaceError: the directory holds no model that can become a bundle.
+        WrongUseError: transformers is missing, or an option does not go with it.
     """
-    check_folder("--out", order.out)
-    reads = {"--from-hf": source, "--data": order.data, "--out": order.out}
-    check_apart(output, reads)
+    own = (order.chunk, order.states, order.weights, order.arguments, order.vocabulary)
+    if any(own) or order.lookback or order.tail or order.checkpoint:
+        raise WrongUseError(
+            "--from-hf has its own weights, chunk and state; --chunk, --state, --weights, --args, "
+            "--lookback, --tail and --vocabulary go with FILE.py:NAME, --checkpoint with --size"
+        )
     with needing("export --from-hf", "export,hf"):
         import transformers  # noqa: F401
 
-        from dst.export import export_bundle
         from dst.export.hf import from_pretrained
-    step = from_pretrained(source, t=_sizes(t))
-    for note in step.notes:
-        output.err.print(f"[dim]{foreign(source.name)}: {foreign(note)}[/]")
-    data, about = _data(order.data, step)
-    with output.progress("export", 1.0) as bar:
-        manifest = export_bundle(
-            step,
-            order.out,
-            name=order.name or order.out.name,
-            data=data,
-            about_data=about,
-            description=order.description,
-            license=order.license,
-            certify_steps=order.certify_steps,
-            overwrite=order.overwrite,
-            progress=lambda what, share: bar.at(share, what=what),
-        )
-    return told(order.out, step, manifest, output)
+    return from_pretrained(source, t=sizes_of(order.t) or T)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise WrongUseError(
-            f"--t {text}: expected whole numbers with commas, such as 1,16"
-        ) from None
-
-
-def _data(path: str | None, step: "LanguageStep") -> tuple[npt.NDArray[np.generic], str]:
-    """Read the tokens to prove the graphs on, and say what they are."""
-    chunk = step.contract.chunk
+def hf_data(
+    order: "Order", step: "LanguageStep"
+) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+    """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
     tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
-    if path is not None:
-        blocks = list(item_blocks(path, chunk, tokenizer=tokenizer))
+    if order.data is not None:
+        blocks = list(item_blocks(order.data, step.contract.chunk, tokenizer=tokenizer))
         if not sum(len(block) for block in blocks):
-            raise WrongUseError(f"--data {path}: is empty")
-        return np.concatenate(blocks), Path(path).name
-    if tokenizer is not None:
-        ids = tokenizer.encode(held_out().decode())
-        if len(ids):
-            return ids, HELD_OUT
-    vocabulary = step.contract.outputs[0].shape[-1]
-    return (
-        np.random.default_rng(0).integers(0, int(vocabulary), RANDOM_TOKENS),
-        "random tokens: the directory has no tokenizer.json; --data FILE gives others",
-    )
+            raise WrongUseError(f"--data {order.data}: is empty")
+        return np.concatenate(blocks), Path(order.data).name
+    ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
+    return (ids, HELD_OUT) if len(ids) else (None, None)

@@ -120,19 +120,22 @@ dst verify ./my-bundle --provider cuda --graph fused
 
 EXPORT = _flowing(
     """
-Export a network to a bundle and prove that its graphs do what torch does.
+Export a torch module to a bundle and prove that its graphs do what torch does.
 
-Needs torch: pip install "dst-edge\\[export]". Without a checkpoint the weights are random. Nothing
-is written if a certificate does not hold.
+The module takes (chunk, state) and returns (outputs, state); the rest is found by running it. NAME
+is a class, a function that returns a module, or a module. FILE.py is run as Python runs it: export
+only what you trust. Weights are read without running anything. Needs torch: pip install
+"dst-edge\\[export]". Nothing is written if a certificate does not hold.
 
---from-hf takes a directory that transformers' save_pretrained has written: mamba, mamba2,
-falcon_mamba, rwkv, xlstm, recurrent_gemma, and lfm2 or qwen3_next without attention layers. Its
-tokenizer.json goes with it. Needs "dst-edge\\[export,hf]"; nothing is downloaded.
+--from-hf takes a local directory of transformers' save_pretrained (mamba, rwkv, xlstm and others of
+bounded state) and its tokenizer.json: pip install "dst-edge\\[export,hf]".
 
 \b
+dst export my_model.py:Model --chunk B,T,40 --t 1,16 --data readings.csv --out my-bundle
+dst export my_model.py:Model --chunk B,T:int64 --state 2,B,64 --t 1,16 --out my-bundle
+dst export torch.nn:LSTM --args "[40, 64]" --chunk T,B,40 --t 1,16 --out my-bundle
 dst export --from-hf my-mamba --t 1,16 --out my-bundle
 dst export --size tiny --seed 0 --out my-bundle
-dst export --size small --checkpoint model.pt --out text --certify-steps 10000
 """
 )
 
