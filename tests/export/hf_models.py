@@ -10,6 +10,7 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 VOCABULARY = 97
 WIDTH = 16
 WINDOW = 12

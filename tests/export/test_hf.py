@@ -22,7 +22,6 @@ from dst.export.hf import LanguageStep, from_pretrained
 from dst.export.hf.check import whole_run
 from dst.export.step import check_step
 
-torch.set_num_threads(1)
 TOKENS = 1024
 BOUND = 1e-4
 

@@ -1,4 +1,4 @@
-"""`dst export --from-hf`: load a language model that transformers has saved, and read text for it."""
+"""`dst export --from-hf`: load a model that transformers has saved, and read text for it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
