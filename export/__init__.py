@@ -15,6 +15,7 @@ from dst.export.errors import (
     LoweringError,
     OpenQuestionsError,
     StepContractError,
+    StepFaultError,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "OpenQuestionsError",
     "Step",
     "StepContractError",
+    "StepFaultError",
     "adopt_bundle",
     "export_bundle",
 ]

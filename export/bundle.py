@@ -14,11 +14,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dst import __version__
+from dst.export.checks import check_recurrence
+from dst.export.contract import Known
 from dst.export.cost import multiply_adds
 from dst.export.errors import ExportError
-from dst.export.infer import Known, infer
-from dst.export.step import Step, check_step
-from dst.export.trace import Tell, Traced, silent, trace_all
+from dst.export.infer import infer
+from dst.export.lowerings import Tell, silent, trace_all
+from dst.export.step import Step
+from dst.export.trace import Traced
 from dst.export.verify import (
     Chunks,
     Progress,
@@ -175,7 +178,8 @@ def export_bundle(
     training = [part for part in step.modules() if part.training]
     try:
         step.eval()
-        check_step(step)
+        batches = () if step.any_batch else (1,)
+        check_recurrence(step, items, batches=batches, progress=progress)
         graphs = trace_all(step, items, portable_t, tell, progress)
         files = dict(step.files()) | pack({g.file: g.model for g in graphs})
         own = step.own_certificates(items, about, certify_steps)

@@ -14,7 +14,11 @@ class StepContractError(ExportError):
 
 
 class StepFaultError(ExportError):
-    """A module cannot be stepped as a stream must be; `code` names the fault."""
+    """A module is not the stateful step it claims to be; `code` names the fault.
+
+    The codes: `state-never-updated`, `state-never-read`, `hidden-state`, `random`, `rows-mixed`,
+    `not-causal`, `state-grows`, `data-dependent`, `cut-matters`, `step-failed`.
+    """
 
 
 class LoweringError(ExportError):

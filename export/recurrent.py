@@ -107,7 +107,7 @@ def _weights(part: nn.RNNBase, number: int) -> list[Tensor | None]:
 def _layer(
     part: nn.RNNBase, weights: Sequence[Tensor | None], x: Tensor, starts: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """One layer: ``x (T, B, F)`` and states ``(1, B, H)`` give ``(T, B, H)`` and the same states."""
+    """One layer: ``x (T, B, F)`` and states ``(1, B, H)`` give ``(T, B, H)`` and states."""
     items, batch, _ = x.shape
     width = part.hidden_size
     attributes: dict[str, int | str | Sequence[str]] = {"hidden_size": width}

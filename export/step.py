@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dst.export.call import call_step, check_sizes
 from dst.export.errors import StepContractError
 from dst.runtime.manifest import Certificate, Contract, Fill, Zeros
 
@@ -118,16 +119,17 @@ def check_step(step: Step) -> None:
                 f"initial state `{s.input}`: the contract says {start:g} everywhere, the module "
                 "starts elsewhere; give it the init `Stored`"
             )
-    with torch.no_grad():
-        outputs, after = step(example_chunk(contract, 1, t), state)
+    chunk = example_chunk(contract, 1, t)
+    outputs, after = call_step(step, chunk, state)
+    check_sizes(step, chunk, state, after)
     _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t)
     _compare("next state", after, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
 
 
 def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
-    """A chunk of zeros as the graph sees it: ``lookback + t`` items along time."""
+    """A chunk of zeros as the graph sees it: ``lookback + t + lookahead`` items along time."""
     chunk = contract.chunk
-    sizes = {"B": batch, "T": t + chunk.lookback}
+    sizes = {"B": batch, "T": chunk.lookback + t + chunk.lookahead}
     shape = [sizes[d] if isinstance(d, str) else d for d in chunk.shape]
     return torch.zeros(shape, dtype=TORCH_DTYPES[chunk.dtype])
 

@@ -11,12 +11,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnxscript import opset18, script
@@ -24,17 +22,12 @@ from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dst.export.check_branch import data_dependence
 from dst.export.clean import cleaned
-from dst.export.errors import LoweringError
+from dst.export.errors import ExportError, LoweringError
 from dst.export.recurrent import as_onnx_operators, has_recurrences
 from dst.export.step import Step, example_chunk
-from dst.export.verify import Chunks, Progress, error_of_peak, onnx_form, torch_form
-from dst.runtime.engine import first_line
 from dst.runtime.manifest import Contract
-
-Array = npt.NDArray[np.generic]
-Tell = Callable[[str], None]
-"""Called with a sentence about what was decided."""
 
 FUSED_OPSET, PORTABLE_OPSET = 23, 18
 IR_VERSIONS = {FUSED_OPSET: 11, PORTABLE_OPSET: 8}
@@ -43,14 +36,6 @@ MIN_ORT = {PORTABLE_OPSET: "1.14", FUSED_OPSET: "1.23"}
 MIN_ORT_CONTRIB = "1.31"
 """The release the fused operators were proved on."""
 MAX_BATCH = 4096
-STEPS_COMPARED = 3
-STRAY = 1e-4
-"""Error of a tensor against its peak beyond which a graph is not what torch does; the
-certificates hold it to less."""
-
-
-def silent(_: str) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,102 +63,6 @@ class Traced:
         """Oldest ONNX Runtime release that runs it."""
         contrib = "com.microsoft" in self.domains
         return MIN_ORT_CONTRIB if contrib else MIN_ORT[self.opsets["ai.onnx"]]
-
-
-def trace_all(
-    step: Step,
-    items: Array,
-    portable_t: Sequence[int] | None = None,
-    tell: Tell = silent,
-    progress: Progress | None = None,
-) -> list[Traced]:
-    """Trace a step into as few graphs as it allows, each run and compared with torch.
-
-    First one graph with free B and T. Where T cannot be free, one graph for each allowed T; where
-    B cannot either, B = 1. To these come portable graphs, if torch can write them.
-
-    Args:
-        step: What to trace.
-        items: Items to compare on, ``[n]`` or ``[n, F]``.
-        portable_t: The T of the portable graphs, which then must be possible; by default the
-            nominal T and 1, as far as they are.
-        tell: Told what could not be had, and why.
-        progress: Told of the share done.
-
-    Raises:
-        LoweringError: torch cannot export the step, or a portable graph that was asked for.
-    """
-    chunk = step.contract.chunk
-    progress = progress or (lambda what, share: None)
-    progress("tracing", 0.0)
-    graphs, why = _free(step, items)
-    if not graphs:
-        for done, t in enumerate(chunk.allowed_t, 1):
-            graphs.append(_static(step, items, t))
-            progress("tracing", done / (len(chunk.allowed_t) + 2))
-        sizes = ", ".join(str(t) for t in chunk.allowed_t)
-        if len(chunk.allowed_t) > 1:
-            tell(f"one graph for each T = {sizes}: T cannot be free ({why})")
-    if step.any_batch and any(g.batch for g in graphs):
-        tell("B = 1 only: a graph for several streams answers otherwise, or cannot be traced")
-    asked = portable_t is not None
-    if portable_t is None:
-        portable_t = [t for t in (chunk.nominal_t, 1) if t in chunk.allowed_t]
-    for t in dict.fromkeys(portable_t):
-        if any(g.file == _portable_file(t) for g in graphs):
-            continue
-        try:
-            traced = trace_portable(step, t)
-            if (fault := _strays(traced, step, items)) is not None:
-                raise LoweringError(f"{traced.file}: {fault}")
-            graphs.append(traced)
-        except LoweringError as error:
-            if asked:
-                raise
-            tell(f"no portable graph for T = {t}: {error}")
-    return graphs
-
-
-def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
-    """Trace with free T and, if the step has any, free B; or say why that cannot be."""
-    allowed = step.contract.chunk.allowed_t
-    why = ""
-    if not step.any_batch and len(allowed) == 1:
-        return [], why
-    for automatic in (False, True):
-        try:
-            traced = trace_fused(step, automatic=automatic)
-        except LoweringError as error:
-            why = str(error)
-            continue
-        fault = _strays(traced, step, items)
-        if fault is None:
-            return [traced], ""
-        why = fault
-    return [], why
-
-
-def _static(step: Step, items: Array, t: int) -> Traced:
-    """Trace for one T: with free B, or portable with B = 1, or with B = 1 and any operators.
-
-    Raises:
-        LoweringError: torch can do none of it.
-    """
-    if step.any_batch and len(step.contract.chunk.allowed_t) > 1:
-        for automatic in (False, True):
-            with contextlib.suppress(LoweringError):
-                traced = trace_fused(step, t, automatic=automatic)
-                if _strays(traced, step, items) is None:
-                    return traced
-    with contextlib.suppress(LoweringError):
-        traced = trace_portable(step, t)
-        if _strays(traced, step, items) is None:
-            return traced
-    model = _trace(step.fused(), FUSED_OPSET, (1, t), {})
-    traced = Traced(_portable_file(t), "fused", (t,), (1,), model)
-    if (fault := _strays(traced, step, items)) is not None:
-        raise LoweringError(f"the graph for T = {t}, B = 1 is not what torch does: {fault}")
-    return traced
 
 
 def trace_fused(step: Step, t: int | None = None, *, automatic: bool = False) -> Traced:
@@ -208,6 +97,16 @@ def trace_fused(step: Step, t: int | None = None, *, automatic: bool = False) ->
     )
 
 
+def trace_static(step: Step, t: int) -> Traced:
+    """Trace a step for B = 1 and T = ``t`` with whatever operators it takes.
+
+    Raises:
+        LoweringError: torch cannot export the step.
+    """
+    model = _trace(step.fused(), FUSED_OPSET, (1, t), {})
+    return Traced(portable_file(t), "fused", (t,), (1,), model)
+
+
 def trace_portable(step: Step, t: int) -> Traced:
     """Trace a step for B = 1 and T = ``t`` into ``step_t<t>.onnx``.
 
@@ -215,7 +114,7 @@ def trace_portable(step: Step, t: int) -> Traced:
         LoweringError: torch cannot export the step, or a node is no plain ONNX operator.
     """
     model = _trace(step, PORTABLE_OPSET, (1, t), {})
-    traced = Traced(_portable_file(t), "portable", (t,), (1,), model)
+    traced = Traced(portable_file(t), "portable", (t,), (1,), model)
     if traced.domains != ("ai.onnx",):
         raise LoweringError(
             f"{traced.file}: a portable graph holds ai.onnx nodes only, this one has "
@@ -224,46 +123,9 @@ def trace_portable(step: Step, t: int) -> Traced:
     return traced
 
 
-def _portable_file(t: int) -> str:
+def portable_file(t: int) -> str:
+    """The name of the portable graph for one T."""
     return f"step_t{t}.onnx"
-
-
-def _strays(traced: Traced, step: Step, items: Array) -> str | None:
-    """Run a graph at every T, and at another B, beside torch; say where it differs, if it does.
-
-    A tracer may fix a size without a word, or keep what only holds at the size it saw.
-    """
-    contract = step.contract
-    try:
-        run = onnx_form(traced.model.SerializeToString(), contract)
-    except Exception as error:  # onnxruntime's own classes share no base but this
-        return f"ONNX Runtime does not load it: {first_line(error)}"
-    reference = torch_form(step)
-    for batch in (1,) if traced.batch else (1, 3):
-        for t in traced.allowed_t:
-            left = right = {
-                name: tensor.contiguous().numpy()
-                for name, tensor in step.initial_state(batch).items()
-            }
-            source = Chunks(contract, items, t)
-            for number in range(STEPS_COMPARED):
-                rows = [source[number + STEPS_COMPARED * row] for row in range(batch)]
-                chunk = np.concatenate(rows, contract.chunk.batch_axis)
-                expected, left = reference(chunk, left)
-                try:
-                    found, right = run(chunk, right)
-                except Exception as error:
-                    return f"the graph fails at T = {t}, B = {batch}: {first_line(error)[:160]}"
-                for name, value in (expected | left).items():
-                    other = (found | right)[name]
-                    if value.shape != other.shape:
-                        return (
-                            f"at T = {t}, B = {batch} the graph's `{name}` is {list(other.shape)} and "
-                            f"not {list(value.shape)}"
-                        )
-                    if error_of_peak(other, value) > STRAY:
-                        return f"at T = {t}, B = {batch} the graph answers otherwise (`{name}`)"
-    return None
 
 
 class _Flat(nn.Module):
@@ -314,9 +176,11 @@ def _trace(
                 custom_translation_table={torch.ops.aten.softplus.default: _softplus},
                 verbose=False,
             )
-    except LoweringError:
+    except ExportError:
         raise
     except Exception as error:  # the exporter raises whatever it likes
+        if (fault := data_dependence(error)) is not None:
+            raise fault from error
         raise LoweringError(f"torch could not export the step: {_reason(error)}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
@@ -366,8 +230,8 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
     if batch is not None:
         axes[chunk.batch_axis] = batch
     if items is not None:
-        named = isinstance(items, Dim) and chunk.lookback
-        axes[chunk.time_axis] = items + chunk.lookback if named else items
+        more = chunk.lookback + chunk.lookahead
+        axes[chunk.time_axis] = items + more if isinstance(items, Dim) and more else items
     states = ({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
     return (axes, tuple(states))
 
@@ -385,9 +249,10 @@ def _declare(
         "B": "B" if "B" in free else batch,
         "T": "T" if "T" in free else items,
     }
-    long = "T_in" if "T" in free and chunk.lookback else here["T"]
+    more = chunk.lookback + chunk.lookahead
+    long = "T_in" if "T" in free and more else here["T"]
     if isinstance(long, int):
-        long += chunk.lookback
+        long += more
     shapes: list[Sequence[int | str]] = [
         [long if d == "T" else d for d in chunk.shape],
         *(s.shape for s in contract.state),

@@ -88,9 +88,12 @@ class Chunks:
         return self._laid_out(self._items(number * self._t, (number + 1) * self._t))
 
     def __getitem__(self, number: int) -> Array:
-        """Chunk ``number`` as the graph sees it: normalised, ``lookback + T`` along time, B = 1."""
+        """Chunk ``number`` as the graph sees it: normalised, B = 1.
+
+        Along time it has ``lookback + T + lookahead`` items.
+        """
         first = number * self._t - self._chunk.lookback
-        items = self._items(first, (number + 1) * self._t)
+        items = self._items(first, (number + 1) * self._t + self._chunk.lookahead)
         content = self._chunk.content
         if isinstance(content, Features) and content.normalisation is not None:
             mean = np.asarray(content.normalisation.mean).astype(items.dtype)

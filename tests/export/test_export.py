@@ -18,7 +18,7 @@ from msgspec.structs import replace as replace_struct
 from tests.steps import chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
-from dst.export import CertificateError, ExportError, LoweringError, Step, StepContractError
+from dst.export import CertificateError, ExportError, Step, StepContractError, StepFaultError
 from dst.export.bundle import export_bundle
 from dst.export.model import Gaussian, Network, Quantiles, sized
 from dst.export.weights import model_id
@@ -234,8 +234,9 @@ def export_leaky(step: Step, path: Path, steps: int = 50) -> None:
 
 
 def test_a_step_whose_torch_code_depends_on_the_cut_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CertificateError, match="torch-whole-vs-chunked"):
+    with pytest.raises(StepFaultError, match="`next state mean` differs") as caught:
         export_leaky(Leaky(), tmp_path / "bundle")
+    assert caught.value.code == "cut-matters"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,15 +273,26 @@ class Drifting(Running):
 
 def test_a_state_that_passes_through_unchanged_is_kept(tmp_path: Path) -> None:
     class Still(Running):
+        def __init__(self) -> None:
+            super().__init__()
+            still = state_of("still", ("B", 2), init=Stored(tensor="still"))
+            self.contract = replace_struct(self.contract, state=(*self.contract.state, still))
+
+        def initial_state(self, batch: int) -> dict[str, Tensor]:
+            state = super().initial_state(batch)
+            return {**state, "still": 2 * state["mean"]}
+
         def forward(
             self, chunk: Tensor, state: dict[str, Tensor]
         ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            return {"last": chunk[:, -1] + state["mean"]}, {"mean": state["mean"]}
+            outputs, after = super().forward(chunk, state)
+            return {"last": outputs["last"] + state["still"]}, {**after, "still": state["still"]}
 
     export_leaky(Still(), tmp_path / "bundle")
     stream = Session.open(tmp_path / "bundle").stream()
     stream.advance(noise())
-    assert np.array_equal(stream.state["mean"], [[1.0, -1.0]])
+    assert np.array_equal(stream.state["still"], [[2.0, -2.0]])
+    assert not np.array_equal(stream.state["mean"], [[1.0, -1.0]])
 
 
 def test_a_lowering_that_differs_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
@@ -357,8 +369,9 @@ def test_broken_steps_are_refused_by_name(tmp_path: Path) -> None:
         export_leaky(Unsigned(), tmp_path / "bundle")
     with pytest.raises(StepContractError, match="the contract says 0 everywhere"):
         export_leaky(Elsewhere(), tmp_path / "bundle")
-    with pytest.raises(LoweringError, match="could not export"):
+    with pytest.raises(StepFaultError, match=r"test_export\.py:\d+: `if float") as caught:
         export_leaky(Counting(), tmp_path / "bundle")
+    assert caught.value.code == "data-dependent"
     with pytest.raises(ExportError, match="data is empty"):
         export_bundle(Running(), tmp_path / "bundle", name="x", data=noise(0))
     with pytest.raises(ExportError, match=r"portable T = 3 is not in the contract's \[1, 4\]"):

@@ -1,4 +1,4 @@
-"""`dst export`: load a torch module or make a network of ours, export it, and say what was found."""
+"""`dst export`: load a torch module or make a network of ours, export it, say what was found."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from dst.command.errors import WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
-from dst.words import counted
+from dst.words import counted, mib
 
 if TYPE_CHECKING:
     from dst.export import Step
@@ -115,10 +115,13 @@ def export(order: Order, output: Output) -> int:
         certificates=manifest.certificates,
         notes=tuple(notes),
     )
-    size = f"{result.parameters / 1e6:.2f}M parameters, {result.bytes / 2**20:.1f} MiB"
+    size = f"{result.parameters:,} parameters, {mib(result.bytes)}"
     output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {size}")
     for note in notes:
         output.out.print(f"  {foreign(note)}")
+    for g in manifest.graphs:
+        sizes, rows = ", ".join(map(str, g.allowed_t)), "any B" if not g.batch else "B = 1"
+        output.out.print(f"  {g.file}: {g.lowering}, T = {sizes}, {rows}")
     for c in manifest.certificates:
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
@@ -144,7 +147,8 @@ def _module(order: Order) -> "Step":
     import torch
 
     from dst.command.user_module import Spec, load_module, states_of
-    from dst.export.infer import Known, infer
+    from dst.export.contract import Known
+    from dst.export.infer import infer
 
     if order.checkpoint is not None:
         raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
