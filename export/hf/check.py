@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dst.export.errors import CertificateError
-from dst.export.verify import DECILE_RATIO_BOUND
+from dst.export.verify import DECILE_RATIO_BOUND, decile_ratio
 from dst.runtime.golden import relative_error
 from dst.runtime.manifest import Certificate, Curve
 
@@ -74,7 +74,7 @@ def certify_whole(
             outputs, state = forward(line[:, start : start + t], state)
             part = expected[:, start : start + t]
             errors.append(relative_error(outputs["logits"].numpy(), part))
-    worst, ratio = max(errors), _decile_ratio(errors)
+    worst, ratio = max(errors), decile_ratio(errors, BOUND)
     if not (worst <= BOUND and ratio <= DECILE_RATIO_BOUND):
         raise CertificateError(
             f"transformers-vs-torch-t{t}: expected errors of at most {BOUND:g} and a last tenth of "
@@ -101,12 +101,3 @@ def certify_whole(
         worst_state_of_peak=0.0,
         decile_ratio=ratio,
     )
-
-
-def _decile_ratio(errors: list[float]) -> float:
-    """Mean of the last tenth over that of the first; a mean below a tenth of the bound is that."""
-    tenth = len(errors) // 10
-    if tenth < 10:
-        return 1.0
-    first, last = (max(float(np.mean(e)), BOUND / 10) for e in (errors[:tenth], errors[-tenth:]))
-    return last / first
