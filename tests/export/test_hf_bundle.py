@@ -19,10 +19,16 @@ from dst.runtime.tokens import TextTokenizer
 
 TOKENS = 1024
 BOUND = 1e-4
+ALWAYS = {"mamba", "mamba2", "rwkv"}  # T by T, fused, and plain with any T
 FREE_T = {"lfm2", "mamba2", "qwen3_next", "rwkv", "xlstm"}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+PARAMS = [
+    pytest.param(family, marks=() if family in ALWAYS else pytest.mark.hf) for family in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, LanguageStep, Path]:
