@@ -301,7 +301,6 @@ def _certificates(
             steps=steps,
             t=size,
             reference_t=reference_t,
-            bound=step.bound,
             progress=progress,
         )
         for name, reference, other, size, reference_t in pairs

@@ -49,8 +49,6 @@ class Step(nn.Module):
     """
 
     contract: Contract
-    bound: float = 1e-5
-    """Largest error of an output, against its rms, that a certificate of the bundle allows."""
     any_batch: bool = True
     """Whether several streams can be stepped together."""
     example: Tensor | None = None

@@ -146,7 +146,6 @@ def certify(
     steps: int,
     t: int,
     reference_t: int | None = None,
-    bound: float = BOUND,
     progress: Progress | None = None,
 ) -> Certificate:
     """Run two forms side by side and record their distance as a curve over steps.
@@ -162,11 +161,10 @@ def certify(
         steps: Steps of ``other``, at least; rounded up to whole steps of ``reference``.
         t: Items per step of ``other``.
         reference_t: Items per step of ``reference``, a multiple of ``t``.
-        bound: Largest error of an output, and of a state tensor against its peak.
         progress: Told of the share done.
 
     Raises:
-        CertificateError: an error exceeds ``bound``, or grows beyond ``DECILE_RATIO_BOUND``.
+        CertificateError: an error exceeds ``BOUND``, or grows beyond ``DECILE_RATIO_BOUND``.
     """
     group = (reference_t or t) // t
     rounds = -(-steps // group)
@@ -189,19 +187,17 @@ def certify(
             errors.add_state(key, right[key], value)
         if progress is not None and number % max(rounds // 100, 1) == 0:
             progress(name, number / rounds)
-    certificate = _certificate(name, errors, group, t, about, bound)
+    certificate = _certificate(name, errors, group, t, about)
     if not certificate.passed:
         raise CertificateError(_why(certificate, errors))
     return certificate
 
 
-def _certificate(
-    name: str, errors: _Errors, group: int, t: int, about: str, bound: float
-) -> Certificate:
+def _certificate(name: str, errors: _Errors, group: int, t: int, about: str) -> Certificate:
     tensors = errors.outputs | errors.state
     rounds = len(next(iter(tensors.values())))
     worst = max(max(values) for values in errors.outputs.values())
-    ratio = max(decile_ratio(values, bound) for values in tensors.values())
+    ratio = max(_decile_ratio(values) for values in tensors.values())
     ends = np.unique(np.linspace(1, rounds, min(CURVE_POINTS, rounds)).astype(int))
     curve = {
         key: tuple(
@@ -215,9 +211,9 @@ def _certificate(
         steps=rounds * group,
         items_per_step=t,
         data=about,
-        bound=bound,
+        bound=BOUND,
         decile_ratio_bound=DECILE_RATIO_BOUND,
-        passed=max(worst, errors.worst_of_peak) <= bound and ratio <= DECILE_RATIO_BOUND,
+        passed=max(worst, errors.worst_of_peak) <= BOUND and ratio <= DECILE_RATIO_BOUND,
         curve=Curve(steps=tuple(int(e) * group for e in ends), tensors=curve),
         worst=worst,
         worst_state=max((max(values) for values in errors.state.values()), default=0.0),
@@ -226,16 +222,16 @@ def _certificate(
     )
 
 
-def decile_ratio(values: list[float], bound: float) -> float:
+def _decile_ratio(values: list[float]) -> float:
     """Mean of the last tenth over mean of the first; 1 where a tenth is less than 10 rounds.
 
-    A mean below a tenth of ``bound`` counts as that: below it an error finds its level while the
+    A mean below a tenth of ``BOUND`` counts as that: below it an error finds its level while the
     state fills, which is no drift.
     """
     tenth = len(values) // 10
     if tenth < 10:
         return 1.0
-    first, last = (max(float(np.mean(v)), bound / 10) for v in (values[:tenth], values[-tenth:]))
+    first, last = (max(float(np.mean(v)), BOUND / 10) for v in (values[:tenth], values[-tenth:]))
     return last / first
 
 
@@ -251,10 +247,10 @@ def error_of_peak(found: Array, expected: Array) -> float:
 def _why(certificate: Certificate, errors: _Errors) -> str:
     tensors = errors.outputs | errors.state
     output = max(errors.outputs, key=lambda key: max(errors.outputs[key]))
-    grown = max(tensors, key=lambda key: decile_ratio(tensors[key], certificate.bound))
+    grown = max(tensors, key=lambda key: _decile_ratio(tensors[key]))
     return (
-        f"certificate {certificate.name}: expected errors of at most {certificate.bound:g} and a "
-        f"last tenth of at most {DECILE_RATIO_BOUND:g} x the first; came: output `{output}` "
+        f"certificate {certificate.name}: expected errors of at most {BOUND:g} and a last tenth of "
+        f"at most {DECILE_RATIO_BOUND:g} x the first; came: output `{output}` "
         f"{certificate.worst:.2g} of its rms in round {int(np.argmax(errors.outputs[output]))}, "
         f"state `{errors.worst_of_peak_name}` {errors.worst_of_peak:.2g} of its peak, "
         f"`{grown}` ratio {certificate.decile_ratio:.3g}; nothing was written"

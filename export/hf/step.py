@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.check import BOUND, certify_whole
+from dst.export.hf.check import certify_whole
 from dst.export.hf.parts import Kept, Stack
 from dst.export.step import Step
 from dst.runtime import manifest as m
@@ -30,8 +30,6 @@ class LanguageStep(Step):
         family: Its ``model_type``.
         notes: What a person should know of how it was read, a sentence each.
     """
-
-    bound = BOUND
 
     def __init__(
         self,
