@@ -17,12 +17,13 @@ from dst import __version__
 from dst.export.checks import check_recurrence
 from dst.export.contract import Known
 from dst.export.cost import multiply_adds
-from dst.export.errors import ExportError
+from dst.export.errors import CertificateError, ExportError, StepFaultError
 from dst.export.infer import infer
 from dst.export.lowerings import Tell, silent, trace_all
 from dst.export.step import Step
 from dst.export.trace import Traced
 from dst.export.verify import (
+    BOUND,
     Chunks,
     Progress,
     certify,
@@ -50,8 +51,8 @@ Array = npt.NDArray[np.generic]
 
 RANDOM_ITEMS = 4096
 """Items that are drawn where no data is given."""
-WHOLE_ITEMS = 2048
-"""Items that torch takes in one call where it is the whole that the chunks are held against."""
+WHOLE = "torch-whole-vs-chunked"
+"""Name of the certificate that compares torch with itself at two T."""
 GOLDEN_ITEMS = 64
 GOLDEN_TOLERANCE = 1e-4
 """Ten times the certificate's bound: another CPU orders its sums differently."""
@@ -82,6 +83,7 @@ def export_bundle(
     description: str = "",
     license: str = "",
     certify_steps: int = 1000,
+    bound: float = BOUND,
     portable_t: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -128,6 +130,8 @@ def export_bundle(
         description: What the model does, in a sentence.
         license: SPDX expression of the weights' licence.
         certify_steps: Carried steps each certificate runs.
+        bound: Largest error that a certificate accepts; a larger one than the default is written
+            into the certificates and told.
         portable_t: Chunk sizes of the portable graphs; by default the nominal T and 1, where
             torch can write them.
         overwrite: Replace a bundle that stands at ``path``.
@@ -138,8 +142,8 @@ def export_bundle(
         The manifest that was written.
 
     Raises:
-        ExportError: an example, ``data`` or ``portable_t`` does not fit; or a question is open,
-            and the message names the argument that answers it.
+        ExportError: an example, ``data``, ``bound`` or ``portable_t`` does not fit; or a question
+            is open, and the message names the argument that answers it.
         StepContractError: the module does not return ``(outputs, state)`` as it should, or does
             not keep the contract it has signed.
         StepFaultError: the module cannot be stepped as a stream must be; ``code`` names the fault.
@@ -149,6 +153,10 @@ def export_bundle(
     """
     path = Path(path)
     check_target(path, overwrite)
+    if not BOUND <= bound < 1:
+        raise ExportError(
+            f"export: bound is {bound:g}; expected {BOUND:g} (the default) to below 1"
+        )
     known = Known(
         t=None if t is None else tuple(t),
         batch_axis=batch_axis,
@@ -167,6 +175,8 @@ def export_bundle(
     tell = tell or silent
     for note in step.notes:
         tell(note)
+    if bound > BOUND:
+        tell(f"! certificates accept errors up to {bound:g}, more than the default of {BOUND:g}")
     contract = step.contract
     items, about = _items(step, data, about_data)
     for size in portable_t or ():
@@ -179,11 +189,16 @@ def export_bundle(
     try:
         step.eval()
         batches = () if step.any_batch else (1,)
-        check_recurrence(step, items, batches=batches, progress=progress)
+        for finding in check_recurrence(
+            step, items, batches=batches, bound=bound, progress=progress
+        ):
+            tell(finding.text)
+        own = step.own_certificates(items, about, certify_steps)
         graphs = trace_all(step, items, portable_t, tell, progress)
         files = dict(step.files()) | pack({g.file: g.model for g in graphs})
-        own = step.own_certificates(items, about, certify_steps)
-        certificates = _certificates(step, graphs, files, items, about, certify_steps, progress)
+        certificates = _certificates(
+            step, graphs, files, items, about, certify_steps, bound, progress
+        )
         golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
         stored = _stored_initial_state(step)
         if stored:
@@ -197,7 +212,7 @@ def export_bundle(
             recipe=None,
             producer=Producer(name="dst-edge", version=__version__),
             contract=contract,
-            graphs=tuple(_graph(g, contract) for g in graphs),
+            graphs=tuple(_graph(g, contract, bound) for g in graphs),
             golden=golden,
             certificates=(*own, *certificates),
             horizon=Horizon(half_life_items=step.half_life_items),
@@ -266,6 +281,7 @@ def _certificates(
     data: Array,
     about: str,
     steps: int,
+    bound: float,
     progress: Progress | None,
 ) -> list[Certificate]:
     contract = step.contract
@@ -276,9 +292,8 @@ def _certificates(
             (Path(folder) / file).write_bytes(content)
         forms = {g.file: onnx_form(Path(folder) / g.file, contract) for g in graphs}
     pairs = []
-    if contract.chunk.tail == "exact":  # then the contract says that the cut does not matter
-        whole = max(WHOLE_ITEMS // t, 1) * t
-        pairs.append(("torch-whole-vs-chunked", torch_step, torch_step, t, whole))
+    if (cut := _cut(contract)) is not None:
+        pairs.append((WHOLE, torch_step, torch_step, *cut))
     free = [g for g in graphs if len(g.allowed_t) == len(contract.chunk.allowed_t)]
     for graph in graphs:
         form = forms[graph.file]
@@ -289,22 +304,46 @@ def _certificates(
             pairs.append((f"fused-vs-portable-t{size}", forms[free[0].file], form, size, size))
         else:
             pairs.append((f"torch-vs-{graph.lowering}-t{size}", torch_step, form, size, size))
-    return [
-        certify(
-            name,
-            reference,
-            other,
-            contract,
-            initial_state(step),
-            data,
-            about,
-            steps=steps,
-            t=size,
-            reference_t=reference_t,
-            progress=progress,
-        )
-        for name, reference, other, size, reference_t in pairs
-    ]
+    certificates = []
+    for name, reference, other, size, reference_t in pairs:
+        try:
+            certificate = certify(
+                name,
+                reference,
+                other,
+                contract,
+                initial_state(step),
+                data,
+                about,
+                steps=steps,
+                t=size,
+                reference_t=reference_t,
+                bound=bound,
+                progress=progress,
+            )
+        except CertificateError as error:
+            if name != WHOLE:
+                raise
+            raise StepFaultError(
+                f"the cut matters: torch itself answers otherwise in chunks of T = {reference_t} "
+                f"than of T = {size}; {error}",
+                code="cut-matters",
+            ) from error
+        certificates.append(certificate)
+    return certificates
+
+
+def _cut(contract: Contract) -> tuple[int, int] | None:
+    """Two allowed T that torch is compared at, the smaller dividing the larger; None without two.
+
+    The nominal T is one of them where it can be.
+    """
+    chunk = contract.chunk
+    pairs = [(s, b) for b in chunk.allowed_t for s in chunk.allowed_t if s < b and b % s == 0]
+    if not pairs or not chunk.causal:
+        return None
+    t = chunk.nominal_t
+    return max(pairs, key=lambda p: (p[0] == t, p[1] == t, p[1] // p[0]))
 
 
 def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Golden, ...], bytes]:
@@ -344,7 +383,7 @@ def _stored_initial_state(step: Step) -> dict[str, Array]:
     }
 
 
-def _graph(traced: Traced, contract: Contract) -> Graph:
+def _graph(traced: Traced, contract: Contract, bound: float) -> Graph:
     return Graph(
         file=traced.file,
         lowering=traced.lowering,
@@ -353,6 +392,6 @@ def _graph(traced: Traced, contract: Contract) -> Graph:
         opsets=traced.opsets,
         domains=traced.domains,
         min_ort=traced.min_ort,
-        golden_tolerance=GOLDEN_TOLERANCE,
+        golden_tolerance=max(GOLDEN_TOLERANCE, GOLDEN_TOLERANCE / BOUND * bound),
         multiply_adds=multiply_adds(traced.model, contract, traced.allowed_t, traced.batch),
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dst.export.errors import StepContractError, StepFaultError
+from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.runtime.manifest import Contract
 
 if TYPE_CHECKING:
@@ -39,11 +39,13 @@ def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int 
     try:
         with torch.no_grad():
             result = step(chunk.clone(), copied(state))
-    except StepFaultError:
-        raise
     except Exception as error:  # whatever the user's code raises
+        if isinstance(error, ExportError) and error.code != "step-failed":
+            raise
+        told = isinstance(error, StepFaultError) and isinstance(error.__cause__, Exception)
+        cause = error.__cause__ if told else error
         raise StepFaultError(
-            f"the module raised {first_line(error)} {where(step.contract, chunk)}, with "
+            f"the module raised {first_line(cause)} {where(step.contract, chunk)}, with "
             f"{_shapes(step.contract, chunk, state)}; it must run at every T and B that the "
             "contract allows: mend the module, or leave that size out",
             code="step-failed",
@@ -103,7 +105,7 @@ def items_of(contract: Contract, chunk: Tensor) -> int:
 
 def seed_all(seed: int) -> None:
     """Seed the random numbers that a module may draw without a generator of its own."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also asks for every device
     np.random.seed(seed)
     random.seed(seed)
 
@@ -113,7 +115,7 @@ def copied(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: t.detach().clone().contiguous() for name, t in tensors.items()}
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException | None) -> str:
     """Spell an exception in one line."""
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first.strip()}" if first else type(error).__name__

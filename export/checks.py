@@ -241,12 +241,15 @@ def _with_row(probe: Probe, chunk: Tensor, row: int, new: Tensor) -> Tensor:
 
 
 def _other_state(probe: Probe, state: Tensors, row: int) -> Tensors:
-    """The state of two rows, with one of them at the start or where another stream led."""
+    """The state of two rows, with one of them where another stream led."""
     moved = {}
-    late = probe.late(probe.streams[-1], probe.sizes[0], 2)
+    late = probe.start(2)
+    for number in range(2):
+        chunk = _rows(probe, probe.streams[-1], probe.sizes[0], number + 3)
+        late = probe.call(chunk, late)[1]
     for s in probe.contract.state:
         rows = [state[s.input].narrow(s.batch_axis, i, 1) for i in range(2)]
-        rows[row] = late[s.input]
+        rows[row] = late[s.input].narrow(s.batch_axis, row, 1)
         moved[s.input] = torch.cat(rows, s.batch_axis)
     return moved
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 DEPTH = 6
 """How deep attributes of attributes are followed."""
-_PLAIN = (int, float, complex, bool, str, bytes, type(None))
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 

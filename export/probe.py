@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dst.export.call import Answer, Tensors, call_step, check_sizes, copied, first_line, items_of
 from dst.export.errors import StepFaultError
-from dst.export.step import Step
+from dst.export.step import Step, check_answer
 from dst.export.verify import Chunks
 from dst.runtime.manifest import Contract, Tokens
 
@@ -85,9 +85,12 @@ class Probe:
         Raises:
             StepFaultError: the module raised (`step-failed`), or a state tensor changed its size
                 (`state-grows`).
+            StepContractError: a tensor has another name, shape or dtype than the contract says.
         """
         answer = call_step(self.step, chunk, state, seed)
         check_sizes(self.step, chunk, state, answer[1])
+        batch = chunk.shape[self.contract.chunk.batch_axis]
+        check_answer(self.contract, *answer, items_of(self.contract, chunk), batch)
         return answer
 
     def carry(self, stream: str, t: int, steps: int, state: Tensors | None = None) -> list[Answer]:
@@ -102,10 +105,6 @@ class Probe:
     def late(self, stream: str, t: int, steps: int = 3) -> Tensors:
         """The state after a few steps over a stream."""
         return self.carry(stream, t, steps)[-1][1]
-
-    def t_of(self, chunk: Tensor) -> int:
-        """How many new items a chunk holds."""
-        return items_of(self.contract, chunk)
 
 
 @contextlib.contextmanager

@@ -122,8 +122,20 @@ def check_step(step: Step) -> None:
     chunk = example_chunk(contract, 1, t)
     outputs, after = call_step(step, chunk, state)
     check_sizes(step, chunk, state, after)
-    _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t)
-    _compare("next state", after, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+    check_answer(contract, outputs, after, t)
+
+
+def check_answer(
+    contract: Contract, outputs: dict[str, Tensor], after: dict[str, Tensor], t: int, batch: int = 1
+) -> None:
+    """Hold what a step returned against the contract.
+
+    Raises:
+        StepContractError: a tensor is missing, unknown or has another shape or dtype.
+    """
+    _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t, batch)
+    states = {s.input: (s.dtype, s.shape) for s in contract.state}
+    _compare("next state", after, states, t, batch)
 
 
 def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
@@ -139,16 +151,18 @@ def _compare(
     came: dict[str, Tensor],
     expected: dict[str, tuple[str, tuple[int | str, ...]]],
     t: int,
+    batch: int = 1,
 ) -> None:
     if set(came) != set(expected):
         raise StepContractError(
             f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}"
         )
     for name, (dtype, shape) in expected.items():
-        sizes = tuple({"B": 1, "T": t}[d] if isinstance(d, str) else d for d in shape)
+        sizes = tuple({"B": batch, "T": t}[d] if isinstance(d, str) else d for d in shape)
         tensor = came[name]
         if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
             raise StepContractError(
                 f"{what} `{name}` is {str(tensor.dtype).removeprefix('torch.')} "
-                f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} for B=1, T={t}"
+                f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} "
+                f"for B={batch}, T={t}"
             )

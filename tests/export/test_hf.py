@@ -240,7 +240,8 @@ def test_attention_layers_of_a_hybrid_are_refused(tmp_path: Path, family: str) -
     refuse(written(tmp_path, **config), "state-grows", "1 of its layers are full attention")
     if family == "lfm2":  # older files say it otherwise
         del config["layer_types"]
-        refuse(written(tmp_path, **config, full_attn_idxs=[0]), "state-grows", "1 of its layers")
+        config["full_attn_idxs"] = [0]
+        refuse(written(tmp_path, **config), "state-grows", "1 of its layers")
     else:
         config["layer_types"], config["num_experts"] = [kind], 4
         refuse(written(tmp_path, **config), "hf-unsupported", "choose experts")

@@ -49,6 +49,7 @@ class Order:
     license: str
     data: str | None
     certify_steps: int
+    bound: float | None
     overwrite: bool
     from_hf: Path | None = None
 
@@ -89,6 +90,7 @@ def export(order: Order, output: Output) -> int:
         )
     with needing("export", "export"):
         from dst.export import export_bundle
+        from dst.export.verify import BOUND
     step, data, about = _material(order)
     notes: list[str] = []
     with output.progress("export", 1.0) as bar:
@@ -101,6 +103,7 @@ def export(order: Order, output: Output) -> int:
             description=order.description,
             license=order.license,
             certify_steps=order.certify_steps,
+            bound=BOUND if order.bound is None else order.bound,
             overwrite=order.overwrite,
             progress=lambda what, share: bar.at(share, what=what),
             tell=notes.append,
@@ -124,7 +127,8 @@ def export(order: Order, output: Output) -> int:
         output.out.print(f"  {g.file}: {g.lowering}, T = {sizes}, {rows}")
     for c in manifest.certificates:
         output.out.print(
-            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e} over "
+            f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e}"
+            f"{' (raised)' if BOUND < c.bound == order.bound else ''} over "
             f"{counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(result)

@@ -76,6 +76,10 @@ def export(
     certify_steps: Annotated[
         int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
     ] = 1000,
+    bound: Annotated[
+        float | None,
+        typer.Option("--bound", metavar="X", help="Accept larger errors than 1e-5; recorded."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
     ] = False,
@@ -106,6 +110,7 @@ def export(
         license=license,
         data=data,
         certify_steps=certify_steps,
+        bound=bound,
         overwrite=overwrite,
         from_hf=from_hf,
     )
