@@ -5,7 +5,9 @@ Shape letters: B batch, T items, V vocabulary, W window.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +30,27 @@ def whole_run(model: nn.Module, ids: Tensor) -> Tensor:
     """Logits ``[1, n, V]`` of tokens ``[1, n]`` that transformers reads in one call."""
     if hasattr(getattr(model, "model", None), "_update_causal_mask"):
         model.model._update_causal_mask = _window_mask(model.config.attention_window_size)
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         logits: Tensor = model(ids, use_cache=False).logits
     return logits
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back the progress of transformers, and what it says of kernels for other machines."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _window_mask(window: int) -> Callable[..., Tensor]:

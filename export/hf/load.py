@@ -5,12 +5,9 @@ Nothing is downloaded, and no code of the directory is run.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import struct
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +15,7 @@ from torch import nn
 
 from dst.export.errors import HuggingFaceError
 from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
+from dst.export.hf.check import quiet
 from dst.export.hf.step import LanguageStep
 from dst.runtime.errors import TokenizerError
 from dst.runtime.rules import TOKENIZER_FILE
@@ -226,7 +224,7 @@ def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet():
             model, told = AutoModelForCausalLM.from_pretrained(
                 str(root),
                 dtype=torch.float32,
@@ -249,17 +247,3 @@ def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:
         )
     module: nn.Module = model.float().eval()
     return module.requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what transformers says of kernels for other machines."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
