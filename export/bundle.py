@@ -198,8 +198,9 @@ def export_bundle(
             step, items, batches=batches, bound=bound, progress=progress
         ):
             tell(finding.text)
+        own = step.own_certificates(items, about, certify_steps)
         graphs = trace_all(step, items, portable_t, tell, progress)
-        files = pack({g.file: g.model for g in graphs})
+        files = dict(step.files()) | pack({g.file: g.model for g in graphs})
         certificates = _certificates(
             step, graphs, files, items, about, certify_steps, bound, progress
         )
@@ -218,7 +219,7 @@ def export_bundle(
             contract=contract,
             graphs=tuple(_graph(g, contract, bound) for g in graphs),
             golden=golden,
-            certificates=tuple(certificates),
+            certificates=(*own, *certificates),
             horizon=Horizon(half_life_items=step.half_life_items),
             weights_bytes=len(files[WEIGHTS_FILE]),
         )

@@ -29,6 +29,10 @@ class CertificateError(ExportError):
     """Two forms of the same step differ by more than the bound."""
 
 
+class HuggingFaceError(ExportError):
+    """A directory of transformers does not hold a model that can become a bundle."""
+
+
 class AdoptError(ExportError):
     """An ONNX file cannot be adopted as asked."""
 

@@ -18,14 +18,16 @@ Sign it by deriving from ``Step``, or by having the same three members::
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from dst.export.call import call_step, check_sizes
 from dst.export.errors import StepContractError
-from dst.runtime.manifest import Contract, Fill, Zeros, window
+from dst.runtime.manifest import Certificate, Contract, Fill, Zeros, window
 
 TORCH_DTYPES = {
     "float16": torch.float16,
@@ -72,6 +74,25 @@ class Step(nn.Module):
     def fused(self) -> Step:
         """The same step written with ONNX Runtime's own operators, where it has a faster one."""
         return self
+
+    def files(self) -> Mapping[str, bytes]:
+        """Further files of the bundle, name to content: a tokenizer, for example."""
+        return {}
+
+    def own_certificates(
+        self, data: npt.NDArray[np.generic], about: str, steps: int
+    ) -> tuple[Certificate, ...]:
+        """Hold the step against another program that runs the same model, where there is one.
+
+        Args:
+            data: Real items, ``[n]`` or ``[n, F]``; read again from the start when used up.
+            about: What the data is, for the manifest.
+            steps: Carried steps to run, at least.
+
+        Raises:
+            CertificateError: they differ too much.
+        """
+        return ()
 
 
 def check_step(step: Step) -> None:

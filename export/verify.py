@@ -208,7 +208,7 @@ def _certificate(
     rounds = max(len(values) for values in tensors.values())
     worst = max((max(values) for values in errors.outputs.values() if values), default=0.0)
     of_peak = max((max(values) for values in errors.of_peak.values()), default=0.0)
-    ratio = max(_decile_ratio(values, bound) for values in errors.bounded.values())
+    ratio = max(decile_ratio(values, bound) for values in errors.bounded.values())
     ends = np.unique(np.linspace(1, rounds, min(CURVE_POINTS, rounds)).astype(int))
     curve = {
         key: tuple(
@@ -233,7 +233,7 @@ def _certificate(
     )
 
 
-def _decile_ratio(values: list[float], bound: float) -> float:
+def decile_ratio(values: list[float], bound: float) -> float:
     """Mean of the last tenth over mean of the first; 1 where a tenth is less than 10 rounds.
 
     A mean below a tenth of the bound counts as that: below it an error finds its level while the
@@ -259,7 +259,7 @@ def _why(certificate: Certificate, errors: _Errors) -> str:
     """Name the tensor that is furthest off and the one that grew most."""
     bound, bounded = certificate.bound, errors.bounded
     worst = max(bounded, key=lambda key: max(bounded[key]))
-    grown = max(bounded, key=lambda key: _decile_ratio(bounded[key], bound))
+    grown = max(bounded, key=lambda key: decile_ratio(bounded[key], bound))
     kind, share = ("output", "rms") if worst in errors.outputs else ("state", "peak")
     return (
         f"certificate {certificate.name}: expected errors of at most {bound:g} and a last tenth of "

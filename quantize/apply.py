@@ -24,7 +24,7 @@ from dst.quantize.single import parted, runs_both
 from dst.quantize.values import Values
 from dst.runtime.bundle import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.manifest import Contract, Graph, Manifest, Producer, Stored
-from dst.runtime.rules import INIT_FILE
+from dst.runtime.rules import INIT_FILE, TOKENIZER_FILE
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -159,6 +159,8 @@ def _made(
     files: Files = dict(pack(models, bundle.root))
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
+    if TOKENIZER_FILE in bundle.manifest.files:
+        files[TOKENIZER_FILE] = bundle.root / TOKENIZER_FILE
     files |= backend.files()
     on_disk = _weights_bytes(files, models)
     return _Made(

@@ -25,7 +25,7 @@ from dst.runtime.store import StateStore
 from dst.runtime.stream import Stream
 from dst.runtime.surprise import surprise_bits
 from dst.runtime.timing import GoldenTime, time_golden
-from dst.runtime.tokens import decode_bytes, encode_bytes
+from dst.runtime.tokens import TextTokenizer, decode_bytes, encode_bytes
 
 __all__ = [
     "Bundle",
@@ -52,6 +52,7 @@ __all__ = [
     "StoreError",
     "Stream",
     "StreamPool",
+    "TextTokenizer",
     "decode_bytes",
     "encode_bytes",
     "generate",

@@ -156,6 +156,10 @@ class ChunkShapeError(StepError):
     """A chunk or a run of items has the wrong shape, or a T that is not allowed."""
 
 
+class TokenizerError(StepError):
+    """Text cannot be turned into token ids; `code` says why."""
+
+
 class TokenRangeError(StepError):
     """A token id lies outside the vocabulary."""
 

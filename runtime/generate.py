@@ -13,6 +13,7 @@ from dst.runtime.items import Items
 from dst.runtime.manifest import Contract, Tokens
 from dst.runtime.sampling import Choice, Sampler
 from dst.runtime.stream import Stream
+from dst.runtime.tokens import TextTokenizer
 
 
 def generate(
@@ -34,8 +35,8 @@ def generate(
 
     Args:
         stream: of a token model with logits per item, T = 1 and the tail rule `exact`.
-        prompt: a text or bytes where the tokenizer is `bytes`, or ids `[n]`; may be empty
-            where items wait in the stream.
+        prompt: a text where the model has a tokenizer, bytes where that is `bytes`, or ids
+            `[n]`; may be empty where items wait in the stream.
         items: how many tokens at most.
         temperature: divides the logits; 0 always takes the most likely token.
         top_k: sample from the k most likely tokens; 0 for all.
@@ -46,6 +47,7 @@ def generate(
     Raises:
         GenerateError: the model cannot generate, an argument is out of its range, or there
             is nothing to continue.
+        TokenizerError: the text cannot be turned into ids: the package `tokenizers` is missing.
         StepError: the prompt does not fit the contract, or a step failed.
     """
     logits_name = _logits(stream.engine.contract)
@@ -53,7 +55,7 @@ def generate(
     start = None if seed is None else Sampler.seeded(seed)
     if items < 0:
         raise GenerateError(f"items is {items}, expected 0 or more")
-    first: Items = _utf8(stream, prompt) if isinstance(prompt, str) else prompt
+    first: Items = _encoded(stream, prompt) if isinstance(prompt, str) else prompt
     empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
     if empty and stream.pending == 0:
         raise GenerateError(
@@ -88,9 +90,12 @@ def _continue(
             return
 
 
-def _utf8(stream: Stream, prompt: str) -> bytes:
-    content = stream.engine.contract.chunk.content
-    if isinstance(content, Tokens) and content.tokenizer != "bytes":
+def _encoded(stream: Stream, prompt: str) -> Items:
+    chunk = stream.engine.contract.chunk
+    tokenizer = chunk.content.tokenizer if isinstance(chunk.content, Tokens) else "bytes"
+    if tokenizer == "tokenizers":
+        return TextTokenizer.of(stream.engine.bundle).encode(prompt).astype(chunk.dtype)
+    if tokenizer != "bytes":
         raise GenerateError(
             "the prompt is a text, and this model's tokens are not bytes: encode it with its "
             "tokenizer first, and give the ids as an array"

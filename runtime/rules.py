@@ -27,6 +27,7 @@ from dst.runtime.schema import (
 
 MANIFEST_FILE = "manifest.json"
 INIT_FILE = "init.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 MAX_TENSOR_FILE_BYTES = 1 << 30
 MAX_STREAM_BYTES = 1 << 32
 _PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-])?")
@@ -66,6 +67,10 @@ def check(manifest: Manifest) -> None:
     needs_init = any(isinstance(s.init, Stored) for s in manifest.contract.state)
     if needs_init and INIT_FILE not in manifest.files:
         _refuse(f"a state tensor is stored, but {INIT_FILE} is not listed in files")
+    content = manifest.contract.chunk.content
+    reads_text = isinstance(content, Tokens) and content.tokenizer == "tokenizers"
+    if reads_text and TOKENIZER_FILE not in manifest.files:
+        _refuse(f"the tokenizer is `tokenizers`, but {TOKENIZER_FILE} is not listed in files")
 
 
 def check_contract(contract: Contract) -> None:
@@ -265,7 +270,7 @@ def _state(state: State) -> None:
 
 def _sizes(manifest: Manifest) -> None:
     """Nothing that is read whole, and no buffer of a stream, may exceed its cap."""
-    for name in {INIT_FILE, *(golden.file for golden in manifest.golden)}:
+    for name in {INIT_FILE, TOKENIZER_FILE, *(golden.file for golden in manifest.golden)}:
         entry = manifest.files.get(name)
         if entry is not None and entry.size > MAX_TENSOR_FILE_BYTES:
             raise TooLargeError(

@@ -27,10 +27,14 @@ DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint
 class Tokens(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokens"
 ):
-    """Chunk items are ids in `[0, vocabulary)`; tokenizer `bytes` means id = byte value."""
+    """Chunk items are ids in `[0, vocabulary)`.
+
+    `tokenizer` says how text becomes ids: `bytes` means id = byte value, `tokenizers` that the
+    bundle's file `tokenizer.json` tells it, in the format of the tokenizers library.
+    """
 
     vocabulary: Positive
-    tokenizer: Literal["bytes", "none"] = "none"
+    tokenizer: Literal["bytes", "tokenizers", "none"] = "none"
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

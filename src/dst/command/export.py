@@ -51,6 +51,7 @@ class Order:
     certify_steps: int
     bound: float | None
     overwrite: bool
+    from_hf: Path | None = None
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -77,17 +78,20 @@ def export(order: Order, output: Output) -> int:
     reads = {
         "--checkpoint": order.checkpoint,
         "--weights": order.weights,
+        "--from-hf": order.from_hf,
         "--data": order.data,
         "--out": order.out,
     }
     check_apart(output, reads)
-    if (order.model is None) == (order.size is None):
-        raise WrongUseError("give your module as FILE.py:NAME, or --size for a network of ours")
+    if [order.model, order.from_hf, order.size].count(None) != 2:
+        raise WrongUseError(
+            "give one of these: your module as FILE.py:NAME, --from-hf DIR, or --size for a "
+            "network of ours"
+        )
     with needing("export", "export"):
         from dst.export import export_bundle
         from dst.export.verify import BOUND
-    step = _network(order) if order.model is None else _module(order)
-    data, about = _data(order, step.contract)
+    step, data, about = _material(order)
     notes: list[str] = []
     with output.progress("export", 1.0) as bar:
         manifest = export_bundle(
@@ -124,11 +128,22 @@ def export(order: Order, output: Output) -> int:
     for c in manifest.certificates:
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e}"
-            f"{' (raised)' if c.bound > BOUND else ''} over "
+            f"{' (raised)' if BOUND < c.bound == order.bound else ''} over "
             f"{counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(result)
     return 0
+
+
+def _material(order: Order) -> tuple["Step", npt.NDArray[np.generic] | None, str | None]:
+    """Return what to export, items to prove it on (None for random ones) and what they are."""
+    if order.from_hf is not None:
+        from dst.command.export_hf import hf_data, hf_step
+
+        language = hf_step(order, order.from_hf)
+        return (language, *hf_data(order, language))
+    step = _network(order) if order.model is None else _module(order)
+    return (step, *_data(order, step.contract))
 
 
 def _module(order: Order) -> "Step":

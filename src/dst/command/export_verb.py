@@ -52,6 +52,10 @@ def export(
     tokenizer: Annotated[
         TokenizerName, typer.Option("--tokenizer", help="bytes where an id is a byte.")
     ] = TokenizerName.none,
+    from_hf: Annotated[
+        Path | None,
+        typer.Option("--from-hf", metavar="DIR", help="Instead: what save_pretrained has written."),
+    ] = None,
     size: Annotated[
         str | None, typer.Option("--size", help="Our own network: tiny, small, base or 130m.")
     ] = None,
@@ -108,5 +112,6 @@ def export(
         certify_steps=certify_steps,
         bound=bound,
         overwrite=overwrite,
+        from_hf=from_hf,
     )
     return lambda: work(order, output)

@@ -13,6 +13,7 @@ from dst.command.errors import WrongUseError
 from dst.command.lines import escape
 from dst.command.output import Output, check_folder
 from dst.command.signals import Interrupts
+from dst.command.token_text import tokenizer_for
 from dst.runtime import Session, Stream, generate
 from dst.runtime.manifest import Tokens
 from dst.runtime.providers import Provider
@@ -59,7 +60,7 @@ def write(
 
     Raises:
         DstError: the bundle or the state cannot be used, or the model cannot generate.
-        WrongUseError: the model reads no bytes, the state's folder cannot be written to, or the
+        WrongUseError: the model reads no text, the state's folder cannot be written to, or the
             prompt's file or the bundle would be overwritten.
     """
     check_folder("--state", state)
@@ -67,11 +68,13 @@ def write(
     check_apart(output, reads, state_files("--state", state))
     session = Session.open(bundle, provider=provider, threads=threads)
     content = session.contract.chunk.content
-    if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
+    if not (isinstance(content, Tokens) and content.tokenizer != "none"):
         raise WrongUseError(f"{session.bundle.label}: reads no text; use dst.runtime.generate")
+    tokenizer = tokenizer_for(session.bundle)
+    decoder = None if tokenizer is None else tokenizer.decoder()
     known = state is not None and state.exists()
     stream = Stream.load(session, state) if state is not None and known else session.stream()
-    made = bytearray()
+    made, items = bytearray(), 0
     stopped = False
     printer = _Printer(output)
     printer.prompt(prompt)
@@ -79,31 +82,39 @@ def write(
     with Interrupts() as interrupts:
         for token in generate(
             stream,
-            prompt,
+            prompt if tokenizer is None else _text(prompt),
             manner.items,
             temperature=manner.temperature,
             top_k=manner.top_k,
             top_p=manner.top_p,
             seed=manner.seed,
         ):
-            made.append(token)
-            printer.byte(token)
-            stopped = bool(manner.stop) and made.endswith(manner.stop)
+            piece = bytes([token]) if decoder is None else decoder.feed(token).encode()
+            made += piece
+            items += 1
+            printer.piece(piece)
+            tail = made[-len(manner.stop) - len(piece) :]  # the text may end within a token
+            stopped = bool(manner.stop) and manner.stop in tail
             if stopped or interrupts.signal:
                 break
+        if decoder is not None:
+            rest = decoder.end().encode()
+            made += rest
+            printer.piece(rest)
         seconds = time.perf_counter() - began
         printer.end()
         if state is not None:
             stream.save(state)
-    rate = len(made) / max(seconds, 1e-9)
+    rate = items / max(seconds, 1e-9)
     if output.out.is_terminal and output.json != "-":
-        output.err.print(f"[dim]{counted(len(made), 'byte')}, {rate:,.0f}/s[/]")
+        made_of = "byte" if decoder is None else "token"
+        output.err.print(f"[dim]{counted(items, made_of)}, {rate:,.0f}/s[/]")
     output.write_json(
         Generated(
             bundle=session.bundle.root.name,
             prompt=prompt.decode("utf-8", "replace"),
             text=made.decode("utf-8", "replace"),
-            items=len(made),
+            items=items,
             seed=None if stream.sampler is None else stream.sampler.seed,
             stopped=stopped,
             seconds=seconds,
@@ -112,6 +123,15 @@ def write(
         )
     )
     return interrupts.exit_code
+
+
+def _text(prompt: bytes) -> str:
+    try:
+        return prompt.decode()
+    except UnicodeDecodeError as error:
+        raise WrongUseError(
+            f"the prompt is no UTF-8 text at byte {error.start}, and this model reads text"
+        ) from None
 
 
 class _Printer:
@@ -128,15 +148,15 @@ class _Printer:
             shown = _harmless(prompt.decode("utf-8", "replace"))
             self._console.print(shown, style="bold", end="", markup=False, soft_wrap=True)
 
-    def byte(self, byte: int) -> None:
-        """Show one more byte, once it completes a character."""
+    def piece(self, piece: bytes) -> None:
+        """Show what came, once it completes a character."""
         if self._quiet:
             return
         if self._console is None:
-            sys.stdout.buffer.write(bytes([byte]))
+            sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         else:
-            sys.stdout.write(_harmless(self._decoder.decode(bytes([byte]))))
+            sys.stdout.write(_harmless(self._decoder.decode(piece)))
             sys.stdout.flush()
 
     def end(self) -> None:

@@ -121,10 +121,14 @@ is a class, a function that returns a module, or a module. FILE.py is run as Pyt
 only what you trust. Weights are read without running anything. Needs torch: pip install
 "dst-edge\\[export]". Nothing is written if a certificate does not hold.
 
+--from-hf takes a local directory of transformers' save_pretrained (mamba, rwkv, xlstm and others of
+bounded state) and its tokenizer.json: pip install "dst-edge\\[export,hf]".
+
 \b
 dst export my_model.py:Model --chunk B,T,40 --t 1,16 --data readings.csv --out my-bundle
 dst export my_model.py:Model --chunk B,T:int64 --state 2,B,64 --t 1,16 --out my-bundle
 dst export torch.nn:LSTM --args "[40, 64]" --chunk T,B,40 --t 1,16 --out my-bundle
+dst export --from-hf my-mamba --t 1,16 --out my-bundle
 dst export --size tiny --seed 0 --out my-bundle
 """
 )

@@ -9,6 +9,7 @@ import dst
 from dst.bench.feed import feed_of
 from dst.command.errors import WrongUseError
 from dst.command.rows import item_blocks
+from dst.command.token_text import tokenizer_for
 from dst.runtime import Bundle
 from dst.runtime.manifest import Tokens
 
@@ -31,7 +32,7 @@ def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
     """
     chunk = bundle.manifest.contract.chunk
     if data is not None:
-        blocks = list(item_blocks(data, chunk))
+        blocks = list(item_blocks(data, chunk, tokenizer=tokenizer_for(bundle)))
         read = np.concatenate(blocks) if blocks else None
         if read is None or len(read) < 2:
             raise WrongUseError(f"{data}: expected at least 2 items to read")

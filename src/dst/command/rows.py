@@ -20,6 +20,8 @@ from dst.command.formats.samples import raw_blocks, wav_blocks
 from dst.command.formats.table import csv_blocks
 from dst.command.formats.which import HEAD_BYTES, format_of
 from dst.command.source import Source, Stop, never
+from dst.command.token_text import token_blocks
+from dst.runtime import TextTokenizer
 from dst.runtime.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
@@ -41,19 +43,26 @@ class Items:
     times: list[str] | None
 
 
-def item_blocks(path: str, chunk: Chunk, stop: Stop = never) -> Iterator[Array]:
+def item_blocks(
+    path: str, chunk: Chunk, stop: Stop = never, tokenizer: TextTokenizer | None = None
+) -> Iterator[Array]:
     """Yield the items of an input as it stands, `[n, ...]` in the contract's dtype.
 
     Raises:
         OSError: the input cannot be read.
         WrongUseError: it does not hold items of this model; the message says where.
     """
-    for items in read_items(path, chunk, AS_IT_STANDS, Found(), stop):
+    for items in read_items(path, chunk, AS_IT_STANDS, Found(), stop, tokenizer):
         yield items.values
 
 
 def read_items(
-    path: str, chunk: Chunk, form: Form, found: Found, stop: Stop = never
+    path: str,
+    chunk: Chunk,
+    form: Form,
+    found: Found,
+    stop: Stop = never,
+    tokenizer: TextTokenizer | None = None,
 ) -> Iterator[Items]:
     """Yield the items of an input of any format; without any where a pipe has paused.
 
@@ -63,12 +72,19 @@ def read_items(
         form: what the caller says of the input.
         found: is told what turns up.
         stop: says whether to read no further.
+        tokenizer: makes ids of text. The input is then text, unless it is a `.npy` file or the
+            form names a format: those hold ids.
 
     Raises:
         OSError: the input cannot be read.
         WrongUseError: it does not hold items of this model; the message says where.
     """
     content = chunk.content
+    if tokenizer is not None and form.format is None and not path.lower().endswith(".npy"):
+        found.format = "text"
+        for ids in token_blocks(path, tokenizer, chunk.dtype, stop):
+            yield Items(ids, None)
+        return
     source = Source.open(path)
     if isinstance(content, Tokens) and content.tokenizer == "bytes":
         yield from _bytes(source, chunk, found, stop)

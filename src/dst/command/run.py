@@ -19,6 +19,7 @@ from dst.command.run_report import Report, RunResult, Times, note, summary, top_
 from dst.command.signals import Interrupts
 from dst.command.source import input_size
 from dst.command.stream_inputs import stream_inputs_of
+from dst.command.token_text import tokenizer_for
 from dst.runtime import Session
 from dst.runtime.errors import PartialChunkError
 from dst.runtime.manifest import Contract, Tokens
@@ -94,7 +95,7 @@ def run(
         file=file,
         output=output,
     )
-    found, meter = Found(format="bytes"), Meter()
+    found, meter, tokenizer = Found(format="bytes"), Meter(), tokenizer_for(session.bundle)
     began_at = saved_at = reading.items
     told = 0
     quiet = wish.per != "none" and output.out.is_terminal  # a bar would cut through the lines
@@ -104,7 +105,7 @@ def run(
             output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
         ):
             stopped = lambda: interrupts.signal is not None  # noqa: E731
-            for items in read_items(path, contract.chunk, wish.form, found, stopped):
+            for items in read_items(path, contract.chunk, wish.form, found, stopped, tokenizer):
                 if times is not None and items.times is not None:
                     times.extend(items.times, reading.waiting)
                 for scored in reading.read(items.values) if len(items.values) else reading.settle():

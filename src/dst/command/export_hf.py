@@ -1,0 +1,55 @@
+"""`dst export --from-hf`: load a model that transformers has saved, and read text for it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.command.adopt import sizes_of
+from dst.command.demo import held_out
+from dst.command.errors import WrongUseError, needing
+from dst.command.rows import item_blocks
+from dst.runtime import TextTokenizer
+
+if TYPE_CHECKING:
+    from dst.command.export import Order
+    from dst.export.hf import LanguageStep
+
+HELD_OUT = "modules of Python's standard library"
+T = (1, 16)
+"""Tokens per step where nobody says how many."""
+
+
+def hf_step(order: "Order", source: Path) -> "LanguageStep":
+    """Load the model.
+
+    Raises:
+        HuggingFaceError: the directory holds no model that can become a bundle.
+        WrongUseError: transformers is missing, or an option does not go with it.
+    """
+    own = (order.chunk, order.states, order.weights, order.arguments, order.vocabulary)
+    if any(own) or order.lookback or order.tail or order.checkpoint:
+        raise WrongUseError(
+            "--from-hf has its own weights, chunk and state; --chunk, --state, --weights, --args, "
+            "--lookback, --tail and --vocabulary go with FILE.py:NAME, --checkpoint with --size"
+        )
+    with needing("export --from-hf", "export,hf"):
+        import transformers  # noqa: F401
+
+        from dst.export.hf import from_pretrained
+    return from_pretrained(source, t=sizes_of(order.t) or T)
+
+
+def hf_data(
+    order: "Order", step: "LanguageStep"
+) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+    """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
+    tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
+    if order.data is not None:
+        blocks = list(item_blocks(order.data, step.contract.chunk, tokenizer=tokenizer))
+        if not sum(len(block) for block in blocks):
+            raise WrongUseError(f"--data {order.data}: is empty")
+        return np.concatenate(blocks), Path(order.data).name
+    ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
+    return (ids, HELD_OUT) if len(ids) else (None, None)
