@@ -156,8 +156,9 @@ QUANTIZE = _flowing(
     """
 Make a smaller or faster bundle of the same model: a saved state of one loads in the other.
 
-Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms, softmax, convolutions and
-recurrent operators stay float32; what was left, and why, is printed.
+Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms and softmax stay
+float32; what was left, or only stored in 8 bits, and why, is printed. Exit code 1: nothing could be
+quantized, and nothing was written.
 
 \b
 int8-rows     8 bits, one activation scale per item: causal, any T, fast chunks
