@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from dst.quantize.bodies import bodies_of, nodes_of, tensors_of
-from dst.quantize.cells import MICROSOFT, Cell, write_cell, write_filter, write_stored
+from dst.quantize.cells import MICROSOFT, Cell, write_cell, write_filter
 from dst.quantize.fold import given_of
 from dst.quantize.graphs import drop_unused, load, opset_of
 from dst.quantize.plan import Choice
@@ -27,6 +27,7 @@ from dst.quantize.rewrite import (
     write_lookup,
     write_product,
 )
+from dst.quantize.stored import write_stored
 from dst.quantize.survey import Floats, Site, Survey, survey
 from dst.quantize.values import Values
 from dst.runtime.bundle import Bundle

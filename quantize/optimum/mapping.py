@@ -114,7 +114,8 @@ def _operators(operators: set[str]) -> None:
     if others:
         raise NoCounterpartError(
             f"optimum's configuration: operators_to_quantize holds {', '.join(sorted(others))}, "
-            "which stay float32 in every recipe (optimum's default list wrecks recurrent models); "
+            "which recipes hold in forms of their own (optimum's default list wrecks recurrent "
+            "models); "
             f"give operators_to_quantize={[PRODUCT, LOOKUP]}, or {[PRODUCT]} to keep the embedding"
         )
 

@@ -114,7 +114,10 @@ RIGHT_STATIC = to_optimum(RECIPES["int8-static"])
     ("config", "message"),
     [
         (AutoQuantizationConfig.avx512_vnni(False), "holds Attention, Conv, EmbedLayerNorm"),
-        (AutoQuantizationConfig.arm64(True), "holds .*Conv.* which stay float32 in every recipe"),
+        (
+            AutoQuantizationConfig.arm64(True),
+            "holds .*Conv.* which recipes hold in forms of their own",
+        ),
         (replace(RIGHT, operators_to_quantize=["Gather"]), "every recipe quantizes products"),
         (AutoQuantizationConfig.avx2(False, operators_to_quantize=OPERATORS), "reduce_range=True"),
         (replace(RIGHT, weights_symmetric=False), "weights have no zero point"),

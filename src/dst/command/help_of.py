@@ -162,8 +162,9 @@ QUANTIZE = _flowing(
     """
 Make a smaller or faster bundle of the same model: a saved state of one loads in the other.
 
-Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms, softmax, convolutions and
-recurrent operators stay float32; what was left, and why, is printed.
+Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms and softmax stay
+float32; what was left, or only stored in 8 bits, and why, is printed. Exit code 1: nothing could be
+quantized, and nothing was written.
 
 \b
 int8-rows     8 bits, one activation scale per item: causal, any T, fast chunks
@@ -176,7 +177,8 @@ fp16          half precision, for GPU, WebGPU and Core ML; no gain on CPU
 
 Block recipes take --block and --method: rtn rounds, search looks for the best scales, gptq makes
 rounding errors good on what --calibrate shows. Patterns are shell patterns for the names that are
-printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block.
+printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block and
+int8-stored (on disk alone, of recurrent operators and convolutions).
 
 With --with optimum the products of int8-dynamic and int8-static are rounded and written by
 optimum's ORTQuantizer, to the same results: pip install torch==2.13.0 "dst-edge\\[optimum]".
