@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dst.export.errors import CertificateError
+from dst.export.hf.parts import Foreign
 from dst.export.verify import DECILE_RATIO_BOUND, decile_ratio
 from dst.runtime.golden import relative_error
 from dst.runtime.manifest import Certificate, Curve
@@ -26,7 +27,7 @@ BOUND = 1e-4
 CURVE_POINTS = 40
 
 
-def whole_run(model: nn.Module, ids: Tensor) -> Tensor:
+def whole_run(model: Foreign, ids: Tensor) -> Tensor:
     """Logits ``[1, n, V]`` of tokens ``[1, n]`` that transformers reads in one call."""
     if hasattr(getattr(model, "model", None), "_update_causal_mask"):
         model.model._update_causal_mask = _window_mask(model.config.attention_window_size)
@@ -67,7 +68,7 @@ def _window_mask(window: int) -> Callable[..., Tensor]:
 def certify_whole(
     forward: Forward,
     state: dict[str, Tensor],
-    model: nn.Module,
+    model: Foreign,
     ids: npt.NDArray[np.int64],
     *,
     about: str,

@@ -5,16 +5,16 @@ Shape letters: B batch, T items, D width.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dst.export.hf.parts import Kept, Layer, Stack, continued_conv
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv
 from dst.export.model.layer import rms_norm
 
 
 class Lfm2Layer(Layer):
     """A convolution layer of ``Lfm2ForCausalLM``."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Foreign) -> None:
         super().__init__()
         self.mix_norm, self.mix = layer.operator_norm, layer.conv
         self.feed_norm, self.feed = layer.ffn_norm, layer.feed_forward
@@ -31,7 +31,7 @@ class Lfm2Layer(Layer):
         return x + self.feed(w), (past,)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``Lfm2ForCausalLM`` without attention layers apart."""
     net, norm = model.model, model.model.embedding_norm
     return Stack(

@@ -11,10 +11,10 @@ here every item is a step from the state before it.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import Kept, Layer, Stack, continued_conv, item_by_item
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv, item_by_item
 from dst.export.model.layer import rms_norm
 
 
@@ -23,7 +23,7 @@ class MambaLayer(Layer):
 
     A: Tensor
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Foreign) -> None:
         super().__init__()
         self.norm, self.mixer = block.norm, block.mixer
         m = self.mixer
@@ -64,7 +64,7 @@ class MambaLayer(Layer):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.inner_eps)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``MambaForCausalLM`` or ``FalconMambaForCausalLM`` apart."""
     net, norm = model.backbone, model.backbone.norm_f
     return Stack(

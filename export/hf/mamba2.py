@@ -12,18 +12,18 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dst.export.hf.fused import gated_attention
-from dst.export.hf.parts import Kept, Layer, Stack, continued_conv, gated_rule
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv, gated_rule
 from dst.export.model.layer import rms_norm
 
 
 class Mamba2Layer(Layer):
     """A ``Mamba2Block`` of transformers."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Foreign) -> None:
         super().__init__()
         self.norm, self.mixer = block.norm, block.mixer
         self.rule = gated_rule
@@ -67,7 +67,7 @@ class Mamba2Layer(Layer):
         return shared.flatten(2, 3)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``Mamba2ForCausalLM`` apart."""
     net, norm = model.backbone, model.backbone.norm_f
     return Stack(

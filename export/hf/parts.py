@@ -8,11 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Foreign: TypeAlias = Any
+"""A module of transformers: no type describes its attributes."""
 State = TypeVar("State")
 Role = Literal["memory", "window", "conv", "counter"]
 BLOCK = 64

@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import Kept, Layer, Stack, continued_conv
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv
 from dst.export.model.fused import linear_attention
 from dst.export.model.recurrence import delta_rule
 
@@ -24,7 +24,7 @@ LENGTH_EPS = 1e-6
 class Qwen3NextLayer(Layer):
     """A linear-attention layer of ``Qwen3NextForCausalLM``, with a dense feed-forward part."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Foreign) -> None:
         super().__init__()
         self.mix_norm, self.mix = layer.input_layernorm, layer.linear_attn
         self.feed_norm, self.feed = layer.post_attention_layernorm, layer.mlp
@@ -64,7 +64,7 @@ class Qwen3NextLayer(Layer):
         return x.expand(-1, -1, -1, m.num_v_heads // m.num_k_heads, -1).flatten(2, 3)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``Qwen3NextForCausalLM`` without attention layers apart."""
     net = model.model
     return Stack(

@@ -11,10 +11,10 @@ window alone, so that a stream has no end.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Kept, Layer, Stack, continued_conv, item_by_item
+from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, continued_conv, item_by_item
 from dst.export.hf.xlstm import soft_cap
 from dst.export.model.attention import rotate
 
@@ -22,7 +22,7 @@ from dst.export.model.attention import rotate
 class GemmaLayer(Layer):
     """A ``RecurrentGemmaDecoderLayer`` around one of the two mixers."""
 
-    def __init__(self, layer: nn.Module, mix: Layer) -> None:
+    def __init__(self, layer: Foreign, mix: Layer) -> None:
         super().__init__()
         self.mix_norm, self.mix = layer.temporal_pre_norm, mix
         self.feed_norm, self.feed = layer.channel_pre_norm, layer.mlp_block
@@ -38,7 +38,7 @@ class GemmaLayer(Layer):
 class Recurrence(Layer):
     """A ``RecurrentGemmaRecurrentBlock``."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Foreign) -> None:
         super().__init__()
         self.block = block
         channels, taps = block.lru_width, block.conv1d_width
@@ -75,7 +75,7 @@ class WindowAttention(Layer):
 
     rate: Tensor
 
-    def __init__(self, attention: nn.Module, window: int) -> None:
+    def __init__(self, attention: Foreign, window: int) -> None:
         super().__init__()
         a = self.attention = attention
         self.register_buffer("rate", a.rotary_emb.inv_freq.detach().float(), persistent=False)
@@ -115,12 +115,12 @@ class WindowAttention(Layer):
         return torch.cat([turned, x[..., width:]], -1) if width < x.shape[-1] else turned
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``RecurrentGemmaForCausalLM`` apart."""
     net, config = model.model, model.config
     scale = net.normalizer.float()
 
-    def layer(whole: nn.Module) -> GemmaLayer:
+    def layer(whole: Foreign) -> GemmaLayer:
         block = whole.temporal_block
         mix: Layer = (
             Recurrence(block)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.parts import MASKED, Kept, Layer, Stack, in_blocks
+from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, in_blocks
 
 NOTHING_READ = -1e30
 BLOCK = 16
@@ -23,7 +23,7 @@ class RwkvLayer(Layer):
 
     decay: Tensor
 
-    def __init__(self, block: nn.Module, halve: bool) -> None:
+    def __init__(self, block: Foreign, halve: bool) -> None:
         super().__init__()
         self.first = getattr(block, "pre_ln", nn.Identity())
         self.ln1, self.ln2 = block.ln1, block.ln2
@@ -90,7 +90,7 @@ def _between(x: Tensor, shifted: Tensor, share: Tensor) -> Tensor:
     return x * share + shifted * (1 - share)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take a ``RwkvForCausalLM`` apart.
 
     transformers divides some weights by powers of two when it first runs, and halves what leaves

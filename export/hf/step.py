@@ -6,7 +6,7 @@ Shape letters: B batch, T items.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ class LanguageStep(Step):
         family: Its ``model_type``.
         notes: What a person should know of how it was read, a sentence each.
     """
+
+    embed: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
 
     def __init__(
         self,

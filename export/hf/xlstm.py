@@ -13,17 +13,17 @@ leads from any item, or from the start, to item t, which a chunk finds at once.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Kept, Layer, Stack, decay_tables, in_blocks
+from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, decay_tables, in_blocks
 from dst.export.model.layer import rms_norm
 
 
 class XlstmLayer(Layer):
     """An ``xLSTMBlock`` of transformers."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Foreign) -> None:
         super().__init__()
         self.norm, self.cell = block.norm_mlstm, block.mlstm_layer
         self.feed_norm, self.feed = block.norm_ffn, block.ffn
@@ -82,7 +82,7 @@ def soft_cap(x: Tensor, cap: float | None) -> Tensor:
     return x if cap is None else cap * torch.tanh(x / cap)
 
 
-def take_apart(model: nn.Module) -> Stack:
+def take_apart(model: Foreign) -> Stack:
     """Take an ``xLSTMForCausalLM`` apart."""
     net, cap = model.backbone, model.config.output_logit_soft_cap
     norm = net.out_norm
