@@ -37,12 +37,12 @@ def as_onnx_operators(module: nn.Module) -> Iterator[None]:
     for part in swapped:
         with torch.no_grad():
             weights = [_weights(part, number) for number in range(part.num_layers)]
-        part.forward = partial(_forward, part, weights)
+        vars(part)["forward"] = partial(_forward, part, weights)
     try:
         yield
     finally:
         for part in swapped:
-            del part.forward
+            del vars(part)["forward"]
 
 
 def has_recurrences(module: nn.Module) -> bool:
