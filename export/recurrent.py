@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def _layer(
     """One layer: ``x (T, B, F)`` and states ``(1, B, H)`` give ``(T, B, H)`` and states."""
     items, batch, _ = x.shape
     width = part.hidden_size
-    attributes: dict[str, int | str | Sequence[str]] = {"hidden_size": width}
+    attributes: dict[str, Any] = {"hidden_size": width}
     if isinstance(part, nn.GRU):
         attributes["linear_before_reset"] = 1
     if isinstance(part, nn.RNN) and part.nonlinearity == "relu":
