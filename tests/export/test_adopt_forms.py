@@ -83,9 +83,8 @@ def test_any_number_of_fixed_axes(
     items = drawn(3 * t, *item, seed=1)
     outputs = Session.open(tmp_path / "b").stream().advance(items)["enh"]
     chunks = [np.moveaxis(items[k * t : k * t + t], 0, axis - 1)[None] for k in range(3)]
-    cache = np.zeros(
-        [1 if i == axis or isinstance(d, str) else d for i, d in enumerate(shape)], "f"
-    )
+    one = [d if isinstance(d, int) and i != axis else 1 for i, d in enumerate(shape)]
+    cache = np.zeros(one, np.float32)
     steps = loop(
         tmp_path / "b.onnx",
         [{"mix": np.ascontiguousarray(chunk)} for chunk in chunks],
@@ -274,9 +273,8 @@ def test_states_whose_names_tell_nothing_still_tell_the_batch(
         model.graph.output[0].CopyFrom(info("y", ["s81", "s31", 4]))
         first, second = model.graph.node
         first.input[0], second.output[0] = "xt", "yb"
-        turn = {"perm": [1, 0, 2]}
-        turned = helper.make_node("Transpose", ["x"], ["xt"], **turn)
-        back = helper.make_node("Transpose", ["yb"], ["y"], **turn)
+        turned = helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2])
+        back = helper.make_node("Transpose", ["yb"], ["y"], perm=[1, 0, 2])
         nodes = [turned, first, second, back]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del model.graph.node[:]
