@@ -220,12 +220,12 @@ def _moved_by_later(plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: in
 def _others(windows: list[Array], number: int) -> Array:
     """Other items for a chunk: those of another chunk, or its own in another order."""
     window = windows[number]
-    other = windows[(number + len(windows) // 2 + 1) % len(windows)]
+    other = windows[(number + max(1, len(windows) // 2)) % len(windows)]
     if not np.array_equal(other, window):
         return other
-    if window.dtype.kind == "f":
-        return (window * 1.25).astype(window.dtype)
-    return np.where(window > 0, window - 1, window + 1).astype(window.dtype)
+    wide = window.astype(np.float64)
+    changed = wide * 1.25 if window.dtype.kind == "f" else np.where(wide > 0, wide - 1, wide + 1)
+    return changed.astype(window.dtype)
 
 
 def _worst(found: Iterable[_Moved | None]) -> _Moved | None:

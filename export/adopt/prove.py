@@ -116,7 +116,8 @@ def prove_stream_inputs(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -
     for s in plan.stream_inputs:
         name = s.port.name
         value = run.given[name]
-        other = value * 2 + 1 if value.dtype.kind == "f" else np.where(value > 0, 0, 1)
+        wide = value.astype(np.float64)
+        other = wide * 2 + 1 if value.dtype.kind == "f" else np.where(wide > 0, 0, 1)
         try:
             found = plain.step(
                 run.windows[number],

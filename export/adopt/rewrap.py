@@ -55,7 +55,8 @@ def rewrapped(
     wrapped.ir_version = max(model.ir_version, 4)  # before 4 every weight was an input
     graph = wrapped.graph
     inputs = [contract.chunk.input]
-    inputs += [c.input for c in (*contract.constants, *contract.stream_inputs)]
+    inputs += [c.input for c in contract.constants]
+    inputs += [given.input for given in contract.stream_inputs]
     inputs += [s.input for s in contract.state]
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _keep(graph, inputs, outputs)

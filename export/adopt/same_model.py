@@ -47,7 +47,7 @@ class SameModel:
 
     Attributes:
         model_id: of the older one.
-        state: the older one's state tensors in its order, None where the new ones have other dtypes.
+        state: the older one's state tensors in its order, None where the new dtypes are others.
         certificate: their distance over the steps, where both have one precision.
         quality: the same where the new one is another precision of the model.
         finding: the same in words.
@@ -217,9 +217,9 @@ def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precisio
     ):
         if mine != other:
             raise AdoptError(f"{where}: --model-of: {name} {_shown(mine)}, there {_shown(other)}")
-    mine, other = (_layouts(c.state, same_precision) for c in (ours, theirs))
-    if mine != other:
-        first = next(((m, o) for m, o in zip(mine, other, strict=False) if m != o), (mine, other))
+    here, there = (_layouts(c.state, same_precision) for c in (ours, theirs))
+    if here != there:
+        first = next(((m, o) for m, o in zip(here, there, strict=False) if m != o), (here, there))
         raise AdoptError(
             f"{where}: --model-of: a state of the other bundle would not fit: here "
             f"{_shown(first[0])}, there {_shown(first[1])}; export it with the same names, shapes "

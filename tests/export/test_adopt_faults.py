@@ -94,8 +94,10 @@ def within(kind: str, nodes: Sequence[Node], result: str) -> list[Node]:
     )
     for node in body.node:
         node.input[:] = ["all_" if name == "all" else name for name in node.input]
-    axes = {"scan_input_axes": [1], "scan_output_axes": [1]}
-    return [helper.make_node("Scan", ["all"], ["noisy"], body=body, num_scan_inputs=1, **axes)]
+    scan = helper.make_node("Scan", ["all"], ["noisy"], body=body, num_scan_inputs=1)
+    for name in ("scan_input_axes", "scan_output_axes"):
+        scan.attribute.append(helper.make_attribute(name, [1]))
+    return [scan]
 
 
 def drawing(kind: str) -> list[Node]:
@@ -231,7 +233,7 @@ def lstm(direction: str, time: int | str = "time") -> bytes:
         helper.make_node("Transpose", ["yt"], ["yy"], perm=[0, 2, 1, 3]),
         helper.make_node("Reshape", ["yy", "flat"], ["y"]),
     ]
-    state = [ways, "batch", 4]
+    state: list[int | str | None] = [ways, "batch", 4]
     return model_bytes(
         nodes,
         [info("x", [time, "batch", WIDTH]), info("h0", state), info("c0", state)],
@@ -400,10 +402,9 @@ def test_a_chunk_whose_answer_is_longer_does_not_grow(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_are_no_tokens_are_told_first(tmp_path: Path) -> None:
-    for dtype, shape in (
-        (TensorProto.UINT8, ["b", "time", 4, 4, 3]),
-        (TensorProto.INT8, ["b", "t"]),
-    ):
+    pictures: list[int | str | None] = ["b", "time", 4, 4, 3]
+    signal: list[int | str | None] = ["b", "t"]
+    for dtype, shape in ((TensorProto.UINT8, pictures), (TensorProto.INT8, signal)):
         model = model_bytes(
             [
                 helper.make_node("Cast", ["x"], ["f"], to=FLOAT),

@@ -299,7 +299,8 @@ def test_names_pair(before: str, after: str) -> None:
 
 def test_doubtful_names_do_not_pair() -> None:
     def pairs(inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
-        return state_pairs(*([Port(n, "float32", (1, 4)) for n in s] for s in (inputs, outputs)))
+        before, after = ([Port(n, "float32", (1, 4)) for n in s] for s in (inputs, outputs))
+        return state_pairs(before, after)
 
     assert pairs(["h"], ["h_out", "hn"]) == {}
     assert pairs(["h", "h_in"], ["h_out"]) == {}

@@ -1,44 +1,23 @@
 """Forms of step that files come in: axes, windows, inputs per stream, stale sizes, re-exports."""
 
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
+from tests.adopting import ITEM, adopt, loop, speaker
 from tests.steps import Array, drawn, info, model_bytes
 
-from dst.export import AdoptCheckError, Adopted, AdoptError, Answers, adopt_bundle
+from dst.export import AdoptCheckError, AdoptError, Answers
 from dst.export.adopt.layout import Placed, place_chunk
 from dst.export.adopt.ports import Port
-from dst.runtime import Session, Stream, open_bundle, replay_golden, write_bundle
+from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import OtherModelError
 
 Dims = tuple[int | str | None, ...]
-
-
-def adopt(folder: Path, model: bytes, answers: Answers, out: str = "b", **more: Any) -> Adopted:
-    (folder / f"{out}.onnx").write_bytes(model)
-    return adopt_bundle(folder / f"{out}.onnx", folder / out, answers, name=out, **more)
-
-
-def loop(
-    path: Path, feeds: list[dict[str, Array]], state: dict[str, Array], carried: dict[str, str]
-) -> list[dict[str, Array]]:
-    """Drive a file by hand."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    found = []
-    for feed in feeds:
-        found.append(dict(zip(names, session.run(names, {**feed, **state}), strict=True)))
-        state = {before: found[-1][after] for before, after in carried.items()}
-    return found
 
 
 # Axes
@@ -83,9 +62,8 @@ def test_any_number_of_fixed_axes(
     items = drawn(3 * t, *item, seed=1)
     outputs = Session.open(tmp_path / "b").stream().advance(items)["enh"]
     chunks = [np.moveaxis(items[k * t : k * t + t], 0, axis - 1)[None] for k in range(3)]
-    cache = np.zeros(
-        [1 if i == axis or isinstance(d, str) else d for i, d in enumerate(shape)], "f"
-    )
+    one = [d if isinstance(d, int) and i != axis else 1 for i, d in enumerate(shape)]
+    cache = np.zeros(one, np.float32)
     steps = loop(
         tmp_path / "b.onnx",
         [{"mix": np.ascontiguousarray(chunk)} for chunk in chunks],
@@ -274,9 +252,8 @@ def test_states_whose_names_tell_nothing_still_tell_the_batch(
         model.graph.output[0].CopyFrom(info("y", ["s81", "s31", 4]))
         first, second = model.graph.node
         first.input[0], second.output[0] = "xt", "yb"
-        turn = {"perm": [1, 0, 2]}
-        turned = helper.make_node("Transpose", ["x"], ["xt"], **turn)
-        back = helper.make_node("Transpose", ["yb"], ["y"], **turn)
+        turned = helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2])
+        back = helper.make_node("Transpose", ["yb"], ["y"], perm=[1, 0, 2])
         nodes = [turned, first, second, back]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del model.graph.node[:]
@@ -372,25 +349,6 @@ def test_look_ahead_that_does_not_fit(tmp_path: Path, change: dict[str, Any], wo
 # What is given once per stream, and what is the same for ever
 
 
-def speaker(batch: int | str = "batch") -> bytes:
-    return model_bytes(
-        [
-            helper.make_node("Concat", ["x", "d"], ["xd"], axis=1),
-            helper.make_node("MatMul", ["xd", "a"], ["xa"]),
-            helper.make_node("MatMul", ["h", "c"], ["hc"]),
-            helper.make_node("Add", ["xa", "hc"], ["sum"]),
-            helper.make_node("Tanh", ["sum"], ["h_out"]),
-            helper.make_node("Identity", ["h_out"], ["mask"]),
-        ],
-        [info("x", [batch, 8]), info("d", [batch, 4]), info("h", [batch, 8])],
-        [info("mask", [batch, 8]), info("h_out", [batch, 8])],
-        {"a": drawn(12, 8, seed=0, scale=0.3), "c": drawn(8, 8, seed=1, scale=0.3)},
-    )
-
-
-ITEM = {"x": ("B", 8)}
-
-
 def test_an_input_that_is_left_is_asked_about_with_all_its_answers(tmp_path: Path) -> None:
     with pytest.raises(AdoptError) as caught:
         adopt(tmp_path, speaker(), Answers())
@@ -478,238 +436,3 @@ def test_a_constant_belongs_to_the_model_and_is_why_one_stream_runs(tmp_path: Pa
 def test_a_batch_that_the_file_fixes_is_told_by_its_input(tmp_path: Path) -> None:
     done = adopt(tmp_path, speaker(1), Answers(shapes=ITEM, stream_inputs={"d": None}))
     assert "one stream at a time: the file fixes B = 1 in `x`" in [f.text for f in done.findings]
-
-
-# Other exports of one model
-
-
-def folded(fold: bool, *, strength: float = 1.0, seed: int = 0) -> bytes:
-    """Mix x [B, 3] into h by one matrix, or by the two halves of its transpose."""
-    matrix = drawn(7, 4, seed=seed, scale=0.4) * np.float32(strength)
-    nodes = [
-        helper.make_node("Concat", ["x", "h"], ["xh"], axis=1),
-        helper.make_node("MatMul", ["xh", "m"], ["sum"]),
-        helper.make_node("Tanh", ["sum"], ["hn"]),
-        helper.make_node("Mul", ["hn", "two"], ["y"]),
-    ]
-    weights = {"m": matrix, "two": np.array(2, np.float32)}
-    if not fold:
-        nodes = [
-            helper.make_node("Concat", ["upper", "lower"], ["mt"], axis=0),
-            helper.make_node("Transpose", ["mt"], ["m"], perm=[1, 0]),
-            *nodes,
-        ]
-        del weights["m"]
-        weights |= {"upper": matrix.T[:2].copy(), "lower": matrix.T[2:].copy()}
-    return model_bytes(
-        nodes,
-        [info("x", ["B", 3]), info("h", ["B", 4])],
-        [info("y", ["B", 4]), info("hn", ["B", 4])],
-        weights,
-    )
-
-
-ONE = Answers(t=(1,), shapes={"x": ("B", 3)})
-
-
-def test_a_state_outlives_another_export(tmp_path: Path) -> None:
-    old = adopt(tmp_path, folded(True), ONE, "old")
-    other = adopt(tmp_path, folded(False), ONE, "other")
-    assert other.manifest.model_id != old.manifest.model_id
-    new = adopt(tmp_path, folded(False), ONE, "new", model_of=tmp_path / "old")
-    assert new.manifest.model_id == old.manifest.model_id
-    (certificate,) = new.manifest.certificates
-    assert (certificate.passed, certificate.bound) == (True, 1e-5)
-    assert certificate.worst <= 1e-5
-    assert certificate.steps >= 1000
-    items = drawn(20, 3, seed=9)
-    session = Session.open(tmp_path / "old")
-    stream = session.stream()
-    stream.advance(items[:10])
-    stream.save(tmp_path / "state")
-    going = Stream.load(Session.open(tmp_path / "new"), tmp_path / "state")
-    found = going.advance(items[10:])["y"]
-    assert np.allclose(found, stream.advance(items[10:])["y"], rtol=0, atol=1e-6)
-
-
-def test_the_older_bundle_may_order_and_call_its_state_otherwise(tmp_path: Path) -> None:
-    """As an export from torch does: the role of a state is a guess, its order is free."""
-    made = adopt(tmp_path, folded(True), ONE, "old").manifest
-    state = tuple(msgspec.structs.replace(s, role="window") for s in made.contract.state)
-    contract = msgspec.structs.replace(made.contract, state=state)
-    files = {name: tmp_path / "old" / name for name in made.files}
-    old = write_bundle(
-        tmp_path / "other", msgspec.structs.replace(made, contract=contract, files={}), files
-    )
-    assert old.state_hash != made.state_hash
-    new = adopt(tmp_path, folded(False), ONE, "new", model_of=tmp_path / "other").manifest
-    assert (new.model_id, new.state_hash) == (old.model_id, old.state_hash)
-    stream = Session.open(tmp_path / "other").stream()
-    stream.advance(drawn(3, 3, seed=3))
-    stream.save(tmp_path / "state")
-    Stream.load(Session.open(tmp_path / "new"), tmp_path / "state")
-
-
-def test_a_new_export_may_take_the_place_of_the_old(tmp_path: Path) -> None:
-    old = adopt(tmp_path, folded(True), ONE, "b").manifest
-    new = adopt(tmp_path, folded(False), ONE, "b", model_of=tmp_path / "b", overwrite=True)
-    assert new.manifest.model_id == old.model_id
-    assert open_bundle(tmp_path / "b").manifest.bundle_id == new.manifest.bundle_id
-
-
-@pytest.mark.parametrize(
-    ("model", "answers", "words"),
-    [
-        (lambda: folded(True, seed=1), ONE, "is not the model of bundle old/.*strays by"),
-        (lambda: folded(True, strength=1.001), ONE, "is not the model of bundle old/.*strays by"),
-        (lambda: folded(False), replace(ONE, init={"h": np.array(1.0)}), "a state of the other"),
-    ],
-)
-def test_only_the_same_model_keeps_the_id(
-    tmp_path: Path, model: Callable[[], bytes], answers: Answers, words: str
-) -> None:
-    adopt(tmp_path, folded(True), ONE, "old")
-    with pytest.raises(AdoptError, match=words):
-        adopt(tmp_path, model(), answers, "new", model_of=tmp_path / "old")
-    assert not (tmp_path / "new").exists()
-
-
-def test_models_of_other_items_are_not_compared(tmp_path: Path) -> None:
-    adopt(tmp_path, folded(True), ONE, "old")
-    with pytest.raises(AdoptError, match=r"--model-of: item shape"):
-        adopt(
-            tmp_path,
-            speaker(),
-            Answers(shapes=ITEM, stream_inputs={"d": None}),
-            "new",
-            model_of=tmp_path / "old",
-        )
-
-
-def quantized(bits_lost: bool = True) -> bytes:
-    """The same model with its matrix as int8 with one scale."""
-    matrix = drawn(7, 4, seed=0, scale=0.4)
-    scale = np.float32(np.abs(matrix).max() / (127 if bits_lost else 3))
-    return model_bytes(
-        [
-            helper.make_node("Concat", ["x", "h"], ["xh"], axis=1),
-            helper.make_node("DequantizeLinear", ["q", "scale"], ["m"]),
-            helper.make_node("MatMul", ["xh", "m"], ["sum"]),
-            helper.make_node("Tanh", ["sum"], ["hn"]),
-            helper.make_node("Add", ["hn", "hn"], ["y"]),
-        ],
-        [info("x", ["B", 3]), info("h", ["B", 4])],
-        [info("y", ["B", 4]), info("hn", ["B", 4])],
-        {"q": np.round(matrix / scale).astype(np.int8), "scale": np.array(scale)},
-    )
-
-
-def test_another_precision_is_recorded_with_its_distance(tmp_path: Path) -> None:
-    old = adopt(tmp_path, folded(True), ONE, "old")
-    with pytest.raises(AdoptCheckError, match=r"is int8, and bundle old/ is float32.*--within"):
-        adopt(tmp_path, quantized(), ONE, "new", model_of=tmp_path / "old")
-    with pytest.raises(AdoptCheckError, match=r"0\.05 is allowed"):
-        adopt(tmp_path, quantized(False), ONE, "new", model_of=tmp_path / "old", within=0.05)
-    assert not (tmp_path / "new").exists()
-    new = adopt(tmp_path, quantized(), ONE, "new", model_of=tmp_path / "old", within=0.05)
-    assert (new.manifest.model_id, new.manifest.precision) == (old.manifest.model_id, "int8")
-    quality = new.manifest.quality
-    assert quality is not None
-    assert quality.full == old.manifest.bundle_id
-    (gate,) = quality.gates
-    assert gate.value is not None
-    assert 1e-4 < gate.value < 0.05
-    assert any("recorded as int8" in f.text for f in new.findings if not f.fine)
-
-
-@pytest.mark.parametrize(
-    ("model", "of", "within", "words"),
-    [
-        (folded(False), "old", 0.1, "both are float32"),
-        (folded(True), None, 0.1, "--within 0.1 needs --model-of"),
-        (quantized(), "old", 0.0, "--within 0: expected"),
-        (quantized(), "old", float("nan"), "--within nan: expected"),
-        (quantized(), "old", 2.0, "--within 2: expected"),
-        (folded(True), "int8", 0.1, "adopt the float32 file first"),
-    ],
-)
-def test_bounds_that_make_no_sense(
-    tmp_path: Path, model: bytes, of: str | None, within: float, words: str
-) -> None:
-    adopt(tmp_path, folded(True), ONE, "old")
-    adopt(tmp_path, quantized(), ONE, "int8")
-    old = None if of is None else tmp_path / of
-    with pytest.raises(AdoptError, match=words):
-        adopt(tmp_path, model, ONE, "new", model_of=old, within=within)
-    assert not (tmp_path / "new").exists()
-
-
-# Files that are no ONNX models
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "an empty file"),
-        (b"\x18\0\0\0ORTM" + bytes(40), "ONNX Runtime's own format"),
-        (b"\x20\0\0\0TFL3" + bytes(40), "TensorFlow Lite"),
-        (b"\x0a\x1d\x0a\x01x\x12\x0bPlaceholder" + bytes(20), "TensorFlow graph"),
-        (b"\x08\x01\x12\xdc\x01\x0a\x10\x0a\x05serve" + bytes(40), "TensorFlow graph"),
-        (b"\x80\x02}q\x00.", "pickle"),
-        (b"\x10\0\0\0\0\0\0\0" + b'{"a":{}}        ', "safetensors"),
-        (b"<!DOCTYPE html><html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"GGUF\x03", "GGUF"),
-        (b"\x93NUMPY\x01", "NumPy array"),
-        (b"\x1f\x8b\x08", "gzip"),
-        (b'{"a": 1}', "a JSON file"),
-        (b"no model at all", "a text file"),
-        (b"PK\x05\x06" + bytes(18), "zip archive"),
-    ],
-)
-def test_other_files_are_told_by_what_they_are(tmp_path: Path, content: bytes, words: str) -> None:
-    with pytest.raises(AdoptError, match="is no ONNX model but") as caught:
-        adopt(tmp_path, content, Answers())
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_archives_and_folders_are_told_by_what_they_hold(tmp_path: Path) -> None:
-    for names, words in (
-        (["m/data.pkl", "m/version"], "a PyTorch file"),
-        (["a/model.onnx"], "a/model.onnx"),
-        (["a.npy", "b.npy"], "NumPy arrays"),
-        (["readme"], "without an .onnx file"),
-    ):
-        with zipfile.ZipFile(tmp_path / "b.onnx", "w") as archive:
-            for name in names:
-                archive.writestr(name, "content")
-        with pytest.raises(AdoptError) as caught:
-            adopt_bundle(tmp_path / "b.onnx", tmp_path / "b", Answers(), name="b")
-        assert words in str(caught.value)
-    (tmp_path / "model.onnx").write_bytes(folded(True))
-    with pytest.raises(AdoptError, match=r"a folder; name one file in it: b\.onnx, model\.onnx"):
-        adopt_bundle(tmp_path, tmp_path / "b", Answers(), name="b")
-    adopt(tmp_path, folded(True), ONE)
-    with pytest.raises(AdoptError, match="a bundle already"):
-        adopt_bundle(tmp_path / "b", tmp_path / "c", Answers(), name="b")
-
-
-def test_a_model_that_is_cut_short_says_so(tmp_path: Path) -> None:
-    model = folded(True)
-    with pytest.raises(AdoptError, match="damaged or cut short"):
-        adopt(tmp_path, model[: len(model) - 7], ONE)
-
-
-def test_weights_that_do_not_lie_beside_it_are_named(tmp_path: Path) -> None:
-    onnx.save(
-        onnx.load_from_string(folded(True)),
-        str(tmp_path / "m.onnx"),
-        save_as_external_data=True,
-        location="m.data",
-        size_threshold=64,
-    )
-    (tmp_path / "m.data").unlink()
-    with pytest.raises(AdoptError, match=r"its weights lie in another file.*m\.data"):
-        adopt_bundle(tmp_path / "m.onnx", tmp_path / "b", ONE, name="b")

@@ -143,9 +143,9 @@ as the input that is left, batch and time axes. All that it does not tell is ask
 message, with the options that answer. A wrong guess is set right by the same options.
 
 The file is run before anything is written: a step taken twice must give the same, values must be
-finite, a state must keep its shape and make a difference, chunks of every size must give the same or
-be labelled non-causal, and the bundle must do what the file does. Lines with ! deserve a second look.
-Exit code 1 if a check fails, 2 if a question is open.
+finite, a state must keep its shape and make a difference, chunks of every size must give the same
+or be labelled non-causal, and the bundle must do what the file does. Lines with ! deserve a second
+look. Exit code 1 if a check fails, 2 if a question is open.
 
 --model-of keeps the id of an older bundle, and with it its saved states, where the data proves that
 the file holds the same model; --within records a quantized file as another precision of it.
