@@ -177,8 +177,8 @@ fp16          half precision, for GPU, WebGPU and Core ML; no gain on CPU
 
 Block recipes take --block and --method: rtn rounds, search looks for the best scales, gptq makes
 rounding errors good on what --calibrate shows. Patterns are shell patterns for the names that are
-printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block and
-int8-stored (on disk alone, of recurrent operators and convolutions).
+printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block
+and int8-stored (on disk alone, of recurrent operators and convolutions).
 
 With --with optimum the products of int8-dynamic and int8-static are rounded and written by
 optimum's ORTQuantizer, to the same results: pip install torch==2.13.0 "dst-edge\\[optimum]".
