@@ -51,8 +51,9 @@ class Case:
         return found
 
 
-def contrib(name: str, inputs: Sequence[str], **attributes: object) -> NodeProto:
-    return helper.make_node(name, inputs, ["o", "after"], domain="com.microsoft", **attributes)
+def contrib(name: str, inputs: Sequence[str], **attributes: int | float | str) -> NodeProto:
+    found = ["o", "after"]
+    return helper.make_node(name, inputs, found, domain="com.microsoft", **attributes)  # type: ignore[arg-type]
 
 
 def delta_rule(t: int, heads: int, key: int, value: int) -> dict[str, Case]:
@@ -62,7 +63,7 @@ def delta_rule(t: int, heads: int, key: int, value: int) -> dict[str, Case]:
     v = draw.normal(size=(t, heads, value)).astype(np.float32)
     g, b = (np.full((t, heads), x, np.float32) for x in (-0.05, 0.5))
     state = draw.normal(size=(1, heads, key, value)).astype(np.float32)
-    rule = {"update_rule": "gated_delta", "scale": 1.0}
+    rule: dict[str, float | str] = {"update_rule": "gated_delta", "scale": 1.0}
     linear = contrib(
         "LinearAttention", list("qkvSgb"), q_num_heads=heads, kv_num_heads=heads, **rule
     )

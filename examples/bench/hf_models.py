@@ -27,6 +27,7 @@ from dst.export.hf import from_pretrained
 from dst.export.hf.check import whole_run
 from dst.runtime import Session
 from dst.runtime.golden import relative_error
+from dst.runtime.providers import Lowering
 
 WIDTH, LAYERS, VOCABULARY, TOKENS, ROUNDS = 256, 2, 2048, 1024, 40
 
@@ -78,19 +79,19 @@ def measure(family: str, folder: Path) -> str:
     manifest = export_bundle(step, folder / "bundle", data=ids, certify_steps=10)
     took = time.perf_counter() - began
     expected = whole_run(step.model, torch.from_numpy(ids)[None]).numpy()
-    lowerings = sorted({g.lowering for g in manifest.graphs})
+    lowerings: list[Lowering] = sorted({g.lowering for g in manifest.graphs})
     streams = {
         (lowering, t): Session.open(folder / "bundle", chunk_sizes=[t], lowering=lowering).stream()
         for lowering in lowerings
         for t in (1, 16)
     }
-    best = "fused" if "fused" in lowerings else "portable"
+    best: Lowering = "fused" if "fused" in lowerings else "portable"
     error = 0.0
     for t in (1, 16):
         fresh = Session.open(folder / "bundle", lowering=best).stream()
         parts = [fresh.step(ids[None, at : at + t])["logits"] for at in range(0, TOKENS, t)]
         error = max(error, relative_error(np.concatenate(parts, 1), expected))
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in streams}
+    times: dict[tuple[Lowering, int], list[float]] = {key: [] for key in streams}
     whole: list[float] = []
     for number in range(ROUNDS):
         for (lowering, t), stream in streams.items():

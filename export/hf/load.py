@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dst.export.errors import HuggingFaceError
 from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.check import quiet
+from dst.export.hf.parts import Foreign
 from dst.export.hf.step import LanguageStep
 from dst.runtime.errors import TokenizerError
 from dst.runtime.rules import TOKENIZER_FILE
@@ -197,8 +197,8 @@ def _check_weights(root: Path) -> list[str]:
                 f"{file}: is no safetensors file", code="hf-no-weights"
             ) from None
     small = sorted(found & {"BF16", "F16", "F64"})
-    names = {"BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-    told = [names[kind] for kind in small]
+    spelled = {"BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+    told = [spelled[kind] for kind in small]
     return [f"weights of {' and '.join(told)} were cast to float32"] if told else []
 
 
@@ -220,7 +220,7 @@ def _tokenizer(root: Path, vocabulary: int) -> bytes | None:
     return content
 
 
-def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:
+def _model(root: Path, overrides: Mapping[str, object]) -> Foreign:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -245,5 +245,4 @@ def _model(root: Path, overrides: Mapping[str, object]) -> nn.Module:
             f"{root}: {len(missing)} tensors are missing in its weights, {missing[0]} among them",
             code="hf-no-weights",
         )
-    module: nn.Module = model.float().eval()
-    return module.requires_grad_(False)
+    return model.float().eval().requires_grad_(False)

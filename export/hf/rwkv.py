@@ -41,14 +41,14 @@ class RwkvLayer(Layer):
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one chunk."""
         m, f = self.mix, self.feed
-        past_mix, past_feed, *sums = state
+        past_mix, past_feed, *rest = state
         x = self.first(x)
         u = self.ln1(x)
         shifted = torch.cat([past_mix, u], 1)[:, : x.shape[1]]
         key = m.key(_between(u, shifted, m.time_mix_key))
         value = m.value(_between(u, shifted, m.time_mix_value))
         gate = torch.sigmoid(m.receptance(_between(u, shifted, m.time_mix_receptance)))
-        means, sums = in_blocks(self._means, (key, value), tuple(sums), BLOCK)
+        means, sums = in_blocks(self._means, (key, value), tuple(rest), BLOCK)
         x = x + m.output(gate * means)
         w = self.ln2(x)
         shifted = torch.cat([past_feed, w], 1)[:, : x.shape[1]]

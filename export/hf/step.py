@@ -6,7 +6,7 @@ Shape letters: B batch, T items.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ class LanguageStep(Step):
         notes: What a person should know of how it was read, a sentence each.
     """
 
-    embed: Callable[[Tensor], Tensor]
-    head: Callable[[Tensor], Tensor]
-
     def __init__(
         self,
         model: nn.Module,
@@ -48,7 +45,7 @@ class LanguageStep(Step):
         super().__init__()
         self.model, self.family, self.notes = model, family, tuple(notes)
         self.layers = nn.ModuleList(stack.layers)
-        self.embed, self.head = stack.embed, stack.head
+        self.stack = stack
         self.tokenizer = tokenizer
         self.kept = [layer.kept for layer in stack.layers]
         self.contract = _contract(self.kept, vocabulary, sorted(set(t)), tokenizer is not None)
@@ -73,19 +70,19 @@ class LanguageStep(Step):
         Returns:
             ``{"logits": [B, T, vocabulary]}`` and the next state.
         """
-        x = self.embed(chunk)
+        x = self.stack.embed(chunk)
         following: dict[str, Tensor] = {}
         for i, (layer, parts) in enumerate(zip(self.layers, self.kept, strict=True)):
             names = [f"{part.name}.{i}" for part in parts]
             x, after = layer(x, tuple(state[name] for name in names))
             following |= dict(zip(names, after, strict=True))
-        return {"logits": self.head(x)}, following
+        return {"logits": self.stack.head(x)}, following
 
     def fused(self) -> LanguageStep:
         """The same step, sharing its weights, with ONNX Runtime's own operators."""
         other = copy.copy(self)
         other._modules = dict(self._modules)
-        other.layers = nn.ModuleList(layer.fused() for layer in self.layers)
+        other.layers = nn.ModuleList(layer.fused() for layer in self.stack.layers)
         return other
 
     def own_certificates(

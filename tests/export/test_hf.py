@@ -48,7 +48,8 @@ def in_chunks(
     step: LanguageStep, ids: Tensor, sizes: list[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Step through tokens with chunks of these sizes, over and over."""
-    state, parts, at = step.initial_state(len(ids)), [], 0
+    parts: list[Tensor] = []
+    state, at = step.initial_state(len(ids)), 0
     with torch.no_grad():
         while at < ids.shape[1]:
             size = sizes[len(parts) % len(sizes)]

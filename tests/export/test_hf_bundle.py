@@ -42,12 +42,14 @@ def exported(
 
 def logits(stream: Stream, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     parts = [stream.advance(ids)["logits"], stream.flush()["logits"]]
-    return np.concatenate(parts, 1)[0].astype(np.float32)
+    joined: npt.NDArray[np.float32] = np.concatenate(parts, 1)[0]
+    return joined
 
 
 def stepped(stream: Stream, ids: npt.NDArray[np.int64], t: int) -> npt.NDArray[np.float32]:
     parts = [stream.step(ids[None, at : at + t])["logits"] for at in range(0, len(ids), t)]
-    return np.concatenate(parts, 1)[0].astype(np.float32)
+    joined: npt.NDArray[np.float32] = np.concatenate(parts, 1)[0]
+    return joined
 
 
 def test_the_runtime_answers_as_transformers_does_at_once(
