@@ -76,7 +76,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
         return str(named)
     if suffix in _SAMPLES and said is None:
         raise wanted.refuse(
-            f"{suffix} does not say what its samples are; call it .s16 or .f32, as it is",
+            f"{suffix} does not say what its samples are; rename it to .s16 or .f32, as it is",
             f"or give --format s16 or f32 (all: {', '.join(RAW)}; little-endian, interleaved)",
         )
     for magic, what, cure in _MAGIC:
