@@ -179,9 +179,7 @@ def _tell(progress: Progress | None, what: str, share: float) -> None:
         progress(what, share)
 
 
-def _items(
-    where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
-) -> Array:
+def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
     steps = max(LEAST_STEPS, min(steps, MOST_ITEMS // period))

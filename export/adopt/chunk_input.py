@@ -146,5 +146,3 @@ def shaped(
         return given(port, answers.shapes[port.name], timed=timed, state=state)
     except ValueError as error:
         raise AdoptError(f"{where}: --shape {port.name}: {error}") from None
-
-

@@ -183,9 +183,7 @@ def _between(
     return max(found, key=lambda moved: moved.error)
 
 
-def _moved_by_later(
-    plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: int
-) -> _Moved | None:
+def _moved_by_later(plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: int) -> _Moved | None:
     """Change the later items of some chunks: which earlier output moves most, if one does?"""
     timed = {name: placed for name, placed in outputs.items() if placed.time_axis is not None}
     if t == 1 or not timed:

@@ -25,9 +25,7 @@ _FREE_SIZES = (3, 5, 7, 11, 13)
 """Sizes to try for free axes: all different, so that a sum of two is told from each of them."""
 
 
-def check_growth(
-    where: str, ports: Ports, answers: Answers, session: ort.InferenceSession
-) -> None:
+def check_growth(where: str, ports: Ports, answers: Answers, session: ort.InferenceSession) -> None:
     """Refuse a state that grows with each chunk, by the names of its axes or by a step on trial.
 
     Raises:

@@ -266,8 +266,7 @@ def _errors(
     for at in range(0, len(items) - t - ahead + 1, t):
         own = items[at : at + t + ahead]
         found, right = (
-            stream.step(laid_out(chunk, own))
-            for stream, chunk in zip(streams, chunks, strict=True)
+            stream.step(laid_out(chunk, own)) for stream, chunk in zip(streams, chunks, strict=True)
         )
         for name in names:
             errors.outputs[name].append(relative_error(found[name], right[name]))
@@ -313,8 +312,7 @@ def _certificate(errors: _Errors, within: float) -> Certificate:
         curve=Curve(
             steps=tuple(points),
             tensors={
-                name: tuple(max(values[a:b]) for a, b in bins)
-                for name, values in together.items()
+                name: tuple(max(values[a:b]) for a, b in bins) for name, values in together.items()
             },
         ),
         worst=max(max(values) for values in errors.outputs.values()),

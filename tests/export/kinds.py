@@ -273,13 +273,13 @@ KINDS: dict[str, Kind] = {
     ),
     "rnn-headed": Kind(lambda: Headed(RNN(5, 8, batch_first=True)), (1, 6, 5), BTF, "output h"),
     "lstm-cell": Kind(lambda: nn.LSTMCell(5, 8), (1, 5), BTF, "output h c", t=None),
-    "gru-cell": Kind(
-        lambda: nn.GRUCell(5, 8), (1, 5), BTF, "output h", zeros(1, 8), t=(1,)
-    ),
+    "gru-cell": Kind(lambda: nn.GRUCell(5, 8), (1, 5), BTF, "output h", zeros(1, 8), t=(1,)),
     "rnn-cell": Kind(
         lambda: _Twice(nn.RNNCell(5, 8)), (2, 5), BTF, "output h", zeros(2, 8), t=None
     ),
-    "loop": Kind(lambda: Loop(nn.GRUCell(5, 8)), (1, 6, 5), BTF, "output h", zeros(1, 8), free=False),
+    "loop": Kind(
+        lambda: Loop(nn.GRUCell(5, 8)), (1, 6, 5), BTF, "output h", zeros(1, 8), free=False
+    ),
     "nested": Kind(
         InDict,
         (1, 6, 5),
@@ -310,9 +310,7 @@ KINDS: dict[str, Kind] = {
         t=(6,),
         tail="refuse",
     ),
-    "tokens": Kind(
-        Tokens, (1, 6), ("B", "T"), "output h", zeros(1, 1, 8), dtype=torch.int64
-    ),
+    "tokens": Kind(Tokens, (1, 6), ("B", "T"), "output h", zeros(1, 1, 8), dtype=torch.int64),
     "dataclass": Kind(
         Data,
         (1, 6, 5),
@@ -324,7 +322,13 @@ KINDS: dict[str, Kind] = {
     ),
     "clock": Kind(Clock, (1, 6, 5), BTF, "output state", zeros(dtype=torch.int64), batch=False),
     "one-batch": Kind(
-        OneBatch, (1, 6, 3), ("B", "T", 3), "output state", zeros(1, 3), t=(6,), batch=False,
+        OneBatch,
+        (1, 6, 3),
+        ("B", "T", 3),
+        "output state",
+        zeros(1, 3),
+        t=(6,),
+        batch=False,
         tail="refuse",
     ),
     "branch": Kind(Branch, (1, 6, 5), BTF, "output h", zeros(1, 1, 8)),

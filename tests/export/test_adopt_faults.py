@@ -161,9 +161,7 @@ def test_random_numbers_in_a_local_function_are_told(tmp_path: Path) -> None:
     model.graph.node.extend([call, helper.make_node("Identity", ["noisy"], ["y"])])
     model.functions.append(function)
     model.opset_import.append(opset(1, "mine"))
-    told = refused(
-        tmp_path, model.SerializeToString(), Answers(t=(4,), tail="refuse"), "random"
-    )
+    told = refused(tmp_path, model.SerializeToString(), Answers(t=(4,), tail="refuse"), "random")
     assert "RandomNormalLike" in told
 
 
@@ -182,9 +180,7 @@ def test_random_numbers_in_the_state_are_told(tmp_path: Path) -> None:
             helper.make_node("Add", ["kept", "noise"], ["h_out"]),
         ]
     )
-    told = refused(
-        tmp_path, model.SerializeToString(), Answers(t=(4,), tail="refuse"), "random"
-    )
+    told = refused(tmp_path, model.SerializeToString(), Answers(t=(4,), tail="refuse"), "random")
     assert "`h_out`" in told
 
 
@@ -253,7 +249,9 @@ def centred(time: int | str = "time") -> bytes:
 
 def forgetful() -> bytes:
     """Keep the last item alone of a chunk in the state: right at T = 1, causal at any T."""
-    model = onnx.load_from_string(sums([helper.make_node("Add", ["x", "before"], ["near"])], "near"))
+    model = onnx.load_from_string(
+        sums([helper.make_node("Add", ["x", "before"], ["near"])], "near")
+    )
     kept = [node for node in model.graph.node if "h_out" not in node.output]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -322,7 +320,9 @@ def test_what_is_lost_at_the_cut_is_told_apart(tmp_path: Path, tail: str | None)
     assert "lost at the end of a chunk" in finding.text
 
 
-@pytest.mark.parametrize("answers", [Answers(t=(8,), tail="pad"), Answers(t=(1, 8)), Answers(t=(1,))])
+@pytest.mark.parametrize(
+    "answers", [Answers(t=(8,), tail="pad"), Answers(t=(1, 8)), Answers(t=(1,))]
+)
 @pytest.mark.parametrize("make", [lambda: lstm("forward"), sums])
 def test_right_models_have_no_such_remark(
     tmp_path: Path, make: Callable[[], bytes], answers: Answers
@@ -367,7 +367,10 @@ def test_what_is_no_tensor_is_told_with_what_to_export(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_are_no_tokens_are_told_first(tmp_path: Path) -> None:
-    for dtype, shape in ((TensorProto.UINT8, ["b", "time", 4, 4, 3]), (TensorProto.INT8, ["b", "t"])):
+    for dtype, shape in (
+        (TensorProto.UINT8, ["b", "time", 4, 4, 3]),
+        (TensorProto.INT8, ["b", "t"]),
+    ):
         model = model_bytes(
             [
                 helper.make_node("Cast", ["x"], ["f"], to=FLOAT),
@@ -424,5 +427,3 @@ def test_a_row_of_numbers_is_asked_about(tmp_path: Path, batch: int | str) -> No
         tmp_path / "m.onnx", tmp_path / "b", Answers(t=(48,), tail="pad"), name="b", overwrite=True
     )
     assert many.manifest.contract.chunk.shape == ("B", "T")
-
-

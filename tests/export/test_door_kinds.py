@@ -86,9 +86,7 @@ def _chunks(kind: Kind, contract: Contract, t: int) -> list[np.ndarray]:
     item = [size for size in chunk.shape if not isinstance(size, str)]
     shape = (STEPS * t, *item)
     items = (
-        source.integers(11, size=shape)
-        if kind.dtype == torch.int64
-        else source.normal(size=shape)
+        source.integers(11, size=shape) if kind.dtype == torch.int64 else source.normal(size=shape)
     ).astype(chunk.dtype)
     items = np.concatenate([np.zeros((chunk.lookback, *item), chunk.dtype), items])
     found = []
@@ -125,14 +123,19 @@ def _torch_run(
             flat = [tensor[:, -(chunk.shape[1] - 2) :] for tensor in flat]
         answers.append(
             {
-                output.name: tensor.numpy().reshape(
+                output.name: tensor.numpy()
+                .reshape(
                     [
-                        {"B": 1, "T": chunk.shape[contract.chunk.time_axis] - contract.chunk.lookback}[d]
+                        {
+                            "B": 1,
+                            "T": chunk.shape[contract.chunk.time_axis] - contract.chunk.lookback,
+                        }[d]
                         if isinstance(d, str)
                         else d
                         for d in output.shape
                     ]
-                ).copy()
+                )
+                .copy()
                 for output, tensor in zip(contract.outputs, flat, strict=True)
             }
         )

@@ -163,7 +163,12 @@ def test_a_fault_in_another_model_is_refused(
 
 
 def test_a_cost_is_the_distance_from_full_precision() -> None:
-    recorded = {"t4/chunk": np.zeros(4), "t4/out/y": np.array([3.0, 4.0]), "t4/state/h": np.ones(4)}
+    recorded = {
+        "t4/chunk": np.zeros(4),
+        "t4/in/x": np.ones(2),
+        "t4/out/y": np.array([3.0, 4.0]),
+        "t4/state/h": np.ones(4),
+    }
     full = recorded | {"t4/out/y": np.array([0.0, 0.0])}
     costs = golden_costs(recorded, full, 4)
     assert {name: float(cost) for name, cost in costs.items()} == {

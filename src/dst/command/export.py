@@ -200,9 +200,7 @@ def _network(order: Order) -> "Network":
     return network
 
 
-def _data(
-    order: Order, contract: Contract
-) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+def _data(order: Order, contract: Contract) -> tuple[npt.NDArray[np.generic] | None, str | None]:
     """Read the items to prove the graphs on, and say what they are; None for random ones."""
     content = contract.chunk.content
     if order.data is not None:

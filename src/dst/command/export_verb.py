@@ -15,7 +15,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE.py:NAME]", help="Your module: a class, function or instance."),
+        typer.Argument(
+            metavar="[FILE.py:NAME]", help="Your module: a class, function or instance."
+        ),
     ] = None,
     chunk: Annotated[
         str | None,

@@ -70,7 +70,11 @@ class Spec:
         dtype: torch.dtype = getattr(torch, self.dtype)
         if self.value is not None:
             return torch.full(shape, self.value).to(dtype)
-        return torch.randn(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+        return (
+            torch.randn(shape).to(dtype)
+            if dtype.is_floating_point
+            else torch.zeros(shape, dtype=dtype)
+        )
 
 
 def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.Module":
@@ -101,7 +105,9 @@ def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.
     elif arguments is not None:
         raise WrongUseError(f"--args: {file}:{name} is a module already and takes none")
     if not isinstance(value, nn.Module):
-        raise WrongUseError(f"{file}:{name} gave {type(value).__name__}; expected a torch.nn.Module")
+        raise WrongUseError(
+            f"{file}:{name} gave {type(value).__name__}; expected a torch.nn.Module"
+        )
     if weights is not None:
         _fill(value, weights)
     return value
@@ -135,7 +141,9 @@ def _imported(file: str) -> ModuleType:
     except WrongUseError:
         raise
     except (Exception, SystemExit) as error:
-        raise WrongUseError(f"{file}: cannot be imported: {_short(error)}{_line(error, path)}") from None
+        raise WrongUseError(
+            f"{file}: cannot be imported: {_short(error)}{_line(error, path)}"
+        ) from None
 
 
 def _line(error: BaseException, path: Path) -> str:
@@ -168,7 +176,9 @@ def _own_classes(found: ModuleType) -> list[str]:
 def _only_class(file: str, found: ModuleType) -> str:
     names = _own_classes(found)
     if len(names) != 1:
-        raise WrongUseError(f"{file}: which module is meant? It defines {_names(found)}; give {file}:NAME")
+        raise WrongUseError(
+            f"{file}: which module is meant? It defines {_names(found)}; give {file}:NAME"
+        )
     return names[0]
 
 
@@ -188,7 +198,7 @@ def _made(where: str, maker: object, arguments: str | None) -> object:
     except ValueError as error:
         raise WrongUseError(f"--args: is no JSON: {error}") from None
     if not isinstance(given, list | dict):
-        raise WrongUseError('--args: expected a list or an object, as in \'{"hidden": 64}\'')
+        raise WrongUseError("--args: expected a list or an object, as in '{\"hidden\": 64}'")
     try:
         return maker(*given) if isinstance(given, list) else maker(**given)
     except Exception as error:
@@ -243,7 +253,9 @@ def states_of(texts: Sequence[str]) -> object:
     made = []
     for _, spec in specs:
         if "T" in spec.shape:
-            raise WrongUseError("--state: a state has no time axis; give sizes, and B for the batch")
+            raise WrongUseError(
+                "--state: a state has no time axis; give sizes, and B for the batch"
+            )
         made.append(Spec(spec.shape, spec.dtype, spec.value or 0.0).tensor(1))
     if specs[0][0]:
         return {name: tensor for (name, _), tensor in zip(specs, made, strict=True)}
