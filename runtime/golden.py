@@ -302,7 +302,7 @@ def _costs(
     costs: dict[str, float] = {}
     for name in names:
         value = _tensor(engine, golden, held, f"cost/{name}", ())
-        if value.dtype != np.float64 or not (np.isfinite(value) and value >= 0):
+        if value.dtype != np.float64 or not 0 <= float(value) < np.inf:
             raise GoldenError(
                 f"{engine.bundle.label}: {golden.file}: 't{golden.t}/cost/{name}' is {value} in "
                 f"{value.dtype}, expected a finite float64 of at least 0"

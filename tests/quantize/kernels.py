@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from tests.quantize.conftest import optimized
@@ -31,7 +32,7 @@ def keeps_rows(kernel: Kernel, sizes: tuple[int, ...]) -> bool:
     bits, block, inputs, outputs_ = kernel
     count = -(-inputs // block)
     random = np.random.default_rng(7)
-    weights = {
+    weights: dict[str, npt.NDArray[np.generic]] = {
         "w": random.integers(0, 256, (outputs_, count, block * bits // 8), dtype=np.uint8),
         "s": random.uniform(0.001, 0.01, (outputs_, count)).astype(np.float32),
     }

@@ -33,13 +33,15 @@ class Weights:
     """The quantized weights of a graph, by the names of their whole numbers."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.held = {t.name: t for t in model.graph.initializer}
+        self.held: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
         kinds = (".int8", ".int4", ".block8")
         read = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
-        self.names = [name for name in self.held if name.endswith(kinds) and name in read]
+        self.names: list[str] = [
+            name for name in self.held if name.endswith(kinds) and name in read
+        ]
 
     def scale_of(self, name: str) -> str:
-        stem = name.rpartition(".")[0]
+        stem: str = name.rpartition(".")[0]
         return next(s for s in (f"{stem}.scale", f"{stem}.block_scale") if s in self.held)
 
     def get(self, name: str) -> Array:
@@ -61,7 +63,7 @@ class Weights:
 
 def scale_off_by_a_tenth(weights: Weights, name: str) -> None:
     scale = weights.scale_of(name)
-    weights.put(scale, weights.get(scale) * np.float32(1.1))
+    weights.put(scale, np.multiply(weights.get(scale), np.float32(1.1)))
 
 
 def swapped_weights(weights: Weights, name: str) -> None:
@@ -163,7 +165,12 @@ def test_a_fault_in_another_model_is_refused(
 
 
 def test_a_cost_is_the_distance_from_full_precision() -> None:
-    recorded = {"t4/chunk": np.zeros(4), "t4/out/y": np.array([3.0, 4.0]), "t4/state/h": np.ones(4)}
+    recorded: dict[str, Array] = {
+        "stream/x": np.ones(2),
+        "t4/chunk": np.zeros(4),
+        "t4/out/y": np.array([3.0, 4.0]),
+        "t4/state/h": np.ones(4),
+    }
     full = recorded | {"t4/out/y": np.array([0.0, 0.0])}
     costs = golden_costs(recorded, full, 4)
     assert {name: float(cost) for name, cost in costs.items()} == {
