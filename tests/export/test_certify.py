@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dst.export import CertificateError, ExportError, Step, StepFaultError, export_bundle
+from dst.export import CertificateError, ExportError, StepFaultError, bundle, export_bundle
 from dst.export.bundle import WHOLE, _cut
-from dst.export.verify import BOUND, Form, Tensors, certify
+from dst.export.verify import BOUND, Form, Tensors, certify, onnx_form
 from dst.runtime import open_bundle
-from dst.runtime.manifest import Certificate
+from dst.runtime.manifest import Certificate, Contract
 from tests import honest, planted
 from tests.planted import Core, Signed
 from tests.steps import Tail
@@ -98,27 +98,31 @@ def test_a_larger_bound_accepts_what_the_default_refuses(tensor: str) -> None:
     assert found.bound == 1e-3
 
 
-class SlightlyOff(Signed):
-    """Its other form is a little off."""
+def test_a_raised_bound_is_written_down_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slightly_off(path: Path, contract: Contract) -> Form:
+        right = onnx_form(path, contract)
 
-    def fused(self) -> Step:
-        core = Core()
-        core.head.bias.data += 1e-4
-        return Signed(core, self.contract.chunk.allowed_t)
+        def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
+            outputs, after = right(chunk, state)
+            return {name: value * np.float32(1.001) for name, value in outputs.items()}, after
 
+        return run
 
-def test_a_raised_bound_is_written_down_and_told(tmp_path: Path) -> None:
-    def export(**more: float) -> list[str]:
+    monkeypatch.setattr(bundle, "onnx_form", slightly_off)
+
+    def export(bound: float = BOUND) -> list[str]:
         told: list[str] = []
-        step = SlightlyOff(Core(), (1, 4))
         export_bundle(
-            step,
+            Signed(Core(), (1, 4)),
             tmp_path / "b",
             data=data(),
             certify_steps=20,
+            bound=bound,
             portable_t=(),
+            overwrite=True,
             tell=told.append,
-            **more,
         )
         return told
 
