@@ -41,8 +41,8 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
     own = prepared(module)
     example = _chunk(chunk, own, known.lookback + known.lookahead)
     call = Caller(own)
-    vocabulary = _vocabulary(own, call, example, state, known)
     start = _start(call, example, state)
+    vocabulary = _vocabulary(own, call, example, start, known)
     _check_run(call, example, start)
     hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback, known.lookahead)
     probe = Prober(call, example, start, vocabulary)
@@ -107,7 +107,7 @@ def _check_dtype(what: str, tensor: Tensor) -> None:
 
 
 def _vocabulary(
-    module: nn.Module, call: Caller, chunk: Tensor, state: object, known: Known
+    module: nn.Module, call: Caller, chunk: Tensor, start: Sequence[Tensor], known: Known
 ) -> int | None:
     """Return the number of token ids; None where the chunk holds features."""
     if chunk.is_floating_point():
@@ -120,17 +120,18 @@ def _vocabulary(
     if known.vocabulary is not None:
         return known.vocabulary
     found: list[int] = []
+    flat = chunk.flatten()
 
     def look(table: nn.Module, arguments: tuple[object, ...]) -> None:
         ids = arguments[0] if arguments else None
-        same = isinstance(ids, Tensor) and ids.numel() == chunk.numel()
-        if same and isinstance(table, nn.Embedding):
+        same = isinstance(ids, Tensor) and torch.equal(ids.flatten().to(chunk.dtype), flat)
+        if same and isinstance(table, nn.Embedding):  # positions have a table too, of other ids
             found.append(table.num_embeddings)
 
     tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
     handles = [table.register_forward_pre_hook(look) for table in tables]
     try:
-        call.raw(chunk.clone(), state)
+        call(chunk, start)
     finally:
         for handle in handles:
             handle.remove()

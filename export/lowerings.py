@@ -87,6 +87,8 @@ def trace_all(
 
 def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
     """Trace with free T and, if the step has any, free B; or say why that cannot be."""
+    if step.fused() is not step:  # written by hand: it keeps both free, or that is its fault
+        return [trace_fused(step)], ""
     allowed = step.contract.chunk.allowed_t
     why = ""
     if not step.any_batch and len(allowed) == 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,12 @@ def as_onnx_operators(module: nn.Module) -> Iterator[None]:
     for part in swapped:
         with torch.no_grad():
             weights = [_weights(part, number) for number in range(part.num_layers)]
-        part.forward = partial(_forward, part, weights)
+        vars(part)["forward"] = partial(_forward, part, weights)
     try:
         yield
     finally:
         for part in swapped:
-            del part.forward
+            del vars(part)["forward"]
 
 
 def has_recurrences(module: nn.Module) -> bool:
@@ -110,7 +110,7 @@ def _layer(
     """One layer: ``x (T, B, F)`` and states ``(1, B, H)`` give ``(T, B, H)`` and states."""
     items, batch, _ = x.shape
     width = part.hidden_size
-    attributes: dict[str, int | str | Sequence[str]] = {"hidden_size": width}
+    attributes: dict[str, Any] = {"hidden_size": width}
     if isinstance(part, nn.GRU):
         attributes["linear_before_reset"] = 1
     if isinstance(part, nn.RNN) and part.nonlinearity == "relu":

@@ -76,7 +76,8 @@ class Valid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.transpose(1, 2)
         y = nn.functional.pad(y, (2, 0)) if self.pad else y
-        return self.conv(y).transpose(1, 2)
+        answer: Tensor = self.conv(y).transpose(1, 2)
+        return answer
 
 
 class Rwkv(nn.Module):
@@ -163,7 +164,8 @@ class Alone(nn.Module):
         self.lstm = nn.LSTM(5, 8)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, object]:
-        return self.lstm(x, state)
+        y, state = self.lstm(x, state)
+        return y, state
 
 
 class Clock(nn.Module):
