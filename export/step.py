@@ -18,7 +18,7 @@ Sign it by deriving from ``Step``, or by having the same three members::
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
 def _compare(
     what: str,
     came: dict[str, Tensor],
-    expected: dict[str, tuple[str, tuple[int | str, ...]]],
+    expected: Mapping[str, tuple[str, tuple[int | str, ...]]],
     t: int,
     batch: int = 1,
 ) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from torch import Tensor
 
 from dst.export import CertificateError, ExportError, StepFaultError, bundle, export_bundle
 from dst.export.bundle import WHOLE, _cut
@@ -106,7 +108,7 @@ def test_a_raised_bound_is_written_down_and_told(
 
         def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
             outputs, after = right(chunk, state)
-            return {name: value * np.float32(1.001) for name, value in outputs.items()}, after
+            return {name: np.multiply(v, np.float32(1.001)) for name, v in outputs.items()}, after
 
         return run
 
@@ -163,15 +165,15 @@ def test_the_certificate_of_the_cut_is_written_under_any_tail(tmp_path: Path) ->
 class Slow(Core):
     """Goes wrong only after many items, so that a few steps do not show it."""
 
-    def forward(self, x: planted.Tensor, s: dict[str, planted.Tensor]) -> planted.Pair:
+    def forward(self, x: Tensor, s: dict[str, Tensor]) -> planted.Pair:
         y, h = self.run(x, s["h"])
         late = (s["n"] > 600)[:, None].float()
         h = h * (1 - 0.5 * late)
         return self.head(y), {"h": h, "n": s["n"] + x.shape[1]}
 
     start = planted.starting(
-        h=planted.torch.zeros(1, planted.HIDDEN),
-        n=planted.torch.zeros(1, dtype=planted.torch.int64),
+        h=torch.zeros(1, planted.HIDDEN),
+        n=torch.zeros(1, dtype=torch.int64),
     )
 
 
