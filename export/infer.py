@@ -157,8 +157,9 @@ def _start(call: Caller, chunk: Tensor, state: object) -> list[Tensor]:
             )
         call.state = taken(None, "state")[0]
         return []
-    if state is None and callable(getattr(own, "initial_state", None)):
-        state = own.initial_state(1)
+    initial = getattr(own, "initial_state", None)
+    if state is None and callable(initial):
+        state = initial(1)
     if state is not None:
         tree, tensors = taken(state, "state")
         for name, tensor in zip(tree.names, tensors, strict=True):

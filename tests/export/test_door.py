@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ CHUNK = torch.randn(1, 6, 5, generator=torch.Generator().manual_seed(0))
 class Function(nn.Module):
     """A module that does what a function does."""
 
-    def __init__(self, function: Callable[[Tensor, object], object]) -> None:
+    def __init__(self, function: Callable[[Tensor, Any], object]) -> None:
         super().__init__()
         self.function = function
 
@@ -82,7 +83,7 @@ def test_the_contract_of_every_kind_is_found(name: str) -> None:
     t=st.integers(1, 4),
 )
 def test_axes_are_found_whatever_the_sizes(
-    cell: type[nn.RNNBase],
+    cell: Callable[..., nn.RNNBase],
     layers: int,
     features: int,
     hidden: int,
@@ -122,7 +123,7 @@ def test_a_state_starts_where_the_example_does() -> None:
     def step(x: Tensor, state: tuple[Tensor, ...]) -> object:
         return x + sum(state)[:, None], tuple(s * 0.5 + x[:, -1] for s in state)  # type: ignore[index]
 
-    contract = found(Function(step), state=starts, t=(6,)).contract  # type: ignore[arg-type]
+    contract = found(Function(step), state=starts, t=(6,)).contract
     assert [s.init for s in contract.state] == [
         Zeros(),
         Fill(value=float(np.float32(-1e30))),
@@ -130,7 +131,7 @@ def test_a_state_starts_where_the_example_does() -> None:
     ]
     rows = infer(
         Function(step), torch.randn(3, 6, 5), tuple(s.expand(3, 5) for s in starts), Known()
-    )  # type: ignore[arg-type]
+    )
     assert torch.equal(rows.initial_state(2)["state.2"], learned.expand(2, 5))
 
 
@@ -194,7 +195,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
         "`return outputs, state`",
     ),
     "another nesting": (
-        lambda: found(Function(lambda x, h: (x, {"b": h["a"]})), state={"a": zeros(1, 5)}),  # type: ignore[index]
+        lambda: found(Function(lambda x, h: (x, {"b": h["a"]})), state={"a": zeros(1, 5)}),
         StepContractError,
         r"a state of 1 tensor \(a\) and returned one of 1 tensor \(b\)",
     ),
@@ -211,17 +212,17 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
     "a bfloat16 module": (lambda: found(lstm().bfloat16()), ExportError, r"module.float\(\)"),
     "a half chunk": (lambda: found(lstm(), CHUNK.half()), ExportError, r"module.float\(\)"),
     "a growing state": (
-        lambda: found(Function(lambda x, h: (x, torch.cat([h, x], 1))), state=zeros(1, 2, 5)),  # type: ignore[list-item]
+        lambda: found(Function(lambda x, h: (x, torch.cat([h, x], 1))), state=zeros(1, 2, 5)),
         StepFaultError,
         r"grows: \[1, 2, 5\], \[1, 8, 5\], \[1, 14, 5\]",
     ),
     "a state that is widened": (
-        lambda: found(Function(lambda x, h: (x, h + x[:, 0])), state=zeros(5)),  # type: ignore[operator]
+        lambda: found(Function(lambda x, h: (x, h + x[:, 0])), state=zeros(5)),
         StepContractError,
         "give it in the shape in which it comes back",
     ),
     "a state of another dtype": (
-        lambda: found(Function(lambda x, h: (x, h.double())), state=zeros(1, 5)),  # type: ignore[attr-defined]
+        lambda: found(Function(lambda x, h: (x, h.double())), state=zeros(1, 5)),
         StepContractError,
         "give it in the dtype in which it comes back",
     ),
@@ -236,7 +237,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
         "the rows of the example differ",
     ),
     "a start of its own": (
-        lambda: found(Optional(lambda x, h: mean(x, torch.ones(len(x), 5) if h is None else h))),  # type: ignore[arg-type]
+        lambda: found(Optional(lambda x, h: mean(x, torch.ones(len(x), 5) if h is None else h))),
         ExportError,
         "starts from another state than zeros",
     ),
@@ -254,13 +255,13 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
     "half of the rows": (
         lambda: found(
             Function(lambda x, h: (x[:, ::2], mean(x, h)[1])), state=zeros(1, 5), t=(4, 6)
-        ),  # type: ignore[arg-type]
+        ),
         StepContractError,
         "expected one row for each item",
     ),
     "a T that does not run": (
         lambda: found(
-            Function(lambda x, h: (x.reshape(len(x), -1, 10), mean(x, h)[1])),  # type: ignore[arg-type]
+            Function(lambda x, h: (x.reshape(len(x), -1, 10), mean(x, h)[1])),
             state=zeros(1, 5),
             t=(1, 6),
         ),
@@ -290,7 +291,7 @@ def test_a_question_is_answered_by_the_argument_it_names() -> None:
     step = found(nn.ReLU(), torch.randn(4, 4, 5), batch_axis=0, time_axis=1)
     assert step.contract.chunk.shape == ("B", "T", 5)
     ones = infer(
-        Optional(lambda x, h: mean(x, torch.ones(len(x), 5) if h is None else h)),  # type: ignore[arg-type]
+        Optional(lambda x, h: mean(x, torch.ones(len(x), 5) if h is None else h)),
         CHUNK,
         torch.ones(1, 5),
         Known(),
@@ -310,7 +311,7 @@ def test_data_must_fit_the_chunk(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_the_module_writes_nothing(tmp_path: Path) -> None:
-    forgets = Function(lambda x, h: (x + 0.0 * h[:, None], h * 0.9 + x.mean(1)))  # type: ignore[index, operator]
+    forgets = Function(lambda x, h: (x + 0.0 * h[:, None], h * 0.9 + x.mean(1)))
     with pytest.raises(StepFaultError) as raised:
         export_bundle(forgets, tmp_path / "b", chunk=CHUNK, state=zeros(1, 5), t=(6,))
     assert raised.value.code == "state-never-read"
