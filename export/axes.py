@@ -324,6 +324,14 @@ def _nothing_runs(
     best = min((rank for rank, _ in faults), default=0)
     why = next((str(error) for rank, error in faults if rank == best), "")
     asked = f" with T = {', '.join(map(str, hints.sizes))}" if hints.sizes else ""
+    if "Expected more than 1 value per channel when training" in why:
+        return StepFaultError(
+            f"rows of a batch are mixed: {called(probe.call.module)} has a batch normalisation "
+            "that takes its statistics from the batch, and cannot run one item of one stream "
+            f"({why}); "
+            "use the trained ones (`track_running_stats=True`), or a LayerNorm",
+            code="rows-mixed",
+        )
     reason = f": {why}" if why else ": the state changes its shape, or its batch is not the chunk's"
     return StepFaultError(
         f"{called(probe.call.module)}: no axes of the chunk {spelled(probe.chunk)} can be batch "

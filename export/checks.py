@@ -20,7 +20,6 @@ would mean on a stream, and how it is mended.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from dst.export.call import Answer, Tensors, where
 from dst.export.check_branch import check_branches
+from dst.export.check_cut import check_cut
 from dst.export.check_memory import (
     Finding,
     check_reads,
@@ -39,7 +39,7 @@ from dst.export.check_memory import (
 )
 from dst.export.errors import StepFaultError
 from dst.export.own_memory import Operators
-from dst.export.probe import Gaps, Probe, finite, kept_randomness, nudged, said
+from dst.export.probe import Gaps, Probe, finite, kept_randomness, noise_beyond, nudged_chunk, said
 from dst.export.step import Step, check_step
 
 __all__ = ["Finding", "check_recurrence"]
@@ -49,8 +49,6 @@ SAME_SHAPE_SHARE = 1e-5
 """Share of a tensor's peak that rounding may move between two calls of the same shapes."""
 OTHER_SHAPE_SHARE = 1e-4
 """The same where shapes differ, and with them the order of sums; the certificates are finer."""
-CUT_ITEMS = 1024
-"""Items over which two cuts are compared, at most."""
 
 
 def check_recurrence(
@@ -102,7 +100,7 @@ def check_recurrence(
         tell(6)
         _check_causal(probe)
         tell(7)
-        findings += _check_cut(probe, max(bound, OTHER_SHAPE_SHARE))
+        findings += check_cut(probe, max(bound, OTHER_SHAPE_SHARE))
         check_repeats(probe, asked, seeds=1)  # once more, now that much else has run
         tell(8)
     return tuple(findings)
@@ -338,123 +336,3 @@ def _causal_fault(probe: Probe, apart: dict[str, float], chunk: Tensor, p: int) 
         "see its whole chunk is labelled `causal=False` with one T and tail `pad` or `refuse`",
         code="not-causal",
     )
-
-
-# --- the cut --------------------------------------------------------------------------------
-
-
-def _check_cut(probe: Probe, share: float) -> list[Finding]:
-    """Step over the same items at two T: answers and the next state must be the same.
-
-    Raises:
-        StepFaultError: they are not (`cut-matters`).
-    """
-    findings: list[Finding] = []
-    if not probe.contract.chunk.causal:
-        return findings
-    small, *larger = probe.sizes
-    for large in larger:
-        common = math.lcm(small, large)
-        if common > max(CUT_ITEMS, large):
-            continue
-        # a stream that has begun shows most; the longest chunk is looked at from everywhere
-        for stream in probe.streams[:2] if large == larger[-1] else probe.streams[:1]:
-            starts = [(_multiple(2 * large, common), probe.late(stream, large, 2))]
-            if large == larger[-1]:
-                starts.append((0, probe.start()))
-            for origin, state in starts:
-                findings += _compare_cuts(
-                    probe, stream, (small, large), (origin, common), state, share
-                )
-    return list(dict.fromkeys(findings))
-
-
-def _multiple(items: int, of: int) -> int:
-    return -(-items // of) * of
-
-
-def _compare_cuts(
-    probe: Probe,
-    stream: str,
-    sizes: tuple[int, int],
-    items: tuple[int, int],
-    state: Tensors,
-    share: float,
-) -> list[Finding]:
-    small, large = sizes
-    whole, pieces = (_walk(probe, stream, t, items, state) for t in (large, small))
-    gaps, once = Gaps(), Gaps()
-    gaps.add(pieces[0], whole[0])
-    gaps.add(
-        {f"next state {n}": v for n, v in pieces[2].items()},
-        {f"next state {n}": v for n, v in whole[2].items()},
-    )
-    once.add(pieces[1], whole[1])
-    exact = probe.contract.chunk.tail == "exact"
-    apart = gaps.beyond(share) | (once.beyond(share) if exact else {})
-    if apart:
-        moved = _walk(probe, stream, small, items, nudged(state), nudge=True)
-        noise = Gaps()
-        noise.add(moved[0] | moved[1], pieces[0] | pieces[1])
-        noise.add(
-            {f"next state {n}": v for n, v in moved[2].items()},
-            {f"next state {n}": v for n, v in pieces[2].items()},
-        )
-        apart = gaps.beyond(share, noise.worst) | (once.beyond(share, noise.worst) if exact else {})
-    if apart:
-        name = max(apart, key=lambda key: apart[key])
-        raise StepFaultError(
-            f"the cut matters: over the same {items[1]} items `{name}` differs "
-            f"{said(apart[name])} between chunks of T = {small} and of T = {large} (B = 1). The "
-            "answers on a device would depend on how the input happens to arrive. Carry over "
-            "everything that a chunk needs of the ones before: every tensor of a recurrence's "
-            "state, the last k-1 inputs of a convolution, a position or a count; or allow one T "
-            "only (`t=...`, tail `pad` or `refuse`)",
-            code="cut-matters",
-        )
-    return [
-        Finding(
-            "cut-matters",
-            f"output `{name}` has one value for a chunk and depends on the chunk's length",
-        )
-        for name in once.beyond(share)
-    ]
-
-
-def _walk(
-    probe: Probe,
-    stream: str,
-    t: int,
-    items: tuple[int, int],
-    state: Tensors,
-    *,
-    nudge: bool = False,
-) -> tuple[Tensors, Tensors, Tensors]:
-    """Step over some items: outputs joined along time, last outputs of a chunk, the state."""
-    origin, count = items
-    parts: list[Tensors] = []
-    for number in range(origin // t, (origin + count) // t):
-        chunk = probe.chunk(stream, number, t)
-        outputs, state = probe.call(nudged_chunk(chunk) if nudge else chunk, state)
-        parts.append(outputs)
-    joined, last = {}, {}
-    for output in probe.contract.outputs:
-        if output.time_axis is None:
-            last[output.name] = parts[-1][output.name]
-        else:
-            joined[output.name] = torch.cat([p[output.name] for p in parts], output.time_axis)
-    return joined, last, state
-
-
-def nudged_chunk(chunk: Tensor) -> Tensor:
-    """The chunk, each float a rounding error away."""
-    return nudged({"chunk": chunk})["chunk"]
-
-
-def noise_beyond(apart: dict[str, float], noise: Gaps, gaps: Gaps) -> bool:
-    """Keep what is beyond the float noise that was measured; whether anything is left."""
-    kept = gaps.beyond(0.0, noise.worst)
-    for name in list(apart):
-        if name not in kept:
-            del apart[name]
-    return bool(apart)

@@ -63,7 +63,7 @@ class Operators(TorchDispatchMode):
     """Record the random operators that run, and whether one had a generator of its own."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.random: list[str] = []
         self.own_generator = False
         self.batch_norm = False
@@ -87,7 +87,7 @@ class Operators(TorchDispatchMode):
 def python_randomness() -> tuple[object, ...]:
     """A digest of numpy's and Python's own random states: changed where a call has drawn."""
     state = np.random.get_state(legacy=True)
-    return (state[1].tobytes(), state[2], random.getstate())  # type: ignore[index, union-attr]
+    return (state[1].tobytes(), state[2], random.getstate())  # type: ignore[index]
 
 
 def _attributes(part: nn.Module) -> Iterator[tuple[str, object]]:

@@ -211,6 +211,20 @@ def nudged(tensors: Mapping[str, Tensor]) -> Tensors:
     return moved
 
 
+def nudged_chunk(chunk: Tensor) -> Tensor:
+    """The chunk, each float a rounding error away."""
+    return nudged({"chunk": chunk})["chunk"]
+
+
+def noise_beyond(apart: dict[str, float], noise: Gaps, gaps: Gaps) -> bool:
+    """Keep what is beyond the float noise that was measured; whether anything is left."""
+    kept = gaps.beyond(0.0, noise.worst)
+    for name in list(apart):
+        if name not in kept:
+            del apart[name]
+    return bool(apart)
+
+
 def said(share: float) -> str:
     """Spell how far two answers are apart."""
     return "entirely" if math.isinf(share) else f"by {share:.1e} of its peak"

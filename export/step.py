@@ -149,7 +149,7 @@ def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
 def _compare(
     what: str,
     came: dict[str, Tensor],
-    expected: dict[str, tuple[str, tuple[int | str, ...]]],
+    expected: Mapping[str, tuple[str, tuple[int | str, ...]]],
     t: int,
     batch: int = 1,
 ) -> None:

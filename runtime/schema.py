@@ -222,7 +222,8 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `worst` is the largest error of an output, `worst_state` that of a state tensor and
     `worst_state_of_peak` the largest max|d|/max|x| of a state tensor. It passed where `worst`
     and `worst_state_of_peak` are at most `bound`, and no tensor's mean error over the last tenth
-    of the steps is more than `decile_ratio_bound` times that over the first.
+    of the steps is more than `decile_ratio_bound` times that over the first; a mean below a tenth
+    of `bound` counts as that, and errors of state tensors are those against their peak.
     """
 
     name: Name

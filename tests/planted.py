@@ -351,9 +351,9 @@ class AttendsOverBatch(Core):
 
     def forward(self, x: Tensor, s: dict[str, Tensor]) -> Pair:
         y, h = self.run(x, s["h"])
-        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.mended else None
+        mask = None
         if self.mended:  # within one item, so that the cut does not matter
-            mask = torch.full_like(mask, -torch.inf).fill_diagonal_(0.0)
+            mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).fill_diagonal_(0.0)
         return self.head(self.attention(y, y, y, attn_mask=mask, need_weights=False)[0]), {"h": h}
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from torch import Tensor
+
+from dst.export import CertificateError, ExportError, StepFaultError, bundle, export_bundle
+from dst.export.bundle import WHOLE, _cut
+from dst.export.verify import BOUND, Form, Tensors, certify, onnx_form
+from dst.runtime import open_bundle
+from dst.runtime.manifest import Certificate, Contract
 from tests import honest, planted
 from tests.planted import Core, Signed
 from tests.steps import Tail
-
-from dst.export import CertificateError, ExportError, Step, StepFaultError, export_bundle
-from dst.export.bundle import WHOLE, _cut
-from dst.export.verify import BOUND, Form, Tensors, certify
-from dst.runtime import open_bundle
-from dst.runtime.manifest import Certificate
 
 Array = npt.NDArray[np.generic]
 
@@ -98,27 +100,31 @@ def test_a_larger_bound_accepts_what_the_default_refuses(tensor: str) -> None:
     assert found.bound == 1e-3
 
 
-class SlightlyOff(Signed):
-    """Its other form is a little off."""
+def test_a_raised_bound_is_written_down_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slightly_off(path: Path, contract: Contract) -> Form:
+        right = onnx_form(path, contract)
 
-    def fused(self) -> Step:
-        core = Core()
-        core.head.bias.data += 1e-4
-        return Signed(core, self.contract.chunk.allowed_t)
+        def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
+            outputs, after = right(chunk, state)
+            return {name: np.multiply(v, np.float32(1.001)) for name, v in outputs.items()}, after
 
+        return run
 
-def test_a_raised_bound_is_written_down_and_told(tmp_path: Path) -> None:
-    def export(**more: float) -> list[str]:
+    monkeypatch.setattr(bundle, "onnx_form", slightly_off)
+
+    def export(bound: float = BOUND) -> list[str]:
         told: list[str] = []
-        step = SlightlyOff(Core(), (1, 4))
         export_bundle(
-            step,
+            Signed(Core(), (1, 4)),
             tmp_path / "b",
             data=data(),
             certify_steps=20,
+            bound=bound,
             portable_t=(),
+            overwrite=True,
             tell=told.append,
-            **more,
         )
         return told
 
@@ -159,15 +165,15 @@ def test_the_certificate_of_the_cut_is_written_under_any_tail(tmp_path: Path) ->
 class Slow(Core):
     """Goes wrong only after many items, so that a few steps do not show it."""
 
-    def forward(self, x: planted.Tensor, s: dict[str, planted.Tensor]) -> planted.Pair:
+    def forward(self, x: Tensor, s: dict[str, Tensor]) -> planted.Pair:
         y, h = self.run(x, s["h"])
         late = (s["n"] > 600)[:, None].float()
         h = h * (1 - 0.5 * late)
         return self.head(y), {"h": h, "n": s["n"] + x.shape[1]}
 
     start = planted.starting(
-        h=planted.torch.zeros(1, planted.HIDDEN),
-        n=planted.torch.zeros(1, dtype=planted.torch.int64),
+        h=torch.zeros(1, planted.HIDDEN),
+        n=torch.zeros(1, dtype=torch.int64),
     )
 
 
