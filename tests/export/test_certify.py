@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests import honest, planted
+from tests.planted import Core, Signed
+from tests.steps import Tail
 from torch import Tensor
 
 from dst.export import CertificateError, ExportError, StepFaultError, bundle, export_bundle
@@ -15,9 +18,6 @@ from dst.export.bundle import WHOLE, _cut
 from dst.export.verify import BOUND, Form, Tensors, certify, onnx_form
 from dst.runtime import open_bundle
 from dst.runtime.manifest import Certificate, Contract
-from tests import honest, planted
-from tests.planted import Core, Signed
-from tests.steps import Tail
 
 Array = npt.NDArray[np.generic]
 
