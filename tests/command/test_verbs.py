@@ -30,10 +30,6 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     assert [verb for verb in VERBS if f" {verb} " not in done.stdout] == []
 
 
-def test_help_of_export_tells_what_to_install(dst: Dst) -> None:
-    assert 'pip install "dst-edge[export]"' in " ".join(dst("export", "--help").out.split())
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_examples(dst: Dst, verb: str) -> None:
     done = dst(verb, "--help")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dst.command.options import Json
+from dst.command.options import BundleName, Description, Json, License, Out, Overwrite, line
 from dst.command.output import Output
 
 
@@ -26,124 +26,64 @@ class TokenizerName(StrEnum):
     none = "none"
 
 
+TAIL_HELP = "At the end: exact, pad or refuse."
+TOKENIZER_HELP = "bytes: ids are bytes; else none."
+
+
 def adopt(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A stateful ONNX file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
-    chunk: Annotated[
-        str | None, typer.Option("--chunk", metavar="NAME", help="The input that takes the chunk.")
-    ] = None,
+    out: Out,
+    chunk: Annotated[str | None, line("--chunk", "NAME", "The input that takes the chunk.")] = None,
     state: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--state", metavar="IN=OUT", help="A state: its input, and the output it becomes."
-        ),
+        list[str] | None, line("--state", "IN=OUT", "A state's input, and its output.")
     ] = None,
     init: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--init",
-            metavar="IN=VALUE",
-            help="What a state starts from: a number, a .npy or a .safetensors file.",
-        ),
+        list[str] | None, line("--init", "IN=VALUE", "A state's start: a number or file.")
     ] = None,
     constant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--constant",
-            metavar="NAME=VALUE",
-            help="An input that never changes: a number, numbers with commas, or a file.",
-        ),
+        list[str] | None, line("--constant", "NAME=VALUE", "Never changes: 16000, 1,2 or a file.")
     ] = None,
     stream_input: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stream-input",
-            metavar="NAME[=VALUE]",
-            help="An input that is given once when a stream starts; with an example to try.",
-        ),
+        list[str] | None, line("--stream-input", "NAME[=VALUE]", "Given once, at a stream's start.")
     ] = None,
     shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shape",
-            metavar="NAME=B,T,80",
-            help="The axes of an input or output in the file's order: B, T or a size.",
-        ),
+        list[str] | None, line("--shape", "NAME=B,T,80", "Its axes, in the file's order.")
     ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option("--drop", metavar="NAME", help="Leave this output out."),
-    ] = None,
-    t: Annotated[
-        str | None,
-        typer.Option(
-            "--t",
-            metavar="N[,N]",
-            help="Items per chunk: the sizes to run, the largest by default.",
-        ),
-    ] = None,
+    drop: Annotated[list[str] | None, line("--drop", "NAME", "Leave this output out.")] = None,
+    t: Annotated[str | None, line("--t", "N[,N]", "Items per chunk, as in 1,32.")] = None,
     lookback: Annotated[
-        int,
-        typer.Option("--lookback", metavar="N", min=0, help="Past items in front of each chunk."),
+        int, line("--lookback", "N", "Past items in front of each chunk.", least=0)
     ] = 0,
-    lookahead: Annotated[
-        int,
-        typer.Option("--lookahead", metavar="N", min=0, help="Items behind each chunk."),
-    ] = 0,
+    lookahead: Annotated[int, line("--lookahead", "N", "Items behind each chunk.", least=0)] = 0,
     lookback_fill: Annotated[
-        float, typer.Option("--lookback-fill", metavar="X", help="What stands there at first.")
+        float, line("--lookback-fill", "X", "What stands there at first; else 0.")
     ] = 0.0,
-    tail: Annotated[
-        TailName | None, typer.Option("--tail", help="What is done with a part of a chunk.")
-    ] = None,
-    pad: Annotated[
-        float, typer.Option("--pad", metavar="X", help="What fills it up, with --tail pad.")
-    ] = 0.0,
+    tail: Annotated[TailName | None, line("--tail", "RULE", TAIL_HELP)] = None,
+    pad: Annotated[float, line("--pad", "X", "What --tail pad fills in; else 0.")] = 0.0,
     vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", metavar="N", min=1, help="Number of token ids.")
+        int | None, line("--vocabulary", "N", "Number of token ids.", least=1)
     ] = None,
     tokenizer: Annotated[
-        TokenizerName, typer.Option("--tokenizer", help="bytes where an id is a byte.")
+        TokenizerName, line("--tokenizer", "NAME", TOKENIZER_HELP)
     ] = TokenizerName.none,
     meaning: Annotated[
         list[str] | None,
-        typer.Option(
-            "--meaning", metavar="OUT=WHAT", help="logits or gaussian: it foretells the next item."
-        ),
+        line("--meaning", "OUT=WHAT", "logits, gaussian: of the next item."),
     ] = None,
-    sample_rate: Annotated[
-        float | None, typer.Option("--sample-rate", metavar="HZ", help="Items per second.")
-    ] = None,
+    sample_rate: Annotated[float | None, line("--sample-rate", "HZ", "Items per second.")] = None,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="FILE.npy", help="Items to try it on; noise by default."),
+        Path | None, line("--data", "FILE.npy", "Items to try it on; else noise.")
     ] = None,
     model_of: Annotated[
-        str | None,
-        typer.Option(
-            "--model-of",
-            metavar="BUNDLE",
-            help="A bundle of the same model: where the data proves it, its id is kept.",
-        ),
+        str | None, line("--model-of", "BUNDLE", "Keep its id, if the same model.")
     ] = None,
     within: Annotated[
-        float | None,
-        typer.Option(
-            "--within",
-            metavar="X",
-            help="Largest distance of another precision of it (int8), as a share: 0.1.",
-        ),
+        float | None, line("--within", "X", "With it, int8: error allowed: 0.1.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
-    ] = None,
-    description: Annotated[str, typer.Option("--description", help="What it does.")] = "",
-    license: Annotated[
-        str, typer.Option("--license", metavar="SPDX", help="The weights' licence.")
-    ] = "",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
-    ] = False,
+    name: BundleName = None,
+    description: Description = "",
+    license: License = "",
+    overwrite: Overwrite = False,
     json: Json = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.adopt`."""

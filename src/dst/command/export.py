@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 EXAMPLE_T = 16
 """Items of the example chunk where nobody says how many."""
+OF_MODULE = (
+    "--chunk, --state, --weights, --args, --lookback, --lookahead, --non-causal, --tail and "
+    "--vocabulary"
+)
+"""What describes a user's module."""
 HELD_OUT = "modules of Python's standard library, not trained on"
 
 
@@ -37,6 +42,8 @@ class Order:
     weights: Path | None
     arguments: str | None
     lookback: int
+    lookahead: int
+    causal: bool
     tail: Literal["exact", "pad", "refuse"] | None
     vocabulary: int | None
     tokenizer: Literal["bytes", "none"]
@@ -52,6 +59,12 @@ class Order:
     bound: float | None
     overwrite: bool
     from_hf: Path | None = None
+
+    @property
+    def of_module(self) -> bool:
+        """Whether something is given that describes a user's module."""
+        asked = (self.chunk, self.states, self.weights, self.arguments, self.vocabulary, self.tail)
+        return any(asked) or bool(self.lookback or self.lookahead) or not self.causal
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -165,7 +178,8 @@ def _module(order: Order) -> "Step":
     assert order.model is not None
     module = load_module(order.model, order.arguments, order.weights)
     letters = {letter: spec.shape.index(letter) for letter in ("B", "T") if letter in spec.shape}
-    example = spec.tensor((max(sizes) if sizes else EXAMPLE_T) + order.lookback)
+    around = order.lookback + order.lookahead
+    example = spec.tensor(around + (max(sizes) if sizes else EXAMPLE_T))
     return infer(
         module,
         example,
@@ -175,6 +189,8 @@ def _module(order: Order) -> "Step":
             batch_axis=letters.get("B"),
             time_axis=letters.get("T"),
             lookback=order.lookback,
+            lookahead=order.lookahead,
+            causal=order.causal,
             tail=order.tail,
             vocabulary=order.vocabulary,
             tokenizer=order.tokenizer,
@@ -188,11 +204,10 @@ def _network(order: Order) -> "Network":
 
     from dst.export.model import Network, sized
 
-    own = (order.chunk, order.states, order.t, order.weights, order.arguments, order.vocabulary)
-    if any(own) or order.lookback or order.tail:
+    if order.t or order.of_module:
         raise WrongUseError(
-            "--size makes a network of ours, which knows its chunk and state; --chunk, --state, "
-            "--t, --weights, --args, --lookback, --tail and --vocabulary go with FILE.py:NAME"
+            "--size makes a network of ours, which knows its chunk and state; --t, "
+            f"{OF_MODULE} go with FILE.py:NAME"
         )
     try:
         config = sized(str(order.size))

@@ -28,11 +28,12 @@ def hf_step(order: "Order", source: Path) -> "LanguageStep":
         HuggingFaceError: the directory holds no model that can become a bundle.
         WrongUseError: transformers is missing, or an option does not go with it.
     """
-    own = (order.chunk, order.states, order.weights, order.arguments, order.vocabulary)
-    if any(own) or order.lookback or order.tail or order.checkpoint:
+    if order.of_module or order.checkpoint:
+        from dst.command.export import OF_MODULE
+
         raise WrongUseError(
-            "--from-hf has its own weights, chunk and state; --chunk, --state, --weights, --args, "
-            "--lookback, --tail and --vocabulary go with FILE.py:NAME, --checkpoint with --size"
+            f"--from-hf has its own weights, chunk and state; {OF_MODULE} go with FILE.py:NAME, "
+            "--checkpoint with --size"
         )
     with needing("export --from-hf", "export,hf"):
         import transformers  # noqa: F401

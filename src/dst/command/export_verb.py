@@ -6,87 +6,71 @@ from typing import Annotated
 
 import typer
 
-from dst.command.adopt_verb import TailName, TokenizerName
-from dst.command.options import Json
+from dst.command.adopt_verb import TAIL_HELP, TOKENIZER_HELP, TailName, TokenizerName
+from dst.command.errors import WrongUseError
+from dst.command.options import BundleName, Description, Json, License, Out, Overwrite, line
 from dst.command.output import Output
+
+MAX_SEED = 2**64 - 1  # what torch takes
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
+    out: Out,
     model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[FILE.py:NAME]", help="Your module: a class, function or instance."
-        ),
+        str | None, typer.Argument(metavar="[FILE.py:NAME]", help="A class, function or instance.")
     ] = None,
     chunk: Annotated[
-        str | None,
-        typer.Option("--chunk", metavar="SHAPE", help="Of an example: B,T,40 or 1,16:int64."),
+        str | None, line("--chunk", "SHAPE", "Of an example: B,T,40 or 1,16:int64.")
     ] = None,
     state: Annotated[
-        list[str] | None,
-        typer.Option("--state", metavar="SHAPE", help="Of each state; none given: its own zeros."),
+        list[str] | None, line("--state", "SHAPE", "Of each state: 2,B,64; else zeros.")
     ] = None,
-    t: Annotated[
-        str | None, typer.Option("--t", metavar="N[,N]", help="Items per chunk, as in 1,16.")
-    ] = None,
+    t: Annotated[str | None, line("--t", "N[,N]", "Items per chunk, as in 1,16.")] = None,
     data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", help="Real items to prove it on; else random."),
+        str | None, line("--data", "FILE", "Real items to prove it on; else random.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE.pt", help="A state dict.")
-    ] = None,
-    arguments: Annotated[
-        str | None, typer.Option("--args", metavar="JSON", help="What to make NAME with.")
-    ] = None,
+    weights: Annotated[Path | None, line("--weights", "FILE.pt", "A state dict.")] = None,
+    arguments: Annotated[str | None, line("--args", "JSON", "What to make NAME with.")] = None,
     lookback: Annotated[
-        int, typer.Option("--lookback", metavar="N", min=0, help="Past items before each chunk.")
+        int, line("--lookback", "N", "Past items in front of each chunk.", least=0)
     ] = 0,
-    tail: Annotated[
-        TailName | None, typer.Option("--tail", help="What is done with a part of a chunk.")
-    ] = None,
+    lookahead: Annotated[int, line("--lookahead", "N", "Items behind each chunk.", least=0)] = 0,
+    non_causal: Annotated[
+        bool, typer.Option("--non-causal", help="Later items may move earlier answers.")
+    ] = False,
+    tail: Annotated[TailName | None, line("--tail", "RULE", TAIL_HELP)] = None,
     vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", metavar="N", min=1, help="Number of token ids.")
+        int | None, line("--vocabulary", "N", "Number of token ids.", least=1)
     ] = None,
     tokenizer: Annotated[
-        TokenizerName, typer.Option("--tokenizer", help="bytes where an id is a byte.")
+        TokenizerName, line("--tokenizer", "NAME", TOKENIZER_HELP)
     ] = TokenizerName.none,
     from_hf: Annotated[
-        Path | None,
-        typer.Option("--from-hf", metavar="DIR", help="Instead: what save_pretrained has written."),
+        Path | None, line("--from-hf", "DIR", "Instead: what save_pretrained wrote.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", help="Our own network: tiny, small, base or 130m.")
+        str | None, line("--size", "NAME", "Our network: tiny small base 130m.")
     ] = None,
     checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="Its trained weights, under 'model'."),
+        Path | None, line("--checkpoint", "FILE", "Its trained weights, under 'model'.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**64 - 1, help="Of random weights.")
-    ] = 0,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The bundle's name; that of DIR by default.")
-    ] = None,
-    description: Annotated[str, typer.Option("--description", help="What it does.")] = "",
-    license: Annotated[
-        str, typer.Option("--license", metavar="SPDX", help="The weights' licence.")
-    ] = "",
+    seed: Annotated[int, line("--seed", "N", "Of random weights; 0 by default.")] = 0,
+    name: BundleName = None,
+    description: Description = "",
+    license: License = "",
     certify_steps: Annotated[
-        int, typer.Option("--certify-steps", metavar="N", min=1, help="Steps per certificate.")
+        int, line("--certify-steps", "N", "Steps per certificate; else 1000.", least=1)
     ] = 1000,
     bound: Annotated[
-        float | None,
-        typer.Option("--bound", metavar="X", help="Accept larger errors than 1e-5; recorded."),
+        float | None, line("--bound", "X", "Accept errors above 1e-5; recorded.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
-    ] = False,
+    overwrite: Overwrite = False,
     json: Json = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.export`."""
     output = Output.to(json)
+    if not 0 <= seed <= MAX_SEED:
+        raise WrongUseError(f"--seed {seed}: expected a whole number from 0 to {MAX_SEED}")
     from dst.command.export import Order
     from dst.command.export import export as work
 
@@ -98,6 +82,8 @@ def export(
         weights=weights,
         arguments=arguments,
         lookback=lookback,
+        lookahead=lookahead,
+        causal=not non_causal,
         tail=None if tail is None else tail.value,
         vocabulary=vocabulary,
         tokenizer=tokenizer.value,

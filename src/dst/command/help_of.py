@@ -114,22 +114,18 @@ dst verify ./my-bundle --provider cuda --graph fused
 
 EXPORT = _flowing(
     """
-Export a torch module to a bundle and prove that its graphs do what torch does.
+Export a torch module to a bundle, and prove that it does what torch does.
 
 The module takes (chunk, state) and returns (outputs, state); the rest is found by running it. NAME
-is a class, a function that returns a module, or a module. FILE.py is run as Python runs it: export
-only what you trust. Weights are read without running anything. Needs torch: pip install
-"dst-edge\\[export]". Nothing is written if a certificate does not hold.
-
---from-hf takes a local directory of transformers' save_pretrained (mamba, rwkv, xlstm and others of
-bounded state) and its tokenizer.json: pip install "dst-edge\\[export,hf]".
+is a class, a function or an instance. FILE.py is run: export only what you trust. Weights are only
+read. Nothing is written unless all certificates hold. Needs the extra export; --from-hf (mamba,
+rwkv, xlstm …, tokenizer.json) needs hf too. docs/export.md tells all.
 
 \b
-dst export my_model.py:Model --chunk B,T,40 --t 1,16 --data readings.csv --out my-bundle
-dst export my_model.py:Model --chunk B,T:int64 --state 2,B,64 --t 1,16 --out my-bundle
-dst export torch.nn:LSTM --args "[40, 64]" --chunk T,B,40 --t 1,16 --out my-bundle
-dst export --from-hf my-mamba --t 1,16 --out my-bundle
-dst export --size tiny --seed 0 --out my-bundle
+dst export my_model.py:Model --chunk B,T,40 --t 1,16 --data a.csv --out mine
+dst export torch.nn:LSTM --args "[40, 64]" --chunk T,B,40 --t 1,16 --out lstm
+dst export --from-hf my-mamba --t 1,16 --out mamba
+dst export --size tiny --seed 0 --out tiny
 """
 )
 
@@ -137,67 +133,39 @@ ADOPT = _flowing(
     """
 Wrap an existing stateful ONNX file into a bundle, without torch.
 
-Needs onnx: pip install "dst-edge\\[onnx]". What the graph tells by itself is taken from it: states
-by their names (h -> h_out, state -> stateN, past.0 -> present.0, cache_in -> cache_out), the chunk
-as the input that is left, batch and time axes. All that it does not tell is asked for in one
-message, with the options that answer. A wrong guess is set right by the same options.
-
-The file is run before anything is written: a step taken twice must give the same, values must be
-finite, a state must keep its shape and make a difference, chunks of every size must give the same
-or be labelled non-causal, and the bundle must do what the file does. Lines with ! deserve a second
-look. Exit code 1 if a check fails, 2 if a question is open.
-
---model-of keeps the id of an older bundle, and with it its saved states, where the data proves that
-the file holds the same model; --within records a quantized file as another precision of it.
+What the graph does not tell is asked in one message, with the options that answer; they also set a
+wrong guess right. The file is run before anything is written. Exit code 1: a check failed; 2: a
+question is open. Lines with ! deserve a second look. Needs the extra onnx. docs/adopt.md tells all.
 
 \b
 dst adopt gru.onnx --out gru --t 1,16
-dst adopt vad.onnx --out vad --constant sr=16000 --t 512 --lookback 64 --tail pad
+dst adopt vad.onnx --out vad --constant sr=16000 --t 512 --tail pad
 dst adopt lstm.onnx --out lstm --state h0=h1 --init c0=start.npy --t 1,32
-dst adopt zip.onnx --out zip --lookahead 13 --shape x=B,T,80 --tail refuse --stream-input speaker
 """
 )
 
 QUANTIZE = _flowing(
     """
-Make a smaller or faster bundle of the same model: a saved state of one loads in the other.
+Make a smaller or faster bundle of a model; a saved state loads in both.
 
-Needs onnx: pip install "dst-edge\\[onnx]". State, decay, gates, norms and softmax stay
-float32; what was left, or only stored in 8 bits, and why, is printed. Exit code 1: nothing could be
-quantized, and nothing was written.
+State, decay, gates, norms and softmax stay float32; what else does, and why, is printed. Patterns
+are shell patterns for the names printed; forms are float32, float16, int8-dynamic, int8-static,
+int8-rows, int8-block, int4-block, int8-stored. --auto takes the fastest (--goal size: smallest)
+recipe that keeps the gates and the budget. Exit code 1: nothing is gained and nothing written.
+Needs the extra onnx. docs/quantization.md tells all.
 
 \b
-int8-rows     8 bits, one activation scale per item: causal, any T, fast chunks
-int8-dynamic  8 bits, one activation scale per chunk: fastest chunks; T is fixed, not causal
-int8-static   8 bits, activation scales from --calibrate: for NPUs
+int8-rows     8 bits, a scale per item: causal, any T, fast chunks
+int8-dynamic  8 bits, a scale per chunk: fastest chunks; T fixed, not causal
+int8-static   8 bits, scales from --calibrate: for NPUs
 int8-weights  8-bit blocks of 64: closest to float32, fast single steps
 int4-weights  4-bit blocks of 32: smallest, fastest single steps
-int4-mixed    4-bit blocks, but 8 bits where a product feeds the state
-fp16          half precision, for GPU, WebGPU and Core ML; no gain on CPU
-
-Block recipes take --block and --method: rtn rounds, search looks for the best scales, gptq makes
-rounding errors good on what --calibrate shows. Patterns are shell patterns for the names that are
-printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int4-block
-and int8-stored (on disk alone, of recurrent operators and convolutions).
-
-With --with optimum the products of int8-dynamic and int8-static are rounded and written by
-optimum's ORTQuantizer, to the same results: pip install torch==2.13.0 "dst-edge\\[optimum]".
-
---auto measures the recipes that make sense on a CPU against full precision, on this machine, one
-thread: weight bytes, speed in turns at T = 1 and at the nominal T, and the gates of a short horizon
-report. It refuses what is not smaller, not surely faster at one of these T or surely slower at the
-nominal one (by the 95 % interval), and what fails a gate or the budget: loss added in nats per item
-where outputs predict the next item, else relative error. Of the rest it takes the fastest at the
-nominal T (--goal size: the smallest). Where a better recipe breaks only the budget, the weights
-that hurt most when quantized alone are held wider until it holds. Exit code 1, and nothing
-written, if full precision serves best.
+int4-mixed    the same, but 8 bits where a product feeds the state
+fp16          half precision, for GPU, WebGPU, Core ML; no gain on CPU
 
 \b
-dst quantize text --auto --budget "nats<0.005" --out text-fast
-dst quantize text --auto --budget "nats<0.005" --goal size --input notes.txt --out text-small
-dst quantize text --recipe int8-rows --out text-int8
-dst quantize text --recipe int4-weights --method gptq --calibrate notes.txt --out text-int4
-dst quantize text --recipe int4-weights --keep 'val_845' --form 'val_4*=int8-block' --out mixed
+dst quantize text --auto --budget "nats<0.005" --input my.txt --out text-fast
+dst quantize text --recipe int4-weights --keep 'val_845' --out text-int4
 """
 )
 
@@ -225,9 +193,8 @@ Both read DATA side by side, each with its own state. Per range of positions: KL
 error), added loss, distance of the state, and how much of the error has accumulated, against full
 precision's own drift. DATA is what `dst run` reads, by default the held-out text for models of
 bytes; where it is shorter than --items it is read again. The gates need 1,000,000 items; a
-shorter run can fail them, and says what it did not judge. Exit code 1 if a gate failed.
-
-Needs onnx: pip install "dst-edge\\[onnx]".
+shorter run can fail them, and says what it did not judge. Exit code 1 if a gate failed. Needs the
+extra onnx.
 
 \b
 dst report text ./text-int8 --items 1000000 --attach --png text-int8.png

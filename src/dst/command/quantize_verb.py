@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dst.command.errors import WrongUseError, needing
-from dst.command.options import BundleArgument, Json
+from dst.command.options import BundleArgument, Json, Out, Overwrite, line
 from dst.command.output import Output, check_folder
 
 
@@ -28,81 +27,46 @@ class GoalName(StrEnum):
 
 def quantize(
     bundle: BundleArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to make.")],
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="NAME", help="See the list above.")
-    ] = None,
+    out: Out,
+    recipe: Annotated[str | None, line("--recipe", "NAME", "One of the list above.")] = None,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Measure the recipes on this machine and pick one.")
+        bool, typer.Option("--auto", help="Measure the recipes here, and pick one.")
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(
-            "--budget",
-            metavar="UNIT<X",
-            help="With --auto: what may be lost; nats<0.02 or error<0.05 by default.",
-        ),
+        line("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05."),
     ] = None,
     goal: Annotated[
-        GoalName | None,
-        typer.Option("--goal", help="With --auto: what is wanted; speed by default."),
+        GoalName | None, line("--goal", "WHAT", "--auto: speed (by default) or size.")
     ] = None,
     items: Annotated[
-        int | None,
-        typer.Option(
-            "--items", metavar="N", min=1, help="With --auto: items to measure on; 20,000 else."
-        ),
+        int | None, line("--items", "N", "--auto: how many to measure; else 20,000.", least=1)
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="With --auto: real input; held-out text or golden runs else.",
-        ),
+        str | None, line("--input", "FILE", "--auto: real input to measure on.")
     ] = None,
     block: Annotated[
-        int | None,
-        typer.Option("--block", metavar="N", help="Values that share a scale: 16, 32, 64 or 128."),
+        int | None, line("--block", "N", "Values to a scale: 16, 32, 64 or 128.")
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option("--method", metavar="NAME", help="How they are found: rtn, search or gptq."),
+        str | None, line("--method", "NAME", "Of finding scales: rtn, search or gptq.")
     ] = None,
     weight_bits: Annotated[
-        int | None,
-        typer.Option(
-            "--weight-bits",
-            metavar="N",
-            help="Of int8 weights by column: 7, or 8 for CPUs with VNNI and NPUs only.",
-        ),
+        int | None, line("--weight-bits", "N", "Of int8 columns: 7; 8: VNNI, NPU only.")
     ] = None,
     calibrate: Annotated[
-        str | None,
-        typer.Option(
-            "--calibrate", metavar="FILE", help="Real input, of any kind `dst run` reads."
-        ),
+        str | None, line("--calibrate", "FILE", "Real input, of any kind that run reads.")
     ] = None,
     keep: Annotated[
-        list[str] | None,
-        typer.Option("--keep", metavar="PATTERN", help="Weights or nodes to leave in float32."),
+        list[str] | None, line("--keep", "PATTERN", "Weights or nodes to leave in float32.")
     ] = None,
     form: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--form", metavar="PATTERN=FORM", help="Hold these weights in this form instead."
-        ),
+        list[str] | None, line("--form", "NAME=FORM", "Hold these weights in this form.")
     ] = None,
     backend: Annotated[
-        BackendName | None,
-        typer.Option(
-            "--with",
-            help="Who rounds the weights of products: dst by default; optimum is an extra.",
-        ),
+        BackendName | None, line("--with", "WHO", "Who rounds products: dst, or optimum.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")
-    ] = False,
+    overwrite: Overwrite = False,
     json: Json = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.quantize`."""

@@ -8,7 +8,7 @@ import typer
 
 from dst.command.errors import needing
 from dst.command.numbers import at_least
-from dst.command.options import BUNDLE_HELP, Json, Threads
+from dst.command.options import BUNDLE_HELP, Json, Threads, line
 from dst.command.output import Output, check_folder
 
 
@@ -19,36 +19,27 @@ def report(
     ],
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What to read.")] = None,
     items: Annotated[
-        int, typer.Option("--items", metavar="N", min=1, help="Length of the long stream.")
+        int, line("--items", "N", "Length of the stream; else 1,000,000.", least=1)
     ] = 1_000_000,
     t: Annotated[
-        int | None,
-        typer.Option("--t", metavar="N", min=1, help="Items per chunk; QUANTIZED's by default."),
+        int | None, line("--t", "N", "Items per chunk; else QUANTIZED's own.", least=1)
     ] = None,
     budget: Annotated[
-        float, typer.Option("--budget", metavar="NATS", help="Loss per item that may be added.")
+        float, line("--budget", "NATS", "Loss per item that may be added; else 0.02.")
     ] = 0.02,
     error_budget: Annotated[
         float,
-        typer.Option(
-            "--error-budget", metavar="X", help="Relative error, where outputs predict nothing."
-        ),
+        line("--error-budget", "X", "Relative error, where outputs predict nothing; else 0.05."),
     ] = 0.05,
     heads: Annotated[
-        int,
-        typer.Option("--heads", metavar="N", min=0, help="Short streams from elsewhere in DATA."),
+        int, line("--heads", "N", "Short streams from elsewhere in DATA; else 16.", least=0)
     ] = 16,
     sample_every: Annotated[
-        int,
-        typer.Option(
-            "--sample-every", metavar="K", min=1, help="Look at the state each K-th chunk."
-        ),
+        int, line("--sample-every", "K", "Look at the state each K-th chunk; else 16th.", least=1)
     ] = 16,
     drift_items: Annotated[
         int,
-        typer.Option(
-            "--drift-items", metavar="N", min=0, help="Items for full precision's own drift."
-        ),
+        line("--drift-items", "N", "Items for full precision's own drift; else 100,000.", least=0),
     ] = 100_000,
     threads: Threads = 1,
     attach: Annotated[
@@ -61,9 +52,7 @@ def report(
             help="QUANTIZED is of another file of the model, made elsewhere; states stay apart.",
         ),
     ] = False,
-    png: Annotated[
-        Path | None, typer.Option("--png", metavar="FILE", help="Draw it; needs matplotlib.")
-    ] = None,
+    png: Annotated[Path | None, line("--png", "FILE", "Draw it; needs matplotlib.")] = None,
     json: Json = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.report`."""

@@ -3,12 +3,20 @@
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dst.command.errors import WrongUseError
-from dst.command.options import MAX_THREADS, BundleArgument, ProviderName
+from dst.command.options import (
+    BundleArgument,
+    Json,
+    Provider,
+    ProviderName,
+    State,
+    Threads,
+    line,
+)
 from dst.command.output import Output
 
 
@@ -44,13 +52,6 @@ class FormatName(StrEnum):
     u8 = "u8"
 
 
-def _option(
-    name: str, value: str, told: str, least: int | None = None, most: int | None = None
-) -> Any:  # what typer itself returns
-    """Declare an option whose help fits one line."""
-    return typer.Option(name, metavar=value, show_default=False, min=least, max=most, help=told)
-
-
 def run(
     bundle: BundleArgument,
     file: Annotated[
@@ -58,49 +59,41 @@ def run(
     ] = "-",
     out: Annotated[
         str | None,
-        _option("--out", "FILE", "Answers: .npy .csv .jsonl; - for CSV."),
+        line("--out", "FILE", "Answers: .npy .csv .jsonl; - for CSV."),
     ] = None,
     outputs: Annotated[
-        list[str] | None, _option("--output", "NAME", "Only this output; may be repeated.")
+        list[str] | None, line("--output", "NAME", "Only this output; may be repeated.")
     ] = None,
     classes: Annotated[
-        str | None, _option("--classes", "A,B", "Class names, or a file of them.")
+        str | None, line("--classes", "A,B", "Class names, or a file of them.")
     ] = None,
-    per: Annotated[
-        PerName, _option("--per", "WHAT", "Print each line, or each item.")
-    ] = PerName.none,
-    top: Annotated[int, _option("--top", "N", "Show the N most surprising.", least=0)] = 0,
+    per: Annotated[PerName, line("--per", "WHAT", "Print each line, or each item.")] = PerName.none,
+    top: Annotated[int, line("--top", "N", "Show the N most surprising.", least=0)] = 0,
     format: Annotated[
-        FormatName | None, _option("--format", "KIND", f"{' '.join(FormatName)}.")
+        FormatName | None, line("--format", "KIND", f"{' '.join(FormatName)}.")
     ] = None,
     columns: Annotated[
-        str | None, _option("--columns", "A,B", "Columns to read, in the model's order.")
+        str | None, line("--columns", "A,B", "Columns to read, in the model's order.")
     ] = None,
     time: Annotated[
-        str | None, _option("--time", "NAME", "Keep this column beside the answers.")
+        str | None, line("--time", "NAME", "Keep this column beside the answers.")
     ] = None,
     gap: Annotated[
-        GapName, _option("--gap", "RULE", "refuse missing values, hold or skip.")
+        GapName, line("--gap", "RULE", "refuse missing values, hold or skip.")
     ] = GapName.refuse,
     stream_inputs: Annotated[
-        list[str] | None, _option("--stream-input", "N=FILE", "What a stream is given once.")
+        list[str] | None, line("--stream-input", "N=FILE", "What a stream is given once.")
     ] = None,
-    state: Annotated[Path | None, _option("--state", "FILE", "Go on from it; save to it.")] = None,
+    state: State = None,
     save_every: Annotated[
-        int | None, _option("--save-every", "N", "Save to --state every N items or so.", least=1)
+        int | None, line("--save-every", "N", "Save to --state every N items or so.", least=1)
     ] = None,
     chunk: Annotated[
-        int | None, _option("--chunk", "T", "Items per step; else the bundle's own.")
+        int | None, line("--chunk", "T", "Items per step; else the bundle's own.")
     ] = None,
-    provider: Annotated[
-        ProviderName, _option("--provider", "NAME", "Where the graphs run: cpu, cuda …")
-    ] = ProviderName.cpu,
-    threads: Annotated[
-        int, _option("--threads", "N", "Threads in an operator.", least=1, most=MAX_THREADS)
-    ] = 1,
-    json: Annotated[
-        str | None, _option("--json", "FILE", "The result as JSON; - for stdout.")
-    ] = None,
+    provider: Provider = ProviderName.cpu,
+    threads: Threads = 1,
+    json: Json = None,
 ) -> Callable[[], int]:
     """Prepare `dst.command.run`."""
     output = Output.to(json)
