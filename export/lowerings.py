@@ -142,7 +142,7 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
     for batch in (1,) if traced.batch else (1, 3):
         for t in traced.allowed_t:
             left = right = {
-                name: tensor.contiguous().numpy()
+                name: tensor.detach().contiguous().numpy()
                 for name, tensor in step.initial_state(batch).items()
             }
             source = Chunks(contract, items, t)

@@ -1,6 +1,17 @@
 """The DST-GD network; read config, recurrence, attention, layer, heads, network."""
 
+from dst.export.model.checkpoint import load_checkpoint
 from dst.export.model.config import SIZES, Config, Gaussian, Quantiles, Tokens, sized
 from dst.export.model.network import Network, State
 
-__all__ = ["SIZES", "Config", "Gaussian", "Network", "Quantiles", "State", "Tokens", "sized"]
+__all__ = [
+    "SIZES",
+    "Config",
+    "Gaussian",
+    "Network",
+    "Quantiles",
+    "State",
+    "Tokens",
+    "load_checkpoint",
+    "sized",
+]

@@ -32,6 +32,18 @@ class Sum(nn.Module):
         return y, {"total": y[:, -1], "count": state["count"] + x.shape[1]}
 
 
+class Ahead(nn.Module):
+    def forward(self, x, state):
+        y = x[:, :-2] + x[:, 2:] + state["sum"][:, None]
+        return y, {"sum": state["sum"] * 0.5 + x[:, :-2].sum(1)}
+
+
+class Centred(nn.Module):
+    def forward(self, x, state):
+        y = x - x.mean(1, keepdim=True) + state["sum"][:, None]
+        return y, {"sum": state["sum"] * 0.5 + x.mean(1)}
+
+
 def small():
     return Model(2)
 
@@ -128,3 +140,35 @@ def test_weights_that_hold_code_are_not_run(dst: Dst, file: str) -> None:
         "evil.pt",
         "torch.save",
     )
+
+
+def test_lookahead_is_said_on_the_shell(dst: Dst, file: str) -> None:
+    words = ("export", f"{file}:Ahead", "--chunk", "B,T,3", "--state", "sum=B,3", "--t", "4")
+    done = dst(
+        *words, "--lookahead", "2", "--tail", "pad", "--out", "b", "--certify-steps", "5"
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    session = Session.open("b")
+    assert session.manifest.contract.chunk.lookahead == 2
+    items = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    found = session.stream().advance(items)["output"]
+    first, later = items[:4] + items[2:6], items[4:8] + items[6:10] + items[:4].sum(0)
+    np.testing.assert_allclose(found[:8], np.concatenate([first, later]), rtol=0, atol=1e-5)
+
+
+def test_a_non_causal_module_is_taken_where_it_is_said(dst: Dst, file: str) -> None:
+    words = (
+        *("export", f"{file}:Centred", "--chunk", "B,T,3", "--state", "sum=B,3", "--t", "4"),
+        *("--tail", "refuse", "--out", "b", "--certify-steps", "5"),
+    )
+    refused(dst(*words), "later items")
+    done = dst(*words, "--non-causal")
+    assert done.code == 0, done.err
+    assert not Session.open("b").manifest.contract.chunk.causal
+
+
+@pytest.mark.parametrize("words", [("--lookahead", "2"), ("--non-causal",)])
+def test_what_describes_a_module_does_not_go_with_a_network_of_ours(
+    dst: Dst, file: str, words: tuple[str, ...]
+) -> None:
+    refused(dst("export", "--size", "tiny", "--out", "b", *words), words[0], "FILE.py:NAME")

@@ -151,8 +151,11 @@ def export(order: Order, output: Output) -> int:
 def _material(order: Order) -> tuple["Step", npt.NDArray[np.generic] | None, str | None]:
     """Return what to export, items to prove it on (None for random ones) and what they are."""
     if order.from_hf is not None:
-        from dst.command.export_hf import hf_data, hf_step
+        from dst.command.export_hf import hf_data, hf_step, is_network
 
+        if is_network(order.from_hf):
+            network = _saved_network(order, order.from_hf)
+            return (network, *_data(order, network.contract))
         language = hf_step(order, order.from_hf)
         return (language, *hf_data(order, language))
     step = _network(order) if order.model is None else _module(order)
@@ -196,6 +199,18 @@ def _module(order: Order) -> "Step":
             tokenizer=order.tokenizer,
         ),
     )
+
+
+def _saved_network(order: Order, source: Path) -> "Network":
+    """Load a network of ours from a directory in the form of transformers."""
+    from dst.export.model import load_checkpoint
+
+    if order.t or order.checkpoint or order.of_module:
+        raise WrongUseError(
+            f"{source} holds a network of ours, which knows its weights, chunk and state; --t, "
+            f"{OF_MODULE} go with FILE.py:NAME, --checkpoint with --size"
+        )
+    return load_checkpoint(source)
 
 
 def _network(order: Order) -> "Network":

@@ -1,5 +1,6 @@
 """`dst export --from-hf`: load a model that transformers has saved, and read text for it."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 HELD_OUT = "modules of Python's standard library"
 T = (1, 16)
 """Tokens per step where nobody says how many."""
+
+
+def is_network(source: Path) -> bool:
+    """Whether a directory says that it holds a network of ours, in the form of transformers."""
+    try:
+        held = json.loads((source / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("model_type") == "dst"
 
 
 def hf_step(order: "Order", source: Path) -> "LanguageStep":
