@@ -15,7 +15,7 @@ COLUMNS, LINES = 80, 48
 def verbs() -> Iterator[tuple[str, ...]]:
     """Every command line that has a help of its own."""
     yield ()
-    groups = [((), typer.main.get_command(app))]
+    groups: list[tuple[tuple[str, ...], object]] = [((), typer.main.get_command(app))]
     for words, group in groups:
         for name, command in getattr(group, "commands", {}).items():
             yield (*words, name)

@@ -57,11 +57,11 @@ def take_networks(command: type[BaseOptimumCLICommand]) -> None:
     def run(self: BaseOptimumCLICommand) -> None:
         from dst.command.export_hf import is_network
 
-        if not is_network(Path(self.args.model)):
-            return theirs(self)
-        from dst.command.errors import guarded
+        if is_network(Path(self.args.model)):
+            from dst.command.errors import guarded
 
-        sys.exit(guarded(lambda: _export(self.args, self.parser)))
+            sys.exit(guarded(lambda: _export(self.args, self.parser)))
+        theirs(self)
 
     command.run = run
 
