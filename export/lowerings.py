@@ -14,7 +14,14 @@ import numpy.typing as npt
 from dst.export.errors import LoweringError
 from dst.export.step import Step
 from dst.export.trace import Traced, portable_file, trace_fused, trace_portable, trace_static
-from dst.export.verify import Chunks, Progress, error_of_peak, onnx_form, torch_form
+from dst.export.verify import (
+    Chunks,
+    Progress,
+    error_of_peak,
+    initial_state,
+    onnx_form,
+    torch_form,
+)
 from dst.runtime.engine import first_line
 
 Array = npt.NDArray[np.generic]
@@ -141,10 +148,7 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
     reference = torch_form(step)
     for batch in (1,) if traced.batch else (1, 3):
         for t in traced.allowed_t:
-            left = right = {
-                name: tensor.contiguous().numpy()
-                for name, tensor in step.initial_state(batch).items()
-            }
+            left = right = initial_state(step, batch)
             source = Chunks(contract, items, t)
             for number in range(STEPS_COMPARED):
                 rows = [source[number + STEPS_COMPARED * row] for row in range(batch)]
