@@ -156,8 +156,8 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
                 expected, left = reference(chunk, left)
                 try:
                     found, right = run(chunk, right)
-                except Exception as error:
-                    return f"the graph fails at T = {t}, B = {batch}: {first_line(error)[:160]}"
+                except Exception:  # onnxruntime's own classes share no base but this
+                    return f"the graph of all T fails at T = {t}, B = {batch}"
                 for name, value in (expected | left).items():
                     other = (found | right)[name]
                     if value.shape != other.shape:
