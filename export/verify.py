@@ -76,9 +76,9 @@ def onnx_form(graph: Path | bytes, contract: Contract) -> Form:
     return run
 
 
-def initial_state(step: Step) -> Tensors:
-    """The step's initial state for B = 1."""
-    return _arrays(step.initial_state(1))
+def initial_state(step: Step, batch: int = 1) -> Tensors:
+    """The step's initial state for so many rows."""
+    return _arrays(step.initial_state(batch))
 
 
 class Chunks:

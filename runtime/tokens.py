@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import TokenizerError, shown
+from dst.runtime.install import install_line
 from dst.runtime.rules import TOKENIZER_FILE
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class TextTokenizer:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
             raise TokenizerError(
-                f"{label}: is read by the package tokenizers, which is not installed: pip install "
-                '"dst-edge[tokenizers]", or give token ids',
+                f"{label}: is read by the package tokenizers, which is not installed: "
+                f"{install_line('tokenizers')}, or give token ids",
                 code="tokenizers-not-installed",
             ) from None
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from tests.planted import FEATURES, HIDDEN, Core, Pair, starting
+from tests.signed import FEATURES, HIDDEN, Core, Pair, starting
 from torch import Tensor, nn
 
 

@@ -79,10 +79,13 @@ class LanguageStep(Step):
         return {"logits": self.stack.head(x)}, following
 
     def fused(self) -> LanguageStep:
-        """The same step, sharing its weights, with ONNX Runtime's own operators."""
+        """The same step, sharing its weights, with ONNX Runtime's own operators; or itself."""
+        layers = [layer.fused() for layer in self.stack.layers]
+        if all(new is old for new, old in zip(layers, self.stack.layers, strict=True)):
+            return self
         other = copy.copy(self)
         other._modules = dict(self._modules)
-        other.layers = nn.ModuleList(layer.fused() for layer in self.stack.layers)
+        other.layers = nn.ModuleList(layers)
         return other
 
     def own_certificates(

@@ -175,8 +175,9 @@ def make() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def dst(capsys: pytest.CaptureFixture[str]) -> Dst:
-    """Call the command in this process."""
+def dst(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dst:
+    """Call the command in this process, without the lines of progress that slow machines see."""
+    monkeypatch.setattr("dst.command.output.PLAIN_EVERY_S", float("inf"))
 
     def run(*arguments: str | Path) -> Done:
         capsys.readouterr()

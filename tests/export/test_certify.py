@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tests import honest, planted
-from tests.planted import Core, Signed
+from tests import honest, signed
+from tests.signed import Core, Signed
 from tests.steps import Tail
 from torch import Tensor
 
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.generic]
 
 
 def data() -> npt.NDArray[np.float32]:
-    return np.random.default_rng(0).normal(size=(300, planted.FEATURES)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(300, signed.FEATURES)).astype(np.float32)
 
 
 def form(errors: list[float], tensor: str) -> Form:
@@ -35,7 +35,7 @@ def form(errors: list[float], tensor: str) -> Form:
 
     def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
         y = np.ones((1, 1, 2), np.float64)
-        h = np.zeros((1, planted.HIDDEN), np.float64)
+        h = np.zeros((1, signed.HIDDEN), np.float64)
         h[0, 0] = 1.0
         (y if tensor == "y" else h).flat[0] += next(left, 0.0)
         return {"y": y}, {"h": h}
@@ -165,14 +165,14 @@ def test_the_certificate_of_the_cut_is_written_under_any_tail(tmp_path: Path) ->
 class Slow(Core):
     """Goes wrong only after many items, so that a few steps do not show it."""
 
-    def forward(self, x: Tensor, s: dict[str, Tensor]) -> planted.Pair:
+    def forward(self, x: Tensor, s: dict[str, Tensor]) -> signed.Pair:
         y, h = self.run(x, s["h"])
         late = (s["n"] > 600)[:, None].float()
         h = h * (1 - 0.5 * late)
         return self.head(y), {"h": h, "n": s["n"] + x.shape[1]}
 
-    start = planted.starting(
-        h=torch.zeros(1, planted.HIDDEN),
+    start = signed.starting(
+        h=torch.zeros(1, signed.HIDDEN),
         n=torch.zeros(1, dtype=torch.int64),
     )
 

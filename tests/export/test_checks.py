@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from msgspec.structs import replace
-from tests import honest, planted
-from tests.planted import FAULTS, Core, Signed
+from tests import honest, planted, planted_memory, signed
+from tests.planted import FAULTS
+from tests.signed import Core, Signed
 from tests.steps import Tail
 
 from dst.export import StepFaultError, export_bundle
@@ -28,7 +29,7 @@ def data_for(core: type[Core]) -> Array:
     source = np.random.default_rng(0)
     if core.tokens is not None:
         return source.integers(0, 6, 300)
-    return source.normal(size=(300, planted.FEATURES)).astype(np.float32)
+    return source.normal(size=(300, signed.FEATURES)).astype(np.float32)
 
 
 def fault_of(core: Core, t: Sizes, tail: Tail) -> str:
@@ -141,11 +142,13 @@ def test_a_message_says_what_was_seen_where_and_the_cure() -> None:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "`h` never changes" in said(planted.ReturnsGiven())
-    assert "state `c` is overwritten without being read" in said(planted.DropsCell())
-    assert "attribute `core.memory` changed during a call" in said(planted.OnAttribute())
-    assert "global `CACHE` changed" in said(planted.InGlobal())
-    assert "(`native_dropout`" in said(planted.Dropout()) or "bernoulli" in said(planted.Dropout())
+    assert "`h` never changes" in said(planted_memory.ReturnsGiven())
+    assert "state `c` is overwritten without being read" in said(planted_memory.DropsCell())
+    assert "attribute `core.memory` changed during a call" in said(planted_memory.OnAttribute())
+    assert "global `CACHE` changed" in said(planted_memory.InGlobal())
+    assert "(`native_dropout`" in said(planted_memory.Dropout()) or "bernoulli" in said(
+        planted_memory.Dropout()
+    )
     assert "[1, 4, 4] -> [1, 8, 4] -> [1, 12, 4] at T = 4, B = 1" in said(planted.GrowingKeys())
     assert "planted.py:" in said(planted.IfMean())
     assert "x.mean() > 0" in said(planted.IfMean())
@@ -173,7 +176,7 @@ def test_weights_memories_and_random_numbers_are_left_as_they_were() -> None:
 @pytest.mark.parametrize("tail", ["exact", "refuse"])
 def test_a_faulty_step_writes_no_bundle(tail: Tail, tmp_path: Path) -> None:
     t = (1, 4) if tail == "exact" else (4,)
-    for core in (planted.StartsFromZeros(), planted.OnBuffer(), planted.ChunkNorm()):
+    for core in (planted_memory.StartsFromZeros(), planted_memory.OnBuffer(), planted.ChunkNorm()):
         with pytest.raises(StepFaultError) as caught:
             export_bundle(Signed(core, t, tail), tmp_path / "bundle", data=data_for(Core))
         assert caught.value.code

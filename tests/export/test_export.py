@@ -302,7 +302,7 @@ def test_a_lowering_that_differs_is_refused_and_nothing_is_written(tmp_path: Pat
 
 
 class Between(Running):
-    """What the chunk is, less what came before it: a contract with lookback and normalisation."""
+    """An item less the one before it, plus the mean so far: lookback and normalisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,8 +324,11 @@ class Between(Running):
     def forward(
         self, chunk: Tensor, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        _, after = super().forward(chunk[:, 1:], state)
-        return {"last": chunk[:, 1:] - chunk[:, :-1]}, after
+        items, mean, means = chunk[:, 1:], state["mean"], []
+        for item in items.unbind(1):
+            mean = mean + self.rate * (item - mean)
+            means.append(mean)
+        return {"last": items - chunk[:, :-1] + torch.stack(means, 1)}, {"mean": mean}
 
 
 def test_lookback_and_normalisation_reach_torch_as_they_reach_the_graph(tmp_path: Path) -> None:
@@ -334,7 +337,11 @@ def test_lookback_and_normalisation_reach_torch_as_they_reach_the_graph(tmp_path
     assert all(c.passed for c in replay_golden(open_bundle(tmp_path / "bundle")))
     found = Session.open(tmp_path / "bundle").stream().advance(data[:40])["last"][0]
     before = np.concatenate([[[5.0, 5.0]], data[:39]])
-    assert np.allclose(found, (data[:40] - before) / [2.0, 0.5], atol=1e-5)
+    mean, means = np.array([1.0, -1.0]), []
+    for item in (data[:40].astype(np.float64) - [1.0, -2.0]) / [2.0, 0.5]:
+        mean = mean + 0.1 * (item - mean)
+        means.append(mean)
+    assert np.allclose(found, (data[:40] - before) / [2.0, 0.5] + means, atol=1e-5)
 
 
 class Elsewhere(Running):
