@@ -18,6 +18,7 @@ from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.export.inferred import Inferred
 from dst.export.module import Caller, called, prepared, spelled, state_names, told
 from dst.export.output_axes import find_outputs
+from dst.export.probe import kept_randomness
 from dst.export.step import TORCH_DTYPES
 from dst.export.tree import taken
 
@@ -37,6 +38,11 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
     Raises:
         ExportError: the example does not fit, the module fails, or a question is open.
     """
+    with kept_randomness():
+        return _inferred(module, chunk, state, known)
+
+
+def _inferred(module: object, chunk: object, state: object, known: Known) -> Inferred:
     sizes = _sizes(known)
     own = prepared(module)
     example = _chunk(chunk, own, known.lookback + known.lookahead)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dst.export.call import seed_all
 from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.export.tree import Tree, taken
 
@@ -41,6 +42,12 @@ def prepared(module: object) -> nn.Module:
             f"module is {type(module).__name__}; expected a torch.nn.Module that takes "
             "(chunk, state) and returns (outputs, state)"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            f"{called(module)} was made by torch.jit, which keeps no Python that could be traced; "
+            "give the module that it was made of"
+        )
+    module = _bare(module)
     try:
         own = copy.deepcopy(module).cpu().eval()
     except Exception as error:
@@ -55,6 +62,17 @@ def prepared(module: object) -> nn.Module:
                 "`module.float()`, and quantize the bundle for size"
             )
     return own
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """Take off what speeds a module up and changes nothing of what it does."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)  # torch.compile
+        if isinstance(module, nn.DataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def called(module: nn.Module) -> str:
@@ -92,8 +110,9 @@ class Caller:
         needs_state: Whether it cannot do without.
         chunk_name: What its ``forward`` calls the chunk.
         state: How its state is nested; None until it is known.
-        named: Whether what the module raises is told as a fault of the module; a tracer wants
-            to see it as it is.
+        named: Whether the contract is still being found: what the module raises is then told as
+            its fault, where a tracer wants to see it as it is; and each call runs a module that
+            has never run, so that what a module keeps on itself is left for the checks to name.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -111,7 +130,7 @@ class Caller:
         arguments = (chunk, state) if self.takes_state else (chunk,)
         try:
             with torch.no_grad():
-                return self.module(*arguments)
+                return self._runs()(*arguments)
         except Exception as error:
             if not self.named:
                 raise
@@ -124,6 +143,13 @@ class Caller:
                 f"{called(self.module)} failed on {given}: {first_line(error)}",
                 code="step-failed",
             ) from error
+
+    def _runs(self) -> nn.Module:
+        """The module to call: itself, or a copy with the same weights and random numbers."""
+        if not self.named:
+            return self.module
+        seed_all(0)
+        return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters()})
 
     def split(self, result: object) -> tuple[Tensors, object]:
         """Part what the module returned into outputs by name, and the state as it is nested.
