@@ -191,6 +191,8 @@ class Caller:
         other, tensors = taken(after, "the returned state")
         found = dict(_zipped(other, tensors))
         if set(other.names) != set(tree.names):
+            if tree.names and set(other.names) > set(tree.names):
+                self._check_grows(chunk, tree, other, after)
             cure = "return the state as it was given"
             if tree.empty or not tree.names:
                 cure = "give the state as it is at the start, zeros perhaps, in the place of None"
@@ -200,6 +202,22 @@ class Caller:
                 code="step-result",
             )
         return outputs, [found[name] for name in tree.names]
+
+    def _check_grows(self, chunk: Tensor, before: Tree, after: Tree, state: object) -> None:
+        """Refuse a state that has more tensors after every call; one that settles is named later.
+
+        Raises:
+            StepFaultError: it grows; `code` is ``state-grows``.
+        """
+        later = taken(self.split(self.raw(chunk.clone(), state))[1], "the returned state")[0]
+        counts = [len(tree.names) for tree in (before, after, later)]
+        if counts[2] > counts[1]:
+            raise StepFaultError(
+                f"the state grows: it holds {', '.join(map(str, counts))} tensors at the start and "
+                "after one and two chunks; a bundle holds states of fixed size: keep the last n "
+                "only, in a buffer of n",
+                code="state-grows",
+            )
 
     def _outputs(self, value: object) -> Tensors:
         tree, tensors = taken(value, "an output")

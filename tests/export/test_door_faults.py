@@ -10,7 +10,7 @@ import torch
 from tests.steps import Tail
 from torch import Tensor, nn
 
-from dst.export import ExportError, StepFaultError, export_bundle
+from dst.export import StepFaultError, export_bundle
 
 CHUNK = torch.randn(1, 8, 5, generator=torch.Generator().manual_seed(0))
 CUTS: list[tuple[Tail, tuple[int, ...]]] = [("exact", (1, 8)), ("refuse", (8,))]
@@ -96,3 +96,21 @@ def test_a_memory_on_the_module_is_named_whatever_the_search_has_left_in_it(
         export_bundle(made(), tmp_path / "m", chunk=CHUNK, t=t, tail=tail, certify_steps=10)
     assert fault.value.code == "hidden-state"
     assert not (tmp_path / "m").exists()
+
+
+class KeepsList(Plain):
+    """Carries a list with one more tensor after each chunk."""
+
+    def forward(self, x: Tensor, h: Any = None) -> Any:
+        kept = [*h, x.mean(1)]
+        return x + sum(kept)[:, None], kept  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("tail", "t"), CUTS)
+def test_a_list_of_tensors_that_grows_is_a_state_that_grows(
+    tail: Tail, t: tuple[int, ...], tmp_path: Path
+) -> None:
+    start = [torch.zeros(1, 5)]
+    with pytest.raises(StepFaultError, match="holds 1, 2, 3 tensors") as fault:
+        export_bundle(KeepsList(), tmp_path / "m", chunk=CHUNK, state=start, t=t, tail=tail)
+    assert fault.value.code == "state-grows"
