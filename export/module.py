@@ -119,6 +119,7 @@ class Caller:
         self.module = module
         self.state: Tree | None = None
         self.named = True
+        self._answered: tuple[Tensor, Sequence[Tensor]] | None = None
         self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
     def raw(self, chunk: Tensor, state: object) -> object:
@@ -186,8 +187,7 @@ class Caller:
         tree = self.state
         if tree is None:
             raise AssertionError("the state's nesting is not known yet")
-        copies = tree.filled([tensor.clone() for tensor in state])
-        outputs, after = self.split(self.raw(chunk.clone(), copies))
+        outputs, after = self.split(self._answer(tree, chunk, state))
         other, tensors = taken(after, "the returned state")
         found = dict(_zipped(other, tensors))
         if set(other.names) != set(tree.names):
@@ -202,6 +202,34 @@ class Caller:
                 code="step-result",
             )
         return outputs, [found[name] for name in tree.names]
+
+    def _answer(self, tree: Tree, chunk: Tensor, state: Sequence[Tensor]) -> object:
+        """Call on copies; where that fails, ask once more what went well before.
+
+        Raises:
+            StepFaultError: the module raised; `code` is ``hidden-state`` where it now raises at
+                what it answered before.
+        """
+
+        def call(chunk: Tensor, state: Sequence[Tensor]) -> object:
+            return self.raw(chunk.clone(), tree.filled([tensor.clone() for tensor in state]))
+
+        try:
+            result = call(chunk, state)
+        except StepFaultError as fault:
+            try:
+                if self._answered is not None:
+                    call(*self._answered)
+            except StepFaultError as now:
+                raise StepFaultError(
+                    f"{now}; the same call went well before: the module keeps a memory outside of "
+                    "its state, and a graph keeps none: take it from `state` and return it",
+                    code="hidden-state",
+                ) from fault
+            raise
+        if self.named and self._answered is None:
+            self._answered = chunk, state
+        return result
 
     def _check_grows(self, chunk: Tensor, before: Tree, after: Tree, state: object) -> None:
         """Refuse a state that has more tensors after every call; one that settles is named later.

@@ -249,6 +249,11 @@ def _reason(error: Exception) -> str:
     reason = (lines[0] if lines else type(inner).__name__)[:300]
     if operator is None:
         return reason
+    if "complex" in reason:
+        return (
+            f"it cannot write complex numbers in ONNX (`{operator[1]}`); let the module calculate "
+            "with real and imaginary parts as two real tensors"
+        )
     return (
         f"it cannot write `{operator[1]}` in ONNX ({reason}); write that part of the module with "
         "other operations"

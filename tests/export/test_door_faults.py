@@ -87,11 +87,24 @@ class KeepsInHelper(Plain):
         return super().forward(x - self.norm(x), h)
 
 
+LAST: dict[str, Tensor] = {}
+
+
+class KeepsInGlobal(Plain):
+    """Adds the last chunk of any stream, and fails where that had another length."""
+
+    def forward(self, x: Tensor, h: Any = None) -> Any:
+        before = LAST.get("x", torch.zeros_like(x))
+        LAST["x"] = x
+        return super().forward(torch.stack([x, before]).sum(0), h)
+
+
 @pytest.mark.parametrize(("tail", "t"), CUTS)
-@pytest.mark.parametrize("made", [KeepsLast, WarmsUp, KeepsMeans, KeepsInHelper])
+@pytest.mark.parametrize("made", [KeepsLast, WarmsUp, KeepsMeans, KeepsInHelper, KeepsInGlobal])
 def test_a_memory_on_the_module_is_named_whatever_the_search_has_left_in_it(
     made: type[Plain], tail: Tail, t: tuple[int, ...], tmp_path: Path
 ) -> None:
+    LAST.clear()
     with pytest.raises(StepFaultError) as fault:
         export_bundle(made(), tmp_path / "m", chunk=CHUNK, t=t, tail=tail, certify_steps=10)
     assert fault.value.code == "hidden-state"

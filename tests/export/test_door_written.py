@@ -89,6 +89,17 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
         )
 
 
+def test_complex_numbers_inside_are_refused_with_the_cure(tmp_path: Path) -> None:
+    class Turns(nn.Module):
+        def forward(self, x: Tensor, h: Tensor) -> Any:
+            turned = torch.view_as_complex(h) * torch.exp(torch.complex(x[:, 0], x[:, 1]))
+            return x + h.mean((1, 2))[:, None, None], torch.view_as_real(turned) * 0.5
+
+    state = torch.ones(1, 5, 2)
+    with pytest.raises(ExportError, match="real and imaginary parts as two real tensors"):
+        export_bundle(Turns(), tmp_path / "m", chunk=CHUNK, state=state, t=(8,), time_axis=1)
+
+
 def test_a_module_that_torch_jit_made_is_refused_with_the_cure(tmp_path: Path) -> None:
     scripted = torch.jit.script(nn.GRU(5, 6, batch_first=True))
     with pytest.raises(ExportError, match="give the module that it was made of"):
