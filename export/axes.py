@@ -321,6 +321,9 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def _nothing_runs(
     probe: Prober, hints: Hints, faults: Sequence[tuple[int, Exception]]
 ) -> ExportError:
+    for _, error in faults:
+        if isinstance(error, StepFaultError) and error.code == "hidden-state":
+            return error  # all that failed after it may have failed for this reason
     best = min((rank for rank, _ in faults), default=0)
     why = next((str(error) for rank, error in faults if rank == best), "")
     asked = f" with T = {', '.join(map(str, hints.sizes))}" if hints.sizes else ""

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dst.export.call import Answer, Tensors, where
+from dst.export.call import Answer, Tensors, call_step, seed_all, where
 from dst.export.errors import StepFaultError
 from dst.export.own_memory import Operators, generators_of, memory_of, python_randomness
 from dst.export.probe import Gaps, Probe, other_weights, said, same
@@ -113,10 +114,13 @@ def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> Non
 
 def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
     """Tell random numbers from a memory, by what a call draws and what it changes."""
-    before, drawn = memory_of(probe.step), python_randomness()
+    before = memory_of(probe.step)
     operators = Operators()
     with operators:
         same_seed = [probe.call(question.chunk, question.state, seed=7)]
+    left = python_randomness()
+    seed_all(7)
+    drawn = left != python_randomness()
     same_seed.append(probe.call(question.chunk, question.state, seed=7))
     same_seed.append(probe.call(question.chunk, question.state, seed=7))
     after = memory_of(probe.step)
@@ -124,7 +128,7 @@ def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
     own = [name for name in generators_of(probe.step) if name in changed]
     by = f" (`{operators.random[0]}`)" if operators.random else ""
     settled = all(_alike(same_seed[0], other) for other in same_seed[1:])
-    if settled and (operators.random or drawn != python_randomness()):
+    if settled and (operators.random or drawn):
         return "random", by
     if own or operators.own_generator:
         return "random", by or f" ({own[0]})"
@@ -132,7 +136,24 @@ def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
         return "hidden-state", f" ({', '.join(changed[:3])} changed during a call)"
     if settled:  # it answers alike now: a memory that has filled since the first call
         return "hidden-state", ""
+    if not operators.random and not drawn and _repeatable(probe, question):
+        return "hidden-state", ""
     return "random", by
+
+
+def _repeatable(probe: Probe, question: Asked) -> bool:
+    """Whether two copies of the module, asked the same in the same order, answer alike.
+
+    What is drawn from elsewhere differs between them; a memory, wherever it lies, does not.
+    """
+    try:
+        copies = [copy.deepcopy(probe.step) for _ in range(2)]
+    except Exception:  # a module that holds what cannot be copied
+        return False
+    answers = []
+    for step in copies:
+        answers.append([call_step(step, question.chunk, question.state, seed=7) for _ in range(3)])
+    return all(_alike(a, b) for a, b in zip(*answers, strict=True))
 
 
 def _alike(a: Answer, b: Answer) -> bool:

@@ -18,6 +18,7 @@ from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.export.inferred import Inferred
 from dst.export.module import Caller, called, prepared, spelled, state_names, told
 from dst.export.output_axes import find_outputs
+from dst.export.probe import kept_randomness
 from dst.export.step import TORCH_DTYPES
 from dst.export.tree import taken
 
@@ -37,6 +38,11 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
     Raises:
         ExportError: the example does not fit, the module fails, or a question is open.
     """
+    with kept_randomness():
+        return _inferred(module, chunk, state, known)
+
+
+def _inferred(module: object, chunk: object, state: object, known: Known) -> Inferred:
     sizes = _sizes(known)
     own = prepared(module)
     example = _chunk(chunk, own, known.lookback + known.lookahead)
@@ -188,11 +194,17 @@ def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:
         same, next_state = call(chunk, zeros)
     except StepFaultError as error:
         raise StepFaultError(f"{cure} (with zeros: {error})", code="step-failed") from error
-    pairs = [*((same[name], value) for name, value in outputs.items())]
-    pairs += zip(next_state, tensors, strict=True)
-    if not all(close(*pair) for pair in pairs):
+    again, after = call.split(call.raw(chunk.clone(), None))
+    once, twice = [*outputs.values(), *tensors], [*again.values(), *taken(after, "state")[1]]
+    if not _all_close(twice, once):
+        return zeros  # nothing is known of a module that does not repeat itself: the checks say why
+    if not _all_close([*(same[name] for name in outputs), *next_state], once):
         raise ExportError(cure, code="state-open")
     return zeros
+
+
+def _all_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return all(close(*pair) for pair in zip(found, expected, strict=True))
 
 
 def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dst.export.call import seed_all
 from dst.export.errors import ExportError, StepContractError, StepFaultError
 from dst.export.tree import Tree, taken
 
@@ -41,6 +42,12 @@ def prepared(module: object) -> nn.Module:
             f"module is {type(module).__name__}; expected a torch.nn.Module that takes "
             "(chunk, state) and returns (outputs, state)"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            f"{called(module)} was made by torch.jit, which keeps no Python that could be traced; "
+            "give the module that it was made of"
+        )
+    module = _bare(module)
     try:
         own = copy.deepcopy(module).cpu().eval()
     except Exception as error:
@@ -55,6 +62,17 @@ def prepared(module: object) -> nn.Module:
                 "`module.float()`, and quantize the bundle for size"
             )
     return own
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """Take off what speeds a module up and changes nothing of what it does."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)  # torch.compile
+        if isinstance(module, nn.DataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def called(module: nn.Module) -> str:
@@ -92,14 +110,16 @@ class Caller:
         needs_state: Whether it cannot do without.
         chunk_name: What its ``forward`` calls the chunk.
         state: How its state is nested; None until it is known.
-        named: Whether what the module raises is told as a fault of the module; a tracer wants
-            to see it as it is.
+        named: Whether the contract is still being found: what the module raises is then told as
+            its fault, where a tracer wants to see it as it is; and each call runs a module that
+            has never run, so that what a module keeps on itself is left for the checks to name.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.state: Tree | None = None
         self.named = True
+        self._answered: tuple[Tensor, Sequence[Tensor]] | None = None
         self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
     def raw(self, chunk: Tensor, state: object) -> object:
@@ -111,7 +131,7 @@ class Caller:
         arguments = (chunk, state) if self.takes_state else (chunk,)
         try:
             with torch.no_grad():
-                return self.module(*arguments)
+                return self._runs()(*arguments)
         except Exception as error:
             if not self.named:
                 raise
@@ -124,6 +144,13 @@ class Caller:
                 f"{called(self.module)} failed on {given}: {first_line(error)}",
                 code="step-failed",
             ) from error
+
+    def _runs(self) -> nn.Module:
+        """The module to call: itself, or a copy with the same weights and random numbers."""
+        if not self.named:
+            return self.module
+        seed_all(0)
+        return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters()})
 
     def split(self, result: object) -> tuple[Tensors, object]:
         """Part what the module returned into outputs by name, and the state as it is nested.
@@ -160,11 +187,12 @@ class Caller:
         tree = self.state
         if tree is None:
             raise AssertionError("the state's nesting is not known yet")
-        copies = tree.filled([tensor.clone() for tensor in state])
-        outputs, after = self.split(self.raw(chunk.clone(), copies))
+        outputs, after = self.split(self._answer(tree, chunk, state))
         other, tensors = taken(after, "the returned state")
         found = dict(_zipped(other, tensors))
         if set(other.names) != set(tree.names):
+            if tree.names and set(other.names) > set(tree.names):
+                self._check_grows(chunk, tree, other, after)
             cure = "return the state as it was given"
             if tree.empty or not tree.names:
                 cure = "give the state as it is at the start, zeros perhaps, in the place of None"
@@ -174,6 +202,50 @@ class Caller:
                 code="step-result",
             )
         return outputs, [found[name] for name in tree.names]
+
+    def _answer(self, tree: Tree, chunk: Tensor, state: Sequence[Tensor]) -> object:
+        """Call on copies; where that fails, ask once more what went well before.
+
+        Raises:
+            StepFaultError: the module raised; `code` is ``hidden-state`` where it now raises at
+                what it answered before.
+        """
+
+        def call(chunk: Tensor, state: Sequence[Tensor]) -> object:
+            return self.raw(chunk.clone(), tree.filled([tensor.clone() for tensor in state]))
+
+        try:
+            result = call(chunk, state)
+        except StepFaultError as fault:
+            try:
+                if self._answered is not None:
+                    call(*self._answered)
+            except StepFaultError as now:
+                raise StepFaultError(
+                    f"{now}; the same call went well before: the module keeps a memory outside of "
+                    "its state, and a graph keeps none: take it from `state` and return it",
+                    code="hidden-state",
+                ) from fault
+            raise
+        if self.named and self._answered is None:
+            self._answered = chunk, state
+        return result
+
+    def _check_grows(self, chunk: Tensor, before: Tree, after: Tree, state: object) -> None:
+        """Refuse a state that has more tensors after every call; one that settles is named later.
+
+        Raises:
+            StepFaultError: it grows; `code` is ``state-grows``.
+        """
+        later = taken(self.split(self.raw(chunk.clone(), state))[1], "the returned state")[0]
+        counts = [len(tree.names) for tree in (before, after, later)]
+        if counts[2] > counts[1]:
+            raise StepFaultError(
+                f"the state grows: it holds {', '.join(map(str, counts))} tensors at the start and "
+                "after one and two chunks; a bundle holds states of fixed size: keep the last n "
+                "only, in a buffer of n",
+                code="state-grows",
+            )
 
     def _outputs(self, value: object) -> Tensors:
         tree, tensors = taken(value, "an output")

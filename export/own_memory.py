@@ -146,7 +146,9 @@ def _gather(value: object, seen: set[int], depth: int, tell: Callable[[str], Non
     elif isinstance(value, types.FunctionType):
         for text in _of_function(value, seen).values():
             tell(text)
-    elif hasattr(value, "__dict__") and not callable(value):
+    elif isinstance(value, types.MethodType):
+        _gather(value.__self__, seen, depth - 1, tell)
+    elif hasattr(value, "__dict__"):  # an object of the user's, which may well be callable
         _gather(vars(value), seen, depth - 1, tell)
     seen.discard(id(value))
 

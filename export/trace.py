@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -21,6 +22,8 @@ from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from dst.export.check_branch import data_dependence
 from dst.export.clean import cleaned
@@ -36,6 +39,8 @@ MIN_ORT = {PORTABLE_OPSET: "1.14", FUSED_OPSET: "1.23"}
 MIN_ORT_CONTRIB = "1.31"
 """The release the fused operators were proved on."""
 MAX_BATCH = 4096
+_OPERATOR = re.compile(r"call_function\[target=torch\.ops\.aten\.(\w+)")
+"""The operator at which torch's exporter says that it stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,45 @@ def portable_file(t: int) -> str:
     return f"step_t{t}.onnx"
 
 
+class _AsOnnxHas(TorchFunctionMode):
+    """Spell what the exporter or ONNX Runtime's CPU kernels lack with what they have.
+
+    Attention over three axes gets an axis of heads; a choice between booleans is made by logic.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func in (torch.where, Tensor.where) and len(args) == 3 and not kwargs:
+            choice, yes, no = args if func is torch.where else (args[1], args[0], args[2])
+            if all(_boolean(part) for part in args):
+                return (choice & yes) | (~choice & no)
+        return func(*args, **kwargs)
+
+
+def _boolean(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *more: Any,
+    **named: Any,
+) -> Tensor:
+    if query.dim() != 3 or key.dim() != 3 or value.dim() != 3:
+        return scaled_dot_product_attention(query, key, value, attn_mask, *more, **named)
+    if attn_mask is not None and attn_mask.dim() == 3:
+        attn_mask = attn_mask[:, None]
+    parts = (query[:, None], key[:, None], value[:, None])
+    return scaled_dot_product_attention(*parts, attn_mask, *more, **named)[:, 0]
+
+
 class _Flat(nn.Module):
     """The step with its state as positional tensors, in the contract's order."""
 
@@ -161,7 +205,7 @@ def _trace(
         *(state[s.input].clone(memory_format=torch.contiguous_format) for s in contract.state),
     )
     try:
-        with torch.no_grad(), _quiet(), as_onnx_operators(step):
+        with torch.no_grad(), _quiet(), as_onnx_operators(step), _AsOnnxHas():
             flat = _Flat(step).eval()
             captured = torch.export.export(
                 flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
@@ -196,9 +240,24 @@ def _trace(
 
 def _reason(error: Exception) -> str:
     """The line of a tracer's error that tells most, without the places in its own code."""
-    inner = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    chain = [error]
+    while isinstance(cause := chain[-1].__cause__, Exception):
+        chain.append(cause)
+    operator = next((o for e in chain if (o := _OPERATOR.search(str(e)))), None)
+    inner = chain[-1] if operator else chain[min(1, len(chain) - 1)]
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return (lines[0] if lines else type(inner).__name__)[:300]
+    reason = (lines[0] if lines else type(inner).__name__)[:300]
+    if operator is None:
+        return reason
+    if "complex" in reason:
+        return (
+            f"it cannot write complex numbers in ONNX (`{operator[1]}`); let the module calculate "
+            "with real and imaginary parts as two real tensors"
+        )
+    return (
+        f"it cannot write `{operator[1]}` in ONNX ({reason}); write that part of the module with "
+        "other operations"
+    )
 
 
 def _check_free(
