@@ -173,7 +173,7 @@ def _read_twice(
             if place not in taken:
                 readers[name] = f"{node.op_type} reads"
     readers |= {t.name: readers[value] for value, t in turned.items() if value in readers}
-    held = {name: (weight,) for name, (weight, _, _) in found.items()}
+    held: dict[str, tuple[str, ...]] = {name: (found[name][0],) for name in found}
     held |= {name: site.names for name, site in others.items()}
     return {
         node: f"{readers[name]} the same weight, which would then be held twice"
