@@ -230,7 +230,9 @@ def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
         return np.resize(checked_data(where, data[:count], chunk.port.dtype), (count, *width))
     random = np.random.default_rng(0)
     if plan.vocabulary is not None:
-        return random.integers(0, plan.vocabulary, (count, *width)).astype(chunk.port.dtype)
+        rounds = range(-(-count // plan.vocabulary))  # each token as often as any other
+        tokens = np.concatenate([random.permutation(plan.vocabulary) for _ in rounds])
+        return tokens[:count].astype(chunk.port.dtype)
     return random.normal(size=(count, *width)).astype(chunk.port.dtype)
 
 

@@ -141,3 +141,13 @@ def test_a_window_of_fixed_length_does_not_grow(tmp_path: Path) -> None:
         adopt(tmp_path, window(16, kept=True), past)
     with pytest.raises(AdoptError, match="the state grows with each chunk"):
         adopt(tmp_path, window(16, kept=False), past, "c")
+
+
+@pytest.mark.parametrize(("table", "fine"), [(40, True), (3000, False)])
+def test_tokens_that_were_not_read_are_not_proved(tmp_path: Path, table: int, fine: bool) -> None:
+    answers = Answers(t=(1,), vocabulary=table)
+    adopt(tmp_path, words(table), answers, "old")
+    done = adopt(tmp_path, words(table), answers, "new", model_of=tmp_path / "old")
+    (told,) = [finding for finding in done.findings if "keeps its id" in finding.text]
+    assert told.fine is fine
+    assert ("1,000 of 3,000 tokens were read" in told.text) is not fine
