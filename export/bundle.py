@@ -337,14 +337,14 @@ def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Go
         tensors |= golden_tensors(t, [source.fresh(i) for i in range(steps)], outputs, state)
         runs.append(Golden(file=GOLDEN_FILE, t=t, steps=steps))
     return tuple(runs), safetensors.numpy.save(
-        {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        {key: np.asarray(value, order="C") for key, value in tensors.items()}
     )
 
 
 def _stored_initial_state(step: Step) -> dict[str, Array]:
     state = initial_state(step)
     return {
-        s.init.tensor: np.ascontiguousarray(state[s.input])
+        s.init.tensor: np.asarray(state[s.input], order="C")
         for s in step.contract.state
         if isinstance(s.init, Stored)
     }

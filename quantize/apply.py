@@ -162,7 +162,7 @@ def _made(
     if TOKENIZER_FILE in bundle.manifest.files:
         files[TOKENIZER_FILE] = bundle.root / TOKENIZER_FILE
     files |= backend.files()
-    on_disk = _weights_bytes(files, models)
+    on_disk, held = _weights_bytes(files, models)
     return _Made(
         manifest=msgspec.structs.replace(
             source,
@@ -173,7 +173,7 @@ def _made(
             graphs=tuple(entries),
             golden=(),
             certificates=(),
-            weights_bytes=on_disk + max(multiplied_out(model) for model in models.values()),
+            weights_bytes=held + max(multiplied_out(model) for model in models.values()),
             files={},
         ),
         files=files,
@@ -252,9 +252,9 @@ def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:
     return f"{recipe.label}, non-causal" if spans else recipe.label
 
 
-def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> int:
-    """What the weights take on disk."""
+def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> tuple[int, int]:
+    """What the weights take on disk, and what one open graph holds of them."""
     weights = files.get(WEIGHTS_FILE)
-    if isinstance(weights, bytes):
-        return len(weights) + max(inside_bytes(model) for model in models.values())
-    return max(held_bytes(model) for model in models.values())
+    shared = len(weights) if isinstance(weights, bytes) else 0
+    own = [inside_bytes(m) if shared else held_bytes(m) for m in models.values()]
+    return shared + sum(own), shared + max(own)

@@ -106,7 +106,7 @@ def observed(
         for step, items in enumerate(_chunks(contract.chunk, blocks), start=1):
             if step in wanted:
                 looked += 1
-                for key, values in probe.look(before.given(items), stream).items():
+                for key, values in probe.look(before.given(items), stream):
                     whole = moments and key not in probe.plain
                     seen.setdefault(key, Seen()).add(values, whole)
             stream.step(laid_out(contract.chunk, items), copy=False)
@@ -162,8 +162,11 @@ class _Probe:
         )
         self._taken = {value.name for value in self._session.get_inputs()}
 
-    def look(self, chunk: Array, stream: Stream) -> dict[str, npt.NDArray[np.float32]]:
-        """Run one step from a stream's state: key of a weight -> its input ``(..., K)``."""
+    def look(self, chunk: Array, stream: Stream) -> list[tuple[str, npt.NDArray[np.float32]]]:
+        """Run one step from a stream's state: key of a weight and its input ``(..., K)``.
+
+        A weight that several operators share comes once for each of them.
+        """
         feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
         feeds |= given_of(self._contract)
         feeds |= stream.inputs
@@ -171,7 +174,7 @@ class _Probe:
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)
         found = zip(self._keys.values(), values, strict=True)
-        return {key: value for keys, value in found for key in keys}
+        return [(key, value) for keys, value in found for key in keys]
 
 
 class _Lookback:

@@ -75,22 +75,29 @@ class Draft:
 
     def array(self, name: str, array: npt.NDArray[np.generic] | np.generic) -> str:
         """Add a tensor unless it is there, and return its name."""
-        name = self.own(name)
-        if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(np.array(array, order="C"), name)
-        return name
+        return self._add(numpy_helper.from_array(np.array(array, order="C"), self.own(name)))
 
     def int4(self, name: str, rounded: Rounded) -> str:
         """Add a tensor of 4-bit numbers unless it is there, and return its name."""
-        name = self.own(name)
-        if name not in self.tensors:
-            self.tensors[name] = TensorProto(
-                name=name,
+        return self._add(
+            TensorProto(
+                name=self.own(name),
                 data_type=TensorProto.INT4,
                 dims=rounded.values.shape,
                 raw_data=packed4(rounded.values),
             )
-        return name
+        )
+
+    def _add(self, tensor: TensorProto) -> str:
+        """Add a tensor; where its name stands for other values, give it a name of its own.
+
+        One weight may be held twice: as it is for one product, and turned for another.
+        """
+        name, number = tensor.name, 1
+        while self.tensors.setdefault(tensor.name, tensor) != tensor:
+            number += 1
+            tensor.name = f"{name}.{number}"
+        return tensor.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +277,7 @@ def _turned(draft: Draft, held: Held, table: str) -> str:
     """Give a product (K, N) of a table's numbers (N, K); ONNX Runtime turns them when it loads."""
     if not held.turned:
         return table
-    name = draft.own(f"{held.name}.turned")
+    name = f"{table}.turned"
     if not draft.has(name):
         node = helper.make_node("Transpose", [table], [name], name, perm=[1, 0])
         draft.nodes.append(node)

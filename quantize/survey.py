@@ -127,6 +127,9 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
             found[node.name] = (tensor.name, array.T if flip else array, flip)
         elif weight:
             left[node.name] = weight
+    left |= _read_twice(graph, tensors, turned, found, others)
+    found = {name: weight for name, weight in found.items() if name not in left}
+    others = {name: site for name, site in others.items() if name not in left}
     follow = _Follow(nodes, set(found) | set(others) | set(left), contract)
     sites: list[Site] = []
     for node in nodes:
@@ -144,6 +147,40 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
                 )
             )  # fmt: skip
     return Survey(tuple(sites), left)
+
+
+def _read_twice(
+    graph: onnx.GraphProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    turned: Mapping[str, onnx.TensorProto],
+    found: Mapping[str, tuple[str, Floats, bool]],
+    others: Mapping[str, Site],
+) -> dict[str, str]:
+    """Find the operators whose weight something else reads too: node -> why it stays.
+
+    The numbers of such a weight would be held twice, in their new form and as they were.
+    """
+    readers: dict[str, str] = {value.name: "the graph gives back" for value in graph.output}
+    for node in nodes_of(graph):
+        taken: set[int] = set()
+        if node.name in others:
+            taken = {*others[node.name].operands}
+        elif node.name in found:
+            taken = {i for i, n in enumerate(node.input) if n in tensors or n in turned}
+        elif any(name in turned for name in node.output):
+            continue
+        for place, name in enumerate(node.input):
+            if place not in taken:
+                readers[name] = f"{node.op_type} reads"
+    readers |= {t.name: readers[value] for value, t in turned.items() if value in readers}
+    held: dict[str, tuple[str, ...]] = {name: (found[name][0],) for name in found}
+    held |= {name: site.names for name, site in others.items()}
+    return {
+        node: f"{readers[name]} the same weight, which would then be held twice"
+        for node, names in held.items()
+        for name in names
+        if name in readers
+    }
 
 
 def _operator(

@@ -187,7 +187,7 @@ def _other_t(plan: Draft, plain: Plain, items: Array) -> str:
     told = ", ".join(map(str, able))
     return (
         f"; T = {told} runs, so the file fixes it although its axis is free: say --t "
-        f"{able[-1]}, or export the model again with T free or with the T that you want"
+        f"{able[0]}, or export the model again with T free or with the T that you want"
     )
 
 
@@ -230,7 +230,9 @@ def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
         return np.resize(checked_data(where, data[:count], chunk.port.dtype), (count, *width))
     random = np.random.default_rng(0)
     if plan.vocabulary is not None:
-        return random.integers(0, plan.vocabulary, (count, *width)).astype(chunk.port.dtype)
+        rounds = range(-(-count // plan.vocabulary))  # each token as often as any other
+        tokens = np.concatenate([random.permutation(plan.vocabulary) for _ in rounds])
+        return tokens[:count].astype(chunk.port.dtype)
     return random.normal(size=(count, *width)).astype(chunk.port.dtype)
 
 
@@ -239,6 +241,7 @@ def _outputs(
 ) -> tuple[dict[str, Placed], list[Finding]]:
     """Place every output: as the caller said, or as its shapes at each T tell."""
     shapes = {t: plain.shapes(items[: t + plan.lookahead]) for t in plan.sizes}
+    wider = _at_two(plan, plain, items) if plan.sizes == (1,) else {}
     placed: dict[str, Placed] = {}
     questions: list[Question] = []
     stale: list[Finding] = []
@@ -249,6 +252,12 @@ def _outputs(
             raise AdoptError(f"{where}: output `{port.name}` has {told}; give --t one size")
         true = as_run(port, runs.values())
         found = _placed(where, plan, answers, true, runs)
+        if port.name in wider and port.name not in answers.shapes:
+            both = runs | {2: wider[port.name]}
+            longer = as_run(port, both.values())
+            at_two = _placed(where, plan, answers, longer, both)
+            if isinstance(at_two, Placed) and at_two.time_axis is not None:
+                true, found = longer, at_two
         if isinstance(found, Question):
             questions.append(found)
             continue
@@ -260,6 +269,20 @@ def _outputs(
         known = [f"output {port}" for port in placed.values()]
         raise OpenQuestionsError(spelled(where, questions, known))
     return placed, stale
+
+
+def _at_two(plan: Draft, plain: Plain, items: Array) -> dict[str, tuple[int, ...]]:
+    """The shapes of outputs at T = 2: at T = 1 alone an axis of time looks like any other of 1."""
+    chunk = plan.chunk
+    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+        return {}
+    try:
+        found = plain.shapes(items[: 2 + plan.lookahead])
+    except AdoptCheckError:  # it runs T = 1 only
+        return {}
+    ranks = {port.name: len(found[port.name]) for port in plan.outputs}
+    one = plain.shapes(items[: 1 + plan.lookahead])
+    return {name: found[name] for name, rank in ranks.items() if rank == len(one[name])}
 
 
 def _placed(

@@ -159,7 +159,7 @@ def assembled(
         kept = {name: values[: steps[t]] for name, values in run.outputs.items()}
         tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]], run.given)
     files[GOLDEN_FILE] = safetensors.numpy.save(
-        {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        {name: np.asarray(value, order="C") for name, value in tensors.items()}
     )
     sizes = held(tensors_of(graph))
     weights = {

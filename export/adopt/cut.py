@@ -73,8 +73,8 @@ def prove_cut(
         AdoptCheckError: the cut matters, and a contract of several T promises that it does not.
     """
     looks_ahead = _worst(_moved_by_later(plan, plain, run, outputs, t) for t, run in runs.items())
-    causal = looks_ahead is None
-    findings: list[Finding] = []
+    causal, nominal = looks_ahead is None, plan.sizes[-1]
+    findings = _check_read(plan, plain, runs[nominal], outputs, items, nominal)
     if looks_ahead is not None:
         findings.append(
             Finding(
@@ -83,7 +83,6 @@ def prove_cut(
                 False,
             )
         )
-    nominal = plan.sizes[-1]
     compared = [
         (t, _between((runs[t], t), (runs[nominal], nominal), outputs, per_chunk=exact))
         for t in plan.sizes[:-1]
@@ -126,6 +125,57 @@ def _refused(moved: _Moved, t: int, nominal: int, looks_ahead: _Moved | None) ->
         f"the cut matters: {moved} between T = {t} and T = {nominal}, {CUT_BOUND:.0e} is allowed; "
         f"{why}; give --t one size, and --tail pad or --tail refuse unless that is 1"
     )
+
+
+def _check_read(
+    plan: Draft, plain: Plain, run: Run, outputs: Outputs, items: Array, t: int
+) -> list[Finding]:
+    """Say so where the last items of a chunk change nothing.
+
+    Raises:
+        AdoptCheckError: no more items are read at a larger T, so the file was traced with those.
+    """
+    count = t + plan.lookahead
+    read = _read(plan, plain, run, outputs)
+    if t == 1 or read in (0, count):
+        return []
+    told = f"of the {count} items that a step takes only the first {read} make a difference"
+    chunk = plan.chunk
+    if chunk.own_shape.index("T") in chunk.port.free:
+        try:
+            larger = plain.carry([items], 2 * t, outputs)
+        except AdoptCheckError:
+            larger = None
+        if larger is not None and larger.windows and _read(plan, plain, larger, outputs) == read:
+            raise AdoptCheckError(
+                f"{told}: the file was traced with {read} items and reads no others, whatever T "
+                f"is. Say --t {read - plan.lookahead}, or export the model again with T free or "
+                "with the T that you want",
+                code="items-not-read",
+            )
+    return [Finding(f"{told}: does the file take them?", False)]
+
+
+def _read(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> int:
+    """Of the items that a step takes, how many make a difference, counted from the first?"""
+    axis = plan.chunk.shape.index("T")
+    count = run.windows[0].shape[axis] - plan.lookback
+    for kept in range(count - 1, -1, -1):
+        for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
+            later = [slice(None)] * run.windows[number].ndim
+            later[axis] = slice(plan.lookback + kept, None)
+            changed = run.windows[number].copy()
+            changed[tuple(later)] = _others(run.windows, number)[tuple(later)]
+            answers, state = plain.step(changed, run.states[number], outputs, run.given)
+            was = [run.outputs[name][number] for name in answers]
+            was += [run.states[number + 1][name] for name in state]
+            if any(map(_apart, was, (*answers.values(), *state.values()))):
+                return kept + 1
+    return 0
+
+
+def _apart(one: Array, other: Array) -> bool:
+    return not np.array_equal(one, other)
 
 
 def _at_another_t(

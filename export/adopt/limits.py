@@ -22,6 +22,8 @@ from dst.export.errors import AdoptError
 Array = npt.NDArray[np.generic]
 
 _TOKEN_DTYPES = ("int64", "int32", "uint8")
+_LONG = 1021
+"""A length that a window of fixed length would cut; what becomes longer even so grows."""
 _FREE_SIZES = (3, 5, 7, 11, 13)
 """Sizes to try for free axes: all different, so that a sum of two is told from each of them."""
 
@@ -157,8 +159,9 @@ def _grows_in_a_run(
         for port in ports.inputs
         if port.name not in ports.defaults
     }
+    names = [after.name for _, after in couples]
     try:
-        found = session.run([after.name for _, after in couples], feed)
+        found = session.run(names, feed)
     except Exception:  # it may well not run: then nothing is known
         return {}
     grown: dict[str, int] = {}
@@ -167,6 +170,19 @@ def _grows_in_a_run(
         other = [axis for axis, (o, n) in enumerate(zip(old, value.shape, strict=False)) if n != o]
         if len(old) == value.ndim and len(other) == 1 and value.shape[other[0]] > old[other[0]]:
             grown[before.name] = other[0]
+    free = {before.name: before.free for before, _ in couples}
+    open_ones = {name: axis for name, axis in grown.items() if axis in free[name]}
+    for name, axis in open_ones.items():
+        shape = [_LONG if i == axis else d for i, d in enumerate(feed[name].shape)]
+        feed[name] = np.zeros(shape, feed[name].dtype)
+    try:
+        found = session.run(names, feed) if open_ones else []
+    except Exception:
+        return grown
+    for (before, _), value in zip(couples, found, strict=bool(open_ones)):
+        name = before.name
+        if name in open_ones and value.shape[open_ones[name]] <= _LONG:
+            del grown[name]
     return grown
 
 

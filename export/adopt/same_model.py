@@ -10,7 +10,7 @@ Shape letters: `T` items per chunk, `n` items of any number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -142,9 +142,18 @@ def prove_same(
             "and shape, so there is nothing to compare"
         )
     errors = _errors(new, old, items, given, t, names)
-    if same_precision:
-        return _as_the_same(where, old, errors, within)
-    return _as_another_precision(where, new, old, errors, within)
+    if not same_precision:
+        return _as_another_precision(where, new, old, errors, within)
+    same = _as_the_same(where, old, errors, within)
+    content = ours.contract.chunk.content
+    if isinstance(content, Features):
+        return same
+    read = len(np.unique(items[: errors.steps * t]))
+    if read < content.vocabulary:
+        told = f"{same.finding.text}; {read:,} of {content.vocabulary:,} tokens were read, and of "
+        told += "the others nothing is proved: give a larger --t, or --data that holds them"
+        same = replace(same, finding=Finding(told, False))
+    return same
 
 
 def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> SameModel:
