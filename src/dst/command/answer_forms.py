@@ -280,10 +280,21 @@ def spelled(rows: Array) -> npt.NDArray[np.str_]:
 
 
 def _json_rows(rows: Array) -> list[str]:
-    """Spell each row `[...]` as nested JSON arrays, or as a number where it is one."""
+    """Spell each row `[...]` as nested JSON arrays, or as a number where it is one.
+
+    What is not finite is spelled as Python's own `json` and most readers know it.
+    """
     shape = rows.shape[1:]
+    texts, values = spelled(rows), flat(rows)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        for odd, where in (
+            ("NaN", np.isnan(values)),
+            ("Infinity", np.isposinf(values)),
+            ("-Infinity", np.isneginf(values)),
+        ):
+            texts = np.where(where, odd, texts)
     made = []
-    for row in spelled(rows).tolist():
+    for row in texts.tolist():
         for size in reversed(shape):
             row = [f"[{', '.join(row[at : at + size])}]" for at in range(0, len(row), size)]
         made.append(row[0] if row else "[]")
@@ -293,4 +304,4 @@ def _json_rows(rows: Array) -> list[str]:
 def _line(cells: Sequence[str]) -> bytes:
     room = io.StringIO()
     csv.writer(room, lineterminator="\n").writerow(cells)
-    return room.getvalue().encode()
+    return room.getvalue().encode(errors="replace")  # half a character, as JSON may hold it
