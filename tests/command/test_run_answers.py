@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.command.numeric import even_ids, running_sums
+
+from dst.command.answer_file import AnswerFile
+from dst.command.reading import Reading
+from dst.runtime import Session, Stream
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 Start = Callable[..., Any]
@@ -153,6 +158,86 @@ def test_rows_beyond_the_state_are_cut_off(dst: Dst, models: Path, tmp_path: Pat
         out.write_text(out.read_text() + line)
         assert dst("run", models / "exact", second, *more).code == 0
         assert read(out) == pytest.approx(np.cumsum(ROWS, axis=0), abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [(), ("--state", "s", "--save-every", 1000)])
+@pytest.mark.parametrize("ending", ["npy", "csv", "jsonl"])
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(
+    dst: Dst,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    more: tuple[object, ...],
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.chdir(tmp_path)
+    file, out = save(tmp_path / "in.npy", np.tile(ROWS, (400, 1))), tmp_path / f"o.{ending}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        done = dst("run", models / "exact", file, "--out", out, "--output", "y", *more)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.code == 2
+    assert f"{out}: File too large" in done.err
+    if not more:
+        assert list(tmp_path.iterdir()) == [file]
+        return
+    state = Stream.load(Session.open(models / "exact"), tmp_path / "s")
+    assert 0 < len(read(out)) == state.items_consumed
+    assert not list(tmp_path.glob(".*"))
+
+
+class KilledError(BaseException):
+    """Ends a run as a kill does: nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("ending", ["npy", "csv", "jsonl"])
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("at_save", [1, 2, 3])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_kill_around_a_save_doubles_no_answer(
+    dst: Dst,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    saved: bool,
+    at_save: int,
+    late: bool,
+) -> None:
+    """The rows in the file are those of the state, whichever of the two came last."""
+    items = np.tile(ROWS, (400, 1))  # three blocks of input, so two saves on the way
+    out, state, before = tmp_path / f"o.{ending}", tmp_path / "s", 5 if late else 0
+    more = ("--state", state, "--output", "y")
+    if late:  # the stream is older than the file
+        file = save(tmp_path / "first.npy", items[:before])
+        assert dst("run", models / "exact", file, "--state", state).code == 0
+    plain, count = Reading.save, itertools.count(1)
+
+    def save_and_die(reading: Reading, path: Path) -> None:
+        last = next(count) == at_save
+        if last and not saved:
+            raise KilledError
+        plain(reading, path)
+        if last:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reading, "save", save_and_die)
+        patch.setattr(AnswerFile, "abandon", lambda file: None)
+        file = save(tmp_path / "in.npy", items[before:])
+        with pytest.raises(KilledError):
+            dst("run", models / "exact", file, *more, "--out", out, "--save-every", 4000)
+    done = 0
+    if state.exists():
+        done = Stream.load(Session.open(models / "exact"), state).items_consumed
+    rest = save(tmp_path / "rest.npy", items[done:])
+    told = dst("run", models / "exact", rest, *more, "--out", out)
+    assert told.code == (0 if done < len(items) else 2), told.err  # 2: nothing is left to read
+    whole = np.cumsum(items, axis=0, dtype=np.float64)[before:]
+    assert read(out) == pytest.approx(whole, abs=0.1)
 
 
 def test_a_stream_does_not_go_on_in_another_file(dst: Dst, models: Path, tmp_path: Path) -> None:

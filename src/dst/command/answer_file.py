@@ -1,13 +1,16 @@
 """Write the answers of a model to a file, or to standard output, as they come.
 
-A file appears in one rename: when it is complete, or at the first `mark`, which confirms what was
-written so far. From then on it grows where it stands, and what no mark has confirmed goes again if
-the run fails. A stream that goes on from a saved state goes on in the file of its answers.
+A file appears in one rename: when it is complete, or at the first `mark`, which is called before a
+state is saved. `confirm`, called after that, keeps what was marked for good. From then on the file
+grows where it stands, and what was not confirmed goes again if the run fails. A stream that goes on
+from a saved state goes on in the file of its answers, behind the rows of that very state, even
+where the run was killed between `mark` and `confirm`.
 """
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,11 +64,14 @@ class AnswerFile:
                     "give a new name"
                 ) from None
             self._file.seek(self._kept)
+            with self._named():
+                self._end()  # as it should have been left: right even if nothing follows
             return
         if plain:
             self._work = self._target.with_name(f".{self._target.name}.tmp")
         self._file = open(self._work, "wb")  # noqa: SIM115
         self._put(form.start())
+        self._kept = len(form.start())
 
     def write(self, answers: Answers, times: Sequence[str] | None) -> None:
         """Write the rows of some answers.
@@ -82,39 +88,62 @@ class AnswerFile:
     def flush(self) -> None:
         """Let what was written be seen by a reader; a file that is renamed later has none."""
         if self._file is not None and self._work == self._target:
-            self._file.flush()
+            with self._named():
+                self._file.flush()
 
-    def mark(self) -> None:
-        """Confirm what was written: it stays, even if the rest fails."""
+    def mark(self, items: int) -> None:
+        """Bring what was written to the disk, before the state that has answered for it is saved.
+
+        Args:
+            items: of the stream, in that state.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self._file is None or not self._file.seekable():
             return
-        self._end()
-        os.fsync(self._file.fileno())
-        self._kept = self._file.tell()
-        if self._work != self._target:
-            self._file.close()  # before the rename: Windows renames no open file
-            self._publish()
-            self._file = open(self._target, "r+b")  # noqa: SIM115
-            self._file.seek(self._kept)
+        with self._named():
+            end = self._file.tell()
+            self._file.write(self._form.promise(items))
+            self._file.truncate()  # an earlier run may have left rows behind
+            self._file.seek(end)
+            os.fsync(self._file.fileno())
+            if self._work != self._target:
+                self._file.close()  # before the rename: Windows renames no open file
+                self._publish()
+                self._file = open(self._target, "r+b")  # noqa: SIM115
+                self._file.seek(end)
+
+    def confirm(self) -> None:
+        """Keep what was marked, now that its state is saved: it stays, even if the rest fails."""
+        if self._file is None or not self._file.seekable():
+            return
+        with self._named():
+            self._end()
+            self._kept = self._file.tell()
 
     def close(self) -> None:
         """Complete the file."""
         if self._file is None:
             return
-        self._end()
-        self._file.close()
-        if self._work != self._target:
-            self._publish()
+        with self._named():
+            self._end()
+            self._file.close()
+            if self._work != self._target:
+                self._publish()
 
     def abandon(self) -> None:
-        """Drop what no mark has confirmed; a file that stood there before stands there still."""
+        """Drop what was not confirmed; a file that stood there before stands there still."""
         if self._file is None or self._file.closed:
             return
-        if self._work == self._target and self._file.seekable():
-            self._file.truncate(self._kept)
-        self._file.close()
+        cut = self._file.seekable()
+        with suppress(OSError):  # the disk may be full: what waits in the buffer is dropped anyway
+            self._file.close()
         if self._work != self._target:
             self._work.unlink(missing_ok=True)
+        elif cut:
+            with suppress(OSError):
+                os.truncate(self._target, self._kept)
 
     def _publish(self) -> None:
         if self._target.exists():
@@ -123,7 +152,7 @@ class AnswerFile:
         self._work = self._target
 
     def _end(self) -> None:
-        """Bring the header up to date, and cut off what an earlier run has left behind the end."""
+        """Bring the header up to date, and cut off what stands behind the last row."""
         if self._file is None or not self._file.seekable():
             return
         end = self._file.tell()
@@ -132,14 +161,20 @@ class AnswerFile:
             self._file.seek(0)
             self._file.write(head)
             self._file.seek(end)
+            os.fsync(self._file.fileno())  # the header first: without it, nothing tells the rows
         self._file.truncate()
-        self._file.flush()
 
     def _put(self, data: bytes) -> None:
         if self._file is None:
             write_out(data.decode())
             return
-        try:
+        with self._named():
             self._file.write(data)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an error say which file it is about: a failed write does not."""
+        try:
+            yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._target)) from error

@@ -126,10 +126,12 @@ def run(
             if not came and not interrupts.signal:
                 why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
                 raise WrongUseError(f"{path}: is empty, there is nothing to read{why}")
+            if wish.state is not None and came:
+                if file is not None:
+                    file.mark(reading.items)
+                reading.save(wish.state)
             if file is not None:
                 file.close()
-            if wish.state is not None and came:
-                reading.save(wish.state)
             if refused is not None and not interrupts.signal:
                 saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
                 raise PartialChunkError(f"{refused}{saved}")
@@ -197,8 +199,10 @@ def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None
     for scored in reading.catch_up():
         report.take(scored)
     if file is not None:
-        file.mark()
+        file.mark(reading.items)
     reading.save(state)
+    if file is not None:
+        file.confirm()
 
 
 def _end(reading: Reading, report: Report) -> PartialChunkError | None:

@@ -1,6 +1,7 @@
 """Read .npy and .npz files."""
 
 import io
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from dst.command.errors import WrongUseError
 from dst.command.formats.block import Block, Wanted, block_of
+from dst.words import counted
 
 BLOCK_ITEMS = 4096
 
@@ -23,12 +25,20 @@ def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
     try:
         if whole is None:
             array: Array = np.lib.format.open_memmap(wanted.path, mode="r")
+            left = os.path.getsize(wanted.path) - array.offset - array.nbytes
         else:
-            array = np.load(io.BytesIO(whole), allow_pickle=False)
+            stream = io.BytesIO(whole)
+            array = np.load(stream, allow_pickle=False)
+            left = len(whole) - stream.tell()
     except OSError:
         raise
     except Exception as error:  # numpy lets through whatever its parsers meet
         raise wanted.refuse(f"is no .npy array of numbers: {first_line(error)}") from None
+    if left:
+        raise wanted.refuse(
+            f"holds {array.dtype} {list(array.shape)} and {counted(left, 'byte')} behind it, "
+            "expected one array; several belong in an .npz"
+        )
     yield from _rows(wanted, array, "")
 
 
@@ -50,6 +60,11 @@ def npz_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
                     f"`{wanted.input}` as this model's input is; save one array, or name it so"
                 )
             array: Array = held[name]
+            if not isinstance(array, np.ndarray):  # numpy hands out the bytes of any other file
+                raise wanted.refuse(
+                    f"is a zip file of other files ({', '.join(names[:12])}), expected the arrays "
+                    "of an .npz; write them as CSV or .npy"
+                )
     except (OSError, WrongUseError):
         raise
     except Exception as error:  # numpy and zipfile let through whatever their parsers meet

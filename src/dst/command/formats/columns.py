@@ -84,6 +84,11 @@ def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
                 f"{_reads(wanted)}",
                 _CHOOSE,
             )
+        for name in (names[place] for place in places if names[place].lower() in TIME_NAMES):
+            wanted.found.notes.append(
+                f"line {line} names the column `{name}`; it is read as a feature, as without it "
+                f"there are too few: this model reads {_reads(wanted)}"
+            )
     left = [place for place in others if place not in places]
     extra = [names[place] for place in left if names[place].lower() not in TIME_NAMES]
     if extra and not form.columns:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from dst.command.formats.block import Block, Wanted
-from dst.command.formats.columns import Columns, choose
+from dst.command.formats.columns import TIME_NAMES, Columns, choose
 from dst.command.formats.lines import SHOWN, Rows, lines_of
 from dst.words import counted
 
@@ -64,7 +64,7 @@ class _Reader:
 
     def _object(self, number: int, found: dict[str, object]) -> None:
         if self._columns is None:
-            self._columns = choose(self._wanted, list(found), number)
+            self._columns = choose(self._wanted, [*found, *self._missing(found)], number)
         columns = self._columns
         names = [columns.names[place] for place in columns.places]
         new = [key for key in found if key.strip() not in columns.names]
@@ -76,7 +76,22 @@ class _Reader:
         cells = {key.strip(): value for key, value in found.items()}
         values = [self._number(number, f"`{name}`", cells.get(name)) for name in names]
         time = "" if columns.time is None else cells.get(columns.names[columns.time], "")
-        self.rows.add(number, values, str(time), _gap([f"`{n}`" for n in names], values))
+        told = time if isinstance(time, str) else "" if time is None else json.dumps(time)
+        self.rows.add(number, values, told, _gap([f"`{n}`" for n in names], values))
+
+    def _missing(self, first: dict[str, object]) -> list[str]:
+        """Name the keys that the first object lacks, where it may lack some as later ones may.
+
+        Where it has keys besides that nobody knows, the names are taken for wrong instead.
+        """
+        keys, form = {key.strip() for key in first}, self._wanted.form
+        expected = form.columns or self._wanted.names
+        if len(expected) != self._wanted.width or keys.isdisjoint(expected):
+            return []
+        known = TIME_NAMES.union(expected, (form.time or "",))
+        if (form.columns and form.gap == "refuse") or (not form.columns and not keys <= known):
+            return []
+        return [name for name in expected if name not in keys]
 
     def _check_no_choice(self, number: int) -> None:
         if self._columns is not None or self._wanted.form.columns or self._wanted.form.time:

@@ -13,6 +13,11 @@ _STORED = {"f32": "<f4", "f64": "<f8", "s16": "<i2", "s32": "<i4", "u8": "u1"}
 _HALF = {"s16": 1 << 15, "s24": 1 << 23, "s32": 1 << 31, "u8": 1 << 7}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _UNKNOWN_BYTES = 0x7FFF0000  # writers that do not know the length put this much, or more, or 0
+_PCM_FAMILY = (
+    b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71",
+    b"\0\0\x21\x07\xd3\x11\x86\x44\xc8\xc1\xca\0\0\0",
+)
+"""What follows the code in an extensible header: Microsoft's, and that of ambisonic files."""
 _CODES = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 85: "MP3"}
 
 
@@ -108,11 +113,15 @@ def _check(wanted: Wanted, head: _Head) -> None:
 
 
 def _head(wanted: Wanted, source: "_Bytes") -> _Head:
-    if source.take(4) != b"RIFF" or source.take(8)[4:] != b"WAVE":
+    start = source.take(12)
+    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         raise wanted.refuse("is not a WAV file", "raw samples need --format s16 or f32")
+    in_all = int.from_bytes(start[4:8], "little")
     told: bytes | None = None
+    seen = 4  # bytes that the size of the whole counts: "WAVE", then the parts
     while True:
         name, size = source.take(4), int.from_bytes(source.take(4), "little")
+        seen += 8 + size + size % 2
         if name == b"data":
             break
         if size > 1 << 20:
@@ -123,8 +132,9 @@ def _head(wanted: Wanted, source: "_Bytes") -> _Head:
         raise wanted.refuse("is a broken WAV file: no `fmt ` part comes before its data")
     code, channels = (int.from_bytes(told[at : at + 2], "little") for at in (0, 2))
     rate, bits = int.from_bytes(told[4:8], "little"), int.from_bytes(told[14:16], "little")
-    if code == _EXTENSIBLE and len(told) >= 26:
+    if code == _EXTENSIBLE and told[26:40] in _PCM_FAMILY:
         code = int.from_bytes(told[24:26], "little")
+    frame = int.from_bytes(told[12:14], "little")
     kinds = {
         **{(_PCM, b): ("u8" if b == 8 else f"s{b}") for b in (8, 16, 24, 32)},
         **{(_FLOAT, b): f"f{b}" for b in (32, 64)},
@@ -135,7 +145,22 @@ def _head(wanted: Wanted, source: "_Bytes") -> _Head:
             f"channels, expected PCM or float; convert it: ffmpeg -i {wanted.path} -c:a pcm_s16le "
             "out.wav"
         )
-    return _Head(kinds[code, bits], channels, rate, None if not 0 < size < _UNKNOWN_BYTES else size)
+    if frame != channels * bits // 8:
+        raise wanted.refuse(
+            f"is a WAV of {bits} bits and {counted(channels, 'channel')} with {frame} bytes per "
+            f"item, expected {channels * bits // 8}; convert it: ffmpeg -i {wanted.path} "
+            "-c:a pcm_s16le out.wav"
+        )
+    # a writer that was ended, or writes into a pipe, leaves 0 or a very large size; where another
+    # part follows, 0 is meant
+    unknown = size >= _UNKNOWN_BYTES or not (size or _is_part(source.peek(8), in_all - seen))
+    return _Head(kinds[code, bits], channels, rate, None if unknown else size)
+
+
+def _is_part(head: bytes, left: int) -> bool:
+    """Whether these bytes begin another part of a WAV, one that fits into the bytes left."""
+    name, size = head[:4], int.from_bytes(head[4:], "little")
+    return len(head) == 8 and all(32 <= byte < 127 for byte in name) and 8 + size <= left
 
 
 class _Bytes:
@@ -157,6 +182,12 @@ class _Bytes:
             self._held += block
         taken, self._held = self._held[:count], self._held[count:]
         return taken
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes, fewer where the input ends, and take none."""
+        while len(self._held) < count and (block := next(self._blocks, None)) is not None:
+            self._held += block
+        return self._held[:count]
 
     def rest(self, size: int | None) -> Iterator[bytes]:
         """Yield the next `size` bytes as they come, or all that come.

@@ -93,6 +93,11 @@ class _Table:
         return self._columns
 
     def _cells(self, number: int, line: bytes) -> list[str]:
+        if b"\r" in line.rstrip(b"\r"):
+            raise self._wanted.refuse(
+                f"line {number} holds a carriage return that no newline follows, and is perhaps "
+                f"several lines: {line[:SHOWN]!r}; write each line end as \\n or \\r\\n"
+            )
         try:
             text = line.decode("utf-8").rstrip("\r")
             return next(

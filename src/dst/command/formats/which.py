@@ -69,6 +69,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
         if not head:
             raise wanted.refuse(f"is empty, expected {_NAMES[str(named)]}")
         if seen is None:
+            _check_magic(wanted, head)
             raise wanted.refuse(
                 f"is not {_NAMES[str(named)]}: it begins with {head[:8]!r}",
                 f"raw samples need --format {'|'.join(RAW)}",
@@ -79,9 +80,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
             f"{suffix} does not say what its samples are; rename it to .s16 or .f32, as it is",
             f"or give --format s16 or f32 (all: {', '.join(RAW)}; little-endian, interleaved)",
         )
-    for magic, what, cure in _MAGIC:
-        if head.startswith(magic):
-            raise wanted.refuse(f"is {what}, which is not read here; {cure}")
+    _check_magic(wanted, head)
     check_text(wanted, head)
     start = head.removeprefix(BOM_UTF8).lstrip()[:1]
     if named == "csv" and start == b"{":
@@ -101,6 +100,12 @@ def check_text(wanted: Wanted, head: bytes) -> None:
             f"raw samples need --format {'|'.join(RAW)} (little-endian), audio files "
             "ffmpeg -i FILE out.wav",
         )
+
+
+def _check_magic(wanted: Wanted, head: bytes) -> None:
+    for magic, what, cure in _MAGIC:
+        if head.startswith(magic):
+            raise wanted.refuse(f"is {what}, which is not read here; {cure}")
 
 
 def _by_bytes(head: bytes) -> str | None:
