@@ -203,3 +203,23 @@ def test_a_failing_first_call_says_what_was_given_and_what_would_run() -> None:
         found(StateFirst(), torch.zeros(1, 8, 3))
     with pytest.raises(StepFaultError, match=r"it takes token ids.*B,T:int64"):
         found(Embedded(), torch.zeros(1, 8))
+
+
+class OnSelf(nn.Module):
+    """A recurrence whose state is kept on the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.kept = nn.GRU(3, 4, batch_first=True), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer, kept = self.gru(x, self.kept)
+        self.kept = kept.detach()
+        return answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("t", [(4,), (1, 4)])
+def test_a_state_on_self_is_named_as_its_owner_wrote_it(t: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(StepFaultError, match="attribute `kept` changed during a call") as caught:
+        export_bundle(OnSelf(), tmp_path / "b", chunk=torch.zeros(1, 4, 3), t=t)
+    assert caught.value.code == "hidden-state"
