@@ -200,13 +200,15 @@ def _told_reach(step: Inferred, reach: int) -> str:
 def _items(step: Inferred, t: int, seed: int) -> Tensor:
     """A chunk of random items, about as large as the example's, in the contract's layout."""
     chunk = step.contract.chunk
+    example = step.example
+    assert example is not None
     source = torch.Generator().manual_seed(seed)
     length = t + chunk.lookback + chunk.lookahead
     shape = [1 if n == "B" else length if n == "T" else int(n) for n in chunk.shape]
     if isinstance(chunk.content, Tokens):
         ids = torch.randint(0, chunk.content.vocabulary, shape, generator=source)
-        return ids.to(step.example.dtype)
-    example = step.example.double()
-    spread = float(example.std()) if example.numel() > 1 else 0.0
+        return ids.to(example.dtype)
+    wide = example.double()
+    spread = float(wide.std()) if wide.numel() > 1 else 0.0
     drawn = torch.randn(shape, generator=source, dtype=torch.float64)
-    return (float(example.mean()) + (spread or 1.0) * drawn).to(step.example.dtype)
+    return (float(wide.mean()) + (spread or 1.0) * drawn).to(example.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ class Dropped(nn.Module):
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.second(self.first(x)[0])
+        y: Tensor = self.second(self.first(x)[0])[0]
         return y[:, -1] if self.last else y
 
 
@@ -34,7 +35,7 @@ class Mended(Dropped):
     """The same with the lines that the message gives."""
 
     def forward(self, x: Tensor, state: object = None) -> tuple[Tensor, object]:  # type: ignore[override]
-        s1, s2 = state or (None, None)  # type: ignore[misc]
+        s1, s2 = cast(tuple[Any, Any], state or (None, None))
         x, s1 = self.first(x, s1)
         x, s2 = self.second(x, s2)
         return x, (s1, s2)
