@@ -63,7 +63,7 @@ def export_bundle(
     *,
     chunk: Tensor | None = None,
     state: object = None,
-    t: Sequence[int] | None = None,
+    t: int | Sequence[int] | None = None,
     data: ArrayLike | None = None,
     name: str | None = None,
     batch_axis: int | None = None,
@@ -108,9 +108,9 @@ def export_bundle(
             items in front.
         state: The state at the start of a stream, nested as the module has it: a tensor, tuple,
             list, dict, named tuple or dataclass. None where the module makes its own; ``()``
-            where it has none.
-        t: The numbers of items that a chunk may have; by default that of the example, and 1 where
-            that gives the same.
+            where it has none and each chunk is to be judged alone.
+        t: The numbers of items that a chunk may have, or the only one; by default that of the
+            example, and 1 where that gives the same.
         data: Real items to prove the graphs on, ``[n]`` or ``[n, F]``; read round and round.
             Random ones by default.
         name: The bundle's name; that of the directory by default.
@@ -161,7 +161,7 @@ def export_bundle(
             f"export: bound is {bound:g}; expected {BOUND:g} (the default) to below 1"
         )
     known = Known(
-        t=None if t is None else tuple(t),
+        t=(t,) if isinstance(t, int) else None if t is None else tuple(t),
         batch_axis=batch_axis,
         time_axis=time_axis,
         lookback=lookback,
@@ -265,7 +265,7 @@ def _certificates(
     for graph in graphs:
         form = forms[graph.file]
         size = t if t in graph.allowed_t else graph.allowed_t[0]
-        if graph in free:
+        if free and graph is free[0]:
             pairs.append(("torch-vs-fused", torch_step, form, size, size))
         elif free:
             pairs.append((f"fused-vs-portable-t{size}", forms[free[0].file], form, size, size))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dst.export.call import Answer, Tensors, call_step, seed_all, where
 from dst.export.errors import StepFaultError
+from dst.export.inferred import Inferred
 from dst.export.own_memory import Operators, generators_of, memory_of, python_randomness
 from dst.export.probe import Gaps, Probe, other_weights, said, same
 from dst.runtime.manifest import Stored
@@ -114,7 +115,12 @@ def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> Non
 
 def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
     """Tell random numbers from a memory, by what a call draws and what it changes."""
+<<<<<<< HEAD
     before = memory_of(probe.step)
+=======
+    own_module = probe.step.module if isinstance(probe.step, Inferred) else probe.step
+    before, drawn = memory_of(own_module), python_randomness()
+>>>>>>> attack1
     operators = Operators()
     with operators:
         same_seed = [probe.call(question.chunk, question.state, seed=7)]
@@ -123,9 +129,9 @@ def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
     drawn = left != python_randomness()
     same_seed.append(probe.call(question.chunk, question.state, seed=7))
     same_seed.append(probe.call(question.chunk, question.state, seed=7))
-    after = memory_of(probe.step)
+    after = memory_of(own_module)
     changed = [name for name, digest in after.items() if before.get(name) != digest]
-    own = [name for name in generators_of(probe.step) if name in changed]
+    own = [name for name in generators_of(own_module) if name in changed]
     by = f" (`{operators.random[0]}`)" if operators.random else ""
     settled = all(_alike(same_seed[0], other) for other in same_seed[1:])
     if settled and (operators.random or drawn):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dst.export.axes import Axes, Hints, Prober, close, find_axes
 from dst.export.contract import DTYPE_NAMES, Known, assembled
 from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.forgets import check_carried
 from dst.export.inferred import Inferred
 from dst.export.module import Caller, called, prepared, spelled, state_names, told
 from dst.export.output_axes import find_outputs
@@ -37,6 +38,7 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
 
     Raises:
         ExportError: the example does not fit, the module fails, or a question is open.
+        StepFaultError: the module forgets after each chunk (`cut-matters`).
     """
     with kept_randomness():
         return _inferred(module, chunk, state, known)
@@ -47,7 +49,10 @@ def _inferred(module: object, chunk: object, state: object, known: Known) -> Inf
     own = prepared(module)
     example = _chunk(chunk, own, known.lookback + known.lookahead)
     call = Caller(own)
-    start = _start(call, example, state)
+    try:
+        start = _start(call, example, state)
+    except StepFaultError as error:
+        raise StepFaultError(f"{error}{_token_cure(call, example)}", code=error.code) from error
     vocabulary = _vocabulary(own, call, example, start, known)
     _check_run(call, example, start)
     hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback, known.lookahead)
@@ -57,7 +62,9 @@ def _inferred(module: object, chunk: object, state: object, known: Known) -> Inf
         sizes = _own_sizes(probe, axes, hints)
         hints = replace(hints, sizes=sizes)
     outputs = find_outputs(probe, axes, hints)
-    return assembled(probe, axes, outputs, sizes, vocabulary, known)
+    step = assembled(probe, axes, outputs, sizes, vocabulary, known)
+    check_carried(step, alone=state is not None and not start)
+    return step
 
 
 def _sizes(known: Known) -> tuple[int, ...]:
@@ -174,6 +181,21 @@ def _start(call: Caller, chunk: Tensor, state: object) -> list[Tensor]:
         # each on its own: a tracer takes one tensor given twice for one input
         return [tensor.detach().cpu().clone().contiguous() for tensor in tensors]
     return _own_start(call, chunk)
+
+
+def _token_cure(call: Caller, chunk: Tensor) -> str:
+    """Say so where a module that failed on features takes whole numbers."""
+    if not chunk.is_floating_point() or call.needs_state:
+        return ""
+    try:
+        call.raw(torch.zeros_like(chunk, dtype=torch.int64), None)
+    except ExportError:
+        return ""
+    return (
+        "; it takes token ids: give whole numbers, such as "
+        f"torch.zeros({', '.join(map(str, chunk.shape))}, dtype=torch.int64) "
+        "(`--chunk B,T:int64`)"
+    )
 
 
 def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:

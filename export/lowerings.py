@@ -6,6 +6,7 @@ Shape letters: ``B`` batch, ``T`` items per chunk.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,6 +33,9 @@ STEPS_COMPARED = 3
 STRAY = 1e-4
 """Error of a tensor against its peak beyond which a graph is not what torch does; the
 certificates hold it to less."""
+_CODES = re.compile(
+    r"^\w+: \[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?"
+)
 
 
 def silent(_: str) -> None:
@@ -71,7 +75,10 @@ def trace_all(
             progress("tracing", done / (len(chunk.allowed_t) + 2))
         sizes = ", ".join(str(t) for t in chunk.allowed_t)
         if len(chunk.allowed_t) > 1:
-            tell(f"one graph for each T = {sizes}: T cannot be free ({why})")
+            tell(
+                f"one graph for each T = {sizes}, on the same weights: T cannot be free, as where "
+                f"torch writes out a loop over time ({why})"
+            )
     if step.any_batch and any(g.batch for g in graphs):
         tell("B = 1 only: a graph for several streams answers otherwise, or cannot be traced")
     asked = portable_t is not None
@@ -156,8 +163,8 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
                 expected, left = reference(chunk, left)
                 try:
                     found, right = run(chunk, right)
-                except Exception:  # onnxruntime's own classes share no base but this
-                    return f"the graph of all T fails at T = {t}, B = {batch}"
+                except Exception as error:
+                    return f"the graph fails at T = {t}, B = {batch}: {_reason(error)}"
                 for name, value in (expected | left).items():
                     other = (found | right)[name]
                     if value.shape != other.shape:
@@ -166,3 +173,8 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
                     if error_of_peak(other, value) > STRAY:
                         return f"at T = {t}, B = {batch} the graph answers otherwise (`{name}`)"
     return None
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime said, without its own codes."""
+    return _CODES.sub("", first_line(error))[:120].rstrip()

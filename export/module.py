@@ -140,6 +140,9 @@ class Caller:
                 tree, tensors = taken(state, "state")
                 parts = [f"{n or 'state'} {spelled(s)}" for n, s in _zipped(tree, tensors)]
                 given += f" and state {', '.join(parts)}" if parts else ""
+            elif self.takes_state:
+                names = ", ".join(inspect.signature(self.module.forward).parameters)
+                given += f" and no state (called as forward({names}), the chunk first)"
             raise StepFaultError(
                 f"{called(self.module)} failed on {given}: {first_line(error)}",
                 code="step-failed",

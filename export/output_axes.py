@@ -81,7 +81,8 @@ def _time_of(
             axis = fits[0] if fits else None
         if axis is not None:
             return axis, less < hints.extra
-    if longer is not None and base.shape != longer.shape:
+    one = len(hints.sizes) == 1  # then no other length is ever asked for
+    if longer is not None and base.shape != longer.shape and not one:
         raise StepContractError(
             f"output `{name}` is {list(base.shape)} for T = {here - hints.extra} and "
             f"{list(longer.shape)} for T = {there - hints.extra}; expected one row for each "

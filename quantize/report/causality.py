@@ -1,4 +1,4 @@
-"""Causality: an open session in, whether an output depends on later items of its chunk out.
+"""Find out whether an output of a session depends on later items of its chunk.
 
 A dynamic scale is taken over a whole tensor, so over all items of a chunk: what comes later then
 moves what came before, and another T gives other results. The operators say whether that may be;
@@ -25,7 +25,8 @@ class Causality(msgspec.Struct, frozen=True, kw_only=True):
     """What was found.
 
     `leak` is the largest max|d|/rms of an earlier output when the last item of its chunk changed;
-    `operators` are those of the graph whose scales span a chunk; `causal` says that nothing moved.
+    `operators` are those of the graph whose scales span a chunk; `causal` says that nothing moved,
+    and that there was something to move or no such operator.
     """
 
     causal: bool
@@ -51,16 +52,23 @@ def causality_of(session: Session, t: int, items: Array) -> Causality:
     )
     operators = tuple(sorted({n.op_type for n in found.graph.node} & set(SPANNING)))
     leak = max((_leak(session, t, items, k) for k in range(_TRIES)), default=0.0) if t > 1 else 0.0
+    timed = any(o.per == "item" and o.dtype.startswith("float") for o in session.contract.outputs)
+    hidden = bool(operators) and t > 1 and not timed  # one answer per chunk: none before the last
     return Causality(
-        causal=leak == 0.0,
+        causal=leak == 0.0 and not hidden,
         leak=leak,
         items_per_step=t,
         operators=operators,
-        note=_note(leak, t, operators),
+        note=_note(leak, t, operators, hidden),
     )
 
 
-def _note(leak: float, t: int, operators: tuple[str, ...]) -> str:
+def _note(leak: float, t: int, operators: tuple[str, ...], hidden: bool) -> str:
+    if hidden:
+        return (
+            f"each T is another model: the scales of {', '.join(operators)} span the chunk; one "
+            "answer per chunk leaves no earlier one to look at"
+        )
     if leak == 0.0:
         return f"causal: no output at T = {t} moved when a later item of its chunk changed"
     by = f" (the scales of {', '.join(operators)} span the chunk)" if operators else ""

@@ -292,7 +292,7 @@ def _notes(
     if ran.items > available:
         notes.append(
             f"the data has {available:,} items and was read {ran.items / available:.1f} times: "
-            "later rounds meet text that the state has seen"
+            "later rounds meet items that the state has seen"
         )
     for gate in gates:
         if gate.verdict == "not judged":

@@ -17,6 +17,7 @@ from tests.command.numeric import even_ids, running_sums
 from tests.command.reads import MONO, TWO, model, put, read, wav, why
 from tests.steps import chunk_of
 
+from dst.command.errors import WrongUseError
 from dst.command.formats.block import Form, Found
 from dst.command.rows import item_blocks, read_items
 from dst.runtime.manifest import Tokens
@@ -213,3 +214,13 @@ def test_every_item_of_a_block_border_is_read(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(list(item_blocks(str(path), TWO))), rows)
     raw = put(tmp_path / "a.f32", rows.tobytes())
     assert np.array_equal(np.concatenate(list(item_blocks(str(raw), TWO))), rows)
+
+
+def test_a_command_without_options_for_files_names_none(tmp_path: Path) -> None:
+    """`dst report` and `dst export --data` cannot hold a gap: what they say must be possible."""
+    path = put(tmp_path / "a.csv", "left,right\n1,2\n3,\n")
+    with pytest.raises(WrongUseError, match=r"mended copy.*\[n, 2\]") as refused:
+        list(item_blocks(str(path), TWO))
+    assert "line 3" in str(refused.value)
+    assert "dst run" not in str(refused.value)
+    assert "--gap" in why(path)

@@ -20,6 +20,7 @@ from dst.quantize import (
     quantize_bundle,
 )
 from dst.quantize.bodies import nodes_of
+from dst.quantize.report.causality import causality_of
 from dst.runtime import Session, open_bundle
 
 Array = npt.NDArray[np.generic]
@@ -144,6 +145,20 @@ def test_item_by_item_no_later_item_moves_an_answer(
     other[T // 2 :] *= 50
     one, two = (session.stream().step(chunk)["y"][: T // 2] for chunk in (first, other))
     assert np.array_equal(one, two)
+
+
+def test_one_answer_per_chunk_is_no_proof_that_its_scale_spans_nothing(tmp_path: Path) -> None:
+    model = onnx.load(str(cell(tmp_path / "m.onnx", "LSTM", 256)))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(-1), "at"))
+    model.graph.node.append(helper.make_node("Gather", ["y", "at"], ["last"], axis=0))
+    model.graph.output[0].CopyFrom(info("last", ["batch", 256]))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    done = quantize_bundle(adopted(tmp_path / "m.onnx"), tmp_path / "q", "int8-dynamic")
+    found = causality_of(Session.open(done.bundle.root), T, rows())
+    assert not found.causal
+    assert "each T is another model" in found.note
+    items = causality_of(Session.open(tmp_path / "m"), T, rows())
+    assert items.causal, "no scale at all"
 
 
 KINDS: list[tuple[str, dict[str, object], str]] = [

@@ -83,8 +83,11 @@ class Wanted:
     def refuse(self, why: str, option: str = "") -> WrongUseError:
         """Make the error that says why this input cannot be read, and which option helps."""
         if option:
-            help_of = option if self.form.options else "`dst run` has options for it"
-            why = f"{why}; {help_of}"
+            plain = (
+                "this command reads a file as it stands: give a mended copy, or the numbers as a "
+                f".npy array [n, {self.width}]"
+            )
+            why = f"{why}; {option if self.form.options else plain}"
         return WrongUseError(f"{self.path}: {why}")
 
 
