@@ -115,12 +115,8 @@ def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> Non
 
 def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
     """Tell random numbers from a memory, by what a call draws and what it changes."""
-<<<<<<< HEAD
-    before = memory_of(probe.step)
-=======
     own_module = probe.step.module if isinstance(probe.step, Inferred) else probe.step
-    before, drawn = memory_of(own_module), python_randomness()
->>>>>>> attack1
+    before = memory_of(own_module)
     operators = Operators()
     with operators:
         same_seed = [probe.call(question.chunk, question.state, seed=7)]
