@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file, save_file
 
 from dst.bench import measure
 from dst.quantize import QuantizeError, quantize_bundle
@@ -184,12 +185,12 @@ def items_of(chunk: Chunk) -> Array:
 def resumes(path: Path) -> bool:
     """Kill a child in mid-stream, go on in a second one, and compare with one that was not."""
     with tempfile.TemporaryDirectory() as held:
-        state, answers = Path(held) / "state", Path(held) / "answers.npz"
+        state, answers = Path(held) / "state", Path(held) / "answers.safetensors"
         child = [sys.executable, __file__, "--child", str(path), str(state), str(answers)]
         killed = subprocess.run([*child, "--kill"], check=False)
         assert killed.returncode == -signal.SIGKILL, killed
         subprocess.run(child, check=True)
-        rest = dict(np.load(answers))
+        rest = load_file(answers)
     session = Session.open(path)
     stream = session.stream()
     whole = stream.advance(items_of(session.contract.chunk))
@@ -220,7 +221,7 @@ def child(path: str, state: str, answers: str, kill: bool) -> None:
         o.name: np.concatenate([f[o.name] for f in found], o.time_axis or 0)
         for o in session.contract.outputs
     }
-    np.savez(answers, **joined)
+    save_file({name: np.ascontiguousarray(value) for name, value in joined.items()}, answers)
 
 
 def cut_error(path: Path) -> float | None:
@@ -267,7 +268,8 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(*options.child, kill=options.kill)
+        path, state, answers = options.child
+        child(path, state, answers, options.kill)
         return
     text = PAGE.read_text("utf-8")
     rows = []
