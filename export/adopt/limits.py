@@ -47,6 +47,16 @@ def check_growth(where: str, ports: Ports, answers: Answers, session: ort.Infere
         pairs = {i: o for i, o in pairs.items() if i not in called_chunk}
     couples = [(before[i], after[o]) for i, o in pairs.items() if same_kind(before[i], after[o])]
     told = {i.name: axis for i, o in couples if (axis := _grows_by_name(i, o)) is not None}
+    if answers.chunk is not None or called_chunk:  # what no name pairs may grow all the same
+        chunks = called_chunk | {answers.chunk}
+        known_axes = {d for port in ports.inputs if port.name in chunks for d in port.dims if d}
+        alone = [
+            name
+            for name in left - pairs.keys() - called_chunk
+            if not _times(before[name]) and not known_axes & _parts(before[name])
+        ]
+        others = [port for name, port in after.items() if name not in pairs.values()]
+        couples += [(before[i], o) for i in alone for o in others if same_kind(before[i], o)]
     if not told and any(not is_batch(i.dims[axis]) for i, _ in couples for axis in i.free):
         told = _grows_in_a_run(ports, couples, answers, session)
     if told:
@@ -179,11 +189,14 @@ def _grows_in_a_run(
         found = session.run(names, feed) if open_ones else []
     except Exception:
         return grown
-    for (before, _), value in zip(couples, found, strict=bool(open_ones)):
-        name = before.name
-        if name in open_ones and value.shape[open_ones[name]] <= _LONG:
-            del grown[name]
-    return grown
+    longer = {
+        before.name
+        for (before, _), value in zip(couples, found, strict=False)
+        if before.name in open_ones
+        and value.ndim == len(before.dims)
+        and value.shape[open_ones[before.name]] > _LONG
+    }
+    return {n: axis for n, axis in grown.items() if n not in open_ones or n in longer}
 
 
 def _tried(port: Port, answers: Answers, sizes: dict[str, int]) -> Array:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.adopting import ITEM, adopt, loop
@@ -125,7 +126,7 @@ def window(length: int, kept: bool) -> bytes:
     ]
     return model_bytes(
         nodes,
-        [info("x", ["B", 1, 8]), info("past", ["B", "length", 8])],
+        [info("x", ["B", 1, 8]), info("past", ["B", "slots", 8])],
         [info("y", ["B", 1, 8]), info("past_out", ["B", "after", 8])],
         {
             "from": np.array([-length if kept else 0]),
@@ -137,7 +138,7 @@ def window(length: int, kept: bool) -> bytes:
 
 def test_a_window_of_fixed_length_does_not_grow(tmp_path: Path) -> None:
     past = Answers(chunk="x", states={"past": "past_out"})
-    with pytest.raises(AdoptError, match="--shape past=B,length,8   with a number"):
+    with pytest.raises(AdoptError, match="--shape past=B,slots,8   with a number"):
         adopt(tmp_path, window(16, kept=True), past)
     with pytest.raises(AdoptError, match="the state grows with each chunk"):
         adopt(tmp_path, window(16, kept=False), past, "c")
@@ -151,3 +152,14 @@ def test_tokens_that_were_not_read_are_not_proved(tmp_path: Path, table: int, fi
     (told,) = [finding for finding in done.findings if "keeps its id" in finding.text]
     assert told.fine is fine
     assert ("1,000 of 3,000 tokens were read" in told.text) is not fine
+
+
+def test_a_cache_that_no_name_pairs_grows_in_the_first_message(tmp_path: Path) -> None:
+    model = onnx.load_from_string(window(16, kept=False))
+    for node in model.graph.node:
+        node.output[:] = ["longer" if name == "past_out" else name for name in node.output]
+        node.input[:] = ["longer" if name == "past_out" else name for name in node.input]
+    model.graph.output[1].name = "longer"
+    with pytest.raises(AdoptError, match="the state grows with each chunk: `past`") as caught:
+        adopt(tmp_path, model.SerializeToString(), Answers())
+    assert caught.value.code == "state-grows"

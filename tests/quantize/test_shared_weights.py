@@ -106,3 +106,33 @@ def test_calibration_covers_every_reader_of_a_weight(tmp_path: Path) -> None:
     calibration = Calibration.of_items(items(400))
     quantize_bundle(full, tmp_path / "made", "int8-static", calibration=calibration)
     assert error(full, tmp_path / "made") < MOST
+
+
+def test_weights_in_the_bodies_of_two_graphs_count_twice_on_disk(tmp_path: Path) -> None:
+    """Single steps of ``int8-dynamic`` have a graph of their own, with its own bodies."""
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["item", "a"], ["p"], "of-item"),
+            helper.make_node("Add", ["p", "before"], ["s"]),
+            helper.make_node("Tanh", ["s"], ["after"]),
+            helper.make_node("Identity", ["after"], ["answer"]),
+        ],
+        "body",
+        [info("before", ["B", WIDTH]), info("item", ["B", WIDTH])],
+        [info("after", ["B", WIDTH]), info("answer", ["B", WIDTH])],
+    )
+    scan = helper.make_node("Scan", ["h", "x"], ["h_out", "y"], num_scan_inputs=1, body=body)
+    shape = ["T", "B", WIDTH]
+    inputs = [info("x", shape), info("h", ["B", WIDTH])]
+    outputs = [info("y", shape), info("h_out", ["B", WIDTH])]
+    file = tmp_path / "step.onnx"
+    weights: dict[str, Array] = {"a": drawn(WIDTH, WIDTH, seed=1, scale=0.08)}
+    file.write_bytes(model_bytes([scan], inputs, outputs, weights))
+    answers = Answers(t=(1, 8), shapes={"x": ("T", "B", WIDTH)})
+    adopt_bundle(file, tmp_path / "full", answers, name="full")
+    made = quantize_bundle(tmp_path / "full", tmp_path / "made", "int8-dynamic")
+    graphs = made.bundle.manifest.graphs
+    assert len(graphs) == 2
+    sizes = [(tmp_path / "made" / graph.file).stat().st_size for graph in graphs]
+    assert all(size > WIDTH * WIDTH for size in sizes)
+    assert made.weights_bytes[1] >= 2 * WIDTH * WIDTH
