@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dst.export.call import seed_all
 from dst.export.errors import ExportError, StepContractError, StepFaultError
@@ -49,12 +51,13 @@ def prepared(module: object) -> nn.Module:
         )
     module = _bare(module)
     try:
-        own = copy.deepcopy(module).cpu().eval()
+        own = copy.deepcopy(module, dict(_calculated(module))).eval().cpu()
     except Exception as error:
         raise ExportError(
             f"{called(module)} cannot be copied to the CPU: {first_line(error)}; if it keeps the "
             "result of an earlier call as an attribute, return it as state instead"
         ) from error
+    _set_weights(own)
     for name, tensor in (*own.named_parameters(), *own.named_buffers()):
         if tensor.dtype in _NARROW:
             raise ExportError(
@@ -62,6 +65,32 @@ def prepared(module: object) -> nn.Module:
                 "`module.float()`, and quantize the bundle for size"
             )
     return own
+
+
+def _calculated(module: nn.Module) -> Iterator[tuple[int, object]]:
+    """Copy, without their gradients, the tensors that a module has calculated and holds.
+
+    torch refuses to copy these; `torch.nn.utils.weight_norm` leaves such weights behind.
+    """
+    for part in module.modules():
+        for value in vars(part).values():
+            for tensor in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                    yield id(tensor), tensor.detach().clone()
+
+
+def _set_weights(module: nn.Module) -> None:
+    """Replace weights that are calculated from others (`parametrizations`) by their values."""
+    for part in list(module.modules()):
+        if not parametrize.is_parametrized(part):
+            continue
+        kind = type(part)  # the caller's module has the same class, and it would be changed
+        held = {n: v for n, v in vars(kind).items() if n not in ("__dict__", "__weakref__")}
+        part.__class__ = type(kind.__name__, kind.__bases__, held)
+        for name in list(cast(nn.ModuleDict, part.parametrizations)):
+            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        if isinstance(part, nn.RNNBase):
+            part._init_flat_weights()
 
 
 def _bare(module: nn.Module) -> nn.Module:
@@ -153,7 +182,8 @@ class Caller:
         if not self.named:
             return self.module
         seed_all(0)
-        return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters()})
+        shared = {id(p): p for p in self.module.parameters()}
+        return copy.deepcopy(self.module, dict(_calculated(self.module)) | shared)
 
     def split(self, result: object) -> tuple[Tensors, object]:
         """Part what the module returned into outputs by name, and the state as it is nested.

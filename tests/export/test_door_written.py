@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils import parametrizations
 
 from dst.export import ExportError, export_bundle
 from dst.runtime import Session
@@ -104,6 +106,36 @@ def test_a_module_that_torch_jit_made_is_refused_with_the_cure(tmp_path: Path) -
     scripted = torch.jit.script(nn.GRU(5, 6, batch_first=True))
     with pytest.raises(ExportError, match="give the module that it was made of"):
         export_bundle(scripted, tmp_path / "m", chunk=CHUNK)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("weight", torch.nn.utils.weight_norm),
+        ("weight_hh_l0", torch.nn.utils.weight_norm),
+        ("weight", parametrizations.orthogonal),
+        ("weight_hh_l0", parametrizations.spectral_norm),
+    ],
+)
+def test_weights_that_a_module_calculates_are_taken_as_they_are(
+    name: str, how: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    class Headed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(5, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor, h: Tensor) -> Any:
+            y, h = self.rnn(x, h)
+            return self.head(y), h
+
+    module = Headed()
+    part = module.head if name == "weight" else module.rnn
+    how(part, name)
+    with torch.no_grad():
+        for weight in part.parameters():
+            weight.mul_(1.1)
+    held(module, torch.zeros(1, 1, 6), tmp_path / "m")
 
 
 def test_what_wraps_a_module_for_speed_is_taken_off(tmp_path: Path) -> None:
