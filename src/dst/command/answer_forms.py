@@ -289,8 +289,8 @@ def _json_rows(rows: Array) -> list[str]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         for odd, where in (
             ("NaN", np.isnan(values)),
-            ("Infinity", np.isposinf(values)),
-            ("-Infinity", np.isneginf(values)),
+            ("Infinity", values == np.inf),
+            ("-Infinity", values == -np.inf),
         ):
             texts = np.where(where, odd, texts)
     made = []

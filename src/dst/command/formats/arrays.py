@@ -24,8 +24,9 @@ def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
     """
     try:
         if whole is None:
-            array: Array = np.lib.format.open_memmap(wanted.path, mode="r")
-            left = os.path.getsize(wanted.path) - array.offset - array.nbytes
+            mapped = np.lib.format.open_memmap(wanted.path, mode="r")
+            left = os.path.getsize(wanted.path) - mapped.offset - mapped.nbytes
+            array: Array = mapped
         else:
             stream = io.BytesIO(whole)
             array = np.load(stream, allow_pickle=False)
