@@ -18,6 +18,7 @@ from dst.bench import BenchResult, measure
 from dst.bench.feed import feed_of
 from dst.bench.measure import _Lane
 from dst.bench.probe import probed
+from dst.command.bench import usual_sizes
 from dst.quantize.report import Report
 from dst.runtime import SessionError, open_bundle, write_bundle
 from dst.runtime.install import install_line
@@ -327,3 +328,8 @@ def test_what_is_written_lies_in_no_bundle_and_on_nothing_that_is_read(
         assert words in done.err
     assert (manifest.read_bytes(), data.read_bytes()) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npy"]
+
+
+def test_by_default_only_sizes_that_run_are_measured(shelf: Path) -> None:
+    assert usual_sizes([str(shelf / "pad")]) == (8,)
+    assert usual_sizes([str(shelf / "pad"), "text"]) == (1, 8, 16, 32, 64, 256)

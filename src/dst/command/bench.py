@@ -1,6 +1,6 @@
 """`dst bench`: bundles go in, what each costs on this machine comes out, side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,13 @@ from rich.table import Table
 from dst.bench import BenchResult, Cell, Entry, measure
 from dst.bench.canvas import NoMatplotlibError
 from dst.bench.figure import draw
+from dst.bench.measure import SIZES
 from dst.bench.page import page
 from dst.command.apart import check_apart
 from dst.command.output import Output, foreign
 from dst.command.replace_file import replace_file
 from dst.command.signals import Interrupts
+from dst.runtime import open_bundle
 from dst.runtime.providers import Provider
 from dst.words import counted, mib
 
@@ -23,7 +25,7 @@ _NONE = "[dim]–[/]"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be measured, and where it goes."""
+    """What is to be measured, and where it goes; no `sizes` for the usual ones that run."""
 
     bundles: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -50,7 +52,7 @@ def bench(order: Order, output: Output) -> int:
         with output.progress("bench", 1.0) as bar:
             result = measure(
                 order.bundles,
-                order.sizes,
+                order.sizes or usual_sizes(order.bundles),
                 order.rounds,
                 threads=order.threads,
                 provider=order.provider,
@@ -68,6 +70,13 @@ def bench(order: Order, output: Output) -> int:
                 output.err.print(foreign(str(error)))
     output.write_json(result)
     return 0
+
+
+def usual_sizes(bundles: Sequence[str]) -> tuple[int, ...]:
+    """Choose the T to measure: the nominal ones, and of the usual ones those that a bundle runs."""
+    chunks = [open_bundle(bundle, "size").manifest.contract.chunk for bundle in bundles]
+    run = {t for chunk in chunks for t in chunk.allowed_t}
+    return tuple(sorted({chunk.nominal_t for chunk in chunks} | run.intersection(SIZES)))
 
 
 def _show(result: BenchResult, output: Output) -> None:

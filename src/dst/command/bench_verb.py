@@ -18,8 +18,9 @@ _DIGITS = re.compile(r"[0-9]{1,18}")  # what any machine can count
 def bench(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help=BUNDLE_HELP)],
     t: Annotated[
-        str, typer.Option("--t", metavar="N[,N]", help="Items per chunk to measure.")
-    ] = "1,16,32,64,256",
+        str | None,
+        typer.Option("--t", metavar="N[,N]", help="Items per chunk; by default what they run."),
+    ] = None,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", min=1, help="How often each has its turn.")
     ] = 10,
@@ -44,7 +45,7 @@ def bench(
     output = Output.to(json)
     check_folder("--png", png)
     check_folder("--html", html)
-    sizes = sizes_of(t)
+    sizes = () if t is None else sizes_of(t)
     if not 0 < slot_ms < math.inf:
         raise WrongUseError(f"--slot-ms {slot_ms:g}: expected a number above 0")
     from dst.command.bench import Order
