@@ -171,3 +171,13 @@ def test_what_describes_a_module_does_not_go_with_a_network_of_ours(
     dst: Dst, file: str, words: tuple[str, ...]
 ) -> None:
     refused(dst("export", "--size", "tiny", "--out", "b", *words), words[0], "FILE.py:NAME")
+
+
+def test_a_certificate_that_does_not_hold_is_exit_code_1(
+    dst: Dst, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dst.export.verify.error_of_peak", lambda found, expected: 1.0)
+    monkeypatch.setattr("dst.export.lowerings.error_of_peak", lambda found, expected: 0.0)
+    done = dst("export", "my_model.py:small", "--chunk", "B,T,3", "--t", "1", "--out", "b")
+    assert (done.code, "certificate" in done.err) == (1, True), done.err
+    assert not Path("b").exists()

@@ -1,5 +1,6 @@
 """`dst export`: load a torch module or make a network of ours, export it, say what was found."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from dst.command.adopt import sizes_of
 from dst.command.apart import check_apart
 from dst.command.demo import held_out
-from dst.command.errors import WrongUseError, needing
+from dst.command.errors import CHECK_FAILED, WrongUseError, needing
 from dst.command.output import Output, check_folder, foreign
 from dst.command.rows import item_blocks
 from dst.runtime.manifest import Certificate, Contract, Tokens
@@ -102,25 +103,29 @@ def export(order: Order, output: Output) -> int:
             "network of ours"
         )
     with needing("export", "export"):
-        from dst.export import export_bundle
+        from dst.export import CertificateError, export_bundle
         from dst.export.verify import BOUND
     step, data, about = _material(order)
     notes: list[str] = []
-    with output.progress("export", 1.0) as bar:
-        manifest = export_bundle(
-            step,
-            order.out,
-            name=order.name or order.out.name,
-            data=data,
-            about_data=about,
-            description=order.description,
-            license=order.license,
-            certify_steps=order.certify_steps,
-            bound=BOUND if order.bound is None else order.bound,
-            overwrite=order.overwrite,
-            progress=lambda what, share: bar.at(share, what=what),
-            tell=notes.append,
-        )
+    try:
+        with output.progress("export", 1.0) as bar:
+            manifest = export_bundle(
+                step,
+                order.out,
+                name=order.name or order.out.name,
+                data=data,
+                about_data=about,
+                description=order.description,
+                license=order.license,
+                certify_steps=order.certify_steps,
+                bound=BOUND if order.bound is None else order.bound,
+                overwrite=order.overwrite,
+                progress=lambda what, share: bar.at(share, what=what),
+                tell=notes.append,
+            )
+    except CertificateError as error:
+        sys.stderr.write(f"dst: {error}\n")
+        return CHECK_FAILED
     result = Exported(
         path=str(order.out),
         name=manifest.name,
