@@ -124,7 +124,9 @@ def interrupted(verb: str, bundle: Path, folder: Path, count: int, number: signa
         child.check()
         whole = child.call(None, number)
         child.check()
-        assert child.codes[0] == child.codes[1] in (0, 1)
+        assert set(child.codes) <= {0, 1}
+        if verb != "auto":  # what the picker finds fast enough depends on the clock
+            assert child.codes[0] == child.codes[1]
         random, at_work = np.random.default_rng(count), 128 + number  # as a shell says it
         for done in range(count + MORE):
             if done >= count and at_work in child.codes:
