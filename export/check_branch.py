@@ -7,13 +7,9 @@ step is captured and the capture is held against the module on several streams.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import linecache
-import logging
 import os
 import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from dst.export.call import Tensors, seed_all, where
 from dst.export.errors import StepFaultError
 from dst.export.probe import Gaps, Probe, said
+from dst.export.quiet import quiet
 from dst.export.step import Step
 
 CAPTURE_SHARE = 1e-3
@@ -134,7 +131,7 @@ class _Flat(nn.Module):
 def _captured(step: Step, chunk: Tensor, state: Tensors) -> nn.Module:
     names = [s.input for s in step.contract.state]
     args = (chunk.clone(), *(state[n].clone() for n in names))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         return torch.export.export(_Flat(step).eval(), args, strict=False).module()
 
 
@@ -204,20 +201,3 @@ def _spell(stack: traceback.StackSummary) -> str:
             name = Path(frame.filename).name
             return f"{name}:{frame.lineno}" + (f": `{code}`" if code else "")
     return ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what torch prints of a failed capture from the user; the error still raises."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -7,12 +7,8 @@ only, B = 1 and one T, and run anywhere.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from dst.export.check_branch import data_dependence
 from dst.export.clean import cleaned
 from dst.export.errors import ExportError, LoweringError
+from dst.export.quiet import quiet
 from dst.export.recurrent import as_onnx_operators, has_recurrences
 from dst.export.step import Step, example_chunk
 from dst.runtime.manifest import Contract
@@ -205,7 +202,7 @@ def _trace(
         *(state[s.input].clone(memory_format=torch.contiguous_format) for s in contract.state),
     )
     try:
-        with torch.no_grad(), _quiet(), as_onnx_operators(step), _AsOnnxHas():
+        with torch.no_grad(), quiet(), as_onnx_operators(step), _AsOnnxHas():
             flat = _Flat(step).eval()
             captured = torch.export.export(
                 flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
@@ -330,23 +327,3 @@ def _declare(
                     axis.dim_value = size
                 else:
                     axis.dim_param = size
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter from the user; its errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
