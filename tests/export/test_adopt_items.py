@@ -106,7 +106,7 @@ def test_a_number_given_once_per_stream(tmp_path: Path) -> None:
     session, items = Session.open(tmp_path / "b"), drawn(9, 8, seed=1)
     for who in (np.array(3), np.array(7)):
         feeds = [{"x": item[None], "who": who} for item in items]
-        start = {"h": np.zeros((1, 8), np.float32)}
+        start: dict[str, Array] = {"h": np.zeros((1, 8), np.float32)}
         steps = loop(tmp_path / "b.onnx", feeds, start, {"h": "h_out"})
         stream = session.stream(inputs={"who": who})
         first = stream.advance(items[:4])["y"]

@@ -30,7 +30,7 @@ def held(module: nn.Module, state: Any, path: Path) -> None:
             with torch.no_grad():
                 expected, carried = module.eval()(chunk, carried)
             (found,) = stream.step(chunk.numpy()).values()
-            np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+            np.testing.assert_allclose(found.astype(np.float64), expected.numpy(), atol=1e-5)
 
 
 class Attends(nn.Module):
@@ -139,5 +139,6 @@ def test_weights_that_a_module_calculates_are_taken_as_they_are(
 
 
 def test_what_wraps_a_module_for_speed_is_taken_off(tmp_path: Path) -> None:
-    module = nn.DataParallel(torch.compile(nn.GRU(5, 6, batch_first=True), backend="eager"))
+    compiled: Any = torch.compile(nn.GRU(5, 6, batch_first=True), backend="eager")
+    module: nn.Module = nn.DataParallel(compiled)
     held(module, torch.zeros(1, 1, 6), tmp_path / "m")

@@ -22,8 +22,8 @@ def adopted(
     path: Path, nodes: Sequence[onnx.NodeProto], weights: dict[str, Array], wide: bool = False
 ) -> Path:
     """Adopt a step of x, h [B, 64]; ``wide`` for x [B, 64, T] and h [B, 64, 2]."""
-    item = ["B", WIDTH, "T"] if wide else ["B", WIDTH]
-    state = ["B", WIDTH, 2] if wide else ["B", WIDTH]
+    item: list[int | str] = ["B", WIDTH, "T"] if wide else ["B", WIDTH]
+    state: list[int | str] = ["B", WIDTH, 2] if wide else ["B", WIDTH]
     inputs = [info("x", item), info("h", state)]
     outputs = [info("y", item), info("h_out", state)]
     file = path / "step.onnx"
@@ -39,7 +39,9 @@ def items(steps: int) -> Array:
 
 def error(full: Path, other: Path) -> float:
     given = items(STEPS * 8)
-    found, right = (Session.open(p).stream().advance(given)["y"] for p in (other, full))
+    found, right = (
+        Session.open(p).stream().advance(given)["y"].astype(np.float64) for p in (other, full)
+    )
     return float(np.sqrt(np.mean((found - right) ** 2) / np.mean(right**2)))
 
 
@@ -96,8 +98,8 @@ def test_calibration_covers_every_reader_of_a_weight(tmp_path: Path) -> None:
     ]
     weights: dict[str, Array] = {
         "w": drawn(WIDTH, WIDTH, 3, seed=1, scale=0.08),
-        "ten": np.float32(10)[None],
-        "tenth": np.float32(0.1)[None],
+        "ten": np.array([10], np.float32),
+        "tenth": np.array([0.1], np.float32),
         "from": np.array([-2]),
         "to": np.array([1 << 30]),
         "axis": np.array([2]),
@@ -122,7 +124,7 @@ def test_weights_in_the_bodies_of_two_graphs_count_twice_on_disk(tmp_path: Path)
         [info("after", ["B", WIDTH]), info("answer", ["B", WIDTH])],
     )
     scan = helper.make_node("Scan", ["h", "x"], ["h_out", "y"], num_scan_inputs=1, body=body)
-    shape = ["T", "B", WIDTH]
+    shape: list[int | str] = ["T", "B", WIDTH]
     inputs = [info("x", shape), info("h", ["B", WIDTH])]
     outputs = [info("y", shape), info("h_out", ["B", WIDTH])]
     file = tmp_path / "step.onnx"
