@@ -18,7 +18,9 @@ from dst.export.checks import check_recurrence
 from dst.export.contract import Known
 from dst.export.cost import multiply_adds
 from dst.export.errors import CertificateError, ExportError, StepFaultError
+from dst.export.forgets import check_carried
 from dst.export.infer import infer
+from dst.export.inferred import Inferred
 from dst.export.items import items_for
 from dst.export.lowerings import Tell, silent, trace_all
 from dst.export.step import Step
@@ -194,9 +196,17 @@ def export_bundle(
     try:
         step.eval()
         batches = () if step.any_batch else (1,)
-        for finding in check_recurrence(
-            step, items, batches=batches, bound=bound, progress=progress
-        ):
+        try:
+            findings = check_recurrence(
+                step, items, batches=batches, bound=bound, progress=progress
+            )
+        except StepFaultError as error:
+            if error.code == "cut-matters" and isinstance(step, Inferred):
+                check_carried(step)  # it names the layer that forgets, where it finds one
+            raise
+        if isinstance(step, Inferred):
+            check_carried(step)
+        for finding in findings:
             tell(finding.text)
         own = step.own_certificates(items, about, certify_steps)
         graphs = trace_all(step, items, portable_t, tell, progress)

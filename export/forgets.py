@@ -28,18 +28,17 @@ WINDOW = (
 )
 
 
-def check_carried(step: Inferred, alone: bool) -> None:
+def check_carried(step: Inferred) -> None:
     """Refuse a module that forgets at the end of each chunk what its answers depend on.
 
     Args:
         step: The module with the contract that was found.
-        alone: Whether the caller said that there is no state: each chunk is judged alone.
 
     Raises:
         StepFaultError: it forgets (`cut-matters`).
     """
     chunk = step.contract.chunk
-    if alone or not chunk.causal:
+    if step.alone or not chunk.causal:
         return
     try:
         layers = [] if chunk.lookback else _restarting(step)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dst.export.axes import Axes, Hints, Prober, close, find_axes
 from dst.export.contract import DTYPE_NAMES, Known, assembled
 from dst.export.errors import ExportError, StepContractError, StepFaultError
-from dst.export.forgets import check_carried
 from dst.export.inferred import Inferred
 from dst.export.module import Caller, called, prepared, spelled, state_names, told
 from dst.export.output_axes import find_outputs
@@ -38,7 +37,6 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
 
     Raises:
         ExportError: the example does not fit, the module fails, or a question is open.
-        StepFaultError: the module forgets after each chunk (`cut-matters`).
     """
     with kept_randomness():
         return _inferred(module, chunk, state, known)
@@ -63,7 +61,7 @@ def _inferred(module: object, chunk: object, state: object, known: Known) -> Inf
         hints = replace(hints, sizes=sizes)
     outputs = find_outputs(probe, axes, hints)
     step = assembled(probe, axes, outputs, sizes, vocabulary, known)
-    check_carried(step, alone=state is not None and not start)
+    step.alone = state is not None and not start
     return step
 
 

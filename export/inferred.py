@@ -63,7 +63,10 @@ class Inferred(Step):
 
     Attributes:
         notes: What was found, in sentences.
+        alone: Whether the caller said that there is no state: each chunk is judged alone.
     """
+
+    alone = False
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dst.export import export_bundle
 from dst.export.contract import Known
 from dst.export.errors import StepFaultError
+from dst.export.forgets import check_carried
 from dst.export.infer import infer
 from dst.export.inferred import Inferred
 
@@ -108,7 +109,9 @@ class OverBands(nn.Module):
 
 
 def found(module: nn.Module, chunk: Tensor, state: object = None, **known: object) -> Inferred:
-    return infer(module, chunk, state, Known(**known))  # type: ignore[arg-type]
+    step = infer(module, chunk, state, Known(**known))  # type: ignore[arg-type]
+    check_carried(step)
+    return step
 
 
 FORGETS = {
