@@ -25,11 +25,12 @@ def install_line(extra: str, *first: str) -> str:
 
 def _source() -> tuple[str, bool]:
     """Where this package was installed from, and whether it is editable."""
+    # all of that name: in a checkout's own folder the build's egg-info stands before what pip wrote
+    told = [found.read_text("direct_url.json") for found in metadata.distributions(name=NAME)]
     try:
-        told = metadata.distribution(NAME).read_text("direct_url.json")
-        held = json.loads(told) if told else {}
+        held = json.loads(next(filter(None, told), "{}"))
         address, folder = urlsplit(held.get("url", "")), held.get("dir_info", {})
-    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         return NAME, False
     path = unquote(address.path)
     if path[:1] == "/" and path[2:3] == ":":

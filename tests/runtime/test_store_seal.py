@@ -1,5 +1,6 @@
 """Laws of the encrypted store: without the key there is nothing to read, with it all is there."""
 
+import re
 import secrets
 import sqlite3
 import sys
@@ -18,6 +19,7 @@ from dst.runtime.errors import (
     UnwantedKeyError,
     WrongKeyError,
 )
+from dst.runtime.install import install_line
 from dst.runtime.packed import pack
 from dst.runtime.saved import Identity, Saved
 
@@ -127,7 +129,7 @@ def test_without_the_package(tmp_path: Path, key: bytes, monkeypatch: pytest.Mon
     StateStore(tmp_path / "a.db", key=key).close()
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
     for name in ("a.db", "new.db"):
-        with pytest.raises(EncryptionMissingError, match=r'pip install "dst-edge\[encrypt\]"'):
+        with pytest.raises(EncryptionMissingError, match=re.escape(install_line("encrypt"))):
             StateStore(tmp_path / name, key=key)
     assert issubclass(EncryptionMissingError, StoreKeyError)
     with StateStore(tmp_path / "plain.db") as store:  # which needs no package
