@@ -20,9 +20,10 @@ class Installed:
         return self._told
 
 
-def line(monkeypatch: pytest.MonkeyPatch, told: object) -> str:
-    text = told if told is None or isinstance(told, str) else json.dumps(told)
-    monkeypatch.setattr(metadata, "distribution", lambda name: Installed(text))
+def line(monkeypatch: pytest.MonkeyPatch, *told: object) -> str:
+    texts = [each if each is None or isinstance(each, str) else json.dumps(each) for each in told]
+    found = [Installed(text) for text in texts]
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(found))
     return install_line("onnx", "torch==2.13.0")
 
 
@@ -50,9 +51,12 @@ def test_otherwise_the_name_stands(monkeypatch: pytest.MonkeyPatch, told: object
     assert line(monkeypatch, told) == 'pip install torch==2.13.0 "dst-edge[onnx]"'
 
 
-def test_a_package_that_is_not_installed_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
+def test_the_build_s_own_record_does_not_hide_what_pip_wrote(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}
+    assert line(monkeypatch, None, told) == f'pip install torch==2.13.0 -e "{tmp_path}[onnx]"'
 
-    monkeypatch.setattr(metadata, "distribution", missing)
-    assert install_line("plot") == 'pip install "dst-edge[plot]"'
+
+def test_a_package_that_is_not_installed_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert line(monkeypatch) == 'pip install torch==2.13.0 "dst-edge[onnx]"'
