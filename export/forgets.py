@@ -55,24 +55,31 @@ def check_carried(step: Inferred) -> None:
 
 
 def _restarting(step: Inferred) -> list[str]:
-    """Name the layers that read the items of a chunk one after the other, and start from zeros."""
+    """Name the layers that read the items of a chunk one after the other, and start from zeros.
+
+    A layer that runs over something else, such as frequencies, rightly starts anew in each chunk.
+    It is told apart by the last item of a chunk: over time only the layer's last input moves.
+    """
     chunk = step.contract.chunk
-    t = chunk.nominal_t
+    t, length = chunk.nominal_t, chunk.lookback + chunk.nominal_t + chunk.lookahead
     state = call_step(step, _items(step, t, 0), step.initial_state(1))[1]
-    found = _starts(step, t, state)
-    layers = [name for name, (items, fresh) in found.items() if fresh and items == t]
-    if not layers:
-        return []
-    try:  # a layer that runs over something else, such as frequencies, keeps its length
-        longer = _starts(step, t + 1, state)
-    except ExportError:
-        return layers
-    return [name for name in layers if longer[name][0] == t + 1]
+    other = _items(step, t, 1)
+    moved = _items(step, t, 2).narrow(chunk.time_axis, length - 1, 1)
+    held = other.narrow(chunk.time_axis, 0, length - 1)
+    before = _starts(step, other, state)
+    after = _starts(step, torch.cat([held, moved], chunk.time_axis), state)
+    found = []
+    for name, (inputs, fresh) in before.items():
+        again = after.get(name, ([], False))[0]
+        same_but_last = all(close(a, b) for a, b in zip(again[:-1], inputs[:-1], strict=False))
+        if fresh and len(inputs) == len(again) == t and same_but_last:
+            found.append(name)
+    return found
 
 
-def _starts(step: Inferred, t: int, state: Tensors) -> dict[str, tuple[int, bool]]:
-    """How many items each recurrent layer reads in a step, and whether it starts from zeros."""
-    found: dict[str, tuple[int, bool]] = {}
+def _starts(step: Inferred, x: Tensor, state: Tensors) -> dict[str, tuple[list[Tensor], bool]]:
+    """What each recurrent layer reads in a step, in its order, and whether it starts from zeros."""
+    found: dict[str, tuple[list[Tensor], bool]] = {}
     names = {part: name for name, part in step.module.named_modules()}
 
     def look(part: nn.Module, given: tuple[Any, ...], more: dict[str, Any]) -> None:
@@ -80,11 +87,12 @@ def _starts(step: Inferred, t: int, state: Tensors) -> dict[str, tuple[int, bool
         hidden = given[1] if len(given) > 1 else more.get("hx")
         parts = hidden if isinstance(hidden, tuple) else (hidden,)
         zeros = all(p is None or not bool(p.any()) for p in parts)
-        items, fresh = found.get(names[part], (0, zeros))
+        inputs, fresh = found.get(names[part], ([], zeros))
         if isinstance(part, nn.RNNBase) and isinstance(x, Tensor):
-            found[names[part]] = (x.shape[1 if part.batch_first and x.dim() == 3 else 0], zeros)
+            axis = 1 if part.batch_first and x.dim() == 3 else 0
+            found[names[part]] = (list(x.detach().clone().unbind(axis)), zeros)
         elif isinstance(part, nn.RNNCellBase):
-            found[names[part]] = (items + 1, fresh)  # what it starts from is what the first got
+            found[names[part]] = ([*inputs, x.detach().clone()], fresh)
 
     handles = [
         part.register_forward_pre_hook(look, with_kwargs=True)
@@ -92,7 +100,7 @@ def _starts(step: Inferred, t: int, state: Tensors) -> dict[str, tuple[int, bool
         if isinstance(part, nn.RNNBase | nn.RNNCellBase)
     ]
     try:
-        call_step(step, _items(step, t, 1), state)
+        call_step(step, x, state)
     finally:
         for handle in handles:
             handle.remove()

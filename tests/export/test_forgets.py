@@ -136,6 +136,30 @@ def test_a_module_that_forgets_after_each_chunk_is_told_so(name: str, t: tuple[i
     assert cure in str(caught.value)
 
 
+class OneLength(Dropped):
+    """Takes chunks of one length, and says so in its own words."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 8:
+            raise ValueError("eight readings, please")
+        return super().forward(x)
+
+
+class OneLengthOverBands(OverBands):
+    def forward(self, x: Tensor, state: object = None) -> tuple[Tensor, object]:
+        if x.shape[1] != 8:
+            raise ValueError("eight frames, please")
+        return super().forward(x, state)
+
+
+def test_no_other_t_is_needed_to_tell_time_from_other_axes() -> None:
+    with pytest.raises(StepFaultError, match="forgets after each chunk") as caught:
+        found(OneLength(), torch.zeros(1, 8, 5), t=(8,))
+    assert caught.value.code == "cut-matters"
+    axes = {"batch_axis": 0, "time_axis": 1}
+    assert found(OneLengthOverBands(), torch.zeros(1, 8, 8, 2), t=(8,), **axes).contract.state
+
+
 def test_the_lines_that_the_message_gives_mend_it() -> None:
     assert len(found(Mended(), torch.zeros(1, 8, 5), t=(8,)).contract.state) == 3
 
