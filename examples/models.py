@@ -32,12 +32,12 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 
-from dst.bench import measure
+from dst.evaluate import measure
 from dst.quantize import quantize_bundle
 from dst.quantize.record import NothingQuantizedError
 from dst.runtime import Session, Stream, open_bundle, relative_error
-from dst.runtime.items import laid_out
-from dst.runtime.manifest import Certificate, Chunk, Features, Manifest, item_shape
+from dst.runtime.bundle.manifest import Certificate, Chunk, Features, Manifest, item_shape
+from dst.runtime.execution.items import laid_out
 
 Array = npt.NDArray[np.generic]
 

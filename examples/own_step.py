@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dst.export import Step, export_bundle
 from dst.runtime import Session
-from dst.runtime.manifest import Chunk, Contract, Features, Fill, Output, State, Zeros
+from dst.runtime.bundle.manifest import Chunk, Contract, Features, Fill, Output, State, Zeros
 
 CHANNELS = ("temperature", "vibration")
 KEEP = 0.99

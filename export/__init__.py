@@ -6,7 +6,7 @@ What needs torch is loaded when it is first asked for: adopting an ONNX file doe
 from typing import TYPE_CHECKING
 
 from dst.export.adopt import Adopted, adopt_bundle
-from dst.export.adopt.answers import Answers
+from dst.export.adopt.infer.answers import Answers
 from dst.export.errors import (
     AdoptCheckError,
     AdoptError,
@@ -19,7 +19,7 @@ from dst.export.errors import (
 )
 
 if TYPE_CHECKING:
-    from dst.export.bundle import export_bundle
+    from dst.export.export import export_bundle
     from dst.export.step import Step
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "export_bundle":
-        from dst.export.bundle import export_bundle
+        from dst.export.export import export_bundle
 
         return export_bundle
     if name == "Step":

@@ -25,9 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dst.export.call import call_step, check_sizes
 from dst.export.errors import StepContractError
-from dst.runtime.manifest import Certificate, Contract, Fill, Zeros, window
+from dst.export.infer.call import call_step, check_sizes
+from dst.runtime.bundle.manifest import Certificate, Contract, Fill, Zeros, window
 
 TORCH_DTYPES = {
     "float16": torch.float16,

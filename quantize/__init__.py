@@ -1,13 +1,12 @@
 """A bundle goes in, a smaller or faster bundle comes out."""
 
-from dst.quantize.apply import Quantized, quantize_bundle
-from dst.quantize.calibrate import Calibration
 from dst.quantize.errors import (
     CalibrationError,
     OverrideError,
     QuantizeError,
     RecipeError,
 )
+from dst.quantize.quantize import Quantized, quantize_bundle
 from dst.quantize.recipe import (
     FORMS,
     RECIPES,
@@ -19,6 +18,7 @@ from dst.quantize.recipe import (
     recipe_named,
 )
 from dst.quantize.record import NothingQuantizedError, WeightRecord
+from dst.quantize.rounding.calibrate import Calibration
 
 __all__ = [
     "FORMS",

@@ -57,7 +57,7 @@ class Recipe:
 
     State, gates, decay, norms and softmax stay float32 in every recipe. The weights of recurrent
     operators and convolutions follow ``products`` as far as there are kernels for them
-    (``dst.quantize.plan.cell_form``); they are ``int8-stored`` else.
+    (``dst.quantize.assign.cell_form``); they are ``int8-stored`` else.
 
     Attributes:
         name: what the manifest's ``recipe`` begins with.

@@ -18,7 +18,7 @@ class WeightRecord(msgspec.Struct, frozen=True):
         node: the node that reads it.
         weight: the initializer, the first where an operator has several; empty for an operator
             whose weights were left as they are.
-        role: its part in the recurrence (``dst.quantize.survey.Role``), or ``operator``.
+        role: its part in the recurrence (``dst.quantize.find_weights.Role``), or ``operator``.
         shape: (K, N) of a product, (V, D) of a table, of a recurrent operator what multiplies
             input and state; empty for an operator whose weights were left.
         form: how it is held now.

@@ -1,7 +1,7 @@
 """The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
 
-from dst.runtime.bundle import Bundle, open_bundle, shipped, write_bundle
-from dst.runtime.constants import model_id_with_constants
+from dst.runtime.bundle.constants import model_id_with_constants
+from dst.runtime.bundle.folder import Bundle, open_bundle, shipped, write_bundle
 from dst.runtime.errors import (
     BundleError,
     DstError,
@@ -11,28 +11,26 @@ from dst.runtime.errors import (
     StepError,
     StoreError,
 )
-from dst.runtime.generate import generate
+from dst.runtime.execution.memory import Memory, predict, rss_bytes
+from dst.runtime.execution.placement import GraphLoad, LoadReport, Share
+from dst.runtime.generation import generate
 from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
 from dst.runtime.health import Health, HealthReport, Limits
-from dst.runtime.memory import Memory, predict, rss_bytes
 from dst.runtime.pool import StreamPool
 from dst.runtime.replay import replay
-from dst.runtime.report import GraphLoad, LoadReport, Share
-from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved, Snapshot
+from dst.runtime.scoring import surprise_bits
 from dst.runtime.session import Session
+from dst.runtime.state.record import Saved, Snapshot
+from dst.runtime.state.sampler import Sampler
 from dst.runtime.store import StateStore
 from dst.runtime.stream import Stream
-from dst.runtime.surprise import surprise_bits
-from dst.runtime.timing import GoldenTime, time_golden
-from dst.runtime.tokens import TextTokenizer, decode_bytes, encode_bytes
+from dst.runtime.tokenizer import TextTokenizer, decode_bytes, encode_bytes
 
 __all__ = [
     "Bundle",
     "BundleError",
     "DstError",
     "GoldenCheck",
-    "GoldenTime",
     "GraphLoad",
     "Health",
     "HealthReport",
@@ -66,6 +64,5 @@ __all__ = [
     "rss_bytes",
     "shipped",
     "surprise_bits",
-    "time_golden",
     "write_bundle",
 ]

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle import Bundle
-from dst.runtime.engine import Engine, select
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Golden, Graph, Manifest
 from dst.runtime.errors import GoldenError, StreamInputError
-from dst.runtime.manifest import Golden, Graph, Manifest
-from dst.runtime.providers import Lowering, Options, Provider
-from dst.runtime.state import sized
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.engine import Engine, select
+from dst.runtime.execution.providers import Lowering, Options, Provider
 from dst.runtime.stream import Stream
 
 Array = npt.NDArray[np.generic]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dst.runtime.errors import UnhealthyStateError
-from dst.runtime.saved import Saved, Snapshot
-from dst.runtime.state_file import Place, put_state
+from dst.runtime.state.file import Place, put_state
+from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.stream import Stream
 from dst.runtime.trend import TensorHealth, Track
 

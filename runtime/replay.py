@@ -6,9 +6,9 @@ Shape letters: `T` items per chunk, `n` items of any number.
 import msgspec
 
 from dst.runtime.errors import ReplayError
-from dst.runtime.items import Items, check_items
-from dst.runtime.saved import Saved
+from dst.runtime.execution.items import Items, check_items
 from dst.runtime.session import Session
+from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream
 
 _CHUNKS = 64  # outputs of so many chunks are held, and thrown away

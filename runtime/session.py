@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle import open_bundle
-from dst.runtime.engine import Engine, select
+from dst.runtime.bundle.folder import open_bundle
 from dst.runtime.errors import StreamInputError
-from dst.runtime.providers import Lowering, Options, Provider
-from dst.runtime.saved import Saved
+from dst.runtime.execution.engine import Engine, select
+from dst.runtime.execution.providers import Lowering, Options, Provider
+from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream
 
 Array = npt.NDArray[np.generic]

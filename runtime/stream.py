@@ -10,19 +10,19 @@ from typing import NoReturn, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.deadline import step_in_time
-from dst.runtime.engine import Engine
 from dst.runtime.errors import PendingItemsError, StateError
-from dst.runtime.given import Given
-from dst.runtime.grid import advance, flush, join
-from dst.runtime.items import Items, check_chunk, check_items
-from dst.runtime.plan import Plan
-from dst.runtime.recurrence import BadStateError, Recurrence, held
-from dst.runtime.rest import check_rows, given_again, put_saved, to_saved
-from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved, Snapshot, check_identity
-from dst.runtime.state import Block
-from dst.runtime.state_file import Place, get_state, put_state
+from dst.runtime.execution.buffers import Block
+from dst.runtime.execution.checkpoint import check_rows, given_again, put_saved, to_saved
+from dst.runtime.execution.chunking import advance, flush, join
+from dst.runtime.execution.deadline import step_in_time
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.items import Items, check_chunk, check_items
+from dst.runtime.execution.recurrence import BadStateError, Recurrence, held
+from dst.runtime.execution.step import Plan
+from dst.runtime.execution.stream_inputs import Given
+from dst.runtime.state.file import Place, get_state, put_state
+from dst.runtime.state.record import Saved, Snapshot, check_identity
+from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
@@ -313,7 +313,7 @@ class Stream:
     ) -> int:
         """Read items, flush, choose a token from the outputs and let it wait, as one call.
 
-        This is the step of `dst.runtime.generate`. Between two calls the chosen token waits
+        This is the step of `dst.runtime.generation`. Between two calls the chosen token waits
         and is not in the state: whatever is saved then goes on to the same text.
 
         Args:

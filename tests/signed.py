@@ -13,7 +13,7 @@ from tests.steps import PLAIN, Tail, chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
 from dst.export import Step
-from dst.runtime.manifest import Fill, State, Stored, Tokens, Zeros
+from dst.runtime.bundle.manifest import Fill, State, Stored, Tokens, Zeros
 
 Pair = tuple[Tensor, dict[str, Tensor]]
 FEATURES, HIDDEN = 3, 4

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.runtime import Session, golden_tensors, write_bundle
-from dst.runtime.manifest import (
+from dst.runtime.bundle.manifest import (
     Chunk,
     Contract,
     Features,

@@ -10,6 +10,8 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -129,25 +131,79 @@ def imported_by(file: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(
-    ("folder", "refused"),
-    [
-        ("runtime", {*HEAVY, "dst.export", "dst.quantize", "dst.command"}),
-        ("export", {"dst.quantize", "dst.command"}),
-        ("quantize", {"torch", "dst.export", "dst.command"}),
-        ("src/dst/bench", {*HEAVY, "dst.export", "dst.quantize", "dst.command"}),
-    ],
-)
-def test_arrows_run_one_way(folder: str, refused: set[str]) -> None:
-    files = sorted((ROOT / folder).rglob("*.py"))
+PARTS: dict[str, set[str]] = {
+    "runtime": set(),
+    "graphs": {"runtime"},
+    "evaluate": {"runtime", "graphs"},
+    "export": {"runtime", "graphs"},
+    "quantize": {"runtime", "graphs", "evaluate"},
+    "cli": {"runtime", "graphs", "evaluate", "export", "quantize"},
+}
+"""The top-level parts of the package, each with the parts of ours that it may import."""
+BARRED = {"runtime": HEAVY, "graphs": {"torch"}, "evaluate": {"torch"}, "quantize": {"torch"}}
+
+
+def modules_of(part: str) -> dict[str, Path]:
+    """Return the modules of a top-level part by their dotted names."""
+    folder = ROOT / FOLDERS.get(f"dst.{part}", f"src/dst/{part}")
+    found = {}
+    for file in sorted(folder.rglob("*.py")):
+        inside = file.relative_to(folder).with_suffix("").parts
+        found[".".join(("dst", part, *(p for p in inside if p != "__init__")))] = file
+    return found
+
+
+MODULES = {part: modules_of(part) for part in PARTS}
+KNOWN = {name: file for files in MODULES.values() for name, file in files.items()}
+
+
+def owner(name: str) -> str:
+    """Return the module that an imported dotted name is, or is a part of; or ''."""
+    while name and name not in KNOWN:
+        name = name.rpartition(".")[0]
+    return name
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_arrows_run_one_way(part: str) -> None:
+    refused = {f"dst.{p}" for p in PARTS.keys() - PARTS[part] - {part}} | BARRED.get(part, set())
     wrong = {
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in files
+        f"{module}: {name}"
+        for module, file in MODULES[part].items()
         for name in imported_by(file)
         if any(f"{name}.".startswith(f"{r}.") for r in refused)
     }
-    assert files
+    assert MODULES[part]
     assert wrong == set()
+
+
+def test_no_part_imports_a_private_name_of_another() -> None:
+    wrong = {
+        f"{module}: {name}"
+        for part, files in MODULES.items()
+        for module, file in files.items()
+        for name in imported_by(file)
+        if owner(name) and name.split(".")[1] != part and "._" in name
+    }
+    assert wrong == set()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        name: {owner(n) for n in imported_by(file)} - {"", name} for name, file in KNOWN.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_folder_is_seen_at_a_glance_and_a_file_read_in_one_sitting(part: str) -> None:
+    held = Counter(str(file.parent.relative_to(ROOT)) for file in MODULES[part].values())
+    assert {folder: n for folder, n in held.items() if n > 14} == {}
+    lengths = {n: len(f.read_text("utf-8").splitlines()) for n, f in MODULES[part].items()}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -160,11 +216,11 @@ def loaded_by(statement: str) -> set[str]:
 def test_runtime_loads_nothing_of_the_makers() -> None:
     loaded = loaded_by("import dst.runtime")
     assert "dst.runtime" in loaded
-    assert loaded & {*HEAVY, "dst.export", "dst.quantize", "dst.command"} == set()
+    assert loaded & {*HEAVY, "dst.export", "dst.quantize", "dst.cli"} == set()
 
 
 def test_quantize_loads_optimum_only_when_it_is_asked_to() -> None:
-    loaded = loaded_by("import dst.quantize.optimum, dst.command.quantize")
+    loaded = loaded_by("import dst.quantize.optimum, dst.cli.verbs.quantize")
     assert "dst.quantize.optimum.backend" in loaded
     assert loaded & {"optimum", "transformers", "torch"} == set()
 

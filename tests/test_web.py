@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dst.runtime import Session
-from dst.runtime.surprise import surprise_bits
+from dst.runtime.scoring import surprise_bits
 
 pytestmark = pytest.mark.browser
 

@@ -15,7 +15,7 @@ from onnx import helper
 from tests.steps import INT64, Array, Floats, Tail, graph_of, info, manifest_of, model_bytes
 
 from dst.runtime import write_bundle
-from dst.runtime.manifest import (
+from dst.runtime.bundle.manifest import (
     Chunk,
     Contract,
     Features,

@@ -19,9 +19,7 @@ import numpy as np
 import torch
 
 import dst
-from dst.export.model import Network, sized
-from dst.export.trace import trace_fused, trace_portable
-from dst.export.verify import (
+from dst.export.certify import (
     Chunks,
     Form,
     Tensors,
@@ -30,7 +28,9 @@ from dst.export.verify import (
     onnx_form,
     torch_form,
 )
-from dst.export.weights import pack
+from dst.export.lowering.trace import trace_fused, trace_portable
+from dst.export.model import Network, sized
+from dst.graphs.weights import pack
 from dst.runtime import relative_error
 
 T = 32

@@ -26,8 +26,8 @@ from dst.export import export_bundle
 from dst.export.hf import from_pretrained
 from dst.export.hf.check import whole_run
 from dst.runtime import Session
+from dst.runtime.execution.providers import Lowering
 from dst.runtime.golden import relative_error
-from dst.runtime.providers import Lowering
 
 WIDTH, LAYERS, VOCABULARY, TOKENS, ROUNDS = 256, 2, 2048, 1024, 40
 

@@ -8,9 +8,9 @@ Models are made with random weights, adopted and quantized here. Ratios are to f
 weights on disk and in an open graph; speed at T = 1 and T = 16 as the median of interleaved rounds
 with its 95 % interval; error of the outputs over their rms, the worst range of a stream of noise.
 ``--force`` holds recurrent operators in the recipe's form even where that is known to be slower,
-which is how the least number of hidden units in ``dst.quantize.cells`` was found. The exit code is
-1 if an LSTM of at least 512 hidden units in `int8-dynamic` misses 0.30 of the bytes, 1.5 times the
-speed or the budget.
+which is how the least number of hidden units in ``dst.quantize.rewriting.cells`` was found.
+The exit code is 1 if an LSTM of at least 512 hidden units in `int8-dynamic` misses 0.30 of the
+bytes, 1.5 times the speed or the budget.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dst.bench import measure
-from dst.command.app import call
+from dst.cli.app import call
+from dst.evaluate import measure
+from dst.evaluate.quality import Budget, Settings, report
 from dst.quantize import Calibration, override_named, quantize_bundle
-from dst.quantize.report import Budget, Settings, report
 
 Floats = npt.NDArray[np.float32]
 

@@ -35,10 +35,10 @@ import numpy.typing as npt
 
 import dst
 from dst.runtime import Session, StateStore, Stream, StreamPool, rss_bytes
-from dst.runtime.manifest import Tokens
-from dst.runtime.packed import pack
+from dst.runtime.bundle.manifest import Tokens
+from dst.runtime.execution.buffers import sized
 from dst.runtime.pool.slots import Side
-from dst.runtime.state import sized
+from dst.runtime.state.codec import pack
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 import dst
+from dst.evaluate.providers import time_golden
 from dst.runtime import Session, open_bundle, relative_error, replay_golden
-from dst.runtime.providers import Lowering, Provider
-from dst.runtime.timing import time_golden
+from dst.runtime.execution.providers import Lowering, Provider
 
 
 def main() -> None:

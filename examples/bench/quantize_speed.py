@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dst.quantize import quantize_bundle, recipe_named
 from dst.runtime import Session, open_bundle, write_bundle
-from dst.runtime.manifest import Graph, Horizon, Manifest, Producer, Tokens
+from dst.runtime.bundle.manifest import Graph, Horizon, Manifest, Producer, Tokens
 
 NOMINAL = 64
 """The T of the traced bundle; int8-dynamic runs at this and at 1."""
@@ -31,9 +31,9 @@ def traced(path: Path, size: str) -> Path:
     """Write a named size with random weights as a bundle of one fused graph, without proofs."""
     import torch
 
+    from dst.export.lowering.trace import trace_fused
     from dst.export.model import Network, sized
-    from dst.export.trace import trace_fused
-    from dst.export.weights import FILE, pack
+    from dst.graphs.weights import FILE, pack
 
     torch.manual_seed(0)
     network = Network(sized(size)).eval()

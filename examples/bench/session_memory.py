@@ -35,7 +35,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime import Session, write_bundle
-from dst.runtime.manifest import (
+from dst.runtime.bundle.manifest import (
     Chunk,
     Contract,
     Features,

@@ -33,11 +33,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime import Session
-from dst.runtime.finite import finite, pieces
-from dst.runtime.intake import Intake
-from dst.runtime.manifest import Tokens
-from dst.runtime.plan import FEW_TOKENS
-from dst.runtime.state import sized
+from dst.runtime.bundle.manifest import Tokens
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.finite import finite, pieces
+from dst.runtime.execution.inputs import Intake
+from dst.runtime.execution.step import FEW_TOKENS
 
 Array = npt.NDArray[np.generic]
 Way = Literal["bare", "copies", "checks"]

@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dst.runtime import Session, StateStore, Stream, write_bundle
-from dst.runtime.manifest import (
+from dst.runtime.bundle.manifest import (
     Chunk,
     Contract,
     Features,

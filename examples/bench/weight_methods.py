@@ -26,19 +26,19 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from dst.evaluate.quality import Settings, report
+from dst.graphs.files import pack
 from dst.quantize import Calibration, recipe_named
-from dst.quantize.calibrate import observed
-from dst.quantize.compensate import by_block_compensated
-from dst.quantize.graphs import pack
-from dst.quantize.plan import choose
-from dst.quantize.rebuild import Opened, opened
-from dst.quantize.report import Settings, report
-from dst.quantize.statistics import Seen
-from dst.quantize.weights import Rounded, by_block, by_block_search
+from dst.quantize.assign import choose
+from dst.quantize.rewriting.rebuild import Opened, opened
+from dst.quantize.rounding.calibrate import observed
+from dst.quantize.rounding.gptq import by_block_compensated
+from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search
+from dst.quantize.rounding.statistics import Seen
 from dst.runtime import open_bundle, write_bundle
-from dst.runtime.bundle import Bundle
-from dst.runtime.manifest import Stored
-from dst.runtime.rules import INIT_FILE
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Stored
+from dst.runtime.bundle.validation import INIT_FILE
 
 Floats = npt.NDArray[np.float32]
 BITS, T = 4, 256

@@ -28,9 +28,9 @@ with atheris.instrument_imports(include=["dst.runtime", "tests.safety.laws"]):
     from tests.safety.writer import synthetic
 
     from dst.runtime import open_bundle
-    from dst.runtime.manifest import encode, seal
-    from dst.runtime.packed import pack
-    from dst.runtime.store.seal import seal as seal_blob
+    from dst.runtime.bundle.manifest import encode, seal
+    from dst.runtime.state.codec import pack
+    from dst.runtime.store.sealing import seal as seal_blob
 
 
 def seeds(law: str) -> list[bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dst.quantize import quantize_bundle
-from dst.quantize.prove import GOLDEN_FILE
+from dst.quantize.verify import GOLDEN_FILE
 from dst.runtime import open_bundle, write_bundle
 
 RECIPES = {"text-int8": "int8-rows", "text-int4": "int4-weights"}

@@ -12,18 +12,17 @@ import onnx
 import safetensors.numpy
 
 from dst import __version__
-from dst.export.adopt.answers import Answers, Tail
-from dst.export.adopt.infer_contract import Draft, DraftState
-from dst.export.adopt.layout import Placed
-from dst.export.adopt.pairs import words
-from dst.export.adopt.plain import Run
+from dst.export.adopt.infer.answers import Answers, Tail
+from dst.export.adopt.infer.contract import Draft, DraftState
+from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.infer.pairs import words
+from dst.export.adopt.reference import Run
 from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
-from dst.export.cost import multiply_adds
-from dst.export.weights import FILE as WEIGHTS_FILE
-from dst.export.weights import file_id, held, pack
-from dst.runtime.constants import model_id_with_constants
-from dst.runtime.golden import golden_tensors
-from dst.runtime.manifest import (
+from dst.graphs.cost import multiply_adds
+from dst.graphs.weights import FILE as WEIGHTS_FILE
+from dst.graphs.weights import file_id, held, pack
+from dst.runtime.bundle.constants import model_id_with_constants
+from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
     Contract,
@@ -42,8 +41,9 @@ from dst.runtime.manifest import (
     Tokens,
     Zeros,
 )
-from dst.runtime.rules import INIT_FILE
-from dst.runtime.state import sized
+from dst.runtime.bundle.validation import INIT_FILE
+from dst.runtime.execution.buffers import sized
+from dst.runtime.golden import golden_tensors
 
 Array = npt.NDArray[np.generic]
 

@@ -15,10 +15,10 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from dst.export.adopt.layout import Placed
-from dst.export.adopt.ports import graphs_of
-from dst.export.clean import cleaned
-from dst.runtime.manifest import Contract
+from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.infer.ports import graphs_of
+from dst.graphs.strip import cleaned
+from dst.runtime.bundle.manifest import Contract
 
 _MIN_ORT_OF_OPSET = {
     **dict.fromkeys(range(1, 12), (1, 0)),

@@ -17,10 +17,8 @@ import numpy.typing as npt
 
 from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle import Bundle
-from dst.runtime.golden import relative_error
-from dst.runtime.items import laid_out
-from dst.runtime.manifest import (
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
     Curve,
@@ -29,7 +27,9 @@ from dst.runtime.manifest import (
     Quality,
     State,
 )
-from dst.runtime.schema import item_shape
+from dst.runtime.bundle.schema import item_shape
+from dst.runtime.execution.items import laid_out
+from dst.runtime.golden import relative_error
 from dst.runtime.session import Session
 
 Array = npt.NDArray[np.generic]

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dst.export.certify import DECILE_RATIO_BOUND, decile_ratio
 from dst.export.errors import CertificateError
 from dst.export.hf.parts import Foreign
-from dst.export.verify import DECILE_RATIO_BOUND, decile_ratio
+from dst.runtime.bundle.manifest import Certificate, Curve
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import Certificate, Curve
 
 Forward = Callable[[Tensor, dict[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
 

@@ -17,9 +17,9 @@ from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv
 from dst.export.hf.check import quiet
 from dst.export.hf.parts import Foreign
 from dst.export.hf.step import LanguageStep
+from dst.runtime.bundle.validation import TOKENIZER_FILE
 from dst.runtime.errors import TokenizerError
-from dst.runtime.rules import TOKENIZER_FILE
-from dst.runtime.tokens import TextTokenizer
+from dst.runtime.tokenizer import TextTokenizer
 
 FAMILIES = {
     "falcon_mamba": mamba.take_apart,

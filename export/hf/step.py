@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dst.export.hf.check import certify_whole
 from dst.export.hf.parts import Kept, Stack
 from dst.export.step import Step
-from dst.runtime import manifest as m
-from dst.runtime.manifest import Certificate
-from dst.runtime.rules import TOKENIZER_FILE
+from dst.runtime.bundle import manifest as m
+from dst.runtime.bundle.manifest import Certificate
+from dst.runtime.bundle.validation import TOKENIZER_FILE
 
 
 class LanguageStep(Step):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
 from dst.export.model.layer import TAPS
-from dst.runtime import manifest as m
+from dst.runtime.bundle import manifest as m
 
 NOMINAL_T = 32
 

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dst.quantize.assign import Choice
 from dst.quantize.errors import NoCounterpartError
+from dst.quantize.find_weights import Site
 from dst.quantize.optimum.mapping import to_optimum
 from dst.quantize.optimum.products import ORT_CONFIG, Product, Written, quantized
-from dst.quantize.plan import Choice
-from dst.quantize.rebuild import Direct, Opened, Writer
 from dst.quantize.recipe import Recipe
-from dst.quantize.rewrite import Draft
-from dst.quantize.survey import Site
-from dst.quantize.values import Values
+from dst.quantize.rewriting.rebuild import Direct, Opened, Writer
+from dst.quantize.rewriting.rewrite import Draft
+from dst.quantize.rounding.rounded_weights import Values
 
 _PREFIX = "optimum."
 """What the names of optimum's values begin with in the graph: they may be taken there."""

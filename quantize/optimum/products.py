@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dst.quantize.survey import Floats
+from dst.quantize.find_weights import Floats
 
 if TYPE_CHECKING:
     from optimum.onnxruntime.configuration import QuantizationConfig

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.engine import Engine, first_line
 from dst.runtime.errors import (
     BatchError,
     NonFiniteInputError,
@@ -19,13 +18,14 @@ from dst.runtime.errors import (
     StepError,
     TokenRangeError,
 )
-from dst.runtime.finite import finite, pieces
-from dst.runtime.given import Given
-from dst.runtime.intake import Intake
-from dst.runtime.items import check_tokens
-from dst.runtime.plan import by_item
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.engine import Engine, first_line
+from dst.runtime.execution.finite import finite, pieces
+from dst.runtime.execution.inputs import Intake
+from dst.runtime.execution.items import check_tokens
+from dst.runtime.execution.step import by_item
+from dst.runtime.execution.stream_inputs import Given
 from dst.runtime.pool.slots import Side, row_of
-from dst.runtime.state import sized
 
 Array = npt.NDArray[np.generic]
 

@@ -11,7 +11,6 @@ from typing import NoReturn, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.engine import Engine
 from dst.runtime.errors import (
     BatchError,
     ChunkTypeError,
@@ -21,14 +20,15 @@ from dst.runtime.errors import (
     SessionError,
     StreamInputError,
 )
-from dst.runtime.given import NOTHING, Given
-from dst.runtime.grid import Walk, ending, reading
-from dst.runtime.items import Items, check_chunk, check_items
+from dst.runtime.execution.checkpoint import put_saved, to_saved
+from dst.runtime.execution.chunking import Walk, ending, reading
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.items import Items, check_chunk, check_items
+from dst.runtime.execution.providers import PLACES
+from dst.runtime.execution.stream_inputs import NOTHING, Given
 from dst.runtime.pool.rounds import Rounds, Single, Work
 from dst.runtime.pool.slots import Slot
-from dst.runtime.providers import PLACES
-from dst.runtime.rest import put_saved, to_saved
-from dst.runtime.saved import Saved
+from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

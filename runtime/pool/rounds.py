@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.engine import Engine
 from dst.runtime.errors import DstError, SlotError, StepError
-from dst.runtime.given import Given
-from dst.runtime.grid import Walk
+from dst.runtime.execution.chunking import Walk
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.recurrence import BadStateError, Mark
+from dst.runtime.execution.stream_inputs import Given
 from dst.runtime.pool.batch import Batch, Lane
 from dst.runtime.pool.slots import Side, Slot
-from dst.runtime.recurrence import BadStateError, Mark
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.engine import Engine
-from dst.runtime.finite import finite, pieces
-from dst.runtime.given import Given
-from dst.runtime.recurrence import Recurrence
-from dst.runtime.state import Block, Layout, Place
+from dst.runtime.execution.buffers import Block, Layout, Place
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.finite import finite, pieces
+from dst.runtime.execution.recurrence import Recurrence
+from dst.runtime.execution.stream_inputs import Given
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.floating]

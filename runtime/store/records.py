@@ -14,10 +14,10 @@ from dst.runtime.errors import (
     StoreCorruptError,
     StreamNotFoundError,
 )
-from dst.runtime.packed import pack, unpack
-from dst.runtime.saved import Saved
+from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import Saved
 from dst.runtime.store.retention import Mark, to_drop
-from dst.runtime.store.seal import seal, unseal
+from dst.runtime.store.sealing import seal, unseal
 
 MAX_BLOB_BYTES = 999_000_000  # SQLite takes a row of 1,000,000,000
 MAX_RECORD = 2**62

@@ -24,11 +24,11 @@ from dst.runtime.errors import (
     UnwantedKeyError,
     WrongKeyError,
 )
-from dst.runtime.saved import Saved, check_finite, check_record
-from dst.runtime.store.file import StoreFile
+from dst.runtime.state.record import Saved, check_finite, check_record
+from dst.runtime.store.database import StoreFile
 from dst.runtime.store.records import Records, are_counts, marks_of
 from dst.runtime.store.retention import line_of
-from dst.runtime.store.seal import check_key, seal, unseal
+from dst.runtime.store.sealing import check_key, seal, unseal
 
 MAX_NAME = 200
 MAX_ITEM = 2**63 - 1

@@ -1,12 +1,12 @@
 """``python -m dst``: the arguments of the command line go in, its exit code comes out."""
 
-from dst.command.signals import end_at_ctrl_c
+from dst.cli.signals import end_at_ctrl_c
 
 
 def main() -> None:
     """Run the command; what it is made of is imported when a Ctrl-C can do no harm."""
     end_at_ctrl_c()
-    from dst.command.app import main as work
+    from dst.cli.app import main as work
 
     work()
 

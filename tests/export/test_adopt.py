@@ -11,9 +11,9 @@ import pytest
 from onnx import helper
 from tests.steps import FLOAT, INT64, Array, info, model_bytes
 
-from dst.command.app import call
+from dst.cli.app import call
 from dst.runtime import Session, Stream, open_bundle, replay_golden
-from dst.runtime.manifest import Fill, Stored, Zeros
+from dst.runtime.bundle.manifest import Fill, Stored, Zeros
 
 Adopt = Callable[..., Path]
 WIDTH, HIDDEN, WINDOW = 3, 5, 8

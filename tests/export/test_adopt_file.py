@@ -12,14 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.steps import FLOAT, INT64, Array, info
 
-from dst.command.app import call
+from dst.cli.app import call
 from dst.export import Answers, adopt_bundle
-from dst.export.adopt.layout import Placed, place_chunk, place_output, place_state
-from dst.export.adopt.pairs import state_pairs
-from dst.export.adopt.ports import Port
+from dst.export.adopt.infer.layout import Placed, place_chunk, place_output, place_state
+from dst.export.adopt.infer.pairs import state_pairs
+from dst.export.adopt.infer.ports import Port
 from dst.export.errors import AdoptError
 from dst.runtime import Session, Stream, open_bundle
-from dst.runtime.manifest import Manifest, Stored, Tokens
+from dst.runtime.bundle.manifest import Manifest, Stored, Tokens
 
 PLACE = "/ho" + "me/ann/model.py"
 SIZE = 32

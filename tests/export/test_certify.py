@@ -13,11 +13,12 @@ from tests.signed import Core, Signed
 from tests.steps import Tail
 from torch import Tensor
 
-from dst.export import CertificateError, ExportError, StepFaultError, bundle, export_bundle
-from dst.export.bundle import WHOLE, _cut
-from dst.export.verify import BOUND, Form, Tensors, certify, onnx_form
+from dst.export import CertificateError, ExportError, StepFaultError, export_bundle
+from dst.export import export as bundle
+from dst.export.certify import BOUND, Form, Tensors, certify, onnx_form
+from dst.export.export import WHOLE, _cut
 from dst.runtime import open_bundle
-from dst.runtime.manifest import Certificate, Contract
+from dst.runtime.bundle.manifest import Certificate, Contract
 
 Array = npt.NDArray[np.generic]
 

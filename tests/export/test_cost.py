@@ -11,9 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.steps import PLAIN, chunk_of, contract_of, info, output_of, state_of
 
-from dst.export.cost import multiply_adds
+from dst.graphs.cost import multiply_adds
 from dst.runtime import open_bundle
-from dst.runtime.manifest import Contract
+from dst.runtime.bundle.manifest import Contract
 
 WIDTH, T = 6, 4
 

@@ -16,12 +16,12 @@ from tests.export.kinds import KINDS, Branch, Memory, Valid, example, zeros
 from torch import Tensor, nn
 
 from dst.export import ExportError, StepContractError, export_bundle
-from dst.export.contract import Known
 from dst.export.errors import StepFaultError
-from dst.export.infer import infer
-from dst.export.inferred import Inferred
+from dst.export.infer.contract import Known
+from dst.export.infer.infer import infer
+from dst.export.infer.inferred import Inferred
 from dst.runtime import Session
-from dst.runtime.manifest import Features, Fill, Stored, Tokens, Zeros
+from dst.runtime.bundle.manifest import Features, Fill, Stored, Tokens, Zeros
 
 CHUNK = torch.randn(1, 6, 5, generator=torch.Generator().manual_seed(0))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dst.export import export_bundle
 from dst.runtime import Session, Stream, open_bundle, relative_error, replay_golden
-from dst.runtime.manifest import Contract
+from dst.runtime.bundle.manifest import Contract
 from dst.runtime.pool import StreamPool
 
 STEPS = 200

@@ -19,13 +19,12 @@ from tests.steps import chunk_of, contract_of, output_of, state_of
 from torch import Tensor, nn
 
 from dst.export import CertificateError, ExportError, Step, StepContractError, StepFaultError
-from dst.export.bundle import export_bundle
+from dst.export.export import export_bundle, model_id
 from dst.export.model import Gaussian, Network, Quantiles, sized
-from dst.export.weights import model_id
 from dst.runtime import Session, Stream, open_bundle, replay_golden
+from dst.runtime.bundle.manifest import Features, Normalisation, Stored, Zeros
 from dst.runtime.errors import BundleError, BundleExistsError
 from dst.runtime.golden import relative_error
-from dst.runtime.manifest import Features, Normalisation, Stored, Zeros
 
 Items = npt.NDArray[np.int64]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dst.export import export_bundle
-from dst.export.contract import Known
+from dst.export.checks.forgets import check_carried
 from dst.export.errors import StepFaultError
-from dst.export.forgets import check_carried
-from dst.export.infer import infer
-from dst.export.inferred import Inferred
+from dst.export.infer.contract import Known
+from dst.export.infer.infer import infer
+from dst.export.infer.inferred import Inferred
 
 F = nn.functional
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tests.export.hf_models import FAMILIES, VOCABULARY, saved, trained_tokenizer
 
-from dst.command.app import call
-from dst.export.bundle import export_bundle
+from dst.cli.app import call
+from dst.export.export import export_bundle
 from dst.export.hf import LanguageStep, from_pretrained
 from dst.export.hf.check import whole_run
 from dst.runtime import Session, Stream, generate, open_bundle, replay_golden
-from dst.runtime.tokens import TextTokenizer
+from dst.runtime.tokenizer import TextTokenizer
 
 TOKENS = 1024
 BOUND = 1e-4

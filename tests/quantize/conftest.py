@@ -25,11 +25,11 @@ from tests.steps import (
     write_with_golden,
 )
 
-from dst.bench import Spread
-from dst.command.app import call
-from dst.quantize.pick import Speed, Trial
+from dst.cli.app import call
+from dst.evaluate import Spread
+from dst.quantize.autotune import Speed, Trial
 from dst.runtime import Bundle, Session, open_bundle
-from dst.runtime.manifest import Contract, Features, Golden, Tokens
+from dst.runtime.bundle.manifest import Contract, Features, Golden, Tokens
 
 Plant = Callable[[Mapping[str, float]], None]
 VOCABULARY, WIDTH, NOMINAL = 256, 64, 8
@@ -290,8 +290,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Plant:
             spread = Spread(median=ratio, low=0.99 * ratio, high=1.01 * ratio)
             return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=spread),)
 
-        monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
-        monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
+        monkeypatch.setattr("dst.quantize.autotune.verdict.raced", raced)
+        monkeypatch.setattr("dst.quantize.autotune.mixed.raced", raced)
 
     return plant
 

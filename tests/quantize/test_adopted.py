@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 from tests.steps import Floats, info, model_bytes
 
-from dst.bench import Spread
-from dst.command.app import call
-from dst.quantize.pick import Speed, Trial
+from dst.cli.app import call
+from dst.evaluate import Spread
+from dst.quantize.autotune import Speed, Trial
 from dst.runtime import Bundle, Session, open_bundle
 
 WIDTH, HIDDEN, CLASSES, T = 32, 64, 128, 8
@@ -114,8 +114,8 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> None:
         ratio = Spread(median=2.0, low=1.9, high=2.1)
         return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=ratio),)
 
-    monkeypatch.setattr("dst.quantize.pick.verdict.raced", raced)
-    monkeypatch.setattr("dst.quantize.pick.mix.raced", raced)
+    monkeypatch.setattr("dst.quantize.autotune.verdict.raced", raced)
+    monkeypatch.setattr("dst.quantize.autotune.mixed.raced", raced)
 
 
 def error_of(shelf: Path, name: str, quantized: Path) -> float:
@@ -192,7 +192,7 @@ def test_whatever_this_machine_picks_keeps_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the real clock, if a hasty one: a bundle within the budget, or none at all."""
-    monkeypatch.setattr("dst.command.pick.Trial", partial(Trial, rounds=3, slot_ms=1.0))
+    monkeypatch.setattr("dst.cli.verbs.quantize_auto.Trial", partial(Trial, rounds=3, slot_ms=1.0))
     out = tmp_path / "q"
     words = ("--auto", "--budget", f"error<{MOST}", "--items", "400", "--out", out)
     code, told, _ = quantized(capsys, shelf, name, *words, "--input", shelf / "rows.npy")

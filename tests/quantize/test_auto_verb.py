@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.quantize.conftest import Plant, refused
 
-from dst.command.app import call
-from dst.quantize.pick import CANDIDATES
+from dst.cli.app import call
+from dst.quantize.autotune import CANDIDATES
 from dst.runtime import open_bundle
 
 SHORT = ["--auto", "--items", "200"]

@@ -14,10 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.steps import Floats, drawn, info
 
-from dst.command.app import call
+from dst.cli.app import call
+from dst.graphs.files import drop_unused, load
+from dst.graphs.walk import distinct, nodes_of
 from dst.quantize import quantize_bundle
-from dst.quantize.bodies import distinct, nodes_of
-from dst.quantize.graphs import drop_unused, load
 from dst.runtime import Session
 
 Array = npt.NDArray[np.generic]

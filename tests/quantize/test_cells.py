@@ -10,7 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.steps import Floats, drawn, info
 
-from dst.command.app import call
+from dst.cli.app import call
+from dst.evaluate.quality.causality import causality_of
+from dst.graphs.walk import nodes_of
 from dst.quantize import (
     Calibration,
     NothingQuantizedError,
@@ -19,8 +21,6 @@ from dst.quantize import (
     Quantized,
     quantize_bundle,
 )
-from dst.quantize.bodies import nodes_of
-from dst.quantize.report.causality import causality_of
 from dst.runtime import Session, open_bundle
 
 Array = npt.NDArray[np.generic]

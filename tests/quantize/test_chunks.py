@@ -19,13 +19,13 @@ import pytest
 from tests.quantize.conftest import NOMINAL, optimized, outputs
 from tests.quantize.kernels import keeps_rows, kernels
 
+from dst.graphs.files import opset_of
 from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
-from dst.quantize.graphs import opset_of
 from dst.runtime import Session, open_bundle, write_bundle
+from dst.runtime.bundle.manifest import Graph
 from dst.runtime.errors import ChunkShapeError, ChunkSizeError
+from dst.runtime.execution.providers import Lowering
 from dst.runtime.golden import cost_error, golden_costs
-from dst.runtime.manifest import Graph
-from dst.runtime.providers import Lowering
 
 Array = npt.NDArray[np.generic]
 ITEMS = np.random.default_rng(3).integers(0, 256, 400)

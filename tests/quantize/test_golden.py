@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from onnx import TensorProto, numpy_helper
 from tests.quantize.conftest import NOMINAL, VOCABULARY
 
-from dst.command.app import call
+from dst.cli.app import call
 from dst.quantize import Calibration, quantize_bundle
-from dst.quantize.weights import packed4
+from dst.quantize.rounding.rounding import packed4
 from dst.runtime import open_bundle, replay_golden, write_bundle
 from dst.runtime.errors import GoldenError
 from dst.runtime.golden import cost_error, golden_costs

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.steps import drawn, info
 
-from dst.quantize.graphs import load, opset_of
+from dst.graphs.files import load, opset_of
 
 
 def normalising_step(opset: int) -> onnx.ModelProto:

@@ -21,9 +21,10 @@ from dst.runtime import open_bundle
 CHILD = """
 import sys
 from functools import partial
-import dst.command.bench, dst.command.pick, dst.command.quantize
-from dst.command.app import call
-dst.command.pick.Trial = partial(dst.command.pick.Trial, rounds=2, slot_ms=1.0)
+import dst.cli.verbs.bench, dst.cli.verbs.quantize_auto, dst.cli.verbs.quantize
+from dst.cli.app import call
+auto = dst.cli.verbs.quantize_auto
+auto.Trial = partial(auto.Trial, rounds=2, slot_ms=1.0)
 print("ready", flush=True)
 for line in sys.stdin:
     print("begin", flush=True)

@@ -34,7 +34,7 @@ from dst.quantize.errors import NoCounterpartError
 from dst.quantize.optimum import ORT_CONFIG, OptimumBackend, from_optimum, to_optimum
 from dst.runtime import Session, open_bundle, replay_golden
 from dst.runtime.errors import FileHashError
-from dst.runtime.providers import Lowering
+from dst.runtime.execution.providers import Lowering
 
 Array = npt.NDArray[np.generic]
 NOMINAL = 8

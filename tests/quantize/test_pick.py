@@ -12,10 +12,10 @@ from tests.quantize.conftest import NAMED, Plant, features_contract, written
 from tests.quantize.conftest import ROWS as GOLDEN_ROWS
 from tests.steps import drawn, info, model_bytes
 
-from dst.bench import Spread
+from dst.evaluate import Spread
+from dst.evaluate.quality import Budget, report
 from dst.quantize import QuantizeError, quantize_bundle
-from dst.quantize.errors import BudgetError
-from dst.quantize.pick import (
+from dst.quantize.autotune import (
     CANDIDATES,
     Goal,
     Judgement,
@@ -26,12 +26,12 @@ from dst.quantize.pick import (
     budget_for,
     pick,
 )
-from dst.quantize.pick.choose import best, in_order, reason
-from dst.quantize.pick.verdict import gate_refusal, size_refusals, speed_refusals
-from dst.quantize.report import Budget, report
+from dst.quantize.autotune.choose import best, in_order, reason
+from dst.quantize.autotune.verdict import gate_refusal, size_refusals, speed_refusals
+from dst.quantize.errors import BudgetError
 from dst.runtime import StepError, open_bundle, replay_golden
+from dst.runtime.bundle.manifest import Gate
 from dst.runtime.errors import BundleExistsError
-from dst.runtime.manifest import Gate
 
 Array = npt.NDArray[np.generic]
 ITEMS = np.random.default_rng(7).integers(0, 256, 3000)
@@ -185,7 +185,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def two_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries two recipes only, where the others add nothing but time."""
-    monkeypatch.setattr("dst.quantize.pick.picker.CANDIDATES", ("int8-weights", "int4-weights"))
+    monkeypatch.setattr(
+        "dst.quantize.autotune.autotune.CANDIDATES", ("int8-weights", "int4-weights")
+    )
 
 
 ALL_FASTER = dict(zip(CANDIDATES, (2.0, 1.8, 1.6, 1.4, 1.2), strict=True))

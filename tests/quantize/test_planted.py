@@ -28,9 +28,9 @@ from tests.steps import (
     state_of,
 )
 
+from dst.evaluate.quality import Budget
 from dst.quantize import quantize_bundle
-from dst.quantize.pick import Judgement, Trial, judge
-from dst.quantize.report import Budget
+from dst.quantize.autotune import Judgement, Trial, judge
 from dst.runtime import Bundle, open_bundle, write_bundle
 
 WIDTH, HIDDEN = 64, 512

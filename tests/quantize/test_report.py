@@ -26,17 +26,17 @@ from tests.steps import (
     state_of,
 )
 
-from dst.quantize.report import Report, Settings, quality_of, report
-from dst.quantize.report.attach import REPORT_FILE, attach
-from dst.quantize.report.causality import causality_of
-from dst.quantize.report.drift import Reference, reference_for
-from dst.quantize.report.gates import Budget, gates_of, growth_of
-from dst.quantize.report.parts import parts_of
-from dst.quantize.report.plot import draw
-from dst.quantize.report.rollout import Walk, rollout
+from dst.evaluate.quality import Report, Settings, quality_of, report
+from dst.evaluate.quality.attach import REPORT_FILE, attach
+from dst.evaluate.quality.causality import causality_of
+from dst.evaluate.quality.drift import Reference, reference_for
+from dst.evaluate.quality.gates import Budget, gates_of, growth_of
+from dst.evaluate.quality.plot import draw
+from dst.evaluate.quality.rollout import Walk, rollout
+from dst.evaluate.quality.sizes import parts_of
 from dst.runtime import BundleError, Session, StepError, open_bundle, surprise_bits, write_bundle
+from dst.runtime.bundle.manifest import Contract, Gate, Quality, Tokens, seal
 from dst.runtime.errors import ChunkSizeError, ContractError, OtherModelError, OtherStateError
-from dst.runtime.manifest import Contract, Gate, Quality, Tokens, seal
 
 VOCABULARY, WIDTH, T = 16, 8, 16
 ITEMS = np.random.default_rng(5).integers(0, VOCABULARY, 5_000)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.steps import PLAIN, chunk_of, contract_of, output_of, state_of
 
-from dst.quantize.report.divergence import divergence_for
+from dst.evaluate.quality.distance import divergence_for
 from dst.runtime import surprise_bits
-from dst.runtime.manifest import Contract, Features, Normalisation, Output, Tokens
+from dst.runtime.bundle.manifest import Contract, Features, Normalisation, Output, Tokens
 
 T, CLASSES = 5, 7
 Floats = npt.NDArray[np.float64]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dst.quantize.report.gates import (
+from dst.evaluate.quality.bins import BLOCK_ITEMS, Bins, edges
+from dst.evaluate.quality.gates import (
     Budget,
     Growth,
     gates_of,
@@ -19,9 +20,8 @@ from dst.quantize.report.gates import (
     passed,
     worst_loss,
 )
-from dst.quantize.report.positions import BLOCK_ITEMS, Bins, edges
-from dst.quantize.report.rollout import Rollout
-from dst.runtime.manifest import Gate
+from dst.evaluate.quality.rollout import Rollout
+from dst.runtime.bundle.manifest import Gate
 
 Floats = npt.NDArray[np.float64]
 

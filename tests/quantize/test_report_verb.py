@@ -12,10 +12,10 @@ from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tests.steps import drawn, info, model_bytes
 
-from dst.command.app import call
+from dst.cli.app import call
+from dst.evaluate.quality import Settings, report
+from dst.evaluate.quality.attach import REPORT_FILE
 from dst.quantize import quantize_bundle
-from dst.quantize.report import Settings, report
-from dst.quantize.report.attach import REPORT_FILE
 from dst.runtime import Session, open_bundle
 from dst.runtime.errors import OtherModelError
 
@@ -66,7 +66,7 @@ def test_a_signal_stops_it_before_anything_is_attached(
         os.kill(os.getpid(), number)
         return measure(*arguments)
 
-    monkeypatch.setattr("dst.command.report.measure", struck)
+    monkeypatch.setattr("dst.cli.verbs.report.measure", struck)
     before = sorted((p.name, p.read_bytes()) for p in Path(pair[1]).iterdir())
     assert call(["report", *pair, data, *FEW, "--attach"]) == 128 + number
     assert sorted((p.name, p.read_bytes()) for p in Path(pair[1]).iterdir()) == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.quantize.conftest import refused
 
-from dst.command.app import call
+from dst.cli.app import call
 from dst.runtime import open_bundle
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 400).astype(np.uint8))

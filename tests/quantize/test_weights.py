@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from dst.quantize.compensate import by_block_compensated
-from dst.quantize.statistics import Seen
-from dst.quantize.weights import (
+from dst.quantize.rounding.gptq import by_block_compensated
+from dst.quantize.rounding.rounding import (
     Rounded,
     by_block,
     by_block_search,
@@ -19,6 +18,7 @@ from dst.quantize.weights import (
     limits,
     packed4,
 )
+from dst.quantize.rounding.statistics import Seen
 
 Floats = npt.NDArray[np.float32]
 SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))

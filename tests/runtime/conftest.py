@@ -24,7 +24,7 @@ from tests.steps import (
 )
 
 from dst.runtime import Session, golden_tensors, write_bundle
-from dst.runtime.manifest import (
+from dst.runtime.bundle.manifest import (
     Contract,
     Features,
     Fill,

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from tests.windows import close, drawn_items, right_answers, window_contract, write_window
 
 from dst.runtime import Session, Stream, StreamPool
+from dst.runtime.bundle.manifest import Features, Normalisation, Shape
+from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import ChunkShapeError, ContractError
-from dst.runtime.items import laid_out
-from dst.runtime.manifest import Features, Normalisation, Shape
-from dst.runtime.memory import predict
-from dst.runtime.packed import pack
-from dst.runtime.plan import by_item
-from dst.runtime.rules import check_contract
+from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.memory import predict
+from dst.runtime.execution.step import by_item
+from dst.runtime.state.codec import pack
 
 SHAPES: tuple[Shape, ...] = (
     ("B", 3, "T", 2),  # a spectrogram

@@ -15,6 +15,18 @@ import safetensors.numpy
 
 import dst
 from dst.runtime import Bundle, Session, open_bundle, shipped, write_bundle
+from dst.runtime.bundle.manifest import (
+    FileEntry,
+    Fill,
+    Manifest,
+    Stored,
+    bundle_id,
+    canonical,
+    decode,
+    encode,
+    seal,
+    state_hash,
+)
 from dst.runtime.errors import (
     BundleError,
     BundleIdError,
@@ -33,18 +45,6 @@ from dst.runtime.errors import (
     StateHashError,
     TooLargeError,
     UnlistedFileError,
-)
-from dst.runtime.manifest import (
-    FileEntry,
-    Fill,
-    Manifest,
-    Stored,
-    bundle_id,
-    canonical,
-    decode,
-    encode,
-    seal,
-    state_hash,
 )
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]

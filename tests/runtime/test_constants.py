@@ -25,10 +25,10 @@ from tests.steps import (
 )
 
 from dst.runtime import Session, StateStore, Stream, model_id_with_constants, write_bundle
-from dst.runtime.constants import constant_array, constant_mark
+from dst.runtime.bundle.constants import constant_array, constant_mark
+from dst.runtime.bundle.manifest import Constant
 from dst.runtime.errors import OtherModelError, OtherPrecisionError, StateCorruptError
-from dst.runtime.manifest import Constant
-from dst.runtime.packed import pack, unpack
+from dst.runtime.state.codec import pack, unpack
 
 WEIGHTS_ID = "d" * 64
 RATE = Constant(input="sr", dtype="int64", shape=(), values=(16000,))

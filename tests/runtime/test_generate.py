@@ -7,7 +7,7 @@ import pytest
 
 from dst.runtime import Sampler, Session, Stream, generate
 from dst.runtime.errors import ChunkShapeError, ChunkTypeError, GenerateError, TokenRangeError
-from dst.runtime.sampling import Choice
+from dst.runtime.state.sampler import Choice
 
 
 def test_a_seed_is_a_text(text: Session) -> None:

@@ -22,7 +22,9 @@ from tests.windows import (
 )
 
 from dst.runtime import Session, StateStore, Stream, StreamPool, generate, replay
-from dst.runtime.bundle import open_bundle
+from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.manifest import Contract, Tokens
+from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import (
     ChunkShapeError,
     ContractError,
@@ -30,15 +32,13 @@ from dst.runtime.errors import (
     PartialChunkError,
     ReplayError,
 )
+from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.memory import predict
+from dst.runtime.execution.recurrence import Recurrence
+from dst.runtime.execution.step import by_item
 from dst.runtime.golden import replay_golden
 from dst.runtime.health import Health, Limits
-from dst.runtime.items import laid_out
-from dst.runtime.manifest import Contract, Tokens
-from dst.runtime.memory import predict
-from dst.runtime.packed import pack, unpack
-from dst.runtime.plan import by_item
-from dst.runtime.recurrence import Recurrence
-from dst.runtime.rules import check_contract
+from dst.runtime.state.codec import pack, unpack
 
 INPUTS: dict[str, Array] = {
     "gain": np.array([[[0.5, -1.0, 2.0], [1.5, 0.25, -3.0]]], np.float32),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dst.runtime import Session, open_bundle, predict, rss_bytes
-from dst.runtime.manifest import Tokens
-from dst.runtime.memory import peak_rss_bytes
-from dst.runtime.state import ALIGNMENT, Layout, sized
+from dst.runtime.bundle.manifest import Tokens
+from dst.runtime.execution.buffers import ALIGNMENT, Layout, sized
+from dst.runtime.execution.memory import peak_rss_bytes
 
 STREAMS = 7
 

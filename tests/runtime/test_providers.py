@@ -13,16 +13,16 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from dst.evaluate.providers import time_golden
 from dst.runtime import Session, open_bundle, replay_golden, write_bundle
-from dst.runtime.device import DeviceBridge, HostBridge, capture_options, uncaptured
-from dst.runtime.engine import Engine
+from dst.runtime.bundle.manifest import Graph, Manifest
 from dst.runtime.errors import ContractError, ProviderError, SessionError
+from dst.runtime.execution.buffers import Arena, Block, DeviceArena
+from dst.runtime.execution.device import DeviceBridge, HostBridge, capture_options, uncaptured
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.placement import GraphLoad, Share, load_of
+from dst.runtime.execution.providers import PLACES, Place, Provider
 from dst.runtime.golden import golden_chunks
-from dst.runtime.manifest import Graph, Manifest
-from dst.runtime.providers import PLACES, Place, Provider
-from dst.runtime.report import GraphLoad, Share, load_of
-from dst.runtime.state import Arena, Block, DeviceArena
-from dst.runtime.timing import time_golden
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
 replace = msgspec.structs.replace

@@ -9,7 +9,7 @@ import pytest
 
 import dst
 from dst.runtime import Session, open_bundle, relative_error, replay_golden
-from dst.runtime.providers import Lowering
+from dst.runtime.execution.providers import Lowering
 
 pytestmark = [
     pytest.mark.cuda,

@@ -18,7 +18,6 @@ from tests.safety.laws import with_checksum
 from xxhash import xxh3_128
 
 from dst.runtime import Session, Stream, generate
-from dst.runtime.engine import Engine
 from dst.runtime.errors import (
     OtherModelError,
     OtherPrecisionError,
@@ -28,11 +27,12 @@ from dst.runtime.errors import (
     StateNotFoundError,
     StateVersionError,
 )
-from dst.runtime.packed import pack, unpack
-from dst.runtime.recurrence import Recurrence
-from dst.runtime.rest import put_saved
-from dst.runtime.saved import Saved
-from dst.runtime.state_file import read_saved
+from dst.runtime.execution.checkpoint import put_saved
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.recurrence import Recurrence
+from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.file import read_saved
+from dst.runtime.state.record import Saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 

@@ -24,6 +24,7 @@ from dst.runtime import (
     rss_bytes,
     write_bundle,
 )
+from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import (
     ChunkSizeError,
     GoldenError,
@@ -32,8 +33,7 @@ from dst.runtime.errors import (
     RuntimeVersionError,
     SessionError,
 )
-from dst.runtime.manifest import Manifest
-from dst.runtime.state import DeviceArena, HostArena, Layout
+from dst.runtime.execution.buffers import DeviceArena, HostArena, Layout
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
 replace = msgspec.structs.replace

@@ -22,8 +22,8 @@ from dst.runtime.errors import (
     StreamNameError,
     StreamNotFoundError,
 )
-from dst.runtime.packed import pack
-from dst.runtime.saved import Identity, Saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Identity, Saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 
@@ -336,7 +336,7 @@ def test_delete_and_vacuum_leave_no_byte_of_one_stream(tmp_path: Path) -> None:
 
 def test_the_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody reads without end; and if somebody does, as soon as he has done."""
-    monkeypatch.setattr("dst.runtime.store.file.LOG_BYTES", 1 << 20)
+    monkeypatch.setattr("dst.runtime.store.database.LOG_BYTES", 1 << 20)
     log = tmp_path / "a.db-wal"
     with StateStore(tmp_path / "a.db", history_bytes=0, durable=False) as store:
         for item in range(30):

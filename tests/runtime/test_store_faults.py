@@ -25,8 +25,8 @@ from dst.runtime.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
-from dst.runtime.packed import pack
-from dst.runtime.saved import Identity, Saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Identity, Saved
 
 
 def state(item: int, size: int = 64) -> Saved:

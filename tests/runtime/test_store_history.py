@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dst.runtime import Session, StateStore, Stream, replay, write_bundle
+from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import (
     ChunkTypeError,
     OtherModelError,
@@ -20,9 +21,8 @@ from dst.runtime.errors import (
     ReplayError,
     StateNotFoundError,
 )
-from dst.runtime.manifest import Manifest
-from dst.runtime.packed import pack
-from dst.runtime.saved import Identity, Saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Identity, Saved
 from dst.runtime.store.retention import MAX_ASIDE, Mark, line_of, to_drop
 
 TEXT = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8).tobytes()

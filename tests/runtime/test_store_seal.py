@@ -20,8 +20,8 @@ from dst.runtime.errors import (
     WrongKeyError,
 )
 from dst.runtime.install import install_line
-from dst.runtime.packed import pack
-from dst.runtime.saved import Identity, Saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Identity, Saved
 
 pytest.importorskip("cryptography")
 

@@ -18,8 +18,11 @@ from tests.windows import (
     write_window,
 )
 
+from dst.evaluate.providers import time_golden
 from dst.runtime import Session, SlotError, StateStore, Stream, StreamPool, write_bundle
-from dst.runtime.bundle import open_bundle
+from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.manifest import Shape, StreamInput
+from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import (
     BatchError,
     ContractError,
@@ -28,12 +31,9 @@ from dst.runtime.errors import (
     StateCorruptError,
     StreamInputError,
 )
+from dst.runtime.execution.memory import predict
 from dst.runtime.golden import replay_golden
-from dst.runtime.manifest import Shape, StreamInput
-from dst.runtime.memory import predict
-from dst.runtime.packed import pack, unpack
-from dst.runtime.rules import check_contract
-from dst.runtime.timing import time_golden
+from dst.runtime.state.codec import pack, unpack
 
 GAIN = np.array([[0.5, -2.0]], np.float32)
 OFFSET = np.array([3], np.int64)

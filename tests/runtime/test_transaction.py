@@ -15,8 +15,8 @@ from dst.runtime.errors import (
     NonFiniteStateError,
     StepError,
 )
-from dst.runtime.plan import Plan
-from dst.runtime.recurrence import BadStateError, Mark, Recurrence
+from dst.runtime.execution.recurrence import BadStateError, Mark, Recurrence
+from dst.runtime.execution.step import Plan
 
 Array = npt.NDArray[np.generic]
 SAMPLES = np.random.default_rng(3).uniform(0, 0.1, 80).astype(np.float32)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from dst.runtime import open_bundle, write_bundle
+from dst.runtime.bundle.manifest import Manifest, canonical
 from dst.runtime.errors import (
     BundleError,
     BundleExistsError,
@@ -21,7 +22,6 @@ from dst.runtime.errors import (
     ManifestError,
     OutsideError,
 )
-from dst.runtime.manifest import Manifest, canonical
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
 replace = msgspec.structs.replace

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from tests.runtime.conftest import text_contract, text_files, text_manifest
 
 from dst.runtime import Session, SlotError, StateStore, StreamPool, generate, write_bundle
+from dst.runtime.bundle.manifest import Tokens
 from dst.runtime.errors import ChunkShapeError, ChunkTypeError, GenerateError, StateError
-from dst.runtime.manifest import Tokens
-from dst.runtime.packed import pack
+from dst.runtime.state.codec import pack
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from tests.steps import chunk_of, graph_of, info, manifest_of, output_of, state_of
 
 from dst.runtime import Session, golden_tensors, write_bundle
-from dst.runtime.manifest import Constant, Contract, Features, Golden, Manifest, Stored
+from dst.runtime.bundle.manifest import Constant, Contract, Features, Golden, Manifest, Stored
 
 WIDTH = 4
 

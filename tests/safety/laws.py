@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from xxhash import xxh3_128
 
+from dst.runtime.bundle.manifest import FORMAT, canonical, claimed_files, decode, encode
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.manifest import FORMAT, canonical, claimed_files, decode, encode
-from dst.runtime.packed import pack, unpack
-from dst.runtime.store.seal import seal, unseal
+from dst.runtime.state.codec import pack, unpack
+from dst.runtime.store.sealing import seal, unseal
 
 PLACE = b"the place of a record"
 _CHECKSUM_AT = 8 + len('{"__metadata__":{"checksum":"')

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from dst.runtime import Session, replay_golden
-from dst.runtime.state_file import read_saved
+from dst.runtime.state.file import read_saved
 
 
 def visit(path: Path) -> None:

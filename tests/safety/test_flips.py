@@ -18,12 +18,12 @@ from tests.safety.writer import synthetic
 
 from dst.runtime import open_bundle, shipped
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.packed import pack, unpack
-from dst.runtime.saved import Saved
-from dst.runtime.state_file import read_saved
+from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.file import read_saved
+from dst.runtime.state.record import Saved
 from dst.runtime.store import Entry, Kept, StateStore
-from dst.runtime.store.file import SCHEMA
-from dst.runtime.store.seal import seal, unseal
+from dst.runtime.store.database import SCHEMA
+from dst.runtime.store.sealing import seal, unseal
 
 NAMES = ("ann", "bob", "cy")
 KEY = bytes(range(32))

@@ -24,12 +24,12 @@ from tests.safety.laws import (
 from tests.safety.writer import synthetic
 
 from dst.runtime import Session, Stream, replay_golden
-from dst.runtime.bundle import Bundle
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import FileEntry, canonical, decode
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.manifest import FileEntry, canonical, decode
-from dst.runtime.packed import pack
-from dst.runtime.saved import Saved
-from dst.runtime.store.seal import seal
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Saved
+from dst.runtime.store.sealing import seal
 
 EXAMPLES = settings(
     max_examples=80,

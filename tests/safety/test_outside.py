@@ -18,10 +18,10 @@ from tests.safety.laws import with_checksum
 from tests.safety.writer import synthetic
 
 from dst.runtime import errors, open_bundle, write_bundle
+from dst.runtime.bundle.manifest import Manifest, canonical, decode, encode
+from dst.runtime.bundle.validation import check_name
 from dst.runtime.errors import ManifestError, OutsideError
-from dst.runtime.manifest import Manifest, canonical, decode, encode
-from dst.runtime.packed import pack
-from dst.runtime.rules import check_name
+from dst.runtime.state.codec import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 1 << 20

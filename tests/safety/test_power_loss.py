@@ -17,8 +17,8 @@ from tests.safety.writer import synthetic
 
 from dst.runtime import files, open_bundle, write_bundle
 from dst.runtime.errors import BundleError, StateError, StateNotFoundError
-from dst.runtime.packed import pack
-from dst.runtime.state_file import previous_of, read_saved, write_saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.file import previous_of, read_saved, write_saved
 
 NAME = "a.state"
 Parts = Iterable[files.Bytes]
@@ -166,7 +166,7 @@ def _copy_moved_away(path: Path, parts: Parts, previous: Path, durable: bool) ->
 def test_the_model_finds_what_is_wrong_with_other_ways_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
 ) -> None:
-    monkeypatch.setattr("dst.runtime.state_file.replace_keeping_previous", write)
+    monkeypatch.setattr("dst.runtime.state.file.replace_keeping_previous", write)
     root = tmp_path / "saved"
     root.mkdir()
     start = Image.read(root)

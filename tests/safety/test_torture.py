@@ -23,9 +23,9 @@ from tests.safety.writer import items, synthetic
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import StateNotFoundError
-from dst.runtime.packed import pack
-from dst.runtime.saved import Saved
-from dst.runtime.state_file import previous_of, read_saved, write_saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.file import previous_of, read_saved, write_saved
+from dst.runtime.state.record import Saved
 from dst.runtime.store import StateStore
 
 ROOT = Path(__file__).resolve().parents[2]

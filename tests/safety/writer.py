@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Session, Stream
-from dst.runtime.saved import Identity, Saved
-from dst.runtime.state_file import write_saved
+from dst.runtime.state.file import write_saved
+from dst.runtime.state.record import Identity, Saved
 from dst.runtime.store import StateStore
 
 LONGEST = 20_000  # values of the largest synthetic state

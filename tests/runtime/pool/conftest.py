@@ -12,10 +12,10 @@ from tests.runtime.conftest import gain_contract, gain_model
 from tests.steps import INT64, Array, info, model_bytes, output_of, state_of
 
 from dst.runtime import write_bundle
-from dst.runtime.bundle import open_bundle
-from dst.runtime.manifest import Manifest
-from dst.runtime.packed import pack
+from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.pool import StreamPool
+from dst.runtime.state.codec import pack
 
 Outputs = dict[str, Array]
 

@@ -29,11 +29,11 @@ from dst.runtime.errors import (
     StateCorruptError,
     TokenRangeError,
 )
-from dst.runtime.packed import pack
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
-from dst.runtime.sampling import Sampler
-from dst.runtime.saved import Saved
+from dst.runtime.state.codec import pack
+from dst.runtime.state.record import Saved
+from dst.runtime.state.sampler import Sampler
 
 random = np.random.default_rng(5)
 BYTES = bytes(random.integers(0, 256, 400, np.uint8))

@@ -22,11 +22,11 @@ from dst.runtime.errors import (
     SlotError,
     StepError,
 )
-from dst.runtime.packed import pack
+from dst.runtime.execution.recurrence import Mark
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
 from dst.runtime.pool.slots import Slot
-from dst.runtime.recurrence import Mark
+from dst.runtime.state.codec import pack
 
 Result = TypeVar("Result")
 POISON, HUGE = -1.0, 80.0  # the first gives a NaN output, eight of the second a state of infinity

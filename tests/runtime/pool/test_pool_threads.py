@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from dst.runtime import Session, Stream
-from dst.runtime.packed import pack
 from dst.runtime.pool import StreamPool
+from dst.runtime.state.codec import pack
 
 Array = npt.NDArray[np.generic]
 THREADS = 6

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from optimum.commands.export.base import ExportCommand
 
-from dst.command.optimum_cli import DstCommand, ExportDstCommand, take_networks
+from dst.cli.optimum_cli import DstCommand, ExportDstCommand, take_networks
 
 with suppress(ModuleNotFoundError):  # it comes with optimum-onnx
     from optimum.commands.export.onnx import ONNXExportCommand

@@ -1,0 +1,1 @@
+"""Find the contract of an ONNX file from its graph and from what the caller says."""

@@ -1,0 +1,227 @@
+"""Check what the caller said of a graph, and bring values to its dtypes and shapes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.export.adopt.infer.answers import Answers
+from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.infer.ports import Port, Ports
+from dst.export.errors import AdoptError
+from dst.runtime.bundle.manifest import Shape
+
+Array = npt.NDArray[np.generic]
+
+MOST_LOOKBACK = 1 << 16
+
+
+def check_names(where: str, ports: Ports, answers: Answers) -> None:
+    """Every name in an answer must be one of the graph's.
+
+    Raises:
+        AdoptError: one is not, or has two meanings.
+    """
+    inputs, outputs = ([p.name for p in side] for side in (ports.inputs, ports.outputs))
+    for option, names, known, kind in (
+        ("--chunk", [answers.chunk] if answers.chunk is not None else [], inputs, "input"),
+        ("--state", answers.states, inputs, "input"),
+        ("--state", answers.states.values(), [*outputs, *ports.dropped], "output"),
+        ("--init", answers.init, inputs, "input"),
+        ("--constant", answers.constants, inputs, "input"),
+        ("--stream-input", answers.stream_inputs, inputs, "input"),
+        ("--shape", answers.shapes, [*inputs, *outputs], "input or output"),
+        ("--drop", answers.drop, [*outputs, *ports.dropped], "output"),
+        ("--meaning", answers.meanings, outputs, "output"),
+    ):
+        for name in names:
+            if name not in known:
+                raise AdoptError(
+                    f"{where}: {option} names `{name}`, which is no {kind}; there are "
+                    + ", ".join(f"`{n}`" for n in known)
+                )
+    given_as = [answers.chunk, *answers.states, *answers.constants, *answers.stream_inputs]
+    twice = [name for name in given_as if name is not None and given_as.count(name) > 1]
+    if twice:
+        raise AdoptError(
+            f"{where}: `{twice[0]}` is one of chunk, state, constant and stream input, not two"
+        )
+
+
+def check_numbers(where: str, answers: Answers) -> None:
+    """Counts must be whole numbers that something can be counted by, and the others finite.
+
+    Raises:
+        AdoptError: one is not.
+    """
+    counts = [("--t", t, 1) for t in answers.t] + [("--lookback", answers.lookback, 0)]
+    counts.append(("--lookahead", answers.lookahead, 0))
+    if answers.vocabulary is not None:
+        counts.append(("--vocabulary", answers.vocabulary, 1))
+    for option, count, least in counts:
+        if not isinstance(count, int | np.integer) or count < least:
+            raise AdoptError(
+                f"{where}: {option} {count}: expected a whole number of {least} or more"
+            )
+    for option, count in (("--lookback", answers.lookback), ("--lookahead", answers.lookahead)):
+        if count > MOST_LOOKBACK:
+            raise AdoptError(f"{where}: {option} {count}: expected at most {MOST_LOOKBACK:,} items")
+    for option, fill in (("--lookback-fill", answers.lookback_fill), ("--pad", answers.pad_value)):
+        if not math.isfinite(fill):
+            raise AdoptError(f"{where}: {option} {fill}: expected a finite number")
+    rate = answers.sample_rate_hz
+    if rate is not None and not 0 < rate < math.inf:
+        raise AdoptError(f"{where}: --sample-rate {rate}: expected a number above 0")
+
+
+def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
+    """An answer that answers nothing is a mistake.
+
+    Raises:
+        AdoptError: there is one.
+    """
+    for name in answers.shapes:
+        if name in answers.constants:
+            raise AdoptError(f"{where}: --shape {name}: a constant's value tells its shape")
+        if name in pairs.values():
+            raise AdoptError(
+                f"{where}: --shape {name}: give the shape of the state's input instead"
+            )
+    for name in answers.meanings:
+        if name in pairs.values():
+            raise AdoptError(f"{where}: --meaning {name}: a state's output goes to no reader")
+    _check_meanings(where, chunk, answers)
+    tokens = answers.vocabulary is not None or answers.tokenizer == "bytes"
+    if chunk is not None and tokens and chunk.dtype.startswith("float"):
+        raise AdoptError(f"{where}: the chunk {chunk} holds features, which have no vocabulary")
+    if answers.pad_value and answers.tail != "pad":
+        raise AdoptError(f"{where}: --pad {answers.pad_value:g} needs --tail pad")
+    if answers.lookback_fill and not answers.lookback:
+        raise AdoptError(f"{where}: --lookback-fill {answers.lookback_fill:g} needs --lookback")
+
+
+def _check_meanings(where: str, chunk: Port | None, answers: Answers) -> None:
+    """Logits foretell token ids, and the outputs `mean` and `log_std` together features."""
+    features = chunk is not None and chunk.dtype.startswith("float")
+    heads = {name for name, meaning in answers.meanings.items() if meaning == "gaussian"}
+    for name, meaning in answers.meanings.items():
+        said = f"{where}: --meaning {name}={meaning}"
+        if meaning == "logits" and features:
+            raise AdoptError(f"{said}: logits foretell token ids, the chunk {chunk} holds features")
+        if meaning != "gaussian":
+            continue
+        if chunk is not None and not features:
+            raise AdoptError(f"{said}: a gaussian foretells features, the chunk {chunk} holds ids")
+        if heads != {"mean", "log_std"}:
+            raise AdoptError(
+                f"{said}: a gaussian is two outputs, `mean` and `log_std`; give both that meaning"
+            )
+
+
+def checked_data(where: str, data: Array, dtype: str) -> Array:
+    """Bring the first items to the chunk's dtype.
+
+    Raises:
+        AdoptError: one holds a NaN, an infinity or a number that the dtype cannot.
+    """
+    cast = _cast(data, dtype)
+    for held, what in (
+        (data, "a NaN or an infinity"),
+        (cast, f"a number that is too large for {dtype}"),
+    ):
+        bad = ~np.isfinite(held.reshape(len(held), -1).astype(np.float64)).all(axis=1)
+        if bad.any():
+            raise AdoptError(f"{where}: --data: item {int(np.argmax(bad)) + 1} holds {what}")
+    return cast
+
+
+def _cast(value: Array, dtype: str) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told by its place
+        return value.astype(dtype)
+
+
+def start_of(where: str, placed: Placed, start: Array) -> Array:
+    """Bring what a state starts from to its dtype: one number, or a tensor with B = 1.
+
+    Raises:
+        AdoptError: it has another shape, or holds what the state cannot.
+    """
+    port, start = placed.port, np.asarray(start)
+    one = tuple(1 if d == "B" else int(d) for d in placed.own_shape)
+    if start.ndim and start.shape != one:
+        raise AdoptError(
+            f"{where}: --init {port.name}: has shape {list(start.shape)}, expected one number or "
+            f"{list(one)}"
+        )
+    value = _cast(start, port.dtype)
+    _check_held(f"{where}: --init {port.name}", start, value)
+    return value
+
+
+def stream_shape(where: str, port: Port, shape: Shape) -> Shape:
+    """Check the shape that the caller gave an input fixed per stream: sizes and at most one `B`.
+
+    Raises:
+        AdoptError: it does not fit the file.
+    """
+    fits = len(shape) == len(port.dims) and all(
+        d == s or not (isinstance(d, int) and isinstance(s, int))
+        for d, s in zip(port.dims, shape, strict=True)
+    )
+    if not fits or "T" in shape or shape.count("B") > 1:
+        raise AdoptError(
+            f"{where}: --shape {port.name}: {','.join(map(str, shape))} does not fit {port}: "
+            "expected its sizes in order, and at most one B; what is fixed per stream has no T"
+        )
+    return shape
+
+
+def stream_value(where: str, port: Port, shape: Shape, value: Array | None) -> Array:
+    """Bring an example of an input fixed per stream to its dtype; random numbers without one.
+
+    Raises:
+        AdoptError: it has another shape, or holds what the input cannot.
+    """
+    one = tuple(1 if d == "B" else int(d) for d in shape)
+    if value is None:
+        random = np.random.default_rng(1)
+        if port.dtype.startswith("float"):
+            return random.normal(size=one).astype(port.dtype)
+        return random.integers(0, 2, one).astype(port.dtype)
+    if value.shape not in ((), one):
+        raise AdoptError(
+            f"{where}: --stream-input {port.name}: has shape {list(value.shape)}, expected one "
+            f"number or {list(one)}"
+        )
+    cast = np.full(one, _cast(value, port.dtype)) if not value.ndim else _cast(value, port.dtype)
+    _check_held(f"{where}: --stream-input {port.name}", value, cast)
+    return cast
+
+
+def constant_of(where: str, port: Port, value: Array) -> Array:
+    """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
+    value = np.asarray(value)
+    cast = _cast(value, port.dtype)
+    shape = tuple(d if isinstance(d, int) else 1 for d in port.dims)
+    if not value.ndim and not (port.free and len(port.dims) > 1):
+        cast = np.full(shape, cast)
+    fits = cast.ndim == len(port.dims) and all(
+        not isinstance(d, int) or d == size for d, size in zip(port.dims, cast.shape, strict=True)
+    )
+    if not fits:
+        raise AdoptError(
+            f"{where}: --constant {port.name}: has shape {list(value.shape)}, the input is {port}"
+        )
+    _check_held(f"{where}: --constant {port.name}", value, cast)
+    return cast
+
+
+def _check_held(where: str, given: Array, held: Array) -> None:
+    """What was given must be finite, and be there still in the dtype that holds it."""
+    if not np.isfinite(given.astype(np.float64)).all():
+        raise AdoptError(f"{where}: holds a NaN or an infinity")
+    same = held.dtype.kind == "f" or bool((held == given).all())
+    if not same or not np.isfinite(held.astype(np.float64)).all():
+        raise AdoptError(f"{where}: {held.dtype} cannot hold {given}")

@@ -1,0 +1,249 @@
+"""Find the input that takes the chunk and tell its axes, or ask for them.
+
+Shape letters: `B` batch, `T` items per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+from onnx import numpy_helper
+
+from dst.export.adopt.infer.answers import Answers, Question
+from dst.export.adopt.infer.layout import Placed, given, is_batch, is_time, place_chunk
+from dst.export.adopt.infer.pairs import may_carry, words
+from dst.export.adopt.infer.ports import Port
+from dst.export.errors import AdoptError
+from dst.runtime.bundle.manifest import Shape
+
+MOST_NAMED = 4
+"""As many outputs are listed that an input could become."""
+CHUNK_NAMES = frozenset(
+    [
+        *("x", "input", "inputs", "chunk", "audio", "signal", "wav", "waveform", "speech", "pcm"),
+        *("feats", "features", "mel", "frames", "mix", "noisy", "obs", "observation"),
+        *("tokens", "ids", "input_ids", "data"),
+    ]
+)
+"""What the chunk's input is often called, where another input could be it as well."""
+
+
+def chunk_input(
+    rest: list[Port], open_inputs: list[Port], outputs: list[Port], answers: Answers
+) -> Port | None:
+    """The input the caller named, or the only one that is left, looks so, or fits no output."""
+    if answers.chunk is not None:
+        return next(port for port in rest if port.name == answers.chunk)
+    able = [port for port in open_inputs if port.dims]
+    for fitting in (
+        able,
+        [port for port in able if port.name.lower() in CHUNK_NAMES],
+        [port for port in able if len(port.free) > 1],
+        [port for port in able if not any(may_carry(port, o) for o in outputs)],
+    ):
+        if len(fitting) == 1:
+            return fitting[0]
+    return None
+
+
+def which_chunk(inputs: Sequence[Port], able: Sequence[Port]) -> Question:
+    """Ask which of the inputs that are left takes the chunk; the first of them is likeliest."""
+    if not able:
+        listed = ", ".join(str(port) for port in inputs)
+        why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
+        return Question("--chunk NAME", why, guess=f"--chunk {inputs[0].name}")
+    listed = ", ".join(str(port) for port in able)
+    return Question(
+        "--chunk NAME",
+        f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or a "
+        f"--stream-input; what is asked below holds for `{able[0].name}`",
+        guess=f"--chunk {able[0].name}",
+    )
+
+
+def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
+    """Ask what each input is that is left, and propose an output for those that fit one."""
+    questions: list[Question] = []
+    taken: set[str] = set()
+    for port in ports:
+        able = [output for output in outputs if may_carry(port, output)]
+        able.sort(key=lambda output: _likeness(port, output), reverse=True)
+        fitting = [output.name for output in able]
+        likely = next((name for name in fitting if name not in taken), None)
+        option, guess = f"--constant {port.name}=VALUE", ""
+        if port.dims:
+            option += f"   or --stream-input {port.name}"
+            guess = f"--stream-input {port.name}"
+        if fitting:
+            more = ", …" if len(fitting) > MOST_NAMED else ""
+            option += f"; or --state {port.name}=OUTPUT   ({', '.join(fitting[:MOST_NAMED])}{more})"
+        if likely is not None:
+            taken.add(likely)
+            guess = f"--state {port.name}={likely}"
+        why = f"the input {port} is neither chunk nor a state that a name tells"
+        if port.dims and not any("for ever" in question.why for question in questions):
+            why += (
+                ": is it the same for ever (--constant), given once when a stream starts, as a "
+                "speaker's vector (--stream-input), or the state before a step whose next value "
+                "an output gives? New items in each step come in the chunk alone"
+            )
+        questions.append(Question(option, why, guess))
+    return questions
+
+
+def _likeness(before: Port, after: Port) -> tuple[bool, int]:
+    """Whether two state the same sizes, and how many words their names share."""
+    return before.dims == after.dims, len({*words(before.name)} & {*words(after.name)})
+
+
+def without_batch(ports: Sequence[Port], outputs: Sequence[Port]) -> bool:
+    """Say whether what looks like states has no axis that could be a batch."""
+    states = [port for port in ports if port.dims and any(may_carry(port, o) for o in outputs)]
+    return bool(states) and not any(port.free or 1 in port.dims for port in states)
+
+
+def with_width(model: onnx.ModelProto, port: Port) -> Port:
+    """Give the last axis of a chunk its size, where it is free and the weights behind it tell.
+
+    A recurrence and a product of matrices take features on the last axis, as many as their first
+    weight has.
+    """
+    if len(port.dims) < 2 or isinstance(port.dims[-1], int) or is_time(port.dims[-1]):
+        return port
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {port.name: len(port.dims)}  # of the values that hold the chunk, features last
+    for node in model.graph.node:
+        rank = ranks.get(node.input[0]) if node.input else None
+        if rank is None:
+            continue
+        weight = weights.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in ("Identity", "Cast"):
+            ranks[node.output[0]] = rank
+        elif node.op_type == "Unsqueeze" and weight is not None:
+            axes = numpy_helper.to_array(weight)
+            if ((axes >= 0) & (axes < rank + len(axes) - 1)).all():
+                ranks[node.output[0]] = rank + len(axes)
+        elif weight is not None and node.op_type in ("LSTM", "GRU", "RNN", "MatMul"):
+            width = weight.dims[0 if node.op_type == "MatMul" else 2]
+            return replace(port, dims=(*port.dims[:-1], width))
+    return port
+
+
+def batch_names(
+    chunk: Port, ports: Sequence[Port], outputs: Sequence[Port], pairs: Mapping[str, str]
+) -> frozenset[str]:
+    """What states call an axis that is free: a state has no time, so that is the batch.
+
+    An input counts as a state where a name tells, or where an output could be its next value.
+    """
+    found: set[str] = set()
+    for port in ports:
+        names = [port.dims[axis] for axis in port.free]
+        if port.name == chunk.name or len(names) != 1 or not isinstance(names[0], str):
+            continue
+        if port.name in pairs or any(may_carry(port, output) for output in outputs):
+            found.add(names[0])
+    return frozenset(found)
+
+
+def place(
+    where: str,
+    port: Port,
+    names: frozenset[str],
+    batchless: bool,
+    answers: Answers,
+    questions: list[Question],
+) -> Placed | None:
+    """Place the axes of the chunk, or add a question.
+
+    Args:
+        where: the file, for messages.
+        port: the chunk's input.
+        names: what states call the batch.
+        batchless: whether no state has an axis that could be a batch.
+        answers: what the caller said.
+        questions: where what is not known is added.
+
+    Raises:
+        AdoptError: the shape that the caller gave does not fit the file.
+    """
+    if port.name in answers.shapes:
+        return shaped(where, port, answers, timed=True)
+    around = answers.lookback + answers.lookahead
+    if not around and (row := _row_of_numbers(port)) is not None:
+        return _place_row(port, row, names, batchless, answers, questions)
+    length = answers.t[0] + around if len(answers.t) == 1 else None
+    placed = place_chunk(port, names, length, batchless)
+    if isinstance(placed, Question):
+        questions.append(placed)
+        return None
+    return placed
+
+
+def _row_of_numbers(port: Port) -> int | None:
+    """The one fixed axis of a chunk with at most one other: does it count items or features?"""
+    numbers = [axis for axis, d in enumerate(port.dims) if isinstance(d, int) and d > 1]
+    if len(numbers) != 1 or len(port.dims) > 2:
+        return None
+    return None if any(is_time(d) for d in port.dims) else numbers[0]
+
+
+def _place_row(
+    port: Port,
+    axis: int,
+    names: frozenset[str],
+    batchless: bool,
+    answers: Answers,
+    questions: list[Question],
+) -> Placed | None:
+    """Tell a row of numbers: one item of so many features, so many items, or one of many items."""
+    count = port.dims[axis]
+    other = port.dims[1 - axis] if len(port.dims) == 2 else 1
+    may_be_time = not isinstance(other, int) and not is_batch(other) and other not in names
+
+    def spelled(row: int | str, rest: str) -> Shape:
+        return tuple(row if i == axis else rest for i in range(len(port.dims)))
+
+    one, many, items = (
+        spelled(int(count or 0), "B"),
+        spelled("T", "B"),
+        spelled(int(count or 0), "T"),
+    )
+    if answers.t == (count,):
+        return given(port, many, timed=True)
+    if answers.t and (may_be_time and (batchless or answers.t != (1,))):
+        return given(port, items, timed=True)
+    if answers.t == (1,):
+        return given(port, one, timed=True)
+    if answers.t:
+        return given(port, many, timed=True)  # its length is then told from T
+    shapes = [items, one, many] if may_be_time and batchless else [one, many]
+    shapes += [items] if may_be_time and not batchless else []
+    told = [",".join(map(str, shape)) for shape in shapes]
+    questions.append(
+        Question(
+            "   or ".join(f"--shape {port.name}={shape}" for shape in told),
+            f"the chunk is {port}: is it one item of {count} features ({','.join(map(str, one))}), "
+            f"or {count} items of one number ({','.join(map(str, many))}, with --tail pad or "
+            "refuse)?",
+            guess=f"--shape {port.name}={told[0]}",
+            one_item=shapes[0] == one,
+        )
+    )
+    return None
+
+
+def shaped(
+    where: str, port: Port, answers: Answers, *, timed: bool = False, state: bool = False
+) -> Placed:
+    """Take the shape that the caller gave a port.
+
+    Raises:
+        AdoptError: it does not fit the file.
+    """
+    try:
+        return given(port, answers.shapes[port.name], timed=timed, state=state)
+    except ValueError as error:
+        raise AdoptError(f"{where}: --shape {port.name}: {error}") from None

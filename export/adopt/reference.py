@@ -1,0 +1,272 @@
+"""Drive an ONNX file as it is in a plain ONNX Runtime loop: what a bundle is held against.
+
+Arrays are in the contract's layout. The file may lack the batch axis (or, for a chunk of one item,
+the time axis): it is taken off before and put back after.
+
+Every step is taken twice with the same inputs and compared bit for bit: a step that draws random
+numbers has no one answer.
+
+Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.export.adopt.infer.contract import Draft
+from dst.export.adopt.infer.layout import Placed
+from dst.export.errors import AdoptCheckError, AdoptError
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.engine import first_line
+
+Array = npt.NDArray[np.generic]
+Tensors = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run of carried steps gave.
+
+    Attributes:
+        chunks: the new items of each step, in the contract's layout.
+        outputs: output name -> one array per step.
+        states: the state before the first step and after each, by input name.
+        windows: the chunk of each step, its lookback in front and its look-ahead behind.
+        given: what was given once per stream, by input name.
+    """
+
+    chunks: list[Array]
+    outputs: dict[str, list[Array]]
+    states: list[Tensors]
+    windows: list[Array]
+    given: Tensors
+
+
+def open_file(path: Path) -> ort.InferenceSession:
+    """Open a file on ONNX Runtime's CPU provider, one thread.
+
+    Raises:
+        AdoptError: ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        raise AdoptError(f"{path}: cannot be loaded: {first_line(error)}") from None
+
+
+class Plain:
+    """An open ONNX file, driven by hand."""
+
+    def __init__(
+        self, session: ort.InferenceSession, draft: Draft, fill: float, random: Sequence[str] = ()
+    ) -> None:
+        """Take an open file.
+
+        Args:
+            session: as ``open_file`` gives it.
+            draft: what the graph and the caller said.
+            fill: what stands in front of the first item of a stream.
+            random: the operators in it that draw random numbers, for messages.
+        """
+        self._session, self._draft, self._fill, self._random = session, draft, fill, random
+
+    def initial(self, batch: int = 1) -> Tensors:
+        """The state before the first item."""
+        return {
+            state.before.port.name: _start(state.before, state.start, batch)
+            for state in self._draft.states
+        }
+
+    def given(self, batch: int = 1) -> Tensors:
+        """What is given once per stream: the example, and other values for further rows."""
+        return {
+            s.port.name: _rows(s.example, s.shape.index("B"), batch)
+            if "B" in s.shape
+            else s.example
+            for s in self._draft.stream_inputs
+        }
+
+    def lay_out(self, items: Sequence[Array]) -> Array:
+        """Lay out runs of items `[n, ...]`, one per row of the batch, as a chunk."""
+        chunk = self._draft.chunk
+        at = chunk.shape.index("T")
+        rows = [np.moveaxis(row, 0, at - (chunk.batch_axis < at)) for row in items]
+        return np.ascontiguousarray(np.stack(rows, chunk.batch_axis))
+
+    def step(
+        self,
+        window: Array,
+        state: Tensors,
+        outputs: Mapping[str, Placed],
+        given: Tensors | None = None,
+        constants: Tensors | None = None,
+    ) -> tuple[Tensors, Tensors]:
+        """Run one step on `L + T + A` items in the contract's layout.
+
+        Args:
+            window: the chunk, its lookback in front and its look-ahead behind.
+            state: input name -> value.
+            outputs: those wanted, by name.
+            given: what is given once per stream; the example by default.
+            constants: in place of those of the draft.
+
+        Returns:
+            The outputs and the next state.
+
+        Raises:
+            AdoptCheckError: the file cannot take the step, the state does not keep its shape, or
+                the same step gives something else when it is taken again.
+        """
+        draft = self._draft
+        feed = {draft.chunk.port.name: _off(draft.chunk, window), **(constants or draft.constants)}
+        feed |= self.given() if given is None else given
+        for s in draft.states:
+            feed[s.before.port.name] = _off(s.before, state[s.before.port.name])
+        names = [*outputs, *(s.after.name for s in draft.states)]
+        t = window.shape[draft.chunk.shape.index("T")] - draft.lookback - draft.lookahead
+        try:
+            values, again = (self._session.run(names, feed) for _ in range(2))
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            raise AdoptCheckError(
+                f"a step of T = {t} failed: {first_line(error)}", code="step-failed"
+            ) from None
+        for name, value, other in zip(names, values, again, strict=True):
+            self._check_same(name, value, other)
+        found = dict(zip(names, values, strict=True))
+        after: Tensors = {}
+        for s in draft.states:
+            before = feed[s.before.port.name]
+            _check_kept(s.before.port.name, s.after.name, before, found[s.after.name], t)
+            after[s.before.port.name] = _on(s.before, found[s.after.name])
+        return {name: _on(placed, found[name]) for name, placed in outputs.items()}, after
+
+    def check_again(self, run: Run, outputs: Mapping[str, Placed]) -> None:
+        """Take the first and the middle step of a run once more, after all the others.
+
+        Raises:
+            AdoptCheckError: one gives something else than before.
+        """
+        for number in {0, len(run.windows) // 2}:
+            found, state = self.step(run.windows[number], run.states[number], outputs, run.given)
+            for name, value in found.items():
+                self._check_same(name, run.outputs[name][number], value)
+            for name, value in state.items():
+                self._check_same(name, run.states[number + 1][name], value)
+
+    def _check_same(self, name: str, value: Array, other: Array) -> None:
+        if value.shape == other.shape and value.tobytes() == other.tobytes():
+            return
+        why = "it holds no operator that is known to"
+        if self._random:
+            why = f"it holds {', '.join(self._random)}"
+        raise AdoptCheckError(
+            f"`{name}` differs between two runs of one step with the same inputs: the step draws "
+            f"random numbers ({why}). Export the model in evaluation mode (model.eval()), or with "
+            "the random numbers as a part of the chunk",
+            code="random",
+        )
+
+    def shapes(self, items: Array) -> dict[str, tuple[int, ...]]:
+        """Step once on items `[T + A, ...]` and return the shape of each output, as in the file."""
+        raw = {port.name: Placed(port, (), ()) for port in self._draft.outputs}
+        run = self.carry([items], len(items) - self._draft.lookahead, raw)
+        return {name: values[0].shape for name, values in run.outputs.items()}
+
+    def carry(
+        self,
+        items: Sequence[Array],
+        t: int,
+        outputs: Mapping[str, Placed],
+        given: Tensors | None = None,
+        constants: Tensors | None = None,
+    ) -> Run:
+        """Carry the state over runs of items `[n, ...]`, one per row of the batch.
+
+        Args:
+            items: as many rows as the batch, all of one length.
+            t: items per chunk; what is left of n is not read, but for the look-ahead.
+            outputs: those wanted, by name.
+            given: what is given once per stream, for the whole batch.
+            constants: in place of those of the draft.
+
+        Raises:
+            AdoptCheckError: a step failed, or a value is not finite.
+        """
+        back, ahead = self._draft.lookback, self._draft.lookahead
+        given = self.given(len(items)) if given is None else given
+        run = Run([], {name: [] for name in outputs}, [self.initial(len(items))], [], given)
+        padded = [
+            np.concatenate([np.full((back, *row.shape[1:]), self._fill, row.dtype), row])
+            for row in items
+        ]
+        for at in range(0, len(items[0]) - t - ahead + 1, t):
+            window = self.lay_out([row[at : at + back + t + ahead] for row in padded])
+            found, state = self.step(window, run.states[-1], outputs, given, constants)
+            for name, value in (*found.items(), *state.items()):
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise AdoptCheckError(
+                        f"`{name}` holds a NaN or an infinity after {at + t} items; give real "
+                        "items with --data, or another --init"
+                    )
+            for name, value in found.items():
+                run.outputs[name].append(value)
+            run.states.append(state)
+            run.windows.append(window)
+            run.chunks.append(self.lay_out([row[at : at + t + ahead] for row in items]))
+        return run
+
+
+def _check_kept(name: str, after: str, before: Array, value: Array, t: int) -> None:
+    """A state keeps its dtype and shape; one that becomes longer is told as such."""
+    if value.shape == before.shape and value.dtype == before.dtype:
+        return
+    told = (
+        f"state `{name}` is {before.dtype} {list(before.shape)} and became {value.dtype} "
+        f"{list(value.shape)} in `{after}` at T = {t}"
+    )
+    longer = [n for o, n in zip(before.shape, value.shape, strict=False) if n > o]
+    if value.ndim == before.ndim and len(longer) == 1 and value.size > before.size:
+        raise AdoptCheckError(
+            f"{told}: it grows, and a bundle holds states of one fixed size; export a static "
+            "cache (a window of fixed length that is shifted or written in turn)",
+            code="state-grows",
+        )
+    raise AdoptCheckError(
+        f"{told}; a state keeps both: is it another output's, or is --t or --lookback wrong?"
+    )
+
+
+def _rows(example: Array, axis: int, batch: int) -> Array:
+    """Put a batch together: the example, and for each further row its values in another order."""
+    rows = [np.roll(example, row).reshape(example.shape) for row in range(batch)]
+    if example.dtype.kind == "f":
+        rows = [(row * (1 + number)).astype(example.dtype) for number, row in enumerate(rows)]
+    return np.concatenate(rows, axis)
+
+
+def _start(placed: Placed, start: Array | None, batch: int) -> Array:
+    """Make the initial value of a state for a batch, in the contract's layout."""
+    value: Array = np.zeros(sized(placed.shape, 0, batch), placed.port.dtype)
+    if start is not None:
+        value[...] = _on(placed, start) if start.ndim else start
+    return value
+
+
+def _off(placed: Placed, value: Array) -> Array:
+    """Take off the axes that the file does not have."""
+    return value.squeeze(placed.added) if placed.added else value
+
+
+def _on(placed: Placed, value: Array) -> Array:
+    """Put on the axes that the file does not have."""
+    return np.expand_dims(value, placed.added) if placed.added else value

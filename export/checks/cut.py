@@ -1,0 +1,122 @@
+"""Check that the way in which a stream is cut into chunks does not matter (`cut-matters`).
+
+The same items are stepped over at two T that the contract allows; answers and the next state must
+be the same. See ``dst.export.checks.check_step``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from dst.export.checks.memory import Finding
+from dst.export.errors import StepFaultError
+from dst.export.infer.call import Tensors
+from dst.export.infer.probe import Gaps, Probe, nudged, nudged_chunk, said
+
+CUT_ITEMS = 1024
+"""Items over which two cuts are compared, at most."""
+
+
+def check_cut(probe: Probe, share: float) -> list[Finding]:
+    """Step over the same items at two T: answers and the next state must be the same.
+
+    Raises:
+        StepFaultError: they are not (`cut-matters`).
+    """
+    findings: list[Finding] = []
+    if not probe.contract.chunk.causal:
+        return findings
+    small, *larger = probe.sizes
+    for large in larger:
+        common = math.lcm(small, large)
+        if common > max(CUT_ITEMS, large):
+            continue
+        # a stream that has begun shows most; the longest chunk is looked at from everywhere
+        for stream in probe.streams[:2] if large == larger[-1] else probe.streams[:1]:
+            starts = [(_multiple(2 * large, common), probe.late(stream, large, 2))]
+            if large == larger[-1]:
+                starts.append((0, probe.start()))
+            for origin, state in starts:
+                findings += _compare_cuts(
+                    probe, stream, (small, large), (origin, common), state, share
+                )
+    return list(dict.fromkeys(findings))
+
+
+def _multiple(items: int, of: int) -> int:
+    return -(-items // of) * of
+
+
+def _compare_cuts(
+    probe: Probe,
+    stream: str,
+    sizes: tuple[int, int],
+    items: tuple[int, int],
+    state: Tensors,
+    share: float,
+) -> list[Finding]:
+    small, large = sizes
+    whole, pieces = (_walk(probe, stream, t, items, state) for t in (large, small))
+    gaps, once = Gaps(), Gaps()
+    gaps.add(pieces[0], whole[0])
+    gaps.add(
+        {f"next state {n}": v for n, v in pieces[2].items()},
+        {f"next state {n}": v for n, v in whole[2].items()},
+    )
+    once.add(pieces[1], whole[1])
+    exact = probe.contract.chunk.tail == "exact"
+    apart = gaps.beyond(share) | (once.beyond(share) if exact else {})
+    if apart:
+        moved = _walk(probe, stream, small, items, nudged(state), nudge=True)
+        noise = Gaps()
+        noise.add(moved[0] | moved[1], pieces[0] | pieces[1])
+        noise.add(
+            {f"next state {n}": v for n, v in moved[2].items()},
+            {f"next state {n}": v for n, v in pieces[2].items()},
+        )
+        apart = gaps.beyond(share, noise.worst) | (once.beyond(share, noise.worst) if exact else {})
+    if apart:
+        name = max(apart, key=lambda key: apart[key])
+        raise StepFaultError(
+            f"the cut matters: over the same {items[1]} items `{name}` differs "
+            f"{said(apart[name])} between chunks of T = {small} and of T = {large} (B = 1). The "
+            "answers on a device would depend on how the input happens to arrive. Carry over "
+            "everything that a chunk needs of the ones before: every tensor of a recurrence's "
+            "state, the last k-1 inputs of a convolution, a position or a count; or allow one T "
+            "only (`t=...`, tail `pad` or `refuse`)",
+            code="cut-matters",
+        )
+    return [
+        Finding(
+            "cut-matters",
+            f"output `{name}` has one value for a chunk and depends on the chunk's length",
+        )
+        for name in once.beyond(share)
+    ]
+
+
+def _walk(
+    probe: Probe,
+    stream: str,
+    t: int,
+    items: tuple[int, int],
+    state: Tensors,
+    *,
+    nudge: bool = False,
+) -> tuple[Tensors, Tensors, Tensors]:
+    """Step over some items: outputs joined along time, last outputs of a chunk, the state."""
+    origin, count = items
+    parts: list[Tensors] = []
+    for number in range(origin // t, (origin + count) // t):
+        chunk = probe.chunk(stream, number, t)
+        outputs, state = probe.call(nudged_chunk(chunk) if nudge else chunk, state)
+        parts.append(outputs)
+    joined, last = {}, {}
+    for output in probe.contract.outputs:
+        if output.time_axis is None:
+            last[output.name] = parts[-1][output.name]
+        else:
+            joined[output.name] = torch.cat([p[output.name] for p in parts], output.time_axis)
+    return joined, last, state

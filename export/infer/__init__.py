@@ -1,0 +1,1 @@
+"""Find the contract of a torch module by running it."""

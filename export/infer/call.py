@@ -1,0 +1,129 @@
+"""Call a torch step so that whatever goes wrong has a name.
+
+Every tensor that goes in and comes out is a copy: a step may write into the state it is given and
+may keep what it returns.
+
+Shape letters: ``B`` batch, ``T`` items per chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.runtime.bundle.manifest import Contract
+
+if TYPE_CHECKING:
+    from dst.export.step import Step
+
+Tensors = dict[str, Tensor]
+Answer = tuple[Tensors, Tensors]
+"""The outputs and the next state of one call."""
+
+
+def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int = 0) -> Answer:
+    """Call a step on copies and return copies.
+
+    Raises:
+        StepFaultError: it raised; the message names T, B and every shape.
+        StepContractError: it did not return two dicts of tensors.
+    """
+    seed_all(seed)
+    try:
+        with torch.no_grad():
+            result = step(chunk.clone(), copied(state))
+    except Exception as error:  # whatever the user's code raises
+        if isinstance(error, ExportError) and error.code != "step-failed":
+            raise
+        told = isinstance(error, StepFaultError) and isinstance(error.__cause__, Exception)
+        cause = error.__cause__ if told else error
+        raise StepFaultError(
+            f"the module raised {first_line(cause)} {where(step.contract, chunk)}, with "
+            f"{_shapes(step.contract, chunk, state)}; it must run at every T and B that the "
+            "contract allows: mend the module, or leave that size out",
+            code="step-failed",
+        ) from error
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise StepContractError(
+            f"expected the module to return (outputs, next state), came {type(result).__name__}"
+        )
+    for what, part in zip(("outputs", "next state"), result, strict=True):
+        tensors = isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values())
+        if not tensors:
+            raise StepContractError(
+                f"expected the {what} as a dict of tensors, came {type(part).__name__}"
+            )
+    return copied(result[0]), copied(result[1])
+
+
+def check_sizes(step: Step, chunk: Tensor, before: Mapping[str, Tensor], after: Tensors) -> None:
+    """Refuse a state that comes back in another size and would go on changing.
+
+    Raises:
+        StepFaultError: a tensor changes its size from step to step (`state-grows`).
+    """
+    changed = [n for n, v in after.items() if n in before and v.shape != before[n].shape]
+    if not changed or set(after) != set(before):
+        return
+    sizes = [before, after]
+    with contextlib.suppress(StepFaultError, StepContractError):
+        sizes.append(call_step(step, chunk, after)[1])
+    name = next((n for n in changed if len(sizes) == 2 or n not in sizes[2]), changed[0])
+    if len(sizes) == 3:
+        name = next((n for n in changed if sizes[2][n].shape != after[n].shape), "")
+        if not name:  # it settles: another size than declared, which the contract check names
+            return
+    told = " -> ".join(str(list(part[name].shape)) for part in sizes)
+    if len(sizes) == 2 and after[name].numel() <= before[name].numel():
+        return
+    raise StepFaultError(
+        f"state `{name}` grows from step to step ({told} {where(step.contract, chunk)}): on an "
+        "endless stream it would fill the memory, and a graph has states of one fixed size. Keep "
+        "a fixed number of past items: start with zeros of the full size and a mask of what is "
+        "filled, and return only the last ones (`torch.cat([old, new], 1)[:, -size:]`)",
+        code="state-grows",
+    )
+
+
+def where(contract: Contract, chunk: Tensor) -> str:
+    """Say at which T and B a call was made."""
+    return f"at T = {items_of(contract, chunk)}, B = {chunk.shape[contract.chunk.batch_axis]}"
+
+
+def items_of(contract: Contract, chunk: Tensor) -> int:
+    """How many new items a chunk holds."""
+    c = contract.chunk
+    return int(chunk.shape[c.time_axis]) - c.lookback - c.lookahead
+
+
+def seed_all(seed: int) -> None:
+    """Seed the random numbers that a module may draw without a generator of its own."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also asks for every device
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Copy every tensor, so that no one else holds it."""
+    return {name: t.detach().clone().contiguous() for name, t in tensors.items()}
+
+
+def first_line(error: BaseException | None) -> str:
+    """Spell an exception in one line."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first.strip()}" if first else type(error).__name__
+
+
+def _shapes(contract: Contract, chunk: Tensor, state: Mapping[str, Tensor]) -> str:
+    def shape(tensor: Tensor) -> str:
+        return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+    told = [f"`{contract.chunk.input}` {shape(chunk)}"]
+    return ", ".join(told + [f"state `{n}` {shape(v)}" for n, v in state.items()])

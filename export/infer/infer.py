@@ -1,0 +1,286 @@
+"""Make a step with a contract of any torch module, by running it on an example.
+
+Shape letters: ``B`` batch, ``T`` items per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.infer.axes import Axes, Hints, Prober, close, find_axes
+from dst.export.infer.contract import DTYPE_NAMES, Known, assembled
+from dst.export.infer.inferred import Inferred
+from dst.export.infer.module import Caller, called, prepared, spelled, state_names, told
+from dst.export.infer.output_axes import find_outputs
+from dst.export.infer.probe import kept_randomness
+from dst.export.infer.tree import taken
+from dst.export.step import TORCH_DTYPES
+
+TOKEN_DTYPES = (torch.int64, torch.int32, torch.uint8)
+
+
+def infer(module: object, chunk: object, state: object, known: Known) -> Inferred:
+    """Find the contract of a module from one example, by running it.
+
+    Args:
+        module: Takes ``(chunk, state)`` and gives ``(outputs, state)``; or ``chunk`` alone.
+        chunk: An example chunk, as the module takes it.
+        state: The state at the start of a stream, nested as the module has it; None where it
+            makes its own.
+        known: What the caller says about it.
+
+    Raises:
+        ExportError: the example does not fit, the module fails, or a question is open.
+    """
+    with kept_randomness():
+        return _inferred(module, chunk, state, known)
+
+
+def _inferred(module: object, chunk: object, state: object, known: Known) -> Inferred:
+    sizes = _sizes(known)
+    own = prepared(module)
+    example = _chunk(chunk, own, known.lookback + known.lookahead)
+    call = Caller(own)
+    try:
+        start = _start(call, example, state)
+    except StepFaultError as error:
+        raise StepFaultError(f"{error}{_token_cure(call, example)}", code=error.code) from error
+    vocabulary = _vocabulary(own, call, example, start, known)
+    _check_run(call, example, start)
+    hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback, known.lookahead)
+    probe = Prober(call, example, start, vocabulary)
+    axes = find_axes(probe, hints)
+    if not sizes:
+        sizes = _own_sizes(probe, axes, hints)
+        hints = replace(hints, sizes=sizes)
+    outputs = find_outputs(probe, axes, hints)
+    step = assembled(probe, axes, outputs, sizes, vocabulary, known)
+    step.alone = state is not None and not start
+    return step
+
+
+def _sizes(known: Known) -> tuple[int, ...]:
+    for t in known.t or ():
+        if not isinstance(t, int) or isinstance(t, bool) or t < 1:
+            raise ExportError(
+                f"t is {list(known.t or ())}; expected numbers of items, such as (1, 16)"
+            )
+    if known.t is not None and not known.t:
+        raise ExportError("t is empty; give the numbers of items that a chunk may have: (1, 16)")
+    return tuple(sorted(set(known.t or ())))
+
+
+def _chunk(chunk: object, module: nn.Module, extra: int) -> Tensor:
+    """Check the example chunk and bring it to the CPU."""
+    if isinstance(chunk, np.ndarray) and chunk.dtype.kind in "fiub":
+        chunk = torch.from_numpy(chunk.copy())
+    if not isinstance(chunk, Tensor):
+        came = "nothing" if chunk is None else told(chunk)
+        raise ExportError(
+            f"chunk is {came}; expected an example tensor as {called(module)} takes it, such as "
+            "torch.randn(1, 16, 40) for 16 items of 40 features"
+        )
+    if chunk.dim() == 0 or not chunk.numel():
+        raise ExportError(f"chunk is {spelled(chunk)}; expected at least one item")
+    if max(chunk.shape) <= extra:
+        raise ExportError(
+            f"chunk is {spelled(chunk)}, and {extra} of its items are lookback and lookahead; "
+            "expected lookback + T + lookahead items along time"
+        )
+    _check_dtype("chunk", chunk)
+    if not chunk.is_floating_point() and chunk.dtype not in TOKEN_DTYPES:
+        raise ExportError(
+            f"chunk is {spelled(chunk)}; expected float32 or float64 features, or token ids in "
+            "int64, int32 or uint8; cast inside the module"
+        )
+    return chunk.detach().cpu().contiguous()
+
+
+def _check_dtype(what: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise ExportError(
+            f"{what} is {spelled(tensor)}; a bundle holds no complex numbers: give real and "
+            "imaginary parts as one more axis (torch.view_as_real), and join them in the module"
+        )
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        raise ExportError(
+            f"{what} is {spelled(tensor)}; give float32 and export `module.float()`: ONNX Runtime "
+            "gains nothing from half precision on a CPU, and a bundle can be quantized"
+        )
+    if tensor.dtype not in DTYPE_NAMES:
+        raise ExportError(f"{what} is {spelled(tensor)}; expected one of {', '.join(TORCH_DTYPES)}")
+
+
+def _vocabulary(
+    module: nn.Module, call: Caller, chunk: Tensor, start: Sequence[Tensor], known: Known
+) -> int | None:
+    """Return the number of token ids; None where the chunk holds features."""
+    if chunk.is_floating_point():
+        if known.vocabulary is not None:
+            raise ExportError(
+                f"vocabulary is given, but the chunk is {spelled(chunk)}; token ids are int64, "
+                "int32 or uint8"
+            )
+        return None
+    if known.vocabulary is not None:
+        return known.vocabulary
+    found: list[int] = []
+    flat = chunk.flatten()
+
+    def look(table: nn.Module, arguments: tuple[object, ...]) -> None:
+        ids = arguments[0] if arguments else None
+        same = isinstance(ids, Tensor) and torch.equal(ids.flatten().to(chunk.dtype), flat)
+        if same and isinstance(table, nn.Embedding):  # positions have a table too, of other ids
+            found.append(table.num_embeddings)
+
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    handles = [table.register_forward_pre_hook(look) for table in tables]
+    try:
+        call(chunk, start)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ExportError(
+            f"the chunk is {spelled(chunk)}, token ids, and no nn.Embedding of "
+            f"{called(module)} reads it; say how many ids there are: vocabulary=256",
+            code="vocabulary-open",
+        )
+    return min(found)
+
+
+def _start(call: Caller, chunk: Tensor, state: object) -> list[Tensor]:
+    """Take the initial state apart, or find out what it is; tell the caller how it is nested."""
+    own = call.module
+    if isinstance(state, tuple | list | dict) and not state and not call.needs_state:
+        call.takes_state = False
+    if not call.takes_state:
+        if state is not None and taken(state, "state")[1]:
+            raise ExportError(
+                f"state is given, but {called(own)}.forward takes ({call.chunk_name}) alone; "
+                "expected (chunk, state)"
+            )
+        call.state = taken(None, "state")[0]
+        return []
+    initial = getattr(own, "initial_state", None)
+    if state is None and callable(initial):
+        state = initial(1)
+    if state is not None:
+        tree, tensors = taken(state, "state")
+        for name, tensor in zip(tree.names, tensors, strict=True):
+            _check_dtype(f"state `{name}`" if name else "state", tensor)
+        call.state = tree
+        # each on its own: a tracer takes one tensor given twice for one input
+        return [tensor.detach().cpu().clone().contiguous() for tensor in tensors]
+    return _own_start(call, chunk)
+
+
+def _token_cure(call: Caller, chunk: Tensor) -> str:
+    """Say so where a module that failed on features takes whole numbers."""
+    if not chunk.is_floating_point() or call.needs_state:
+        return ""
+    try:
+        call.raw(torch.zeros_like(chunk, dtype=torch.int64), None)
+    except ExportError:
+        return ""
+    return (
+        "; it takes token ids: give whole numbers, such as "
+        f"torch.zeros({', '.join(map(str, chunk.shape))}, dtype=torch.int64) "
+        "(`--chunk B,T:int64`)"
+    )
+
+
+def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:
+    """Find the state that a module starts from where it is given none: zeros, or nothing known."""
+    outputs, after = call.split(call.raw(chunk.clone(), None))
+    tree, tensors = taken(after, "the returned state")
+    if not tensors:
+        call.takes_state = False
+        call.state = tree
+        return []
+    call.state = tree
+    zeros = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+    cure = (
+        f"{called(call.module)} starts from another state than zeros where it is given none; "
+        "give state= as it is before the first item"
+    )
+    try:
+        same, next_state = call(chunk, zeros)
+    except StepFaultError as error:
+        raise StepFaultError(f"{cure} (with zeros: {error})", code="step-failed") from error
+    again, after = call.split(call.raw(chunk.clone(), None))
+    once, twice = [*outputs.values(), *tensors], [*again.values(), *taken(after, "state")[1]]
+    if not _all_close(twice, once):
+        return zeros  # nothing is known of a module that does not repeat itself: the checks say why
+    if not _all_close([*(same[name] for name in outputs), *next_state], once):
+        raise ExportError(cure, code="state-open")
+    return zeros
+
+
+def _all_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return all(close(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
+    """Step twice on the example: the state must keep shapes and dtypes.
+
+    Raises:
+        StepFaultError: it grows, or the module fails.
+        StepContractError: it changes otherwise, or an output has a dtype that no bundle holds.
+    """
+    outputs, after = call(chunk, start)
+    for name, tensor in outputs.items():
+        _check_dtype(f"output `{name}`", tensor)
+    assert call.state is not None
+    for number, (name, before, now) in enumerate(
+        zip(state_names(call.module, call.state), start, after, strict=True)
+    ):
+        if before.shape != now.shape:
+            try:
+                later = call(chunk, after)[1][number]
+            except ExportError:
+                later = now
+            if later.shape != now.shape:
+                raise StepFaultError(
+                    f"state `{name}` grows: {list(before.shape)}, {list(now.shape)}, "
+                    f"{list(later.shape)} after two chunks; a bundle holds states of fixed size: "
+                    "keep the last n items only, in a buffer of n",
+                    code="state-grows",
+                )
+            raise StepContractError(
+                f"state `{name}` was given as {list(before.shape)} and came back as "
+                f"{list(now.shape)}; give it in the shape in which it comes back",
+                code="state-shape",
+            )
+        if before.dtype != now.dtype:
+            raise StepContractError(
+                f"state `{name}` was given as {spelled(before)} and came back as {spelled(now)}; "
+                "give it in the dtype in which it comes back",
+                code="state-dtype",
+            )
+
+
+def _own_sizes(probe: Prober, axes: Axes, hints: Hints) -> tuple[int, ...]:
+    """The T of the example, and 1 where single items give the same."""
+    if axes.time is None:
+        return (1,)
+    whole = probe.chunk.shape[axes.time] - hints.extra
+    if whole == 1:
+        return (1,)
+    batch = 1 if axes.any_batch else None
+    chunk = probe.resized(axes, batch)
+    state = probe.states(axes, batch)
+    try:
+        expected = probe.call(chunk, state)[1]
+        for at in range(whole):
+            _, state = probe.call(chunk.narrow(axes.time, at, hints.extra + 1), state)
+    except ExportError:
+        return (whole,)
+    same = all(close(*pair) for pair in zip(state, expected, strict=True))
+    return (1, whole) if same else (whole,)

@@ -1,0 +1,1 @@
+"""Trace a torch step into ONNX graphs."""

@@ -1,0 +1,193 @@
+"""Surveys of a bundle's graphs and a recipe in, the form of every weight out, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from dst.quantize.errors import OverrideError
+from dst.quantize.find_weights import Role, Site, Survey
+from dst.quantize.recipe import FORMS, Form, Override, Recipe
+
+_TIED: Mapping[Form, Form] = {
+    "int8-dynamic": "int8-dynamic",
+    "int8-static": "int8-static",
+    "int8-block": "int8-block",
+    "int4-block": "int8-block",
+}
+"""How a head reads an int8 table that it is tied to; ``int8-rows`` where it has another form."""
+TIED_BLOCK = 64
+"""Values that such a head multiplies under one scale in the block forms: the largest size at which
+single steps equal chunks bit for bit."""
+_TABLE_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-rows")
+_CELL_FORMS: tuple[Form, ...] = (
+    "float32",
+    "float16",
+    "int8-stored",
+    "int8-dynamic",
+    "int8-rows",
+)
+_FILTER_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-stored", "int8-static")
+_PRODUCT_FORMS: tuple[Form, ...] = tuple(form for form in FORMS if form != "int8-stored")
+_FITTING: dict[Role, tuple[str, tuple[Form, ...]]] = {
+    "embedding": ("a table", _TABLE_FORMS),
+    "cell": ("of a recurrent operator", _CELL_FORMS),
+    "filter": ("of a convolution", _FILTER_FORMS),
+}
+_REASONS: dict[Role, str] = {
+    "gate": "decay and write strength stay float32",
+    "narrow": "too narrow to gain anything",
+}
+_RANK: tuple[Role, ...] = (
+    "gate",
+    "narrow",
+    "embedding",
+    "recurrent",
+    "product",
+    "cell",
+    "filter",
+)
+_UNSEEN = "calibration cannot look into the body of an If, a Loop or a Scan"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of one weight, in every graph that holds it.
+
+    Attributes:
+        form: how it is held; ``int8-rows`` for a table means int8 with a scale per row.
+        role: its part in the recurrence.
+        reason: why it is not held as the recipe holds products; empty where it is.
+        table: key of the table whose numbers it shares, for a tied head.
+        insisted: an override quantizes what the recipe would have left.
+        block: values per scale where an ``int8-block`` product reads the numbers of int8 columns
+            or of a table; 0 where it has blocks of its own.
+    """
+
+    form: Form
+    role: Role
+    reason: str = ""
+    table: str = ""
+    insisted: bool = False
+    block: int = 0
+
+
+def choose(
+    surveys: Mapping[str, Survey], recipe: Recipe, overrides: Sequence[Override]
+) -> dict[str, Choice]:
+    """Choose a form for every weight of a bundle.
+
+    Args:
+        surveys: Graph file -> what it holds.
+        recipe: The rule.
+        overrides: The exceptions; the last that names a weight counts.
+
+    Returns:
+        Key of the weight -> choice.
+
+    Raises:
+        OverrideError: a pattern names nothing, or a form that does not fit what it names.
+    """
+    sites = [site for survey in surveys.values() for site in survey.sites]
+    left = {name for survey in surveys.values() for name in survey.left}
+    roles: dict[str, Role] = {}
+    for site in sites:
+        known = roles.get(site.key, site.role)
+        roles[site.key] = min(known, site.role, key=_RANK.index)
+    choices = {site.key: _by_recipe(site, roles[site.key], recipe) for site in sites}
+    for override in overrides:
+        _apply(override, sites, left, roles, choices)
+    _tie(sites, choices)
+    for site in sites:
+        choices[site.key] = _possible(site, choices[site.key], recipe)
+    return choices
+
+
+def _possible(site: Site, choice: Choice, recipe: Recipe) -> Choice:
+    """Fall back to what an operator, or calibration, can do."""
+    gap = site.gaps.get(choice.form)
+    if gap:
+        return replace(choice, form="int8-stored", reason=gap)
+    blocks = choice.form in ("int8-block", "int4-block") and recipe.method == "gptq"
+    if site.inside and (choice.form == "int8-static" or blocks):
+        if site.role == "filter":
+            return replace(choice, form="int8-stored", reason=_UNSEEN)
+        return replace(choice, form="float32", reason=_UNSEEN)
+    return choice
+
+
+def operator_form(operator: str, products: Form) -> Form:
+    """The form of a recurrent operator or a convolution where products have one.
+
+    Convolutions have an 8-bit kernel for ranges that calibration found. Recurrent operators have
+    one that rounds their input; where products round only weights, theirs are only stored.
+    """
+    if products in ("float32", "float16"):
+        return products
+    able: tuple[Form, ...] = ("int8-dynamic", "int8-rows")
+    if operator == "Conv":
+        able = ("int8-static",)
+    elif operator == "ConvTranspose":
+        able = ()
+    return products if products in able else "int8-stored"
+
+
+def _by_recipe(site: Site, role: Role, recipe: Recipe) -> Choice:
+    if role in ("cell", "filter"):
+        wanted = operator_form(site.operator, recipe.products)
+        slow = site.slow.get(wanted, "")
+        return Choice("int8-stored" if slow else wanted, role, slow)
+    if role in _REASONS:
+        return Choice("float32", role, _REASONS[role])
+    if role == "embedding":
+        form: Form = "int8-rows" if recipe.embedding == "int8" else recipe.embedding
+        return Choice(form, role)
+    return Choice(recipe.recurrent if role == "recurrent" else recipe.products, role)
+
+
+def _apply(
+    override: Override,
+    sites: Sequence[Site],
+    left: set[str],
+    roles: Mapping[str, Role],
+    choices: dict[str, Choice],
+) -> None:
+    pattern, form = override.pattern, override.form
+    hit = [s for s in sites if s.named_by(lambda name: fnmatchcase(name, pattern))]
+    fixed = [name for name in left if fnmatchcase(name, pattern)]
+    if not hit and not fixed:
+        names = sorted({name for s in sites for name in s.names or (s.weight,)})
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise OverrideError(f"override {pattern!r} names no weight and no node; weights: {shown}")
+    if not hit and form != "float32":
+        raise OverrideError(f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32")
+    for site in hit:
+        role = roles[site.key]
+        what, fitting = _FITTING.get(role, ("a product", _PRODUCT_FORMS))
+        if site.operator == "ConvTranspose":
+            fitting = tuple(f for f in fitting if f != "int8-static")
+        if form not in fitting:
+            raise OverrideError(
+                f"override {pattern!r}: {site.weight} is {what}, which cannot be {form}; "
+                f"choose from {', '.join(fitting)}"
+            )
+        reason = "kept by an override" if form == "float32" else ""
+        insisted = form != "float32" and role in _REASONS
+        choices[site.key] = Choice(form, role, reason, insisted=insisted)
+
+
+def _tie(sites: Sequence[Site], choices: dict[str, Choice]) -> None:
+    """Let a head that mirrors a table read the table's numbers."""
+    tables = {s.mirror: s.key for s in sites if s.role == "embedding"}
+    for site in sites:
+        table = tables.get(site.key)
+        own = choices[site.key]
+        if table is None or own.role == "embedding" or own.form == "float32":
+            continue
+        form = choices[table].form
+        if form == "int8-rows":
+            form = _TIED.get(own.form, "int8-rows")
+        if form != "float32" and (form == "float16") == (own.form == "float16"):
+            block = TIED_BLOCK if form == "int8-block" else 0
+            choices[site.key] = Choice(form, own.role, "", table, own.insisted, block)

@@ -1,0 +1,154 @@
+"""A full-precision bundle, items and a budget in, the best quantized bundle for this machine out.
+
+Every recipe that makes sense on a CPU is made and judged: weight bytes, speed in turns with full
+precision, quality by the horizon report. Of those that hold, the best is taken. Where a recipe that
+would be better is refused for its loss or error alone, its worst weights are held wider until the
+budget holds, and that mixed recipe joins the others.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.evaluate.quality import attach
+from dst.quantize.autotune.candidate import Candidate, Task, tried
+from dst.quantize.autotune.choose import best, in_order, reason
+from dst.quantize.autotune.mixed import Search, mixed
+from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
+from dst.quantize.autotune.verdict import Judgement
+from dst.quantize.quantize import Progress, check_source
+from dst.quantize.recipe import RECIPES
+from dst.quantize.record import WeightRecord
+from dst.runtime import Bundle, StepError, open_bundle, write_bundle
+from dst.runtime.bundle.folder import check_target
+from dst.runtime.execution.items import check_items
+
+Array = npt.NDArray[np.generic]
+
+CANDIDATES = ("int8-dynamic", "int8-rows", "int8-weights", "int4-weights", "int4-mixed")
+"""The recipes that are tried: no ``fp16``, which CPUs upcast, and no ``int8-static``, which is for
+NPUs and as fast as ``int8-dynamic`` on CPUs."""
+_PLAIN_SHARE = 0.6
+"""Of the progress, what the plain recipes are counted as; the search takes the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What was picked.
+
+    Attributes:
+        bundle: the bundle that was written, its short report attached; None where nothing holds.
+        chosen: its judgement, one of ``judgements``.
+        why: why it was chosen and not another, or why none was, in one sentence.
+        records: what became of every weight in it; where nothing holds, in the last candidate that
+            could be made.
+        judgements: of every candidate, mixed ones included, in the order they were tried.
+        searches: of mixed recipes.
+    """
+
+    bundle: Bundle | None
+    chosen: Judgement | None
+    why: str
+    records: tuple[WeightRecord, ...]
+    judgements: tuple[Judgement, ...]
+    searches: tuple[Search, ...]
+
+
+def pick(
+    source: str | Path | Bundle,
+    path: str | Path,
+    items: Array,
+    goal: Goal = "speed",
+    trial: Trial = USUAL,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Picked:
+    """Quantize a bundle by the recipe that serves best on this machine, if any does.
+
+    Args:
+        source: The full-precision bundle: a directory, the name of a shipped one, or open.
+        path: Directory to make; nothing is written where no candidate holds.
+        items: ``[n]`` or ``[n, F]`` as callers give them: real ones, to measure quality on.
+        goal: What is wanted of those that hold.
+        trial: Budget, and how long to measure.
+        overwrite: Replace a bundle that stands at ``path``.
+        progress: Called with what is being done and the share done.
+
+    Raises:
+        QuantizeError: the source is not float32.
+        BundleError: the source is broken, or the target cannot be written.
+        SessionError: full precision cannot be run here.
+        StepError: items cannot be read, or full precision failed on them.
+    """
+    full = source if isinstance(source, Bundle) else open_bundle(source)
+    check_target(Path(path), overwrite)
+    check_source(full)
+    trial = replace(trial, goal=goal)
+    if len(check_items(full.manifest.contract.chunk, items)) < 2:
+        raise StepError(f"{full.label}: expected at least 2 items to measure on, {len(items)} came")
+    with tempfile.TemporaryDirectory(prefix="dst-pick-") as folder:
+        task = Task(full, items, trial, Path(folder))
+        candidates = [_plain(task, number, progress) for number in range(len(CANDIDATES))]
+        searches = []
+        for search, found in _searches(task, candidates, goal, progress):
+            searches.append(search)
+            candidates += [] if found is None else [found]
+        chosen = _best(candidates, goal)
+        shown = chosen or next((c for c in reversed(candidates) if c.records), None)
+        judgements = tuple(candidate.judgement for candidate in candidates)
+        held = None if chosen is None else chosen.judgement
+        return Picked(
+            bundle=None if chosen is None else _written(chosen, Path(path), overwrite, progress),
+            chosen=held,
+            why=reason(judgements, held, goal),
+            records=() if shown is None else shown.records,
+            judgements=judgements,
+            searches=tuple(searches),
+        )
+
+
+def _plain(task: Task, number: int, progress: Progress | None) -> Candidate:
+    name, share = CANDIDATES[number], _PLAIN_SHARE / len(CANDIDATES)
+    return tried(task, RECIPES[name], part(progress, name, share * number, share * (number + 1)))
+
+
+def _searches(
+    task: Task, plain: Sequence[Candidate], goal: Goal, progress: Progress | None
+) -> Iterator[tuple[Search, Candidate | None]]:
+    """Search on from every recipe that would be better than the best, but for the budget."""
+    held = _best(plain, goal)
+    wanted = in_order([c.judgement for c in plain if c.judgement.breaks_only_budget], goal)
+    for number, judgement in enumerate(wanted):
+        if held is not None and best([held.judgement, judgement], goal) is held.judgement:
+            continue
+        candidate = next(c for c in plain if c.judgement is judgement)
+        begin, end = ((1 - _PLAIN_SHARE) * n / len(wanted) for n in (number, number + 1))
+        told = part(
+            progress, f"{candidate.recipe.name} mixed", _PLAIN_SHARE + begin, _PLAIN_SHARE + end
+        )
+        search, found = mixed(task, candidate, told)
+        yield search, found
+        held = _best([c for c in (held, found) if c is not None], goal)
+
+
+def _best(candidates: Sequence[Candidate], goal: Goal) -> Candidate | None:
+    first = best([c.judgement for c in candidates if c.judgement.holds], goal)
+    return next((c for c in candidates if c.judgement is first), None)
+
+
+def _written(
+    chosen: Candidate, path: Path, overwrite: bool, progress: Progress | None
+) -> Bundle | None:
+    """Attach the report and copy the bundle to where it is wanted, in one rename."""
+    if chosen.quantized is None or chosen.judgement.report is None:
+        return None
+    part(progress, chosen.recipe.name, 1.0, 1.0)("writing", 1.0)
+    root = chosen.quantized.bundle.root
+    manifest = attach(root, chosen.judgement.report)
+    files: dict[str, bytes | Path] = {name: root / name for name in manifest.files}
+    return Bundle(path, write_bundle(path, manifest, files, overwrite=overwrite))

@@ -1,0 +1,173 @@
+"""A candidate that breaks only the budget in, the same with its worst weights wider out.
+
+Its weights are ranked by how much each harms alone (``dst.quantize.autotune.sensitivity``). Then
+the least number of them is sought, by halving, that must be held wider, the worst first, for the
+budget to hold; that a model with more weights wider is no worse is taken for granted. Such a search
+ends just below the budget, where chance decides, so what is found must hold it elsewhere in the
+data too, or one more weight is held wider. Equal data give an equal result.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dst.evaluate.quality import Report
+from dst.quantize.autotune.candidate import Candidate, Task, discard
+from dst.quantize.autotune.sensitivity import Harm, harms
+from dst.quantize.autotune.speed import raced
+from dst.quantize.autotune.trial import part
+from dst.quantize.autotune.verdict import BUDGET_RULES, judgement_of, quality
+from dst.quantize.quantize import Progress, Quantized
+from dst.quantize.recipe import Recipe
+from dst.quantize.record import NothingQuantizedError
+
+Array = npt.NDArray[np.generic]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """So many of the worst weights held wider, and the loss or error then.
+
+    ``value`` is null where the outputs broke at once, or where nothing was quantized any more.
+    ``elsewhere``: on other places of the data, to confirm it.
+    """
+
+    widened: int
+    value: float | None
+    holds: bool
+    elsewhere: bool = False
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """A search for a mixed recipe.
+
+    ``harms`` are all its weights, the worst first; of these, the first ``widened`` are held in
+    their wider form. That is null where no number of them holds the budget.
+    """
+
+    recipe: str
+    harms: tuple[Harm, ...]
+    attempts: tuple[Attempt, ...]
+    widened: int | None
+
+
+def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search, Candidate | None]:
+    """Search for the mixed recipe that holds the budget, and judge it.
+
+    Args:
+        task: The bundle, the items and where to write.
+        candidate: A recipe that breaks only the budget.
+        progress: Told of what is being done and of the share done.
+
+    Returns:
+        How it went, and the mixed recipe's candidate; None where none holds the budget.
+
+    Raises:
+        SessionError, StepError: a graph cannot be run here, or full precision failed.
+    """
+    ranked = harms(task, candidate.recipe, candidate.records, part(progress, "harm", 0.0, 0.5))
+    mixes = _Mixes(task, candidate.recipe, ranked)
+    count = _least(mixes, len(ranked), part(progress, "search", 0.5, 0.8))
+    told = part(progress, "elsewhere", 0.8, 0.8)  # how often it is measured, nobody knows
+    while count <= len(ranked) and not (
+        mixes.measured(count, told).holds and mixes.measured(count, told, elsewhere=True).holds
+    ):
+        count += 1
+    mix = mixes.made.get(count)
+    search = Search(
+        recipe=candidate.judgement.recipe,
+        harms=ranked,
+        attempts=tuple(mixes.attempts.values()),
+        widened=None if mix is None else count,
+    )
+    if mix is None:
+        return search, None
+    recipe, done, found = mix
+    speeds = raced(task.full, done.bundle, task.trial, part(progress, "speed", 0.8, 1.0))
+    judged = judgement_of(task.full, done.bundle, found, speeds, task.trial.goal)
+    return search, Candidate(recipe, judged, done, done.records)
+
+
+def _least(mixes: "_Mixes", most: int, progress: Progress) -> int:
+    """The least number of weights that must be wider, by halving; one more than ``most`` if none.
+
+    Args:
+        mixes: Where they are made and measured.
+        most: All weights.
+        progress: Told of the share done.
+    """
+    low, high, steps = 0, most + 1, 0  # `low` breaks the budget; `high` holds it, or is too many
+    while high - low > 1:
+        count = (low + high) // 2
+        begin, end = ((steps + more) / (most + 1).bit_length() for more in (0, 1))
+        holds = mixes.measured(count, part(progress, f"{count} wider", begin, end)).holds
+        low, high, steps = (low, count, steps + 1) if holds else (count, high, steps + 1)
+    return high
+
+
+@dataclass(slots=True)
+class _Mixes:
+    """Mixed recipes of one recipe, by how many of its worst weights are held wider.
+
+    Attributes:
+        task: the bundle, the items and where to write.
+        recipe: the recipe.
+        ranked: its weights, the worst first.
+        attempts: what was measured, in order: by number of weights, and whether elsewhere.
+        made: number of weights -> recipe, bundle and report of those that hold the budget.
+    """
+
+    task: Task
+    recipe: Recipe
+    ranked: tuple[Harm, ...]
+    attempts: dict[tuple[int, bool], Attempt] = field(default_factory=dict)
+    made: dict[int, tuple[Recipe, Quantized, Report]] = field(default_factory=dict)
+
+    def measured(self, count: int, progress: Progress, elsewhere: bool = False) -> Attempt:
+        """Hold the worst weights wider and measure quality, unless that was done before.
+
+        Args:
+            count: how many weights.
+            progress: told of the share done.
+            elsewhere: measure one that holds on other places of the data, and forget it if it
+                does not hold there.
+        """
+        if (count, elsewhere) in self.attempts:
+            return self.attempts[count, elsewhere]
+        wide = replace(self.recipe, name=f"{self.recipe.name}, {count} wider")
+        if elsewhere:
+            done = self.made[count][1]
+        else:
+            wider = [harm.widened() for harm in self.ranked[:count]]
+            told = part(progress, "quantizing", 0.0, 0.1)
+            try:
+                done = self.task.made(wide, wide.name, told, wider)
+            except NothingQuantizedError as nothing:
+                self.attempts[count, False] = _attempt(count, str(nothing), elsewhere)
+                return self.attempts[count, False]
+        task, told = self.task, part(progress, "quality", 0.1, 1.0)
+        items = _turned(task.items) if elsewhere else task.items
+        found = quality(task.full, done.bundle, items, task.trial, told)
+        attempt = _attempt(count, found, elsewhere)
+        self.attempts[count, elsewhere] = attempt
+        if not attempt.holds:
+            self.made.pop(count, None)
+            discard(done)
+        elif isinstance(found, Report) and not elsewhere:
+            self.made[count] = wide, done, found
+        return attempt
+
+
+def _attempt(count: int, found: Report | str, elsewhere: bool) -> Attempt:
+    if isinstance(found, str):
+        return Attempt(widened=count, value=None, holds=False, elsewhere=elsewhere)
+    value = next((g.value for g in found.gates if g.name in BUDGET_RULES), None)
+    holds = found.passed is not False
+    return Attempt(widened=count, value=value, holds=holds, elsewhere=elsewhere)
+
+
+def _turned(items: Array) -> Array:
+    """The items from their middle on, then those before it: all streams begin elsewhere."""
+    half = len(items) // 2
+    return np.concatenate([items[half:], items[:half]])

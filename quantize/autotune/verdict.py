@@ -1,0 +1,204 @@
+"""Two bundles of one model in, whether the second is worth having on this machine out, and why.
+
+A bundle is refused that is not smaller than full precision; that is surely slower at its nominal
+T; that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a
+gate of the horizon report; or that breaks the budget. *Surely* is: the whole 95 % interval of the
+ratio of speeds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dst.evaluate.quality import Report, report
+from dst.evaluate.quality.rollout import BrokeAtOnceError
+from dst.evaluate.quality.sizes import parts_of
+from dst.quantize.autotune.speed import Speed, raced
+from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
+from dst.quantize.quantize import Progress
+from dst.runtime import Bundle, open_bundle
+from dst.runtime.bundle.manifest import Gate
+
+Array = npt.NDArray[np.generic]
+
+BUDGET_RULES = ("loss", "error")
+"""The gates that hold a budget: what breaks them alone may be mended by wider weights."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason not to take a bundle.
+
+    ``rule`` is ``unchanged``, ``unable``, ``size``, ``speed``, or the name of the gate that failed.
+    """
+
+    rule: str
+    why: str
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of one bundle; it holds where there is no refusal.
+
+    ``weights_share`` is of the bytes that full precision's graph holds. ``report`` is null where
+    quality was not measured, and then a refusal says why.
+    """
+
+    recipe: str
+    t: int
+    weights_bytes: int
+    weights_share: float
+    speeds: tuple[Speed, ...]
+    report: Report | None
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.refusals
+
+    @property
+    def breaks_only_budget(self) -> bool:
+        """Whether it is refused, and for its loss or error alone."""
+        return bool(self.refusals) and all(r.rule in BUDGET_RULES for r in self.refusals)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no output moved when a later item of its chunk changed."""
+        return self.report is not None and self.report.causality.causal
+
+    def speed(self, t: int) -> Speed | None:
+        """The speed at one T, None where it was not measured."""
+        return next((speed for speed in self.speeds if speed.t == t), None)
+
+    def gate(self, *names: str) -> Gate | None:
+        """The first gate of one of these names, None where quality was not measured."""
+        gates = () if self.report is None else self.report.gates
+        return next((gate for gate in gates if gate.name in names), None)
+
+
+def judge(
+    full: str | Path | Bundle,
+    candidate: str | Path | Bundle,
+    items: Array,
+    trial: Trial = USUAL,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Judge any bundle against full precision of the same model, as the picker does.
+
+    Args:
+        full: The bundle of full precision.
+        candidate: Another precision, whoever made it.
+        items: ``[n]`` or ``[n, F]`` as callers give them, to measure quality on.
+        trial: Budget, and how long to measure.
+        progress: Told of what is being done and of the share done.
+
+    Raises:
+        BundleError: a bundle is broken.
+        OtherModelError, OtherStateError: they are not two precisions of one model.
+        SessionError: a graph cannot be run here.
+        StepError: items cannot be read, or full precision failed on them.
+    """
+    right = full if isinstance(full, Bundle) else open_bundle(full)
+    other = candidate if isinstance(candidate, Bundle) else open_bundle(candidate)
+    found = quality(right, other, items, trial, part(progress, "quality", 0.0, 0.7))
+    speeds = raced(right, other, trial, part(progress, "speed", 0.7, 1.0))
+    return judgement_of(right, other, found, speeds, trial.goal)
+
+
+def quality(
+    full: Bundle, candidate: Bundle, items: Array, trial: Trial, progress: Progress
+) -> Report | str:
+    """Make the horizon report of a trial's length, or say why the candidate broke at once."""
+    try:
+        return report(full.root, candidate.root, items, trial.items, trial.settings, progress)
+    except BrokeAtOnceError as broke:
+        return str(broke)
+
+
+def judgement_of(
+    full: Bundle,
+    candidate: Bundle,
+    found: Report | str,
+    speeds: Sequence[Speed],
+    goal: Goal = "speed",
+) -> Judgement:
+    """Put what was measured together and hold it against the rules.
+
+    Args:
+        full: Full precision.
+        candidate: What is judged.
+        found: Its report, or why there is none.
+        speeds: Its speeds.
+        goal: What is wanted of it.
+    """
+    manifest = candidate.manifest
+    before, after = _weights_bytes(full), _weights_bytes(candidate)
+    nominal = manifest.contract.chunk.nominal_t
+    gates = found.gates if isinstance(found, Report) else ()
+    broke = [] if isinstance(found, Report) else [Refusal(rule="finite", why=found)]
+    return Judgement(
+        recipe=manifest.recipe or manifest.precision,
+        t=nominal,
+        weights_bytes=after,
+        weights_share=after / before if before else 1.0,
+        speeds=tuple(speeds),
+        report=found if isinstance(found, Report) else None,
+        refusals=(
+            *size_refusals(before, after),
+            *speed_refusals(speeds, nominal, goal),
+            *(refused for gate in gates if (refused := gate_refusal(gate)) is not None),
+            *broke,
+        ),
+    )
+
+
+def size_refusals(before: int, after: int) -> list[Refusal]:
+    """Refuse what is not smaller, in bytes of weights."""
+    if after < before:
+        return []
+    why = f"not smaller: {after:,} bytes of weights, full precision has {before:,}"
+    return [Refusal(rule="size", why=why)]
+
+
+def speed_refusals(speeds: Sequence[Speed], nominal: int, goal: Goal = "speed") -> list[Refusal]:
+    """Refuse what is surely slower at the nominal T, or faster at none where speed is wanted."""
+    if not any(speed.t == nominal for speed in speeds):
+        return [Refusal(rule="speed", why=f"does not run T = {nominal}, so its speed is unknown")]
+    slower = next((s for s in speeds if s.t == nominal and s.slower), None)
+    if slower is not None:
+        others = [_told(speed) for speed in speeds if speed.faster]
+        but = f", though faster at {'; '.join(others)}" if others else ""
+        why = f"slower than full precision at {_told(slower)}{but}"
+        return [Refusal(rule="speed", why=why)]
+    if goal == "speed" and not any(speed.faster for speed in speeds):
+        told = "; ".join(_told(speed) for speed in speeds)
+        return [Refusal(rule="speed", why=f"not surely faster than full precision at {told}")]
+    return []
+
+
+def _told(speed: Speed) -> str:
+    ratio = speed.ratio
+    return f"T = {speed.t}: {ratio.median:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+def gate_refusal(gate: Gate) -> Refusal | None:
+    """Refuse what fails a gate; one that was not judged refuses nothing."""
+    if gate.verdict != "failed" or gate.value is None:
+        return None
+    told = {
+        "loss": f"loss {gate.value:.2g} nats per item, the budget is {gate.bound:g}",
+        "error": f"error {gate.value:.2g}, the budget is {gate.bound:g}",
+        "growth-per-decade": f"its error grows: up to {gate.value:.0%} per tenfold of items",
+        "finite": "gave a NaN or an infinity",
+    }
+    why = told.get(gate.name, f"{gate.name} is {gate.value:.3g}, at most {gate.bound:g}")
+    return Refusal(rule=gate.name, why=why)
+
+
+def _weights_bytes(bundle: Bundle) -> int:
+    """What the graph of the nominal T holds, tensor by tensor, whatever the manifest says."""
+    nominal = bundle.manifest.contract.chunk.nominal_t
+    graph = next(g for g in bundle.manifest.graphs if nominal in g.allowed_t)
+    return parts_of(bundle, graph).weights_size

@@ -1,0 +1,1 @@
+"""Write the graphs of a bundle anew, with quantized weights."""

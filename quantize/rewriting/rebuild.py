@@ -1,0 +1,265 @@
+"""The graphs of a bundle and a form for each weight in, the same graphs in those forms out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from dst.graphs.files import drop_unused, load, opset_of
+from dst.graphs.fold import given_of
+from dst.graphs.walk import bodies_of, nodes_of, tensors_of
+from dst.quantize.assign import Choice
+from dst.quantize.find_weights import Floats, Site, Survey, survey
+from dst.quantize.recipe import Form, Recipe
+from dst.quantize.record import WeightRecord
+from dst.quantize.rewriting.cells import MICROSOFT, Cell, write_cell, write_filter
+from dst.quantize.rewriting.rewrite import (
+    EMBEDDING_OPSET,
+    OPSET,
+    Draft,
+    write_limits,
+    write_lookup,
+    write_product,
+)
+from dst.quantize.rewriting.stored import write_stored
+from dst.quantize.rounding.rounded_weights import Values
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Graph
+
+MIN_ORT = {11: "1.14", 13: "1.14", 18: "1.14", 21: "1.20"}
+"""First ONNX Runtime release with the CPU kernels that an operator set's forms are run by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One graph of a bundle, ready to be worked on.
+
+    Attributes:
+        entry: what the manifest says of it.
+        model: without its external data.
+        found: its weights.
+        folder: where the external data lies.
+    """
+
+    entry: Graph
+    model: onnx.ModelProto
+    found: Survey
+    folder: Path
+
+    def weight(self, site: Site) -> Floats:
+        """Read a weight (K, N) or a table (V, D)."""
+        array = self._array(site.weight)
+        return array.T if site.turned else array
+
+    def operands(self, node: onnx.NodeProto, site: Site) -> dict[int, Floats]:
+        """Read the weights of a recurrent operator or a convolution: input number -> values."""
+        return {place: self._array(node.input[place]) for place in site.operands}
+
+    def _array(self, name: str) -> Floats:
+        tensor = tensors_of(self.model.graph)[name]
+        return np.asarray(numpy_helper.to_array(tensor, str(self.folder)), np.float32)
+
+
+def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
+    """Open every graph of a bundle, raised to an operator set where that can be done.
+
+    Args:
+        bundle: The bundle.
+        opsets: Graph file -> the least operator set that is wanted of it.
+    """
+    graphs = []
+    given = given_of(bundle.manifest.contract)
+    for entry in bundle.manifest.graphs:
+        model = load(bundle.root / entry.file, opsets[entry.file], given)
+        found = survey(model, bundle.root, bundle.manifest.contract)
+        graphs.append(Opened(entry, model, found, bundle.root))
+    return graphs
+
+
+class Writer(Protocol):
+    """Writes the products of one graph."""
+
+    def __call__(self, draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+        """Write a MatMul or Gemm with its weight in its chosen form; the product keeps its name."""
+
+
+class Backend(Protocol):
+    """Who rounds the weights of products: this package, or another quantizer."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse, before any work, a recipe that cannot be done.
+
+        Raises:
+            RecipeError: why not, and what to do instead.
+        """
+
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+        """Get ready for one graph.
+
+        Args:
+            graph: The graph, as it was.
+            chosen: Name of the node -> its form, for every product and look-up.
+            values: The recipe, and what calibration saw.
+
+        Raises:
+            RecipeError: a form that cannot be done was chosen by an override.
+        """
+
+    def files(self) -> Mapping[str, bytes]:
+        """What else the bundle is to hold, once its graphs are written: name -> content."""
+
+
+class Direct:
+    """This package's own rounding and writing."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Take any recipe."""
+
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+        """Write each product when its turn comes."""
+
+        def write(draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+            held = values.held(site, chosen[site.node], graph.weight(site))
+            write_product(draft, node, held)
+
+        return write
+
+    def files(self) -> Mapping[str, bytes]:
+        """Nothing else."""
+        return {}
+
+
+def rebuilt(
+    graph: Opened, choices: Mapping[str, Choice], values: Values, backend: Backend
+) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
+    """Write a graph with its weights in their chosen forms.
+
+    Args:
+        graph: The graph, which stays as it is.
+        choices: Key of a weight -> its form.
+        values: The numbers of weights, and what calibration saw.
+        backend: Who writes the products; look-ups are always written here.
+
+    Returns:
+        The new model, whose untouched tensors still point into the source's external data, and a
+        record of every weight in it by its key, or of every operator by its name.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    opset = opset_of(model)
+    chosen = {s.node: _possible(choices[s.key], opset) for s in graph.found.sites}
+    pen = _Pen(graph, chosen, values, backend)
+    pen.write(model.graph, Draft())
+    drop_unused(model.graph)
+    ours = any(node.domain == MICROSOFT for node in nodes_of(model.graph))
+    if ours and all(o.domain != MICROSOFT for o in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    file = graph.entry.file
+    records = {s.key: _record(file, s, chosen[s.node]) for s in graph.found.sites}
+    for name, reason in graph.found.left.items():
+        records[name] = WeightRecord(file, name, "", "operator", (), "float32", reason)
+    return model, records
+
+
+class _Pen:
+    """Writes a graph and those inside it."""
+
+    def __init__(
+        self, graph: Opened, chosen: Mapping[str, Choice], values: Values, backend: Backend
+    ) -> None:
+        self._graph = graph
+        self._chosen = chosen
+        self._values = values
+        self._sites = {site.node: site for site in graph.found.sites}
+        self._outside = backend.writer(graph, chosen, values)
+        self._inside = Direct().writer(graph, chosen, values)
+        self._bodies = 0
+
+    def write(self, graph: onnx.GraphProto, draft: Draft) -> None:
+        """Write a graph anew, in place."""
+        blocks: set[str] = set()
+        for node in graph.node:
+            for body in bodies_of(node):
+                self._bodies += 1
+                self.write(body, Draft(scope=f".in{self._bodies}"))
+            site = self._sites.get(node.name)
+            if site is None:
+                limits = node.op_type in ("Relu", "Clip") and node.input[0] in blocks
+                write_limits(draft, node) if limits else draft.nodes.append(node)
+            elif self._site(draft, node, site) in ("int4-block", "int8-block"):
+                blocks.add(node.output[0])
+        graph.initializer.extend(draft.tensors.values())
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+    def _site(self, draft: Draft, node: onnx.NodeProto, site: Site) -> Form:
+        """Write one operator with weights and return its form."""
+        choice, values = self._chosen[node.name], self._values
+        if choice.form == "float32":
+            draft.nodes.append(node)
+        elif choice.role == "embedding":
+            write_lookup(draft, node, values.held(site, choice, self._graph.weight(site)))
+        elif choice.role not in ("cell", "filter"):
+            (self._inside if site.inside else self._outside)(draft, node, site)
+        else:
+            weights, bits = self._graph.operands(node, site), values.recipe.weight_bits
+            if choice.form in ("int8-stored", "float16"):
+                write_stored(draft, node, weights, choice.form)
+            elif choice.role == "cell":
+                write_cell(draft, Cell(node, weights, bits), choice.form)
+            else:
+                write_filter(draft, node, weights, bits, values.ranges(site.key))
+        return choice.form
+
+
+def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) -> Graph:
+    """Describe a rewritten graph for the manifest; products keep their names and costs."""
+    costs = graph.entry.multiply_adds
+    names = [node.name for node in model.graph.node]
+    nodes = list(nodes_of(model.graph))
+    before = {node.name for node in graph.model.graph.node}
+    opset = max((o for o in MIN_ORT if o <= opset_of(model)), default=min(MIN_ORT))
+    return msgspec.structs.replace(
+        graph.entry,
+        allowed_t=tuple(allowed_t),
+        opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
+        domains=tuple(sorted({n.domain or "ai.onnx" for n in nodes})),
+        min_ort=max(graph.entry.min_ort, MIN_ORT[opset], key=_version),
+        multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
+    )
+
+
+def _possible(choice: Choice, opset: int) -> Choice:
+    """Fall back to float32 where a graph's operators are too old for a form."""
+    needed = EMBEDDING_OPSET if choice.role == "embedding" else OPSET[choice.form]
+    if choice.form == "float32" or opset >= needed:
+        return choice
+    reason = f"its operator set {opset} cannot be raised to {needed}"
+    return Choice("float32", choice.role, reason)
+
+
+def _record(file: str, site: Site, choice: Choice) -> WeightRecord:
+    return WeightRecord(
+        graph=file,
+        node=site.node,
+        weight=site.weight,
+        role=choice.role,
+        shape=site.shape,
+        more=tuple(name for name in site.names if name != site.weight),
+        form=choice.form,
+        reason=choice.reason,
+        insisted=choice.insisted,
+        tied=bool(choice.table),
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))

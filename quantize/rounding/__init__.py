@@ -1,0 +1,1 @@
+"""Turn float weights into small integers and scales."""

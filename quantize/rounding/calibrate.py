@@ -1,0 +1,217 @@
+"""Real items and a bundle in, what each product's input looked like along its rollouts out.
+
+Shape letters: ``B`` batch (1), ``T`` items per chunk, ``L`` lookback, ``K`` inputs of a product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, external_data_helper, helper
+
+from dst.graphs.fold import given_of
+from dst.quantize.errors import CalibrationError
+from dst.quantize.rewriting.rebuild import Opened
+from dst.quantize.rounding.rounded_weights import result_key
+from dst.quantize.rounding.statistics import Seen
+from dst.runtime import Session, Stream
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Chunk, Features, item_shape
+from dst.runtime.execution.items import check_items, laid_out
+from dst.runtime.golden import golden_inputs
+
+Array = npt.NDArray[np.generic]
+
+SAMPLED_CHUNKS = (1, 10, 100, 1000, 10_000)
+"""Chunks of a stream, counted from 1, at which activations are looked at: the state is young at
+the first and has seen a lot at the last."""
+NEIGHBOURS = 4
+"""Chunks looked at from each of them on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Real items for a quantizer, as one or more streams.
+
+    Attributes:
+        streams: each an iterable of blocks of items ``[n, ...]``, of any length, in the
+            contract's dtype; each is read once per pass, so give lists, not generators.
+        sampled: chunks, counted from 1, at which activations are looked at.
+    """
+
+    streams: Sequence[Iterable[Array]]
+    sampled: tuple[int, ...] = SAMPLED_CHUNKS
+
+    @staticmethod
+    def of_items(items: Array, streams: int = 4) -> Calibration:
+        """Cut one long array of items ``[n, ...]`` into streams of equal length.
+
+        Raises:
+            CalibrationError: there are fewer items than streams.
+        """
+        if len(items) < streams:
+            raise CalibrationError(
+                f"calibration: {len(items)} items cannot be cut into {streams} streams; give more"
+            )
+        return Calibration([[part] for part in np.array_split(items, streams)])
+
+
+def observed(
+    source: Bundle,
+    driver: Bundle,
+    graphs: Sequence[Opened],
+    calibration: Calibration,
+    moments: bool,
+    report: Callable[[str, float], None],
+) -> dict[str, Seen]:
+    """Roll streams out and look at the inputs of every product at the sampled chunks.
+
+    The driver carries the state; what is looked at is the full-precision graph, started from
+    the driver's state. So the first pass drives with full precision, and a second one with the
+    quantized bundle shows the states that it really gets into.
+
+    Args:
+        source: The full-precision bundle.
+        driver: The bundle that carries the state.
+        graphs: The source's graphs.
+        calibration: The items.
+        moments: Also gather the mean of x x^T.
+        report: Called with what is being done and the share done.
+
+    Returns:
+        Key of a weight -> what was seen of its input.
+
+    Raises:
+        CalibrationError: the items do not fit the contract, or fill no chunk.
+    """
+    contract = source.manifest.contract
+    nominal = contract.chunk.nominal_t
+    graph = next((g for g in graphs if nominal in g.entry.allowed_t), None)
+    if graph is None:
+        raise CalibrationError(f"{source.label}: no graph runs the nominal T = {nominal}")
+    session = Session.open(driver.root, chunk_sizes=[nominal], verify="size")
+    probe = _Probe(source, graph)
+    wanted = {n + k for n in calibration.sampled for k in range(NEIGHBOURS)}
+    last = max(wanted)
+    seen: dict[str, Seen] = {}
+    looked = 0
+    for number, blocks in enumerate(calibration.streams):
+        stream = session.stream(inputs=golden_inputs(source))
+        before = _Lookback(contract.chunk)
+        for step, items in enumerate(_chunks(contract.chunk, blocks), start=1):
+            if step in wanted:
+                looked += 1
+                for key, values in probe.look(before.given(items), stream):
+                    whole = moments and key not in probe.plain
+                    seen.setdefault(key, Seen()).add(values, whole)
+            stream.step(laid_out(contract.chunk, items), copy=False)
+            before.take(items)
+            if step >= last:
+                break
+            if step % 50 == 0:
+                share = (number + min(step / last, 1.0)) / len(calibration.streams)
+                report(f"calibrating, stream {number + 1}", 0.5 * share)
+    if not looked:
+        raise CalibrationError(
+            f"{source.label}: calibration filled no chunk of {nominal} items; give more items"
+        )
+    return seen
+
+
+class _Probe:
+    """The full-precision graph with the inputs of its products as further outputs.
+
+    ``plain`` are the keys of values of which only the range is wanted: they have no last axis K.
+    """
+
+    def __init__(self, source: Bundle, graph: Opened) -> None:
+        self._contract = source.manifest.contract
+        nodes = {node.name: node for node in graph.model.graph.node}
+        self._keys: dict[str, list[str]] = {}
+        self.plain: set[str] = set()
+        for site in graph.found.sites:
+            if site.role in ("embedding", "cell") or site.inside:
+                continue
+            node = nodes[site.node]
+            self._keys.setdefault(node.input[0], []).append(site.key)
+            if site.role == "filter":
+                result = result_key(site.key)
+                self._keys.setdefault(node.output[0], []).append(result)
+                self.plain |= {site.key, result}
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        for tensor in model.graph.initializer:
+            if external_data_helper.uses_external_data(tensor):
+                external_data_helper.load_external_data_for_tensor(tensor, str(source.root))
+                tensor.ClearField("data_location")
+                del tensor.external_data[:]
+        del model.graph.output[:]
+        model.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self._keys
+        )
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._taken = {value.name for value in self._session.get_inputs()}
+
+    def look(self, chunk: Array, stream: Stream) -> list[tuple[str, npt.NDArray[np.float32]]]:
+        """Run one step from a stream's state: key of a weight and its input ``(..., K)``.
+
+        A weight that several operators share comes once for each of them.
+        """
+        feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
+        feeds |= given_of(self._contract)
+        feeds |= stream.inputs
+        feeds |= dict(stream.state)
+        fed = {name: value for name, value in feeds.items() if name in self._taken}
+        values = self._session.run(list(self._keys), fed)
+        found = zip(self._keys.values(), values, strict=True)
+        return [(key, value) for keys, value in found for key in keys]
+
+
+class _Lookback:
+    """The items before the chunk, and the chunk as the graph takes it."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+        fill = chunk.lookback_fill or 0.0
+        self._items: Array = np.full((chunk.lookback, *item_shape(chunk)), fill, chunk.dtype)
+
+    def given(self, items: Array) -> Array:
+        """The graph's input: lookback, chunk and look-ahead, normalised, with B = 1."""
+        whole = np.concatenate([self._items, items])
+        content = self._chunk.content
+        if isinstance(content, Features) and content.normalisation is not None:
+            item = item_shape(self._chunk)
+            mean = np.asarray(content.normalisation.mean, whole.dtype).reshape(item)
+            std = np.asarray(content.normalisation.std, whole.dtype).reshape(item)
+            whole = (whole - mean) / std
+        return laid_out(self._chunk, whole)
+
+    def take(self, items: Array) -> None:
+        """Move on behind a chunk."""
+        count = self._chunk.lookback
+        whole = np.concatenate([self._items, items])
+        end = len(whole) - self._chunk.lookahead
+        self._items = whole[end - count : end]
+
+
+def _chunks(chunk: Chunk, blocks: Iterable[Array]) -> Iterator[Array]:
+    """Cut blocks of items into chunks of the nominal T and their look-ahead; the rest is left."""
+    waiting: list[Array] = []
+    count = 0
+    for block in blocks:
+        waiting.append(check_items(chunk, block))
+        count += len(block)
+        while count >= chunk.nominal_t + chunk.lookahead:
+            joined = np.concatenate(waiting)
+            yield joined[: chunk.nominal_t + chunk.lookahead]
+            waiting, count = [joined[chunk.nominal_t :]], count - chunk.nominal_t

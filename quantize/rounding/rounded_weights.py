@@ -1,0 +1,101 @@
+"""Weights and their choices in, the numbers that hold them out, each found once for all graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dst.quantize.assign import Choice
+from dst.quantize.errors import CalibrationError
+from dst.quantize.find_weights import Floats, Site
+from dst.quantize.recipe import Recipe
+from dst.quantize.rewriting.rewrite import Held
+from dst.quantize.rounding.gptq import by_block_compensated
+from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search, by_column, by_row
+from dst.quantize.rounding.statistics import Seen
+
+
+def result_key(key: str) -> str:
+    """Under which key calibration keeps what an operator gives, where it is looked at."""
+    return f"{key}.result"
+
+
+@dataclass(slots=True)
+class Values:
+    """The weights of one bundle in their new forms.
+
+    Attributes:
+        recipe: block size, method and bits.
+        shared: keys of the tables whose numbers a product reads.
+        seen: key of a weight -> what calibration saw of its input.
+        found: key and form -> numbers.
+    """
+
+    recipe: Recipe
+    shared: frozenset[str]
+    seen: Mapping[str, Seen]
+    found: dict[tuple[str, str], Rounded] = field(default_factory=dict)
+
+    def held(self, site: Site, choice: Choice, weight: Floats) -> Held:
+        """Give a weight (K, N), or a table (V, D), in its chosen form.
+
+        Args:
+            site: Where it stands; names are taken from it.
+            choice: Its form.
+            weight: Its values.
+        """
+        form, table = choice.form, choice.role == "embedding"
+        name = site.weight
+        if form == "float16":
+            half = (weight.T if choice.table else weight).astype(np.float16)
+            return Held(form, name, half=np.ascontiguousarray(half), turned=bool(choice.table))
+        if table or choice.table:
+            key = (site.key if table else choice.table, "row")
+            if key not in self.found:
+                bits = self.recipe.weight_bits if key[0] in self.shared else 8
+                self.found[key] = by_row(weight if table else weight.T, bits)
+        elif form in ("int4-block", "int8-block") and not choice.block:
+            key = (site.key, form)
+            if key not in self.found:
+                self.found[key] = self._blocks(site.key, weight, 4 if form == "int4-block" else 8)
+        else:
+            key = (site.key, "column")
+            if key not in self.found:
+                self.found[key] = by_column(weight, self.recipe.weight_bits)
+        return Held(
+            form,
+            name,
+            rounded=self.found[key],
+            block=choice.block or self.recipe.block,
+            turned=bool(choice.table),
+            activation=self._activation(site.key) if form == "int8-static" else None,
+        )
+
+    def _blocks(self, key: str, weight: Floats, bits: int) -> Rounded:
+        block, method = self.recipe.block, self.recipe.method
+        if method == "search":
+            seen = self.seen.get(key)
+            importance = None if seen is None else seen.importance
+            return by_block_search(weight, bits, block, importance)
+        if method == "gptq":
+            return by_block_compensated(weight, bits, block, self.seen_of(key).moments)
+        return by_block(weight, bits, block)
+
+    def _activation(self, key: str) -> tuple[float, int]:
+        return self.seen_of(key).scale_and_zero()
+
+    def ranges(self, key: str) -> list[tuple[float, int]]:
+        """Scale and zero point of what a convolution reads and of what it gives, by its key."""
+        return [self.seen_of(name).scale_and_zero() for name in (key, result_key(key))]
+
+    def seen_of(self, key: str) -> Seen:
+        """Say what calibration saw of the input of a weight, by its key.
+
+        Raises:
+            CalibrationError: nothing.
+        """
+        if key not in self.seen:
+            raise CalibrationError("the recipe needs calibration, and none was given; give data")
+        return self.seen[key]

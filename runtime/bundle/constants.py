@@ -1,0 +1,61 @@
+"""Make a contract's constants arrays, and tell one model's constants from another's."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.schema import Constant
+
+Array = npt.NDArray[np.generic]
+
+SHOWN_VALUES = 8
+"""A constant of at most so many values is told by them, a larger one by a digest."""
+
+
+def constant_array(constant: Constant) -> Array:
+    """Return the values of a constant in its dtype and shape."""
+    return np.asarray(constant.values).astype(constant.dtype).reshape(constant.shape)
+
+
+def constant_mark(constant: Constant) -> str:
+    """Say in one line what a constant is; equal lines are equal constants.
+
+    Returns:
+        dtype, shape and the value, such as `int64 [] 16000` or `float32 [2] [0.5, 1.0]`; beyond
+        `SHOWN_VALUES` values `sha256` and 32 hex digits of their little-endian bytes.
+    """
+    array = constant_array(constant)
+    if array.size > SHOWN_VALUES:
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        value = f"sha256 {hashlib.sha256(data).hexdigest()[:32]}"
+    elif array.size == 1:
+        value = str(array.reshape(-1)[0])
+    else:
+        value = f"[{', '.join(str(each) for each in array.reshape(-1))}]"
+    return f"{constant.dtype} {list(constant.shape)} {value}"
+
+
+def constant_marks(constants: Sequence[Constant]) -> dict[str, str]:
+    """Return `constant_mark` of each constant by its name."""
+    return {constant.input: constant_mark(constant) for constant in constants}
+
+
+def model_id_with_constants(weights_id: str, constants: Sequence[Constant]) -> str:
+    """Return the `model_id` of a model of these weights and constants.
+
+    A constant can choose among the weights (one file for 8 and 16 kHz), so it tells models apart.
+
+    Args:
+        weights_id: SHA-256 (hex) of the source weights.
+        constants: as in the contract; their order does not count.
+
+    Returns:
+        `weights_id` itself where there are no constants; else the SHA-256 (hex) of it and of the
+        lines `<name> <constant_mark>` by name, all ended by a newline.
+    """
+    if not constants:
+        return weights_id
+    lines = [f"{name} {mark}" for name, mark in sorted(constant_marks(constants).items())]
+    return hashlib.sha256("".join(f"{x}\n" for x in (weights_id, *lines)).encode()).hexdigest()

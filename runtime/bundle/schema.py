@@ -1,0 +1,328 @@
+"""The vocabulary of a manifest: frozen structs, one per thing the format names.
+
+Shape letters: `B` batch, `T` items per chunk. A shape is a tuple of ints and these letters.
+Rules that span fields live in `dst.runtime.bundle.validation`; FORMAT.md tells the format.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+FORMAT = "dst-bundle"
+FORMAT_VERSION = 1
+
+MAX_AXES = 16
+Size = Annotated[int, msgspec.Meta(le=2**31 - 1)]
+Shape = Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=MAX_AXES)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Axis = Annotated[int, msgspec.Meta(ge=0, le=15)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
+
+
+class Tokens(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokens"
+):
+    """Chunk items are ids in `[0, vocabulary)`.
+
+    `tokenizer` says how text becomes ids: `bytes` means id = byte value, `tokenizers` that the
+    bundle's file `tokenizer.json` tells it, in the format of the tokenizers library.
+    """
+
+    vocabulary: Positive
+    tokenizer: Literal["bytes", "tokenizers", "none"] = "none"
+
+
+class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The runtime feeds the graph `(item - mean) / std`.
+
+    There is one mean and one std for each value of an item, in C order of the chunk's axes other
+    than batch and time.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Features(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
+):
+    """Chunk items are real values.
+
+    `names` label the axis that is neither batch nor time; they are empty where there is none
+    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is null where
+    the graph takes items as they come.
+    """
+
+    names: tuple[Name, ...] = ()
+    sample_rate_hz: float | None = None
+    normalisation: Normalisation | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step reads.
+
+    `shape` counts the T new items only; the graph's input is `lookback + T + lookahead` items
+    long along `time_axis`. The items before the chunk stand in front of it, `lookback_fill` before
+    the first item of a stream. A chunk waits until the `lookahead` items behind it are there; they
+    are read again as items of the next chunk. `lookback_fill` and `pad_value` are items as the
+    caller gives them (before normalisation) and null where they have no use (`lookback` 0, `tail`
+    not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
+    that each T is another model.
+    """
+
+    input: Name
+    dtype: DType
+    shape: Shape
+    batch_axis: Axis = 0
+    time_axis: Axis = 1
+    nominal_t: Positive
+    allowed_t: tuple[Positive, ...]
+    content: Tokens | Features
+    lookback: Count = 0
+    lookback_fill: float | None = None
+    tail: Literal["exact", "pad", "refuse"] = "exact"
+    pad_value: float | None = None
+    lookahead: Count = 0
+    causal: bool = True
+
+
+def item_shape(chunk: Chunk) -> tuple[int, ...]:
+    """Return the shape of one item: the chunk's axes other than batch and time, in their order."""
+    return tuple(size for size in chunk.shape if not isinstance(size, str))
+
+
+def window(chunk: Chunk, t: int) -> int:
+    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
+    return chunk.lookback + t + chunk.lookahead
+
+
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that has the same value in every step; `values` in C order."""
+
+    input: Name
+    dtype: DType
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_AXES)]
+    values: tuple[Whole | float, ...]
+
+
+class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that is given once when a stream starts, and saved with its state.
+
+    A speaker's embedding, for example. `shape` holds sizes and at most one `"B"`.
+    """
+
+    input: Name
+    dtype: DType
+    shape: Shape
+
+
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step answers.
+
+    `per` is `item` where the output has a time axis (`time_axis`, a `"T"` in `shape`) and
+    `chunk` where it has none (`time_axis` null). `levels` holds the quantile levels, in the
+    order of the last axis, where `meaning` is `quantiles`; it is empty elsewhere.
+    """
+
+    name: Name
+    dtype: DType
+    shape: Shape
+    meaning: Literal["logits", "gaussian", "quantiles", "custom"] = "custom"
+    per: Literal["item", "chunk"] = "item"
+    time_axis: Axis | None = 1
+    levels: tuple[float, ...] = ()
+
+
+class Zeros(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zeros"):
+    """The tensor starts at zero."""
+
+
+class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
+    """The tensor starts at one finite value everywhere."""
+
+    value: float
+
+
+class Stored(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="stored"
+):
+    """The tensor starts as `tensor` of init.safetensors, whose batch axis has length 1."""
+
+    tensor: Name
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One tensor of the state: `input` before the step, `output` after it."""
+
+    input: Name
+    output: Name
+    dtype: DType
+    shape: Shape
+    batch_axis: Axis = 0
+    init: Zeros | Fill | Stored = Zeros()
+    role: Literal["memory", "window", "conv", "counter"] = "memory"
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What goes into a step and comes out; every graph of the bundle keeps it."""
+
+    chunk: Chunk
+    constants: tuple[Constant, ...] = ()
+    stream_inputs: tuple[StreamInput, ...] = ()
+    outputs: tuple[Output, ...]
+    state: tuple[State, ...]
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ONNX file that runs the contract.
+
+    `batch` lists the batch sizes it runs, empty for any. `opsets` are the imported versions
+    by domain and `domains` those its nodes use; the default ONNX domain is `ai.onnx`.
+    `golden_tolerance` bounds the error of each golden tensor: max|d|/rms, or, where the run records
+    what the recipe costs, ||d|| over that. `multiply_adds` says what each
+    node costs in one step at the nominal T, or the greatest it runs, with B = 1; a node whose
+    cost is not known is missing.
+    """
+
+    file: Name
+    lowering: Literal["fused", "portable", "other"]
+    allowed_t: tuple[Positive, ...]
+    batch: tuple[Positive, ...]
+    opsets: dict[Name, Positive]
+    domains: tuple[Name, ...]
+    min_ort: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
+    golden_tolerance: float
+    multiply_adds: dict[NodeName, Count] = {}
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recorded run of `steps` chunks of T = `t` from the initial state, in `file`."""
+
+    file: Name
+    t: Positive
+    steps: Positive
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Largest error (max|d|/rms) since the point before: `tensors[name][i]` at `steps[i]`."""
+
+    steps: tuple[Count, ...]
+    tensors: dict[Name, tuple[float, ...]]
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed.
+
+    The error of a tensor is max|d|/rms of the reference at the same place of the stream.
+    `worst` is the largest error of an output, `worst_state` that of a state tensor and
+    `worst_state_of_peak` the largest max|d|/max|x| of a state tensor. It passed where `worst`
+    and `worst_state_of_peak` are at most `bound`, and no tensor's mean error over the last tenth
+    of the steps is more than `decile_ratio_bound` times that over the first; a mean below a tenth
+    of `bound` counts as that, and errors of state tensors are those against their peak.
+    """
+
+    name: Name
+    steps: Positive
+    items_per_step: Positive
+    data: str
+    bound: float
+    decile_ratio_bound: float
+    passed: bool
+    curve: Curve
+    worst: float
+    worst_state: float
+    worst_state_of_peak: float
+    decile_ratio: float
+
+
+class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long the memory can hold a fact: half-life in items, null for no decay."""
+
+    half_life_items: float | None
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One condition on a quality: it holds where `value` is at most `bound`.
+
+    `value` is null where it could not be measured, and `verdict` is then `not judged`.
+    """
+
+    name: Name
+    value: float | None
+    bound: float
+    verdict: Literal["passed", "failed", "not judged"]
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far a quantized bundle strays from full precision, over the positions of a stream.
+
+    `full` is the `bundle_id` of the full precision, `items` the length of the longest stream and
+    `items_per_step` its T; `data` says what was read. Entry i of the curves is the mean over the
+    positions from `positions[i - 1]` (0 for the first) to `positions[i]`: `divergence` from full
+    precision (`nats`: KL per item; `relative`: error over rms), `loss_difference` in nats per
+    item (null where the outputs predict nothing), `state_distance` relative (null where nobody
+    looked). `causal` says whether outputs stayed the same when later items of their chunk
+    changed. `passed` is null where no gate failed and one was not judged.
+    """
+
+    full: Hash
+    items: Positive
+    items_per_step: Positive
+    data: str
+    unit: Literal["nats", "relative"]
+    positions: tuple[Count, ...]
+    divergence: tuple[float, ...]
+    loss_difference: tuple[float, ...] | None
+    state_distance: tuple[float | None, ...]
+    causal: bool
+    gates: tuple[Gate, ...]
+    passed: bool | None
+
+
+class Producer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The program that wrote the bundle."""
+
+    name: Name
+    version: str
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The SHA-256 and the size in bytes of one file of the bundle."""
+
+    sha256: Hash
+    size: Count
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All a reader knows of a bundle.
+
+    The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
+    which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
+    weights; every lowering and precision of one model shares it. `weights_bytes` is what one
+    open graph holds in weights. `quality` is null for full precision and where nobody measured.
+    """
+
+    name: Name
+    description: str
+    license: str
+    model_id: Hash
+    precision: Name
+    recipe: str | None
+    producer: Producer
+    contract: Contract
+    graphs: tuple[Graph, ...]
+    golden: tuple[Golden, ...]
+    certificates: tuple[Certificate, ...]
+    horizon: Horizon
+    weights_bytes: Count
+    quality: Quality | None = None
+    files: dict[Name, FileEntry] = {}
+    state_hash: str = ""
+    bundle_id: str = ""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION

@@ -1,0 +1,1 @@
+"""Run the graphs of a bundle step by step, over buffers made once."""

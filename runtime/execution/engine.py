@@ -1,0 +1,291 @@
+"""The engine: a verified bundle in, its graphs open on one execution provider out.
+
+Shape letters: `B` batch, `T` items per chunk.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, Self, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dst.runtime.bundle.constants import constant_array, constant_marks
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Contract, Graph
+from dst.runtime.errors import (
+    ChunkSizeError,
+    GraphError,
+    ProviderError,
+    RuntimeVersionError,
+    SessionError,
+    shown,
+)
+from dst.runtime.execution.buffers import Arena, Block, DeviceArena, HostArena, Layout
+from dst.runtime.execution.device import Bridge, DeviceBridge, HostBridge
+from dst.runtime.execution.graph_check import check_signature
+from dst.runtime.execution.memory import Memory, give_back_freed, predict
+from dst.runtime.execution.options import session_options
+from dst.runtime.execution.placement import GraphLoad, LoadReport, load_of
+from dst.runtime.execution.providers import (
+    Lowering,
+    Options,
+    Provider,
+    device_number,
+    options_for,
+    place_of,
+    preferred,
+    suits,
+)
+from dst.runtime.state.record import Identity
+
+Array = npt.NDArray[np.generic]
+
+MAX_THREADS = 1024  # each is started when a graph is opened, busy or not
+
+
+class Engine:
+    """A bundle's graphs on one provider; a graph is opened when it is first needed.
+
+    Attributes:
+        bundle: what runs.
+        provider: where it runs.
+        provider_options: what the provider was opened with.
+        strict: whether a graph is refused if the provider leaves work to another one.
+        prepack: whether weights are packed for speed, or stay in their mapped file.
+        threads: threads inside one operator.
+        check_state_every: steps between two checks of a stream's state.
+        chunk_sizes: the T that can run, rising.
+        layout: how one stream's state lies in memory.
+        initial: the initial state, in that layout; never written to.
+        constants: the fixed inputs by name.
+        identity: the ids a saved state carries.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: Provider,
+        threads: int,
+        graphs: Sequence[Graph],
+        chunk_sizes: Sequence[int],
+        check_state_every: int,
+        provider_options: Options | None = None,
+        strict: bool = True,
+        prepack: bool = True,
+    ) -> None:
+        self._place = place_of(provider)
+        if not 1 <= threads <= MAX_THREADS:
+            raise SessionError(f"threads is {threads}; expected 1 to {MAX_THREADS}")
+        if check_state_every < 1:
+            raise SessionError(f"check_state_every is {check_state_every}; expected 1 or more")
+        self.bundle = bundle
+        self.provider = provider
+        self.provider_options = options_for(provider, provider_options, threads)
+        self.strict = strict
+        self.prepack = prepack
+        self._device_number = device_number(self.provider_options)
+        self.threads = threads
+        self.check_state_every = check_state_every
+        self._graphs = _choose(bundle, graphs, chunk_sizes)
+        self.chunk_sizes = tuple(sorted(self._graphs))
+        self.layout = Layout.of(self.contract)
+        self.initial: Block = self.layout.initial(self.contract, bundle.init_tensors())
+        self.constants = {
+            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c))
+            for c in self.contract.constants
+        }
+        manifest = bundle.manifest
+        self.identity = Identity(
+            manifest.model_id,
+            manifest.state_hash,
+            manifest.bundle_id,
+            manifest.precision,
+            constant_marks(self.contract.constants),
+        )
+        self._open: dict[str, ort.InferenceSession] = {}
+        self._loads: dict[str, GraphLoad] = {}
+        self._lock = threading.Lock()
+
+    def __copy__(self) -> Self:
+        """Return the same session: it never changes, and any number of streams may share it."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the same session."""
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled."""
+        raise SessionError(
+            f"{self.bundle.label}: a session cannot be pickled; open the bundle in each process, "
+            "by Session.open",
+            code="not-picklable",
+        )
+
+    @property
+    def contract(self) -> Contract:
+        """What goes into a step and comes out."""
+        return self.bundle.manifest.contract
+
+    @property
+    def memory(self) -> Memory:
+        """The bytes held by the graphs open now and one stream at every chunk size."""
+        return predict(self.bundle.manifest, max(1, len(self._open)), 1, self.chunk_sizes)
+
+    def report(self) -> LoadReport:
+        """Say how many nodes and multiply-adds of which graph run on which provider.
+
+        Opens every graph that the session may run, if it is not open yet.
+
+        Raises:
+            GraphError: a graph cannot be loaded, or is not what the contract says.
+            ProviderError: the provider did not take a graph.
+        """
+        for t in self.chunk_sizes:
+            self.runner_for(t)
+        return LoadReport(self.provider, self.strict, tuple(self._loads.values()))
+
+    def graph_for(self, t: int) -> Graph:
+        """Return the graph that runs chunks of T = `t`.
+
+        Raises:
+            ChunkSizeError: this session runs no such T.
+        """
+        graph = self._graphs.get(t)
+        if graph is None:
+            raise ChunkSizeError(
+                f"{self.bundle.label}: T = {t} is not open in this session; "
+                f"it runs T = {list(self.chunk_sizes)}"
+            )
+        return graph
+
+    def runner_for(self, t: int) -> ort.InferenceSession:
+        """Return the open graph that runs chunks of T = `t`, opening it at the first call.
+
+        Raises:
+            ChunkSizeError: this session runs no such T.
+            GraphError: the graph cannot be loaded, or is not what the contract says.
+            ProviderError: the provider did not take the graph.
+        """
+        graph = self.graph_for(t)
+        with self._lock:
+            if graph.file not in self._open:
+                self._open[graph.file] = self._load(graph)
+            return self._open[graph.file]
+
+    def arena(self, block: Block) -> Arena:
+        """Make a place for one state where this provider can reach it: `block`, or beside it."""
+        if self._place.device == "cpu":
+            return HostArena(self.layout, block)
+        return DeviceArena(self.layout, block, self._place.device, self._device_number)
+
+    def bridge(self, chunk: Array, outputs: Mapping[str, Array]) -> Bridge:
+        """Give the graphs a step's chunk and outputs, where this provider wants them."""
+        if self._place.device == "cpu":
+            return HostBridge(chunk, outputs)
+        return DeviceBridge(chunk, outputs, self._place.device, self._device_number)
+
+    def _load(self, graph: Graph) -> ort.InferenceSession:
+        asked = self._place.execution
+        label = self.bundle.label
+        try:
+            session = ort.InferenceSession(
+                str(self.bundle.root / graph.file),
+                session_options(self.threads, self.prepack),
+                providers=[(asked, self.provider_options)],
+                enable_fallback=0,  # or it would try again on the CPU, and say so on stdout
+            )
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            raise GraphError(
+                f"{label}: {graph.file} cannot be loaded: {first_line(error)}"
+            ) from error
+        needed = self.strict or self._place.device != "cpu"  # its memory is where the state lies
+        if needed and session.get_providers()[0] != asked:
+            raise ProviderError(
+                f"{label}: asked for {self.provider!r} ({asked}), onnxruntime gave "
+                f"{session.get_providers()[0]}; nothing was run. Its device or its libraries are "
+                "missing, see docs/providers.md"
+            )
+        give_back_freed()
+        check_signature(label, graph, self.contract, session)
+        load = load_of(session, graph, self.provider)
+        if self.strict and load.fell_back is not None:
+            raise ProviderError(
+                f"{label}: {graph.file}: {load.fell_back}; nothing was run. "
+                f"{self._advice(graph)}, or run it as it is with strict=False"
+            )
+        self._loads[graph.file] = load
+        return session
+
+    def _advice(self, graph: Graph) -> str:
+        """What else to try where a provider does not take a graph."""
+        lowerings = {g.lowering for g in self.bundle.manifest.graphs}
+        if graph.lowering != "portable" and "portable" in lowerings:
+            return "Try lowering='portable'"
+        return "Try another provider"
+
+
+def select(
+    bundle: Bundle, lowering: Lowering | None, provider: Provider, every: bool = False
+) -> list[Graph]:
+    """Return the graphs that a provider of this onnxruntime can run, best first.
+
+    Without a lowering, fused graphs are left out where the provider has no kernels for them;
+    a lowering that is asked for is taken at its word.
+
+    Raises:
+        ProviderError: the provider is unknown or not installed.
+        SessionError: the bundle has no such lowering, or none that suits the provider.
+        RuntimeVersionError: all such graphs, or with `every` one of them, need a newer
+            onnxruntime.
+    """
+    place = place_of(provider)
+    graphs = bundle.manifest.graphs
+    named = [g for g in graphs if lowering in (None, g.lowering)]
+    if not named:
+        have = ", ".join(sorted({g.lowering for g in graphs}))
+        raise SessionError(f"{bundle.label}: has no {lowering!r} graph; it has {have}")
+    if lowering is None:
+        named = [g for g in named if suits(g, place)]
+        if not named:
+            raise SessionError(
+                f"{bundle.label}: has only fused graphs, whose com.microsoft operators provider "
+                f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs"
+            )
+    able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
+    if not able or (every and len(able) < len(named)):
+        needed = (max if every else min)((g.min_ort for g in named), key=_version)
+        raise RuntimeVersionError(
+            f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed"
+        )
+    return sorted(able, key=lambda g: (preferred(g, place), -len(g.allowed_t)))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> dict[int, Graph]:
+    """Pick for each T the first graph that runs it for one stream."""
+    chosen: dict[int, Graph] = {}
+    for t in sizes:
+        able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
+        if not able:
+            allowed = sorted({t for g in graphs for t in g.allowed_t})
+            raise ChunkSizeError(
+                f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}"
+            )
+        chosen[t] = able[0]
+    if not chosen:
+        raise ChunkSizeError(f"{bundle.label}: chunk_sizes is empty; give at least one T")
+    return chosen
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Read the numbers of a version: `1.31.1` or `1.32.0.dev1` -> (1, 31, 1)."""
+    numbers = [int(part) for part in text.split(".")[:3] if part.isdigit()]
+    return tuple(numbers + [0] * (3 - len(numbers)))

@@ -1,0 +1,96 @@
+"""Signature check: an open graph and its contract in, `GraphError` or nothing out.
+
+Shape letters: `B` batch, `T` items per chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnxruntime as ort
+
+from dst.runtime.bundle.manifest import Contract, Graph, Shape, window
+from dst.runtime.errors import GraphError
+
+_TYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    """One input or output as the contract wants it: per axis the sizes a static graph may have."""
+
+    what: str
+    dtype: str
+    shape: Shape
+    sizes: tuple[frozenset[int], ...]
+
+
+def check_signature(
+    label: str, graph: Graph, contract: Contract, session: ort.InferenceSession
+) -> None:
+    """Compare names, dtypes and shapes of an open graph with the contract.
+
+    A symbolic axis of the graph fits any size; a static one must be the contract's.
+
+    Raises:
+        GraphError: they differ; the message names the first difference.
+    """
+    batch = frozenset(graph.batch) or frozenset({1})
+    lengths = frozenset(graph.allowed_t) if len(graph.allowed_t) == 1 else frozenset[int]()
+    chunk = contract.chunk
+    letters = {"B": batch, "T": lengths}
+    long_letters = {"B": batch, "T": frozenset(window(chunk, t) for t in lengths)}
+    inputs = {chunk.input: _port("chunk", chunk.dtype, chunk.shape, long_letters)}
+    for constant in contract.constants:
+        what = f"constant `{constant.input}`"
+        inputs[constant.input] = _port(what, constant.dtype, constant.shape, letters)
+    for given in contract.stream_inputs:
+        what = f"stream input `{given.input}`"
+        inputs[given.input] = _port(what, given.dtype, given.shape, letters)
+    outputs = {
+        o.name: _port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
+    }
+    for state in contract.state:
+        what = f"state `{state.input}`"
+        inputs[state.input] = _port(what, state.dtype, state.shape, letters)
+        outputs[state.output] = _port(what, state.dtype, state.shape, letters)
+    where = f"{label}: {graph.file}"
+    _compare(where, "input", inputs, session.get_inputs())
+    _compare(where, "output", outputs, session.get_outputs())
+
+
+def _port(what: str, dtype: str, shape: Shape, letters: dict[str, frozenset[int]]) -> _Port:
+    sizes = tuple(letters[d] if isinstance(d, str) else frozenset({d}) for d in shape)
+    return _Port(what, dtype, shape, sizes)
+
+
+def _compare(where: str, kind: str, wanted: dict[str, _Port], found: Sequence[ort.NodeArg]) -> None:
+    names = {node.name for node in found}
+    if missing := sorted(wanted.keys() - names):
+        raise GraphError(f"{where}: has no {kind} {missing[0]!r}, which the manifest names")
+    if extra := sorted(names - wanted.keys()):
+        raise GraphError(f"{where}: has an {kind} {extra[0]!r}, which the manifest does not name")
+    for node in found:
+        port = wanted[node.name]
+        dtype = _TYPES.get(node.type, node.type)
+        shape = [size if isinstance(size, int) else None for size in node.shape]
+        spelled = "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+        if dtype != port.dtype:
+            raise GraphError(
+                f"{where}: {port.what} is {dtype} {spelled}, manifest says {port.dtype}"
+            )
+        fits = len(shape) == len(port.sizes) and all(
+            size is None or size in sizes for size, sizes in zip(shape, port.sizes, strict=True)
+        )
+        if not fits:
+            raise GraphError(
+                f"{where}: {port.what} is {dtype} {spelled}, manifest says {list(port.shape)}"
+            )

@@ -1,0 +1,150 @@
+"""The load report: an open graph in, how much of its work runs on which provider out.
+
+ONNX Runtime tells which node it gave to which provider, the manifest what each node costs in
+multiply-adds; the two meet by the node's name. What ONNX Runtime adds or renames, and what the
+manifest does not know, counts as unknown.
+"""
+
+from dataclasses import dataclass
+
+import onnxruntime as ort
+
+from dst.runtime.bundle.manifest import Graph
+from dst.runtime.execution.providers import PLACES, Provider
+
+ALLOWED_ELSEWHERE = 0.01
+"""Share of a graph's multiply-adds that strict lets run on another provider: ONNX Runtime itself
+leaves the arithmetic of shapes to the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one provider runs of one graph.
+
+    Attributes:
+        provider: its name here, or ONNX Runtime's where this runtime has none.
+        nodes: how many nodes it was given.
+        unknown_nodes: those of them that the manifest has no cost for.
+        multiply_adds: the cost of the others in one step, as the manifest states it.
+    """
+
+    provider: str
+    nodes: int
+    unknown_nodes: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphLoad:
+    """Where the nodes of one open graph run.
+
+    Attributes:
+        graph: the graph's file.
+        lowering: its lowering.
+        asked: the provider that was asked for.
+        recorded: whether ONNX Runtime told; where it did not, nothing else is known.
+        shares: one per provider, the most work first.
+        unknown_multiply_adds: the cost of nodes that the manifest knows and ONNX Runtime does not
+            name: folded into constants, or fused with others under another name.
+    """
+
+    graph: str
+    lowering: str
+    asked: str
+    recorded: bool
+    shares: tuple[Share, ...]
+    unknown_multiply_adds: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """The cost of the whole graph, as far as the manifest knows it."""
+        return sum(s.multiply_adds for s in self.shares) + self.unknown_multiply_adds
+
+    @property
+    def part(self) -> float:
+        """The part of the work that is known to run where it was asked for, 0 to 1.
+
+        Work is multiply-adds; nodes, where the manifest knows of none.
+        """
+        there = [s for s in self.shares if s.provider == self.asked]
+        if self.multiply_adds:
+            return sum(s.multiply_adds for s in there) / self.multiply_adds
+        nodes = sum(s.nodes for s in self.shares)
+        return sum(s.nodes for s in there) / nodes if nodes else 0.0
+
+    @property
+    def fell_back(self) -> str | None:
+        """Why strict refuses this graph, or None where it does not."""
+        if self.asked == "cpu":
+            return None  # there is nothing to fall back to
+        if not self.recorded:
+            return (
+                f"onnxruntime {ort.__version__} does not tell which nodes {self.asked!r} took "
+                "(1.24 and newer do)"
+            )
+        if self.part >= 1 - ALLOWED_ELSEWHERE:
+            return None
+        unit = "multiply-adds" if self.multiply_adds else "nodes"
+        parts = [
+            f"{s.provider} {s.multiply_adds if self.multiply_adds else s.nodes:,}"
+            for s in self.shares
+        ]
+        if self.unknown_multiply_adds:
+            parts.append(f"unknown {self.unknown_multiply_adds:,}")
+        return f"{self.asked!r} took only {self.part:.1%} of the {unit}: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Where a session's graphs run.
+
+    Attributes:
+        provider: the provider that was asked for.
+        strict: whether a graph that falls back is refused.
+        graphs: the open graphs.
+    """
+
+    provider: str
+    strict: bool
+    graphs: tuple[GraphLoad, ...]
+
+
+def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> GraphLoad:
+    """Read from an open graph where its nodes run.
+
+    Args:
+        session: opened with `dst.runtime.execution.options.session_options`.
+        graph: its entry in the manifest.
+        asked: the provider it was opened for.
+    """
+    tell = getattr(session, "get_provider_graph_assignment_info", None)  # since 1.24
+    left = dict(graph.multiply_adds)
+    nodes: dict[str, int] = {}
+    unknown: dict[str, int] = {}
+    costs: dict[str, int] = {}
+    names = {place.execution: str(name) for name, place in PLACES.items()}
+    for part in tell() if tell is not None else ():
+        provider = names.get(part.ep_name, part.ep_name)
+        for node in part.get_nodes():
+            cost = _claim(node.name, left)
+            nodes[provider] = nodes.get(provider, 0) + 1
+            unknown[provider] = unknown.get(provider, 0) + (cost is None)
+            costs[provider] = costs.get(provider, 0) + (cost or 0)
+    shares = [Share(p, nodes[p], unknown[p], costs[p]) for p in nodes]
+    return GraphLoad(
+        graph=graph.file,
+        lowering=graph.lowering,
+        asked=asked,
+        recorded=bool(shares),
+        shares=tuple(sorted(shares, key=lambda s: (-s.multiply_adds, -s.nodes, s.provider))),
+        unknown_multiply_adds=sum(left.values()),
+    )
+
+
+def _claim(name: str, left: dict[str, int]) -> int | None:
+    """Take a node's cost out of what is left; `MatMul_3/MatMulAddFusion` was `MatMul_3`."""
+    while name not in left:
+        name, slash, _ = name.rpartition("/")
+        if not slash:
+            return None
+    return left.pop(name)

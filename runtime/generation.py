@@ -1,0 +1,129 @@
+"""Generation: a stream of tokens and a prompt in, one sampled token after another out.
+
+Shape letters: `n` items, `V` vocabulary.
+"""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.manifest import Contract, Tokens
+from dst.runtime.errors import GenerateError
+from dst.runtime.execution.items import Items
+from dst.runtime.state.sampler import Choice, Sampler
+from dst.runtime.stream import Stream
+from dst.runtime.tokenizer import TextTokenizer
+
+
+def generate(
+    stream: Stream,
+    prompt: str | Items,
+    items: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: Collection[int] = (),
+) -> Iterator[int]:
+    """Continue a stream: read the prompt, then yield up to `items` sampled tokens.
+
+    A token waits as pending from the moment it is yielded and is stepped when the next one is
+    asked for. So the stream may be saved between any two tokens, and the loaded stream goes
+    on to the same text with an empty prompt and no seed.
+
+    Args:
+        stream: of a token model with logits per item, T = 1 and the tail rule `exact`.
+        prompt: a text where the model has a tokenizer, bytes where that is `bytes`, or ids
+            `[n]`; may be empty where items wait in the stream.
+        items: how many tokens at most.
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: sample from the k most likely tokens; 0 for all.
+        top_p: sample from the most likely tokens that together reach this probability.
+        seed: start a new random source; None goes on with the stream's own, or makes one.
+        stop: tokens after which generation ends; the token itself is still yielded.
+
+    Raises:
+        GenerateError: the model cannot generate, an argument is out of its range, or there
+            is nothing to continue.
+        TokenizerError: the text cannot be turned into ids: the package `tokenizers` is missing.
+        StepError: the prompt does not fit the contract, or a step failed.
+    """
+    logits_name = _logits(stream.engine.contract)
+    choice = Choice(temperature, top_k, top_p)
+    start = None if seed is None else Sampler.seeded(seed)
+    if items < 0:
+        raise GenerateError(f"items is {items}, expected 0 or more")
+    first: Items = _encoded(stream, prompt) if isinstance(prompt, str) else prompt
+    empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
+    if empty and stream.pending == 0:
+        raise GenerateError(
+            "the prompt is empty and no item waits in the stream: there is nothing to continue; "
+            "give a prompt"
+        )
+    return _continue(stream, first, items, logits_name, choice, start, frozenset(stop))
+
+
+def _continue(
+    stream: Stream,
+    prompt: Items,
+    items: int,
+    logits_name: str,
+    choice: Choice,
+    start: Sampler | None,
+    stop: frozenset[int],
+) -> Iterator[int]:
+    nothing = np.zeros(0, stream.engine.contract.chunk.dtype)
+
+    def choose(
+        outputs: dict[str, npt.NDArray[np.generic]], sampler: Sampler | None
+    ) -> tuple[int, Sampler]:
+        source = start or sampler or Sampler.fresh()
+        return choice.pick(outputs[logits_name][0, -1].astype(np.float64), source)
+
+    for _ in range(items):
+        token = stream.predict(prompt, choose)
+        prompt, start = nothing, None
+        yield token
+        if token in stop:
+            return
+
+
+def _encoded(stream: Stream, prompt: str) -> Items:
+    chunk = stream.engine.contract.chunk
+    tokenizer = chunk.content.tokenizer if isinstance(chunk.content, Tokens) else "bytes"
+    if tokenizer == "tokenizers":
+        return TextTokenizer.of(stream.engine.bundle).encode(prompt).astype(chunk.dtype)
+    if tokenizer != "bytes":
+        raise GenerateError(
+            "the prompt is a text, and this model's tokens are not bytes: encode it with its "
+            "tokenizer first, and give the ids as an array"
+        )
+    try:
+        return prompt.encode()
+    except UnicodeEncodeError as error:
+        raise GenerateError(
+            f"the prompt holds half a character at place {error.start} (a lone surrogate), which "
+            "UTF-8 cannot write; give its bytes"
+        ) from None
+
+
+def _logits(contract: Contract) -> str:
+    """Name the output to sample from."""
+    chunk = contract.chunk
+    if not isinstance(chunk.content, Tokens):
+        raise GenerateError("this model reads features, and only a token model can generate")
+    if chunk.lookahead:
+        raise GenerateError(
+            f"this model looks {chunk.lookahead} items ahead: it answers for a token when those "
+            "behind it are known, and so cannot choose the next one"
+        )
+    if chunk.tail != "exact":
+        raise GenerateError(
+            f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time"
+        )
+    for output in contract.outputs:
+        if output.meaning == "logits" and output.shape == ("B", "T", chunk.content.vocabulary):
+            return output.name
+    raise GenerateError("this model has no logits per item over its vocabulary")

@@ -1,0 +1,1 @@
+"""Saved states: the record, its bytes, and the file they stand in."""

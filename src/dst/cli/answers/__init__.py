@@ -1,0 +1,1 @@
+"""Write what a model answers: lines, files and summaries."""

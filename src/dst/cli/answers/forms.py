@@ -1,0 +1,307 @@
+"""Spell the answers of a model as .npy, CSV or JSON lines."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.answers.rows import Answers, Classes, columns_of, flat, row_shape
+from dst.cli.errors import WrongUseError
+from dst.runtime.bundle.manifest import Output
+
+Array = npt.NDArray[np.generic]
+
+ENDINGS = (".npy", ".csv", ".jsonl")
+STREAMS = {"-": ".csv", "-.csv": ".csv", "-.jsonl": ".jsonl"}
+"""Places on standard output -> what is written there."""
+
+
+class Form(Protocol):
+    """How answers become bytes."""
+
+    def start(self) -> bytes:
+        """What stands before the first row."""
+
+    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
+        """Spell some rows."""
+
+    def head(self) -> bytes | None:
+        """What the start of a finished file is now; None where it never changes."""
+
+    def promise(self, items: int) -> bytes:
+        """What stands behind the rows while the state of so many items is being saved.
+
+        A run that is killed there leaves it. It tells the next run whether the rows that the head
+        does not count belong to the state it goes on from. Rows with numbers need none.
+        """
+
+    def resume(self, file: BinaryIO, items: int) -> int:
+        """Return how many bytes of an earlier file belong to a stream of so many items.
+
+        Raises:
+            ValueError: the file holds something else; the message says what.
+        """
+
+
+def form_of(
+    ending: str, outputs: Sequence[Output], classes: Classes | None, timed: str | None
+) -> Form:
+    """Choose how answers are written.
+
+    Args:
+        ending: one of `ENDINGS`.
+        outputs: those that are written.
+        classes: names for the values of one of them.
+        timed: the name of the time column that goes beside the answers, if there is one.
+
+    Raises:
+        WrongUseError: this form cannot hold these outputs.
+    """
+    names = ", ".join(o.name for o in outputs)
+    if ending == ".npy":
+        if len(outputs) > 1:
+            raise WrongUseError(
+                f"--out: a .npy file holds one output, this model has {names}; choose one with "
+                "--output, or write .jsonl"
+            )
+        if classes is not None:
+            raise WrongUseError("--classes: a .npy file holds no names; write .csv or .jsonl")
+        return _Npy(outputs[0])
+    if ending == ".csv":
+        if len({o.per for o in outputs}) > 1:
+            kinds = ", ".join(f"{o.name} per {o.per}" for o in outputs)
+            raise WrongUseError(
+                f"--out: the rows of a CSV are items or chunks, and this model has {kinds}; choose "
+                "with --output, or write .jsonl"
+            )
+        return _Csv(outputs, classes, timed)
+    return _JsonLines(outputs, classes, timed)
+
+
+def ending_of(place: str) -> str:
+    """Return what is written to a place: one of `ENDINGS`.
+
+    Raises:
+        WrongUseError: its name does not tell.
+    """
+    ending = STREAMS.get(place) or PurePath(place).suffix.lower()
+    if ending not in ENDINGS:
+        raise WrongUseError(
+            f"--out {place}: expected a name that ends in {', '.join(ENDINGS)}, or - for CSV on "
+            "standard output (-.jsonl for JSON lines)"
+        )
+    return ending
+
+
+class _Npy:
+    """One array `[n, ...]`; its header is brought up to date at each mark."""
+
+    def __init__(self, output: Output) -> None:
+        self._output, self._count = output, 0
+
+    def start(self) -> bytes:
+        return self.head()
+
+    def head(self) -> bytes:
+        room = io.BytesIO()
+        shape = (self._count, *row_shape(self._output))
+        kind = np.dtype(self._output.dtype).newbyteorder("<")
+        held = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(room, held)  # keeps its length while the count grows
+        return room.getvalue()
+
+    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
+        name = self._output.name
+        value = answers.items[name] if self._output.per == "item" else answers.chunks[name]
+        self._count += len(value)
+        return value.astype(value.dtype.newbyteorder("<")).tobytes()
+
+    def promise(self, items: int) -> bytes:
+        return f"\nitems up to {items}\n".encode()
+
+    def resume(self, file: BinaryIO, items: int) -> int:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        want = (*shape[:1], *row_shape(self._output))
+        if (
+            shape != want
+            or dtype != np.dtype(self._output.dtype)
+            or file.tell() != len(self.head())
+        ):
+            raise ValueError(f"it holds {dtype} {list(shape)}")
+        self._count = int(shape[0])
+        start, size = file.tell(), int(np.prod(want[1:], dtype=np.int64)) * dtype.itemsize
+        promise = self.promise(items)
+        end = file.seek(0, os.SEEK_END) - len(promise)
+        if end >= start + self._count * size and not (end - start) % size:
+            file.seek(end)
+            if file.read() == promise:
+                self._count = (end - start) // size
+        return start + self._count * size
+
+
+class _Csv:
+    """A first line of names, then `item`, the time if there is one, class and values."""
+
+    def __init__(
+        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
+    ) -> None:
+        self._outputs, self._classes, self._timed = outputs, classes, timed
+
+    def start(self) -> bytes:
+        names = ["item", *([self._timed] if self._timed is not None else [])]
+        names += ["class", "probability"] if self._classes is not None else []
+        for output in self._outputs:
+            names += columns_of(output, self._classes)
+        return _line(names)
+
+    def head(self) -> None:
+        return None
+
+    def promise(self, items: int) -> bytes:
+        return b""
+
+    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
+        by_item = self._outputs[0].per == "item"
+        held = answers.items if by_item else answers.chunks
+        numbers = range(answers.first, answers.first + answers.count) if by_item else answers.ends
+        columns: list[Sequence[str]] = [[str(number) for number in numbers]]
+        if self._timed is not None:
+            columns.append(["" if times is None else times[n - answers.first] for n in numbers])
+        if self._classes is not None:
+            names, shares = self._classes.top(held[self._classes.output])
+            columns += [names, [f"{share:.6g}" for share in shares.tolist()]]
+        for output in self._outputs:
+            texts = spelled(held[output.name])
+            columns += [texts[:, place].tolist() for place in range(texts.shape[1])]
+        return b"".join(_line(row) for row in zip(*columns, strict=True))
+
+    def resume(self, file: BinaryIO, items: int) -> int:
+        first = file.readline()
+        if first != self.start():
+            raise ValueError(f"its first line is {first[:60]!r}")
+        return _known(file, items, lambda line: int(line.split(b",", 1)[0]))
+
+
+class _JsonLines:
+    """An object per item, and one per chunk for outputs that have a row per chunk."""
+
+    def __init__(
+        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
+    ) -> None:
+        self._outputs, self._classes, self._timed = outputs, classes, timed
+
+    def start(self) -> bytes:
+        return b""
+
+    def head(self) -> None:
+        return None
+
+    def promise(self, items: int) -> bytes:
+        return b""
+
+    def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
+        lines: list[tuple[int, str]] = []
+        by_item = [o for o in self._outputs if o.per == "item"]
+        by_chunk = [o for o in self._outputs if o.per == "chunk"]
+        if by_item:
+            numbers = range(answers.first, answers.first + answers.count)
+            held = [answers.items[o.name] for o in by_item]
+            lines += self._objects("item", numbers, by_item, held, times, answers.first)
+        if by_chunk:
+            held = [answers.chunks[o.name] for o in by_chunk]
+            key = "chunk_end"
+            lines += self._objects(key, answers.ends, by_chunk, held, times, answers.first)
+        lines.sort(key=lambda line: line[0])  # a chunk after its last item
+        return "".join(f"{text}\n" for _, text in lines).encode()
+
+    def resume(self, file: BinaryIO, items: int) -> int:
+        def number(line: bytes) -> int:
+            held = json.loads(line)
+            return int(held["item"] if "item" in held else held["chunk_end"])
+
+        return _known(file, items, number)
+
+    def _objects(
+        self,
+        key: str,
+        numbers: Sequence[int],
+        outputs: Sequence[Output],
+        held: Sequence[Array],
+        times: Sequence[str] | None,
+        first: int,
+    ) -> Iterator[tuple[int, str]]:
+        top: dict[int, str] = {}
+        for output, value in zip(outputs, held, strict=True):
+            if self._classes is not None and self._classes.output == output.name:
+                names, shares = self._classes.top(value)
+                top = {
+                    row: f'"class": {json.dumps(name)}, "probability": {share:.6g}'
+                    for row, (name, share) in enumerate(zip(names, shares.tolist(), strict=True))
+                }
+        values = [_json_rows(value) for value in held]
+        for row, number in enumerate(numbers):
+            parts = [f'"{key}": {number}']
+            if self._timed is not None:
+                time = "" if times is None else times[number - first]
+                parts.append(f"{json.dumps(self._timed)}: {json.dumps(time)}")
+            parts += [top[row]] if row in top else []
+            parts += [
+                f"{json.dumps(o.name)}: {value[row]}"
+                for o, value in zip(outputs, values, strict=True)
+            ]
+            yield number, "{" + ", ".join(parts) + "}"
+
+
+def _known(file: BinaryIO, items: int, number: Callable[[bytes], int]) -> int:
+    """Return where the rows end that answer for the first `items` items."""
+    end = file.tell()
+    for row, line in enumerate(file, 1):
+        try:
+            late = not line.endswith(b"\n") or number(line) > items
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"its row {row} is {line[:60]!r}") from None
+        if late:
+            break
+        end += len(line)
+    return end
+
+
+def spelled(rows: Array) -> npt.NDArray[np.str_]:
+    """Spell values `[n, ...]` as `[n, C]`: the shortest text that reads back as the same number."""
+    values = flat(rows)
+    return (values.astype(np.uint8) if values.dtype == np.bool_ else values).astype(np.str_)
+
+
+def _json_rows(rows: Array) -> list[str]:
+    """Spell each row `[...]` as nested JSON arrays, or as a number where it is one.
+
+    What is not finite is spelled as Python's own `json` and most readers know it.
+    """
+    shape = rows.shape[1:]
+    texts, values = spelled(rows), flat(rows)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        for odd, where in (
+            ("NaN", np.isnan(values)),
+            ("Infinity", values == np.inf),
+            ("-Infinity", values == -np.inf),
+        ):
+            texts = np.where(where, odd, texts)
+    made = []
+    for row in texts.tolist():
+        for size in reversed(shape):
+            row = [f"[{', '.join(row[at : at + size])}]" for at in range(0, len(row), size)]
+        made.append(row[0] if row else "[]")
+    return made
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    room = io.StringIO()
+    csv.writer(room, lineterminator="\n").writerow(cells)
+    return room.getvalue().encode(errors="replace")  # half a character, as JSON may hold it

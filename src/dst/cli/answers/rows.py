@@ -1,0 +1,132 @@
+"""Lay out the outputs of steps as rows: one per item, or one per chunk.
+
+Shape letters: `n` items, `k` chunks, `T` items per chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.errors import WrongUseError
+from dst.runtime.bundle.manifest import Contract, Output, Shape
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model answered for a run of items.
+
+    Attributes:
+        first: the number of the first item, counted from 1 at the start of the stream.
+        count: how many items, n.
+        items: output name -> `[n, ...]`, outputs that have a row per item.
+        chunks: output name -> `[k, ...]`, outputs that have a row per chunk.
+        ends: the number of the last item of each chunk, `[k]`.
+    """
+
+    first: int
+    count: int
+    items: dict[str, Array]
+    chunks: dict[str, Array]
+    ends: tuple[int, ...]
+
+
+def rows_of(output: Output, value: Array) -> Array:
+    """View an output of one step, B = 1, as `[T, ...]`, or as `[1, ...]` where it is per chunk."""
+    batch = output.shape.index("B")
+    if output.time_axis is None:
+        return np.moveaxis(value, batch, 0)
+    first: list[slice | int] = [slice(None)] * value.ndim
+    first[batch] = 0
+    return np.moveaxis(value[tuple(first)], output.time_axis - (batch < output.time_axis), 0)
+
+
+def row_shape(output: Output) -> tuple[int, ...]:
+    """The fixed sizes of an output: the shape of one row."""
+    shape: Shape = output.shape
+    return tuple(size for size in shape if not isinstance(size, str))
+
+
+def flat(rows: Array) -> Array:
+    """View rows `[n, ...]` as `[n, C]`, in C order; n may be 0."""
+    return rows.reshape(len(rows), int(np.prod(rows.shape[1:], dtype=np.int64)))
+
+
+def choose_outputs(contract: Contract, names: Sequence[str]) -> tuple[Output, ...]:
+    """Return the outputs of these names, in this order; all of them where none is given.
+
+    Raises:
+        WrongUseError: the model has no output of that name.
+    """
+    known = {output.name: output for output in contract.outputs}
+    for name in names:
+        if name not in known:
+            raise WrongUseError(
+                f"--output {name}: this model has no such output; it has {', '.join(known)}"
+            )
+    return tuple(known[name] for name in dict.fromkeys(names)) or contract.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Names for the last axis of an output.
+
+    Attributes:
+        output: the output's name.
+        names: a name for each value of a row.
+        logits: whether values are logits by the contract, and not perhaps probabilities.
+    """
+
+    output: str
+    names: tuple[str, ...]
+    logits: bool
+
+    def top(self, rows: Array) -> tuple[list[str], Floats]:
+        """Return the likeliest class of each row `[n, C]`, and its probability.
+
+        Logits become probabilities by softmax. Where the contract does not call the output logits,
+        a row without a negative number that adds up to 1 holds probabilities already.
+        """
+        values = rows.astype(np.float64).reshape(-1, len(self.names))
+        best = values.argmax(axis=1)
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        shares = powers / powers.sum(axis=1, keepdims=True)
+        if not self.logits:
+            ready = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3)
+            shares = np.where(ready[:, None], values, shares)
+        return [self.names[i] for i in best.tolist()], shares[np.arange(len(best)), best]
+
+
+def classes_of(names: Sequence[str], outputs: Sequence[Output]) -> Classes:
+    """Find the output that these classes name the values of.
+
+    Raises:
+        WrongUseError: no output has so many values, or several have.
+    """
+    fitting = [o for o in outputs if row_shape(o) == (len(names),)]
+    logits = [o for o in fitting if o.meaning == "logits"]
+    fitting = logits or fitting
+    if len(names) < 2 or not fitting:
+        sizes = ", ".join(f"`{o.name}` {list(row_shape(o))}" for o in outputs)
+        raise WrongUseError(
+            f"--classes: {len(names)} names, and no output has a row of so many values; the "
+            f"outputs are {sizes}"
+        )
+    if len(fitting) > 1:
+        raise WrongUseError(
+            f"--classes: {', '.join(f'`{o.name}`' for o in fitting)} have {len(names)} values "
+            "each; choose one with --output"
+        )
+    return Classes(fitting[0].name, tuple(names), fitting[0].meaning == "logits")
+
+
+def columns_of(output: Output, classes: Classes | None) -> list[str]:
+    """Name the values of a row: `y`, `y.0`, `y.1` … in C order, or `y.CLASS`."""
+    shape = row_shape(output)
+    if classes is not None and classes.output == output.name:
+        return [f"{output.name}.{name}" for name in classes.names]
+    return [".".join([output.name, *map(str, place)]) for place in np.ndindex(*shape)]

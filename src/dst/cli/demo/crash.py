@@ -1,0 +1,100 @@
+"""A crash survived: a bundle and some bytes go in; a child is killed, its stream goes on here.
+
+The proof is that the outputs and the final state equal those of a run that nothing interrupted,
+bit for bit.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dst.cli.signals import sigterm_raised
+from dst.runtime import Session, SessionError, Stream
+from dst.runtime.stream import Outputs
+
+SAVE_EVERY = 10_000  # bytes; no multiple of T, so that items wait in the saved state
+SAVES = 2
+_PIECE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """What came of it.
+
+    Attributes:
+        total: bytes of the input.
+        saved_at: bytes that the saved state had read when the child was killed.
+        equal: whether outputs after it and the final state are those of the whole run.
+    """
+
+    total: int
+    saved_at: int
+    equal: bool
+
+
+def crash_and_resume(session: Session, data: bytes, told: Callable[[str], None]) -> Crash:
+    """Kill a child in mid-stream, go on from what it saved and compare.
+
+    Args:
+        session: the bundle, which the child opens too.
+        data: longer than two saves take, 20,000 bytes.
+        told: called with what is being done.
+
+    Raises:
+        SessionError: the child ended by itself.
+    """
+    with sigterm_raised(), tempfile.TemporaryDirectory(prefix="dst-demo-") as folder:
+        file, state = Path(folder) / "input", Path(folder) / "state.safetensors"
+        file.write_bytes(data)
+        told("a child streams; it will be killed")
+        _kill_child(session, file, state)
+        resumed = Stream.load(session, state)
+    start = resumed.items_consumed
+    saved_at = start + resumed.pending
+    told(f"killed; goes on from byte {saved_at:,}, and beside it a run without interruption")
+    with ThreadPoolExecutor(1) as beside:
+        whole = beside.submit(_digest, session.stream(), data, start)
+        after = _digest(resumed, data[saved_at:], start)
+        return Crash(len(data), saved_at, after == whole.result())
+
+
+def _kill_child(session: Session, file: Path, state: Path) -> None:
+    """Start the child, and kill it when it has saved twice and works on."""
+    arguments = (session.bundle.root, file, state, SAVE_EVERY, SAVES, session.threads)
+    with subprocess.Popen(
+        [sys.executable, "-m", "dst.cli.demo.victim", *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        try:
+            lines = [child.stdout.readline() if child.stdout else b"" for _ in range(SAVES)]
+        finally:
+            child.kill()  # SIGKILL; on Windows TerminateProcess
+        if not lines[-1]:
+            said = (child.stderr.read() if child.stderr else b"").decode(errors="replace")
+            raise SessionError(f"the child process ended by itself: {said.strip()[-300:]}")
+
+
+def _digest(stream: Stream, data: bytes, start: int) -> str:
+    """Read on to the end and hash the logits from item `start` on, and the final state."""
+    digest = hashlib.sha256()
+    at = stream.items_consumed
+    for outputs in _to_the_end(stream, data):
+        rows = outputs["logits"][0]
+        digest.update(rows[max(0, start - at) :].tobytes())
+        at += len(rows)
+    for name, value in sorted(stream.state.items()):
+        digest.update(name.encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _to_the_end(stream: Stream, data: bytes) -> Iterator[Outputs]:
+    for place in range(0, len(data), _PIECE):
+        yield stream.advance(data[place : place + _PIECE])
+    yield stream.flush()

@@ -1,0 +1,174 @@
+"""`dst show --memory`: a bundle goes in, what it will hold in memory comes out, and what it does.
+
+Run as `python -m dst.cli.footprint [BUNDLE SLOTS]` this module is the process that is
+measured: it prints its own resident memory, bare and, given a bundle, with streams that stepped.
+"""
+
+import os
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+from rich.table import Table
+
+from dst.cli.errors import WrongUseError
+from dst.cli.output import Output, foreign
+from dst.cli.paths import check_apart
+from dst.cli.signals import sigterm_raised
+from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
+from dst.runtime.errors import SessionError
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.memory import peak_rss_bytes
+from dst.runtime.golden import golden_inputs
+from dst.words import mib
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Resident memory of a process of its own, in bytes.
+
+    Attributes:
+        base_bytes: with Python, numpy, onnxruntime and this package loaded, and no bundle.
+        peak_loading_bytes: the most while the graph was opened, null where none was.
+        opened_bytes: with the graph open, null where none was.
+        running_bytes: when every stream had stepped, null where none did.
+    """
+
+    base_bytes: int
+    peak_loading_bytes: int | None = None
+    opened_bytes: int | None = None
+    running_bytes: int | None = None
+
+
+class Footprint(msgspec.Struct, frozen=True):
+    """What one graph and so many streams hold, in bytes, at the nominal T.
+
+    `base_bytes` is measured, the parts after it are predicted, `total_bytes` is the sum of both.
+    ONNX Runtime's own work space is not predicted: `measured` contains it.
+    """
+
+    slots: int
+    t: int
+    base_bytes: int
+    weights_bytes: int
+    state_bytes: int
+    guard_bytes: int
+    waiting_bytes: int
+    scratch_bytes: int
+    total_bytes: int
+    measured: Measured | None
+
+
+def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
+    """Print what a bundle and its streams will hold, and return the exit code.
+
+    Raises:
+        DstError: the bundle is broken, or cannot be run here.
+        WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
+            measured.
+    """
+    check_apart(output, {"BUNDLE": path})
+    bundle = open_bundle(path)
+    manifest, name = bundle.manifest, bundle.root.name
+    t = manifest.contract.chunk.nominal_t
+    memory = predict(manifest, 1, slots, [t])
+    if measure:
+        _check_room(slots, memory.total_bytes)
+    with output.progress(f"measure {name}", None):
+        found = _measure([path, str(slots)] if measure else [])
+    _show(name, memory, found, output)
+    output.write_json(
+        Footprint(
+            slots=slots,
+            t=t,
+            base_bytes=found.base_bytes,
+            weights_bytes=memory.weights_bytes,
+            state_bytes=memory.state_bytes,
+            guard_bytes=memory.guard_bytes,
+            waiting_bytes=memory.waiting_bytes,
+            scratch_bytes=memory.scratch_bytes,
+            total_bytes=found.base_bytes + memory.total_bytes,
+            measured=found if measure else None,
+        )
+    )
+    return 0
+
+
+def _check_room(slots: int, total: int) -> None:
+    """Refuse to measure more than the machine has, where the platform tells how much that is."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total > held:
+        raise WrongUseError(
+            f"--slots {slots}: {mib(total)} are predicted and this machine has {mib(held)}; give "
+            "fewer, or leave out --measure"
+        )
+
+
+def _measure(arguments: list[str]) -> Measured:
+    """Have a process of its own measure itself."""
+    with sigterm_raised():  # or the process would outlive this one
+        done = subprocess.run(
+            [sys.executable, "-m", "dst.cli.footprint", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise SessionError(f"the process that is to be measured failed: {last}")
+    return msgspec.json.decode(done.stdout, type=Measured)
+
+
+def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("", overflow="fold", style="dim")
+    streams = f"{memory.streams:,} stream" + "s" * (memory.streams != 1)
+    parts = (
+        ("process", found.base_bytes, "Python, numpy and onnxruntime; measured now"),
+        ("weights", memory.weights_bytes, "one open graph"),
+        ("state", memory.state_bytes, f"{streams}, two arenas each"),
+        ("guard", memory.guard_bytes, f"{streams}, last good state and undo"),
+        ("waiting", memory.waiting_bytes, f"{streams}, items that wait and lookback"),
+        ("scratch", memory.scratch_bytes, f"{streams}, chunk and outputs at the nominal T"),
+    )
+    for what, size, why in parts:
+        table.add_row(what, mib(size), why)
+    total = found.base_bytes + memory.total_bytes
+    table.add_row(
+        "[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space"
+    )
+    if found.running_bytes is not None and found.peak_loading_bytes is not None:
+        table.add_row("at most", mib(found.peak_loading_bytes), "measured while the graph opened")
+        beyond = (found.running_bytes - total) / 2**20
+        why = f"measured after two steps of each stream: {beyond:+.1f} MiB"
+        table.add_row("[bold]measured[/]", f"[bold]{mib(found.running_bytes)}[/]", why)
+    output.out.print(f"[bold]{foreign(name)}[/]")
+    output.out.print(table)
+
+
+def main() -> None:
+    """Measure this process and print it as JSON."""
+    base = rss_bytes()
+    found = Measured(base)
+    if sys.argv[1:]:
+        path, slots = sys.argv[1:]
+        session = Session.open(path)
+        t = session.contract.chunk.nominal_t
+        session.runner_for(t)
+        opened, peak = rss_bytes(), peak_rss_bytes()
+        chunk = session.contract.chunk
+        zeros = np.zeros(sized(chunk.shape, t + chunk.lookahead), chunk.dtype)
+        given = golden_inputs(session.bundle)
+        streams = [session.stream(inputs=given) for _ in range(int(slots))]
+        for stream in streams * 2:
+            stream.step(zeros)
+        found = Measured(base, peak, opened, rss_bytes())
+    sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+if __name__ == "__main__":
+    main()

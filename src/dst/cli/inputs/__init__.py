@@ -1,0 +1,1 @@
+"""Read what the command is given: items, text, modules and per-stream inputs."""

@@ -1,0 +1,119 @@
+"""What every reader of numbers yields, and what it is told.
+
+Shape letters: `n` rows (items), `W` numbers per item.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.errors import WrongUseError
+from dst.cli.inputs.source import Stop
+
+Numbers = npt.NDArray[np.float64]
+Gap = Literal["refuse", "hold", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the caller says of an input.
+
+    Attributes:
+        format: one of `dst.cli.inputs.formats.which.FORMATS`; None to tell it by name and content.
+        gap: what becomes of an item with a missing value: `refuse` the input, `hold` the value
+            before it, or `skip` the item.
+        time: the column whose text goes beside the answers; it is no feature.
+        columns: the columns to read, in the model's order; empty to match them by name.
+        options: whether the caller has options for all this, which messages may name.
+    """
+
+    format: str | None = None
+    gap: Gap = "refuse"
+    time: str | None = None
+    columns: tuple[str, ...] = ()
+    options: bool = True
+
+
+@dataclass(slots=True)
+class Found:
+    """What turned up in an input; filled while it is read.
+
+    Attributes:
+        format: what it was read as.
+        gaps: items with a missing value, which were held or left out.
+        left_out: columns that were not read.
+        notes: sentences for the reader.
+    """
+
+    format: str = ""
+    gaps: int = 0
+    left_out: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an item of the model is, and where it comes from.
+
+    Attributes:
+        path: what messages call the input.
+        width: numbers per item, W.
+        names: the model's names for them, empty where it has none.
+        input: the name of the graph's input.
+        rate_hz: items per second that the model wants, if it says so.
+        scaled: whether integer samples become -1 .. 1, as audio does; False for ids.
+        form: what the caller said.
+        found: where to put what turns up.
+        stop: says whether to read no further.
+    """
+
+    path: str
+    width: int
+    names: tuple[str, ...]
+    input: str
+    rate_hz: float | None
+    scaled: bool
+    form: Form
+    found: Found
+    stop: Stop
+
+    def refuse(self, why: str, option: str = "") -> WrongUseError:
+        """Make the error that says why this input cannot be read, and which option helps."""
+        if option:
+            plain = (
+                "this command reads a file as it stands: give a mended copy, or the numbers as a "
+                f".npy array [n, {self.width}]"
+            )
+            why = f"{why}; {option if self.form.options else plain}"
+        return WrongUseError(f"{self.path}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of an input.
+
+    Attributes:
+        values: `[n, W]`; NaN where a value is missing.
+        place: says where row i of this block stands, such as `line 12`.
+        gaps: for rows with a missing value, what is missing: row -> `line 12 is blank`.
+        times: the text of the time column for each row; None without one.
+    """
+
+    values: Numbers
+    place: Callable[[int], str]
+    gaps: dict[int, str]
+    times: list[str] | None = None
+
+
+def block_of(values: npt.NDArray[np.generic], seen: int, times: list[str] | None = None) -> Block:
+    """Make a block of rows that are told by their number; `seen` of them came before."""
+    numbers = values.astype(np.float64)
+    missing = np.flatnonzero(np.isnan(numbers).any(axis=1)).tolist()
+
+    def place(row: int) -> str:
+        return f"item {seen + row + 1}"
+
+    return Block(numbers, place, {row: f"{place(row)} holds a NaN" for row in missing}, times)

@@ -1,0 +1,209 @@
+"""Read samples: raw ones, and those in a PCM WAV file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.inputs.formats.block import Block, Wanted, block_of
+from dst.words import counted
+
+_STORED = {"f32": "<f4", "f64": "<f8", "s16": "<i2", "s32": "<i4", "u8": "u1"}
+_HALF = {"s16": 1 << 15, "s24": 1 << 23, "s32": 1 << 31, "u8": 1 << 7}
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_UNKNOWN_BYTES = 0x7FFF0000  # writers that do not know the length put this much, or more, or 0
+_PCM_FAMILY = (
+    b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71",
+    b"\0\0\x21\x07\xd3\x11\x86\x44\xc8\xc1\xca\0\0\0",
+)
+"""What follows the code in an extensible header: Microsoft's, and that of ambisonic files."""
+_CODES = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 85: "MP3"}
+
+
+def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[Block]:
+    """Yield raw little-endian samples, the values of an item side by side.
+
+    Integers become -1 .. 1 for a model of features, and stay what they are for one of ids.
+
+    Args:
+        wanted: the input.
+        name: what a sample is: `f32`, `f64`, `s16`, `s24`, `s32` or `u8`.
+        blocks: its bytes.
+
+    Raises:
+        WrongUseError: it ends inside an item.
+    """
+    frame = wanted.width * size_of(name)
+    left, seen = b"", 0
+    for block in blocks:
+        left += block
+        whole = len(left) // frame * frame
+        values = samples(left[:whole], name, wanted.scaled).reshape(-1, wanted.width)
+        left = left[whole:]
+        yield block_of(values, seen)
+        seen += len(values)
+    if left:
+        raise wanted.refuse(
+            f"ends with {counted(len(left), 'byte')} of an item, expected whole items of "
+            f"{wanted.width} {name}"
+        )
+
+
+def size_of(name: str) -> int:
+    """Bytes of a sample."""
+    return 3 if name == "s24" else np.dtype(_STORED[name]).itemsize
+
+
+def samples(data: bytes, name: str, scaled: bool) -> npt.NDArray[np.generic]:
+    """Decode samples `[n]`; with `scaled`, integers become -1 .. 1."""
+    values: npt.NDArray[np.generic]
+    if name == "s24":
+        parts = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+        values = (parts[:, 0] | parts[:, 1] << 8 | parts[:, 2] << 16) << 8 >> 8
+    else:
+        values = np.frombuffer(data, _STORED[name])
+    if not scaled or name not in _HALF:
+        return values
+    half = _HALF[name]
+    numbers = values.astype(np.float64) - (half if name == "u8" else 0)
+    return numbers / half
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the header of a WAV says: the name of a sample, channels, rate, bytes of data."""
+
+    name: str
+    channels: int
+    rate_hz: int
+    size: int | None
+
+
+def wav_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
+    """Yield the samples of a WAV file: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64.
+
+    Raises:
+        WrongUseError: it is another kind of file, is cut off, or has another sample rate or
+            number of channels than the model wants; the message has the command that converts.
+    """
+    source = _Bytes(wanted, blocks)
+    head = _head(wanted, source)
+    _check(wanted, head)
+    yield from raw_blocks(wanted, head.name, source.rest(head.size))
+
+
+def _check(wanted: Wanted, head: _Head) -> None:
+    rate = wanted.rate_hz
+    want = [] if rate is None else [f"-ar {rate:.0f}"]
+    cure = f"ffmpeg -i {wanted.path} {' '.join([*want, f'-ac {wanted.width}'])} out.wav"
+    if rate is not None and head.rate_hz != rate:
+        raise wanted.refuse(
+            f"has {head.rate_hz} samples per second, this model reads {rate:g}; convert it: {cure}"
+        )
+    if head.channels != wanted.width:
+        raise wanted.refuse(
+            f"has {counted(head.channels, 'channel')}, this model reads {wanted.width} per item; "
+            f"convert it: {cure}"
+        )
+    if rate is None:
+        wanted.found.notes.append(
+            f"{head.rate_hz} samples per second; the bundle does not say which rate it wants"
+        )
+
+
+def _head(wanted: Wanted, source: "_Bytes") -> _Head:
+    start = source.take(12)
+    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+        raise wanted.refuse("is not a WAV file", "raw samples need --format s16 or f32")
+    in_all = int.from_bytes(start[4:8], "little")
+    told: bytes | None = None
+    seen = 4  # bytes that the size of the whole counts: "WAVE", then the parts
+    while True:
+        name, size = source.take(4), int.from_bytes(source.take(4), "little")
+        seen += 8 + size + size % 2
+        if name == b"data":
+            break
+        if size > 1 << 20:
+            raise wanted.refuse(f"is a broken WAV file: its part {name!r} has {size} bytes")
+        part = source.take(size + size % 2)
+        told = part if name == b"fmt " else told
+    if told is None or len(told) < 16:
+        raise wanted.refuse("is a broken WAV file: no `fmt ` part comes before its data")
+    code, channels = (int.from_bytes(told[at : at + 2], "little") for at in (0, 2))
+    rate, bits = int.from_bytes(told[4:8], "little"), int.from_bytes(told[14:16], "little")
+    if code == _EXTENSIBLE and told[26:40] in _PCM_FAMILY:
+        code = int.from_bytes(told[24:26], "little")
+    frame = int.from_bytes(told[12:14], "little")
+    kinds = {
+        **{(_PCM, b): ("u8" if b == 8 else f"s{b}") for b in (8, 16, 24, 32)},
+        **{(_FLOAT, b): f"f{b}" for b in (32, 64)},
+    }
+    if (code, bits) not in kinds or not channels:
+        raise wanted.refuse(
+            f"is a WAV of {_CODES.get(code, f'code {code}')} with {bits} bits and {channels} "
+            f"channels, expected PCM or float; convert it: ffmpeg -i {wanted.path} -c:a pcm_s16le "
+            "out.wav"
+        )
+    if frame != channels * bits // 8:
+        raise wanted.refuse(
+            f"is a WAV of {bits} bits and {counted(channels, 'channel')} with {frame} bytes per "
+            f"item, expected {channels * bits // 8}; convert it: ffmpeg -i {wanted.path} "
+            "-c:a pcm_s16le out.wav"
+        )
+    # a writer that was ended, or writes into a pipe, leaves 0 or a very large size; where another
+    # part follows, 0 is meant
+    unknown = size >= _UNKNOWN_BYTES or not (size or _is_part(source.peek(8), in_all - seen))
+    return _Head(kinds[code, bits], channels, rate, None if unknown else size)
+
+
+def _is_part(head: bytes, left: int) -> bool:
+    """Whether these bytes begin another part of a WAV, one that fits into the bytes left."""
+    name, size = head[:4], int.from_bytes(head[4:], "little")
+    return len(head) == 8 and all(32 <= byte < 127 for byte in name) and 8 + size <= left
+
+
+class _Bytes:
+    """Bytes of an input, so many at a time."""
+
+    def __init__(self, wanted: Wanted, blocks: Iterator[bytes]) -> None:
+        self._wanted, self._blocks, self._held = wanted, blocks, b""
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes, waiting for them.
+
+        Raises:
+            WrongUseError: the input ends before.
+        """
+        while len(self._held) < count:
+            block = next(self._blocks, None)
+            if block is None:
+                raise self._wanted.refuse("is a broken WAV file: it ends inside its header")
+            self._held += block
+        taken, self._held = self._held[:count], self._held[count:]
+        return taken
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes, fewer where the input ends, and take none."""
+        while len(self._held) < count and (block := next(self._blocks, None)) is not None:
+            self._held += block
+        return self._held[:count]
+
+    def rest(self, size: int | None) -> Iterator[bytes]:
+        """Yield the next `size` bytes as they come, or all that come.
+
+        Raises:
+            WrongUseError: the input ends before.
+        """
+        left = size
+        block: bytes | None = self._held
+        while block is not None and left != 0:
+            piece = block if left is None else block[:left]
+            left = None if left is None else left - len(piece)
+            yield piece
+            block = next(self._blocks, None) if left != 0 else None
+        if left:
+            raise self._wanted.refuse(
+                f"is cut off: its header promises {size} bytes of samples, {left} are missing; "
+                f"mend it: ffmpeg -i {self._wanted.path} out.wav"
+            )

@@ -1,0 +1,335 @@
+"""Read items as they arrive; give each its score and its answers, in constant memory.
+
+Where the outputs of an item predict the next one, a reading holds the newest item back: it is
+scored at once and stepped when another follows, or waits in the saved state for the next
+reading, whose first item it then predicts. Cutting an input in two changes no score.
+
+Every item is answered for in the reading in which it came. What waits in a saved state was
+answered for before that was saved.
+
+Where the tail rule is `pad` or `refuse`, the items of the last chunk are answered for but not
+stepped: they wait with the newest, so that the grid of the next reading is the same.
+
+Shape letters: `T` items per chunk, `n` items of any number.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.answers.rows import Answers, row_shape, rows_of
+from dst.cli.answers.scores import Floats, Measure, measure_for
+from dst.cli.errors import WrongUseError
+from dst.runtime import Session, Stream
+from dst.runtime.errors import ChunkSizeError
+from dst.runtime.execution.items import laid_out
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became known of some items.
+
+    Attributes:
+        items: `[n, ...]`, those that were scored; where the model predicts none, those that were
+            answered for.
+        scores: `[n]`, None where the model predicts none.
+        number: the number of the first of them, counted from 1 at the start of the stream.
+        answers: what the model answered, and for which items; None where nobody asked.
+    """
+
+    items: Array
+    scores: Floats | None
+    number: int
+    answers: Answers | None = None
+
+
+class Reading:
+    """A stream that reads on a fixed grid of T, scores what it reads and answers for it."""
+
+    __slots__ = (
+        "_ahead",
+        "_answering",
+        "_behind",
+        "_contract",
+        "_held",
+        "_kept",
+        "_measure",
+        "_sizes",
+        "_skip",
+        "_stream",
+        "_t",
+        "_told",
+    )
+
+    def __init__(
+        self, stream: Stream, t: int | None, measure: Measure | None, answering: bool = False
+    ) -> None:
+        """Take over a stream; items that wait in it count as scored and answered for.
+
+        Under the tail rule `refuse`, which answers for whole chunks only, just the first of a
+        part of a chunk does: the rest is scored and answered for now.
+
+        Args:
+            stream: fresh or loaded.
+            t: items per chunk, None for the nominal number.
+            measure: how items are scored.
+            answering: whether the outputs are wanted.
+
+        Raises:
+            ChunkSizeError: the session does not run this T.
+        """
+        engine = stream.engine
+        self._contract = engine.contract
+        self._sizes = engine.chunk_sizes
+        self._t = self._contract.chunk.nominal_t if t is None else t
+        if self._t not in self._sizes:
+            raise ChunkSizeError(f"T = {self._t}: this bundle runs T = {list(self._sizes)}")
+        self._stream = stream
+        self._measure = measure
+        self._answering = answering
+        self._ahead = 0 if measure is None else 1  # items that are held back to be predicted from
+        self._behind = self._contract.chunk.lookahead  # items that a step wants behind its chunk
+        before = stream.snapshot()
+        self._held = before.pending  # items not stepped yet; those before the newest move on soon
+        self._kept = len(self._held)  # of these, the items that a saved state holds
+        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
+        self._skip = 0 if part else max(0, self._kept - 1)  # scored, apart from the first
+        self._told = 0 if part else self._kept  # answered for
+        stream.restore(replace(before, pending=before.pending[:0]))
+
+    @property
+    def waiting(self) -> int:
+        """Items that were read and are not in the state."""
+        return len(self._held)
+
+    @property
+    def t(self) -> int:
+        """Items per chunk."""
+        return self._t
+
+    @property
+    def items(self) -> int:
+        """Items in the state that `save` would write, those that wait included."""
+        return self._stream.items_consumed + self._kept
+
+    def read(self, items: Array) -> Iterator[Scored]:
+        """Take items `[n, ...]` and step every chunk they fill; yields after each step.
+
+        Raises:
+            StepError: the items do not fit, or a step failed; the reading stands before it.
+        """
+        if not len(items):
+            return
+        alone = not len(self._held)
+        self._held = np.concatenate([self._held, items])
+        if alone and self._measure is not None:
+            self._kept = 1
+            yield from self._unforeseen()
+        while len(self._held) >= self._t + max(self._ahead, self._behind):
+            yield self._step(self._t)
+
+    def settle(self) -> Iterator[Scored]:
+        """Step all but what is held back, in smaller chunks, where the tail rule allows it.
+
+        The grid starts anew here. Items held back are answered for as well.
+
+        Raises:
+            ChunkSizeError: no chunk of this session is small enough.
+            StepError: a step failed.
+        """
+        if self._contract.chunk.tail != "exact":
+            return
+        while (left := len(self._held) - self._ahead) > 0:
+            fitting = [t for t in self._sizes if t <= min(left, self._t)]
+            if not fitting:
+                raise ChunkSizeError(
+                    f"{left} items are left that no chunk of T = {list(self._sizes)} can hold"
+                )
+            yield self._step(max(fitting))
+        if self._answering and len(self._held) > self._told:
+            yield self._answered(len(self._held))
+
+    def end(self) -> Iterator[Scored]:
+        """Answer for everything that came, by the contract's tail rule.
+
+        Raises:
+            PartialChunkError: a part of a chunk waits under the tail rule `refuse`.
+            StepError: a step failed.
+        """
+        yield from self.settle()
+        if self._contract.chunk.tail == "exact" or not len(self._held):
+            return
+        outputs, answers = self._foreseen(len(self._held))
+        if self._measure is None:
+            fresh = self._held[len(self._held) - answers.count :]
+            yield Scored(fresh, None, answers.first, answers)
+        else:
+            last = len(self._held) - 1
+            yield self._score(outputs, self._stream.items_consumed, last, answers)
+            self._skip = last
+        self.keep()
+
+    def keep(self) -> None:
+        """Let all items that came wait in the state that `save` writes, answered for or not."""
+        self._kept = len(self._held)
+
+    def catch_up(self) -> Iterator[Scored]:
+        """Answer for the items that `save` would write; the next reading takes them as answered.
+
+        Raises:
+            StepError: a step failed.
+        """
+        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
+        if self._answering and self._kept > self._told and not part:
+            yield self._answered(self._kept)
+
+    def save(self, path: Path) -> None:
+        """Save the stream and the items that wait: the newest scored, and those kept with it.
+
+        Raises:
+            StateError: the state cannot be written.
+            NonFiniteStateError: the state holds a NaN or an infinity.
+        """
+        now = self._stream.snapshot()
+        self._stream.restore(replace(now, pending=self._held[: self._kept].copy()))
+        try:
+            self._stream.save(path)
+        finally:
+            self._stream.restore(now)
+
+    def _part(self, count: int) -> bool:
+        """Whether so many items are more than whole chunks that can be stepped."""
+        return bool(count and (self._behind or count % self._t))
+
+    def _unforeseen(self) -> Iterator[Scored]:
+        """Answer for the first item, which nothing predicts."""
+        if self._measure is not None and self._measure.first is not None:
+            number = self._stream.items_consumed + 1
+            yield Scored(self._held[:1], np.array([self._measure.first]), number)
+
+    def _answered(self, count: int) -> Scored:
+        """Answer for the first items held, and score nothing."""
+        answers = self._foreseen(count)[1]
+        return Scored(self._held[:0], None, answers.first, answers)
+
+    def _foreseen(self, count: int) -> tuple[dict[str, Array], Answers]:
+        """Answer for the first items held by the tail rule, and go back to where the stream stood.
+
+        Returns:
+            The outputs of these items, and the answers for those that had none yet.
+
+        Raises:
+            PartialChunkError: a part of a chunk is among them under the tail rule `refuse`.
+        """
+        before, base = self._stream.snapshot(), self._stream.items_consumed
+        try:
+            first, second = self._stream.advance(self._held[:count]), self._stream.flush()
+        finally:
+            self._stream.restore(before)
+        outputs = {
+            o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis or 0)
+            for o in self._contract.outputs
+        }
+        nominal = self._contract.chunk.nominal_t
+        ends = [*range(nominal, count + 1, nominal), *([count] if count % nominal else [])]
+        answers = self._answers(outputs, base, count, ends, stacked=True)
+        self._told = max(self._told, count)
+        return outputs, answers
+
+    def _step(self, t: int) -> Scored:
+        """Step the first T held items; their outputs score the items one later."""
+        chunk = laid_out(self._contract.chunk, self._held[: t + self._behind])
+        base = self._stream.items_consumed
+        outputs = self._stream.step(chunk, copy=False)
+        told = self._told
+        answers = self._answers(outputs, base, t, [t]) if self._answering else None
+        if self._measure is None:
+            old = min(told, t)
+            scored = Scored(self._held[old:t], None, base + old + 1, answers)
+        else:
+            scored = self._score(outputs, base, t, answers)
+        self._held = self._held[t:]
+        self._kept = max(self._ahead, self._kept - t)
+        self._told = max(0, told - t)
+        return scored
+
+    def _answers(
+        self,
+        outputs: dict[str, Array],
+        base: int,
+        count: int,
+        ends: list[int],
+        stacked: bool = False,
+    ) -> Answers:
+        """Lay out the outputs for the `count` items after `base`, less those told before.
+
+        Args:
+            outputs: of one step, or with `stacked` as `Stream.advance` gives them.
+            base: items before.
+            count: items answered for.
+            ends: how many of these there were at the end of each chunk.
+            stacked: whether outputs per chunk have an axis for chunks in front.
+        """
+        told = min(self._told, count)
+        items, chunks = {}, {}
+        late = [place for place, end in enumerate(ends) if end > told]
+        for o in self._contract.outputs:
+            value = outputs[o.name]
+            if o.time_axis is not None:
+                items[o.name] = rows_of(o, value)[told:count].copy()
+            elif stacked:
+                none = np.empty((0, *row_shape(o)), o.dtype)
+                chunks[o.name] = np.concatenate([none, *(rows_of(o, value[at]) for at in late)])
+            else:
+                chunks[o.name] = rows_of(o, value)[: len(late)].copy()
+        numbers = tuple(base + ends[at] for at in late)
+        return Answers(base + told + 1, count - told, items, chunks, numbers)
+
+    def _score(
+        self, outputs: dict[str, Array], base: int, t: int, answers: Answers | None
+    ) -> Scored:
+        """Score the items that the first T held ones predict; `base` items are in the state."""
+        drop, self._skip = min(t, self._skip), max(0, self._skip - t)
+        scores = None
+        if self._measure is not None:
+            scores = self._measure.score(outputs, self._held[1 : t + 1])[drop:]
+        return Scored(self._held[1 + drop : t + 1], scores, base + drop + 2, answers)
+
+
+def reading_of(
+    session: Session,
+    state: Path | None,
+    t: int | None,
+    answering: bool = False,
+    inputs: Mapping[str, Array] | None = None,
+) -> Reading:
+    """Start a reading, or continue the one that was saved to `state`, if that file exists.
+
+    Args:
+        session: what reads.
+        state: the file, None to start anew.
+        t: items per chunk, None for the nominal number.
+        answering: whether the outputs are wanted.
+        inputs: what the model takes once per stream; a saved state brings them.
+
+    Raises:
+        StateError: the state cannot be used here.
+        StreamInputError: an input is missing, unknown, or does not fit.
+        WrongUseError: inputs were given, and the saved state has some.
+        ChunkSizeError: the session does not run this T.
+    """
+    if state is None or not state.exists():
+        stream = session.stream(inputs=inputs)
+    elif inputs:
+        raise WrongUseError(
+            f"--stream-input: {state} exists and brings the inputs of its stream; leave the option "
+            "out, or give --state a new name"
+        )
+    else:
+        stream = Stream.load(session, state)
+    return Reading(stream, t, measure_for(session.contract), answering)

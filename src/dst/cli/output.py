@@ -1,0 +1,176 @@
+"""What a verb prints: results go to standard output or to JSON, progress and errors to stderr."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from dst.cli.errors import WrongUseError
+from dst.cli.replace_file import replace_file
+
+NARROW_COLUMNS = 100  # what a pipe gets, which has no width
+PLAIN_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where one call of a verb writes.
+
+    Attributes:
+        out: results for a reader; silent where standard output is for JSON.
+        err: progress and remarks.
+        json: the file for JSON, `-` for standard output, None for none.
+    """
+
+    out: Console
+    err: Console
+    json: str | None
+
+    @staticmethod
+    def to(json: str | None) -> "Output":
+        """Open the consoles, and find out before any work whether JSON can be written.
+
+        Raises:
+            WrongUseError: the JSON file cannot be written.
+        """
+        if json is not None and json != "-":
+            check_file("--json", Path(json))
+        width = None if sys.stdout.isatty() else NARROW_COLUMNS
+        return Output(
+            out=Console(highlight=False, emoji=False, quiet=json == "-", width=width),
+            err=Console(stderr=True, highlight=False, emoji=False),
+            json=json,
+        )
+
+    def write_json(self, value: object) -> None:
+        """Write a struct or a mapping as indented JSON, if JSON was asked for."""
+        if self.json is None:
+            return
+        plain = _encodable(msgspec.to_builtins(value, str_keys=True))
+        data = msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
+        if self.json == "-":
+            write_out(data.decode())
+            sys.stdout.flush()
+        else:
+            replace_file(Path(self.json), data)
+
+    @contextmanager
+    def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
+        """Show a bar on stderr while the block runs; without a terminal, a line every 10 seconds.
+
+        Args:
+            what: the first word of the bar.
+            total: what counts as all; None where nobody knows, which gives a spinner.
+            show: False for no bar.
+        """
+        columns = (
+            SpinnerColumn() if total is None else BarColumn(bar_width=28),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TimeElapsedColumn(),
+        )
+        hidden = not (show and self.err.is_terminal)
+        plain = _Plain(self.err, what, total) if show and not self.err.is_terminal else None
+        with Progress(
+            *columns, console=self.err, transient=True, disable=hidden, refresh_per_second=8
+        ) as bars:
+            yield Bar(bars, bars.add_task(what, total=total, note=""), plain)
+
+
+class _Plain:
+    """Progress for a log: a line on stderr now and then, of work that takes long."""
+
+    __slots__ = ("_console", "_last", "_total", "_what")
+
+    def __init__(self, console: Console, what: str, total: float | None) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._last = time.monotonic()
+
+    def at(self, done: float, note: str, what: str | None) -> None:
+        self._what = what or self._what
+        now = time.monotonic()
+        if now - self._last < PLAIN_EVERY_S:
+            return
+        self._last = now
+        share = f"{done / self._total:.0%}" if self._total else ""
+        words = [foreign(word) for word in (self._what, share, note) if word]
+        self._console.print("  ".join(words), soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a progress display, or where there is no terminal a line now and then."""
+
+    bars: Progress
+    task: TaskID
+    plain: _Plain | None
+
+    def at(self, done: float, note: str = "", what: str | None = None) -> None:
+        """Move the bar to `done`, with a remark beside it and, if given, another first word."""
+        self.bars.update(self.task, completed=done, note=note, description=what)
+        if self.plain is not None:
+            self.plain.at(done, note, what)
+
+
+def write_out(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        OSError: it takes no more; the error names it.
+    """
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def _encodable(value: object) -> object:
+    r"""Write the bytes of a file's name that are no UTF-8 as `\xff`; JSON has no room for them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(held) for key, held in value.items()}
+    return [_encodable(held) for held in value] if isinstance(value, list | tuple) else value
+
+
+def foreign(text: str) -> str:
+    """Make text from a manifest or the command line plain: no markup, no control characters."""
+    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Find out before any work whether a file or a directory can be made at `path`.
+
+    Raises:
+        WrongUseError: the folder it is to stand in is missing or cannot be written to.
+    """
+    if path is None:
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise WrongUseError(f"{option} {path}: there is no directory {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WrongUseError(f"{option} {path}: the directory {folder} cannot be written to")
+
+
+def check_file(option: str, path: Path) -> None:
+    """Find out before any work, and without making it, whether `path` can be written.
+
+    Raises:
+        WrongUseError: it is a directory or locked, or its folder is missing or locked.
+    """
+    if path.is_dir():
+        raise WrongUseError(f"{option} {path}: is a directory; give a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise WrongUseError(f"{option} {path}: cannot be written to")
+    if path.is_file() or not path.exists():
+        check_folder(option, path)

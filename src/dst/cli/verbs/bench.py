@@ -1,0 +1,186 @@
+"""`dst bench`: bundles go in, what each costs on this machine comes out, side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from dst.cli.output import Output, foreign
+from dst.cli.paths import check_apart
+from dst.cli.replace_file import replace_file
+from dst.cli.signals import Interrupts
+from dst.evaluate import BenchResult, Cell, Entry, measure
+from dst.evaluate.rendering.canvas import NoMatplotlibError
+from dst.evaluate.rendering.figure import draw
+from dst.evaluate.rendering.page import page
+from dst.evaluate.speed import SIZES
+from dst.runtime import open_bundle
+from dst.runtime.execution.providers import Provider
+from dst.words import counted, mib
+
+BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
+_NONE = "[dim]–[/]"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be measured, and where it goes; no `sizes` for the usual ones that run."""
+
+    bundles: tuple[str, ...]
+    sizes: tuple[int, ...]
+    rounds: int
+    slot_ms: float
+    starts: int
+    provider: Provider
+    threads: int
+    png: Path | None
+    html: Path | None
+
+
+def bench(order: Order, output: Output) -> int:
+    """Measure, print tables, write the files that were asked for, and return the exit code.
+
+    Raises:
+        DstError: a bundle is broken, or nothing can be measured.
+        OSError: a file cannot be written.
+        WrongUseError: it would be written into a bundle.
+    """
+    bundles = {f"bundle {bundle}": bundle for bundle in order.bundles}
+    check_apart(output, bundles, {"--png": order.png, "--html": order.html})
+    with Interrupts() as interrupts:
+        with output.progress("bench", 1.0) as bar:
+            result = measure(
+                order.bundles,
+                order.sizes or usual_sizes(order.bundles),
+                order.rounds,
+                threads=order.threads,
+                provider=order.provider,
+                slot_ms=order.slot_ms,
+                starts=order.starts,
+                progress=interrupts.watched(lambda what, share: bar.at(share, what)),
+            )
+        _show(result, output)
+        if order.html is not None:
+            replace_file(order.html, page(result).encode())
+        if order.png is not None:
+            try:
+                draw(result, order.png)
+            except NoMatplotlibError as error:
+                output.err.print(foreign(str(error)))
+    output.write_json(result)
+    return 0
+
+
+def usual_sizes(bundles: Sequence[str]) -> tuple[int, ...]:
+    """Choose the T to measure: the nominal ones, and of the usual ones those that a bundle runs."""
+    chunks = [open_bundle(bundle, "size").manifest.contract.chunk for bundle in bundles]
+    run = {t for chunk in chunks for t in chunk.allowed_t}
+    return tuple(sorted({chunk.nominal_t for chunk in chunks} | run.intersection(SIZES)))
+
+
+def _show(result: BenchResult, output: Output) -> None:
+    env = result.environment
+    pinned = "not pinned" if env.pinned_to is None else f"on core {_list(env.pinned_to)}"
+    threads = counted(result.threads, "thread")
+    output.out.print(
+        f"[dim]{foreign(env.cpu)}, {threads} {pinned}, {result.provider}, onnxruntime "
+        f"{env.onnxruntime}, {counted(result.rounds, 'round')} in turns[/]"
+    )
+    output.out.print(_by_t(result, "items/s", _speed))
+    output.out.print(_by_t(result, "µs a step", _step))
+    output.out.print(_cost(result))
+    if any(entry.quality is not None for entry in result.bundles):
+        output.out.print(_quality(result))
+    for entry in result.bundles:
+        missing = sorted({c.why for c in entry.cells if c.why is not None})
+        for why in (*missing, *([entry.start_why] if entry.start_why else [])):
+            output.out.print(f"[dim]{foreign(entry.label)}: {foreign(why)}[/]")
+    first = env.load_before[0] if env.load_before else 0.0
+    if first > BUSY_LOAD * env.cores:
+        output.out.print(
+            f"[yellow]the load was {first:g} on {env.cores} cores before this began: "
+            "trust the ratios, not the times[/]"
+        )
+    if result.energy_why is not None:
+        output.out.print(f"[dim]energy: {foreign(result.energy_why)}[/]")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left")
+    return table
+
+
+def _by_t(result: BenchResult, what: str, show: Callable[[Cell], str]) -> Table:
+    table = _table(what, *(f"T = {t}" for t in result.sizes))
+    for entry in result.bundles:
+        table.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
+    return table
+
+
+def _speed(cell: Cell) -> str:
+    if cell.items_per_s is None:
+        return _NONE
+    if cell.ratio is None:
+        return f"{cell.items_per_s.median:,.0f}"
+    ratio = cell.ratio
+    return (
+        f"{cell.items_per_s.median:,.0f}  [bold]{ratio.median:.2f}×[/] "
+        f"[dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
+    )
+
+
+def _step(cell: Cell) -> str:
+    if cell.p50_us is None or cell.p99_us is None:
+        return _NONE
+    return f"{cell.p50_us:,.0f}  [dim]p99 {cell.p99_us:,.0f}[/]"
+
+
+def _cost(result: BenchResult) -> Table:
+    head = ("files", "weights", "load", "first output", "peak memory", "its own")
+    table = _table("cost", *head, "µJ an item" if result.energy_why is None else "")
+    for entry in result.bundles:
+        start = entry.start
+        cells = [_NONE] * 4
+        if start is not None:
+            cells = [
+                f"{start.load_ms:,.0f} ms",
+                f"{start.first_output_ms:,.0f} ms",
+                mib(start.peak_rss_bytes),
+                mib(start.peak_rss_bytes - start.base_rss_bytes),
+            ]
+        sizes = mib(entry.file_bytes), mib(entry.weights_bytes)
+        table.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
+    return table
+
+
+def _energy(entry: Entry) -> str:
+    told = [(c.t, c.joules_per_item) for c in entry.cells if c.joules_per_item is not None]
+    return ", ".join(f"{1e6 * joules:,.0f} at {t}" for t, joules in told)
+
+
+def _quality(result: BenchResult) -> Table:
+    table = _table("quality", "items", "divergence", "loss", "growth", "causal", "gates")
+    words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "not judged"}
+    for entry in result.bundles:
+        held = entry.quality
+        if held is None:
+            table.add_row(foreign(entry.label), *[_NONE] * 6)
+            continue
+        growth = next((g.value for g in held.gates if g.name == "last-over-early"), None)
+        table.add_row(
+            foreign(entry.label),
+            f"{held.items:,}",
+            f"{held.divergence[-1]:.2g}",
+            _NONE if held.loss_difference is None else f"{held.loss_difference[-1]:+.4f}",
+            _NONE if growth is None else f"{growth:.2f}×",
+            "yes" if held.causal else "no",
+            words[held.passed],
+        )
+    return table
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ", ".join(str(number) for number in numbers)

@@ -1,0 +1,259 @@
+"""`dst demo`: the shipped text model reads real text, survives a kill and writes on."""
+
+import bz2
+import lzma
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+import dst
+from dst.cli.answers.lines import escape
+from dst.cli.answers.scores import measure_for
+from dst.cli.demo.crash import Crash, crash_and_resume
+from dst.cli.demo.precisions import PrecisionResult, siblings, side_by_side
+from dst.cli.errors import CHECK_FAILED, WrongUseError
+from dst.cli.inputs.reading import Reading
+from dst.cli.meter import Meter
+from dst.cli.output import Output, foreign
+from dst.cli.paths import check_apart
+from dst.runtime import Session, generate
+from dst.runtime.bundle.manifest import Tokens
+from dst.words import mib
+
+CRASH_BYTES = 1 << 16
+PRECISION_BYTES = 1 << 14
+PROMPT = '    def __init__(self, name, size=0):\n        """'
+SAMPLE_BYTES = 240
+SAMPLE_SEED = 7
+_BLOCK = 4096
+_BAR = 36  # columns of the longest bar
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What the pass over the held-out text gave."""
+
+    bits: float
+    seconds: float
+    rss_bytes: int
+    growth_bytes: int
+
+
+class DemoResult(msgspec.Struct, frozen=True):
+    """What `dst demo` measured; `sample` is the prompt and what the model wrote after it.
+
+    `precisions` are those of the model that ship with the package, over `precision_bytes`; the
+    first is the one that the rest was done with.
+    """
+
+    bundle: str
+    bytes: int
+    bits_per_byte: float
+    gzip_bits_per_byte: float
+    bzip2_bits_per_byte: float
+    xz_bits_per_byte: float
+    seconds: float
+    bytes_per_second: float
+    chunk: int
+    threads: int
+    rss_mib: float
+    rss_growth_mib: float
+    state_bytes: int
+    resumed_at: int
+    resumed_equal: bool
+    precision_bytes: int
+    precisions: list[PrecisionResult]
+    sample: str
+
+
+def held_out() -> bytes:
+    """Return the held-out text that comes with the package."""
+    return (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
+
+
+def demo(bundle: str, count: int | None, t: int | None, asked: int | None, output: Output) -> int:
+    """Run the four parts, print them, and return the exit code.
+
+    Raises:
+        DstError: the bundle cannot be used.
+        WrongUseError: it is no text model, or there are too few bytes.
+    """
+    check_apart(output, {"--bundle": bundle})
+    threads = asked or min(2, os.cpu_count() or 1)
+    session = Session.open(bundle, threads=threads)
+    content = session.contract.chunk.content
+    measure = measure_for(session.contract)
+    if measure is None or not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
+        raise WrongUseError(f"{session.bundle.label}: the demo needs a model of bytes with logits")
+    data = held_out()[:count]
+    out = output.out
+    manifest = session.bundle.manifest
+    said = foreign(f"{session.bundle.root.name}: {manifest.description}")
+    out.print(f"[bold]dst demo[/]  {said}")
+
+    _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
+    reading = Reading(session.stream(), t or max(session.chunk_sizes), measure)
+    streamed = _stream(reading, data, output)
+    packed = _packed(data)
+    bits = streamed.bits / len(data)
+    out.print(_indented(_bars({"this model": bits, **packed})))
+    state_bytes = session.layout.state_bytes
+    out.print(_indented(_costs(streamed, len(data), state_bytes)))
+
+    _title(output, 2, "dies in mid-stream and lives on")
+    piece = held_out()[:CRASH_BYTES]
+    with output.progress("crash", None) as bar:
+        crash = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
+    out.print(_indented(_survived(crash)))
+
+    piece = held_out()[:PRECISION_BYTES]
+    others = siblings(session)
+    _title(output, 3, f"fits smaller places, side by side over {len(piece):,} bytes")
+    with output.progress("precisions", len(piece) * (1 + len(others))) as bar:
+        precisions = side_by_side(session, others, piece, lambda done: bar.at(done))
+    out.print(_indented(_compared(precisions)))
+
+    _title(output, 4, "writes on")
+    sample = _sample(session)
+    out.print(_indented(sample))
+
+    result = DemoResult(
+        bundle=session.bundle.root.name,
+        bytes=len(data),
+        bits_per_byte=bits,
+        gzip_bits_per_byte=packed["gzip -9"],
+        bzip2_bits_per_byte=packed["bzip2 -9"],
+        xz_bits_per_byte=packed["xz -9e"],
+        seconds=streamed.seconds,
+        bytes_per_second=len(data) / streamed.seconds,
+        chunk=reading.t,
+        threads=threads,
+        rss_mib=streamed.rss_bytes / 2**20,
+        rss_growth_mib=streamed.growth_bytes / 2**20,
+        state_bytes=state_bytes,
+        resumed_at=crash.saved_at,
+        resumed_equal=crash.equal,
+        precision_bytes=len(piece),
+        precisions=precisions,
+        sample=sample.plain,
+    )
+    output.write_json(result)
+    return 0 if crash.equal else CHECK_FAILED
+
+
+def _title(output: Output, number: int, text: str) -> None:
+    output.out.print(f"\n[bold cyan]{number}[/]  [bold]{text}[/]")
+
+
+def _indented(what: Table | Text | Group) -> Padding:
+    return Padding(what, (0, 0, 0, 3))
+
+
+def _stream(reading: Reading, data: bytes, output: Output) -> Streamed:
+    """Read all the data and add up its bits, in blocks, as a stream would come."""
+    import numpy as np
+
+    ids = np.frombuffer(data, np.uint8)
+    bits, meter = 0.0, Meter()
+    began = time.perf_counter()
+    with output.progress("reads", len(data)) as bar:
+        for at in range(0, len(data), _BLOCK):
+            steps = reading.read(ids[at : at + _BLOCK].astype(np.int64))
+            for scored in steps:
+                bits += 0.0 if scored.scores is None else float(scored.scores.sum())
+                if meter.add(len(scored.items)):
+                    rate = f"{bits / meter.items:.3f} bits/byte  {meter.per_second:,.0f} bytes/s"
+                    bar.at(meter.items, f"{rate}  {mib(meter.peak_bytes)}")
+        for scored in reading.end():
+            bits += 0.0 if scored.scores is None else float(scored.scores.sum())
+        seconds = time.perf_counter() - began
+        meter.sample()
+    return Streamed(bits, seconds, meter.peak_bytes, meter.growth_bytes)
+
+
+def _packed(data: bytes) -> dict[str, float]:
+    """Bits per byte that the usual compressors need, at their best settings."""
+    sizes = {
+        "xz -9e": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+        "bzip2 -9": len(bz2.compress(data, 9)),
+        "gzip -9": len(zlib.compress(data, 9, wbits=31)),
+    }
+    return {name: 8 * size / len(data) for name, size in sizes.items()}
+
+
+def _bars(rates: dict[str, float]) -> Table:
+    """Draw bits per byte as bars; short is good."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="dim")
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right")
+    longest = max(rates.values())
+    for place, (name, rate) in enumerate(rates.items()):
+        bar = "█" * max(1, round(_BAR * rate / longest))
+        style = "bold green" if place == 0 else "dim"
+        grid.add_row(name, Text(bar.ljust(_BAR), style), Text(f"{rate:.3f} bits/byte", style))
+    return grid
+
+
+def _costs(streamed: Streamed, count: int, state_bytes: int) -> Text:
+    return Text.assemble(
+        (f"{count / streamed.seconds:,.0f}", "bold"),
+        " bytes/s   memory ",
+        (mib(streamed.rss_bytes), "bold"),
+        ", grew by ",
+        (f"{streamed.growth_bytes / 2**20:.2f} MiB", "bold"),
+        " over the stream   state ",
+        (mib(state_bytes), "bold"),
+    )
+
+
+def _survived(crash: Crash) -> Group:
+    what = f"killed by force; the last saved state had read {crash.saved_at:,} of {crash.total:,}"
+    if crash.equal:
+        verdict = Text.assemble(
+            ("✓ ", "bold green"),
+            "resumed: every output after it and the final state equal the uninterrupted run, ",
+            ("bit for bit", "bold"),
+        )
+    else:
+        verdict = Text("✗ FAILED: the resumed run differs from the uninterrupted one", "bold red")
+    return Group(Text(what + " bytes"), verdict)
+
+
+def _compared(precisions: list[PrecisionResult]) -> Table:
+    """Set the precisions side by side."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("bundle", "precision", "recipe"):
+        grid.add_column(heading)
+    for heading in ("weights", "bits/byte", "bytes/s", "speed"):
+        grid.add_column(heading, justify="right")
+    for found in precisions:
+        grid.add_row(
+            foreign(found.bundle),
+            found.precision,
+            foreign(found.recipe or "–"),
+            mib(found.weights_bytes),
+            f"{found.bits_per_byte:.4f}",
+            f"{found.bytes_per_second:,.0f}",
+            Text(f"{found.speed_ratio:.2f} ×", "bold"),
+        )
+    return grid
+
+
+def _sample(session: Session) -> Text:
+    """Continue a prompt with a fixed seed."""
+    made = bytes(
+        generate(
+            session.stream(), PROMPT, SAMPLE_BYTES, temperature=0.6, top_p=0.95, seed=SAMPLE_SEED
+        )
+    )
+    shown = "\n".join(escape(line) for line in made.split(b"\n"))
+    return Text.assemble((PROMPT, "bold"), shown)

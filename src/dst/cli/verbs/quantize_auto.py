@@ -1,0 +1,225 @@
+"""`dst quantize --auto`: a bundle and a budget go in, the recipe that serves best comes out."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from dst.cli.errors import CHECK_FAILED
+from dst.cli.inputs.material import items_of
+from dst.cli.output import Output, check_folder, foreign
+from dst.cli.paths import check_apart
+from dst.cli.signals import Interrupts
+from dst.evaluate.quality import Budget
+from dst.quantize import WeightRecord
+from dst.quantize.autotune import (
+    Goal,
+    Harm,
+    Judgement,
+    Picked,
+    Search,
+    Speed,
+    Trial,
+    budget_for,
+    pick,
+)
+from dst.quantize.autotune.trial import USUAL
+from dst.runtime import open_bundle
+from dst.words import counted, mib
+
+_NONE = "[dim]–[/]"
+SHOWN_HARMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to pick for and by what: see the options of `dst quantize`."""
+
+    bundle: str
+    out: Path
+    budget: str | None
+    goal: Goal
+    items: int | None
+    data: str | None
+    overwrite: bool
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What was picked; `path`, `bundle_id` and `recipe` are null where nothing holds."""
+
+    path: str | None
+    bundle_id: str | None
+    model_id: str
+    recipe: str | None
+    why: str
+    goal: Goal
+    nats_per_item: float
+    relative_error: float
+    items: int
+    data: str
+    candidates: tuple[Judgement, ...]
+    searches: tuple[Search, ...]
+    weights: tuple[WeightRecord, ...]
+
+
+def pick_recipe(order: Order, output: Output) -> int:
+    """Try the recipes, explain the choice, write its bundle, and return the exit code.
+
+    Raises:
+        DstError: the bundle is broken or quantized already, the budget is none, or nothing could
+            be written.
+        WrongUseError: the data holds too little.
+        OSError: the data cannot be read.
+    """
+    check_folder("--out", order.out)
+    check_apart(output, {"BUNDLE": order.bundle, "--input": order.data, "--out": order.out})
+    full = open_bundle(order.bundle)
+    budget = Budget()
+    if order.budget is not None:
+        budget = budget_for(order.budget, full.manifest.contract)
+    items, about = items_of(full, order.data)
+    trial = Trial(budget=budget, items=order.items or USUAL.items, data=about)
+    with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
+        picked = pick(
+            full,
+            order.out,
+            items,
+            order.goal,
+            trial,
+            overwrite=order.overwrite,
+            progress=interrupts.watched(
+                lambda what, share: bar.at(share, f"{share:.0%}", what=what)
+            ),
+        )
+    output.out.print(f"[dim]{trial.items:,} items of {foreign(about)}, goal {order.goal}[/]")
+    output.out.print(_candidates(picked))
+    for search in picked.searches:
+        _tell_search(search, output)
+    _tell_left(picked, output)
+    _tell_choice(order, picked, output)
+    output.write_json(
+        Result(
+            path=None if picked.bundle is None else str(order.out),
+            bundle_id=None if picked.bundle is None else picked.bundle.manifest.bundle_id,
+            model_id=full.manifest.model_id,
+            recipe=None if picked.bundle is None else picked.bundle.manifest.recipe,
+            why=picked.why,
+            goal=order.goal,
+            nats_per_item=budget.nats_per_item,
+            relative_error=budget.relative_error,
+            items=trial.items,
+            data=about,
+            candidates=picked.judgements,
+            searches=picked.searches,
+            weights=picked.records,
+        )
+    )
+    return CHECK_FAILED if picked.bundle is None else 0
+
+
+def _candidates(picked: Picked) -> Table:
+    sizes = sorted({speed.t for found in picked.judgements for speed in found.speeds})
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("recipe")
+    table.add_column("weights", justify="right")
+    for t in sizes:
+        table.add_column(f"speed at T = {t}")
+    for name in ("loss" if _in_nats(picked) else "error", "growth"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict", overflow="fold")
+    for found in picked.judgements:
+        loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
+        table.add_row(
+            foreign(found.recipe),
+            f"{found.weights_share:.2f}",
+            *(_speed(found.speed(t)) for t in sizes),
+            _NONE if loss is None or loss.value is None else f"{loss.value:.2g}",
+            _NONE if growth is None else _growth(growth.value),
+            _verdict(found, picked),
+        )
+    return table
+
+
+def _in_nats(picked: Picked) -> bool:
+    return any(found.gate("loss") is not None for found in picked.judgements)
+
+
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return _NONE
+    ratio = speed.ratio
+    return f"{ratio.median:.2f}× [dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
+
+
+def _growth(value: float | None) -> str:
+    return "[dim]not judged[/]" if value is None else f"≤ {value:.0%}"
+
+
+def _verdict(found: Judgement, picked: Picked) -> str:
+    if found is picked.chosen:
+        return "[bold green]✓ chosen[/]"
+    if found.holds:
+        return "[green]✓[/] holds"
+    return "[bold red]✗[/] " + foreign("; ".join(refusal.why for refusal in found.refusals))
+
+
+def _tell_search(search: Search, output: Output) -> None:
+    """Show which weights hurt most alone, and how many of them had to be wider."""
+    count = search.widened
+    end = "no mix holds the budget" if count is None else f"the budget holds with {count} wider"
+    output.out.print(
+        f"[bold]{foreign(search.recipe)}[/], each of "
+        f"{counted(len(search.harms), 'weight')} alone: {end}"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("weight", "role", "form", "harm", "held as"):
+        table.add_column(name)
+    shown = max(SHOWN_HARMS, count or 0)
+    for place, harm in enumerate(search.harms[:shown]):
+        wide = count is not None and place < count
+        table.add_row(
+            foreign(harm.weight),
+            harm.role,
+            harm.form,
+            _harm(harm),
+            f"[bold]{harm.wider}[/]" if wide else harm.form,
+        )
+    output.out.print(table)
+    if len(search.harms) > shown:
+        output.out.print(f"[dim]… and {len(search.harms) - shown} that hurt less[/]")
+
+
+def _harm(harm: Harm) -> str:
+    return f"{harm.divergence:.1e}" if math.isfinite(harm.divergence) else "not finite"
+
+
+def _tell_left(picked: Picked, output: Output) -> None:
+    """Say what stays float32 whatever the recipe, and why."""
+    left = Counter(record.reason for record in picked.records if record.form == "float32")
+    for reason, count in sorted(left.items()):
+        output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
+
+
+def _tell_choice(order: Order, picked: Picked, output: Output) -> None:
+    if picked.chosen is None or picked.bundle is None:
+        output.out.print(
+            "[bold red]✗[/] nothing holds: full precision serves best here; nothing was written"
+        )
+        return
+    chosen = picked.chosen
+    output.out.print(f"{foreign(picked.why)}")
+    output.out.print(
+        f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {foreign(chosen.recipe)}, weights "
+        f"{mib(chosen.weights_bytes)}"
+    )
+    gate = chosen.gate("loss", "error")
+    if gate is not None:
+        option = "--budget" if gate.name == "loss" else "--error-budget"
+        output.out.print(
+            f"[dim]the horizon was not judged, and another run may find another worst {gate.name}; "
+            f"to know: dst report {foreign(order.bundle)} {foreign(str(order.out))} {option} "
+            f"{gate.bound:g} --attach[/]"
+        )

@@ -1,0 +1,276 @@
+"""`dst run`: read an input of any size through a bundle; print or write scores and answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dst.cli.answers.file import AnswerFile
+from dst.cli.answers.forms import STREAMS, ending_of, form_of
+from dst.cli.answers.rows import Classes, choose_outputs, classes_of
+from dst.cli.answers.run_report import Report, RunResult, Times, note, summary, top_table
+from dst.cli.answers.scores import Measure, measure_for
+from dst.cli.errors import WrongUseError
+from dst.cli.inputs.formats.block import Form, Found
+from dst.cli.inputs.reading import Reading, reading_of
+from dst.cli.inputs.rows import read_items
+from dst.cli.inputs.source import input_size
+from dst.cli.inputs.stream_inputs import stream_inputs_of
+from dst.cli.inputs.token_text import tokenizer_for
+from dst.cli.meter import Meter
+from dst.cli.output import Output, check_file, check_folder, foreign
+from dst.cli.paths import check_apart, state_files
+from dst.cli.signals import Interrupts
+from dst.runtime import Session
+from dst.runtime.bundle.manifest import Contract, Tokens
+from dst.runtime.bundle.manifest import Output as Answer
+from dst.runtime.errors import PartialChunkError
+from dst.runtime.execution.providers import Provider
+
+Per = Literal["line", "item", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for: see the options of `dst run`.
+
+    Attributes:
+        per: what is printed for every line or item.
+        top: how many of the most surprising lines or items are kept.
+        out: where the answers go, None for nowhere.
+        outputs: the names of those that are wanted, empty for all.
+        classes: names for the values of an output, empty for none.
+        form: what the caller says of the input.
+        stream_inputs: what the model takes once per stream, each `NAME=FILE.npy`.
+        state: the saved state to continue from and to save to.
+        save_every: items between two saves, None for none on the way.
+        chunk: items per chunk, None for the nominal number.
+    """
+
+    per: Per
+    top: int
+    out: str | None
+    outputs: tuple[str, ...]
+    classes: tuple[str, ...]
+    form: Form
+    stream_inputs: tuple[str, ...]
+    state: Path | None
+    save_every: int | None
+    chunk: int | None
+
+
+def run(
+    bundle: str, path: str, provider: Provider, threads: int, wish: Wish, output: Output
+) -> int:
+    """Read an input to its end, or until a signal comes, and return the exit code.
+
+    Raises:
+        DstError: the bundle, the state or an item cannot be used; where a part of a chunk is
+            left that the model refuses, the state was saved first.
+        OSError: the input cannot be read, or the answers cannot be written.
+        WrongUseError: options contradict each other or the model, the input is empty or no input
+            of this model, or it would be overwritten.
+    """
+    _check_files(bundle, path, wish, output)
+    size = input_size(path)
+    session = Session.open(bundle, provider=provider, threads=threads)
+    contract = session.contract
+    content, measure = contract.chunk.content, measure_for(contract)
+    text = isinstance(content, Tokens) and content.tokenizer == "bytes"
+    _check(wish, measure, text, output, contract)
+    chosen = choose_outputs(contract, wish.outputs)
+    classes = classes_of(wish.classes, chosen) if wish.classes else None
+    prints = wish.per == "item" and (measure is None or bool(wish.classes or wish.outputs))
+    answering = wish.out is not None or prints
+    inputs = stream_inputs_of(wish.stream_inputs, contract)
+    reading = reading_of(session, wish.state, wish.chunk, answering, inputs)
+    times = None if wish.form.time is None else Times(reading.items + 1)
+    file = _open(wish, chosen, classes, reading)
+    report = Report(
+        per="answer" if prints else wish.per,
+        top=wish.top,
+        text=text,
+        outputs=chosen,
+        classes=classes,
+        times=times,
+        file=file,
+        output=output,
+    )
+    found, meter, tokenizer = Found(format="bytes"), Meter(), tokenizer_for(session.bundle)
+    began_at = saved_at = reading.items
+    told = 0
+    quiet = wish.per != "none" and output.out.is_terminal  # a bar would cut through the lines
+    try:
+        with (
+            Interrupts() as interrupts,
+            output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
+        ):
+            stopped = lambda: interrupts.signal is not None  # noqa: E731
+            for items in read_items(path, contract.chunk, wish.form, found, stopped, tokenizer):
+                if times is not None and items.times is not None:
+                    times.extend(items.times, reading.waiting)
+                for scored in reading.read(items.values) if len(items.values) else reading.settle():
+                    report.take(scored)
+                    if meter.add(len(scored.items)):
+                        bar.at(meter.items, note(report, measure, meter))
+                    done = reading.items - saved_at
+                    if wish.save_every and wish.state and done >= wish.save_every:
+                        _save(reading, wish.state, report, file)
+                        saved_at = reading.items
+                for sentence in found.notes[told:]:
+                    said = f"[yellow]note:[/] {foreign(path)}: {foreign(sentence)}"
+                    output.err.print(said, soft_wrap=True)
+                told = len(found.notes)
+                report.flush()
+            refused = _end(reading, report)
+            came = reading.items - began_at
+            if not came and not interrupts.signal:
+                why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
+                raise WrongUseError(f"{path}: is empty, there is nothing to read{why}")
+            if wish.state is not None and came:
+                if file is not None:
+                    file.mark(reading.items)
+                reading.save(wish.state)
+            if file is not None:
+                file.close()
+            if refused is not None and not interrupts.signal:
+                saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
+                raise PartialChunkError(f"{refused}{saved}")
+    finally:
+        if file is not None:
+            file.abandon()
+    meter.sample()
+    result = RunResult(
+        bundle=session.bundle.root.name,
+        items=came,
+        scored=report.scored,
+        unit=None if measure is None else measure.unit,
+        total=None if measure is None else report.total,
+        per_item=report.total / report.scored if report.scored else None,
+        format=found.format,
+        gap=wish.form.gap,
+        gaps=found.gaps,
+        left_out=found.left_out,
+        notes=tuple(found.notes),
+        out=wish.out,
+        rows=report.rows,
+        seconds=meter.seconds,
+        items_per_second=came / meter.seconds,
+        rss_peak_bytes=meter.peak_bytes,
+        rss_growth_bytes=meter.growth_bytes,
+        state_bytes=session.layout.state_bytes,
+        state=str(wish.state) if wish.state is not None and came else None,
+        state_items=reading.items,
+        interrupted=interrupts.signal is not None,
+        top=report.best(),
+    )
+    _show(result, "byte" if text else "item", wish, output)
+    output.write_json(result)
+    return interrupts.exit_code
+
+
+def _check_files(bundle: str, path: str, wish: Wish, output: Output) -> None:
+    """Find out before any work whether all files of the call are different and can be written."""
+    check_folder("--state", wish.state)
+    state = state_files("--state", wish.state)
+    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in wish.stream_inputs}
+    reads = {"BUNDLE": bundle, "FILE": path, **given}
+    check_apart(output, reads, state)
+    if wish.out is None:
+        return
+    ending_of(wish.out)
+    if wish.out not in STREAMS:
+        check_file("--out", Path(wish.out))
+        check_apart(output, {**reads, **state}, {"--out": wish.out})
+
+
+def _open(
+    wish: Wish, chosen: tuple[Answer, ...], classes: Classes | None, reading: Reading
+) -> AnswerFile | None:
+    """Open the file of the answers, if one was asked for."""
+    if wish.out is None:
+        return None
+    form = form_of(ending_of(wish.out), chosen, classes, wish.form.time)
+    goes_on = wish.state is not None and wish.state.exists()
+    return AnswerFile(wish.out, form, reading.items if goes_on else None)
+
+
+def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
+    """Save on the way: first what was answered, then the state that has answered for it."""
+    for scored in reading.catch_up():
+        report.take(scored)
+    if file is not None:
+        file.mark(reading.items)
+    reading.save(state)
+    if file is not None:
+        file.confirm()
+
+
+def _end(reading: Reading, report: Report) -> PartialChunkError | None:
+    """Answer for what is left, or keep it for the next run and return why that was refused."""
+    refused = None
+    try:
+        for scored in reading.end():
+            report.take(scored)
+    except PartialChunkError as error:
+        reading.keep()
+        refused = error
+    report.end()
+    return refused
+
+
+def _check(
+    wish: Wish, measure: Measure | None, text: bool, output: Output, contract: Contract
+) -> None:
+    """Raise unless the options fit each other and the model."""
+    if wish.save_every is not None and wish.state is None:
+        raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
+    to_stdout = [
+        name
+        for name, there in (
+            ("--json -", output.json == "-"),
+            (f"--per {wish.per}", wish.per != "none"),
+            (f"--out {wish.out}", wish.out in STREAMS),
+        )
+        if there
+    ]
+    if len(to_stdout) > 1:
+        raise WrongUseError(
+            f"{to_stdout[0]} and {to_stdout[1]} both want standard output; give one of them a file"
+            if "--per" not in to_stdout[1] or output.json == "-"
+            else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
+        )
+    form = wish.form
+    given = {
+        "--format": form.format is not None,
+        "--time": form.time is not None,
+        "--columns": bool(form.columns),
+        "--gap": form.gap != "refuse",
+    }
+    useless = next((name for name, there in given.items() if there), None)
+    if text and useless is not None:
+        raise WrongUseError(
+            f"{useless}: this model reads bytes, so every input is bytes as it stands"
+        )
+    if (wish.outputs or wish.classes) and wish.out is None and wish.per != "item":
+        name = "--output" if wish.outputs else "--classes"
+        raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
+    if wish.per == "line" and not (text and measure):
+        raise WrongUseError("--per line needs a model that reads and predicts bytes")
+    if wish.top and measure is None:
+        kinds = ", ".join(f"{o.name} ({o.meaning})" for o in contract.outputs)
+        raise WrongUseError(
+            "--top ranks items by their surprise, and no output of this model predicts its input: "
+            f"{kinds}; --out FILE.csv writes the answers, which any tool can sort"
+        )
+
+
+def _show(result: RunResult, item: str, wish: Wish, output: Output) -> None:
+    """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
+    console = output.err if wish.out in STREAMS else output.out
+    for line in top_table(result.top, result.unit or "", item):
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+    if output.json == "-":
+        return
+    if wish.per != "none":
+        console = output.err
+    console.print(summary(result, item))

@@ -1,0 +1,242 @@
+"""`dst show`: a bundle goes in, its contract, state, memory and certificates come out."""
+
+import msgspec
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from dst.cli.chunk_sizes import over_t
+from dst.cli.output import Output, foreign
+from dst.cli.paths import check_apart
+from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
+from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
+from dst.runtime.execution.buffers import Layout
+from dst.words import counted, mib
+
+
+class MemoryBytes(msgspec.Struct, frozen=True):
+    """What one open graph and one stream hold, in bytes, at the nominal T."""
+
+    weights_bytes: int
+    state_bytes: int
+    guard_bytes: int
+    waiting_bytes: int
+    scratch_bytes: int
+    total_bytes: int
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A bundle's manifest and what it costs to run."""
+
+    manifest: Manifest
+    memory: MemoryBytes
+
+
+def show_shipped(output: Output) -> int:
+    """List the bundles that come with the package, and return the exit code."""
+    bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
+    table = _table("name", "precision", "state", "weights", "", right=(2, 3))
+    for name, m in bundles.items():
+        state, weights = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
+        title, what = f"[bold]{foreign(name)}[/]", foreign(m.description)
+        table.add_row(title, foreign(m.precision), state, weights, what)
+    if bundles:
+        output.out.print(table)
+        output.out.print("[dim]dst show NAME tells more[/]")
+    else:
+        output.out.print("no bundles are shipped with this installation")
+    output.write_json({"shipped": {name: m.description for name, m in bundles.items()}})
+    return 0
+
+
+def show(path: str, output: Output) -> int:
+    """Print what a bundle says of itself, and return the exit code.
+
+    Raises:
+        BundleError: the bundle is broken.
+        WrongUseError: the JSON would be written into it.
+    """
+    check_apart(output, {"BUNDLE": path})
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])
+    _heading(bundle, output.out)
+    for title, part in (
+        ("contract", _contract(manifest)),
+        ("state", _state(manifest)),
+        ("graphs", _graphs(manifest)),
+        ("memory", _memory(memory)),
+        ("certificates", _certificates(manifest)),
+    ):
+        output.out.print()
+        output.out.print(Rule(f"[bold]{title}[/]", align="left", style="dim"))
+        output.out.print(part)
+    output.write_json(
+        Shown(
+            manifest,
+            MemoryBytes(
+                memory.weights_bytes,
+                memory.state_bytes,
+                memory.guard_bytes,
+                memory.waiting_bytes,
+                memory.scratch_bytes,
+                memory.total_bytes,
+            ),
+        )
+    )
+    return 0
+
+
+def _table(*columns: str, right: tuple[int, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place in right else "left", overflow="fold")
+    return table
+
+
+def _pairs() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=10)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _heading(bundle: Bundle, console: Console) -> None:
+    m = bundle.manifest
+    console.print(f"[bold]{foreign(bundle.root.name)}[/]  {foreign(m.description)}")
+    grid = _pairs()
+    if m.name != bundle.root.name:
+        grid.add_row("name", foreign(m.name))
+    recipe = f" by recipe {m.recipe}" if m.recipe else ""
+    grid.add_row("licence", foreign(m.license or "not stated"))
+    grid.add_row("precision", foreign(m.precision + recipe))
+    if m.recipe:
+        grid.add_row("over T", over_t(m.recipe))
+    grid.add_row("made by", foreign(f"{m.producer.name} {m.producer.version}"))
+    grid.add_row("model id", m.model_id[:32] + "…")
+    grid.add_row("bundle id", m.bundle_id[:32] + "…")
+    size = mib(sum(f.size for f in m.files.values()))
+    grid.add_row("on disk", f"{size}, {counted(len(m.files), 'file')}")
+    console.print(grid)
+
+
+def _contract(manifest: Manifest) -> Table:
+    contract, grid = manifest.contract, _pairs()
+    chunk, content = contract.chunk, contract.chunk.content
+    grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
+    if isinstance(content, Tokens):
+        grid.add_row(
+            "items", f"token ids below {content.vocabulary}, tokenizer {foreign(content.tokenizer)}"
+        )
+    else:
+        grid.add_row("items", _features(content, item_shape(chunk)))
+    allowed = ", ".join(str(t) for t in chunk.allowed_t)
+    grid.add_row("T", f"{chunk.nominal_t} by default, allowed: {allowed}")
+    pad = f" with {chunk.pad_value:g}" if chunk.pad_value is not None else ""
+    grid.add_row("tail", f"{chunk.tail}{pad}")
+    if chunk.lookback:
+        items = counted(chunk.lookback, "item")
+        grid.add_row("lookback", f"{items}, at first {chunk.lookback_fill:g}")
+    if chunk.lookahead:
+        grid.add_row("look-ahead", f"{counted(chunk.lookahead, 'item')} behind each chunk")
+    if not chunk.causal:
+        grid.add_row("causal", "no: later items of a chunk move its earlier outputs")
+    for given in contract.stream_inputs:
+        what = f"{foreign(given.input)}  {given.dtype} {shape(given.shape)}  given once"
+        grid.add_row("per stream", what)
+    for constant in contract.constants:
+        grid.add_row(
+            "constant", f"{foreign(constant.input)}  {constant.dtype} {shape(constant.shape)}"
+        )
+    for o in contract.outputs:
+        what = f"{foreign(o.name)}  {o.dtype} {shape(o.shape)}  {foreign(o.meaning)} per {o.per}"
+        grid.add_row("output", what)
+    half_life = manifest.horizon.half_life_items
+    adopted = all(graph.lowering == "other" for graph in manifest.graphs)
+    if half_life is not None:
+        horizon = f"a half-life of {half_life:,.0f} items at most"
+    else:
+        horizon = "not known" if adopted else "unbounded"
+    grid.add_row("memory", f"horizon: {horizon}")
+    return grid
+
+
+def _features(content: Features, item: tuple[int, ...]) -> str:
+    plain = " × ".join(map(str, item)) + " values" if item else "one signal"
+    rate = f" at {content.sample_rate_hz:g} Hz" if content.sample_rate_hz is not None else ""
+    scaled = ", normalised" if content.normalisation is not None else ""
+    return foreign(", ".join(content.names) or plain) + rate + scaled
+
+
+def _state(manifest: Manifest) -> Table:
+    table = _table("name", "shape", "dtype", "role", "starts as", "bytes", right=(5,))
+    layout = Layout.of(manifest.contract)
+    for state, place in zip(manifest.contract.state, layout.places, strict=True):
+        start = _init(state.init)
+        table.add_row(
+            foreign(state.input),
+            shape(state.shape),
+            state.dtype,
+            state.role,
+            start,
+            f"{place.size:,}",
+        )
+    table.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
+    return table
+
+
+def _init(init: Zeros | Fill | Stored) -> str:
+    if isinstance(init, Fill):
+        return f"{init.value:g}"
+    return "zeros" if isinstance(init, Zeros) else f"tensor {foreign(init.tensor)}"
+
+
+def _graphs(manifest: Manifest) -> Table:
+    table = _table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
+    for g in manifest.graphs:
+        table.add_row(
+            foreign(g.file),
+            g.lowering,
+            ", ".join(str(t) for t in g.allowed_t),
+            ", ".join(str(b) for b in g.batch) or "any",
+            str(g.opsets.get("ai.onnx", "")),
+            foreign(", ".join(g.domains)),
+            foreign(f">= {g.min_ort}"),
+        )
+    return table
+
+
+def _memory(memory: Memory) -> Table:
+    grid = _pairs()
+    grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
+    grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
+    grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
+    grid.add_row("waiting", f"{mib(memory.waiting_bytes)} for each stream, items and lookback")
+    grid.add_row("scratch", f"{mib(memory.scratch_bytes)} for each stream, chunk and outputs")
+    grid.add_row("[bold]all[/]", f"[bold]{mib(memory.total_bytes)}[/] for one graph and one stream")
+    return grid
+
+
+def _certificates(manifest: Manifest) -> Table | str:
+    if not manifest.certificates:
+        return "[dim]none[/]"
+    names = ("compared", "steps", "items", "outputs", "state", "bound", "growth", "")
+    table = _table(*names, right=(1, 2, 3, 4, 5, 6))
+    for c in manifest.certificates:
+        mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
+        table.add_row(
+            foreign(c.name),
+            f"{c.steps:,}",
+            f"{c.steps * c.items_per_step:,}",
+            f"{c.worst:.1e}",
+            f"{c.worst_state_of_peak:.1e}",
+            f"{c.bound:.0e}",
+            f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}",
+            mark,
+        )
+    return table
+
+
+def shape(sizes: tuple[int | str, ...]) -> str:
+    """Write a shape as `[B, T, 256]`, safe from the console's markup."""
+    return foreign("[" + ", ".join(str(size) for size in sizes) + "]")

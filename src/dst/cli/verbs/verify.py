@@ -1,0 +1,169 @@
+"""`dst verify`: a bundle goes in, a replay of its golden vectors on this machine comes out."""
+
+import msgspec
+import onnxruntime
+from rich.table import Table
+
+from dst.cli.errors import CHECK_FAILED, WrongUseError
+from dst.cli.output import Output, foreign
+from dst.cli.paths import check_apart
+from dst.evaluate.providers import time_golden
+from dst.runtime import Bundle, open_bundle, replay_golden
+from dst.runtime.execution.providers import Lowering, Provider
+
+MEASURES = {"rms": "of rms", "cost": "of own error"}
+"""What an error is a share of; a recipe's own error is how far it is from full precision."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One golden run on one graph; `measure` says what its errors are shares of."""
+
+    graph: str
+    lowering: str
+    t: int
+    steps: int
+    worst: float
+    worst_tensor: str
+    measure: str
+    tolerance: float
+    passed: bool
+
+
+class Time(msgspec.Struct, frozen=True):
+    """Steps of one graph on the provider and on the CPU in turn: medians, and of their ratios."""
+
+    graph: str
+    t: int
+    steps: int
+    seconds: float
+    cpu_seconds: float
+    ratio: float
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """The replay of a bundle; a `worst` is null where it is not finite."""
+
+    bundle: str
+    bundle_id: str
+    provider: str
+    onnxruntime: str
+    passed: bool
+    checks: tuple[Check, ...]
+    times: tuple[Time, ...]
+
+
+def verify(
+    path: str, provider: Provider, threads: int, graph: str | None, timed: bool, output: Output
+) -> int:
+    """Replay every golden run, or those of one graph, and return the exit code.
+
+    With `timed`, the golden chunks are stepped on the provider and on the CPU in turn as well.
+
+    Raises:
+        DstError: the bundle is broken, or a graph cannot be run here.
+        WrongUseError: the bundle has no such graph, or the JSON would be written into it.
+    """
+    check_apart(output, {"BUNDLE": path})
+    bundle = _only(open_bundle(path), graph)
+    named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
+    lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
+    with output.progress(f"verify {bundle.root.name}", None):
+        found = replay_golden(bundle, provider, threads, named)
+    times: list[Time] = []
+    if timed:
+        with output.progress(f"time {bundle.root.name}", 1.0) as bar:
+            pairs = time_golden(bundle, provider, threads, named, progress=bar.at)
+        times = [Time(p.graph, p.t, p.steps, p.seconds, p.cpu_seconds, p.ratio) for p in pairs]
+    checks = []
+    for f in found:
+        name, worst = max(f.errors.items(), key=lambda e: e[1])
+        checks.append(
+            Check(
+                f.graph,
+                lowering[f.graph],
+                f.t,
+                f.steps,
+                worst,
+                name,
+                f.measure,
+                f.tolerance,
+                f.passed,
+            )
+        )
+    result = Verified(
+        bundle=bundle.root.name,
+        bundle_id=bundle.manifest.bundle_id,
+        provider=provider,
+        onnxruntime=onnxruntime.__version__,
+        passed=all(c.passed for c in checks),
+        checks=tuple(checks),
+        times=tuple(times),
+    )
+    _show(result, output)
+    output.write_json(result)
+    return 0 if result.passed else CHECK_FAILED
+
+
+def _only(bundle: Bundle, graph: str | None) -> Bundle:
+    """Return the bundle with only the graphs of that file name or lowering."""
+    if graph is None:
+        return bundle
+    kept = tuple(g for g in bundle.manifest.graphs if graph in (g.file, g.lowering))
+    if not kept:
+        names = sorted({n for g in bundle.manifest.graphs for n in (g.file, g.lowering)})
+        raise WrongUseError(f"--graph {graph}: {bundle.label} has {', '.join(names)}")
+    return Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=kept))
+
+
+def _show(result: Verified, output: Output) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("graph", "lowering"):
+        table.add_column(name, overflow="fold")
+    for name in ("T", "steps", "worst", "allowed"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
+    table.add_column("in", overflow="fold")
+    table.add_column("", overflow="fold")
+    for c in result.checks:
+        mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
+        table.add_row(
+            foreign(c.graph),
+            c.lowering,
+            str(c.t),
+            str(c.steps),
+            f"{c.worst:.1e}",
+            f"{c.tolerance:.2g}",
+            MEASURES[c.measure],
+            foreign(c.worst_tensor),
+            mark,
+        )
+    where = f"{result.provider}, onnxruntime {result.onnxruntime}"
+    output.out.print(f"[bold]{foreign(result.bundle)}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
+    output.out.print(table)
+    passed = sum(c.passed for c in result.checks)
+    if result.passed:
+        runs = f"all {passed} golden runs" if passed > 1 else "the golden run"
+        output.out.print(f"[green]{runs} reproduced[/]")
+    else:
+        output.out.print(
+            f"[bold red]{len(result.checks) - passed} of {len(result.checks)} failed[/]"
+        )
+    if result.times:
+        output.out.print(_timed(result))
+
+
+def _timed(result: Verified) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("graph", overflow="fold")
+    for name in ("T", "steps", f"{result.provider} ms", "cpu ms", f"{result.provider} / cpu"):
+        table.add_column(name, justify="right", overflow="fold")
+    for t in result.times:
+        table.add_row(
+            foreign(t.graph),
+            str(t.t),
+            str(t.steps),
+            f"{t.seconds * 1e3:.3f}",
+            f"{t.cpu_seconds * 1e3:.3f}",
+            f"{t.ratio:.2f}",
+        )
+    return table

@@ -1,0 +1,68 @@
+"""Feed: a bundle in, chunks that its graphs can read out.
+
+Shape letters: `T` items per chunk, `n` items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime import Bundle
+from dst.runtime.bundle.manifest import Tokens, item_shape
+from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.step import by_item
+
+Array = npt.NDArray[np.generic]
+RANDOM_ITEMS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Items to read round and round.
+
+    Attributes:
+        what: where they come from.
+        items: `[n, ...]`, as callers give them.
+    """
+
+    what: str
+    items: Array
+
+    def chunks(self, bundle: Bundle, t: int, count: int) -> list[Array]:
+        """Cut `count` chunks of T = `t` with their look-ahead, as `Stream.step` takes them."""
+        chunk = bundle.manifest.contract.chunk
+        made = []
+        for number in range(count):
+            places = np.arange(number * t, (number + 1) * t + chunk.lookahead) % len(self.items)
+            made.append(laid_out(chunk, self.items[places]))
+        return made
+
+
+def feed_of(bundle: Bundle) -> Feed:
+    """Take the items of the longest golden run, or draw some that the contract allows.
+
+    Tokens are drawn from the whole vocabulary; features evenly from 0 to 1, or where they are
+    normalised, so that the graph sees that.
+
+    Raises:
+        BundleError: a golden file cannot be read.
+    """
+    contract = bundle.manifest.contract
+    runs = sorted(bundle.manifest.golden, key=lambda g: g.t * g.steps)
+    if runs:
+        held = bundle.tensors(runs[-1].file).get(f"t{runs[-1].t}/chunk")
+        if held is not None and held.ndim == 1 + len(contract.chunk.shape):
+            rows = [by_item(contract, step)[: runs[-1].t] for step in held]
+            return Feed("golden run", np.concatenate(rows))
+    random = np.random.default_rng(0)
+    content = contract.chunk.content
+    if isinstance(content, Tokens):
+        ids = random.integers(0, content.vocabulary, RANDOM_ITEMS)
+        return Feed("random tokens", ids.astype(contract.chunk.dtype))
+    item = item_shape(contract.chunk)
+    drawn = random.random((RANDOM_ITEMS, *item))
+    if content.normalisation is not None:
+        scale = np.asarray(content.normalisation.std), np.asarray(content.normalisation.mean)
+        drawn = (drawn.reshape(RANDOM_ITEMS, -1) * scale[0] + scale[1]).reshape(drawn.shape)
+    return Feed("random features", drawn.astype(contract.chunk.dtype))

@@ -1,0 +1,87 @@
+"""The machine: nothing in, what it is and how busy it is out; and a hold on some of its cores."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from dst.evaluate.result import Environment
+
+_TELLING = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+_CPUINFO = Path("/proc/cpuinfo")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def load_average() -> tuple[float, ...] | None:
+    """Return the load over 1, 5 and 15 minutes, or None where the system does not tell."""
+    try:
+        return tuple(round(load, 2) for load in os.getloadavg())
+    except (AttributeError, OSError):
+        return None
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
+    """Hold this thread, and those it starts, to as many cores as it has threads.
+
+    The last cores are taken: systems tend to do their own work on the first. Yields their
+    numbers, or None where the system knows no such thing or there are not enough.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield None
+        return
+    before = os.sched_getaffinity(0)
+    cores = tuple(sorted(before)[-threads:])
+    if len(cores) < threads:
+        yield None
+        return
+    os.sched_setaffinity(0, cores)
+    try:
+        yield cores
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def environment(cores: tuple[int, ...] | None, before: tuple[float, ...] | None) -> Environment:
+    """Describe the machine now.
+
+    Args:
+        cores: those held.
+        before: the load average before the work.
+    """
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return Environment(
+        cpu=info.get("model name") or platform.processor() or platform.machine(),
+        cores=os.cpu_count() or 1,
+        pinned_to=cores,
+        instructions=tuple(name for name in _TELLING if name in flags),
+        governor=_first_line(_GOVERNOR),
+        load_before=before,
+        load_after=load_average(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        onnxruntime=ort.__version__,
+        numpy=np.__version__,
+    )
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first core."""
+    try:
+        first = _CPUINFO.read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,121 @@
+"""A fresh process: a bundle goes in, what it took to begin comes out.
+
+`probed` starts some, one after the other; each is `python -m dst.evaluate.process BUNDLE T THREADS
+PROVIDER` and prints one `Start` as JSON.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import msgspec
+
+from dst.evaluate.inputs import feed_of
+from dst.evaluate.result import Start
+from dst.runtime import DstError, Session, open_bundle, rss_bytes
+from dst.runtime.execution.providers import Provider
+from dst.runtime.golden import golden_inputs
+
+STEPS = 32
+_LIMIT_S = 600
+_HIGH_WATER = "VmHWM:"
+
+
+def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> Start | str:
+    """Run a bundle alone in fresh processes.
+
+    Args:
+        path: the bundle's directory.
+        t: items per chunk.
+        threads: threads inside one operator.
+        provider: where it runs.
+        times: how many processes; times and memory are medians of all.
+
+    Returns:
+        What it took, or why it did not run.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "dst.evaluate.process",
+        str(path),
+        str(t),
+        str(threads),
+        provider,
+    ]
+    found = []
+    for _ in range(times):
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"it did not end in {_LIMIT_S} s"
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+            return lines[-1]
+        found.append(msgspec.json.decode(done.stdout, type=Start))
+    return Start(
+        t=t,
+        load_ms=median(s.load_ms for s in found),
+        first_output_ms=median(s.first_output_ms for s in found),
+        base_rss_bytes=int(median(s.base_rss_bytes for s in found)),
+        peak_rss_bytes=int(median(s.peak_rss_bytes for s in found)),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """Return the most resident memory that this process ever held, in bytes.
+
+    Where the platform does not tell, what it holds now.
+    """
+    # Not getrusage where there is another way: on Linux it counts the parent's memory too.
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(_HIGH_WATER):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rss_bytes()
+
+
+def main() -> int:
+    """Open the bundle that the arguments name, step it a few times, and print what it took."""
+    path, t_text, threads, provider = sys.argv[1:]
+    t = int(t_text)
+    try:
+        bundle = open_bundle(path, "size")
+        chunks = feed_of(bundle).chunks(bundle, t, 4)
+        base = rss_bytes()
+        start = time.perf_counter()
+        session = Session.open(
+            path, cast(Provider, provider), threads=int(threads), chunk_sizes=[t]
+        )
+        session.runner_for(t)
+        loaded = time.perf_counter()
+        stream = session.stream(inputs=golden_inputs(bundle))
+        stream.step(chunks[0], copy=False)
+        first = time.perf_counter()
+        for number in range(STEPS):
+            stream.step(chunks[number % len(chunks)], copy=False)
+    except DstError as error:
+        print(error, file=sys.stderr)
+        return 1
+    found = Start(
+        t=t,
+        load_ms=1000 * (loaded - start),
+        first_output_ms=1000 * (first - start),
+        base_rss_bytes=base,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    sys.stdout.write(msgspec.json.encode(found).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

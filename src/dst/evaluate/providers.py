@@ -1,0 +1,128 @@
+"""Timing: a bundle and a provider in, its speed against the CPU's on the golden chunks out.
+
+Shape letters: `T` items per chunk.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.manifest import Graph
+from dst.runtime.execution.engine import Engine, select
+from dst.runtime.execution.providers import Lowering, Options, Provider
+from dst.runtime.golden import golden_chunks, golden_runs, golden_stream
+from dst.runtime.stream import Stream
+
+Array = npt.NDArray[np.generic]
+ROUNDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenTime:
+    """How fast a provider steps one graph, against the CPU provider on the same graph.
+
+    Attributes:
+        graph: the graph's file.
+        t: items per chunk.
+        steps: steps that were timed on each of the two.
+        seconds: median seconds of a step on the provider.
+        cpu_seconds: median seconds of a step on the CPU.
+        ratio: median over pairs of neighbouring steps of provider / CPU; below 1 is faster.
+    """
+
+    graph: str
+    t: int
+    steps: int
+    seconds: float
+    cpu_seconds: float
+    ratio: float
+
+
+def time_golden(
+    bundle: Bundle,
+    provider: Provider,
+    threads: int = 1,
+    lowering: Lowering | None = None,
+    provider_options: Options | None = None,
+    rounds: int = ROUNDS,
+    progress: Callable[[float], None] | None = None,
+) -> list[GoldenTime]:
+    """Step each graph over its golden chunks, on the provider and on the CPU in turn.
+
+    Both carry their own state over all rounds. Copies to and from a device are part of a step.
+
+    Args:
+        bundle: what runs.
+        provider: where it runs.
+        threads: threads inside one operator, for both.
+        lowering: only graphs of this lowering; None for all that suit the provider.
+        provider_options: passed to the provider as they are.
+        rounds: how often the golden chunks are read.
+        progress: told of the share done.
+
+    Raises:
+        SessionError: a graph cannot be run here.
+        GoldenError: a golden file breaks its layout.
+    """
+    graphs = select(bundle, lowering, provider, every=True)
+    found: list[GoldenTime] = []
+    for number, graph in enumerate(graphs):
+        engine = _engine(bundle, graph, provider, threads, provider_options)
+        beside = _engine(bundle, graph, "cpu", threads, None)
+        runs = golden_runs(bundle.manifest, graph)
+        if not runs:
+            continue
+        there, here = (golden_stream(each, runs[0][0]) for each in (engine, beside))
+        for t, chunks in golden_chunks(engine, graph):
+            for chunk in chunks:
+                there.step(chunk)
+                here.step(chunk)
+            pairs: list[tuple[float, float]] = []
+            for done in range(rounds):
+                pairs += [_pair(there, here, chunk, done % 2 == 0) for chunk in chunks]
+                if progress is not None:
+                    progress((number + done / rounds) / len(graphs))
+            found.append(
+                GoldenTime(
+                    graph=graph.file,
+                    t=t,
+                    steps=len(pairs),
+                    seconds=statistics.median(p for p, _ in pairs),
+                    cpu_seconds=statistics.median(c for _, c in pairs),
+                    ratio=statistics.median(p / c for p, c in pairs),
+                )
+            )
+    return found
+
+
+def _engine(
+    bundle: Bundle, graph: Graph, provider: Provider, threads: int, options: Options | None
+) -> Engine:
+    return Engine(
+        bundle,
+        provider=provider,
+        threads=threads,
+        graphs=[graph],
+        chunk_sizes=graph.allowed_t,
+        check_state_every=1 << 30,
+        provider_options=options,
+    )
+
+
+def _pair(there: Stream, here: Stream, chunk: Array, there_first: bool) -> tuple[float, float]:
+    """Step both on one chunk; who comes first changes from round to round."""
+    if there_first:
+        return _seconds(there, chunk), _seconds(here, chunk)
+    cpu = _seconds(here, chunk)
+    return _seconds(there, chunk), cpu
+
+
+def _seconds(stream: Stream, chunk: Array) -> float:
+    start = time.perf_counter()
+    stream.step(chunk, copy=False)
+    return time.perf_counter() - start

@@ -1,0 +1,150 @@
+"""Divergence: the outputs of two forms of a step in, how far apart they are per item out.
+
+Shape letters: `T` items per chunk, `V` classes, `F` features, `O` outputs that are compared.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.manifest import Contract, Features, Output, Tokens
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float64]
+Outputs = Mapping[str, Array]
+
+_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far apart one step is, per item.
+
+    Attributes:
+        above: `[T, O]`: KL in nats, or squared errors summed over an item.
+        below: `[T, O]`: ones where KL was taken, or the squared reference.
+        losses: `[T, 2]`: nats that reference and other paid for the item that followed; None
+            where the outputs predict none.
+    """
+
+    above: Floats
+    below: Floats
+    losses: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How the outputs of one contract are compared.
+
+    Attributes:
+        unit: `nats` (KL per item) or `relative` (error over the rms of the reference).
+        places: `O`.
+        judges_loss: whether the outputs predict the next item.
+        apart: outputs of the reference, those of the other, and the items `[T, ...]` that follow
+            those of the chunk -> how far apart they are.
+    """
+
+    unit: Literal["nats", "relative"]
+    places: int
+    judges_loss: bool
+    apart: Callable[[Outputs, Outputs, Array], Apart]
+
+
+def divergence_for(contract: Contract) -> Divergence:
+    """Choose the comparison: KL where an output is a distribution, else the relative error.
+
+    Logits give the KL of their softmax, and the loss of the next token where they range over the
+    vocabulary. `mean` and `log_std` of meaning `gaussian` give KL and the loss of the next
+    features, in the units of the graph's input. Several logits outputs are averaged.
+    """
+    logits = [o for o in contract.outputs if o.meaning == "logits"]
+    if logits:
+        return _categorical(contract, logits)
+    heads = {o.name: o for o in contract.outputs if o.meaning == "gaussian" and o.per == "item"}
+    content = contract.chunk.content
+    if {"mean", "log_std"} <= heads.keys() and isinstance(content, Features):
+        return _gaussian(heads["mean"], heads["log_std"], content)
+    floats = [o for o in contract.outputs if o.dtype.startswith("float")]
+    return _relative(floats or list(contract.outputs))
+
+
+def rows(output: Output, value: Array) -> Floats:
+    """View one output, B = 1, as float64 `[T, ...]`, or `[1, ...]` where it is one per chunk."""
+    only: list[slice | int] = [slice(None)] * value.ndim
+    batch = output.shape.index("B")
+    only[batch] = 0
+    held = np.asarray(value[tuple(only)], np.float64)
+    if output.time_axis is None:
+        return held[None]
+    return np.moveaxis(held, output.time_axis - (batch < output.time_axis), 0)
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return the log-probabilities of logits `[..., V]`."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
+
+
+def _categorical(contract: Contract, logits: Sequence[Output]) -> Divergence:
+    content = contract.chunk.content
+    next_token = None
+    if isinstance(content, Tokens):
+        shape = ("B", "T", content.vocabulary)
+        next_token = next((o.name for o in logits if o.shape == shape), None)
+
+    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
+        above = np.zeros((len(following), len(logits)))
+        below = np.zeros_like(above)
+        losses = None
+        for place, output in enumerate(logits):
+            p = log_softmax(rows(output, reference[output.name]))
+            q = log_softmax(rows(output, other[output.name]))
+            each = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(p), -1).mean(axis=1)
+            above[-len(p) :, place] = np.maximum(each, 0.0)  # rounding may go below
+            below[-len(p) :, place] = 1.0
+            if output.name == next_token:
+                at = np.arange(len(p)), following.astype(np.int64)
+                losses = -np.stack([p[at], q[at]], axis=1)
+        return Apart(above, below, losses)
+
+    return Divergence("nats", len(logits), next_token is not None, apart)
+
+
+def _gaussian(mean: Output, log_std: Output, content: Features) -> Divergence:
+    norm = content.normalisation
+
+    def nats(seen: Floats, m: Floats, s: Floats) -> Floats:
+        each = 0.5 * ((seen - m) * np.exp(-s)) ** 2 + s + _HALF_LOG_TAU
+        return np.asarray(each.reshape(len(each), -1).sum(axis=1), np.float64)
+
+    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
+        seen = following.astype(np.float64)
+        if norm is not None:
+            mean_of, std_of = (np.reshape(v, seen.shape[1:]) for v in (norm.mean, norm.std))
+            seen = (seen - mean_of) / std_of
+        m, s = rows(mean, reference["mean"]), rows(log_std, reference["log_std"])
+        n, r = rows(mean, other["mean"]), rows(log_std, other["log_std"])
+        each = r - s + 0.5 * (np.exp(2 * (s - r)) + ((m - n) * np.exp(-r)) ** 2 - 1.0)
+        above = np.maximum(each.reshape(len(each), -1).sum(axis=1), 0.0)[:, None]
+        losses = np.stack([nats(seen, m, s), nats(seen, n, r)], axis=1)
+        return Apart(above, np.ones_like(above), losses)
+
+    return Divergence("nats", 1, True, apart)
+
+
+def _relative(outputs: Sequence[Output]) -> Divergence:
+    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
+        above = np.zeros((len(following), len(outputs)))
+        below = np.zeros_like(above)
+        for place, output in enumerate(outputs):
+            right = rows(output, reference[output.name])
+            off = rows(output, other[output.name]) - right
+            above[-len(right) :, place] = (off * off).reshape(len(right), -1).sum(axis=1)
+            below[-len(right) :, place] = (right * right).reshape(len(right), -1).sum(axis=1)
+        return Apart(above, below, None)
+
+    return Divergence("relative", len(outputs), False, apart)

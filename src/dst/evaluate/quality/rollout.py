@@ -1,0 +1,304 @@
+"""Rollout: two sessions of one model and a run of items in, how far they part along streams out.
+
+The reference and the other each carry their own state from item 0 on. At some chunks, the same
+at every run, a third stream reads the chunk with the other's graph from the reference's state:
+what it gets wrong is the error of one chunk alone. Errors of the free stream over these are the
+accumulation factor. Nothing here grows with the length.
+
+Shape letters: `T` items per chunk, `n` items, `S` state tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
+from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
+from dst.runtime import Session, Snapshot
+from dst.runtime.errors import (
+    NonFiniteOutputError,
+    NonFiniteStateError,
+    OtherModelError,
+    OtherStateError,
+    StepError,
+)
+from dst.runtime.execution.buffers import sized
+from dst.runtime.execution.step import by_item
+from dst.runtime.golden import golden_inputs
+
+Array = npt.NDArray[np.generic]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done."""
+
+DENSE_CHUNKS = 32
+"""The first chunks of a stream, of which all are sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Which streams are read.
+
+    Attributes:
+        length: items of the long stream, from the first item of the data; rounded up to chunks.
+        t: items per chunk.
+        heads: further streams, which begin at places spread evenly over the data, so that early
+            positions are judged on as varied input as late ones.
+        head_items: items of each head.
+        sample_every: of how many chunks one is sampled for state distance and injected state.
+        inject: whether the injected stream is run.
+        states: whether state tensors are compared; two files of one model may hold other ones.
+    """
+
+    length: int
+    t: int
+    heads: int = 16
+    head_items: int = 10_000
+    sample_every: int = 16
+    inject: bool = True
+    states: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What was measured, per range of positions.
+
+    Attributes:
+        unit: `nats` or `relative`.
+        items: items read of the long stream.
+        free: outputs of the free stream.
+        free_sampled: the same, at sampled chunks only.
+        injected: outputs from the reference's state, at sampled chunks.
+        state: state tensors after sampled chunks.
+        roles: the role of each of these, in order.
+        judges_loss: whether losses were summed.
+        broke_at: the item at which the other gave a NaN or an infinity; None if it never did.
+    """
+
+    unit: str
+    items: int
+    free: Bins
+    free_sampled: Bins
+    injected: Bins
+    state: Bins
+    roles: tuple[str, ...]
+    judges_loss: bool
+    broke_at: int | None
+
+    def accumulation(self, where: int) -> float | None:
+        """The error of the free stream over that of one chunk alone; None where none was seen."""
+        alone = self.injected.value(where)
+        return self.free_sampled.value(where) / alone if alone > 0 else None
+
+    def state_distance(self, where: int, role: str | None = None) -> float | None:
+        """Relative distance of the state tensors of a role, or of all; None where not sampled."""
+        held = self.state.sums(where)
+        kept = np.array([role in (None, name) for name in self.roles], bool)
+        if not held.items or not kept.any():
+            return None
+        return mean_of(held.above[kept], held.below[kept], root=True)
+
+
+def check_pair(reference: Session, other: Session, other_file: bool = False) -> None:
+    """Check that two sessions run one model over one kind of state.
+
+    Args:
+        reference: taken as right.
+        other: held against it.
+        other_file: the two were adopted from different files: only what goes in and comes out must
+            be the same, since nothing says whose weights and states they are.
+
+    Raises:
+        OtherModelError, OtherStateError: they do not.
+    """
+    if other_file:
+        _check_ends(reference, other)
+        return
+    left, right = reference.identity, other.identity
+    if left.model_id != right.model_id:
+        raise OtherModelError(
+            f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
+            f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
+            "file of it, such as one that was quantized elsewhere, give --other-file"
+        )
+    if left.state_hash != right.state_hash:
+        raise OtherStateError(
+            f"{other.bundle.label}: its state tensors are not those of {reference.bundle.label}; "
+            "quantize without changing the state"
+        )
+
+
+def _check_ends(reference: Session, other: Session) -> None:
+    """Check that two sessions take the same items and answer with the same outputs."""
+    left, right = reference.contract, other.contract
+    ends = [
+        ("chunk", left.chunk.shape, right.chunk.shape),
+        ("time axis", left.chunk.time_axis, right.chunk.time_axis),
+        ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
+    ]
+    shapes = {output.name: output.shape for output in left.outputs}
+    ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in right.outputs]
+    for what, expected, found in ends:
+        if expected != found:
+            raise OtherModelError(
+                f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
+                f"{expected}; two files of one model must take the same items and have the same "
+                "outputs",
+                code="other-ends",
+            )
+
+
+def rollout(
+    reference: Session,
+    other: Session,
+    items: Array,
+    walk: Walk,
+    progress: Progress | None = None,
+) -> Rollout:
+    """Run two forms of one model side by side and sum up how far they part.
+
+    Args:
+        reference: taken as right; its state tensors have the names and shapes of the other's.
+        other: held against it.
+        items: `[n]` or `[n, F]` as callers give them; read round and round.
+        walk: which streams are read.
+        progress: told of the share done.
+
+    Raises:
+        BrokeAtOnceError: the other broke at its first chunk.
+        StepError: an item cannot be read, or the reference broke.
+        ChunkSizeError: a session does not run the T of the walk.
+    """
+    if len(items) < 2:
+        raise StepError(f"a rollout needs at least 2 items to read, {len(items)} came")
+    runs = _Runs(reference, other, items, walk)
+    chunks = -(-walk.length // walk.t)
+    head_chunks = min(chunks, -(-walk.head_items // walk.t))
+    plan = [(0, chunks)] + [
+        (len(items) * (head + 1) // (walk.heads + 1), head_chunks) for head in range(walk.heads)
+    ]
+    total, done = sum(count for _, count in plan), 0
+    broke_at = None
+    for start, count in plan:
+        runs.begin()
+        for number in range(count):
+            try:
+                runs.chunk(start, number)
+            except _OtherBrokeError as broke:
+                if number == 0:
+                    raise BrokeAtOnceError(f"{other.bundle.label}: {broke}") from None
+                at = number * walk.t
+                broke_at = at if broke_at is None else min(at, broke_at)
+                break
+            if progress is not None and number % 32 == 0:
+                progress("rollout", (done + number) / total)
+        done += count
+        runs.close()
+    return runs.result(chunks * walk.t, broke_at)
+
+
+class BrokeAtOnceError(StepError):
+    """The other's graph gave a NaN or an infinity at its first chunk: there is nothing to judge."""
+
+
+class _OtherBrokeError(Exception):
+    """The other's graph gave a NaN or an infinity."""
+
+
+class _Runs:
+    """The streams of a rollout and what they have summed up."""
+
+    def __init__(self, reference: Session, other: Session, items: Array, walk: Walk) -> None:
+        contract = other.contract
+        self._items, self._walk = items, walk
+        self._compare: Divergence = divergence_for(contract)
+        given = golden_inputs(other.bundle)
+        dtypes = {g.input: g.dtype for g in reference.contract.stream_inputs}
+        wide = {name: value.astype(dtypes[name]) for name, value in given.items()}
+        self._reference, self._other = reference.stream(inputs=wide), other.stream(inputs=given)
+        self._injected = other.stream(inputs=given)
+        self._behind = contract.chunk.lookahead
+        shape = sized(contract.chunk.shape, walk.t + self._behind)
+        self._chunk = np.empty(shape, contract.chunk.dtype)
+        self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
+        self._rows = by_item(contract, self._chunk)
+        states = contract.state if walk.states else ()
+        self._floats = [s for s in states if s.dtype.startswith("float")]
+        ends = edges(-(-walk.length // walk.t) * walk.t)
+        root = self._compare.unit == "relative"
+        self._free, self._sampled, self._alone = (
+            Bins(ends, self._compare.places, root) for _ in range(3)
+        )
+        self._state = Bins(ends, max(1, len(self._floats)), root=True)
+
+    def begin(self) -> None:
+        """Start all streams anew."""
+        self._reference.reset()
+        self._other.reset()
+
+    def close(self) -> None:
+        """End the blocks of this run."""
+        for bins in (self._free, self._sampled, self._alone, self._state):
+            bins.close()
+
+    def chunk(self, start: int, number: int) -> None:
+        """Step on chunk `number` of the stream that begins at item `start` of the data."""
+        walk = self._walk
+        at = number * walk.t
+        end = start + at + walk.t + max(1, self._behind)
+        taken = self._items[np.arange(start + at, end) % len(self._items)]
+        self._rows[...] = taken[: walk.t + self._behind]
+        following = taken[1 : walk.t + 1]
+        self._wide[...] = self._chunk
+        sampled = number < DENSE_CHUNKS or number % walk.sample_every == 0
+        before = self._reference.snapshot() if sampled and walk.inject else None
+        right = self._reference.step(self._wide, copy=False)
+        try:
+            found = self._other.step(self._chunk, copy=False)
+            alone = None if before is None else self._from(before)
+        except (NonFiniteOutputError, NonFiniteStateError) as broke:
+            raise _OtherBrokeError(str(broke)) from None
+        apart = self._compare.apart(right, found, following)
+        self._free.add(at, apart.above, apart.below, apart.losses)
+        if not sampled:
+            return
+        self._sampled.add(at, apart.above, apart.below, None)
+        if alone is not None:
+            apart = self._compare.apart(right, alone, following)
+            self._alone.add(at, apart.above, apart.below, None)
+        self._distance(at + walk.t - 1)
+
+    def _from(self, before: Snapshot) -> Outputs:
+        """Step on the chunk from the reference's state."""
+        self._injected.restore(replace(before, identity=self._other.engine.identity))
+        return self._injected.step(self._chunk, copy=False)
+
+    def _distance(self, at: int) -> None:
+        if not self._floats:
+            return
+        right, found = self._reference.state, self._other.state
+        pairs = [_squares(right[s.input], found[s.input]) for s in self._floats]
+        sums = np.array(pairs)  # (S, 2)
+        self._state.add(at, sums[None, :, 0], sums[None, :, 1], None)
+
+    def result(self, items: int, broke_at: int | None) -> Rollout:
+        """Return what was summed up."""
+        return Rollout(
+            unit=self._compare.unit,
+            items=items,
+            free=self._free,
+            free_sampled=self._sampled,
+            injected=self._alone,
+            state=self._state,
+            roles=tuple(s.role for s in self._floats),
+            judges_loss=self._compare.judges_loss,
+            broke_at=broke_at,
+        )
+
+
+def _squares(right: Array, found: Array) -> tuple[float, float]:
+    """Squared distance of a tensor, and the square of the right one."""
+    wide: Floats = right.astype(np.float64).reshape(-1)
+    off = found.astype(np.float64).reshape(-1) - wide
+    return float(off @ off), float(wide @ wide)

@@ -1,0 +1,82 @@
+"""Parts: a bundle in, the bytes of its files and of its weights, kind by kind, out."""
+
+import math
+
+import msgspec
+import onnx
+from onnx import GraphProto, TensorProto, helper
+
+from dst.runtime import Bundle
+from dst.runtime.bundle.manifest import Graph
+
+_BITS = {int(TensorProto.INT4): 4, int(TensorProto.UINT4): 4}
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Weights of one dtype that one kind of operator reads, e.g. MatMul float32."""
+
+    operator: str
+    dtype: str
+    tensors: int
+    size: int
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes of a bundle: every file, and the weights of the graph named `graph`."""
+
+    bundle_size: int
+    weights_size: int
+    graph: str
+    files: dict[str, int]
+    groups: tuple[Group, ...]
+
+
+def parts_of(bundle: Bundle, graph: Graph) -> Parts:
+    """Measure a bundle; weights are counted once, however many operators read them.
+
+    Args:
+        bundle: what is measured.
+        graph: one of its graphs, whose weights are told apart.
+    """
+    model = onnx.load(str(bundle.root / graph.file), load_external_data=False)
+    counts: dict[tuple[str, str], list[int]] = {}
+    for readers, tensor in _weights(model.graph):
+        name = helper.tensor_dtype_to_string(tensor.data_type).removeprefix("TensorProto.").lower()
+        size = -(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8)
+        count = counts.setdefault((readers, name), [0, 0])
+        count[0] += 1
+        count[1] += size
+    groups = [
+        Group(operator=operator, dtype=dtype, tensors=count, size=size)
+        for (operator, dtype), (count, size) in counts.items()
+    ]
+    return Parts(
+        bundle_size=sum(f.size for f in bundle.manifest.files.values()),
+        weights_size=sum(group.size for group in groups),
+        graph=graph.file,
+        files={name: entry.size for name, entry in bundle.manifest.files.items()},
+        groups=tuple(sorted(groups, key=lambda g: -g.size)),
+    )
+
+
+def _weights(graph: GraphProto) -> list[tuple[str, TensorProto]]:
+    """Each initializer with the operators that read it, those of inner graphs too."""
+    readers: dict[str, set[str]] = {}
+    held: dict[str, TensorProto] = {}
+
+    def look(inner: GraphProto) -> None:
+        held.update({tensor.name: tensor for tensor in inner.initializer})
+        for node in inner.node:
+            for name in node.input:
+                readers.setdefault(name, set()).add(node.op_type)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    look(attribute.g)
+
+    look(graph)
+    return [(" + ".join(sorted(readers.get(name, {"none"}))), t) for name, t in held.items()]
+
+
+def _bits(data_type: int) -> int:
+    bits = _BITS.get(data_type)
+    return 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize if bits is None else bits

@@ -1,0 +1,1 @@
+"""Draw the results of a bench as a picture and as a page."""

@@ -1,0 +1,198 @@
+"""The page: a bench in, one HTML file out that needs nothing else."""
+
+from collections.abc import Sequence
+from html import escape
+
+from dst.evaluate.rendering.canvas import COLOURS
+from dst.evaluate.rendering.charts import bars, curves
+from dst.evaluate.result import BenchResult, Cell, Entry
+from dst.words import counted, mib
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #e2e6ec;
+  --paper: #ffffff; --tint: #f6f8fa; --good: #1f7a3d; --bad: #b42318; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #98a2b3; --line: #2c333d;
+  --paper: #14181e; --tint: #1b2027; --good: #5fc27e; --bad: #f0776c; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1040px; padding: 40px 24px 64px; background: var(--paper);
+  color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
+h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 17px; margin: 40px 0 6px; }
+p { margin: 0 0 12px; color: var(--soft); max-width: 72ch; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 10px; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: 13px; }
+th:first-child, td:first-child { text-align: left; }
+td small { color: var(--soft); display: block; font-size: 12px; }
+.dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
+.good { color: var(--good); } .bad { color: var(--bad); } .none { color: var(--soft); }
+svg { width: 100%; height: auto; display: block; margin: 8px 0; }
+svg text { fill: var(--soft); font-size: 12px; } svg .value { fill: var(--ink); }
+.legend { margin-bottom: 16px; } .legend > span { margin-right: 20px; }
+svg .grid { stroke: var(--line); } svg .one { stroke: var(--soft); stroke-dasharray: 4 4; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 8px 0 0; }
+dt { color: var(--soft); } dd { margin: 0; }
+"""
+_NONE = '<span class="none">–</span>'
+
+
+def page(result: BenchResult) -> str:
+    """Return a bench as HTML; it refers to no other file and runs no script."""
+    first = result.bundles[0].label
+    title = " · ".join(entry.label for entry in result.bundles)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(_summary(result))}</p>",
+        f"<h2>Speed over {escape(first)}</h2>",
+        "<p>Items per second, divided round by round by the first bundle's; whiskers are 95 % "
+        "intervals. Above the broken line is faster.</p>",
+        bars(result),
+        "<h2>Speed</h2>",
+        _speed(result),
+        "<h2>One step</h2>",
+        "<p>Microseconds for a chunk of T items: median, and the 99th percentile below it.</p>",
+        _steps(result),
+        "<h2>Cost</h2>",
+        _cost(result),
+    ]
+    if any(entry.quality is not None for entry in result.bundles):
+        parts += [
+            "<h2>Quality over the horizon</h2>",
+            f"<p>Distance from full precision ({escape(result.divergence_unit)}) by position in "
+            "the stream, in items; both axes are logarithmic.</p>",
+            curves(result),
+            _quality(result),
+        ]
+    parts += ["<h2>Machine</h2>", _machine(result)]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _summary(result: BenchResult) -> str:
+    return (
+        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
+        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
+        f"{result.slot_ms:g} ms per bundle and T."
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out cells that are HTML already."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _named(result: BenchResult, place: int) -> str:
+    entry = result.bundles[place]
+    colour = COLOURS[place % len(COLOURS)]
+    return (
+        f'<span class="dot" style="background:{colour}"></span>{escape(entry.label)}'
+        f"<small>{escape(entry.recipe or entry.precision)}</small>"
+    )
+
+
+def _by_t(result: BenchResult, show: "dict[int, list[str]]") -> str:
+    rows = [[_named(result, place), *cells] for place, cells in show.items()]
+    return table(["bundle", *(f"T = {t}" for t in result.sizes)], rows)
+
+
+def _speed(result: BenchResult) -> str:
+    def cell(found: Cell) -> str:
+        if found.items_per_s is None:
+            return f'<span class="none" title="{escape(found.why or "")}">–</span>'
+        ratio = "" if found.ratio is None else f"<small>{found.ratio.median:.2f} ×</small>"
+        return f"{found.items_per_s.median:,.0f}/s{ratio}"
+
+    return _by_t(result, {i: [cell(c) for c in e.cells] for i, e in enumerate(result.bundles)})
+
+
+def _steps(result: BenchResult) -> str:
+    def cell(found: Cell) -> str:
+        if found.p50_us is None or found.p99_us is None:
+            return _NONE
+        return f"{found.p50_us:,.0f}<small>{found.p99_us:,.0f}</small>"
+
+    return _by_t(result, {i: [cell(c) for c in e.cells] for i, e in enumerate(result.bundles)})
+
+
+def _cost(result: BenchResult) -> str:
+    rows = []
+    for place, entry in enumerate(result.bundles):
+        start = entry.start
+        rows.append(
+            [
+                _named(result, place),
+                mib(entry.file_bytes),
+                mib(entry.weights_bytes),
+                _NONE if start is None else f"{start.load_ms:,.0f} ms",
+                _NONE if start is None else f"{start.first_output_ms:,.0f} ms",
+                _NONE if start is None else mib(start.peak_rss_bytes),
+                _NONE if start is None else mib(start.peak_rss_bytes - start.base_rss_bytes),
+                _energy(entry),
+            ]
+        )
+    head = ["bundle", "files", "weights", "load", "first output", "peak memory", "of that its own"]
+    return table([*head, "energy"], rows)
+
+
+def _energy(entry: Entry) -> str:
+    told = [
+        f"{1e6 * c.joules_per_item:,.0f} µJ at T = {c.t}"
+        for c in entry.cells
+        if c.joules_per_item is not None
+    ]
+    return f"{told[0]}" if told else _NONE
+
+
+def _quality(result: BenchResult) -> str:
+    rows = []
+    for place, entry in enumerate(result.bundles):
+        held = entry.quality
+        if held is None:
+            rows.append([_named(result, place), *[_NONE] * 5])
+            continue
+        losses = held.loss_difference
+        verdict = {True: ("passed", "good"), False: ("failed", "bad"), None: ("not judged", "none")}
+        word, kind = verdict[held.passed]
+        rows.append(
+            [
+                _named(result, place),
+                f"{held.items:,}",
+                f"{held.divergence[-1]:.2g}",
+                _NONE if losses is None else f"{losses[-1]:+.4f}",
+                "yes" if held.causal else "no",
+                f'<span class="{kind}">{word}</span>',
+            ]
+        )
+    head = ["bundle", "items read", "divergence at the end", "loss at the end", "causal", "gates"]
+    return table(head, rows)
+
+
+def _machine(result: BenchResult) -> str:
+    env = result.environment
+    cores = None if env.pinned_to is None else ", ".join(str(core) for core in env.pinned_to)
+    pinned = "not pinned" if cores is None else f"pinned to core {cores}"
+    facts = {
+        "processor": f"{env.cpu}, {env.cores} cores, {' '.join(env.instructions)}",
+        "threads": f"{result.threads}, {pinned}",
+        "provider": f"{result.provider}, onnxruntime {env.onnxruntime}",
+        "governor": env.governor or "not told",
+        "load before and after": f"{_load(env.load_before)} and {_load(env.load_after)}",
+        "energy": result.energy_why or "package counters (RAPL), everything on the package counts",
+        "system": f"{env.system}, Python {env.python}, numpy {env.numpy}",
+        "input": ", ".join(f"{e.label}: {e.data}" for e in result.bundles),
+    }
+    pairs = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in facts.items())
+    return f"<dl>{pairs}</dl>"
+
+
+def _load(load: tuple[float, ...] | None) -> str:
+    return "not told" if load is None else " ".join(f"{value:g}" for value in load)

@@ -1,0 +1,1 @@
+"""Tools for ONNX graphs that export, quantize and evaluate share."""
