@@ -12,9 +12,7 @@ from dst.export.errors import (
     AdoptError,
     CertificateError,
     ExportError,
-    LoweringError,
     OpenQuestionsError,
-    StepContractError,
     StepFaultError,
 )
 
@@ -32,7 +30,6 @@ __all__ = [
     "LoweringError",
     "OpenQuestionsError",
     "Step",
-    "StepContractError",
     "StepFaultError",
     "adopt_bundle",
     "export_bundle",
