@@ -123,6 +123,10 @@ class OneHotAsWideAsTheTable(OneHotAsWideAsTheData):
         return 32
 
 
+class NeverEnds(BaseException):
+    """Raised where a loop would run for ever; nobody is to catch it and go on."""
+
+
 class RootUntilItConverges(nn.Module):
     """Fault: Newton's steps for a root mean square run until they converge."""
 
@@ -141,8 +145,8 @@ class RootUntilItConverges(nn.Module):
     most = 10_000
 
     def unsettled(self, root: Tensor) -> Tensor:
-        """Stand for a loop without end: the powers that a stream can have take six steps."""
-        raise RuntimeError("the root of a negative power does not converge")
+        """Stand for a loop without end: the powers that a stream can have take a few steps."""
+        raise NeverEnds("the root of a negative power does not converge")
 
     def forward(self, x: Tensor, power: Tensor) -> Any:
         answers = []
