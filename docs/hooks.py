@@ -21,8 +21,12 @@ OUTSIDE = {
 """Documents that stand elsewhere in the repository, and the pages they become."""
 SOURCES = {page: source for source, page in OUTSIDE.items()}
 LOG = logging.getLogger("mkdocs.hooks")  # a strict build fails at its warnings
-CODE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2$|`[^`\n]+`(?!\]\())", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+LINK = re.compile(
+    r"^ *(?P<fence>`{3,}|~{3,}).*?^ *(?P=fence)$"  # code is left alone
+    r"|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+    r"|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,7 +44,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def lead(match: re.Match[str]) -> str:
         """Return a link to a page, to the hosted repository, or a path where there is neither."""
-        path, mark, anchor = match["target"].partition("#")
+        path, mark, anchor = (match["target"] or "").partition("#")
         if not path or re.match(r"[a-z]+:", path):
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
@@ -54,10 +58,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"[{text}]({config.repo_url.rstrip('/')}/{kind}/main/{path})"
         return text if path in text else f"{text} (`{path}`)"
 
-    parts = CODE.split(markdown)  # prose, code, its fence, prose, ...
-    parts[0::3] = [LINK.sub(lead, part) for part in parts[0::3]]
-    del parts[2::3]
-    return "".join(parts)
+    return LINK.sub(lead, markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
