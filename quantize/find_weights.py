@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.walk import bodies_of, links, nodes_of, tensors_of
+from dst.graphs.sizes import dtype_name
+from dst.graphs.walk import attribute, bodies_of, links, nodes_of, tensors_of
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.cells import CELLS, FILTERS, gap, slow
 from dst.runtime.bundle.manifest import Contract
@@ -123,7 +124,9 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
             value = node.input[weight]
             tensor = turned.get(value) or tensors[value]
             array = np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float32)
-            flip = (value in turned) != (node.op_type == "Gemm" and bool(_int(node, "transB")))
+            flip = (value in turned) != (
+                node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+            )
             found[node.name] = (tensor.name, array.T if flip else array, flip)
         elif weight:
             left[node.name] = weight
@@ -201,9 +204,8 @@ def _operator(
             made = "is an input of the graph" if name in inputs else "is computed by the graph"
             return f"a weight of {op} that {made} is no constant"
         if tensors[name].data_type != onnx.TensorProto.FLOAT:
-            kind = onnx.helper.tensor_dtype_to_string(tensors[name].data_type)
-            return f"{op} holds its weight as {kind.removeprefix('TensorProto.').lower()}"
-    if op in CELLS and _int(node, "layout"):
+            return f"{op} holds its weight as {dtype_name(tensors[name].data_type)}"
+    if op in CELLS and attribute(node, "layout", 0):
         return f"ONNX Runtime runs no {op} with layout 1 on CPUs"
     names = tuple(node.input[place] for place in weights)
     sizes = [tuple(tensors[name].dims) for name in names]
@@ -270,12 +272,12 @@ def _weight_of(
     at = held[0]
     size = tensors[node.input[at]].dims
     if node.op_type == "Gather" and at == 0:
-        if len(size) == 2 and _int(node, "axis") == 0 and node.input[1] in items:
+        if len(size) == 2 and attribute(node, "axis", 0) == 0 and node.input[1] in items:
             return 0
         return "a table that is not looked up by the chunk's items"
     if node.op_type == "MatMul" and at == 1 and len(size) == 2:
         return 1
-    if node.op_type == "Gemm" and at == 1 and not _int(node, "transA") and _plain(node):
+    if node.op_type == "Gemm" and at == 1 and not attribute(node, "transA", 0) and _plain(node):
         return 1
     if node.op_type in ("MatMul", "Gemm", "Einsum"):
         return f"{node.op_type} holds its weight in a way that has no quantized kernel"
@@ -286,10 +288,6 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor may be a weight: masks and other small constants are none."""
     matrix = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
     return matrix and math.prod(tensor.dims) >= MIN_VALUES
-
-
-def _int(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)
 
 
 def _plain(node: onnx.NodeProto) -> bool:

@@ -11,7 +11,9 @@ import msgspec
 import onnx
 
 import dst
-from dst.graphs.files import WEIGHTS_FILE, held_bytes, inside_bytes, multiplied_out, pack
+from dst.graphs.sizes import expanded_bytes, inline_bytes
+from dst.graphs.weights import FILE as WEIGHTS_FILE
+from dst.graphs.weights import INLINE_BYTES, pack
 from dst.quantize.assign import Choice, choose
 from dst.quantize.errors import CalibrationError, QuantizeError
 from dst.quantize.recipe import Form, Override, Recipe, recipe_named
@@ -104,21 +106,21 @@ def quantize_bundle(
     if calibration is not None and (static or moments):
         seen = observed(bundle, bundle, graphs, calibration, moments, report)
         values = Values(recipe, shared, seen)
-    made = _made(bundle, graphs, choices, values, backend, report)
-    if not any(record.form != "float32" for record in made.records):
-        raise NothingQuantizedError(f"{bundle.label}: {_nothing(recipe, made)}", made.records)
-    if calibration is not None and static:
-        # once more, in the states that the quantized recurrence gets into
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder) / "draft"
-            write_bundle(draft, made.manifest, made.files)
-            driver = open_bundle(draft)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = _made(bundle, graphs, choices, values, backend, folder, report)
+        if not any(record.form != "float32" for record in made.records):
+            raise NothingQuantizedError(f"{bundle.label}: {_nothing(recipe, made)}", made.records)
+        if calibration is not None and static:
+            # once more, in the states that the quantized recurrence gets into
+            write_bundle(folder / "draft", made.manifest, made.files)
+            driver = open_bundle(folder / "draft")
             seen = observed(bundle, driver, graphs, calibration, moments, report)
-        values = Values(recipe, shared, seen)
-        made = _made(bundle, graphs, choices, values, backend, report)
-    report("recording golden vectors", 0.9)
-    manifest, files = proved(bundle, made.manifest, made.files)
-    sealed = write_bundle(path, manifest, files, overwrite=overwrite)
+            values = Values(recipe, shared, seen)
+            made = _made(bundle, graphs, choices, values, backend, folder, report)
+        report("recording golden vectors", 0.9)
+        manifest, files = proved(bundle, made.manifest, made.files)
+        sealed = write_bundle(path, manifest, files, overwrite=overwrite)
     report("written", 1.0)
     return Quantized(
         bundle=Bundle(Path(path), sealed),
@@ -141,6 +143,7 @@ def _made(
     choices: Mapping[str, Choice],
     values: Values,
     backend: Backend,
+    folder: Path,
     report: Progress,
 ) -> _Made:
     """Write the graphs and a manifest that lacks only its golden runs."""
@@ -156,7 +159,7 @@ def _made(
         models[file], found = rebuilt(part.graph, part.choices, values, backend)
         entries.append(entry_of(part.graph, models[file], part.allowed_t))
         records = found | records
-    files: Files = dict(pack(models, bundle.root))
+    files = pack(models, bundle.root, folder)
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
     if TOKENIZER_FILE in bundle.manifest.files:
@@ -173,7 +176,7 @@ def _made(
             graphs=tuple(entries),
             golden=(),
             certificates=(),
-            weights_bytes=held + max(multiplied_out(model) for model in models.values()),
+            weights_bytes=held + max(expanded_bytes(model) for model in models.values()),
             files={},
         ),
         files=files,
@@ -255,6 +258,9 @@ def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:
 def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> tuple[int, int]:
     """What the weights take on disk, and what one open graph holds of them."""
     weights = files.get(WEIGHTS_FILE)
-    shared = len(weights) if isinstance(weights, bytes) else 0
-    own = [inside_bytes(m) if shared else held_bytes(m) for m in models.values()]
+    shared = weights.stat().st_size if isinstance(weights, Path) else 0
+    own = [
+        inline_bytes(m, INLINE_BYTES, bodies_only=True) if shared else inline_bytes(m)
+        for m in models.values()
+    ]
     return shared + sum(own), shared + max(own)

@@ -27,7 +27,7 @@ import onnx
 from onnx import numpy_helper
 
 from dst.evaluate.quality import Settings, report
-from dst.graphs.files import pack
+from dst.graphs.weights import pack
 from dst.quantize import Calibration, recipe_named
 from dst.quantize.assign import choose
 from dst.quantize.rewriting.rebuild import Opened, opened
@@ -161,13 +161,14 @@ def rounded_bundle(
         spent += time.perf_counter() - start
         array = np.ascontiguousarray(restored.T if site.turned else restored)
         tensors[site.weight].CopyFrom(numpy_helper.from_array(array, site.weight))
-    parts: dict[str, bytes | Path] = dict(pack({graph.entry.file: model}, bundle.root))
-    if any(isinstance(s.init, Stored) for s in bundle.manifest.contract.state):
-        parts[INIT_FILE] = bundle.root / INIT_FILE
-    manifest = msgspec.structs.replace(
-        bundle.manifest, graphs=(graph.entry,), golden=(), certificates=(), files={}
-    )
-    write_bundle(path, manifest, parts, overwrite=True)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = pack({graph.entry.file: model}, bundle.root, Path(folder))
+        if any(isinstance(s.init, Stored) for s in bundle.manifest.contract.state):
+            parts[INIT_FILE] = bundle.root / INIT_FILE
+        manifest = msgspec.structs.replace(
+            bundle.manifest, graphs=(graph.entry,), golden=(), certificates=(), files={}
+        )
+        write_bundle(path, manifest, parts, overwrite=True)
     return spent
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.files import drop_unused, load, opset_of
 from dst.graphs.fold import given_of
-from dst.graphs.walk import bodies_of, nodes_of, tensors_of
+from dst.graphs.load import drop_unused, load
+from dst.graphs.versions import domains, min_ort, opsets, version
+from dst.graphs.walk import bodies_of, nodes_of, opset_of, set_nodes, tensors_of
 from dst.quantize.assign import Choice
 from dst.quantize.find_weights import Floats, Site, Survey, survey
 from dst.quantize.recipe import Form, Recipe
@@ -33,8 +34,8 @@ from dst.quantize.rounding.rounded_weights import Values
 from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Graph
 
-MIN_ORT = {11: "1.14", 13: "1.14", 18: "1.14", 21: "1.20"}
-"""First ONNX Runtime release with the CPU kernels that an operator set's forms are run by."""
+LEAST_ORT = "1.14"
+"""Forms are run by kernels that no older ONNX Runtime was tried for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +197,7 @@ class _Pen:
             elif self._site(draft, node, site) in ("int4-block", "int8-block"):
                 blocks.add(node.output[0])
         graph.initializer.extend(draft.tensors.values())
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        set_nodes(graph, draft.nodes)
 
     def _site(self, draft: Draft, node: onnx.NodeProto, site: Site) -> Form:
         """Write one operator with weights and return its form."""
@@ -224,15 +223,14 @@ def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) ->
     """Describe a rewritten graph for the manifest; products keep their names and costs."""
     costs = graph.entry.multiply_adds
     names = [node.name for node in model.graph.node]
-    nodes = list(nodes_of(model.graph))
     before = {node.name for node in graph.model.graph.node}
-    opset = max((o for o in MIN_ORT if o <= opset_of(model)), default=min(MIN_ORT))
+    least = (graph.entry.min_ort, LEAST_ORT, min_ort(model, foreign=graph.entry.min_ort))
     return msgspec.structs.replace(
         graph.entry,
         allowed_t=tuple(allowed_t),
-        opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
-        domains=tuple(sorted({n.domain or "ai.onnx" for n in nodes})),
-        min_ort=max(graph.entry.min_ort, MIN_ORT[opset], key=_version),
+        opsets=opsets(model),
+        domains=domains(model),
+        min_ort=max(least, key=version),
         multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
     )
 
@@ -259,7 +257,3 @@ def _record(file: str, site: Site, choice: Choice) -> WeightRecord:
         insisted=choice.insisted,
         tied=bool(choice.table),
     )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from dst.graphs.files import opset_of
+from dst.graphs.walk import opset_of
 from dst.quantize.assign import Choice
 from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rewriting.rewrite import OPSET

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, external_data_helper, helper
+from onnx import TensorProto, helper
 
 from dst.graphs.fold import given_of
+from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.quantize.errors import CalibrationError
 from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rounding.rounded_weights import result_key
@@ -145,11 +146,6 @@ class _Probe:
                 self.plain |= {site.key, result}
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
-        for tensor in model.graph.initializer:
-            if external_data_helper.uses_external_data(tensor):
-                external_data_helper.load_external_data_for_tensor(tensor, str(source.root))
-                tensor.ClearField("data_location")
-                del tensor.external_data[:]
         del model.graph.output[:]
         model.graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self._keys
@@ -157,6 +153,7 @@ class _Probe:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(source.root))
         self._session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import numpy_helper
 
+from dst.graphs.walk import bodies_of
+
 _RANDOM = frozenset(
     [
         "RandomNormal",
@@ -48,10 +50,8 @@ def _named(
         drops = node.op_type in _DROPOUT and _is_on(node, constants)
         if node.op_type in _RANDOM or drops:
             yield " in ".join((node.op_type, *inside))
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node or body.output:
-                    yield from _named(body, (node.op_type, *inside), constants)
+        for body in bodies_of(node):
+            yield from _named(body, (node.op_type, *inside), constants)
 
 
 def _is_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
