@@ -1,4 +1,4 @@
-"""A step and real items in, a bundle out: traced, packed, proved, then written at once."""
+"""Export a torch module to a bundle: trace it, compare the graphs with torch, write the files."""
 
 from __future__ import annotations
 

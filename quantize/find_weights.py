@@ -37,7 +37,7 @@ _DECAY_INPUTS = {"LinearAttention": (4, 5)}
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class WeightUse:
     """One operator with weights: a product, a look-up, a recurrent operator or a convolution.
 
     Attributes:
@@ -81,19 +81,19 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class FoundWeights:
     """What a graph holds.
 
     Attributes:
-        sites: weights that can be held in another form.
+        uses: weights that can be held in another form.
         left: node -> why its weights cannot.
     """
 
-    sites: tuple[Site, ...]
+    uses: tuple[WeightUse, ...]
     left: Mapping[str, str]
 
 
-def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
+def find_weights(model: onnx.ModelProto, folder: Path, contract: Contract) -> FoundWeights:
     """Find the weights of a graph; its names must be distinct (``dst.graphs.walk``).
 
     Args:
@@ -109,15 +109,15 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
     items = _items(graph, contract.chunk.input)
     turned = turned_weights(graph, tensors)
     found: dict[str, tuple[str, Floats, bool]] = {}
-    others: dict[str, Site] = {}
+    others: dict[str, WeightUse] = {}
     left: dict[str, str] = {}
     for node in nodes:
         if node.op_type in (*CELLS, *FILTERS, "CausalConvWithState"):
-            site = _operator(node, tensors, inputs, folder, node.name not in top)
-            if isinstance(site, Site):
-                others[node.name] = site
+            use = _operator(node, tensors, inputs, folder, node.name not in top)
+            if isinstance(use, WeightUse):
+                others[node.name] = use
             else:
-                left[node.name] = site
+                left[node.name] = use
             continue
         weight = _weight_of(node, tensors | turned, items)
         if isinstance(weight, int):
@@ -132,24 +132,24 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
             left[node.name] = weight
     left |= _read_twice(graph, tensors, turned, found, others)
     found = {name: weight for name, weight in found.items() if name not in left}
-    others = {name: site for name, site in others.items() if name not in left}
+    others = {name: use for name, use in others.items() if name not in left}
     follow = _Follow(nodes, set(found) | set(others) | set(left), contract)
-    sites: list[Site] = []
+    uses: list[WeightUse] = []
     for node in nodes:
         if node.name in others:
-            sites.append(others[node.name])
+            uses.append(others[node.name])
         if node.name in found:
             name, array, flip = found[node.name]
             rows, columns = array.shape
             role, key, mirror = _role(node, array, follow), key_of(array), key_of(array.T)
             inside = node.name not in top
-            sites.append(
-                Site(
+            uses.append(
+                WeightUse(
                     node.name, name, flip, role, (rows, columns), key, mirror, node.op_type,
                     inside=inside,
                 )
             )  # fmt: skip
-    return Survey(tuple(sites), left)
+    return FoundWeights(tuple(uses), left)
 
 
 def _read_twice(
@@ -157,7 +157,7 @@ def _read_twice(
     tensors: Mapping[str, onnx.TensorProto],
     turned: Mapping[str, onnx.TensorProto],
     found: Mapping[str, tuple[str, Floats, bool]],
-    others: Mapping[str, Site],
+    others: Mapping[str, WeightUse],
 ) -> dict[str, str]:
     """Find the operators whose weight something else reads too: node -> why it stays.
 
@@ -177,7 +177,7 @@ def _read_twice(
                 readers[name] = f"{node.op_type} reads"
     readers |= {t.name: readers[value] for value, t in turned.items() if value in readers}
     held: dict[str, tuple[str, ...]] = {name: (found[name][0],) for name in found}
-    held |= {name: site.names for name, site in others.items()}
+    held |= {name: use.names for name, use in others.items()}
     return {
         node: f"{readers[name]} the same weight, which would then be held twice"
         for node, names in held.items()
@@ -192,7 +192,7 @@ def _operator(
     inputs: Collection[str],
     folder: Path,
     inside: bool,
-) -> Site | str:
+) -> WeightUse | str:
     """A recurrent operator or a convolution; or why its weights stay as they are."""
     op = node.op_type
     if op == "CausalConvWithState":
@@ -224,7 +224,7 @@ def _operator(
         outputs = first[0] if op == "Conv" else first[1]
         shape = (math.prod(first) // outputs, outputs)
     forms: tuple[Form, ...] = ("int8-dynamic", "int8-rows") if op in CELLS else ()
-    return Site(
+    return WeightUse(
         node=node.name,
         weight=names[0],
         turned=False,

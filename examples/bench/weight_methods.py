@@ -152,15 +152,15 @@ def rounded_bundle(
     model.CopyFrom(graph.model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     spent = 0.0
-    for site in graph.found.sites:
-        if choices[site.key].form != "int4-block":
+    for use in graph.found.uses:
+        if choices[use.key].form != "int4-block":
             continue
-        weight = np.ascontiguousarray(graph.weight(site))
+        weight = np.ascontiguousarray(graph.weight(use))
         start = time.perf_counter()
-        restored = way.restored(weight, block, seen[site.key])
+        restored = way.restored(weight, block, seen[use.key])
         spent += time.perf_counter() - start
-        array = np.ascontiguousarray(restored.T if site.turned else restored)
-        tensors[site.weight].CopyFrom(numpy_helper.from_array(array, site.weight))
+        array = np.ascontiguousarray(restored.T if use.turned else restored)
+        tensors[use.weight].CopyFrom(numpy_helper.from_array(array, use.weight))
     with tempfile.TemporaryDirectory() as folder:
         parts = pack({graph.entry.file: model}, bundle.root, Path(folder))
         if any(isinstance(s.init, Stored) for s in bundle.manifest.contract.state):

@@ -1,4 +1,4 @@
-"""Make the contract, the files and the manifest of a bundle from a draft and recorded runs."""
+"""Write the contract, the files and the manifest of a bundle for an adopted file."""
 
 from __future__ import annotations
 

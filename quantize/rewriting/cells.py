@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from dst.graphs.walk import attribute
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.rewrite import Draft, Held, write_product
+from dst.quantize.rewriting.rewrite import Draft, NewWeight, write_product
 from dst.quantize.rounding.rounding import Rounded, by_row
 
 Floats = npt.NDArray[np.float32]
@@ -277,7 +277,7 @@ def _product(
     turned = Rounded(np.ascontiguousarray(rounded.values.T), rounded.scale)
     result = f"{name}.result"
     node = helper.make_node("MatMul", [x, weight[0]], [result], name)
-    write_product(draft, node, Held(form, weight[0], rounded=turned))
+    write_product(draft, node, NewWeight(form, weight[0], rounded=turned))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Real items and a bundle in, what each product's input looked like along its rollouts out.
+"""Run real items through a bundle and record the inputs of its products.
 
 Shape letters: ``B`` batch (1), ``T`` items per chunk, ``L`` lookback, ``K`` inputs of a product.
 """
@@ -135,15 +135,15 @@ class _Probe:
         nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
         self.plain: set[str] = set()
-        for site in graph.found.sites:
-            if site.role in ("embedding", "cell") or site.inside:
+        for use in graph.found.uses:
+            if use.role in ("embedding", "cell") or use.inside:
                 continue
-            node = nodes[site.node]
-            self._keys.setdefault(node.input[0], []).append(site.key)
-            if site.role == "filter":
-                result = result_key(site.key)
+            node = nodes[use.node]
+            self._keys.setdefault(node.input[0], []).append(use.key)
+            if use.role == "filter":
+                result = result_key(use.key)
                 self._keys.setdefault(node.output[0], []).append(result)
-                self.plain |= {site.key, result}
+                self.plain |= {use.key, result}
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         del model.graph.output[:]

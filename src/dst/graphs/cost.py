@@ -1,4 +1,4 @@
-"""A graph and its contract in, how many multiply-adds each of its nodes costs out.
+"""Count the multiply-adds of each node of a graph.
 
 What counts are products of matrices, convolutions and recurrences; elementwise work, sums and
 moves count as none. Shape letters: ``B`` batch, ``T`` items per chunk.
