@@ -185,9 +185,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def two_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries two recipes only, where the others add nothing but time."""
-    monkeypatch.setattr(
-        "dst.quantize.autotune.autotune.CANDIDATES", ("int8-weights", "int4-weights")
-    )
+    monkeypatch.setattr("dst.quantize.autotune.tune.CANDIDATES", ("int8-weights", "int4-weights"))
 
 
 ALL_FASTER = dict(zip(CANDIDATES, (2.0, 1.8, 1.6, 1.4, 1.2), strict=True))
