@@ -15,7 +15,7 @@ from dst.graphs.sizes import expanded_bytes, inline_bytes
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import INLINE_BYTES, pack
 from dst.quantize.assign import Choice, choose
-from dst.quantize.errors import CalibrationError, QuantizeError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import PRECISIONS, Form, Override, Precision, Recipe, recipe_named
 from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.quantize.rewriting.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
@@ -101,9 +101,10 @@ def quantize_bundle(
     static = any(c.form == "int8-static" for c in choices.values())
     moments = recipe.blockwise and recipe.method != "rtn"
     if calibration is None and (static or recipe.method == "gptq"):
-        raise CalibrationError(
+        raise QuantizeError(
             f"recipe {recipe.label}: needs to see real items; give calibration "
-            "(dst quantize --calibrate FILE)"
+            "(dst quantize --calibrate FILE)",
+            code="calibration",
         )
     shared = frozenset(choice.table for choice in choices.values())
     values = RoundedWeights(recipe, shared, {})

@@ -35,7 +35,7 @@ def hf_step(order: "Order", source: Path) -> "LanguageStep":
     """Load the model.
 
     Raises:
-        HuggingFaceError: the directory holds no model that can become a bundle.
+        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
         WrongUseError: transformers is missing, or an option does not go with it.
     """
     if order.of_module or order.checkpoint:
