@@ -106,6 +106,19 @@ def test_an_id_does_not_depend_on_where_the_weights_lie(tmp_path: Path) -> None:
     assert len(values_of(large, tmp_path)) == 1 << 20
 
 
+def test_a_large_constant_is_read_whatever_its_place(tmp_path: Path) -> None:
+    """Only initializers are moved to the file of weights, so nothing else may stay outside."""
+    node = helper.make_node("Constant", [], ["w"], value=tensor("w", np.resize(LARGE, 1 << 18)))
+    whole = model(nodes=(node,))
+    whole.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [1 << 18]))
+    path = tmp_path / "m.onnx"
+    onnx.save_model(whole, path, save_as_external_data=True, location="w", convert_attribute=True)
+    assert path.stat().st_size < 1000
+    (read,) = all_tensors(read_model(path).graph)
+    assert read.data_location == TensorProto.DEFAULT
+    assert np.array_equal(numpy_helper.to_array(read), np.resize(LARGE, 1 << 18))
+
+
 class Table(nn.Module):
     """A look-up whose table is by far the most of it, a recurrence and a head."""
 

@@ -108,13 +108,14 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def _load_small(model: onnx.ModelProto, folder: Path) -> None:
-    """Load the external data of small tensors and inputs, and try that of all others."""
-    inputs = {value.name for value in model.graph.input}
+    """Load the external data of all tensors but large weights, whose data is only tried."""
+    weights = {tensor.name for graph in graphs_of(model.graph) for tensor in graph.initializer}
+    weights -= {value.name for value in model.graph.input}
     for tensor in all_tensors(model.graph):
         if uses_external_data(tensor):
             loaded = TensorProto.FromString(tensor.SerializeToString())
             load_external_data_for_tensor(loaded, str(folder))
-            if size_of(tensor) <= LARGE_BYTES or tensor.name in inputs:
+            if size_of(tensor) <= LARGE_BYTES or tensor.name not in weights:
                 loaded.data_location = TensorProto.DEFAULT
                 del loaded.external_data[:]
                 tensor.CopyFrom(loaded)
