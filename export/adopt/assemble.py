@@ -55,22 +55,11 @@ GOLDEN_TOLERANCE = 1e-4
 """What another machine may differ by: it orders its sums differently."""
 GOLDEN_BYTES = 1 << 20
 """About as much of a run is recorded."""
-_WINDOW = frozenset(
-    [
-        "cache",
-        "cached",
-        "key",
-        "keys",
-        "k",
-        "value",
-        "values",
-        "v",
-        "past",
-        "window",
-        "buffer",
-        "ring",
-    ]
-)
+_WINDOW = {
+    "cache", "cached", "key", "keys", "k", "value", "values", "v", "past", "window", "buffer",
+    "ring",
+}  # fmt: skip
+"""Words in the names of states that hold past items."""
 
 
 def contract_of(

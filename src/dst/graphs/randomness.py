@@ -9,18 +9,10 @@ from onnx import numpy_helper
 
 from dst.graphs.walk import bodies_of
 
-_RANDOM = frozenset(
-    [
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Sampling",
-    ]
-)
-_DROPOUT = frozenset(["Dropout", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"])
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+    "Bernoulli", "Sampling",
+}  # fmt: skip
 _SWITCH = {"Dropout": 2, "BiasDropout": 4, "BitmaskDropout": 2, "BitmaskBiasDropout": 4}
 """Which input of a dropout says that it is on."""
 
@@ -47,7 +39,7 @@ def _named(
         if attribute.name == "value"
     }
     for node in graph.node:
-        drops = node.op_type in _DROPOUT and _is_on(node, constants)
+        drops = node.op_type in _SWITCH and _is_on(node, constants)
         if node.op_type in _RANDOM or drops:
             yield " in ".join((node.op_type, *inside))
         for body in bodies_of(node):
