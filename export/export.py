@@ -37,7 +37,6 @@ from dst.export.step import Step
 from dst.graphs.cost import multiply_adds
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import pack
-from dst.runtime.bundle.folder import check_target, write_bundle
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -48,6 +47,7 @@ from dst.runtime.bundle.manifest import (
     Producer,
     Stored,
 )
+from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
 
 Array = npt.NDArray[np.generic]

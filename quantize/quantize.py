@@ -22,9 +22,10 @@ from dst.quantize.rewriting.split import parted, runs_both
 from dst.quantize.rounding.calibrate import Calibration, observed
 from dst.quantize.rounding.rounded_weights import Values
 from dst.quantize.verify import proved
-from dst.runtime.bundle.folder import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Contract, Graph, Manifest, Producer, Stored
+from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.validation import INIT_FILE, TOKENIZER_FILE
+from dst.runtime.bundle.writer import check_target, write_bundle
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -176,6 +177,7 @@ def _made(
             certificates=(),
             weights_bytes=held + max(multiplied_out(model) for model in models.values()),
             files={},
+            upgraded_from=None,
         ),
         files=files,
         records=tuple(records.values()),

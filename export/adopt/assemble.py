@@ -22,6 +22,7 @@ from dst.graphs.cost import multiply_adds
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import file_id, held, pack
 from dst.runtime.bundle.constants import model_id_with_constants
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
@@ -42,7 +43,6 @@ from dst.runtime.bundle.manifest import (
     Zeros,
 )
 from dst.runtime.bundle.validation import INIT_FILE
-from dst.runtime.execution.buffers import sized
 from dst.runtime.golden import golden_tensors
 
 Array = npt.NDArray[np.generic]
@@ -80,8 +80,6 @@ def contract_of(
             input=chunk.port.name,
             dtype=chunk.port.dtype,
             shape=chunk.shape,
-            batch_axis=chunk.batch_axis,
-            time_axis=chunk.shape.index("T"),
             nominal_t=plan.sizes[-1],
             allowed_t=plan.sizes,
             content=Features(names=(), sample_rate_hz=answers.sample_rate_hz, normalisation=None)
@@ -113,8 +111,6 @@ def contract_of(
                 dtype=placed.port.dtype,
                 shape=placed.shape,
                 meaning=answers.meanings.get(name, "custom"),
-                per="chunk" if placed.time_axis is None else "item",
-                time_axis=placed.time_axis,
             )
             for name, placed in outputs.items()
         ),
@@ -210,7 +206,6 @@ def _state(state: DraftState) -> State:
         output=state.after.name,
         dtype=placed.port.dtype,
         shape=placed.shape,
-        batch_axis=placed.batch_axis,
         init=_init(state),
         role=_role(placed),
     )

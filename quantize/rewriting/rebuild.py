@@ -30,8 +30,8 @@ from dst.quantize.rewriting.rewrite import (
 )
 from dst.quantize.rewriting.stored import write_stored
 from dst.quantize.rounding.rounded_weights import Values
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Graph
+from dst.runtime.bundle.reader import Bundle
 
 MIN_ORT = {11: "1.14", 13: "1.14", 18: "1.14", 21: "1.20"}
 """First ONNX Runtime release with the CPU kernels that an operator set's forms are run by."""

@@ -6,8 +6,8 @@ Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Chunk, Tokens, window
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.finite import Floats, pieces
 
 Array = npt.NDArray[np.generic]

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Contract, StreamInput
 from dst.runtime.errors import SessionError
-from dst.runtime.execution.buffers import sized
 
 Array = npt.NDArray[np.generic]
 

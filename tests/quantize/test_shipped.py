@@ -9,7 +9,7 @@ import pytest
 
 from dst.quantize import quantize_bundle
 from dst.runtime import Session, replay_golden, surprise_bits
-from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.reader import open_bundle
 
 BYTES = 4096
 T = 32

@@ -202,6 +202,19 @@ dst report text ./text-int4 notes.txt --items 100000 --budget 0.02 --json -
 """
 )
 
+UPGRADE = _flowing(
+    """
+Rewrite a bundle of format 1, which this version no longer opens, as format 2.
+
+OLD stays as it is; its golden runs must pass here before NEW is written. Graphs and weights are
+copied byte for byte, and states that were saved before load in NEW.
+
+\b
+dst upgrade ./old-bundle ./new-bundle
+dst upgrade ./old-bundle ./new-bundle --json -
+"""
+)
+
 STORE = _flowing(
     """
 Look after a store: one file that holds the states of many streams, with their past.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import helper, shape_inference
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Contract, window
-from dst.runtime.execution.buffers import sized
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
