@@ -252,6 +252,46 @@ def test_unknown_and_missing_fields_are_refused(copy: Path, extra: str) -> None:
         decode(canonical(fields))
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "default"),
+    [
+        ([], "recipe", None),
+        ([], "precision", "float32"),
+        ([], "certificates", []),
+        ([], "quality", None),
+        (["contract"], "constants", []),
+        (["contract", "chunk"], "tail", "exact"),
+        (["contract", "chunk"], "lookback", 0),
+        (["contract", "chunk"], "pad_value", None),
+        (["contract", "outputs", 0], "levels", []),
+        (["contract", "state", 1], "init", {"kind": "zeros"}),
+        (["graphs", 1], "multiply_adds", {}),
+        (["graphs", 0], "batch", []),
+    ],
+)
+def test_a_default_that_is_spelled_out_is_refused(
+    copy: Path, place: list[str | int], name: str, default: object
+) -> None:
+    fields = json.loads((copy / "manifest.json").read_bytes())
+    part = fields
+    for step in place:
+        part = part[step]
+    assert name not in part
+    part[name] = default
+    del fields["bundle_id"]
+    fields["bundle_id"] = hashlib.sha256(canonical(fields)).hexdigest()
+    with refused(BundleError, "manifest-not-canonical"):
+        decode(canonical(fields))
+
+
+@pytest.mark.parametrize(("part", "name"), [("chunk", "batch_axis"), ("chunk", "time_axis")])
+def test_what_the_shape_says_is_not_said_again(copy: Path, part: str, name: str) -> None:
+    fields = json.loads((copy / "manifest.json").read_bytes())
+    fields["contract"][part][name] = 1
+    with refused(BundleError, "manifest-invalid", match=name):
+        decode(canonical(fields))
+
+
 @pytest.mark.parametrize("verify", ["Full", "none", None, True])
 def test_a_word_that_is_no_way_to_verify_is_refused(copy: Path, verify: object) -> None:
     with pytest.raises(BundleError, match="expected 'full' or 'size'"):
