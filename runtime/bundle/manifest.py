@@ -100,6 +100,10 @@ def canonical(value: object) -> bytes:
 
     Raises:
         BundleError: `manifest-invalid`: a NaN, an infinity, or text that is not valid Unicode.
+
+    Example:
+        >>> canonical({"b": 1e-05, "a": [True, None]})
+        b'{"a":[true,null],"b":1e-05}'
     """
     try:
         text = json.dumps(
@@ -114,6 +118,8 @@ def canonical(value: object) -> bytes:
 
 def encode(manifest: Manifest) -> bytes:
     """Return the canonical bytes of a manifest, as they stand in manifest.json.
+
+    A field that holds its default is left out.
 
     Raises:
         BundleError: `manifest-invalid`: a value has no canonical form (NaN, infinity).
@@ -263,6 +269,10 @@ def claimed_files(data: bytes) -> frozenset[str] | None:
     """Return the names that a manifest of any version lists, or None if it is no manifest.
 
     Nothing else is checked: an outdated or altered bundle is still somebody's bundle.
+
+    Example:
+        >>> claimed_files(b'{"files":{"step.onnx":{}},"format":"dst-bundle","format_version":1}')
+        frozenset({'step.onnx'})
     """
     try:
         claim = msgspec.json.decode(data, type=_Claim)

@@ -51,7 +51,7 @@ class Bundle:
         Raises:
             BundleError: `file-missing`: the manifest does not list it, or it is gone.
             BundleError: `file-size`: its size is no longer the listed one.
-            BundleError: it is not a safetensors file.
+            BundleError: `tensors-unreadable`: it is not a safetensors file.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -74,7 +74,7 @@ class Bundle:
             ) from None
 
     def init_tensors(self) -> dict[str, Array]:
-        """Read the stored initial tensors: state input name -> array with batch axis 1.
+        """Read the stored initial tensors by the name of the state input, each with B = 1.
 
         Raises:
             BundleError: `init-tensors`: one is missing, or has another dtype or shape than the
@@ -105,7 +105,12 @@ class Bundle:
 
 
 def shipped() -> dict[str, Path]:
-    """Return the bundles that come with the package: name -> directory."""
+    """Return the directories of the bundles that come with the package, by name.
+
+    Example:
+        >>> list(shipped())
+        ['text', 'text-int4', 'text-int8']
+    """
     folder = Path(dst.__file__).parent / "shipped"
     if not folder.is_dir():
         return {}
@@ -117,6 +122,10 @@ def locate(path: str | Path) -> Path:
 
     Raises:
         BundleNotFoundError: neither; the message lists the shipped names.
+
+    Example:
+        >>> locate("text").name
+        'text'
     """
     given = Path(path)
     if given.is_dir():
@@ -156,8 +165,8 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
 
     Example:
         >>> bundle = open_bundle("text", verify="size")
-        >>> bundle.manifest.contract.chunk.allowed_t
-        (1, 32, 256)
+        >>> bundle.label, [graph.file for graph in bundle.manifest.graphs]
+        ('bundle text/', ['step.onnx', 'step_t32.onnx', 'step_t1.onnx'])
     """
     return open_with(decode, path, verify)
 

@@ -98,7 +98,7 @@ def check_contract(contract: Contract) -> None:
 
 
 def is_full_precision(manifest: Manifest) -> bool:
-    """Say whether nothing was quantized."""
+    """Say whether a bundle runs the model as it was trained: float32, by no recipe."""
     return manifest.recipe is None and manifest.precision == "float32"
 
 
@@ -108,6 +108,12 @@ def check_name(name: str) -> None:
     Raises:
         BundleError: `path-outside`: it could leave the directory, or would not work on every
             platform.
+
+    Example:
+        >>> check_name("step_t1.onnx")
+        >>> check_name("../step.onnx")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dst.runtime.errors.BundleError: manifest.json: files lists '../step.onnx'; expected ...
     """
     if not _PLAIN.fullmatch(name) or name.lower() == MANIFEST_FILE or _DEVICE.fullmatch(name):
         raise BundleError(

@@ -44,6 +44,16 @@ def write_bundle(
     Raises:
         BundleExistsError: something stands at `path` that is not to be replaced; it is untouched.
         BundleError: the manifest breaks the format, or the disk refused.
+
+    Example:
+        >>> import tempfile
+        >>> from dst.runtime import open_bundle
+        >>> bundle = open_bundle("text-int4", verify="size")
+        >>> files = {name: bundle.root / name for name in bundle.manifest.files}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sealed = write_bundle(f"{folder}/copy", bundle.manifest, files)
+        >>> sealed == bundle.manifest
+        True
     """
     target = Path(path)
     check_target(target, overwrite)
@@ -68,7 +78,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
     Raises:
         BundleExistsError: something stands there that is not to be replaced.
-        BundleError: the folder it would stand in is missing.
+        BundleError: `bundle-unwritable`: the folder it would stand in is missing.
     """
     if not target.absolute().parent.is_dir():
         raise BundleError(
