@@ -1,4 +1,4 @@
-"""A step and real items in, a bundle out: traced, packed, proved, then written at once."""
+"""Export a torch module: find its contract, check it, trace it, compare it, write the bundle."""
 
 from __future__ import annotations
 

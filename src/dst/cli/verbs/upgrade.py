@@ -9,7 +9,6 @@ import typer
 
 from dst.cli.options import Json
 from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
 
 
 class Upgraded(msgspec.Struct, frozen=True):
@@ -28,6 +27,8 @@ def upgrade(
 ) -> Callable[[], int]:
     """Prepare the rewriting of a bundle."""
     output = Output.to(json)
+    from dst.cli.paths import check_apart
+
     check_apart(output, {"OLD": old}, {"NEW": new})
     from dst.upgrade import upgrade_bundle
 
