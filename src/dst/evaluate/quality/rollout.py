@@ -129,7 +129,6 @@ def _check_ends(reference: Session, other: Session) -> None:
     left, right = reference.contract, other.contract
     ends = [
         ("chunk", left.chunk.shape, right.chunk.shape),
-        ("time axis", left.chunk.time_axis, right.chunk.time_axis),
         ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
     ]
     shapes = {output.name: output.shape for output in left.outputs}
