@@ -45,7 +45,7 @@ class Intake:
             return
         if content.normalisation is not None:
             self.feed = np.zeros_like(self.raw)
-            row = [1 if isinstance(size, str) else size for size in chunk.shape]
+            row = sized(chunk.shape, 1)
             self._mean = np.asarray(content.normalisation.mean).astype(chunk.dtype).reshape(row)
             self._std = np.asarray(content.normalisation.std).astype(chunk.dtype).reshape(row)
         self.floats = pieces(self.feed)

@@ -121,7 +121,7 @@ class Batch:
             g.input: np.zeros(sized(g.shape, 0, batch), g.dtype) for g in contract.stream_inputs
         }
         places = {g.input: g.shape.index("B") for g in contract.stream_inputs}
-        axes = {o.name: o.shape.index("B") for o in contract.outputs}
+        axes = {o.name: o.batch_axis for o in contract.outputs}
         self.lanes = [
             Lane(
                 engine,
