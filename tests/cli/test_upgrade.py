@@ -141,10 +141,8 @@ def _output(fields: dict[str, Any]) -> dict[str, Any]:
         (_field(lambda f: f["contract"]["chunk"].update(colour=1)), "manifest-invalid"),
         (_field(lambda f: f.pop("recipe")), "manifest-not-canonical"),
         (_field(lambda f: f["contract"]["chunk"].update(batch_axis=0)), "manifest-not-canonical"),
-        (
-            _field(lambda f: f["contract"]["outputs"][1].update(per="item")),
-            "manifest-not-canonical",
-        ),
+        (_field(lambda f: _output(f).update(time_axis=0)), "manifest-not-canonical"),
+        (_field(lambda f: _output(f).update(per="item")), "manifest-not-canonical"),
         (_field(lambda f: f["contract"]["state"][0].update(shape=[2, 3])), "contract"),
         (_field(lambda f: f["contract"]["chunk"].update(nominal_t=3)), "contract"),
         (_field(lambda f: f["contract"]["state"][0].update(role="conv")), "state-hash"),

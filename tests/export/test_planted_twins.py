@@ -1,7 +1,7 @@
 """Every faulty module is refused by its name, and its mended twin gives a bundle.
 
 The pairs were written from the public documents, without a look at the checks. Six of them run by
-default, the rest under the marker `models`. Where the exporter and the author disagree, the test is
+default, the rest under the marker `twins`. Where the exporter and the author disagree, the test is
 marked as expected to fail and says how.
 """
 
@@ -30,15 +30,7 @@ DEFAULT = {
 }
 
 DISAGREE = {
-    "PlaceNeverMoves": "named cut-matters: a position that starts at zero and never moves",
-    "SecondContextPaddedWithZeros": "named cut-matters: a context that no answer reads",
     "MemoryReadAsWholeNumber": "exported: states that no stream reaches do move the answers",
-    "GainDropsAfterManyCalls": "exported: the closure's counter acts after 5,000 calls only",
-    "GainDropsByNonlocal": "exported: the closure's counter acts after 5,000 calls only",
-    "StartDrawnAtRandom": "asked for state= (state-open): the start is drawn, not stored",
-    "LossOnceInAThousand": "exported: random numbers are drawn, and seldom matter",
-    "LossOnceInTwenty": "named cut-matters by a certificate: random numbers seldom matter",
-    "RootUntilItConverges": "never ends: the check hands in a power below zero",
 }
 
 
@@ -50,7 +42,7 @@ def cases(faulty: bool) -> list[Any]:
         if name in seen:
             continue
         seen.add(name)
-        marks = [] if pair.name in DEFAULT else [pytest.mark.models]
+        marks = [] if pair.name in DEFAULT else [pytest.mark.twins]
         if faulty and pair.name in DISAGREE:
             marks.append(pytest.mark.xfail(strict=True, reason=DISAGREE[pair.name]))
         params.append(pytest.param(pair, id=f"{pair.kind}-{name}", marks=marks))

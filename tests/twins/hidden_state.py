@@ -310,7 +310,7 @@ class LevelInNumpy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = np.zeros(3, np.float32)
+        self.level: Any = np.zeros(3, np.float32)
         self.gru = nn.GRU(3, W, batch_first=True)
 
     def forward(self, x: Tensor, h: Any) -> Any:

@@ -188,7 +188,7 @@ class MedianBehindEachItem(MedianAroundEachItem):
 class LimiterLooksAhead(nn.Module):
     """Fault: where a chunk is loud, above 4, all of it is turned down."""
 
-    axis = (1, 2)
+    axis: tuple[int, ...] = (1, 2)
 
     def __init__(self) -> None:
         super().__init__()
