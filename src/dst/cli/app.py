@@ -231,7 +231,7 @@ app.command(help=help_of.ADOPT)(adopt)
 app.command(help=help_of.QUANTIZE)(quantize)
 app.command(help=help_of.BENCH)(bench)
 app.command(help=help_of.REPORT)(report)
-app.command(help=help_of.UPGRADE)(upgrade)
+app.command(help=help_of.told(upgrade))(upgrade)
 app.add_typer(store)
 
 

@@ -1,10 +1,20 @@
 """What `--help` says of the program and of each verb: paragraphs, then examples."""
 
+from collections.abc import Callable
+from inspect import cleandoc
+from textwrap import dedent
+
 
 def _flowing(text: str) -> str:
     """Join the lines of each paragraph, for a terminal to break; examples keep their lines."""
     parts = text.strip().split("\n\n")
     return "\n\n".join(p if p.startswith("\b") else " ".join(p.split()) for p in parts)
+
+
+def told(verb: Callable[..., object]) -> str:
+    """Return the help that a verb's docstring is: paragraphs, and examples that are indented."""
+    parts = cleandoc(verb.__doc__ or "").split("\n\n")
+    return _flowing("\n\n".join(f"\b\n{dedent(p)}" if p.startswith(" ") else p for p in parts))
 
 
 TOP = _flowing(
@@ -199,19 +209,6 @@ extra onnx.
 \b
 dst report text ./text-int8 --items 1000000 --attach --png text-int8.png
 dst report text ./text-int4 notes.txt --items 100000 --budget 0.02 --json -
-"""
-)
-
-UPGRADE = _flowing(
-    """
-Rewrite a bundle of format 1, which this version no longer opens, as format 2.
-
-OLD stays as it is; its golden runs must pass here before NEW is written. Graphs and weights are
-copied byte for byte, and states that were saved before load in NEW.
-
-\b
-dst upgrade ./old-bundle ./new-bundle
-dst upgrade ./old-bundle ./new-bundle --json -
 """
 )
 

@@ -25,7 +25,14 @@ def upgrade(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory to make.")],
     json: Json = None,
 ) -> Callable[[], int]:
-    """Prepare the rewriting of a bundle."""
+    """Rewrite a bundle of format 1, which this version no longer opens, as format 2.
+
+    OLD stays as it is. Its golden runs must pass here before NEW is written. Graphs and weights
+    are copied byte for byte, and states that were saved before load in NEW.
+
+        dst upgrade ./old-bundle ./new-bundle
+        dst upgrade ./old-bundle ./new-bundle --json -
+    """
     output = Output.to(json)
     from dst.cli.paths import check_apart
 
