@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Contract, Tokens
 from dst.runtime.errors import StepError
-from dst.runtime.execution.items import Items
+from dst.runtime.execution.inputs import Items
 from dst.runtime.state.sampler import Choice, Sampler
 from dst.runtime.stream import Stream
 from dst.runtime.tokenizer import TextTokenizer

@@ -81,7 +81,7 @@ class Health:
     """
 
     __slots__ = (
-        "_good",
+        "_last_good",
         "_limits",
         "_policy",
         "_stream",
@@ -116,7 +116,7 @@ class Health:
         places = stream.engine.layout.places
         self._tracks = {p.name: Track() for p in places if p.dtype.kind == "f"}
         self._warned: set[tuple[str, str]] = set()
-        self._good: Snapshot | None = None
+        self._last_good: Snapshot | None = None
         self.report = self.look()
 
     def tick(self) -> HealthReport | None:
@@ -140,15 +140,14 @@ class Health:
         """
         now = self._stream.snapshot()
         items = now.items_consumed
-        views = self._stream.engine.layout.views(now.block)
         # from lists: a tuple made from a generator is cut to size, which Python's free lists keep
-        tensors = tuple([track.look(n, views[n], items) for n, track in self._tracks.items()])
+        tensors = tuple([track.look(n, now.state[n], items) for n, track in self._tracks.items()])
         wrong = [found for tensor in tensors for found in _wrong(tensor, self._limits)]
         causes = tuple([f"{found.text}, at item {items:,}" for found in wrong])
         back = None
         if not wrong:
             self._warned.clear()
-            self._good = now if self._policy == "rollback" else None
+            self._last_good = now if self._policy == "rollback" else None
         elif self._policy == "warn":
             self._warn(wrong, causes)
         elif self._policy == "rollback":
@@ -194,14 +193,14 @@ class Health:
                 warnings.warn(cause, HealthWarning, stacklevel=4)
 
     def _roll_back(self, causes: tuple[str, ...]) -> int:
-        if self._good is None:
+        if self._last_good is None:
             raise StateError(
                 f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
                 "load another state",
                 code="state-unhealthy",
             )
-        self._stream.restore(self._good)
-        at = self._good.items_consumed
+        self._stream.restore(self._last_good)
+        at = self._last_good.items_consumed
         for track in self._tracks.values():
             track.forget_after(at)
         return at

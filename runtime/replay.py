@@ -6,7 +6,7 @@ Shape letters: `T` items per chunk, `n` items of any number.
 import msgspec
 
 from dst.runtime.errors import StoreError
-from dst.runtime.execution.items import Items, check_items
+from dst.runtime.execution.inputs import Items, check_items
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream

@@ -28,7 +28,7 @@ from dst.runtime.bundle.manifest import (
     State,
 )
 from dst.runtime.bundle.schema import item_shape
-from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.inputs import laid_out
 from dst.runtime.golden import relative_error
 from dst.runtime.session import Session
 

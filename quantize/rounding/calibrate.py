@@ -22,7 +22,7 @@ from dst.quantize.rounding.statistics import Seen
 from dst.runtime import Session, Stream
 from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Chunk, Features, item_shape
-from dst.runtime.execution.items import check_items, laid_out
+from dst.runtime.execution.inputs import check_items, laid_out
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]

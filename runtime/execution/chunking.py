@@ -7,7 +7,6 @@ Shape letters: `T` items per chunk, `A` look-ahead, `n` items of any number.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +14,15 @@ import numpy.typing as npt
 from dst.runtime.bundle.manifest import Contract
 from dst.runtime.errors import PartialChunkError, SessionError
 from dst.runtime.execution.buffers import sized
-from dst.runtime.execution.recurrence import Kept, Recurrence
+from dst.runtime.execution.recurrence import Backup, Recurrence
+from dst.runtime.execution.step import Row
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
 
 
-class Buffers(Protocol):
-    """Where one step takes its items `[T + A, ...]` from and leaves its outputs (B = 1)."""
-
-    items: Array
-    outputs: Outputs
-
-
-class Walk:
-    """One stream's way over its pending and new items, chunk by chunk.
+class ChunkPlan:
+    """How one stream's pending and new items are cut into chunks, and how far that is done.
 
     For each of `sizes` in turn: `fill`, a step of the recurrence, `take`; then `end`, once.
 
@@ -44,8 +37,8 @@ class Walk:
         "_contract",
         "_core",
         "_firm",
+        "_held",
         "_items",
-        "_kept",
         "_outputs",
         "_read",
         "_waiting",
@@ -71,7 +64,7 @@ class Walk:
         self._contract = contract
         self._waiting = core.pending()
         self._items = items
-        self._kept: Kept | None = None
+        self._held: Backup | None = None
         self._firm = len(sizes)
         self._read = sum(sizes)
         self._answered = self._read + padded
@@ -86,26 +79,26 @@ class Walk:
         """The T of the next chunk, 0 after the last."""
         return self.sizes[self.done] if self.done < len(self.sizes) else 0
 
-    def fill(self, step: Buffers) -> None:
-        """Give the next chunk to a step."""
-        room = step.items
+    def fill(self, row: Row) -> None:
+        """Copy the items of the next chunk to a row of a step."""
+        room = row.items
         if self.done >= self._firm:
             if self.done == self._firm:
-                self._kept = self._core.hold()
+                self._held = self._core.hold()
             left = len(self._waiting) + len(self._items) - self._at
             pad = self._contract.chunk.pad_value or 0
             np.copyto(room[left:], pad, casting="unsafe")
             room = room[:left]
         _gather(room, self._waiting, self._items, self._at)
 
-    def take(self, step: Buffers) -> None:
-        """Take the outputs of the step that was done."""
+    def take(self, row: Row) -> None:
+        """Copy the outputs of the row, when the step is done."""
         count = min(self.sizes[self.done], self._answered - self._at)
-        _collect(self._contract, self._outputs, step.outputs, self.done, self._at, count)
+        _collect(self._contract, self._outputs, row.outputs, self.done, self._at, count)
         self._at += count
         self.done += 1
-        if self._kept is not None and self.done == len(self.sizes):
-            self._core.release(self._kept)
+        if self._held is not None and self.done == len(self.sizes):
+            self._core.release(self._held)
 
     def end(self) -> Outputs:
         """Let the items that filled no chunk wait, and return all outputs."""
@@ -113,17 +106,17 @@ class Walk:
             rest = self._items[max(0, self._read - len(self._waiting)) :]
             self._core.leave(self._waiting[self._read :], rest)
         elif len(self._items):
-            self._core.append(self._items, self._core.mark.sampler)
+            self._core.append(self._items, self._core.position.sampler)
         return self._outputs
 
 
-def reading(core: Recurrence, contract: Contract, items: Array) -> Walk:
+def plan_chunks(core: Recurrence, contract: Contract, items: Array) -> ChunkPlan:
     """Plan every chunk of the nominal T that pending and new items `[n, ...]` fill."""
-    count = _whole_chunks(contract, core.mark.waiting + len(items))
-    return Walk(core, contract, items, [contract.chunk.nominal_t] * count)
+    count = _whole_chunks(contract, core.position.waiting + len(items))
+    return ChunkPlan(core, contract, items, [contract.chunk.nominal_t] * count)
 
 
-def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Walk:
+def plan_tail(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> ChunkPlan:
     """Plan the answer for the items that wait, by the contract's tail rule.
 
     Raises:
@@ -132,8 +125,8 @@ def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> 
     """
     chunk = contract.chunk
     nothing = core.pending()[:0]
-    sizes = [chunk.nominal_t] * _whole_chunks(contract, core.mark.waiting)
-    rest = core.mark.waiting - sum(sizes)
+    sizes = [chunk.nominal_t] * _whole_chunks(contract, core.position.waiting)
+    rest = core.position.waiting - sum(sizes)
     if rest and chunk.tail == "refuse":
         behind = f" with {chunk.lookahead} items of look-ahead behind" if chunk.lookahead else ""
         raise PartialChunkError(
@@ -141,13 +134,13 @@ def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> 
             f"; give {chunk.nominal_t + chunk.lookahead - rest} more, or reset the stream"
         )
     if rest and chunk.tail == "pad":
-        return Walk(core, contract, nothing, sizes, padded=rest)
-    return Walk(core, contract, nothing, sizes + _split(rest, chunk_sizes))
+        return ChunkPlan(core, contract, nothing, sizes, padded=rest)
+    return ChunkPlan(core, contract, nothing, sizes + _split(rest, chunk_sizes))
 
 
 def advance(core: Recurrence, contract: Contract, items: Array) -> Outputs:
     """Step every chunk of the nominal T that pending and new items `[n, ...]` fill."""
-    return _step_all(core, reading(core, contract, items))
+    return _step_all(core, plan_chunks(core, contract, items))
 
 
 def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Outputs:
@@ -157,7 +150,7 @@ def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> O
         PartialChunkError: the rule is `refuse`, and items wait.
         SessionError: `chunk-size`: the session does not run a T that is needed.
     """
-    return _step_all(core, ending(core, contract, chunk_sizes))
+    return _step_all(core, plan_tail(core, contract, chunk_sizes))
 
 
 def join(contract: Contract, first: Outputs, second: Outputs) -> Outputs:
@@ -174,13 +167,14 @@ def _whole_chunks(contract: Contract, items: int) -> int:
     return max(0, items - chunk.lookahead) // chunk.nominal_t
 
 
-def _step_all(core: Recurrence, walk: Walk) -> Outputs:
-    plans = {t: core.plan(t) for t in set(walk.sizes)}
-    for t in walk.sizes:
-        walk.fill(plans[t])
-        core.step_once(plans[t])
-        walk.take(plans[t])
-    return walk.end()
+def _step_all(core: Recurrence, plan: ChunkPlan) -> Outputs:
+    steps = {t: core.step_for(t) for t in set(plan.sizes)}
+    for t in plan.sizes:
+        step = steps[t]
+        plan.fill(step.row)
+        core.step_once(step)
+        plan.take(step.row)
+    return plan.end()
 
 
 def _split(count: int, chunk_sizes: Sequence[int]) -> list[int]:

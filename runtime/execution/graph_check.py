@@ -1,4 +1,4 @@
-"""Signature check: an open graph and its contract in, `SessionError` or nothing out.
+"""Compare the inputs and outputs of an open graph with the contract of its bundle.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
@@ -33,7 +33,7 @@ class _Port:
     sizes: tuple[frozenset[int], ...]
 
 
-def check_signature(
+def check_graph(
     label: str, graph: Graph, contract: Contract, session: ort.InferenceSession
 ) -> None:
     """Compare names, dtypes and shapes of an open graph with the contract.

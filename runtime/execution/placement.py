@@ -113,7 +113,7 @@ def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> Gra
     """Read from an open graph where its nodes run.
 
     Args:
-        session: opened with `dst.runtime.execution.options.session_options`.
+        session: opened with `dst.runtime.execution.providers.session_options`.
         graph: its entry in the manifest.
         asked: the provider it was opened for.
     """

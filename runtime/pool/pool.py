@@ -1,4 +1,4 @@
-"""Pools: one session in, N streams that step together out.
+"""Step many streams of one session together, in one call of the graph.
 
 Shape letters: `B` batch, `T` items per chunk, `N` slots, `n` items of any number.
 """
@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SessionError, StepError
-from dst.runtime.execution.checkpoint import put_saved, to_saved
-from dst.runtime.execution.chunking import Walk, ending, reading
+from dst.runtime.execution.checkpoint import put_saved, to_finite_record
+from dst.runtime.execution.chunking import ChunkPlan, plan_chunks, plan_tail
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.items import Items, check_chunk, check_items
+from dst.runtime.execution.inputs import NOTHING, Given, Items, check_chunk, check_items
 from dst.runtime.execution.providers import PLACES
-from dst.runtime.execution.stream_inputs import NOTHING, Given
-from dst.runtime.pool.rounds import Rounds, Single, Work
+from dst.runtime.pool.rounds import OneChunk, Rounds, Work
 from dst.runtime.pool.slots import Slot
 from dst.runtime.state.record import Saved
 
@@ -98,7 +97,7 @@ class StreamPool:
         self._chunk = session.contract.chunk
         given = NOTHING if inputs is None else Given.of(session.contract, inputs)
         self._rounds = Rounds(session, slots, given)
-        self._slots, self._batches = self._rounds.slots, self._rounds.batches
+        self._slots = self._rounds.slots
         self._sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
 
@@ -124,7 +123,7 @@ class StreamPool:
             works: list[Work] = []
             for slot, chunk in zip(slots, chunks.values(), strict=True):
                 try:
-                    works.append(Work(slot, slot.mark, self._single(slot, chunk)))
+                    works.append(Work(slot, slot.position, self._single(slot, chunk)))
                 except DstError as error:
                     failed[slot.number] = error
             return self._rounds.run(works, failed)
@@ -150,8 +149,8 @@ class StreamPool:
             works: list[Work] = []
             for slot, given in zip(slots, items.values(), strict=True):
                 try:
-                    walk = reading(slot, contract, check_items(self._chunk, given))
-                    works.append(self._checked(slot, walk))
+                    plan = plan_chunks(slot, contract, check_items(self._chunk, given))
+                    works.append(self._checked(slot, plan))
                 except DstError as error:
                     failed[slot.number] = error
             return self._rounds.run(works, failed)
@@ -172,8 +171,8 @@ class StreamPool:
             works: list[Work] = []
             for slot in self._find(dict.fromkeys(slots)):
                 try:
-                    walk = ending(slot, contract, self._engine.chunk_sizes)
-                    works.append(self._checked(slot, walk))
+                    plan = plan_tail(slot, contract, self._engine.chunk_sizes)
+                    works.append(self._checked(slot, plan))
                 except DstError as error:
                     failed[slot.number] = error
             return self._rounds.run(works, failed)
@@ -195,12 +194,12 @@ class StreamPool:
     def items_consumed(self, slot: int) -> int:
         """Return how many items are in the state of a slot; those that wait are not among them."""
         with self._lock:
-            return self._find((slot,))[0].mark.items
+            return self._find((slot,))[0].position.items
 
     def pending(self, slot: int) -> int:
         """Return how many items of a slot wait for their chunk to fill."""
         with self._lock:
-            return self._find((slot,))[0].mark.waiting
+            return self._find((slot,))[0].position.waiting
 
     def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
@@ -228,7 +227,7 @@ class StreamPool:
         with self._lock:
             core = self._find((slot,))[0]
             self._need_inputs(core)
-            return to_saved(self._engine, core, copy=True)
+            return to_finite_record(self._engine, core)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
@@ -263,7 +262,7 @@ class StreamPool:
         return found
 
     def _need_inputs(self, slot: Slot) -> None:
-        if self._engine.contract.stream_inputs and not slot.mark.given.arrays:
+        if self._engine.contract.stream_inputs and not slot.position.given.arrays:
             names = ", ".join(f"`{g.input}`" for g in self._engine.contract.stream_inputs)
             raise SessionError(
                 f"slot {slot.number} was not given its stream inputs ({names}); start it with "
@@ -271,25 +270,25 @@ class StreamPool:
                 code="stream-input-missing",
             )
 
-    def _single(self, slot: Slot, chunk: Array) -> Single:
+    def _single(self, slot: Slot, chunk: Array) -> OneChunk:
         self._need_inputs(slot)
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
         if t is None or chunk.dtype != self._chunk.dtype:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
             self._sizes[chunk.shape] = t
-        if slot.mark.waiting:
+        if slot.position.waiting:
             raise StepError(
-                f"{slot.mark.waiting} items from advance() wait, and step() would overtake them; "
-                "call flush() first, or go on with advance()",
+                f"{slot.position.waiting} items from advance() wait, and step() would overtake "
+                "them; call flush() first, or go on with advance()",
                 code="items-pending",
             )
-        return Single(chunk, t)
+        return OneChunk(chunk, t)
 
-    def _checked(self, slot: Slot, walk: Walk) -> Work:
+    def _checked(self, slot: Slot, plan: ChunkPlan) -> Work:
         self._need_inputs(slot)
-        for t in set(walk.sizes):
+        for t in set(plan.sizes):
             self._engine.graph_for(t)
-        return Work(slot, slot.mark, walk)
+        return Work(slot, slot.position, plan)
 
 
 def _check_mapping(call: str, what: str, given: object) -> None:

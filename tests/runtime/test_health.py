@@ -151,8 +151,8 @@ def test_rollback_saves_the_healthy_state(gain: Session, tmp_path: Path) -> None
 
 def make_sick(stream: Stream, sick: Snapshot) -> None:
     """Put a state in force that `restore` would refuse, as an unchecked step may leave it."""
-    stream._core._arenas[stream._core.mark.side].write(sick.block)
-    stream._core.mark = stream._core.mark._replace(unchecked=1)
+    stream._core._states[stream._core.position.active].fill(sick.state)
+    stream._core.position = stream._core.position._replace(unchecked=1)
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse_to_save", None])

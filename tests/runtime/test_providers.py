@@ -17,8 +17,14 @@ from dst.evaluate.providers import time_golden
 from dst.runtime import Session, open_bundle, replay_golden, write_bundle
 from dst.runtime.bundle.manifest import Graph, Manifest
 from dst.runtime.errors import ProviderError, SessionError
-from dst.runtime.execution.buffers import Arena, Block, DeviceArena
-from dst.runtime.execution.device import DeviceBridge, HostBridge, capture_options, uncaptured
+from dst.runtime.execution.buffers import (
+    Block,
+    Buffers,
+    Device,
+    StateBuffers,
+    capture_options,
+    uncaptured,
+)
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.placement import GraphLoad, Share, load_of
 from dst.runtime.execution.providers import PLACES, Place, Provider
@@ -273,34 +279,36 @@ def test_a_cost_is_a_whole_number_of_a_named_node(text_parts: Parts, tmp_path: P
 
 def test_a_device_sees_a_chunk_when_it_is_pushed_and_gives_outputs_when_pulled() -> None:
     chunk, output = np.zeros((1, 4), np.int64), np.zeros((1, 4), np.float32)
-    bridge = DeviceBridge(chunk, {"y": output}, "cpu", 0)
-    assert bridge.copies
-    address = bridge.feed.data_ptr()
+    feed, outputs = Buffers({"x": chunk}, Device("cpu")), Buffers({"y": output}, Device("cpu"))
+    assert feed.copies
+    assert outputs.copies
+    address = feed.values["x"].data_ptr()
     chunk[:] = 7
-    assert bridge.feed.numpy().max() == 0
-    bridge.push()
-    assert bridge.feed.numpy().min() == 7
-    bridge.outputs["y"].update_inplace(np.full((1, 4), 3, np.float32))
+    assert feed.values["x"].numpy().max() == 0
+    feed.push()
+    assert feed.values["x"].numpy().min() == 7
+    outputs.values["y"].update_inplace(np.full((1, 4), 3, np.float32))
     assert output.max() == 0
-    bridge.pull()
+    outputs.pull()
     assert output.min() == 3
-    assert bridge.feed.data_ptr() == address  # a captured graph replays addresses
+    assert feed.values["x"].data_ptr() == address  # a captured graph replays addresses
 
 
 def test_the_host_copies_nothing() -> None:
     chunk, output = np.zeros((1, 4), np.int64), np.zeros((1, 4), np.float32)
-    bridge = HostBridge(chunk, {"y": output})
-    assert not bridge.copies
-    assert bridge.feed.data_ptr() == chunk.ctypes.data
-    assert bridge.outputs["y"].data_ptr() == output.ctypes.data
+    feed, outputs = Buffers({"x": chunk}), Buffers({"y": output})
+    assert not feed.copies
+    assert not outputs.copies
+    assert feed.values["x"].data_ptr() == chunk.ctypes.data
+    assert outputs.values["y"].data_ptr() == output.ctypes.data
 
 
 @pytest.mark.parametrize("name", ["text", "sensor"])
 def test_a_stream_in_a_devices_memory_is_the_same_stream(
     shelf: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def arena(self: Engine, block: Block) -> Arena:
-        return DeviceArena(self.layout, block, "cpu")
+    def state_buffers(self: Engine, block: Block) -> StateBuffers:
+        return StateBuffers(self.layout, block, Device("cpu"))
 
     items: npt.NDArray[np.generic] = np.arange(40)
     if name == "sensor":
@@ -308,22 +316,20 @@ def test_a_stream_in_a_devices_memory_is_the_same_stream(
     session = Session.open(shelf / name, check_state_every=2)
     here = session.stream()
     expected = [here.advance(part) for part in np.array_split(items, 3)]
-    monkeypatch.setattr(Engine, "arena", arena)
-    made: list[DeviceBridge] = []
+    monkeypatch.setattr(Engine, "state_buffers", state_buffers)
+    made: list[Buffers] = []
 
-    def bridge(
-        self: Engine, chunk: npt.NDArray[np.generic], outputs: dict[str, npt.NDArray[np.generic]]
-    ) -> DeviceBridge:
-        made.append(DeviceBridge(chunk, outputs, "cpu", 0))
+    def buffers(self: Engine, arrays: dict[str, npt.NDArray[np.generic]]) -> Buffers:
+        made.append(Buffers(arrays, Device("cpu")))
         return made[-1]
 
-    monkeypatch.setattr(Engine, "bridge", bridge)
+    monkeypatch.setattr(Engine, "buffers", buffers)
     there = Session.open(shelf / name, check_state_every=2).stream()
     found = [there.advance(part) for part in np.array_split(items, 3)]
     for left, right in zip(found, expected, strict=True):
         assert all(np.array_equal(left[key], right[key]) for key in right)
     assert all(np.array_equal(there.state[key], value) for key, value in here.state.items())
-    assert made  # the plans crossed it
+    assert made  # the steps crossed it
 
 
 def test_every_binding_is_captured_under_its_own_number() -> None:

@@ -37,7 +37,7 @@ def test_save_and_load_are_the_identity(sensor: Session, tmp_path: Path) -> None
     loaded = Stream.load(sensor, tmp_path / "a.state")
     first, second = stream.snapshot(), loaded.snapshot()
     for one, other in (
-        (first.block, second.block),
+        *zip(first.state.values(), second.state.values(), strict=True),
         (first.lookback, second.lookback),
         (first.pending, second.pending),
     ):

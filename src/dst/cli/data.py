@@ -12,7 +12,7 @@ from dst.cli.errors import WrongUseError
 from dst.cli.inputs.rows import item_blocks
 from dst.cli.verbs.demo import held_out
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
-from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.inputs import laid_out
 
 Array = npt.NDArray[np.generic]
 

@@ -14,18 +14,19 @@ Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from dst.cli.answers.rows import Answers, row_shape, rows_of
 from dst.cli.answers.scores import Floats, Measure, measure_for
 from dst.cli.errors import WrongUseError
 from dst.runtime import Session, Stream
 from dst.runtime.errors import SessionError
-from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.inputs import laid_out
 
 Array = npt.NDArray[np.generic]
 

@@ -9,17 +9,18 @@ Shape letters: `T` items per chunk, `n` items, `S` state tensors.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
 from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
 from dst.runtime import Session, Snapshot
 from dst.runtime.errors import NonFiniteError, StateMismatchError, StepError
 from dst.runtime.execution.buffers import sized
-from dst.runtime.execution.step import by_item
+from dst.runtime.execution.inputs import by_item
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]
@@ -220,7 +221,7 @@ class _Runs:
         shape = sized(contract.chunk.shape, walk.t + self._behind)
         self._chunk = np.empty(shape, contract.chunk.dtype)
         self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
-        self._rows = by_item(contract, self._chunk)
+        self._rows = by_item(contract.chunk, self._chunk)
         states = contract.state if walk.states else ()
         self._floats = [s for s in states if s.dtype.startswith("float")]
         ends = edges(-(-walk.length // walk.t) * walk.t)
