@@ -12,7 +12,7 @@ from dst.runtime.errors import (
     StoreError,
 )
 from dst.runtime.execution.memory import Memory, predict, rss_bytes
-from dst.runtime.execution.placement import GraphLoad, LoadReport, Share
+from dst.runtime.execution.placement import GraphLoad, LoadReport, ProviderShare
 from dst.runtime.generation import generate
 from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
 from dst.runtime.health import Health, HealthReport, Limits
@@ -37,11 +37,11 @@ __all__ = [
     "Limits",
     "LoadReport",
     "Memory",
+    "ProviderShare",
     "Sampler",
     "Saved",
     "Session",
     "SessionError",
-    "Share",
     "SlotError",
     "Snapshot",
     "StateError",

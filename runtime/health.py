@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dst.runtime.errors import StateError
-from dst.runtime.state.file import Place, put_state
+from dst.runtime.state.file import Place, write_record
 from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.stream import Stream
 from dst.runtime.trend import TensorHealth, Track
@@ -181,7 +181,7 @@ class Health:
             As `saved`; nothing was written then.
             StateError: the disk refused; the file that stood there still does.
         """
-        put_state(path, self.saved())
+        write_record(path, self.saved())
 
     # --- inside
 

@@ -10,14 +10,14 @@ from typing import NoReturn, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import StateError, StepError
+from dst.runtime.errors import StateError
 from dst.runtime.execution.checkpoint import put_record, put_saved, to_finite_record, to_record
-from dst.runtime.execution.chunking import advance, flush, join
+from dst.runtime.execution.chunking import advance, flush, join, overtaking
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import Given, Items, check_chunk, check_items
+from dst.runtime.execution.inputs import GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
 from dst.runtime.execution.step import BoundStep, deadline
-from dst.runtime.state.file import Place, get_state, put_state
+from dst.runtime.state.file import Place, read_record, write_record
 from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.state.sampler import Sampler
 
@@ -36,7 +36,7 @@ class Stream:
     __slots__ = ("_chunk", "_core", "_engine", "_steps")
 
     def __init__(self, engine: Engine, inputs: Mapping[str, Array] | None = None) -> None:
-        given = Given.of(engine.contract, inputs)
+        given = GivenInputs.of(engine.contract, inputs)
         self._begin(engine)
         self._core.reset(given)
 
@@ -76,11 +76,7 @@ class Stream:
         if step is None or chunk.dtype != step.dtype:
             step = self._step_for(chunk)
         if core.position.waiting:
-            raise StepError(
-                f"{core.position.waiting} items from advance() wait, and step() would overtake "
-                "them; call flush() first, or go on with advance()",
-                code="items-pending",
-            )
+            raise overtaking(core.position.waiting)
         before = core.begin()
         try:
             step.row.fresh[...] = chunk
@@ -244,7 +240,7 @@ class Stream:
             StateError: the disk refused, and the file that stood there still does; or the open
                 file is closed, of text or not for writing.
         """
-        put_state(path, to_finite_record(self._engine, self._core, copy=False), durable)
+        write_record(path, to_finite_record(self._engine, self._core, copy=False), durable)
 
     @staticmethod
     def load(session: Engine, path: Place, allow_precision: bool = False) -> "Stream":
@@ -263,7 +259,7 @@ class Stream:
                 to another bundle.
         """
         stream = Stream._blank(session)
-        saved = get_state(path, stream._core.room())
+        saved = read_record(path, stream._core.room())
         where = f"state {path}" if isinstance(path, str | os.PathLike) else "state"
         put_saved(session, stream._core, saved, allow_precision, where)
         return stream

@@ -98,10 +98,8 @@ class Layout:
 
     def views(self, block: Block) -> dict[str, Array]:
         """Return the state tensors as views into a block, by name."""
-        return {
-            p.name: block[p.start : p.start + p.size].view(p.dtype).reshape(p.shape)
-            for p in self.places
-        }
+        # a third of the cost of a slice, a view and a reshape
+        return {p.name: np.ndarray(p.shape, p.dtype, block.data, p.start) for p in self.places}
 
     def initial(self, contract: Contract, stored: Mapping[str, Array]) -> dict[str, Array]:
         """Return the contract's initial state by name, the same in every batch row.

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from dst.runtime.errors import NonFiniteError, SessionError, StateCorruptError, StepError
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import Given, check_items
+from dst.runtime.execution.inputs import GivenInputs, check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
 from dst.runtime.state.record import Saved, check_identity, check_record, check_tensors
 
@@ -62,7 +62,7 @@ def put_record(
     where: str,
     *,
     allow_precision: bool = False,
-    given: Given | None = None,
+    given: GivenInputs | None = None,
 ) -> None:
     """Make a recurrence what a record says; if it cannot be, it is as it was.
 
@@ -93,7 +93,7 @@ def put_record(
     if given is None and record.inputs is core.position.given.arrays:
         given = core.position.given
     try:
-        given = given or Given.of(engine.contract, record.inputs)
+        given = given or GivenInputs.of(engine.contract, record.inputs)
     except SessionError as error:
         raise StateCorruptError(f"{where}: {error}", code="state-tensors") from None
     core.put(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Contract
-from dst.runtime.errors import PartialChunkError, SessionError
+from dst.runtime.errors import PartialChunkError, SessionError, StepError
 from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.recurrence import Backup, Recurrence
 from dst.runtime.execution.step import Row
@@ -151,6 +151,15 @@ def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> O
         SessionError: `chunk-size`: the session does not run a T that is needed.
     """
     return _step_all(core, plan_tail(core, contract, chunk_sizes))
+
+
+def overtaking(waiting: int) -> StepError:
+    """Say that a chunk given to `step` would overtake the items that wait."""
+    return StepError(
+        f"{waiting} items from advance() wait, and step() would overtake them; "
+        "call flush() first, or go on with advance()",
+        code="items-pending",
+    )
 
 
 def join(contract: Contract, first: Outputs, second: Outputs) -> Outputs:

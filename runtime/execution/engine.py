@@ -207,9 +207,9 @@ class Engine:
         give_back_freed()
         check_graph(label, graph, self.contract, session)
         load = load_of(session, graph, self.provider)
-        if self.strict and load.fell_back is not None:
+        if self.strict and load.fallback_reason is not None:
             raise ProviderError(
-                f"{label}: {graph.file}: {load.fell_back}; nothing was run. "
+                f"{label}: {graph.file}: {load.fallback_reason}; nothing was run. "
                 f"{self._advice(graph)}, or run it as it is with strict=False"
             )
         self._loads[graph.file] = load

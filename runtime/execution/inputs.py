@@ -254,7 +254,7 @@ def _spell(shape: list[int | str] | list[str | int]) -> str:
 # --- the inputs of a stream -----------------------------------------------------------------
 
 
-class Given(NamedTuple):
+class GivenInputs(NamedTuple):
     """The inputs of one stream; what is in here never changes, so that streams may share it.
 
     Attributes:
@@ -266,7 +266,7 @@ class Given(NamedTuple):
     values: Mapping[str, ort.OrtValue]
 
     @staticmethod
-    def of(contract: Contract, inputs: Mapping[str, Array] | None) -> "Given":
+    def of(contract: Contract, inputs: Mapping[str, Array] | None) -> "GivenInputs":
         """Check what a caller gives and copy it.
 
         Args:
@@ -299,15 +299,15 @@ class Given(NamedTuple):
                     code="stream-input-missing",
                 )
         if not wanted:
-            return NOTHING
+            return NO_INPUTS
         arrays = {name: _checked(wants, held[name]) for name, wants in wanted.items()}
         values = {n: ort.OrtValue.ortvalue_from_numpy(array) for n, array in arrays.items()}
         for array in arrays.values():
             array.flags.writeable = False
-        return Given(arrays, values)
+        return GivenInputs(arrays, values)
 
 
-NOTHING = Given({}, {})
+NO_INPUTS = GivenInputs({}, {})
 
 
 def _checked(wants: StreamInput, value: Array) -> Array:

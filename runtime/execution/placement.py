@@ -13,12 +13,12 @@ from dst.runtime.bundle.manifest import Graph
 from dst.runtime.execution.providers import PLACES, Provider
 
 ALLOWED_ELSEWHERE = 0.01
-"""Share of a graph's multiply-adds that strict lets run on another provider: ONNX Runtime itself
-leaves the arithmetic of shapes to the CPU."""
+"""The part of a graph's multiply-adds that strict lets run elsewhere: ONNX Runtime itself leaves the
+arithmetic of shapes to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ProviderShare:
     """What one provider runs of one graph.
 
     Attributes:
@@ -52,7 +52,7 @@ class GraphLoad:
     lowering: str
     asked: str
     recorded: bool
-    shares: tuple[Share, ...]
+    shares: tuple[ProviderShare, ...]
     unknown_multiply_adds: int
 
     @property
@@ -61,7 +61,7 @@ class GraphLoad:
         return sum(s.multiply_adds for s in self.shares) + self.unknown_multiply_adds
 
     @property
-    def part(self) -> float:
+    def fraction(self) -> float:
         """The part of the work that is known to run where it was asked for, 0 to 1.
 
         Work is multiply-adds; nodes, where the manifest knows of none.
@@ -73,7 +73,7 @@ class GraphLoad:
         return sum(s.nodes for s in there) / nodes if nodes else 0.0
 
     @property
-    def fell_back(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why strict refuses this graph, or None where it does not."""
         if self.asked == "cpu":
             return None  # there is nothing to fall back to
@@ -82,7 +82,7 @@ class GraphLoad:
                 f"onnxruntime {ort.__version__} does not tell which nodes {self.asked!r} took "
                 "(1.24 and newer do)"
             )
-        if self.part >= 1 - ALLOWED_ELSEWHERE:
+        if self.fraction >= 1 - ALLOWED_ELSEWHERE:
             return None
         unit = "multiply-adds" if self.multiply_adds else "nodes"
         parts = [
@@ -91,7 +91,7 @@ class GraphLoad:
         ]
         if self.unknown_multiply_adds:
             parts.append(f"unknown {self.unknown_multiply_adds:,}")
-        return f"{self.asked!r} took only {self.part:.1%} of the {unit}: {', '.join(parts)}"
+        return f"{self.asked!r} took only {self.fraction:.1%} of the {unit}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> Gra
             nodes[provider] = nodes.get(provider, 0) + 1
             unknown[provider] = unknown.get(provider, 0) + (cost is None)
             costs[provider] = costs.get(provider, 0) + (cost or 0)
-    shares = [Share(p, nodes[p], unknown[p], costs[p]) for p in nodes]
+    shares = [ProviderShare(p, nodes[p], unknown[p], costs[p]) for p in nodes]
     return GraphLoad(
         graph=graph.file,
         lowering=graph.lowering,

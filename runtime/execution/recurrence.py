@@ -20,7 +20,7 @@ from dst.runtime.bundle.manifest import item_shape
 from dst.runtime.errors import NonFiniteError
 from dst.runtime.execution.buffers import Block, StateBuffers, finite
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import NOTHING, Given
+from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs
 from dst.runtime.execution.step import BoundStep
 from dst.runtime.state.sampler import Sampler
 
@@ -50,7 +50,7 @@ class Position(NamedTuple):
     unchecked: int
     good_due: bool
     sampler: Sampler | None
-    given: Given
+    given: GivenInputs
 
 
 class Backup(NamedTuple):
@@ -110,7 +110,7 @@ class Recurrence:
         self._steps: dict[int, BoundStep] = {}
         self._taken = 0  # steps of this call; 2 for more than one
         self._checked = False
-        self.position = Position(0, 0, 0, 0, 0, False, None, NOTHING)
+        self.position = Position(0, 0, 0, 0, 0, False, None, NO_INPUTS)
         self._before = self.position
         # the last good state, and what `undo` needs: swapped in one assignment
         last_good, undo = (Backup(b, self._look[0].copy(), self.position) for b in (one, other))
@@ -286,7 +286,7 @@ class Recurrence:
         pending: Array,
         items: int,
         sampler: Sampler | None,
-        given: Given,
+        given: GivenInputs,
     ) -> None:
         """Replace everything; the copies are complete before the position moves.
 
@@ -316,7 +316,7 @@ class Recurrence:
             ) from None
         self.position = Position(active, items, slot, len(pending), 0, True, sampler, given)
 
-    def reset(self, given: Given | None = None) -> None:
+    def reset(self, given: GivenInputs | None = None) -> None:
         """Go back to the initial state, with nothing pending and nothing sampled.
 
         Args:

@@ -18,9 +18,9 @@ from dst.runtime.errors import DeadlineError, NonFiniteError, StepError
 from dst.runtime.execution.buffers import Values, capture_options, finite, pieces, sized, uncaptured
 from dst.runtime.execution.engine import Engine, first_line
 from dst.runtime.execution.inputs import (
-    NOTHING,
+    NO_INPUTS,
     ChunkInput,
-    Given,
+    GivenInputs,
     by_item,
     check_tokens,
 )
@@ -68,9 +68,9 @@ class Row:
             for g in contract.stream_inputs
             if step.inputs
         }
-        self.given: Given | None = None
+        self.given: GivenInputs | None = None
 
-    def give(self, given: Given) -> None:
+    def give(self, given: GivenInputs) -> None:
         """Copy the inputs of this stream to the row, if it does not hold them."""
         if self.given is not given:
             self.given = None  # for whoever comes after an interrupt
@@ -162,7 +162,7 @@ class BoundStep:
         self._given = engine.buffers(self.inputs)
         self.rows = tuple(Row(self, engine, number) for number in range(batch))
         self.row = self.rows[0]
-        self.given = NOTHING
+        self.given = NO_INPUTS
         self.bindings: Sequence[ort.IOBinding] = ()
         self._captures: list[ort.RunOptions | None] | None = None
 
@@ -186,7 +186,7 @@ class BoundStep:
             binding.bind_ortvalue_output(state.output, target[state.input])
         return binding
 
-    def give(self, given: Given) -> None:
+    def give(self, given: GivenInputs) -> None:
         """Bind the inputs of a stream; what a graph has captured belongs to those before."""
         for binding in self.bindings:
             for name, value in given.values.items():

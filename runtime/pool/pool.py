@@ -4,18 +4,18 @@ Shape letters: `B` batch, `T` items per chunk, `N` slots, `n` items of any numbe
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SessionError, StepError
 from dst.runtime.execution.checkpoint import put_saved, to_finite_record
-from dst.runtime.execution.chunking import ChunkPlan, plan_chunks, plan_tail
+from dst.runtime.execution.chunking import ChunkPlan, overtaking, plan_chunks, plan_tail
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import NOTHING, Given, Items, check_chunk, check_items
+from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.providers import PLACES
 from dst.runtime.pool.rounds import OneChunk, Rounds, Work
 from dst.runtime.pool.slots import Slot
@@ -23,6 +23,7 @@ from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
+Given = TypeVar("Given")
 
 
 class StreamPool:
@@ -95,7 +96,7 @@ class StreamPool:
                 )
         self._engine = session
         self._chunk = session.contract.chunk
-        given = NOTHING if inputs is None else Given.of(session.contract, inputs)
+        given = NO_INPUTS if inputs is None else GivenInputs.of(session.contract, inputs)
         self._rounds = Rounds(session, slots, given)
         self._slots = self._rounds.slots
         self._sizes: dict[tuple[int, ...], int] = {}
@@ -117,16 +118,7 @@ class StreamPool:
             SlotError: some slots failed, each for a reason `Stream.step` names.
         """
         _check_mapping("step", "chunk", chunks)
-        with self._lock:
-            slots = self._find(chunks)
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot, chunk in zip(slots, chunks.values(), strict=True):
-                try:
-                    works.append(Work(slot, slot.position, self._single(slot, chunk)))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        return self._call(chunks, self._one_chunk)
 
     def advance(self, items: Mapping[int, Items]) -> dict[int, Outputs]:
         """Let some slots read any number of items each, on the grid of the nominal T.
@@ -142,18 +134,10 @@ class StreamPool:
             SlotError: some slots failed, each for a reason `Stream.advance` names.
         """
         _check_mapping("advance", "items", items)
-        with self._lock:
-            slots = self._find(items)
-            contract = self._engine.contract
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot, given in zip(slots, items.values(), strict=True):
-                try:
-                    plan = plan_chunks(slot, contract, check_items(self._chunk, given))
-                    works.append(self._checked(slot, plan))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        contract = self._engine.contract
+        return self._call(
+            items, lambda slot, given: plan_chunks(slot, contract, check_items(self._chunk, given))
+        )
 
     def flush(self, slots: Iterable[int]) -> dict[int, Outputs]:
         """End the input of some slots, by the contract's tail rule, as `Stream.flush` does.
@@ -165,17 +149,8 @@ class StreamPool:
             StepError: `no-such-slot`: there is no such slot; nothing was stepped.
             SlotError: some slots failed, each for a reason `Stream.flush` names.
         """
-        with self._lock:
-            contract = self._engine.contract
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot in self._find(dict.fromkeys(slots)):
-                try:
-                    plan = plan_tail(slot, contract, self._engine.chunk_sizes)
-                    works.append(self._checked(slot, plan))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        contract, sizes = self._engine.contract, self._engine.chunk_sizes
+        return self._call(dict.fromkeys(slots), lambda slot, _: plan_tail(slot, contract, sizes))
 
     # --- slots
 
@@ -214,7 +189,7 @@ class StreamPool:
         """
         with self._lock:
             core = self._find((slot,))[0]
-            core.reset(None if inputs is None else Given.of(self._engine.contract, inputs))
+            core.reset(None if inputs is None else GivenInputs.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
@@ -270,25 +245,32 @@ class StreamPool:
                 code="stream-input-missing",
             )
 
-    def _single(self, slot: Slot, chunk: Array) -> OneChunk:
-        self._need_inputs(slot)
+    def _call(
+        self, given: Mapping[int, Given], plan: Callable[[Slot, Given], ChunkPlan | OneChunk]
+    ) -> dict[int, Outputs]:
+        """Plan the steps of each slot that is named, and take them together."""
+        with self._lock:
+            failed: dict[int, DstError] = {}
+            works: list[Work] = []
+            for slot, value in zip(self._find(given), given.values(), strict=True):
+                try:
+                    self._need_inputs(slot)
+                    work = Work(slot, slot.position, plan(slot, value))
+                    for t in {*work.plan.sizes}:
+                        self._engine.graph_for(t)
+                    works.append(work)
+                except DstError as error:
+                    failed[slot.number] = error
+            return self._rounds.run(works, failed)
+
+    def _one_chunk(self, slot: Slot, chunk: Array) -> OneChunk:
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
         if t is None or chunk.dtype != self._chunk.dtype:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
             self._sizes[chunk.shape] = t
         if slot.position.waiting:
-            raise StepError(
-                f"{slot.position.waiting} items from advance() wait, and step() would overtake "
-                "them; call flush() first, or go on with advance()",
-                code="items-pending",
-            )
+            raise overtaking(slot.position.waiting)
         return OneChunk(chunk, t)
-
-    def _checked(self, slot: Slot, plan: ChunkPlan) -> Work:
-        self._need_inputs(slot)
-        for t in set(plan.sizes):
-            self._engine.graph_for(t)
-        return Work(slot, slot.position, plan)
 
 
 def _check_mapping(call: str, what: str, given: object) -> None:

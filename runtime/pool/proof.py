@@ -9,14 +9,14 @@ import numpy as np
 
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import Given
+from dst.runtime.execution.inputs import GivenInputs
 from dst.runtime.execution.step import BoundStep
 from dst.runtime.pool.slots import BatchState
 
 PROOF_ITEMS = 64  # rows are tried until so many items have been read, twice at least
 
 
-def prove(engine: Engine, step: BoundStep, given: Sequence[Given]) -> None:
+def prove(engine: Engine, step: BoundStep, given: Sequence[GivenInputs]) -> None:
     """Step the same row in every place, and in other company: not a bit of it may differ.
 
     This also is the warm-up: ONNX Runtime allocates now and not later.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dst.runtime.errors import DstError, SlotError, StepError
 from dst.runtime.execution.chunking import ChunkPlan
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import Given
+from dst.runtime.execution.inputs import GivenInputs
 from dst.runtime.execution.recurrence import BadStateError, Position
 from dst.runtime.execution.step import BoundStep, Row
 from dst.runtime.pool.proof import prove
@@ -25,11 +25,12 @@ Outputs = dict[str, Array]
 class OneChunk:
     """One chunk of one slot, where a `ChunkPlan` has any number."""
 
-    __slots__ = ("_chunk", "_outputs", "t")
+    __slots__ = ("_chunk", "_outputs", "sizes", "t")
 
     def __init__(self, chunk: Array, t: int) -> None:
         self._chunk = chunk
         self._outputs: Outputs = {}
+        self.sizes = (t,)
         self.t = t
 
     def fill(self, row: Row) -> None:
@@ -63,7 +64,7 @@ class Rounds:
         steps: those made so far, by B and T.
     """
 
-    def __init__(self, engine: Engine, slots: int, given: Given) -> None:
+    def __init__(self, engine: Engine, slots: int, given: GivenInputs) -> None:
         self._engine = engine
         self._states = (BatchState(engine, slots), BatchState(engine, slots))
         self.slots = tuple(Slot(engine, number, self._states, given) for number in range(slots))
@@ -171,7 +172,7 @@ class Rounds:
                     slot.cross()
         return active
 
-    def _step(self, size: int, t: int, given: Sequence[Given]) -> BoundStep:
+    def _step(self, size: int, t: int, given: Sequence[GivenInputs]) -> BoundStep:
         """The step for B = `size`, T = `t`, made and proved at the first call."""
         step = self.steps.get((size, t))
         if step is None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dst.runtime.execution.buffers import Buffers, Layout, StateBuffers
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.inputs import Given
+from dst.runtime.execution.inputs import GivenInputs
 from dst.runtime.execution.recurrence import Recurrence
 from dst.runtime.execution.step import row_of
 
@@ -72,7 +72,7 @@ class Slot(Recurrence):
     __slots__ = ("number",)
 
     def __init__(
-        self, engine: Engine, number: int, states: Sequence[BatchState], given: Given
+        self, engine: Engine, number: int, states: Sequence[BatchState], given: GivenInputs
     ) -> None:
         one, other = (StateBuffers(engine.layout, state.row(number)) for state in states)
         super().__init__(engine, (one, other))

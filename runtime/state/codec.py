@@ -1,14 +1,14 @@
-"""The bytes of a saved state: a `Saved` record in, one checksummed safetensors file out, and back.
+"""Turn a record into the bytes of one checksummed safetensors file, and back.
 
 FORMAT.md tells the layout. The header is written here, not by a library, because the checksum
 must stand at a fixed place and the same state must give the same bytes.
 """
 
+import io
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from io import BufferedReader
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -132,23 +132,18 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
 
 
 def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file; the tensors are views into them.
+    """Read the bytes of a saved-state file.
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
         StateMismatchError: `state-version`: a version this runtime does not read.
     """
-    head = data[: _head_bytes(data[:_SUM_AT], len(data))]
-    body = memoryview(data)[len(head) :]
-    claim = _claim(head, len(body))
-    tensors = [
-        np.frombuffer(body[span.start : span.stop], span.dtype).reshape(span.shape)
-        for span in claim.spans
-    ]
-    return _proved(head, claim, tensors)
+    return unpack_from(io.BytesIO(data), len(data), {})
 
 
-def read_packed(file: BufferedReader, size: int, room: Mapping[str, Array]) -> Saved:
+def unpack_from(
+    file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
+) -> Saved:
     """Read a saved-state file that stands at its beginning.
 
     Args:

@@ -26,7 +26,7 @@ from dst.runtime.execution.buffers import (
     uncaptured,
 )
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.placement import GraphLoad, Share, load_of
+from dst.runtime.execution.placement import GraphLoad, ProviderShare, load_of
 from dst.runtime.execution.providers import PLACES, Place, Provider
 from dst.runtime.golden import golden_chunks
 
@@ -96,9 +96,9 @@ def test_the_report_tells_where_every_node_runs(costed: Path) -> None:
     assert load.recorded
     (share,) = load.shares
     # the body of the Scan adds three nodes that nobody named
-    assert share == Share("cpu", len(COSTS) + 3, 3, COSTS["MatMul_2"])
+    assert share == ProviderShare("cpu", len(COSTS) + 3, 3, COSTS["MatMul_2"])
     assert load.multiply_adds == COSTS["MatMul_2"]
-    assert (load.unknown_multiply_adds, load.part, load.fell_back) == (0, 1.0, None)
+    assert (load.unknown_multiply_adds, load.fraction, load.fallback_reason) == (0, 1.0, None)
 
 
 @azure
@@ -117,8 +117,8 @@ def test_without_strict_it_runs_and_the_report_says_so(costed: Path, silent: Pro
     session = Session.open(costed, provider=silent, lowering="fused", strict=False)
     (load,) = session.report().graphs
     assert [s.provider for s in load.shares] == ["cpu"]
-    assert (load.part, load.shares[0].multiply_adds) == (0.0, COSTS["MatMul_2"])
-    assert "'openvino' took only 0.0%" in str(load.fell_back)
+    assert (load.fraction, load.shares[0].multiply_adds) == (0.0, COSTS["MatMul_2"])
+    assert "'openvino' took only 0.0%" in str(load.fallback_reason)
     found = session.stream().advance(b"abcdefgh")["logits"]
     expected = Session.open(costed).stream().advance(b"abcdefgh")["logits"]
     assert np.array_equal(found, expected)
@@ -136,7 +136,7 @@ def test_strict_refuses_what_nobody_can_tell(
 ) -> None:
     monkeypatch.delattr(ort.InferenceSession.__base__, "get_provider_graph_assignment_info")
     (load,) = Session.open(costed).report().graphs
-    assert (load.recorded, load.shares, load.part) == (False, (), 0.0)
+    assert (load.recorded, load.shares, load.fraction) == (False, (), 0.0)
     assert load.unknown_multiply_adds == COSTS["MatMul_2"]
     with pytest.raises(ProviderError, match="does not tell which nodes 'openvino' took"):
         Session.open(costed, provider=silent).report()
@@ -248,20 +248,22 @@ def test_a_node_fused_under_its_own_name_is_known_and_a_folded_one_unknown() -> 
         )
     )
     load = load_of(session, entry({"first": 64, "bias": 0, "folded": 64, "last": 0}), "cpu")
-    assert load.shares == (Share("cpu", 2, 0, 64),)
+    assert load.shares == (ProviderShare("cpu", 2, 0, 64),)
     assert (load.unknown_multiply_adds, load.multiply_adds) == (64, 128)
-    assert load.part == 0.5
+    assert load.fraction == 0.5
 
 
 def loaded(cpu: int, there: int, unknown: int = 0) -> GraphLoad:
-    shares = (Share("openvino", 5, 0, there), Share("cpu", 2, 0, cpu))
+    shares = (ProviderShare("openvino", 5, 0, there), ProviderShare("cpu", 2, 0, cpu))
     return GraphLoad("a.onnx", "portable", "openvino", True, shares, unknown)
 
 
 def test_strict_lets_a_hundredth_run_elsewhere() -> None:
-    assert loaded(cpu=10, there=990).fell_back is None
-    assert "98.9% of the multiply-adds: openvino 989, cpu 11" in str(loaded(11, 989).fell_back)
-    assert "openvino 980, cpu 0, unknown 20" in str(loaded(0, 980, unknown=20).fell_back)
+    assert loaded(cpu=10, there=990).fallback_reason is None
+    assert "98.9% of the multiply-adds: openvino 989, cpu 11" in str(
+        loaded(11, 989).fallback_reason
+    )
+    assert "openvino 980, cpu 0, unknown 20" in str(loaded(0, 980, unknown=20).fallback_reason)
 
 
 def test_a_cost_is_a_whole_number_of_a_named_node(text_parts: Parts, tmp_path: Path) -> None:
