@@ -13,8 +13,8 @@ from dst.runtime.bundle.manifest import Graph
 from dst.runtime.execution.providers import PLACES, Provider
 
 ALLOWED_ELSEWHERE = 0.01
-"""The part of a graph's multiply-adds that strict lets run elsewhere: ONNX Runtime itself leaves the
-arithmetic of shapes to the CPU."""
+"""The part of a graph's multiply-adds that strict lets run elsewhere: ONNX Runtime itself leaves
+the arithmetic of shapes to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)

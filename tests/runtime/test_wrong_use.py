@@ -10,7 +10,7 @@ from tests.runtime.conftest import text_contract, text_files, text_manifest
 
 from dst.runtime import Session, SlotError, StateStore, StreamPool, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.errors import StateError, StepError
+from dst.runtime.errors import SessionError, StateError, StepError
 from dst.runtime.state.codec import pack
 
 
@@ -82,6 +82,13 @@ def test_a_chunk_given_as_items_and_items_given_as_a_chunk(text: Session, sensor
 def test_a_prompt_of_text_for_tokens_that_are_not_bytes(ids: Session) -> None:
     with refused(StepError, "generate", match="encode it with its tokenizer first"):
         next(generate(ids.stream(), "abc", 1))
+
+
+@pytest.mark.parametrize("path", [None, 3, b"text", ["text"]])
+def test_what_is_no_path_of_a_bundle(path: object) -> None:
+    words = r"expected a path or the name of a shipped bundle, such as Session\.open\('text'\)"
+    with refused(SessionError, "argument", match=f"^path is a {type(path).__name__}, {words}$"):
+        Session.open(path)  # type: ignore[arg-type]
 
 
 def test_a_pool_wants_slots(text: Session) -> None:
