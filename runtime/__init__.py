@@ -1,4 +1,4 @@
-"""The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
+"""Run bundles as live streams, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle.constants import model_id_with_constants
 from dst.runtime.bundle.folder import Bundle, open_bundle, shipped, write_bundle

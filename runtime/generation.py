@@ -1,4 +1,4 @@
-"""Generation: a stream of tokens and a prompt in, one sampled token after another out.
+"""Read a prompt and continue it, one sampled token after another.
 
 Shape letters: `n` items, `V` vocabulary.
 """

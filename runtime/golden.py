@@ -1,4 +1,4 @@
-"""Golden vectors: a recorded run in, tensors for a file out; and a bundle in, its replay out.
+"""Record golden runs, and replay them to check that a bundle answers as it did when it was made.
 
 Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
 """

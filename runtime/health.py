@@ -1,4 +1,4 @@
-"""Health of a state: a stream in, a report out, and a policy that keeps a sick state from lasting.
+"""Watch the state of a stream, and warn, go back or refuse to save where it grows out of bounds.
 
     health = Health(stream, every_items=10_000, policy="rollback", limits=Limits(peak=1e4))
     while True:

@@ -1,4 +1,4 @@
-"""Going back exactly: an older saved state and the kept input in, a stream at one item out.
+"""Go back to one exact item: start from an older saved state and read the kept input again.
 
 Shape letters: `T` items per chunk, `n` items of any number.
 """

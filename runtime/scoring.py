@@ -1,4 +1,4 @@
-"""Surprise: logits and the items that came in, bits per item out.
+"""Score a prediction: how many bits of surprise the item that came is.
 
 Shape letters: `V` vocabulary, `n` items.
 """

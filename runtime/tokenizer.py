@@ -1,4 +1,4 @@
-"""Text to token ids and back: one id per byte, or by the tokenizer.json of a bundle."""
+"""Turn text into token ids and back: one id per byte, or by the tokenizer.json of a bundle."""
 
 from __future__ import annotations
 

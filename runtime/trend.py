@@ -1,4 +1,4 @@
-"""The trend of one state tensor: its values as the items go by in, size and growth out."""
+"""Measure the size of one state tensor, and how fast it grows with the number of items."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Memory: a manifest in, the bytes a session will hold out; and what this process holds.
+"""Predict the bytes that a session and its streams hold, and measure what this process holds.
 
 Shape letters: `B` batch, `T` items per chunk.
 """

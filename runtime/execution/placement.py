@@ -1,4 +1,4 @@
-"""The load report: an open graph in, how much of its work runs on which provider out.
+"""Tell how much of the work of an open graph runs on which provider.
 
 ONNX Runtime tells which node it gave to which provider, the manifest what each node costs in
 multiply-adds; the two meet by the node's name. What ONNX Runtime adds or renames, and what the

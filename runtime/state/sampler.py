@@ -1,4 +1,4 @@
-"""Sampling: logits and a counter-based random source in, one token id and the next source out.
+"""Choose a token from logits, with random numbers that a saved state can go on with.
 
 Shape letters: `V` vocabulary.
 """
