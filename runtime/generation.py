@@ -49,6 +49,13 @@ def generate(
             is nothing to continue.
         StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
         StepError: the prompt does not fit the contract, or a step failed.
+
+    Example:
+        >>> from dst.runtime import Session, decode_bytes
+        >>> stream = Session.open("text").stream()
+        >>> text = decode_bytes(generate(stream, "The quick brown ", 8, seed=0))
+        >>> len(text), stream.sampler
+        (8, Sampler(seed=0, draws=8))
     """
     logits_name = _logits(stream.engine.contract)
     choice = Choice(temperature, top_k, top_p)

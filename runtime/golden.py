@@ -67,6 +67,12 @@ def golden_tensors(
     Returns:
         `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps,
         `t<T>/state/<input>`, and `stream/<input>`.
+
+    Example:
+        >>> chunks, y = [np.zeros((1, 8))] * 3, [np.ones((1, 8))] * 3
+        >>> found = golden_tensors(8, chunks, {"y": y}, {"h": np.zeros((1, 4))})
+        >>> {name: tensor.shape for name, tensor in found.items()}
+        {'t8/chunk': (3, 1, 8), 't8/out/y': (3, 1, 8), 't8/state/h': (1, 4)}
     """
     tensors = {f"t{t}/chunk": np.stack(chunks)}
     tensors |= {f"t{t}/out/{name}": np.stack(values) for name, values in outputs.items()}
@@ -119,6 +125,10 @@ def relative_error(found: Array, expected: Array) -> float:
     """Return max|found - expected| / rms(expected), in float64; infinite if not finite.
 
     Where the expected values are all zero, any difference is infinite.
+
+    Example:
+        >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0])).__round__(3)
+        0.316
     """
     if expected.size == 0:
         return 0.0

@@ -1,11 +1,5 @@
 """Watch the state of a stream, and warn, go back or refuse to save where it grows out of bounds.
 
-    health = Health(stream, every_items=10_000, policy="rollback", limits=Limits(peak=1e4))
-    while True:
-        stream.advance(items)
-        health.tick()  # looks when it is time
-    health.save("memory.safetensors")
-
 A recurrence checks by itself, every few dozen steps, that its state is finite. This looks further:
 at the size of every tensor and at where that size is going, and says what to do before infinity is
 reached. A look takes one snapshot and makes no other array of a tensor's size; what is kept is the
@@ -78,6 +72,15 @@ class Health:
 
     Attributes:
         report: what the last look found.
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> stream = Session.open("text").stream()
+        >>> health = Health(stream, every_items=10, policy="rollback", limits=Limits(peak=1e4))
+        >>> outputs = stream.advance(b"one call of many in a loop, of any size")
+        >>> report = health.tick()  # looks when it is time
+        >>> report.healthy, report.causes
+        (True, ())
     """
 
     __slots__ = (

@@ -48,6 +48,15 @@ def replay(
         StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs to
             another bundle.
         NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an infinity.
+
+    Example:
+        >>> session = Session.open("text")
+        >>> stream, text = session.stream(), bytes(range(100))
+        >>> before = stream.saved()
+        >>> outputs = stream.advance(text)
+        >>> back = replay(session, before, text, first=0, item=40)
+        >>> back.items_consumed + back.pending
+        40
     """
     chunk = session.contract.chunk
     kept = check_items(chunk, items)

@@ -31,6 +31,19 @@ class Stream:
 
     Every method is transactional: if it raises, whatever it raises, the stream is as it was
     before the call (`NonFiniteError` alone may put it further back, and says so).
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> stream = Session.open("text").stream()
+        >>> outputs = stream.advance(b"any number of bytes")  # whole chunks; the rest waits
+        >>> rest = stream.flush()  # and now answers too
+        >>> stream.items_consumed, stream.pending
+        (19, 0)
+        >>> before = stream.snapshot()
+        >>> outputs = stream.advance(b"a guess that is taken back, and a bit more of it")
+        >>> stream.restore(before)
+        >>> stream.items_consumed
+        19
     """
 
     __slots__ = ("_chunk", "_core", "_engine", "_steps")
@@ -70,6 +83,12 @@ class Stream:
             DeadlineError: the deadline passed.
             NonFiniteError: `output-not-finite`, `state-not-finite`: the step gave a NaN or an
                 infinity.
+
+        Example:
+            >>> from dst.runtime import Session
+            >>> stream = Session.open("text").stream()
+            >>> stream.step(np.array([[72, 105, 33, 10]]))["logits"].shape
+            (1, 4, 256)
         """
         core = self._core
         step = self._steps.get(chunk.shape) if type(chunk) is np.ndarray else None
@@ -191,7 +210,16 @@ class Stream:
         put_record(self._engine, self._core, snapshot, "snapshot")
 
     def fork(self) -> "Stream":
-        """Return a second stream that stands where this one does and goes its own way."""
+        """Return a second stream that stands where this one does and goes its own way.
+
+        Example:
+            >>> from dst.runtime import Session
+            >>> stream = Session.open("text").stream()
+            >>> other = stream.fork()
+            >>> outputs = other.advance(bytes(64))
+            >>> stream.items_consumed, other.items_consumed
+            (0, 64)
+        """
         other = Stream._blank(self._engine)
         given = self._core.position.given
         put_record(self._engine, other._core, self.snapshot(), "snapshot", given=given)
@@ -239,6 +267,15 @@ class Stream:
                 written.
             StateError: the disk refused, and the file that stood there still does; or the open
                 file is closed, of text or not for writing.
+
+        Example:
+            >>> import io
+            >>> from dst.runtime import Session
+            >>> session, file = Session.open("text"), io.BytesIO()
+            >>> session.stream().save(file)
+            >>> start = file.seek(0)
+            >>> Stream.load(session, file).items_consumed
+            0
         """
         write_record(path, to_finite_record(self._engine, self._core, copy=False), durable)
 

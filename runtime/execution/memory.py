@@ -56,6 +56,13 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
         graphs: how many graphs are open.
         streams: how many streams are live.
         chunk_sizes: the T each stream uses.
+
+    Example:
+        >>> from dst.runtime import open_bundle
+        >>> manifest = open_bundle("text").manifest
+        >>> one, ten = (predict(manifest, 1, n, [32]).total_bytes for n in (1, 10))
+        >>> ten < 10 * one  # the weights are shared
+        True
     """
     state_bytes = Layout.of(manifest.contract).state_bytes
     scratch = sum(_buffers(manifest, t) for t in chunk_sizes)

@@ -102,6 +102,12 @@ class LoadReport:
         provider: the provider that was asked for.
         strict: whether a graph that falls back is refused.
         graphs: the open graphs.
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> report = Session.open("text", chunk_sizes=[1]).report()
+        >>> [(load.fraction, load.fallback_reason) for load in report.graphs]
+        [(1.0, None)]
     """
 
     provider: str

@@ -40,12 +40,14 @@ class StreamPool:
 
     Threads may share a pool: their calls take turns. One call with many slots is what is fast.
 
-    ```python
-    pool = StreamPool(Session.open("text"), slots=64)
-    outputs = pool.advance({0: b"one stream", 7: b"and another one"})
-    store.put("ada", pool.swap_out(7))
-    pool.swap_in(7, store.get("bob"))
-    ```
+    Example:
+        >>> from dst.runtime import Session
+        >>> pool = StreamPool(Session.open("text", chunk_sizes=[1, 32]), slots=3)
+        >>> outputs = pool.advance({0: b"one stream, " * 3, 2: b"and another one " * 3})
+        >>> sorted(outputs), pool.items_consumed(2), pool.pending(2)
+        ([0, 2], 32, 16)
+        >>> saved = pool.swap_out(2)  # for a store
+        >>> pool.swap_in(1, saved)
     """
 
     def __init__(
