@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dst.runtime.errors import StateError
 from dst.runtime.execution.checkpoint import put_record, put_saved, to_finite_record, to_record
-from dst.runtime.execution.chunking import advance, flush, join, overtaking
+from dst.runtime.execution.chunking import join, overtaking, plan_chunks, plan_tail, take_steps
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.inputs import GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
@@ -137,7 +137,7 @@ class Stream:
                 infinity.
         """
         fresh = check_items(self._chunk, items)
-        return self._whole(lambda: advance(self._core, self._engine.contract, fresh))
+        return self._whole(lambda: self._advance(fresh))
 
     def flush(self) -> Outputs:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
@@ -355,16 +355,19 @@ class Stream:
 
         def work() -> int:
             contract = self._engine.contract
-            read = advance(self._core, contract, fresh)
-            outputs = join(contract, read, self._flush())
+            outputs = join(contract, self._advance(fresh), self._flush())
             token, sampler = choose(outputs, self._core.position.sampler)
             self._core.append(np.array([token], self._chunk.dtype), sampler)
             return token
 
         return self._whole(work)
 
+    def _advance(self, items: Array) -> Outputs:
+        return take_steps(self._core, plan_chunks(self._core, self._engine.contract, items))
+
     def _flush(self) -> Outputs:
-        return flush(self._core, self._engine.contract, self._engine.chunk_sizes)
+        engine = self._engine
+        return take_steps(self._core, plan_tail(self._core, engine.contract, engine.chunk_sizes))
 
     def _whole(self, work: Callable[[], Result]) -> Result:
         """Do some steps as one call: all of them, or none."""

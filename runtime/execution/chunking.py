@@ -34,10 +34,10 @@ class ChunkPlan:
     __slots__ = (
         "_answered",
         "_at",
+        "_backup",
         "_contract",
         "_core",
         "_firm",
-        "_held",
         "_items",
         "_outputs",
         "_read",
@@ -64,7 +64,7 @@ class ChunkPlan:
         self._contract = contract
         self._waiting = core.pending()
         self._items = items
-        self._held: Backup | None = None
+        self._backup: Backup | None = None
         self._firm = len(sizes)
         self._read = sum(sizes)
         self._answered = self._read + padded
@@ -72,7 +72,11 @@ class ChunkPlan:
         nominal = contract.chunk.nominal_t
         self.sizes = [*sizes, *[nominal] * -(-padded // nominal)]
         self.done = 0
-        self._outputs = _room(contract, len(self.sizes), self._answered)
+        self._outputs: Outputs = {}
+        for o in contract.outputs:
+            per_chunk = (len(self.sizes), *sized(o.shape, 0))
+            shape = sized(o.shape, self._answered) if o.per == "item" else per_chunk
+            self._outputs[o.name] = np.empty(shape, o.dtype)
 
     @property
     def t(self) -> int:
@@ -84,21 +88,31 @@ class ChunkPlan:
         room = row.items
         if self.done >= self._firm:
             if self.done == self._firm:
-                self._held = self._core.hold()
+                self._backup = self._core.hold()
             left = len(self._waiting) + len(self._items) - self._at
             pad = self._contract.chunk.pad_value or 0
             np.copyto(room[left:], pad, casting="unsafe")
             room = room[:left]
-        _gather(room, self._waiting, self._items, self._at)
+        waiting = self._waiting[self._at : self._at + len(room)]
+        room[: len(waiting)] = waiting
+        skip = max(0, self._at - len(self._waiting))
+        room[len(waiting) :] = self._items[skip : skip + len(room) - len(waiting)]
 
     def take(self, row: Row) -> None:
         """Copy the outputs of the row, when the step is done."""
         count = min(self.sizes[self.done], self._answered - self._at)
-        _collect(self._contract, self._outputs, row.outputs, self.done, self._at, count)
+        for o in self._contract.outputs:
+            value, target = row.outputs[o.name], self._outputs[o.name]
+            if o.time_axis is None:
+                target[self.done] = value
+            else:
+                before = (slice(None),) * o.time_axis
+                place = slice(self._at, self._at + count)
+                target[(*before, place)] = value[(*before, slice(count))]
         self._at += count
         self.done += 1
-        if self._held is not None and self.done == len(self.sizes):
-            self._core.release(self._held)
+        if self._backup is not None and self.done == len(self.sizes):
+            self._core.release(self._backup)
 
     def end(self) -> Outputs:
         """Let the items that filled no chunk wait, and return all outputs."""
@@ -135,22 +149,33 @@ def plan_tail(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) 
         )
     if rest and chunk.tail == "pad":
         return ChunkPlan(core, contract, nothing, sizes, padded=rest)
-    return ChunkPlan(core, contract, nothing, sizes + _split(rest, chunk_sizes))
+    for t in sorted(chunk_sizes, reverse=True):  # the largest chunks that fit, repeatedly
+        sizes += [t] * (rest // t)
+        rest %= t
+    if rest:
+        raise SessionError(
+            f"{rest} items are left that no chunk of T = {sorted(chunk_sizes)} can hold; "
+            "open the session with T = 1 among its chunk_sizes",
+            code="chunk-size",
+        )
+    return ChunkPlan(core, contract, nothing, sizes)
 
 
-def advance(core: Recurrence, contract: Contract, items: Array) -> Outputs:
-    """Step every chunk of the nominal T that pending and new items `[n, ...]` fill."""
-    return _step_all(core, plan_chunks(core, contract, items))
-
-
-def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> Outputs:
-    """Answer for the items that wait, by the contract's tail rule.
+def take_steps(core: Recurrence, plan: ChunkPlan) -> Outputs:
+    """Take every step of a plan, and return the outputs.
 
     Raises:
-        PartialChunkError: the rule is `refuse`, and items wait.
         SessionError: `chunk-size`: the session does not run a T that is needed.
+        StepError: a step was refused or failed.
+        BadStateError: the state after a step was checked and is not finite.
     """
-    return _step_all(core, plan_tail(core, contract, chunk_sizes))
+    steps = {t: core.step_for(t) for t in set(plan.sizes)}
+    for t in plan.sizes:
+        step = steps[t]
+        plan.fill(step.row)
+        core.step_once(step)
+        plan.take(step.row)
+    return plan.end()
 
 
 def overtaking(waiting: int) -> StepError:
@@ -174,59 +199,3 @@ def _whole_chunks(contract: Contract, items: int) -> int:
     """Count the chunks of the nominal T that so many items fill, look-ahead included."""
     chunk = contract.chunk
     return max(0, items - chunk.lookahead) // chunk.nominal_t
-
-
-def _step_all(core: Recurrence, plan: ChunkPlan) -> Outputs:
-    steps = {t: core.step_for(t) for t in set(plan.sizes)}
-    for t in plan.sizes:
-        step = steps[t]
-        plan.fill(step.row)
-        core.step_once(step)
-        plan.take(step.row)
-    return plan.end()
-
-
-def _split(count: int, chunk_sizes: Sequence[int]) -> list[int]:
-    """Cut `count` items into the largest chunks that fit, repeatedly."""
-    parts: list[int] = []
-    for t in sorted(chunk_sizes, reverse=True):
-        parts += [t] * (count // t)
-        count %= t
-    if count:
-        raise SessionError(
-            f"{count} items are left that no chunk of T = {sorted(chunk_sizes)} can hold; "
-            "open the session with T = 1 among its chunk_sizes",
-            code="chunk-size",
-        )
-    return parts
-
-
-def _gather(room: Array, waiting: Array, items: Array, start: int) -> None:
-    """Fill `room` with the items from `start` on, of `waiting` and then `items`."""
-    held = waiting[start : start + len(room)]
-    room[: len(held)] = held
-    skip = max(0, start - len(waiting))
-    room[len(held) :] = items[skip : skip + len(room) - len(held)]
-
-
-def _room(contract: Contract, steps: int, items: int) -> Outputs:
-    """Make the arrays that the outputs of `steps` steps over `items` items go to."""
-    return {
-        o.name: np.empty(
-            sized(o.shape, items) if o.per == "item" else (steps, *sized(o.shape, 0)), o.dtype
-        )
-        for o in contract.outputs
-    }
-
-
-def _collect(
-    contract: Contract, outputs: Outputs, found: Outputs, step: int, at: int, count: int
-) -> None:
-    """Copy the first `count` items of a step's outputs to their place."""
-    for o in contract.outputs:
-        value = found[o.name]
-        if o.time_axis is None:
-            outputs[o.name][step] = value
-        else:
-            before = (slice(None),) * o.time_axis
-            outputs[o.name][(*before, slice(at, at + count))] = value[(*before, slice(count))]

@@ -10,8 +10,7 @@ from tests.raising import Fault, refused
 
 from dst.runtime import Session, Snapshot, Stream
 from dst.runtime.errors import NonFiniteError, StateError
-from dst.runtime.health import Health, HealthWarning, Limits
-from dst.runtime.trend import POINTS_PER_DECADE, Track, rms_of
+from dst.runtime.health import POINTS_PER_DECADE, Health, HealthWarning, Limits, Track, rms_of
 
 BLOWS_UP = np.full((1, 1), 200.0, np.float32)  # exp(200) is infinite in float32
 ONE = np.ones((1, 1), np.float32)
