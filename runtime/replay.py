@@ -27,8 +27,8 @@ def replay(
 
     An item that waits for its chunk has been given and is not yet in the state: the result has
     `items_consumed + pending == item`. It is bit-equal to the stream that was never stopped, as
-    long as that one was fed by `advance` alone: a `flush` since `saved` starts the grid of
-    chunks anew, and must be repeated by hand. The random source stands where `saved` has it.
+    long as that one was fed by `advance` alone: after a `flush` the next chunk begins elsewhere, so
+    a `flush` since `saved` must be repeated by hand. The random source stands where `saved` has it.
 
     Args:
         session: a session of the same model.

@@ -142,7 +142,7 @@ class Stream:
     def flush(self) -> Outputs:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
-        `exact` steps them with the largest chunks that fit and the grid starts anew here;
+        `exact` steps them with the largest chunks that fit, and the next chunk begins here;
         `pad` answers for all of them as if padding followed, and leaves state and items as they
         were (with look-ahead that may take several steps);
         `refuse` takes no partial chunk.

@@ -26,7 +26,7 @@ class Memory:
         graphs: open graphs; each keeps its own copy of the weights.
         streams: live streams.
         weights_bytes: weights of all open graphs.
-        state_bytes: two arenas per stream.
+        state_bytes: two states per stream.
         guard_bytes: per stream the last good state and room to undo a call, as large again.
         waiting_bytes: per stream the items that wait for their chunk, the lookback, and the inputs
             that the stream was given.

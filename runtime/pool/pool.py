@@ -123,7 +123,7 @@ class StreamPool:
         return self._call(chunks, self._one_chunk)
 
     def advance(self, items: Mapping[int, Items]) -> dict[int, Outputs]:
-        """Let some slots read any number of items each, on the grid of the nominal T.
+        """Let some slots read any number of items each, in chunks of the nominal T.
 
         Args:
             items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.

@@ -69,13 +69,11 @@ class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Span(NamedTuple):
-    """Where a tensor lies behind the header, and what it is."""
+    """One tensor of the file, as its header describes it."""
 
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class _Claim(NamedTuple):
@@ -182,7 +180,7 @@ def _head_bytes(start: bytes, size: int) -> int:
 
 def _claim(head: bytes, rest: int) -> _Claim:
     """Read what a header says of the `rest` bytes behind it."""
-    everything = [_Span("", np.dtype(np.uint8), (max(0, rest),), 0, max(0, rest))]
+    everything = [_Span("", np.dtype(np.uint8), (max(0, rest),))]
     try:
         header = msgspec.json.decode(head[8:], type=dict[str, msgspec.Raw])
         plain = header.pop("__metadata__")
@@ -235,7 +233,7 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
         longest = math.prod(length or 1 for length in tensor.shape) * dtype.itemsize
         if start != end or stop - start != size or longest > MAX_STREAM_BYTES:
             raise ValueError(f"{name!r} lies at {start} .. {stop}, which does not fit its shape")
-        spans.append(_Span(name, dtype, tensor.shape, start, stop))
+        spans.append(_Span(name, dtype, tensor.shape))
         end = stop
     if end != rest:
         raise ValueError(f"its tensors end at {end}, its bytes at {rest}")

@@ -72,7 +72,9 @@ class Kept(msgspec.Struct, frozen=True):
 class StateStore:
     """A file of named streams. Threads may share a store; each process opens it for itself.
 
-    A `put` that has returned survives a kill of the process and, with `durable`, a loss of power.
+    Every method raises `StoreError` where the file cannot be read or written; a subclass or the
+    code says why. A `put` that has returned survives a kill of the process and, with `durable`, a
+    loss of power.
 
     Args:
         path: the file; made if it does not exist. Not on a network share: SQLite's WAL mode
@@ -158,7 +160,6 @@ class StateStore:
             NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be written; a subclass says why.
         """
         self._unlock()
         for name, saved in states.items():
@@ -179,7 +180,6 @@ class StateStore:
             StateNotFoundError: the stream has no such record.
             StateCorruptError: the state was altered; the message names the newest good one kept.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
         self._check_name(name)
@@ -212,7 +212,6 @@ class StateStore:
             StateNotFoundError: the oldest state kept lies beyond `item`.
             StateCorruptError: the state was altered; the message names a good one before it.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
         self._check_name(name)
@@ -234,7 +233,6 @@ class StateStore:
 
         Raises:
             StoreError: `store-corrupt`: a stream has lost its newest state.
-            StoreError: the file cannot be read; a subclass says why.
         """
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -257,7 +255,6 @@ class StateStore:
 
         Raises:
             StreamNotFoundError: the store has no such stream.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._check_name(name)
         with self._database.reading() as connection:
@@ -275,7 +272,6 @@ class StateStore:
 
         Raises:
             StreamNotFoundError: the store has no such stream.
-            StoreError: the file cannot be written; a subclass says why.
         """
         self._check_name(name)
         with self._database.writing() as connection:
@@ -288,7 +284,6 @@ class StateStore:
 
         Raises:
             StoreBusyError: others use the store without a pause; copies may be left.
-            StoreError: the file cannot be written; a subclass says why.
         """
         self._database.compact()
 
@@ -302,7 +297,6 @@ class StateStore:
         Raises:
             StoreBusyError: others use the store without a pause; everything is deleted, but
                 copies may be left in the -wal file: wipe again.
-            StoreError: the file cannot be written; a subclass says why.
         """
         with self._database.writing() as connection:
             connection.execute("DELETE FROM states")
