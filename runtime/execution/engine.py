@@ -89,19 +89,19 @@ class Engine:
         self.check_state_every = check_state_every
         self._graphs = _choose(bundle, graphs, chunk_sizes)
         self.chunk_sizes = tuple(sorted(self._graphs))
-        self.layout = Layout.of(self.contract)
-        self.initial = self.layout.initial(self.contract, bundle.init_tensors())
-        self.constants = {
-            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c))
-            for c in self.contract.constants
-        }
         manifest = bundle.manifest
+        contract = manifest.contract
+        self.layout = Layout.of(contract)
+        self.initial = self.layout.initial(contract, bundle.init_tensors())
+        self.constants = {
+            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c)) for c in contract.constants
+        }
         self.identity = Identity(
             manifest.model_id,
             manifest.state_hash,
             manifest.bundle_id,
             manifest.precision,
-            constant_marks(self.contract.constants),
+            constant_marks(contract.constants),
         )
         self._open: dict[str, ort.InferenceSession] = {}
         self._loads: dict[str, GraphLoad] = {}
@@ -253,7 +253,8 @@ def select(
                 f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs",
                 code="lowering",
             )
-    able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
+    here = _version(ort.__version__)
+    able = [g for g in named if _version(g.min_ort) <= here]
     if not able or (every and len(able) < len(named)):
         needed = (max if every else min)((g.min_ort for g in named), key=_version)
         raise SessionError(

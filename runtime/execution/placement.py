@@ -125,18 +125,16 @@ def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> Gra
     """
     tell = getattr(session, "get_provider_graph_assignment_info", None)  # since 1.24
     left = dict(graph.multiply_adds)
-    nodes: dict[str, int] = {}
-    unknown: dict[str, int] = {}
-    costs: dict[str, int] = {}
     names = {place.execution: str(name) for name, place in PLACES.items()}
+    costs: dict[str, list[int | None]] = {}  # of each node, by provider
     for part in tell() if tell is not None else ():
-        provider = names.get(part.ep_name, part.ep_name)
-        for node in part.get_nodes():
-            cost = _claim(node.name, left)
-            nodes[provider] = nodes.get(provider, 0) + 1
-            unknown[provider] = unknown.get(provider, 0) + (cost is None)
-            costs[provider] = costs.get(provider, 0) + (cost or 0)
-    shares = [ProviderShare(p, nodes[p], unknown[p], costs[p]) for p in nodes]
+        given = costs.setdefault(names.get(part.ep_name, part.ep_name), [])
+        given += [_claim(node.name, left) for node in part.get_nodes()]
+    shares = [
+        ProviderShare(name, len(found), found.count(None), sum(cost or 0 for cost in found))
+        for name, found in costs.items()
+        if found
+    ]
     return GraphLoad(
         graph=graph.file,
         lowering=graph.lowering,

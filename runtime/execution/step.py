@@ -192,7 +192,7 @@ class BoundStep:
             for name, value in given.values.items():
                 binding.bind_ortvalue_input(name, value)
         captures = [capture_options(self._provider_options) for _ in self.bindings]
-        self._captures = captures if any(captures) else None
+        self._captures = None if None in captures else captures
         self.given = given
 
     # --- running
