@@ -1,6 +1,6 @@
-"""What a torch module signs to become a bundle: ``(chunk, state)`` in, ``(outputs, state)`` out.
+"""The interface of a torch step: it maps ``(chunk, state)`` to ``(outputs, next state)``.
 
-Sign it by deriving from ``Step``, or by having the same three members::
+Derive from ``Step``, or give a module the same three members::
 
     class Counter(Step):
         def __init__(self):

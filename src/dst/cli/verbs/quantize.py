@@ -104,7 +104,7 @@ def quantize(order: Order, output: Output) -> int:
     _tell(order.out, done, output)
     if bundle.manifest.certificates and not done.bundle.manifest.certificates:
         output.out.print("[dim]certificates of the source do not describe these graphs[/]")
-    insisted = any(record.insisted for record in done.records)
+    insisted = any(record.forced for record in done.records)
     drift = strayed(bundle, order.out, output) if insisted else None
     before, after = done.weights_bytes
     output.write_json(
@@ -200,8 +200,7 @@ def _weights(records: Sequence[WeightRecord]) -> Table:
     kinds = Counter((r.form, r.role, r.reason) for r in records)
     for (form, role, reason), count in sorted(kinds.items()):
         alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
-        names = [" + ".join((r.weight, *r.more)) if r.weight else r.node for r in alike]
-        shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
+        shown = ", ".join(r.label for r in alike[:3]) + (", …" if count > 3 else "")
         why = f" ({reason})" if reason else ""
         table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
     return table
@@ -222,8 +221,8 @@ def _tell(path: Path, done: Quantized, output: Output) -> None:
             f"then holds {mib(manifest.weights_bytes)}[/]"
         )
     for record in done.records:
-        if record.insisted:
+        if record.forced:
             output.err.print(
-                f"[yellow]{foreign(record.weight)}: {record.role} is quantized because you asked; "
+                f"[yellow]{foreign(record.label)}: {record.role} is quantized because you asked; "
                 "every recipe leaves it in float32[/]"
             )

@@ -16,15 +16,15 @@ from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize import WeightRecord
 from dst.quantize.autotune import (
+    Autotuned,
     Goal,
-    Harm,
-    Judgement,
-    Picked,
     Search,
+    Sensitivity,
     Speed,
     Trial,
+    Verdict,
+    autotune,
     budget_for,
-    pick,
 )
 from dst.quantize.autotune.trial import USUAL
 from dst.runtime import open_bundle
@@ -60,7 +60,7 @@ class Result(msgspec.Struct, frozen=True):
     relative_error: float
     items: int
     data: str
-    candidates: tuple[Judgement, ...]
+    candidates: tuple[Verdict, ...]
     searches: tuple[Search, ...]
     weights: tuple[WeightRecord, ...]
 
@@ -83,7 +83,7 @@ def pick_recipe(order: Order, output: Output) -> int:
     items, about = items_of(full, order.data)
     trial = Trial(budget=budget, items=order.items or USUAL.items, data=about)
     with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
-        picked = pick(
+        picked = autotune(
             full,
             order.out,
             items,
@@ -112,7 +112,7 @@ def pick_recipe(order: Order, output: Output) -> int:
             relative_error=budget.relative_error,
             items=trial.items,
             data=about,
-            candidates=picked.judgements,
+            candidates=picked.verdicts,
             searches=picked.searches,
             weights=picked.records,
         )
@@ -120,8 +120,8 @@ def pick_recipe(order: Order, output: Output) -> int:
     return CHECK_FAILED if picked.bundle is None else 0
 
 
-def _candidates(picked: Picked) -> Table:
-    sizes = sorted({speed.t for found in picked.judgements for speed in found.speeds})
+def _candidates(picked: Autotuned) -> Table:
+    sizes = sorted({speed.t for found in picked.verdicts for speed in found.speeds})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("recipe")
     table.add_column("weights", justify="right")
@@ -130,7 +130,7 @@ def _candidates(picked: Picked) -> Table:
     for name in ("loss" if _in_nats(picked) else "error", "growth"):
         table.add_column(name, justify="right")
     table.add_column("verdict", overflow="fold")
-    for found in picked.judgements:
+    for found in picked.verdicts:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
         table.add_row(
             foreign(found.recipe),
@@ -143,8 +143,8 @@ def _candidates(picked: Picked) -> Table:
     return table
 
 
-def _in_nats(picked: Picked) -> bool:
-    return any(found.gate("loss") is not None for found in picked.judgements)
+def _in_nats(picked: Autotuned) -> bool:
+    return any(found.gate("loss") is not None for found in picked.verdicts)
 
 
 def _speed(speed: Speed | None) -> str:
@@ -158,7 +158,7 @@ def _growth(value: float | None) -> str:
     return "[dim]not judged[/]" if value is None else f"≤ {value:.0%}"
 
 
-def _verdict(found: Judgement, picked: Picked) -> str:
+def _verdict(found: Verdict, picked: Autotuned) -> str:
     if found is picked.chosen:
         return "[bold green]✓ chosen[/]"
     if found.holds:
@@ -172,13 +172,13 @@ def _tell_search(search: Search, output: Output) -> None:
     end = "no mix holds the budget" if count is None else f"the budget holds with {count} wider"
     output.out.print(
         f"[bold]{foreign(search.recipe)}[/], each of "
-        f"{counted(len(search.harms), 'weight')} alone: {end}"
+        f"{counted(len(search.sensitivities), 'weight')} alone: {end}"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("weight", "role", "form", "harm", "held as"):
         table.add_column(name)
     shown = max(SHOWN_HARMS, count or 0)
-    for place, harm in enumerate(search.harms[:shown]):
+    for place, harm in enumerate(search.sensitivities[:shown]):
         wide = count is not None and place < count
         table.add_row(
             foreign(harm.weight),
@@ -188,22 +188,22 @@ def _tell_search(search: Search, output: Output) -> None:
             f"[bold]{harm.wider}[/]" if wide else harm.form,
         )
     output.out.print(table)
-    if len(search.harms) > shown:
-        output.out.print(f"[dim]… and {len(search.harms) - shown} that hurt less[/]")
+    if len(search.sensitivities) > shown:
+        output.out.print(f"[dim]… and {len(search.sensitivities) - shown} that hurt less[/]")
 
 
-def _harm(harm: Harm) -> str:
+def _harm(harm: Sensitivity) -> str:
     return f"{harm.divergence:.1e}" if math.isfinite(harm.divergence) else "not finite"
 
 
-def _tell_left(picked: Picked, output: Output) -> None:
+def _tell_left(picked: Autotuned, output: Output) -> None:
     """Say what stays float32 whatever the recipe, and why."""
     left = Counter(record.reason for record in picked.records if record.form == "float32")
     for reason, count in sorted(left.items()):
         output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
 
 
-def _tell_choice(order: Order, picked: Picked, output: Output) -> None:
+def _tell_choice(order: Order, picked: Autotuned, output: Output) -> None:
     if picked.chosen is None or picked.bundle is None:
         output.out.print(
             "[bold red]✗[/] nothing holds: full precision serves best here; nothing was written"
