@@ -146,7 +146,7 @@ def _run(
 def _disturb(session: Session, stream: Stream, noise: np.random.Generator) -> None:
     """Move every value of the state a little."""
     now = stream.snapshot()
-    for value in session.layout.views(now.block).values():
+    for value in now.state.values():
         value[...] = _disturbed(value, noise)
     stream.restore(now)
 

@@ -1,4 +1,4 @@
-"""The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
+"""Run bundles as live streams, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle.constants import model_id_with_constants
 from dst.runtime.bundle.reader import Bundle, open_bundle, shipped
@@ -13,7 +13,7 @@ from dst.runtime.errors import (
     StoreError,
 )
 from dst.runtime.execution.memory import Memory, predict, rss_bytes
-from dst.runtime.execution.placement import GraphLoad, LoadReport, Share
+from dst.runtime.execution.placement import GraphLoad, LoadReport, ProviderShare
 from dst.runtime.generation import generate
 from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
 from dst.runtime.health import Health, HealthReport, Limits
@@ -38,11 +38,11 @@ __all__ = [
     "Limits",
     "LoadReport",
     "Memory",
+    "ProviderShare",
     "Sampler",
     "Saved",
     "Session",
     "SessionError",
-    "Share",
     "SlotError",
     "Snapshot",
     "StateError",

@@ -1,4 +1,4 @@
-"""Files that survive a crash: bytes or files in, complete and synced files on disk out."""
+"""Write files that survive a crash: complete and synced, or not there."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Generation: a stream of tokens and a prompt in, one sampled token after another out.
+"""Read a prompt and continue it, one sampled token after another.
 
 Shape letters: `n` items, `V` vocabulary.
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Contract, Tokens
 from dst.runtime.errors import StepError
-from dst.runtime.execution.items import Items
+from dst.runtime.execution.inputs import Items
 from dst.runtime.state.sampler import Choice, Sampler
 from dst.runtime.stream import Stream
 from dst.runtime.tokenizer import TextTokenizer
@@ -49,6 +49,13 @@ def generate(
             is nothing to continue.
         StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
         StepError: the prompt does not fit the contract, or a step failed.
+
+    Example:
+        >>> from dst.runtime import Session, decode_bytes
+        >>> stream = Session.open("text").stream()
+        >>> text = decode_bytes(generate(stream, "The quick brown ", 8, seed=0))
+        >>> len(text), stream.sampler
+        (8, Sampler(seed=0, draws=8))
     """
     logits_name = _logits(stream.engine.contract)
     choice = Choice(temperature, top_k, top_p)

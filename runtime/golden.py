@@ -1,4 +1,4 @@
-"""Golden vectors: a recorded run in, tensors for a file out; and a bundle in, its replay out.
+"""Record golden runs, and replay them to check that a bundle answers as it did when it was made.
 
 Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
 """
@@ -67,6 +67,12 @@ def golden_tensors(
     Returns:
         `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps,
         `t<T>/state/<input>`, and `stream/<input>`.
+
+    Example:
+        >>> chunks, y = [np.zeros((1, 8))] * 3, [np.ones((1, 8))] * 3
+        >>> found = golden_tensors(8, chunks, {"y": y}, {"h": np.zeros((1, 4))})
+        >>> {name: tensor.shape for name, tensor in found.items()}
+        {'t8/chunk': (3, 1, 8), 't8/out/y': (3, 1, 8), 't8/state/h': (1, 4)}
     """
     tensors = {f"t{t}/chunk": np.stack(chunks)}
     tensors |= {f"t{t}/out/{name}": np.stack(values) for name, values in outputs.items()}
@@ -119,6 +125,10 @@ def relative_error(found: Array, expected: Array) -> float:
     """Return max|found - expected| / rms(expected), in float64; infinite if not finite.
 
     Where the expected values are all zero, any difference is infinite.
+
+    Example:
+        >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0])).__round__(3)
+        0.316
     """
     if expected.size == 0:
         return 0.0
@@ -179,11 +189,8 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
     """
     found: list[tuple[int, list[Array]]] = []
     for golden, t in golden_runs(engine.bundle.manifest, graph):
-        held = engine.bundle.tensors(golden.file)
-        shape = (golden.steps, *_chunk(engine, golden.t))
-        chunks = _tensor(engine, golden, held, "chunk", shape)
-        cut = [p for c in chunks for p in np.split(c, golden.t // t, _time(engine))]
-        found.append((t, [np.ascontiguousarray(piece) for piece in cut]))
+        chunks = _Run(engine, golden).chunks(t)
+        found.append((t, [piece for pieces in chunks for piece in pieces]))
     return found
 
 
@@ -236,107 +243,90 @@ def golden_runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
     return [(golden, t) for golden, t in sizes if t]
 
 
-def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck:
-    contract = engine.contract
-    held = engine.bundle.tensors(golden.file)
-    stream = golden_stream(engine, golden)
-    chunks = _tensor(engine, golden, held, "chunk", (golden.steps, *_chunk(engine, golden.t)))
-    if chunks.dtype != np.dtype(contract.chunk.dtype):
-        raise BundleError(
-            f"{engine.bundle.label}: {golden.file}: chunk is {chunks.dtype}, "
-            f"contract says {contract.chunk.dtype}",
-            code="golden-tensors",
+class _Run:
+    """One golden run of a file, whose tensors are checked when they are fetched."""
+
+    def __init__(self, engine: Engine, golden: Golden) -> None:
+        self.engine, self.golden = engine, golden
+        self._tensors = engine.bundle.tensors(golden.file)
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Fetch one tensor and check its shape."""
+        full = f"t{self.golden.t}/{name}"
+        value = self._tensors.get(full)
+        if value is None or value.shape != shape:
+            found = "is missing" if value is None else f"has shape {list(value.shape)}"
+            raise self.error(f"tensor {full!r} {found}, expected shape {list(shape)}")
+        return value
+
+    def chunks(self, t: int) -> list[list[Array]]:
+        """Return the chunk of every step, cut to pieces of T = `t`."""
+        chunk, golden = self.engine.contract.chunk, self.golden
+        shape = sized(chunk.shape, golden.t + chunk.lookahead)
+        recorded = self.tensor("chunk", (golden.steps, *shape))
+        if recorded.dtype != np.dtype(chunk.dtype):
+            raise self.error(f"chunk is {recorded.dtype}, contract says {chunk.dtype}")
+        pieces = (np.split(step, golden.t // t, chunk.time_axis) for step in recorded)
+        return [[np.ascontiguousarray(piece) for piece in step] for step in pieces]
+
+    def costs(self, names: Sequence[str]) -> dict[str, float]:
+        """What the recipe costs each tensor of these names; empty for full precision."""
+        prefix = f"t{self.golden.t}/cost/"
+        if not any(name.startswith(prefix) for name in self._tensors):
+            return {}
+        costs: dict[str, float] = {}
+        for name in names:
+            value = self.tensor(f"cost/{name}", ())
+            if value.dtype != np.float64 or not 0 <= float(value) < np.inf:
+                raise self.error(
+                    f"{prefix + name!r} is {value} in {value.dtype}, expected a finite float64 of "
+                    "at least 0"
+                )
+            costs[name] = float(value)
+        return costs
+
+    def error(self, what: str) -> BundleError:
+        """Say what is wrong with the file."""
+        return BundleError(
+            f"{self.engine.bundle.label}: {self.golden.file}: {what}", code="golden-tensors"
         )
+
+
+def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck:
+    run = _Run(engine, golden)
+    stream = golden_stream(engine, golden)
+    chunks = run.chunks(t)
     # All of them before the first step: the outputs kept then fit what the file holds.
     wanted = {
-        output.name: _tensor(
-            engine,
-            golden,
-            held,
-            f"out/{output.name}",
-            (golden.steps, *sized(output.shape, golden.t)),
-        )
-        for output in contract.outputs
+        f"out/{o.name}": run.tensor(f"out/{o.name}", (golden.steps, *sized(o.shape, golden.t)))
+        for o in engine.contract.outputs
     }
-    left = {
-        name: _tensor(engine, golden, held, f"state/{name}", value.shape)
+    wanted |= {
+        f"state/{name}": run.tensor(f"state/{name}", value.shape)
         for name, value in stream.state.items()
     }
-    names = [f"out/{name}" for name in wanted] + [f"state/{name}" for name in left]
-    costs = _costs(engine, golden, held, names)
-    cut = golden.t // t
-    steps = [
-        [stream.step(np.ascontiguousarray(piece)) for piece in np.split(c, cut, _time(engine))]
-        for c in chunks
-    ]
-    errors: dict[str, float] = {}
-    for output in contract.outputs:
-        axis = output.time_axis
-        found = [
-            pieces[-1][output.name]
-            if axis is None
-            else np.concatenate([p[output.name] for p in pieces], axis)
+    costs = run.costs(list(wanted))
+    steps = [[stream.step(piece) for piece in pieces] for pieces in chunks]
+    found = {f"state/{name}": value for name, value in stream.state.items()}
+    for output in engine.contract.outputs:
+        name, axis = output.name, output.time_axis
+        joined = [
+            pieces[-1][name] if axis is None else np.concatenate([p[name] for p in pieces], axis)
             for pieces in steps
         ]
-        cost = costs.get(f"out/{output.name}")
-        errors[output.name] = _error(np.stack(found), wanted[output.name], cost)
-    for name, value in stream.state.items():
-        errors[name] = _error(value, left[name], costs.get(f"state/{name}"))
+        found[f"out/{name}"] = np.stack(joined)
+    errors = {
+        name.partition("/")[2]: cost_error(found[name], value, costs[name])
+        if costs
+        else relative_error(found[name], value)
+        for name, value in wanted.items()
+    }
     return GoldenCheck(
         graph=graph.file,
         t=t,
-        steps=golden.steps * cut,
+        steps=sum(map(len, chunks)),
         errors=errors,
         tolerance=graph.golden_tolerance,
         measure="cost" if costs else "rms",
         passed=max(errors.values()) <= graph.golden_tolerance,
     )
-
-
-def _error(found: Array, expected: Array, cost: float | None) -> float:
-    if cost is None:
-        return relative_error(found, expected)
-    return cost_error(found, expected, cost)
-
-
-def _costs(
-    engine: Engine, golden: Golden, held: Mapping[str, Array], names: Sequence[str]
-) -> dict[str, float]:
-    """What the recipe costs each tensor, `out/NAME` and `state/NAME`; empty for full precision."""
-    if not any(name.startswith(f"t{golden.t}/cost/") for name in held):
-        return {}
-    costs: dict[str, float] = {}
-    for name in names:
-        value = _tensor(engine, golden, held, f"cost/{name}", ())
-        if value.dtype != np.float64 or not 0 <= float(value) < np.inf:
-            raise BundleError(
-                f"{engine.bundle.label}: {golden.file}: 't{golden.t}/cost/{name}' is {value} in "
-                f"{value.dtype}, expected a finite float64 of at least 0",
-                code="golden-tensors",
-            )
-        costs[name] = float(value)
-    return costs
-
-
-def _time(engine: Engine) -> int:
-    return engine.contract.chunk.time_axis
-
-
-def _chunk(engine: Engine, t: int) -> tuple[int, ...]:
-    return sized(engine.contract.chunk.shape, t + engine.contract.chunk.lookahead)
-
-
-def _tensor(
-    engine: Engine, golden: Golden, held: Mapping[str, Array], name: str, shape: tuple[int, ...]
-) -> Array:
-    """Fetch one tensor of a golden run and check its shape."""
-    full = f"t{golden.t}/{name}"
-    value = held.get(full)
-    if value is None or value.shape != shape:
-        found = "is missing" if value is None else f"has shape {list(value.shape)}"
-        raise BundleError(
-            f"{engine.bundle.label}: {golden.file}: tensor {full!r} {found}, "
-            f"expected shape {list(shape)}",
-            code="golden-tensors",
-        )
-    return value

@@ -1,10 +1,4 @@
-"""Health of a state: a stream in, a report out, and a policy that keeps a sick state from lasting.
-
-    health = Health(stream, every_items=10_000, policy="rollback", limits=Limits(peak=1e4))
-    while True:
-        stream.advance(items)
-        health.tick()  # looks when it is time
-    health.save("memory.safetensors")
+"""Watch the state of a stream, and warn, go back or refuse to save where it grows out of bounds.
 
 A recurrence checks by itself, every few dozen steps, that its state is finite. This looks further:
 at the size of every tensor and at where that size is going, and says what to do before infinity is
@@ -12,17 +6,29 @@ reached. A look takes one snapshot and makes no other array of a tensor's size; 
 last healthy snapshot and, per tensor, sixteen points for every tenfold of items.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import combinations
+from statistics import median
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from dst.runtime.errors import StateError
-from dst.runtime.state.file import Place, put_state
+from dst.runtime.state.file import Place, write_record
 from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.stream import Stream
-from dst.runtime.trend import TensorHealth, Track
 
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.floating]
 Policy = Literal["warn", "rollback", "refuse_to_save"]
+
+POINTS_PER_DECADE = 16
+TREND_DECADES = 2
+TREND_POINTS = 8
+"""A trend is told from so many points at least."""
 
 
 class HealthWarning(UserWarning):
@@ -41,6 +47,26 @@ class Limits:
 
     peak: float | None = None
     growth_per_decade: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHealth:
+    """One float tensor of the state.
+
+    Attributes:
+        name: its input name.
+        finite: whether it holds neither NaN nor infinity.
+        rms: root of the mean square; NaN where not finite.
+        peak: max|x|; NaN where not finite.
+        growth_per_decade: by which factor the rms grows while the items grow tenfold, over the
+            last hundredfold of items; None where there are too few looks to tell.
+    """
+
+    name: str
+    finite: bool
+    rms: float
+    peak: float
+    growth_per_decade: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +104,19 @@ class Health:
 
     Attributes:
         report: what the last look found.
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> stream = Session.open("text").stream()
+        >>> health = Health(stream, every_items=10, policy="rollback", limits=Limits(peak=1e4))
+        >>> outputs = stream.advance(b"one call of many in a loop, of any size")
+        >>> report = health.tick()  # looks when it is time
+        >>> report.healthy, report.causes
+        (True, ())
     """
 
     __slots__ = (
-        "_good",
+        "_last_good",
         "_limits",
         "_policy",
         "_stream",
@@ -116,7 +151,7 @@ class Health:
         places = stream.engine.layout.places
         self._tracks = {p.name: Track() for p in places if p.dtype.kind == "f"}
         self._warned: set[tuple[str, str]] = set()
-        self._good: Snapshot | None = None
+        self._last_good: Snapshot | None = None
         self.report = self.look()
 
     def tick(self) -> HealthReport | None:
@@ -140,15 +175,14 @@ class Health:
         """
         now = self._stream.snapshot()
         items = now.items_consumed
-        views = self._stream.engine.layout.views(now.block)
         # from lists: a tuple made from a generator is cut to size, which Python's free lists keep
-        tensors = tuple([track.look(n, views[n], items) for n, track in self._tracks.items()])
+        tensors = tuple([track.look(n, now.state[n], items) for n, track in self._tracks.items()])
         wrong = [found for tensor in tensors for found in _wrong(tensor, self._limits)]
         causes = tuple([f"{found.text}, at item {items:,}" for found in wrong])
         back = None
         if not wrong:
             self._warned.clear()
-            self._good = now if self._policy == "rollback" else None
+            self._last_good = now if self._policy == "rollback" else None
         elif self._policy == "warn":
             self._warn(wrong, causes)
         elif self._policy == "rollback":
@@ -182,7 +216,7 @@ class Health:
             UnhealthyStateError, NonFiniteStateError: as `saved`; nothing was written.
             StateError: the disk refused; the file that stood there still does.
         """
-        put_state(path, self.saved())
+        write_record(path, self.saved())
 
     # --- inside
 
@@ -194,14 +228,14 @@ class Health:
                 warnings.warn(cause, HealthWarning, stacklevel=4)
 
     def _roll_back(self, causes: tuple[str, ...]) -> int:
-        if self._good is None:
+        if self._last_good is None:
             raise StateError(
                 f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
                 "load another state",
                 code="state-unhealthy",
             )
-        self._stream.restore(self._good)
-        at = self._good.items_consumed
+        self._stream.restore(self._last_good)
+        at = self._last_good.items_consumed
         for track in self._tracks.values():
             track.forget_after(at)
         return at
@@ -228,3 +262,64 @@ def _wrong(tensor: TensorHealth, limits: Limits) -> list[_Wrong]:
         text = f"state `{name}`: rms grew {growth:.3g}-fold per tenfold of items, limit {most:g}"
         found.append(_Wrong(name, "growth", text))
     return found
+
+
+class Track:
+    """The rms of one tensor at log-spaced items: sixteen points per decade, and no more."""
+
+    __slots__ = ("_points",)
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []  # log10 of items and of rms, rising in items
+
+    def look(self, name: str, value: Array, items: int) -> TensorHealth:
+        """Measure a tensor, and remember it if the last point is far enough back."""
+        peak = peak_of(value)
+        if not math.isfinite(peak):
+            return TensorHealth(name, False, math.nan, math.nan, None)
+        rms = rms_of(value, peak)
+        self.forget_after(items)
+        growth = None
+        if items and rms:
+            here = (math.log10(items), math.log10(rms))
+            growth = self._growth(here)
+            if not self._points or here[0] >= self._points[-1][0] + 1 / POINTS_PER_DECADE:
+                self._points.append(here)
+        return TensorHealth(name, True, rms, peak, growth)
+
+    def forget_after(self, items: int) -> None:
+        """Drop what was seen at later items than these: the stream has gone back."""
+        end = math.log10(items) if items else -math.inf
+        while self._points and self._points[-1][0] > end:
+            self._points.pop()
+
+    def _growth(self, here: tuple[float, float]) -> float | None:
+        """The factor per decade: 10 to the median slope between any two points (Theil and Sen)."""
+        points = [p for p in self._points if here[0] - TREND_DECADES <= p[0] < here[0]]
+        if len(points) < TREND_POINTS:
+            return None
+        points.append(here)
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2)]
+        return float(10 ** median(slopes))
+
+
+def peak_of(value: Array) -> float:
+    """max|x|; NaN where there is one, makes no array."""
+    flat = value.reshape(-1)
+    if not flat.size:
+        return 0.0
+    return max(float(np.maximum.reduce(flat)), -float(np.minimum.reduce(flat)))
+
+
+def rms_of(value: Array, peak: float) -> float:
+    """Root of the mean square of finite values, safe where their squares overflow."""
+    if not peak:
+        return 0.0
+    flat = cast(Floats, value.reshape(-1))
+    if flat.dtype.itemsize < 4:
+        flat = flat.astype(np.float32)
+    square = float(np.vdot(flat, flat))  # vdot alone gives no warning where it overflows
+    if math.isfinite(square) and square >= flat.size * 1e-36:  # else it over- or underflowed
+        return math.sqrt(square / flat.size)
+    small = flat.astype(np.float64) / peak
+    return peak * math.sqrt(float(np.dot(small, small)) / flat.size)

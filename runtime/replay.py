@@ -1,4 +1,4 @@
-"""Going back exactly: an older saved state and the kept input in, a stream at one item out.
+"""Go back to one exact item: start from an older saved state and read the kept input again.
 
 Shape letters: `T` items per chunk, `n` items of any number.
 """
@@ -6,7 +6,7 @@ Shape letters: `T` items per chunk, `n` items of any number.
 import msgspec
 
 from dst.runtime.errors import StoreError
-from dst.runtime.execution.items import Items, check_items
+from dst.runtime.execution.inputs import Items, check_items
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream
@@ -27,8 +27,8 @@ def replay(
 
     An item that waits for its chunk has been given and is not yet in the state: the result has
     `items_consumed + pending == item`. It is bit-equal to the stream that was never stopped, as
-    long as that one was fed by `advance` alone: a `flush` since `saved` starts the grid of
-    chunks anew, and must be repeated by hand. The random source stands where `saved` has it.
+    long as that one was fed by `advance` alone: after a `flush` the next chunk begins elsewhere, so
+    a `flush` since `saved` must be repeated by hand. The random source stands where `saved` has it.
 
     Args:
         session: a session of the same model.
@@ -48,6 +48,15 @@ def replay(
         StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs to
             another bundle.
         NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an infinity.
+
+    Example:
+        >>> session = Session.open("text")
+        >>> stream, text = session.stream(), bytes(range(100))
+        >>> before = stream.saved()
+        >>> outputs = stream.advance(text)
+        >>> back = replay(session, before, text, first=0, item=40)
+        >>> back.items_consumed + back.pending
+        40
     """
     chunk = session.contract.chunk
     kept = check_items(chunk, items)

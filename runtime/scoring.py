@@ -1,4 +1,4 @@
-"""Surprise: logits and the items that came in, bits per item out.
+"""Score a prediction: how many bits of surprise the item that came is.
 
 Shape letters: `V` vocabulary, `n` items.
 """
@@ -23,6 +23,10 @@ def surprise_bits(logits: Logits, items: Ids) -> Bits:
 
     Raises:
         ValueError: the shapes do not fit.
+
+    Example:
+        >>> surprise_bits(np.zeros((2, 256)), np.array([65, 66]))  # any byte is as likely
+        array([8., 8.])
     """
     if logits.ndim != 2 or items.shape != logits.shape[:1]:
         raise ValueError(f"logits {list(logits.shape)} do not fit items {list(items.shape)}")

@@ -1,8 +1,9 @@
-"""Sessions: a bundle by path or name and a provider in, streams out.
+"""Open a bundle on an execution provider, and start streams.
 
 Shape letters: `T` items per chunk.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,13 @@ Array = npt.NDArray[np.generic]
 class Session(Engine):
     """A bundle open on one provider. Threads may share it; each stream is one thread's.
 
-    ```python
-    session = Session.open("text")
-    stream = session.stream()
-    outputs = stream.advance(b"any number of bytes")
-    ```
+    Example:
+        >>> session = Session.open("text")
+        >>> stream = session.stream()
+        >>> stream.advance(b"any number of bytes, such as these")["logits"].shape
+        (1, 32, 256)
+        >>> stream.pending
+        2
     """
 
     @staticmethod
@@ -67,8 +70,19 @@ class Session(Engine):
             ProviderError: the provider is unknown, not installed, or did not take the graph.
             SessionError: `onnxruntime-too-old`: the graphs need a newer onnxruntime.
             SessionError: `chunk-size`: no graph runs a T that was asked for.
-            SessionError: no such lowering, or a number out of its range.
+            SessionError: `argument`: `path` is neither text nor a path, or a number is out of its
+                range; no such lowering.
+
+        Example:
+            >>> Session.open("text", chunk_sizes=[1, 8]).chunk_sizes
+            (1, 8)
         """
+        if not isinstance(path, str | os.PathLike):
+            raise SessionError(
+                f"path is a {type(path).__name__}, expected a path or the name of a shipped "
+                "bundle, such as Session.open('text')",
+                code="argument",
+            )
         bundle = open_bundle(path, verify)
         graphs = select(bundle, lowering, provider)
         able = {t for g in graphs if not g.batch or 1 in g.batch for t in g.allowed_t}
@@ -108,7 +122,11 @@ class Session(Engine):
                 to another bundle.
 
         Example:
-            `session.stream(inputs={"speaker": np.load("ann.npy")})`
+            >>> session = Session.open("text")
+            >>> stream = session.stream()
+            >>> outputs = stream.advance(b"The quick brown fox")
+            >>> session.stream(stream.saved()).items_consumed == stream.items_consumed
+            True
         """
         if saved is None:
             return Stream(self, inputs)

@@ -1,4 +1,4 @@
-"""Streams: chunks or items in, named outputs out, and a state that lives on.
+"""Step one stream on chunks or items, and save, copy or reset what it remembers.
 
 Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
@@ -10,18 +10,15 @@ from typing import NoReturn, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import StateError, StepError
-from dst.runtime.execution.buffers import Block
-from dst.runtime.execution.checkpoint import check_rows, given_again, put_saved, to_saved
-from dst.runtime.execution.chunking import advance, flush, join
-from dst.runtime.execution.deadline import step_in_time
+from dst.runtime.errors import StateError
+from dst.runtime.execution.checkpoint import put_record, put_saved, to_finite_record, to_record
+from dst.runtime.execution.chunking import join, overtaking, plan_chunks, plan_tail, take_steps
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.items import Items, check_chunk, check_items
-from dst.runtime.execution.recurrence import BadStateError, Recurrence, held
-from dst.runtime.execution.step import Plan
-from dst.runtime.execution.stream_inputs import Given
-from dst.runtime.state.file import Place, get_state, put_state
-from dst.runtime.state.record import Saved, Snapshot, check_identity
+from dst.runtime.execution.inputs import GivenInputs, Items, check_chunk, check_items
+from dst.runtime.execution.recurrence import BadStateError, Recurrence
+from dst.runtime.execution.step import BoundStep, deadline
+from dst.runtime.state.file import Place, read_record, write_record
+from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
@@ -34,12 +31,25 @@ class Stream:
 
     Every method is transactional: if it raises, whatever it raises, the stream is as it was
     before the call (`NonFiniteError` alone may put it further back, and says so).
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> stream = Session.open("text").stream()
+        >>> outputs = stream.advance(b"any number of bytes")  # whole chunks; the rest waits
+        >>> rest = stream.flush()  # and now answers too
+        >>> stream.items_consumed, stream.pending
+        (19, 0)
+        >>> before = stream.snapshot()
+        >>> outputs = stream.advance(b"a guess that is taken back, and a bit more of it")
+        >>> stream.restore(before)
+        >>> stream.items_consumed
+        19
     """
 
-    __slots__ = ("_chunk", "_core", "_engine", "_plans")
+    __slots__ = ("_chunk", "_core", "_engine", "_steps")
 
     def __init__(self, engine: Engine, inputs: Mapping[str, Array] | None = None) -> None:
-        given = Given.of(engine.contract, inputs)
+        given = GivenInputs.of(engine.contract, inputs)
         self._begin(engine)
         self._core.reset(given)
 
@@ -47,7 +57,7 @@ class Stream:
         self._engine = engine
         self._chunk = engine.contract.chunk
         self._core = Recurrence(engine)
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._steps: dict[tuple[int, ...], BoundStep] = {}
 
     # --- feeding
 
@@ -73,31 +83,34 @@ class Stream:
             DeadlineError: the deadline passed.
             NonFiniteError: `output-not-finite`, `state-not-finite`: the step gave a NaN or an
                 infinity.
+
+        Example:
+            >>> from dst.runtime import Session
+            >>> stream = Session.open("text").stream()
+            >>> stream.step(np.array([[72, 105, 33, 10]]))["logits"].shape
+            (1, 4, 256)
         """
         core = self._core
-        plan = self._plans.get(chunk.shape) if type(chunk) is np.ndarray else None
-        if plan is None or chunk.dtype != plan.dtype:
-            plan = self._plan_of(chunk)
-        if core.mark.waiting:
-            raise StepError(
-                f"{core.mark.waiting} items from advance() wait, and step() would overtake them; "
-                "call flush() first, or go on with advance()",
-                code="items-pending",
-            )
+        step = self._steps.get(chunk.shape) if type(chunk) is np.ndarray else None
+        if step is None or chunk.dtype != step.dtype:
+            step = self._step_for(chunk)
+        if core.position.waiting:
+            raise overtaking(core.position.waiting)
         before = core.begin()
         try:
-            plan.fresh[...] = chunk
+            step.row.fresh[...] = chunk
             if deadline_ms is None:
-                core.step_once(plan)
+                core.step_once(step)
             else:
-                step_in_time(core, plan, deadline_ms)
+                with deadline(deadline_ms) as options:
+                    core.step_once(step, options)
             if copy:
-                return {name: value.copy() for name, value in plan.outputs.items()}
-            return dict(plan.views)
+                return {name: value.copy() for name, value in step.outputs.items()}
+            return dict(step.views)
         except BadStateError as bad:
             raise core.recover(before, bad) from None
         except BaseException:
-            core.mark = before  # one step: nothing that it began with was written to
+            core.position = before  # one step: nothing that it began with was written to
             raise
 
     def advance(self, items: Items) -> Outputs:
@@ -124,12 +137,12 @@ class Stream:
                 infinity.
         """
         fresh = check_items(self._chunk, items)
-        return self._whole(lambda: advance(self._core, self._engine.contract, fresh))
+        return self._whole(lambda: self._advance(fresh))
 
     def flush(self) -> Outputs:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
-        `exact` steps them with the largest chunks that fit and the grid starts anew here;
+        `exact` steps them with the largest chunks that fit, and the next chunk begins here;
         `pad` answers for all of them as if padding followed, and leaves state and items as they
         were (with look-ahead that may take several steps);
         `refuse` takes no partial chunk.
@@ -150,17 +163,17 @@ class Stream:
     @property
     def items_consumed(self) -> int:
         """Items in the state; those that wait are not among them."""
-        return self._core.mark.items
+        return self._core.position.items
 
     @property
     def pending(self) -> int:
         """How many items wait for their chunk to fill."""
-        return self._core.mark.waiting
+        return self._core.position.waiting
 
     @property
     def sampler(self) -> Sampler | None:
         """The random source of `generate`: seed and draws; None before the first use."""
-        return self._core.mark.sampler
+        return self._core.position.sampler
 
     @property
     def engine(self) -> Engine:
@@ -170,12 +183,12 @@ class Stream:
     @property
     def state(self) -> Outputs:
         """A copy of the state: state input name -> array in the contract's shape, B = 1."""
-        return self._engine.layout.views(self._block())
+        return dict(to_record(self._engine, self._core).state)
 
     @property
     def inputs(self) -> dict[str, Array]:
         """What the stream was given when it started: input name -> read-only array, B = 1."""
-        return dict(self._core.mark.given.arrays)
+        return dict(self._core.position.given.arrays)
 
     def reset(self) -> None:
         """Start anew: initial state, nothing pending, nothing sampled, with the same inputs."""
@@ -183,16 +196,7 @@ class Stream:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of everything the stream is."""
-        core = self._core
-        return Snapshot(
-            identity=self._engine.identity,
-            block=self._block(),
-            lookback=core.lookback().copy(),
-            pending=core.pending().copy(),
-            items_consumed=core.mark.items,
-            sampler=core.mark.sampler,
-            inputs=core.mark.given.arrays,
-        )
+        return to_record(self._engine, self._core)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what a snapshot of this bundle holds.
@@ -203,20 +207,22 @@ class Stream:
             StateCorruptError: of a bundle with other items or inputs, another lookback among them.
             NonFiniteError: `state-not-finite`: it holds a NaN or an infinity.
         """
-        if not isinstance(snapshot, Snapshot):
-            raise StateError(
-                f"snapshot: is a {type(snapshot).__name__}, expected what stream.snapshot() "
-                "returned; session.stream(saved) starts from a saved record",
-                code="no-snapshot",
-            )
-        check_identity(snapshot.identity, self._engine.identity, "snapshot")
-        check_rows(self._engine, self._core, snapshot.lookback, snapshot.pending, "snapshot")
-        self._put(snapshot, given_again(self._engine, self._core, snapshot.inputs, "snapshot"))
+        put_record(self._engine, self._core, snapshot, "snapshot")
 
     def fork(self) -> "Stream":
-        """Return a second stream that stands where this one does and goes its own way."""
+        """Return a second stream that stands where this one does and goes its own way.
+
+        Example:
+            >>> from dst.runtime import Session
+            >>> stream = Session.open("text").stream()
+            >>> other = stream.fork()
+            >>> outputs = other.advance(bytes(64))
+            >>> stream.items_consumed, other.items_consumed
+            (0, 64)
+        """
         other = Stream._blank(self._engine)
-        other._put(self.snapshot(), self._core.mark.given)
+        given = self._core.position.given
+        put_record(self._engine, other._core, self.snapshot(), "snapshot", given=given)
         return other
 
     def __copy__(self) -> "Stream":
@@ -241,7 +247,7 @@ class Stream:
         Raises:
             NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity.
         """
-        return to_saved(self._engine, self._core, copy=True)
+        return to_finite_record(self._engine, self._core)
 
     def save(self, path: Place, *, durable: bool = True) -> None:
         """Write everything the stream is to one file, in one rename.
@@ -261,8 +267,17 @@ class Stream:
                 written.
             StateError: the disk refused, and the file that stood there still does; or the open
                 file is closed, of text or not for writing.
+
+        Example:
+            >>> import io
+            >>> from dst.runtime import Session
+            >>> session, file = Session.open("text"), io.BytesIO()
+            >>> session.stream().save(file)
+            >>> start = file.seek(0)
+            >>> Stream.load(session, file).items_consumed
+            0
         """
-        put_state(path, to_saved(self._engine, self._core, copy=False), durable)
+        write_record(path, to_finite_record(self._engine, self._core, copy=False), durable)
 
     @staticmethod
     def load(session: Engine, path: Place, allow_precision: bool = False) -> "Stream":
@@ -281,7 +296,7 @@ class Stream:
                 to another bundle.
         """
         stream = Stream._blank(session)
-        saved = get_state(path, stream._core.room())
+        saved = read_record(path, stream._core.room())
         where = f"state {path}" if isinstance(path, str | os.PathLike) else "state"
         put_saved(session, stream._core, saved, allow_precision, where)
         return stream
@@ -340,16 +355,19 @@ class Stream:
 
         def work() -> int:
             contract = self._engine.contract
-            read = advance(self._core, contract, fresh)
-            outputs = join(contract, read, self._flush())
-            token, sampler = choose(outputs, self._core.mark.sampler)
+            outputs = join(contract, self._advance(fresh), self._flush())
+            token, sampler = choose(outputs, self._core.position.sampler)
             self._core.append(np.array([token], self._chunk.dtype), sampler)
             return token
 
         return self._whole(work)
 
+    def _advance(self, items: Array) -> Outputs:
+        return take_steps(self._core, plan_chunks(self._core, self._engine.contract, items))
+
     def _flush(self) -> Outputs:
-        return flush(self._core, self._engine.contract, self._engine.chunk_sizes)
+        engine = self._engine
+        return take_steps(self._core, plan_tail(self._core, engine.contract, engine.chunk_sizes))
 
     def _whole(self, work: Callable[[], Result]) -> Result:
         """Do some steps as one call: all of them, or none."""
@@ -369,24 +387,9 @@ class Stream:
                 raise
             raise
 
-    def _plan_of(self, chunk: Array) -> Plan:
-        """The plan for a chunk whose shape is new, or which does not fit."""
+    def _step_for(self, chunk: Array) -> BoundStep:
+        """The step for a chunk whose shape is new, or which does not fit."""
         t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
-        plan = self._core.plan(t)
-        self._plans[plan.shape] = plan
-        return plan
-
-    def _block(self) -> Block:
-        (block,) = self._engine.layout.rooms(1)
-        self._core.read(block)
-        return block
-
-    def _put(self, snapshot: Snapshot, given: Given) -> None:
-        self._core.put(
-            held(snapshot.block),
-            snapshot.lookback,
-            snapshot.pending,
-            snapshot.items_consumed,
-            snapshot.sampler,
-            given,
-        )
+        step = self._core.step_for(t)
+        self._steps[step.shape] = step
+        return step

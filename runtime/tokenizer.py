@@ -1,4 +1,4 @@
-"""Text to token ids and back: one id per byte, or by the tokenizer.json of a bundle."""
+"""Turn text into token ids and back: one id per byte, or by the tokenizer.json of a bundle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def encode_bytes(text: str | bytes | bytearray | memoryview) -> npt.NDArray[np.u
 
     Raises:
         UnicodeEncodeError: a text with lone surrogates.
+
+    Example:
+        >>> encode_bytes("é!")
+        array([195, 169,  33], dtype=uint8)
     """
     if isinstance(text, memoryview):
         text = text.tobytes()  # its bytes in order, wherever they lie
@@ -36,6 +40,10 @@ def decode_bytes(ids: Iterable[int]) -> bytes:
 
     Raises:
         ValueError: an id is not in 0 .. 255.
+
+    Example:
+        >>> decode_bytes([195, 169]).decode()
+        'é'
     """
     return bytes(ids)
 

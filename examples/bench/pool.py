@@ -37,7 +37,7 @@ import dst
 from dst.runtime import Session, StateStore, Stream, StreamPool, rss_bytes
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.pool.slots import Side
+from dst.runtime.pool.slots import BatchState
 from dst.runtime.state.codec import pack
 
 Array = npt.NDArray[np.generic]
@@ -137,19 +137,19 @@ def speed(session: Session, slots: int, sizes: list[int], rounds: int) -> dict[s
 
 def layout(session: Session, slots: int, rounds: int) -> dict[str, object]:
     """Time the copies before and after one call of the graph, for both layouts, in turns."""
-    side, stage = Side(session, slots), Side(session, slots)
+    states, stage = BatchState(session, slots), BatchState(session, slots)
     numbers = np.random.default_rng(0).permutation(slots).astype(np.intp)
     blocks = [session.layout.block() for _ in range(slots)]
     views = [list(session.layout.views(block).values()) for block in blocks]
-    staged = [stage.row(number) for number in range(slots)]
+    staged = [list(stage.row(number).values()) for number in range(slots)]
     source = Source(session)
     t = min(session.chunk_sizes)
     pool = StreamPool(session, slots)
     chunks = {slot: source.chunk(slot, 0, t) for slot in range(slots)}
 
     def arrays() -> None:
-        side.gather(numbers, stage)
-        stage.scatter(numbers, side)
+        states.gather(numbers, stage)
+        stage.scatter(numbers, states)
 
     def by_slot() -> None:
         for place, number in enumerate(numbers):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from dst.runtime.execution.options import session_options
+from dst.runtime.execution.providers import session_options
 
 LAYERS = 12
 LAYER = ((768, 3840), (768, 3200), (1600, 768), (1024, 768))

@@ -43,7 +43,9 @@ def compare(
     there = Session.open(bundle, provider=provider, lowering=lowering)
     for load in there.report().graphs:
         parts = ", ".join(f"{s.provider} {s.nodes} nodes" for s in load.shares)
-        print(f"  {load.graph}: {load.part:.1%} of {load.multiply_adds:,} multiply-adds; {parts}")
+        print(
+            f"  {load.graph}: {load.fraction:.1%} of {load.multiply_adds:,} multiply-adds; {parts}"
+        )
     for check in replay_golden(open_bundle(bundle), provider, lowering=lowering):
         worst = max(check.errors.values())
         mark = "passed" if check.passed else "FAILED"

@@ -35,9 +35,8 @@ import onnxruntime as ort
 from dst.runtime import Session
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.finite import finite, pieces
-from dst.runtime.execution.inputs import Intake
-from dst.runtime.execution.step import FEW_TOKENS
+from dst.runtime.execution.buffers import finite, pieces
+from dst.runtime.execution.inputs import FEW_TOKENS, ChunkInput
 
 Array = npt.NDArray[np.generic]
 Way = Literal["bare", "copies", "checks"]
@@ -55,7 +54,7 @@ def random_chunk(session: Session, t: int) -> Array:
 
 def state_arrays(session: Session) -> dict[str, Array]:
     """The initial state, copied."""
-    return {name: a.copy() for name, a in session.layout.views(session.initial).items()}
+    return {name: a.copy() for name, a in session.initial.items()}
 
 
 def graph_chunk(session: Session, chunk: Array) -> Array:
@@ -103,15 +102,17 @@ def bare(session: Session, t: int, chunk: Array, way: Way = "bare") -> Callable[
         side ^= 1
         return {name: array.copy() for name, array in outputs.items()}
 
-    intake = Intake(contract.chunk, t)
-    tokens, few = intake.unsigned is not None, t <= FEW_TOKENS
-    ids = feed if intake.unsigned is None else feed.reshape(-1).view(intake.unsigned.dtype)
+    vocabulary = ChunkInput(contract.chunk, t).vocabulary
+    checked, few = 0 < vocabulary < 1 << 8 * feed.itemsize, t <= FEW_TOKENS
+    ids = feed.reshape(-1)
+    if checked:  # a negative id reads as a huge unsigned one
+        ids = ids.view(f"u{feed.itemsize}")
     values = [pieces(array) for array in outputs.values()]
 
     def call_and_check() -> object:
         nonlocal side
         feed[...] = given
-        if tokens and (max(ids.tolist()) if few else np.maximum.reduce(ids)) >= intake.vocabulary:
+        if checked and (max(ids.tolist()) if few else np.maximum.reduce(ids)) >= vocabulary:
             raise ValueError("an id outside the vocabulary")
         runner.run_with_iobinding(bindings[side])
         for array in values:

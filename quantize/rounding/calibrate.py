@@ -24,7 +24,7 @@ from dst.runtime import Session, Stream
 from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Features, item_shape
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.execution.items import check_items
+from dst.runtime.execution.inputs import check_items
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]

@@ -1,4 +1,4 @@
-"""The engine: a verified bundle in, its graphs open on one execution provider out.
+"""Choose the graphs of a bundle for a provider, and open each when it is first needed.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
@@ -15,11 +15,9 @@ from dst.runtime.bundle.constants import constant_array, constant_marks
 from dst.runtime.bundle.manifest import Contract, Graph
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import ProviderError, SessionError, shown
-from dst.runtime.execution.buffers import Arena, Block, DeviceArena, HostArena, Layout
-from dst.runtime.execution.device import Bridge, DeviceBridge, HostBridge
-from dst.runtime.execution.graph_check import check_signature
+from dst.runtime.execution.buffers import Block, Buffers, Device, Layout, StateBuffers
+from dst.runtime.execution.graph_check import check_graph
 from dst.runtime.execution.memory import Memory, give_back_freed, predict
-from dst.runtime.execution.options import session_options
 from dst.runtime.execution.placement import GraphLoad, LoadReport, load_of
 from dst.runtime.execution.providers import (
     Lowering,
@@ -29,6 +27,7 @@ from dst.runtime.execution.providers import (
     options_for,
     place_of,
     preferred,
+    session_options,
     suits,
 )
 from dst.runtime.state.record import Identity
@@ -51,7 +50,7 @@ class Engine:
         check_state_every: steps between two checks of a stream's state.
         chunk_sizes: the T that can run, rising.
         layout: how one stream's state lies in memory.
-        initial: the initial state, in that layout; never written to.
+        initial: the initial state by name, B = 1; never written to.
         constants: the fixed inputs by name.
         identity: the ids a saved state carries.
     """
@@ -83,24 +82,26 @@ class Engine:
         self.provider_options = options_for(provider, provider_options, threads)
         self.strict = strict
         self.prepack = prepack
-        self._device_number = device_number(self.provider_options)
+        number = device_number(self.provider_options)
+        kind = self._place.device
+        self._device = None if kind == "cpu" else Device(kind, number)
         self.threads = threads
         self.check_state_every = check_state_every
         self._graphs = _choose(bundle, graphs, chunk_sizes)
         self.chunk_sizes = tuple(sorted(self._graphs))
-        self.layout = Layout.of(self.contract)
-        self.initial: Block = self.layout.initial(self.contract, bundle.init_tensors())
-        self.constants = {
-            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c))
-            for c in self.contract.constants
-        }
         manifest = bundle.manifest
+        contract = manifest.contract
+        self.layout = Layout.of(contract)
+        self.initial = self.layout.initial(contract, bundle.init_tensors())
+        self.constants = {
+            c.input: ort.OrtValue.ortvalue_from_numpy(constant_array(c)) for c in contract.constants
+        }
         self.identity = Identity(
             manifest.model_id,
             manifest.state_hash,
             manifest.upgraded_from or manifest.bundle_id,
             manifest.precision,
-            constant_marks(self.contract.constants),
+            constant_marks(contract.constants),
         )
         self._open: dict[str, ort.InferenceSession] = {}
         self._loads: dict[str, GraphLoad] = {}
@@ -174,17 +175,13 @@ class Engine:
                 self._open[graph.file] = self._load(graph)
             return self._open[graph.file]
 
-    def arena(self, block: Block) -> Arena:
-        """Make a place for one state where this provider can reach it: `block`, or beside it."""
-        if self._place.device == "cpu":
-            return HostArena(self.layout, block)
-        return DeviceArena(self.layout, block, self._place.device, self._device_number)
+    def buffers(self, arrays: Mapping[str, Array]) -> Buffers:
+        """Hold a step's tensors where this provider wants them."""
+        return Buffers(arrays, self._device)
 
-    def bridge(self, chunk: Array, outputs: Mapping[str, Array]) -> Bridge:
-        """Give the graphs a step's chunk and outputs, where this provider wants them."""
-        if self._place.device == "cpu":
-            return HostBridge(chunk, outputs)
-        return DeviceBridge(chunk, outputs, self._place.device, self._device_number)
+    def state_buffers(self, block: Block) -> StateBuffers:
+        """Hold one state where this provider can reach it: in `block`, or beside it."""
+        return StateBuffers(self.layout, block, self._device)
 
     def _load(self, graph: Graph) -> ort.InferenceSession:
         asked = self._place.execution
@@ -200,7 +197,7 @@ class Engine:
             raise SessionError(
                 f"{label}: {graph.file} cannot be loaded: {first_line(error)}", code="graph"
             ) from error
-        needed = self.strict or self._place.device != "cpu"  # its memory is where the state lies
+        needed = self.strict or self._device is not None  # its memory is where the state lies
         if needed and session.get_providers()[0] != asked:
             raise ProviderError(
                 f"{label}: asked for {self.provider!r} ({asked}), onnxruntime gave "
@@ -208,11 +205,11 @@ class Engine:
                 "missing, see docs/providers.md"
             )
         give_back_freed()
-        check_signature(label, graph, self.contract, session)
+        check_graph(label, graph, self.contract, session)
         load = load_of(session, graph, self.provider)
-        if self.strict and load.fell_back is not None:
+        if self.strict and load.fallback_reason is not None:
             raise ProviderError(
-                f"{label}: {graph.file}: {load.fell_back}; nothing was run. "
+                f"{label}: {graph.file}: {load.fallback_reason}; nothing was run. "
                 f"{self._advice(graph)}, or run it as it is with strict=False"
             )
         self._loads[graph.file] = load
@@ -256,7 +253,8 @@ def select(
                 f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs",
                 code="lowering",
             )
-    able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
+    here = _version(ort.__version__)
+    able = [g for g in named if _version(g.min_ort) <= here]
     if not able or (every and len(able) < len(named)):
         needed = (max if every else min)((g.min_ort for g in named), key=_version)
         raise SessionError(

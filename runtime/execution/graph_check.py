@@ -1,10 +1,10 @@
-"""Signature check: an open graph and its contract in, `SessionError` or nothing out.
+"""Compare the inputs and outputs of an open graph with the contract of its bundle.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import onnxruntime as ort
 
@@ -23,17 +23,23 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Port:
-    """One input or output as the contract wants it: per axis the sizes a static graph may have."""
+class _Port(NamedTuple):
+    """One input or output as the contract wants it."""
 
     what: str
     dtype: str
     shape: Shape
-    sizes: tuple[frozenset[int], ...]
+    letters: Mapping[str, frozenset[int]]
+
+    def fits(self, shape: Sequence[int | None]) -> bool:
+        """Say whether each axis is symbolic or of a size that the contract allows."""
+        return len(shape) == len(self.shape) and all(
+            size is None or size == wanted or size in self.letters.get(str(wanted), ())
+            for size, wanted in zip(shape, self.shape, strict=True)
+        )
 
 
-def check_signature(
+def check_graph(
     label: str, graph: Graph, contract: Contract, session: ort.InferenceSession
 ) -> None:
     """Compare names, dtypes and shapes of an open graph with the contract.
@@ -48,28 +54,23 @@ def check_signature(
     chunk = contract.chunk
     letters = {"B": batch, "T": lengths}
     long_letters = {"B": batch, "T": frozenset(window(chunk, t) for t in lengths)}
-    inputs = {chunk.input: _port("chunk", chunk.dtype, chunk.shape, long_letters)}
+    inputs = {chunk.input: _Port("chunk", chunk.dtype, chunk.shape, long_letters)}
     for constant in contract.constants:
         what = f"constant `{constant.input}`"
-        inputs[constant.input] = _port(what, constant.dtype, constant.shape, letters)
+        inputs[constant.input] = _Port(what, constant.dtype, constant.shape, letters)
     for given in contract.stream_inputs:
         what = f"stream input `{given.input}`"
-        inputs[given.input] = _port(what, given.dtype, given.shape, letters)
+        inputs[given.input] = _Port(what, given.dtype, given.shape, letters)
     outputs = {
-        o.name: _port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
+        o.name: _Port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
     }
     for state in contract.state:
         what = f"state `{state.input}`"
-        inputs[state.input] = _port(what, state.dtype, state.shape, letters)
-        outputs[state.output] = _port(what, state.dtype, state.shape, letters)
+        inputs[state.input] = _Port(what, state.dtype, state.shape, letters)
+        outputs[state.output] = _Port(what, state.dtype, state.shape, letters)
     where = f"{label}: {graph.file}"
     _compare(where, "input", inputs, session.get_inputs())
     _compare(where, "output", outputs, session.get_outputs())
-
-
-def _port(what: str, dtype: str, shape: Shape, letters: dict[str, frozenset[int]]) -> _Port:
-    sizes = tuple(letters[d] if isinstance(d, str) else frozenset({d}) for d in shape)
-    return _Port(what, dtype, shape, sizes)
 
 
 def _compare(where: str, kind: str, wanted: dict[str, _Port], found: Sequence[ort.NodeArg]) -> None:
@@ -92,10 +93,7 @@ def _compare(where: str, kind: str, wanted: dict[str, _Port], found: Sequence[or
                 f"{where}: {port.what} is {dtype} {spelled}, manifest says {port.dtype}",
                 code="graph",
             )
-        fits = len(shape) == len(port.sizes) and all(
-            size is None or size in sizes for size, sizes in zip(shape, port.sizes, strict=True)
-        )
-        if not fits:
+        if not port.fits(shape):
             raise SessionError(
                 f"{where}: {port.what} is {dtype} {spelled}, manifest says {list(port.shape)}",
                 code="graph",

@@ -1,4 +1,4 @@
-"""Memory: a manifest in, the bytes a session will hold out; and what this process holds.
+"""Predict the bytes that a session and its streams hold, and measure what this process holds.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
@@ -27,7 +27,7 @@ class Memory:
         graphs: open graphs; each keeps its own copy of the weights.
         streams: live streams.
         weights_bytes: weights of all open graphs.
-        state_bytes: two arenas per stream.
+        state_bytes: two states per stream.
         guard_bytes: per stream the last good state and room to undo a call, as large again.
         waiting_bytes: per stream the items that wait for their chunk, the lookback, and the inputs
             that the stream was given.
@@ -57,6 +57,13 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
         graphs: how many graphs are open.
         streams: how many streams are live.
         chunk_sizes: the T each stream uses.
+
+    Example:
+        >>> from dst.runtime import open_bundle
+        >>> manifest = open_bundle("text").manifest
+        >>> one, ten = (predict(manifest, 1, n, [32]).total_bytes for n in (1, 10))
+        >>> ten < 10 * one  # the weights are shared
+        True
     """
     state_bytes = Layout.of(manifest.contract).state_bytes
     scratch = sum(_buffers(manifest, t) for t in chunk_sizes)

@@ -1,4 +1,4 @@
-"""The load report: an open graph in, how much of its work runs on which provider out.
+"""Tell how much of the work of an open graph runs on which provider.
 
 ONNX Runtime tells which node it gave to which provider, the manifest what each node costs in
 multiply-adds; the two meet by the node's name. What ONNX Runtime adds or renames, and what the
@@ -13,12 +13,12 @@ from dst.runtime.bundle.manifest import Graph
 from dst.runtime.execution.providers import PLACES, Provider
 
 ALLOWED_ELSEWHERE = 0.01
-"""Share of a graph's multiply-adds that strict lets run on another provider: ONNX Runtime itself
-leaves the arithmetic of shapes to the CPU."""
+"""The part of a graph's multiply-adds that strict lets run elsewhere: ONNX Runtime itself leaves
+the arithmetic of shapes to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ProviderShare:
     """What one provider runs of one graph.
 
     Attributes:
@@ -52,7 +52,7 @@ class GraphLoad:
     lowering: str
     asked: str
     recorded: bool
-    shares: tuple[Share, ...]
+    shares: tuple[ProviderShare, ...]
     unknown_multiply_adds: int
 
     @property
@@ -61,7 +61,7 @@ class GraphLoad:
         return sum(s.multiply_adds for s in self.shares) + self.unknown_multiply_adds
 
     @property
-    def part(self) -> float:
+    def fraction(self) -> float:
         """The part of the work that is known to run where it was asked for, 0 to 1.
 
         Work is multiply-adds; nodes, where the manifest knows of none.
@@ -73,7 +73,7 @@ class GraphLoad:
         return sum(s.nodes for s in there) / nodes if nodes else 0.0
 
     @property
-    def fell_back(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why strict refuses this graph, or None where it does not."""
         if self.asked == "cpu":
             return None  # there is nothing to fall back to
@@ -82,7 +82,7 @@ class GraphLoad:
                 f"onnxruntime {ort.__version__} does not tell which nodes {self.asked!r} took "
                 "(1.24 and newer do)"
             )
-        if self.part >= 1 - ALLOWED_ELSEWHERE:
+        if self.fraction >= 1 - ALLOWED_ELSEWHERE:
             return None
         unit = "multiply-adds" if self.multiply_adds else "nodes"
         parts = [
@@ -91,7 +91,7 @@ class GraphLoad:
         ]
         if self.unknown_multiply_adds:
             parts.append(f"unknown {self.unknown_multiply_adds:,}")
-        return f"{self.asked!r} took only {self.part:.1%} of the {unit}: {', '.join(parts)}"
+        return f"{self.asked!r} took only {self.fraction:.1%} of the {unit}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,12 @@ class LoadReport:
         provider: the provider that was asked for.
         strict: whether a graph that falls back is refused.
         graphs: the open graphs.
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> report = Session.open("text", chunk_sizes=[1]).report()
+        >>> [(load.fraction, load.fallback_reason) for load in report.graphs]
+        [(1.0, None)]
     """
 
     provider: str
@@ -113,24 +119,22 @@ def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> Gra
     """Read from an open graph where its nodes run.
 
     Args:
-        session: opened with `dst.runtime.execution.options.session_options`.
+        session: opened with `dst.runtime.execution.providers.session_options`.
         graph: its entry in the manifest.
         asked: the provider it was opened for.
     """
     tell = getattr(session, "get_provider_graph_assignment_info", None)  # since 1.24
     left = dict(graph.multiply_adds)
-    nodes: dict[str, int] = {}
-    unknown: dict[str, int] = {}
-    costs: dict[str, int] = {}
     names = {place.execution: str(name) for name, place in PLACES.items()}
+    costs: dict[str, list[int | None]] = {}  # of each node, by provider
     for part in tell() if tell is not None else ():
-        provider = names.get(part.ep_name, part.ep_name)
-        for node in part.get_nodes():
-            cost = _claim(node.name, left)
-            nodes[provider] = nodes.get(provider, 0) + 1
-            unknown[provider] = unknown.get(provider, 0) + (cost is None)
-            costs[provider] = costs.get(provider, 0) + (cost or 0)
-    shares = [Share(p, nodes[p], unknown[p], costs[p]) for p in nodes]
+        given = costs.setdefault(names.get(part.ep_name, part.ep_name), [])
+        given += [_claim(node.name, left) for node in part.get_nodes()]
+    shares = [
+        ProviderShare(name, len(found), found.count(None), sum(cost or 0 for cost in found))
+        for name, found in costs.items()
+        if found
+    ]
     return GraphLoad(
         graph=graph.file,
         lowering=graph.lowering,

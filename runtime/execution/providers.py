@@ -1,4 +1,4 @@
-"""Providers: a name such as `cuda` in, what it takes to run graphs there out."""
+"""Know each execution provider: its name in ONNX Runtime, its options, and what it can run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,3 +117,24 @@ def preferred(graph: Graph, place: Place) -> int:
 def suits(graph: Graph, place: Place) -> bool:
     """Say whether a provider has kernels for what sets a fused graph apart."""
     return place.contrib or graph.lowering != "fused" or "com.microsoft" not in graph.domains
+
+
+def session_options(threads: int, prepack: bool) -> ort.SessionOptions:
+    """Make the options a graph is opened with.
+
+    Args:
+        threads: threads inside one operator.
+        prepack: copy the weights into the form that the kernels read fastest.
+    """
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False  # a pattern per T would stay in memory
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(  # for `dst.runtime.execution.placement`
+        "session.record_ep_graph_assignment_info", "1"
+    )
+    options.log_severity_level = 4
+    return options

@@ -1,15 +1,15 @@
-"""The recurrence: chunks in, outputs out, and a state that moves on whole calls or not at all.
+"""Keep the memory of one stream, and move it by whole calls or not at all.
 
-Two arenas alternate: a step reads one and writes the other, so a failed step has changed
-nothing that counts. `Mark` says what counts; committing is one assignment of it. A call that
-takes several steps first copies the state to a spare block, before the second step overwrites
-it, and copies it back on failure. Of the three pending buffers, one holds what waits now and one
+Two states alternate: a step reads one and writes the other, so a failed step has changed
+nothing that counts. `Position` says what counts; committing is one assignment of it. A call that
+takes several steps first copies the state it began with, before the second step overwrites it,
+and copies it back on failure. Of the three pending buffers, one holds what waits now and one
 what waited when the call began: new items only ever go to the third, or behind what waits.
 
 Shape letters: `T` items per chunk, `L` lookback.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,10 @@ import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import item_shape
 from dst.runtime.errors import NonFiniteError
-from dst.runtime.execution.buffers import Arena, Block
+from dst.runtime.execution.buffers import Block, StateBuffers, finite
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.step import Plan
-from dst.runtime.execution.stream_inputs import NOTHING, Given
+from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs
+from dst.runtime.execution.step import BoundStep
 from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
@@ -29,36 +29,40 @@ Array = npt.NDArray[np.generic]
 _tuple = tuple.__new__  # a named tuple made by position: its own `__new__` costs five times as much
 
 
-class Mark(NamedTuple):
+class Position(NamedTuple):
     """Where a stream stands.
 
     Attributes:
-        side: the arena (and lookback buffer) that holds the state, 0 or 1.
+        active: which of the two states (and lookback buffers) counts, 0 or 1.
         items: items in the state.
         slot: the pending buffer in use, 0, 1 or 2.
         waiting: items in it.
         unchecked: steps since the state was last found finite.
-        good_due: the state in force was found finite and is to be kept as the last good one.
+        good_due: the state was found finite and is to be kept as the last good one.
         sampler: the random source, if anything was sampled.
         given: the inputs that were given when the stream started.
     """
 
-    side: int
+    active: int
     items: int
     slot: int
     waiting: int
     unchecked: int
     good_due: bool
     sampler: Sampler | None
-    given: Given
+    given: GivenInputs
 
 
-class Kept(NamedTuple):
-    """Room for a copy of a state, and the mark the copy belongs to."""
+class Backup(NamedTuple):
+    """A copy of a state and its lookback, and the position they belong to.
+
+    It is a block, not a record by tensor names: it is copied in the middle of calls, and one copy
+    costs less than one per tensor.
+    """
 
     block: Block
     lookback: Array
-    mark: Mark
+    position: Position
 
 
 class BadStateError(Exception):
@@ -72,116 +76,128 @@ class Recurrence:
     failure `undo` or `recover`.
 
     Attributes:
-        mark: where the stream stands.
+        position: where the stream stands.
     """
 
     __slots__ = (
-        "_arenas",
+        "_backups",
         "_before",
         "_checked",
         "_engine",
         "_every",
-        "_kept",
         "_look",
         "_pending",
-        "_plans",
+        "_states",
         "_steps",
-        "mark",
+        "_taken",
+        "position",
     )
 
-    def __init__(self, engine: Engine, arenas: tuple[Arena, Arena] | None = None) -> None:
-        """Make it of these arenas, or of its own."""
+    def __init__(
+        self, engine: Engine, states: tuple[StateBuffers, StateBuffers] | None = None
+    ) -> None:
+        """Make it of these two states, or of its own."""
         chunk = engine.contract.chunk
         item = item_shape(chunk)
         self._engine = engine
         self._every = engine.check_state_every
-        *own, one, other = engine.layout.rooms(4 if arenas is None else 2)
-        self._arenas = arenas or (engine.arena(own[0]), engine.arena(own[1]))
+        *own, one, other = engine.layout.blocks(4 if states is None else 2)
+        self._states = states or (engine.state_buffers(own[0]), engine.state_buffers(own[1]))
         self._look = [np.zeros((chunk.lookback, *item), chunk.dtype) for _ in range(2)]
         self._pending = [
             np.zeros((chunk.nominal_t + chunk.lookahead, *item), chunk.dtype) for _ in range(3)
         ]
-        self._plans: dict[int, Plan] = {}
-        self._steps = 0
+        self._steps: dict[int, BoundStep] = {}
+        self._taken = 0  # steps of this call; 2 for more than one
         self._checked = False
-        self.mark = Mark(0, 0, 0, 0, 0, False, None, NOTHING)
-        self._before = self.mark
-        # the last good state, and room to undo a call: swapped in one assignment
-        good, spare = (Kept(block, self._look[0].copy(), self.mark) for block in (one, other))
-        self._kept = (good, spare)
+        self.position = Position(0, 0, 0, 0, 0, False, None, NO_INPUTS)
+        self._before = self.position
+        # the last good state, and what `undo` needs: swapped in one assignment
+        last_good, undo = (Backup(b, self._look[0].copy(), self.position) for b in (one, other))
+        self._backups = (last_good, undo)
 
     # --- what the stream is now
 
     def read(self, block: Block) -> None:
-        """Copy the state in force into a host block."""
-        self._arenas[self.mark.side].read(block)
+        """Copy the state into a host block."""
+        self._states[self.position.active].read(block)
 
     def tensors(self) -> Mapping[str, Array]:
-        """Return the state in force by name; views may change with the next step."""
-        return self._arenas[self.mark.side].tensors()
+        """Return the state by name; views may change with the next step."""
+        return self._states[self.position.active].tensors()
 
     def room(self) -> Mapping[str, Array]:
-        """Return the memory of the state not in force by name, to be filled before `put`."""
-        return self._arenas[self.mark.side ^ 1].room()
+        """Return the arrays of the other state by name, to be filled before `put`."""
+        return self._states[self.position.active ^ 1].arrays
 
     def pending(self) -> Array:
         """View the items that wait, `[n, ...]`."""
-        return self._pending[self.mark.slot][: self.mark.waiting]
+        return self._pending[self.position.slot][: self.position.waiting]
 
     def lookback(self) -> Array:
         """View the items before the next chunk, `[L, ...]`."""
-        return self._look[self.mark.side]
+        return self._look[self.position.active]
 
-    def plan(self, t: int) -> Plan:
-        """Return the plan for T = `t`, made and warmed at the first call.
+    def step_for(self, t: int) -> BoundStep:
+        """Return the step for T = `t`, made at the first call and run once.
+
+        That run lets ONNX Runtime allocate now and not later; it only reads the state that counts.
 
         Raises:
             SessionError: this session does not run such a T, or its graph does not open.
         """
-        plan = self._plans.get(t)
-        if plan is None:
-            plan = Plan(self._engine, t, self._arenas, self.mark.given)
+        step = self._steps.get(t)
+        if step is None:
+            step = BoundStep(self._engine, t)
+            here, there = (state.values for state in self._states)
+            step.bindings = (step.bind(here, there), step.bind(there, here))
+            step.give(self.position.given)
             self._guard()
-            plan.warm(self.mark.side)
-            self._plans[t] = plan
-        return plan
+            step.call(self.position.active)
+            self._steps[t] = step
+        return step
 
     # --- one call
 
-    def begin(self) -> Mark:
-        """Open a call; give the mark it returns to `undo` if the call fails."""
-        self._steps = 0
+    def begin(self) -> Position:
+        """Open a call; give the position it returns to `undo` if the call fails."""
+        self._taken = 0
         self._checked = False
-        if self.mark.good_due:
+        if self.position.good_due:
             self._keep_good()
-        self._before = self.mark
+        self._before = self.position
         return self._before
 
-    def step_once(self, plan: Plan, options: ort.RunOptions | None = None) -> None:
-        """Step on the chunk that lies in `plan.fresh` and move the mark.
+    def step_once(self, step: BoundStep, options: ort.RunOptions | None = None) -> None:
+        """Step on the chunk that lies in `step.row` and move on.
 
         Raises:
-            StepError: the step was refused or failed; the mark has not moved.
+            StepError: an id is outside the vocabulary, or ONNX Runtime refused; nothing has moved.
+            NonFiniteError: `input-not-finite`, `output-not-finite`: nothing has moved.
             BadStateError: the state after it was checked and is not finite.
         """
         self.ready()
-        side = self.mark.side
-        if plan.given is not self.mark.given:
-            plan.take(self.mark.given)
-        if plan.back is not None:
-            np.copyto(plan.back, self._look[side])
-        plan.run(side, options)
-        self.commit(plan.t, plan.newest)
+        position, row = self.position, step.row
+        if step.given is not position.given:
+            step.give(position.given)
+        if row.back is not None:
+            np.copyto(row.back, self._look[position.active])
+        if not step.chunk.readable():
+            raise step.bad_inputs(step.rows)[0]
+        step.call(position.active, options)
+        if not finite(step.floats):
+            raise step.bad_outputs(step.rows)[0]
+        self.commit(step.t, row.newest)
 
     def ready(self) -> None:
-        """Before the other arena is written: keep what `undo` will need."""
-        if self._steps:
+        """Before the other state is written: keep what `undo` will need."""
+        if self._taken:
             self._guard()
         else:
-            self._steps = 1
+            self._taken = 1
 
     def commit(self, t: int, newest: Array | None) -> None:
-        """Count a step of `t` items, done from the arena in force to the other.
+        """Count a step of `t` items, done from the active state to the other.
 
         Args:
             t: items per chunk.
@@ -190,8 +206,8 @@ class Recurrence:
         Raises:
             BadStateError: the state after it was checked and is not finite.
         """
-        side, items, slot, waiting, unchecked, _, sampler, given = self.mark
-        other = side ^ 1
+        active, items, slot, waiting, unchecked, _, sampler, given = self.position
+        other = active ^ 1
         if newest is not None:
             np.copyto(self._look[other], newest)
         unchecked += 1
@@ -199,7 +215,9 @@ class Recurrence:
         if fine:
             self._check(other, items + t)
             unchecked = 0
-        self.mark = _tuple(Mark, (other, items + t, slot, waiting, unchecked, fine, sampler, given))
+        self.position = _tuple(
+            Position, (other, items + t, slot, waiting, unchecked, fine, sampler, given)
+        )
 
     def settle(self) -> None:
         """Close a call of several steps: a state checked on the way is checked at its end too.
@@ -207,41 +225,39 @@ class Recurrence:
         Raises:
             BadStateError: the state is not finite.
         """
-        if self._checked and not self.mark.good_due:
+        if self._checked and not self.position.good_due:
             self.check()
 
     def check(self) -> None:
-        """Check the state in force now, if it was not checked since it last moved.
+        """Check the state now, if it was not checked since it last moved.
 
         Raises:
             BadStateError: it is not finite.
         """
-        if self.mark.unchecked:
-            self._check(self.mark.side, self.mark.items)
-            self.mark = self.mark._replace(unchecked=0, good_due=True)
+        if self.position.unchecked:
+            self._check(self.position.active, self.position.items)
+            self.position = self.position._replace(unchecked=0, good_due=True)
 
-    def undo(self, before: Mark) -> None:
+    def undo(self, before: Position) -> None:
         """Put everything back to where `begin` found it."""
-        if self._steps > 1:
-            _, spare = self._kept
-            self._arenas[before.side].write(spare.block)
-            np.copyto(self._look[before.side], spare.lookback)
-        self.mark = before
+        if self._taken > 1:
+            self._put_back(self._backups[1], before)
+        self.position = before
 
-    def recover(self, before: Mark, bad: BadStateError) -> NonFiniteError:
+    def recover(self, before: Position, bad: BadStateError) -> NonFiniteError:
         """Undo a call that found a bad state; if the state was bad before it, go back further.
 
         Returns:
             The error to raise: what was found, and where the stream stands now.
         """
         self.undo(before)
-        if self._arenas[before.side].finite():
+        if self._states[before.active].finite():
             where = f"the stream is as it was before the call, at item {before.items}"
         else:
-            good, _ = self._kept
-            at, given = good.mark.items, good.mark.given
-            nothing = self._pending[0][:0]
-            self.put(held(good.block), good.lookback, nothing, at, good.mark.sampler, given)
+            good, _ = self._backups
+            state = self._engine.layout.views(good.block)
+            at, sampler, given = good.position.items, good.position.sampler, good.position.given
+            self.put(state, good.lookback, self._pending[0][:0], at, sampler, given)
             where = (
                 f"the stream was put back to its last good snapshot at item {at}, with nothing "
                 "pending: the items since then are not in the state"
@@ -250,34 +266,32 @@ class Recurrence:
 
     # --- steps that are taken back
 
-    def hold(self) -> Kept:
+    def hold(self) -> Backup:
         """Copy the state, before steps that `release` takes back."""
-        (block,) = self._engine.layout.rooms(1)
+        (block,) = self._engine.layout.blocks(1)
         self.read(block)
-        return Kept(block, self.lookback().copy(), self.mark)
+        return Backup(block, self.lookback().copy(), self.position)
 
-    def release(self, kept: Kept) -> None:
+    def release(self, backup: Backup) -> None:
         """Go back to what `hold` returned."""
-        side = kept.mark.side
-        self._arenas[side].write(kept.block)
-        np.copyto(self._look[side], kept.lookback)
-        self.mark = kept.mark
+        self._put_back(backup, backup.position)
+        self.position = backup.position
 
-    # --- moving the mark without a step
+    # --- moving without a step
 
     def put(
         self,
-        fill: Callable[[Arena], None],
+        state: Mapping[str, Array],
         lookback: Array,
         pending: Array,
         items: int,
         sampler: Sampler | None,
-        given: Given,
+        given: GivenInputs,
     ) -> None:
-        """Replace everything; the copies are complete before the mark moves.
+        """Replace everything; the copies are complete before the position moves.
 
         Args:
-            fill: writes the new state to the arena it is given.
+            state: the new state by name.
             lookback: `[L, ...]`.
             pending: `[n, ...]`.
             items: items in the new state.
@@ -288,21 +302,21 @@ class Recurrence:
             NonFiniteError: `state-not-finite`: the new state is not finite; the stream is as it
                 was.
         """
-        side, slot = self.mark.side ^ 1, self._free_slot()
-        fill(self._arenas[side])
-        np.copyto(self._look[side], lookback)
+        active, slot = self.position.active ^ 1, self._free_slot()
+        self._states[active].fill(state)
+        np.copyto(self._look[active], lookback)
         if len(pending) > len(self._pending[slot]):
             self._pending[slot] = np.empty_like(pending)
         self._pending[slot][: len(pending)] = pending
         try:
-            self._check(side, items)
+            self._check(active, items)
         except BadStateError as bad:
             raise NonFiniteError(
                 f"{bad}; the stream is as it was", code="state-not-finite"
             ) from None
-        self.mark = Mark(side, items, slot, len(pending), 0, True, sampler, given)
+        self.position = Position(active, items, slot, len(pending), 0, True, sampler, given)
 
-    def reset(self, given: Given | None = None) -> None:
+    def reset(self, given: GivenInputs | None = None) -> None:
         """Go back to the initial state, with nothing pending and nothing sampled.
 
         Args:
@@ -310,14 +324,14 @@ class Recurrence:
         """
         fill = self._engine.contract.chunk.lookback_fill
         lookback = np.full_like(self._look[0], 0 if fill is None else fill)
-        given = self.mark.given if given is None else given
-        self.put(held(self._engine.initial), lookback, self._pending[0][:0], 0, None, given)
+        given = self.position.given if given is None else given
+        self.put(self._engine.initial, lookback, self._pending[0][:0], 0, None, given)
 
     def append(self, items: Array, sampler: Sampler | None) -> None:
         """Let items `[n, ...]` wait that still fit the pending buffer, and set the sampler."""
-        waiting = self.mark.waiting + len(items)
-        self._pending[self.mark.slot][self.mark.waiting : waiting] = items
-        self.mark = self.mark._replace(waiting=waiting, sampler=sampler)
+        waiting = self.position.waiting + len(items)
+        self._pending[self.position.slot][self.position.waiting : waiting] = items
+        self.position = self.position._replace(waiting=waiting, sampler=sampler)
 
     def leave(self, before: Array, items: Array) -> None:
         """Let only these items wait: `before` and then `items`, both `[n, ...]`."""
@@ -326,40 +340,39 @@ class Recurrence:
         room = self._pending[slot]
         room[: len(before)] = before
         room[len(before) : waiting] = items
-        self.mark = self.mark._replace(slot=slot, waiting=waiting)
+        self.position = self.position._replace(slot=slot, waiting=waiting)
 
     # --- inside
 
     def _free_slot(self) -> int:
         """A pending buffer that holds neither what waits now nor what waited at `begin`."""
-        return next(slot for slot in range(3) if slot not in (self._before.slot, self.mark.slot))
+        taken = (self._before.slot, self.position.slot)
+        return next(slot for slot in range(3) if slot not in taken)
 
     def _guard(self) -> None:
-        """Before the arena of `begin` is written to, copy it to the spare room."""
-        if self._steps == 1:
-            _, spare = self._kept
-            self._arenas[self._before.side].read(spare.block)
-            np.copyto(spare.lookback, self._look[self._before.side])
-            self._steps = 2
+        """Before the state of `begin` is written to, copy it for `undo`."""
+        if self._taken == 1:
+            self._copy_to(self._backups[1], self._before.active)
+            self._taken = 2
 
     def _keep_good(self) -> None:
-        """Keep the state in force, just found finite, as the last good one."""
-        good, spare = self._kept
-        self.read(spare.block)
-        np.copyto(spare.lookback, self._look[self.mark.side])
-        self._kept = (spare._replace(mark=self.mark), good)
-        self.mark = self.mark._replace(good_due=False)
+        """Keep the state, just found finite, as the last good one."""
+        last_good, undo = self._backups
+        self._copy_to(undo, self.position.active)
+        self._backups = (undo._replace(position=self.position), last_good)
+        self.position = self.position._replace(good_due=False)
 
-    def _check(self, side: int, items: int) -> None:
-        if self._arenas[side].finite():
+    def _copy_to(self, backup: Backup, active: int) -> None:
+        self._states[active].read(backup.block)
+        np.copyto(backup.lookback, self._look[active])
+
+    def _put_back(self, backup: Backup, position: Position) -> None:
+        self._states[position.active].write(backup.block)
+        np.copyto(self._look[position.active], backup.lookback)
+
+    def _check(self, active: int, items: int) -> None:
+        if self._states[active].finite():
             self._checked = True
             return
-        block = self._engine.layout.block()
-        self._arenas[side].read(block)
-        name = self._engine.layout.bad_tensor(block)
+        name = self._states[active].bad_tensor()
         raise BadStateError(f"state `{name}` holds a NaN or an infinity, found at item {items}")
-
-
-def held(block: Block) -> Callable[[Arena], None]:
-    """Return what fills an arena from a block, for `Recurrence.put`."""
-    return lambda arena: arena.write(block)

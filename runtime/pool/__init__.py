@@ -1,4 +1,4 @@
-"""The pool: many streams of one session in, one batch per step, each stream's own outputs out."""
+"""Pools: many streams of one session that step together."""
 
 from dst.runtime.pool.pool import StreamPool
 

@@ -1,29 +1,29 @@
-"""Pools: one session in, N streams that step together out.
+"""Step many streams of one session together, in one call of the graph.
 
 Shape letters: `B` batch, `T` items per chunk, `N` slots, `n` items of any number.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SessionError, StepError
-from dst.runtime.execution.checkpoint import put_saved, to_saved
-from dst.runtime.execution.chunking import Walk, ending, reading
+from dst.runtime.execution.checkpoint import put_saved, to_finite_record
+from dst.runtime.execution.chunking import ChunkPlan, overtaking, plan_chunks, plan_tail
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.items import Items, check_chunk, check_items
+from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.providers import PLACES
-from dst.runtime.execution.stream_inputs import NOTHING, Given
-from dst.runtime.pool.rounds import Rounds, Single, Work
+from dst.runtime.pool.rounds import OneChunk, Rounds, Work
 from dst.runtime.pool.slots import Slot
 from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
+Given = TypeVar("Given")
 
 
 class StreamPool:
@@ -40,12 +40,14 @@ class StreamPool:
 
     Threads may share a pool: their calls take turns. One call with many slots is what is fast.
 
-    ```python
-    pool = StreamPool(Session.open("text"), slots=64)
-    outputs = pool.advance({0: b"one stream", 7: b"and another one"})
-    store.put("ada", pool.swap_out(7))
-    pool.swap_in(7, store.get("bob"))
-    ```
+    Example:
+        >>> from dst.runtime import Session
+        >>> pool = StreamPool(Session.open("text", chunk_sizes=[1, 32]), slots=3)
+        >>> outputs = pool.advance({0: b"one stream, " * 3, 2: b"and another one " * 3})
+        >>> sorted(outputs), pool.items_consumed(2), pool.pending(2)
+        ([0, 2], 32, 16)
+        >>> saved = pool.swap_out(2)  # for a store
+        >>> pool.swap_in(1, saved)
     """
 
     def __init__(
@@ -96,9 +98,9 @@ class StreamPool:
                 )
         self._engine = session
         self._chunk = session.contract.chunk
-        given = NOTHING if inputs is None else Given.of(session.contract, inputs)
+        given = NO_INPUTS if inputs is None else GivenInputs.of(session.contract, inputs)
         self._rounds = Rounds(session, slots, given)
-        self._slots, self._batches = self._rounds.slots, self._rounds.batches
+        self._slots = self._rounds.slots
         self._sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
 
@@ -118,19 +120,10 @@ class StreamPool:
             SlotError: some slots failed, each for a reason `Stream.step` names.
         """
         _check_mapping("step", "chunk", chunks)
-        with self._lock:
-            slots = self._find(chunks)
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot, chunk in zip(slots, chunks.values(), strict=True):
-                try:
-                    works.append(Work(slot, slot.mark, self._single(slot, chunk)))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        return self._call(chunks, self._one_chunk)
 
     def advance(self, items: Mapping[int, Items]) -> dict[int, Outputs]:
-        """Let some slots read any number of items each, on the grid of the nominal T.
+        """Let some slots read any number of items each, in chunks of the nominal T.
 
         Args:
             items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.
@@ -143,18 +136,10 @@ class StreamPool:
             SlotError: some slots failed, each for a reason `Stream.advance` names.
         """
         _check_mapping("advance", "items", items)
-        with self._lock:
-            slots = self._find(items)
-            contract = self._engine.contract
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot, given in zip(slots, items.values(), strict=True):
-                try:
-                    walk = reading(slot, contract, check_items(self._chunk, given))
-                    works.append(self._checked(slot, walk))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        contract = self._engine.contract
+        return self._call(
+            items, lambda slot, given: plan_chunks(slot, contract, check_items(self._chunk, given))
+        )
 
     def flush(self, slots: Iterable[int]) -> dict[int, Outputs]:
         """End the input of some slots, by the contract's tail rule, as `Stream.flush` does.
@@ -166,17 +151,8 @@ class StreamPool:
             StepError: `no-such-slot`: there is no such slot; nothing was stepped.
             SlotError: some slots failed, each for a reason `Stream.flush` names.
         """
-        with self._lock:
-            contract = self._engine.contract
-            failed: dict[int, DstError] = {}
-            works: list[Work] = []
-            for slot in self._find(dict.fromkeys(slots)):
-                try:
-                    walk = ending(slot, contract, self._engine.chunk_sizes)
-                    works.append(self._checked(slot, walk))
-                except DstError as error:
-                    failed[slot.number] = error
-            return self._rounds.run(works, failed)
+        contract, sizes = self._engine.contract, self._engine.chunk_sizes
+        return self._call(dict.fromkeys(slots), lambda slot, _: plan_tail(slot, contract, sizes))
 
     # --- slots
 
@@ -195,12 +171,12 @@ class StreamPool:
     def items_consumed(self, slot: int) -> int:
         """Return how many items are in the state of a slot; those that wait are not among them."""
         with self._lock:
-            return self._find((slot,))[0].mark.items
+            return self._find((slot,))[0].position.items
 
     def pending(self, slot: int) -> int:
         """Return how many items of a slot wait for their chunk to fill."""
         with self._lock:
-            return self._find((slot,))[0].mark.waiting
+            return self._find((slot,))[0].position.waiting
 
     def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
@@ -215,7 +191,7 @@ class StreamPool:
         """
         with self._lock:
             core = self._find((slot,))[0]
-            core.reset(None if inputs is None else Given.of(self._engine.contract, inputs))
+            core.reset(None if inputs is None else GivenInputs.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
@@ -228,7 +204,7 @@ class StreamPool:
         with self._lock:
             core = self._find((slot,))[0]
             self._need_inputs(core)
-            return to_saved(self._engine, core, copy=True)
+            return to_finite_record(self._engine, core)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
@@ -263,7 +239,7 @@ class StreamPool:
         return found
 
     def _need_inputs(self, slot: Slot) -> None:
-        if self._engine.contract.stream_inputs and not slot.mark.given.arrays:
+        if self._engine.contract.stream_inputs and not slot.position.given.arrays:
             names = ", ".join(f"`{g.input}`" for g in self._engine.contract.stream_inputs)
             raise SessionError(
                 f"slot {slot.number} was not given its stream inputs ({names}); start it with "
@@ -271,25 +247,32 @@ class StreamPool:
                 code="stream-input-missing",
             )
 
-    def _single(self, slot: Slot, chunk: Array) -> Single:
-        self._need_inputs(slot)
+    def _call(
+        self, given: Mapping[int, Given], plan: Callable[[Slot, Given], ChunkPlan | OneChunk]
+    ) -> dict[int, Outputs]:
+        """Plan the steps of each slot that is named, and take them together."""
+        with self._lock:
+            failed: dict[int, DstError] = {}
+            works: list[Work] = []
+            for slot, value in zip(self._find(given), given.values(), strict=True):
+                try:
+                    self._need_inputs(slot)
+                    work = Work(slot, slot.position, plan(slot, value))
+                    for t in {*work.plan.sizes}:
+                        self._engine.graph_for(t)
+                    works.append(work)
+                except DstError as error:
+                    failed[slot.number] = error
+            return self._rounds.run(works, failed)
+
+    def _one_chunk(self, slot: Slot, chunk: Array) -> OneChunk:
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None
         if t is None or chunk.dtype != self._chunk.dtype:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
             self._sizes[chunk.shape] = t
-        if slot.mark.waiting:
-            raise StepError(
-                f"{slot.mark.waiting} items from advance() wait, and step() would overtake them; "
-                "call flush() first, or go on with advance()",
-                code="items-pending",
-            )
-        return Single(chunk, t)
-
-    def _checked(self, slot: Slot, walk: Walk) -> Work:
-        self._need_inputs(slot)
-        for t in set(walk.sizes):
-            self._engine.graph_for(t)
-        return Work(slot, slot.mark, walk)
+        if slot.position.waiting:
+            raise overtaking(slot.position.waiting)
+        return OneChunk(chunk, t)
 
 
 def _check_mapping(call: str, what: str, given: object) -> None:

@@ -10,34 +10,36 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SlotError, StepError
-from dst.runtime.execution.chunking import Walk
+from dst.runtime.execution.chunking import ChunkPlan
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.recurrence import BadStateError, Mark
-from dst.runtime.execution.stream_inputs import Given
-from dst.runtime.pool.batch import Batch, Lane
-from dst.runtime.pool.slots import Side, Slot
+from dst.runtime.execution.inputs import GivenInputs
+from dst.runtime.execution.recurrence import BadStateError, Position
+from dst.runtime.execution.step import BoundStep, Row
+from dst.runtime.pool.proof import prove
+from dst.runtime.pool.slots import BatchState, Slot
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
 
 
-class Single:
-    """One chunk of one slot: `Pool.step`'s counterpart of a `Walk`."""
+class OneChunk:
+    """One chunk of one slot, where a `ChunkPlan` has any number."""
 
-    __slots__ = ("_chunk", "_outputs", "t")
+    __slots__ = ("_chunk", "_outputs", "sizes", "t")
 
     def __init__(self, chunk: Array, t: int) -> None:
         self._chunk = chunk
         self._outputs: Outputs = {}
+        self.sizes = (t,)
         self.t = t
 
-    def fill(self, lane: Lane) -> None:
+    def fill(self, row: Row) -> None:
         """Give the chunk to a row."""
-        np.copyto(lane.fresh, self._chunk)
+        np.copyto(row.fresh, self._chunk)
 
-    def take(self, lane: Lane) -> None:
+    def take(self, row: Row) -> None:
         """Copy the outputs of the row."""
-        self._outputs = {name: value.copy() for name, value in lane.outputs.items()}
+        self._outputs = {name: value.copy() for name, value in row.outputs.items()}
         self.t = 0
 
     def end(self) -> Outputs:
@@ -50,8 +52,8 @@ class Work:
     """What one slot has to do in one call."""
 
     slot: Slot
-    before: Mark
-    way: Walk | Single
+    before: Position
+    plan: ChunkPlan | OneChunk
 
 
 class Rounds:
@@ -59,18 +61,20 @@ class Rounds:
 
     Attributes:
         slots: N of them, at the initial state.
-        batches: those made so far, by B and T.
+        steps: those made so far, by B and T.
     """
 
-    def __init__(self, engine: Engine, slots: int, given: Given) -> None:
+    def __init__(self, engine: Engine, slots: int, given: GivenInputs) -> None:
         self._engine = engine
-        self._sides = (Side(engine, slots), Side(engine, slots))
-        self.slots = tuple(Slot(engine, number, self._sides, given) for number in range(slots))
+        self._states = (BatchState(engine, slots), BatchState(engine, slots))
+        self.slots = tuple(Slot(engine, number, self._states, given) for number in range(slots))
         # A batch of one takes other kernels than any larger one: with two rows at least, what a
         # slot answers is the same in any company.
         self._buckets = [*(1 << p for p in range(1, 31) if 1 << p < slots), slots]
-        self._stages = {b: (Side(engine, b), Side(engine, b)) for b in self._buckets[:-1]}
-        self.batches: dict[tuple[int, int], Batch] = {}
+        self._stages = {
+            b: (BatchState(engine, b), BatchState(engine, b)) for b in self._buckets[:-1]
+        }
+        self.steps: dict[tuple[int, int], BoundStep] = {}
 
     def run(self, works: Sequence[Work], failed: dict[int, DstError]) -> dict[int, Outputs]:
         """Take every step that there is to do, the largest T first, and end the call."""
@@ -80,11 +84,11 @@ class Rounds:
             for work in works:
                 work.before = work.slot.begin()
                 begun.append(work)
-            active = [work for work in works if work.way.t]
+            active = [work for work in works if work.plan.t]
             while active:
-                t = max(work.way.t for work in active)
-                self._round(t, [work for work in active if work.way.t == t], begun, failed)
-                active = [w for w in active if w.way.t and w.slot.number not in failed]
+                t = max(work.plan.t for work in active)
+                self._round(t, [work for work in active if work.plan.t == t], begun, failed)
+                active = [w for w in active if w.plan.t and w.slot.number not in failed]
             for work in works:
                 if work.slot.number not in failed:
                     self._end(work, outputs, failed)
@@ -101,7 +105,7 @@ class Rounds:
 
     def _end(self, work: Work, outputs: dict[int, Outputs], failed: dict[int, DstError]) -> None:
         try:
-            result = work.way.end()
+            result = work.plan.end()
             work.slot.settle()
             outputs[work.slot.number] = result
         except BadStateError as bad:
@@ -113,70 +117,72 @@ class Rounds:
         """Step a group of slots on one chunk of T = `t` each, in one call of the graph."""
         size = next(b for b in self._buckets if b >= len(group))
         whole = size == len(self.slots)
-        given = [work.slot.mark.given for work in group]
-        batch = self._batch(size, t, given)
+        given = [work.slot.position.given for work in group]
+        step = self._step(size, t, given)
         numbers = [work.slot.number for work in group]
-        lanes = [batch.lanes[n] for n in numbers] if whole else batch.lanes[: len(group)]
+        rows = [step.rows[n] for n in numbers] if whole else step.rows[: len(group)]
         if given[0].arrays:
-            for lane in batch.lanes:
-                if lane.given is None:  # a row that is not in use needs what a graph can read
-                    lane.give(given[0])
-            for lane, own in zip(lanes, given, strict=True):
-                lane.give(own)
-        side = self._to_one_side(self.slots if whole else [work.slot for work in group])
-        for work, lane in zip(group, lanes, strict=True):
-            if lane.back is not None:
-                np.copyto(lane.back, work.slot.lookback())
-            work.way.fill(lane)
-        bad = batch.refuse(lanes)
-        if whole:  # the graph writes every row of the other side
+            for row in step.rows:
+                if row.given is None:  # a row that is not in use needs what a graph can read
+                    row.give(given[0])
+            for row, own in zip(rows, given, strict=True):
+                row.give(own)
+        active = self._to_one_state(self.slots if whole else [work.slot for work in group])
+        for work, row in zip(group, rows, strict=True):
+            if row.back is not None:
+                np.copyto(row.back, work.slot.lookback())
+            work.plan.fill(row)
+        bad = step.refuse(rows)
+        if whole:  # the graph writes every row of the other state
             for work in begun:
                 work.slot.protect()
         for work in group:
             work.slot.ready()
         try:
             if whole:
-                batch.run(side)
+                step.call(active)
             else:
-                batch.rows[:] = numbers[0]
-                batch.rows[: len(numbers)] = numbers
+                places = np.full(size, numbers[0], np.intp)
+                places[: len(numbers)] = numbers
                 source, target = self._stages[size]
-                self._sides[side].gather(batch.rows, source)
-                batch.run(0)
-                target.scatter(batch.rows[: len(numbers)], self._sides[side ^ 1])
-            bad = batch.bad_outputs(lanes) | bad
+                self._states[active].gather(places, source)
+                step.call(0)
+                target.scatter(places[: len(numbers)], self._states[active ^ 1])
+            bad = step.bad_outputs(rows) | bad
         except StepError as error:
             bad = dict.fromkeys(range(len(group)), error) | bad
-        for place, (work, lane) in enumerate(zip(group, lanes, strict=True)):
+        for place, (work, row) in enumerate(zip(group, rows, strict=True)):
             if place in bad:
                 work.slot.undo(work.before)
                 failed[work.slot.number] = bad[place]
                 continue
             try:
-                work.slot.commit(t, lane.newest)
-                work.way.take(lane)
+                work.slot.commit(t, row.newest)
+                work.plan.take(row)
             except BadStateError as found:
                 failed[work.slot.number] = work.slot.recover(work.before, found)
 
-    def _to_one_side(self, slots: Sequence[Slot]) -> int:
-        """Let the fewer slots cross to the side of the others, and return it."""
-        first = sum(slot.mark.side for slot in slots)
-        side = int(2 * first > len(slots))
+    def _to_one_state(self, slots: Sequence[Slot]) -> int:
+        """Let the fewer slots cross to the state that is active for the others, and return it."""
+        first = sum(slot.position.active for slot in slots)
+        active = int(2 * first > len(slots))
         if first not in (0, len(slots)):
             for slot in slots:
-                if slot.mark.side != side:
+                if slot.position.active != active:
                     slot.cross()
-        return side
+        return active
 
-    def _batch(self, size: int, t: int, given: Sequence[Given]) -> Batch:
-        """The batch for B = `size`, T = `t`, made at the first call."""
-        batch = self.batches.get((size, t))
-        if batch is None:
-            a, b = self._sides
+    def _step(self, size: int, t: int, given: Sequence[GivenInputs]) -> BoundStep:
+        """The step for B = `size`, T = `t`, made and proved at the first call."""
+        step = self.steps.get((size, t))
+        if step is None:
+            step = BoundStep(self._engine, t, size)
+            prove(self._engine, step, given)
+            a, b = self._states
             ways = [(a, b), (b, a)] if size == len(self.slots) else [self._stages[size]]
-            batch = Batch(self._engine, size, t, ways, given)
-            self.batches[size, t] = batch
-        return batch
+            step.bindings = [step.bind(here.values, there.values) for here, there in ways]
+            self.steps[size, t] = step
+        return step
 
 
 def _undo(works: Sequence[Work]) -> None:

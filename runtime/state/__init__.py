@@ -1,1 +1,1 @@
-"""Saved states: the record, its bytes, and the file they stand in."""
+"""States: the record of all that a stream is, its bytes, its file, and its random source."""

@@ -1,14 +1,14 @@
-"""The bytes of a saved state: a `Saved` record in, one checksummed safetensors file out, and back.
+"""Turn a record into the bytes of one checksummed safetensors file, and back.
 
 FORMAT.md tells the layout. The header is written here, not by a library, because the checksum
 must stand at a fixed place and the same state must give the same bytes.
 """
 
+import io
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from io import BufferedReader
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -69,13 +69,11 @@ class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Span(NamedTuple):
-    """Where a tensor lies behind the header, and what it is."""
+    """One tensor of the file, as its header describes it."""
 
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class _Claim(NamedTuple):
@@ -132,23 +130,18 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
 
 
 def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file; the tensors are views into them.
+    """Read the bytes of a saved-state file.
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
         StateMismatchError: `state-version`: a version this runtime does not read.
     """
-    head = data[: _head_bytes(data[:_SUM_AT], len(data))]
-    body = memoryview(data)[len(head) :]
-    claim = _claim(head, len(body))
-    tensors = [
-        np.frombuffer(body[span.start : span.stop], span.dtype).reshape(span.shape)
-        for span in claim.spans
-    ]
-    return _proved(head, claim, tensors)
+    return unpack_from(io.BytesIO(data), len(data), {})
 
 
-def read_packed(file: BufferedReader, size: int, room: Mapping[str, Array]) -> Saved:
+def unpack_from(
+    file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
+) -> Saved:
     """Read a saved-state file that stands at its beginning.
 
     Args:
@@ -187,7 +180,7 @@ def _head_bytes(start: bytes, size: int) -> int:
 
 def _claim(head: bytes, rest: int) -> _Claim:
     """Read what a header says of the `rest` bytes behind it."""
-    everything = [_Span("", np.dtype(np.uint8), (max(0, rest),), 0, max(0, rest))]
+    everything = [_Span("", np.dtype(np.uint8), (max(0, rest),))]
     try:
         header = msgspec.json.decode(head[8:], type=dict[str, msgspec.Raw])
         plain = header.pop("__metadata__")
@@ -240,7 +233,7 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
         longest = math.prod(length or 1 for length in tensor.shape) * dtype.itemsize
         if start != end or stop - start != size or longest > MAX_STREAM_BYTES:
             raise ValueError(f"{name!r} lies at {start} .. {stop}, which does not fit its shape")
-        spans.append(_Span(name, dtype, tensor.shape, start, stop))
+        spans.append(_Span(name, dtype, tensor.shape))
         end = stop
     if end != rest:
         raise ValueError(f"its tensors end at {end}, its bytes at {rest}")

@@ -1,4 +1,4 @@
-"""Write a saved state to a path, with the copy before it kept, or to an open file; and read it.
+"""Write a record to a path, with the one before it kept, or to an open file; and read it.
 
 At a path a save is one rename. An open file (a buffer in memory, a pipe, an upload) gets the same
 bytes from where it stands; it is the caller's, who flushes, syncs and closes it.
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dst.runtime.bundle.validation import MAX_STREAM_BYTES
 from dst.runtime.errors import StateCorruptError, StateError, StateNotFoundError
 from dst.runtime.files import NotSyncedError, replace_keeping_previous
-from dst.runtime.state.codec import parts_of, read_packed
+from dst.runtime.state.codec import parts_of, unpack_from
 from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
@@ -33,100 +33,25 @@ def previous_of(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def put_state(place: Place, saved: Saved, durable: bool = True) -> None:
-    """Write a saved state to a path, as `write_saved` does, or to a binary file that is open.
-
-    Raises:
-        StateError: it cannot be written, or `place` is neither; to an open file a part of the
-            state may have been written then.
-    """
-    if isinstance(place, str | os.PathLike):
-        write_saved(Path(place), saved, durable)
-        return
-    if not callable(getattr(place, "write", None)):
-        raise _no_place(place)
-    _check_binary(place, "wb")
-    try:
-        for part in parts_of(saved):
-            left = memoryview(part)
-            while len(left):
-                written = place.write(left)
-                if written is None:  # a file that does not block and has no room now
-                    raise StateError(
-                        "state: the file takes no more bytes now; give one that blocks",
-                        code="file-not-usable",
-                    )
-                left = left[written:]
-    except (OSError, ValueError, TypeError) as error:
-        raise _unusable(error, "written to", "wb") from error
-
-
-def get_state(place: Place, room: Mapping[str, Array] = _NOWHERE) -> Saved:
-    """Read a saved state from a path, as `read_saved` does, or from a binary file that is open.
-
-    The file is read to its end, from where it stands; it need not be one that can seek.
-
-    Raises:
-        StateError: as `read_saved`, or `place` is neither.
-    """
-    if isinstance(place, str | os.PathLike):
-        return read_saved(Path(place), room)
-    if not callable(getattr(place, "read", None)):
-        raise _no_place(place)
-    _check_binary(place, "rb")
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        while piece := place.read(_PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > 2 * MAX_STREAM_BYTES:
-                raise StateCorruptError("state: larger than any state of this format")
-        data = b"".join(pieces)
-    except (OSError, ValueError, TypeError) as error:
-        raise _unusable(error, "read", "rb") from error
-    return Saved.from_bytes(data, "state")
-
-
-def _check_binary(file: BinaryIO, mode: str) -> None:
-    if getattr(file, "closed", False):
-        raise StateError("state: the file is closed; open it again", code="file-closed")
-    if isinstance(file, io.TextIOBase):
-        raise StateError(
-            f"state: the file is open as text, and a state is bytes; open it with {mode!r}",
-            code="file-is-text",
-        )
-
-
-def _unusable(error: OSError | ValueError | TypeError, what: str, mode: str) -> StateError:
-    why = str(error) if isinstance(error, TypeError) else _reason(error)
-    return StateError(
-        f"state: the file cannot be {what}: {why}; it must be open with {mode!r}",
-        code="file-not-usable",
-    )
-
-
-def _no_place(place: object) -> StateError:
-    return StateError(
-        f"state: expected a path or an open binary file, came a {type(place).__name__}",
-        code="no-file",
-    )
-
-
-def write_saved(path: Path, saved: Saved, durable: bool = True) -> None:
-    """Write a saved state in one rename and keep the one before it.
+def write_record(place: Place, record: Saved, durable: bool = True) -> None:
+    """Write a record to a path in one rename, or to a binary file that is open for writing.
 
     Args:
-        path: the file.
-        saved: what to write.
-        durable: wait until the disk has it.
+        place: the path, whose file before is kept, or the open file.
+        record: what to write.
+        durable: wait until the disk has it; of no effect for an open file.
 
     Raises:
-        StateError: the disk refused, or `path` can name no file; what stood there still does,
-            unless the message says that the new state is in place and its directory not synced.
+        StateError: it cannot be written, or `place` is neither. What stood at the path still does,
+            unless the message says that the new state is in place and its directory not synced; to
+            an open file a part of the state may have been written.
     """
+    if not isinstance(place, str | os.PathLike):
+        _write_open(_binary(place, "write", "wb"), record)
+        return
+    path = Path(place)
     try:
-        replace_keeping_previous(path, parts_of(saved), previous_of(path), durable)
+        replace_keeping_previous(path, parts_of(record), previous_of(path), durable)
     except NotSyncedError as error:
         raise StateError(
             f"state {path}: the new state is in place, but its directory cannot be synced: "
@@ -139,20 +64,25 @@ def write_saved(path: Path, saved: Saved, durable: bool = True) -> None:
         ) from error
 
 
-def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
-    """Read a saved state.
+def read_record(place: Place, room: Mapping[str, Array] = _NOWHERE) -> Saved:
+    """Read a record from a path, or from a binary file that is open for reading.
+
+    An open file is read to its end, from where it stands; it need not be one that can seek.
 
     Args:
-        path: the file.
-        room: contiguous arrays by state input. The state is read into those whose dtype and shape
-            it has, and is then made of them; on failure they hold anything.
+        place: the path or the open file.
+        room: contiguous arrays by state input, used for a path. The state is read into those
+            whose dtype and shape it has, and is then made of them; on failure they hold anything.
 
     Raises:
-        StateNotFoundError: there is no file at `path`.
-        StateCorruptError: the file is not what was written; the message names the copy before it.
+        StateNotFoundError: there is no file at the path.
+        StateCorruptError: it is not what was written; the message names the copy before it.
         StateMismatchError: `state-version`: a version this runtime does not read.
-        StateError: the file cannot be read.
+        StateError: it cannot be read, or `place` is neither.
     """
+    if not isinstance(place, str | os.PathLike):
+        return Saved.from_bytes(_read_open(_binary(place, "read", "rb")), "state")
+    path = Path(place)
     try:
         return _read(path, room)
     except FileNotFoundError:
@@ -168,6 +98,65 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
         raise type(error)(f"state {path}: {error}{_hint(path)}", code=error.code) from None
 
 
+# --- open files
+
+
+def _binary(place: BinaryIO, method: str, mode: str) -> BinaryIO:
+    """Return an open file that can be used, or say why it cannot."""
+    if not callable(getattr(place, method, None)):
+        raise StateError(
+            f"state: expected a path or an open binary file, came a {type(place).__name__}",
+            code="no-file",
+        )
+    if getattr(place, "closed", False):
+        raise StateError("state: the file is closed; open it again", code="file-closed")
+    if isinstance(place, io.TextIOBase):
+        raise StateError(
+            f"state: the file is open as text, and a state is bytes; open it with {mode!r}",
+            code="file-is-text",
+        )
+    return place
+
+
+def _write_open(file: BinaryIO, record: Saved) -> None:
+    try:
+        for part in parts_of(record):
+            left = memoryview(part)
+            while len(left):
+                written = file.write(left)
+                if written is None:  # a file that does not block and has no room now
+                    raise StateError(
+                        "state: the file takes no more bytes now; give one that blocks",
+                        code="file-not-usable",
+                    )
+                left = left[written:]
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(error, "written to", "wb") from error
+
+
+def _read_open(file: BinaryIO) -> bytes:
+    data = bytearray()
+    try:
+        while piece := file.read(_PIECE):
+            data += piece
+            if len(data) > 2 * MAX_STREAM_BYTES:
+                raise StateCorruptError("state: larger than any state of this format")
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(error, "read", "rb") from error
+    return bytes(data)
+
+
+def _unusable(error: OSError | ValueError | TypeError, what: str, mode: str) -> StateError:
+    why = str(error) if isinstance(error, TypeError) else _reason(error)
+    return StateError(
+        f"state: the file cannot be {what}: {why}; it must be open with {mode!r}",
+        code="file-not-usable",
+    )
+
+
+# --- paths
+
+
 def _read(path: Path, room: Mapping[str, Array]) -> Saved:
     """Read a file that may be a saved state; another is refused before it takes memory."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device might never end
@@ -176,7 +165,7 @@ def _read(path: Path, room: Mapping[str, Array]) -> Saved:
         size = os.fstat(file.fileno()).st_size  # of this file: another may stand there by now
         if size > 2 * MAX_STREAM_BYTES:
             raise StateCorruptError("larger than any state of this format")
-        return read_packed(file, size, room)
+        return unpack_from(file, size, room)
 
 
 def _hint(path: Path) -> str:

@@ -1,18 +1,16 @@
-"""The saved state: everything a stream is, at rest, and whether a session may go on with it.
+"""Hold everything a stream is in one record, and check whether a session may go on with it.
 
-`dst.runtime.state.codec` gives it its bytes, `dst.runtime.state.file` and `dst.runtime.store` its
-place.
+`dst.runtime.state.codec` turns the record into bytes; `dst.runtime.state.file` and
+`dst.runtime.store` keep them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import NonFiniteError, StateCorruptError, StateError, StateMismatchError
-from dst.runtime.execution.buffers import Block
 from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
@@ -33,17 +31,26 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """Everything a stream is, at rest.
+    """Everything a stream is, in memory: for a file, a store, a message, or to go back to.
 
     Attributes:
         identity: the bundle that made it.
         items_consumed: items in the state.
         seed: the sampler's seed, or None where nothing was sampled.
         draws: numbers drawn from it.
-        state: the state tensors by input name.
-        pending: items waiting for their chunk, time first.
-        lookback: the items before the next chunk, time first.
+        state: the state tensors by input name, B = 1.
+        pending: the items that wait for their chunk, `[n, ...]`.
+        lookback: the items before the next chunk, `[L, ...]`.
         inputs: what the stream was given when it started, by input name.
+
+    Example:
+        >>> from dst.runtime import Session
+        >>> session = Session.open("text")
+        >>> stream = session.stream()
+        >>> outputs = stream.advance(b"The quick brown fox")
+        >>> data = stream.saved().to_bytes()
+        >>> session.stream(Saved.from_bytes(data)).items_consumed == stream.items_consumed
+        True
     """
 
     identity: Identity
@@ -55,16 +62,18 @@ class Saved(msgspec.Struct, frozen=True):
     lookback: Array
     inputs: Mapping[str, Array] = {}
 
+    @property
+    def sampler(self) -> Sampler | None:
+        """The random source: seed and draws; None where nothing was sampled."""
+        return None if self.seed is None else Sampler(self.seed, self.draws)
+
     def to_bytes(self) -> bytes:
         """Return the bytes that `Stream.save` writes to a file, for a database or a message.
 
         Raises:
             NonFiniteError: `state-not-finite`: a tensor holds a NaN or an infinity.
-
-        Example:
-            `redis.set("ann", stream.saved().to_bytes())`
         """
-        from dst.runtime.state.codec import pack  # which needs this module to be there first
+        from dst.runtime.state.codec import pack  # it imports this module
 
         check_finite(self, "saved state", "", "nothing was written")
         return pack(self)
@@ -83,9 +92,6 @@ class Saved(msgspec.Struct, frozen=True):
             StateCorruptError: not a saved state, or any bit of it has changed.
             StateMismatchError: `state-version`: a version this runtime does not read.
             StateError: not bytes.
-
-        Example:
-            `session.stream(Saved.from_bytes(redis.get("ann")))`
         """
         from dst.runtime.state.codec import unpack
 
@@ -100,27 +106,11 @@ class Saved(msgspec.Struct, frozen=True):
             raise type(error)(f"{where}: {error}", code=error.code) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of everything a stream is, for `Stream.restore`.
+Snapshot = Saved
+"""What `Stream.snapshot` returns for `Stream.restore`: another name of `Saved`.
 
-    Attributes:
-        identity: the ids of the bundle it belongs to.
-        block: the state.
-        lookback: the items before the next chunk, `[L, ...]`.
-        pending: the items that wait, `[n, ...]`.
-        items_consumed: items in the state.
-        sampler: the random source, if anything was sampled.
-        inputs: what the stream was given when it started, by input name.
-    """
-
-    identity: Identity
-    block: Block
-    lookback: Array
-    pending: Array
-    items_consumed: int
-    sampler: Sampler | None
-    inputs: Mapping[str, Array] = field(default_factory=dict)
+`Stream.saved` alone has found the state finite.
+"""
 
 
 def check_record(value: object, where: str) -> None:
@@ -135,7 +125,6 @@ def check_record(value: object, where: str) -> None:
         "str": "Stream.load(session, path) reads a file",
         "bytes": "make it one by Saved.from_bytes(data)",
         "Stream": "take stream.saved()",
-        "Snapshot": "stream.restore(snapshot) takes a snapshot",
     }.get(type(value).__name__, "stream.saved() returns one")
     raise StateError(
         f"{where}: is a {type(value).__name__}, expected a Saved record; {cure}", code="no-record"

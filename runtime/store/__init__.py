@@ -1,4 +1,4 @@
-"""The store: saved states of named streams in, the newest or an older one of a stream out."""
+"""Stores: files that keep the states of named streams."""
 
 from dst.runtime.store.store import Entry, Kept, StateStore
 

@@ -1,4 +1,4 @@
-"""The store's file: a path in, SQLite connections inside short transactions out, errors by name.
+"""Open the SQLite file of a store, lend connections inside short transactions, and name its errors.
 
 A connection serves one call at a time and then waits for the next one, so that any number of
 threads and processes may work at once. FORMAT.md tells the schema.
@@ -35,7 +35,7 @@ _PAUSE_S = 0.01
 _PATIENCE_MS = 500
 
 
-class StoreFile:
+class Database:
     """An SQLite database in WAL mode.
 
     Args:

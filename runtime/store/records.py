@@ -1,4 +1,4 @@
-"""The rows of a store: a connection inside a transaction in, checked records of a stream out.
+"""Read and write the records of a store inside a transaction, and check what was read.
 
 Nothing that is read here is believed: SQLite keeps no checksums, so a flipped bit of the file may
 show as any number, name or blob. A record counts only if its seal fits its row and its stream.
@@ -11,20 +11,11 @@ from typing import NamedTuple
 from dst.runtime.errors import StateCorruptError, StateError, StoreError, StreamNotFoundError
 from dst.runtime.state.codec import pack, unpack
 from dst.runtime.state.record import Saved
-from dst.runtime.store.retention import Mark, to_drop
+from dst.runtime.store.retention import Row, to_drop
 from dst.runtime.store.sealing import seal, unseal
 
 MAX_BLOB_BYTES = 999_000_000  # SQLite takes a row of 1,000,000,000
 MAX_RECORD = 2**62
-
-
-class Row(NamedTuple):
-    """A row of `states` without its blob."""
-
-    record: int
-    item: int
-    saved_at_ms: int
-    size_bytes: int
 
 
 class Records(NamedTuple):
@@ -70,7 +61,7 @@ class Records(NamedTuple):
             (row.record, stream, row.item, row.saved_at_ms, blob),
         )
         connection.execute("UPDATE streams SET newest = ? WHERE id = ?", (row.record, stream))
-        drop = to_drop(marks_of(self.rows(connection, stream)), self.history_bytes)
+        drop = to_drop(self.rows(connection, stream), self.history_bytes)
         connection.executemany("DELETE FROM states WHERE id = ?", ((record,) for record in drop))
 
     def _unused(self, connection: sqlite3.Connection) -> int:
@@ -186,11 +177,6 @@ class Records(NamedTuple):
         """What a record is bound to: this store, its row and its stream's name."""
         numbers = struct.pack("<qqq", row.record, row.item, row.saved_at_ms)
         return b"dst-store 1 state\0" + self.uuid + numbers + name.encode()
-
-
-def marks_of(rows: tuple[Row, ...]) -> tuple[Mark, ...]:
-    """What retention has to know of rows."""
-    return tuple(Mark(row.record, row.item, row.size_bytes) for row in rows)
 
 
 def are_counts(values: tuple[object, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Retention: what is kept of a stream's past goes in, what may be dropped comes out.
+"""Say which older states of a stream are kept, and which may go.
 
 A state's age is counted in items: how far the newest state has gone past it. Of two neighbours
 in the line of kept states with ages a < b, either b <= 2a, or nothing was ever stored between
@@ -14,61 +14,69 @@ from typing import NamedTuple
 MAX_ASIDE = 16
 
 
-class Mark(NamedTuple):
-    """One kept state: its record number (rising with every save), its item and its size."""
+class Row(NamedTuple):
+    """One kept state: a row of `states` without its blob.
+
+    Attributes:
+        record: its number, rising with every put.
+        item: items in it.
+        saved_at_ms: when it was stored, in milliseconds since 1970 UTC.
+        size_bytes: what its blob takes.
+    """
 
     record: int
     item: int
+    saved_at_ms: int
     size_bytes: int
 
 
-def line_of(marks: Sequence[Mark]) -> tuple[Mark, ...]:
+def line_of(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return the states, newest first, that lead up to the newest one.
 
     Where a stream was put back to an earlier item, what was saved beyond it does not.
 
     Args:
-        marks: what is kept, the newest record first.
+        rows: what is kept, the newest record first.
     """
-    line: list[Mark] = []
-    for mark in marks:
-        if not line or mark.item < line[-1].item:
-            line.append(mark)
+    line: list[Row] = []
+    for row in rows:
+        if not line or row.item < line[-1].item:
+            line.append(row)
     return tuple(line)
 
 
-def to_drop(marks: Sequence[Mark], history_bytes: int) -> tuple[int, ...]:
+def to_drop(rows: Sequence[Row], history_bytes: int) -> tuple[int, ...]:
     """Say which records go: those too close to others, then the oldest beyond the budget.
 
     The newest never goes. Of states set aside the 16 newest stay; they go before those of the
     line, and at the latest with the states that set them aside: nothing else tells them apart.
 
     Args:
-        marks: what is kept, the newest record first.
+        rows: what is kept, the newest record first.
         history_bytes: what all but the newest may take together.
     """
-    line = line_of(marks)
+    line = line_of(rows)
     leading = set(line)
     # A state that is stored once more, at the same item, takes the place of the one before.
-    fresh = [mark for newer, mark in pairwise(marks) if mark.item != newer.item]
-    aside = [mark for mark in fresh if mark not in leading]
+    fresh = [row for newer, row in pairwise(rows) if row.item != newer.item]
+    aside = [row for row in fresh if row not in leading]
     spent, wanted = 0, set(line[:1])
-    for mark in (*_spaced(line)[1:], *aside[:MAX_ASIDE]):
-        spent += mark.size_bytes
+    for row in (*_spaced(line)[1:], *aside[:MAX_ASIDE]):
+        spent += row.size_bytes
         if spent > history_bytes:
             break
-        wanted.add(mark)
-    kept = [mark for mark in marks if mark in wanted]
+        wanted.add(row)
+    kept = [row for row in rows if row in wanted]
     while astray := set(line_of(kept)) - leading:
-        kept = [mark for mark in kept if mark not in astray]
-    stay = {mark.record for mark in kept}
-    return tuple(mark.record for mark in marks if mark.record not in stay)
+        kept = [row for row in kept if row not in astray]
+    stay = {row.record for row in kept}
+    return tuple(row.record for row in rows if row.record not in stay)
 
 
-def _spaced(line: Sequence[Mark]) -> list[Mark]:
+def _spaced(line: Sequence[Row]) -> list[Row]:
     """Leave out each state whose neighbours are close enough for their age without it."""
     spaced = list(line[:1])
-    for mark, older in pairwise(line[1:]):
+    for row, older in pairwise(line[1:]):
         if line[0].item - older.item > 2 * (line[0].item - spaced[-1].item):
-            spaced.append(mark)
+            spaced.append(row)
     return [*spaced, *line[1:][-1:]]

@@ -1,4 +1,4 @@
-"""Sealing: a state's bytes and the place they belong to in, bytes that fit no other place out.
+"""Bind the bytes of a state to their place in a store, and encrypt them where there is a key.
 
 Without a key a label proves that bytes and place belong together; with one, AES-GCM also hides
 the bytes. FORMAT.md tells the layout.

@@ -1,4 +1,4 @@
-"""The store: saved states by stream name in, the newest or an older one of a stream out.
+"""Keep the saved states of named streams: the newest of each, and older ones to go back to.
 
 One SQLite file holds any number of streams, each with its newest state and a history that grows
 thinner with age (`dst.runtime.store.retention`). FORMAT.md tells what lies where.
@@ -21,8 +21,8 @@ from dst.runtime.errors import (
     StoreKeyError,
 )
 from dst.runtime.state.record import Saved, check_finite, check_record
-from dst.runtime.store.database import StoreFile
-from dst.runtime.store.records import Records, are_counts, marks_of
+from dst.runtime.store.database import Database
+from dst.runtime.store.records import Records, are_counts
 from dst.runtime.store.retention import line_of
 from dst.runtime.store.sealing import check_key, seal, unseal
 
@@ -72,13 +72,9 @@ class Kept(msgspec.Struct, frozen=True):
 class StateStore:
     """A file of named streams. Threads may share a store; each process opens it for itself.
 
-    ```python
-    with StateStore("memory.db") as store:
-        store.put("alice", stream.saved())
-        stream = session.stream(store.get("alice"))
-    ```
-
-    A `put` that has returned survives a kill of the process and, with `durable`, a loss of power.
+    Every method raises `StoreError` where the file cannot be read or written; a subclass or the
+    code says why. A `put` that has returned survives a kill of the process and, with `durable`, a
+    loss of power.
 
     Args:
         path: the file; made if it does not exist. Not on a network share: SQLite's WAL mode
@@ -95,9 +91,19 @@ class StateStore:
         StoreError: it cannot be opened; a subclass says why.
         StoreKeyError: the key is of another length, wrong or not wanted, or the package
             `cryptography` is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from dst.runtime import Session
+        >>> stream = Session.open("text").stream()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with StateStore(f"{folder}/memory.db") as store:
+        ...         store.put("alice", stream.saved())
+        ...         store.get("alice").items_consumed
+        0
     """
 
-    __slots__ = ("_file", "_label", "_locked", "_records")
+    __slots__ = ("_database", "_label", "_locked", "_records")
 
     def __init__(
         self,
@@ -122,13 +128,13 @@ class StateStore:
             check_key(key)
         uuid = os.urandom(16)
         proof = None if key is None else seal(key, _proof_place(uuid), b"")
-        self._file = StoreFile(Path(path), (uuid, proof), durable, timeout_s)
+        self._database = Database(Path(path), (uuid, proof), durable, timeout_s)
         try:
             uuid, self._locked = self._identify(key)
         except BaseException:
-            self._file.close()
+            self._database.close()
             raise
-        self._file.hold_to(uuid)
+        self._database.hold_to(uuid)
         self._records = Records(self._label, uuid, key, history_bytes)
 
     # --- storing
@@ -154,14 +160,13 @@ class StateStore:
             NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be written; a subclass says why.
         """
         self._unlock()
         for name, saved in states.items():
             self._check_name(name)
             self._check_state(name, saved)
         saved_at_ms = time.time_ns() // 1_000_000
-        with self._file.writing() as connection:
+        with self._database.writing() as connection:
             for name, saved in states.items():
                 self._records.insert(connection, name, saved, saved_at_ms)
 
@@ -175,11 +180,10 @@ class StateStore:
             StateNotFoundError: the stream has no such record.
             StateCorruptError: the state was altered; the message names the newest good one kept.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
         self._check_name(name)
-        with self._file.reading() as connection:
+        with self._database.reading() as connection:
             stream, newest = self._records.find(connection, name)
             rows = self._records.rows(connection, stream)
             if record is None:
@@ -208,13 +212,12 @@ class StateStore:
             StateNotFoundError: the oldest state kept lies beyond `item`.
             StateCorruptError: the state was altered; the message names a good one before it.
             StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
         self._check_name(name)
-        with self._file.reading() as connection:
+        with self._database.reading() as connection:
             rows = self._records.rows(connection, self._records.find(connection, name)[0])
-            line = {mark.record: mark.item for mark in line_of(marks_of(rows))}
+            line = {row.record: row.item for row in line_of(rows)}
             before = tuple(row for row in rows if row.record in line and row.item <= item)
             if before:
                 return self._records.load(connection, name, before[0], before)
@@ -230,9 +233,8 @@ class StateStore:
 
         Raises:
             StoreError: `store-corrupt`: a stream has lost its newest state.
-            StoreError: the file cannot be read; a subclass says why.
         """
-        with self._file.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT name, item, saved_at_ms, length(blob), n, total FROM streams "
                 "LEFT JOIN states ON states.id = newest AND states.stream = streams.id "
@@ -253,12 +255,11 @@ class StateStore:
 
         Raises:
             StreamNotFoundError: the store has no such stream.
-            StoreError: the file cannot be read; a subclass says why.
         """
         self._check_name(name)
-        with self._file.reading() as connection:
+        with self._database.reading() as connection:
             rows = self._records.rows(connection, self._records.find(connection, name)[0])
-        line = {mark.record for mark in line_of(marks_of(rows))}
+        line = {row.record for row in line_of(rows)}
         return tuple(Kept(*row, set_aside=row.record not in line) for row in rows)
 
     # --- forgetting
@@ -271,10 +272,9 @@ class StateStore:
 
         Raises:
             StreamNotFoundError: the store has no such stream.
-            StoreError: the file cannot be written; a subclass says why.
         """
         self._check_name(name)
-        with self._file.writing() as connection:
+        with self._database.writing() as connection:
             stream, _ = self._records.find(connection, name)
             connection.execute("DELETE FROM states WHERE stream = ?", (stream,))
             connection.execute("DELETE FROM streams WHERE id = ?", (stream,))
@@ -284,9 +284,8 @@ class StateStore:
 
         Raises:
             StoreBusyError: others use the store without a pause; copies may be left.
-            StoreError: the file cannot be written; a subclass says why.
         """
-        self._file.compact()
+        self._database.compact()
 
     def wipe(self) -> None:
         """Forget everything; when this returns, no byte of a state or a name is in the files.
@@ -298,18 +297,17 @@ class StateStore:
         Raises:
             StoreBusyError: others use the store without a pause; everything is deleted, but
                 copies may be left in the -wal file: wipe again.
-            StoreError: the file cannot be written; a subclass says why.
         """
-        with self._file.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute("DELETE FROM states")
             connection.execute("DELETE FROM streams")
-        self._file.compact()
+        self._database.compact()
 
     # --- ending
 
     def close(self) -> None:
         """Close the file; every later call raises `StoreError`."""
-        self._file.close()
+        self._database.close()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: a copy would close this one's file."""
@@ -334,7 +332,7 @@ class StateStore:
 
     def _identify(self, key: bytes | None) -> tuple[bytes, bool]:
         """Return the store's uuid and whether it is encrypted and there is no key."""
-        with self._file.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute("SELECT uuid, key_check FROM store").fetchall()
         uuid, proof = rows[0] if len(rows) == 1 else (None, None)
         if not isinstance(uuid, bytes) or not isinstance(proof, bytes | None):

@@ -10,8 +10,7 @@ from tests.raising import Fault, refused
 
 from dst.runtime import Session, Snapshot, Stream
 from dst.runtime.errors import NonFiniteError, StateError
-from dst.runtime.health import Health, HealthWarning, Limits
-from dst.runtime.trend import POINTS_PER_DECADE, Track, rms_of
+from dst.runtime.health import POINTS_PER_DECADE, Health, HealthWarning, Limits, Track, rms_of
 
 BLOWS_UP = np.full((1, 1), 200.0, np.float32)  # exp(200) is infinite in float32
 ONE = np.ones((1, 1), np.float32)
@@ -151,8 +150,8 @@ def test_rollback_saves_the_healthy_state(gain: Session, tmp_path: Path) -> None
 
 def make_sick(stream: Stream, sick: Snapshot) -> None:
     """Put a state in force that `restore` would refuse, as an unchecked step may leave it."""
-    stream._core._arenas[stream._core.mark.side].write(sick.block)
-    stream._core.mark = stream._core.mark._replace(unchecked=1)
+    stream._core._states[stream._core.position.active].fill(sick.state)
+    stream._core.position = stream._core.position._replace(unchecked=1)
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse_to_save", None])

@@ -17,10 +17,16 @@ from dst.evaluate.providers import time_golden
 from dst.runtime import Session, open_bundle, replay_golden, write_bundle
 from dst.runtime.bundle.manifest import Graph, Manifest
 from dst.runtime.errors import ProviderError, SessionError
-from dst.runtime.execution.buffers import Arena, Block, DeviceArena
-from dst.runtime.execution.device import DeviceBridge, HostBridge, capture_options, uncaptured
+from dst.runtime.execution.buffers import (
+    Block,
+    Buffers,
+    Device,
+    StateBuffers,
+    capture_options,
+    uncaptured,
+)
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.placement import GraphLoad, Share, load_of
+from dst.runtime.execution.placement import GraphLoad, ProviderShare, load_of
 from dst.runtime.execution.providers import PLACES, Place, Provider
 from dst.runtime.golden import golden_chunks
 
@@ -90,9 +96,9 @@ def test_the_report_tells_where_every_node_runs(costed: Path) -> None:
     assert load.recorded
     (share,) = load.shares
     # the body of the Scan adds three nodes that nobody named
-    assert share == Share("cpu", len(COSTS) + 3, 3, COSTS["MatMul_2"])
+    assert share == ProviderShare("cpu", len(COSTS) + 3, 3, COSTS["MatMul_2"])
     assert load.multiply_adds == COSTS["MatMul_2"]
-    assert (load.unknown_multiply_adds, load.part, load.fell_back) == (0, 1.0, None)
+    assert (load.unknown_multiply_adds, load.fraction, load.fallback_reason) == (0, 1.0, None)
 
 
 @azure
@@ -111,8 +117,8 @@ def test_without_strict_it_runs_and_the_report_says_so(costed: Path, silent: Pro
     session = Session.open(costed, provider=silent, lowering="fused", strict=False)
     (load,) = session.report().graphs
     assert [s.provider for s in load.shares] == ["cpu"]
-    assert (load.part, load.shares[0].multiply_adds) == (0.0, COSTS["MatMul_2"])
-    assert "'openvino' took only 0.0%" in str(load.fell_back)
+    assert (load.fraction, load.shares[0].multiply_adds) == (0.0, COSTS["MatMul_2"])
+    assert "'openvino' took only 0.0%" in str(load.fallback_reason)
     found = session.stream().advance(b"abcdefgh")["logits"]
     expected = Session.open(costed).stream().advance(b"abcdefgh")["logits"]
     assert np.array_equal(found, expected)
@@ -130,7 +136,7 @@ def test_strict_refuses_what_nobody_can_tell(
 ) -> None:
     monkeypatch.delattr(ort.InferenceSession.__base__, "get_provider_graph_assignment_info")
     (load,) = Session.open(costed).report().graphs
-    assert (load.recorded, load.shares, load.part) == (False, (), 0.0)
+    assert (load.recorded, load.shares, load.fraction) == (False, (), 0.0)
     assert load.unknown_multiply_adds == COSTS["MatMul_2"]
     with pytest.raises(ProviderError, match="does not tell which nodes 'openvino' took"):
         Session.open(costed, provider=silent).report()
@@ -242,20 +248,22 @@ def test_a_node_fused_under_its_own_name_is_known_and_a_folded_one_unknown() -> 
         )
     )
     load = load_of(session, entry({"first": 64, "bias": 0, "folded": 64, "last": 0}), "cpu")
-    assert load.shares == (Share("cpu", 2, 0, 64),)
+    assert load.shares == (ProviderShare("cpu", 2, 0, 64),)
     assert (load.unknown_multiply_adds, load.multiply_adds) == (64, 128)
-    assert load.part == 0.5
+    assert load.fraction == 0.5
 
 
 def loaded(cpu: int, there: int, unknown: int = 0) -> GraphLoad:
-    shares = (Share("openvino", 5, 0, there), Share("cpu", 2, 0, cpu))
+    shares = (ProviderShare("openvino", 5, 0, there), ProviderShare("cpu", 2, 0, cpu))
     return GraphLoad("a.onnx", "portable", "openvino", True, shares, unknown)
 
 
 def test_strict_lets_a_hundredth_run_elsewhere() -> None:
-    assert loaded(cpu=10, there=990).fell_back is None
-    assert "98.9% of the multiply-adds: openvino 989, cpu 11" in str(loaded(11, 989).fell_back)
-    assert "openvino 980, cpu 0, unknown 20" in str(loaded(0, 980, unknown=20).fell_back)
+    assert loaded(cpu=10, there=990).fallback_reason is None
+    assert "98.9% of the multiply-adds: openvino 989, cpu 11" in str(
+        loaded(11, 989).fallback_reason
+    )
+    assert "openvino 980, cpu 0, unknown 20" in str(loaded(0, 980, unknown=20).fallback_reason)
 
 
 def test_a_cost_is_a_whole_number_of_a_named_node(text_parts: Parts, tmp_path: Path) -> None:
@@ -273,34 +281,36 @@ def test_a_cost_is_a_whole_number_of_a_named_node(text_parts: Parts, tmp_path: P
 
 def test_a_device_sees_a_chunk_when_it_is_pushed_and_gives_outputs_when_pulled() -> None:
     chunk, output = np.zeros((1, 4), np.int64), np.zeros((1, 4), np.float32)
-    bridge = DeviceBridge(chunk, {"y": output}, "cpu", 0)
-    assert bridge.copies
-    address = bridge.feed.data_ptr()
+    feed, outputs = Buffers({"x": chunk}, Device("cpu")), Buffers({"y": output}, Device("cpu"))
+    assert feed.copies
+    assert outputs.copies
+    address = feed.values["x"].data_ptr()
     chunk[:] = 7
-    assert bridge.feed.numpy().max() == 0
-    bridge.push()
-    assert bridge.feed.numpy().min() == 7
-    bridge.outputs["y"].update_inplace(np.full((1, 4), 3, np.float32))
+    assert feed.values["x"].numpy().max() == 0
+    feed.push()
+    assert feed.values["x"].numpy().min() == 7
+    outputs.values["y"].update_inplace(np.full((1, 4), 3, np.float32))
     assert output.max() == 0
-    bridge.pull()
+    outputs.pull()
     assert output.min() == 3
-    assert bridge.feed.data_ptr() == address  # a captured graph replays addresses
+    assert feed.values["x"].data_ptr() == address  # a captured graph replays addresses
 
 
 def test_the_host_copies_nothing() -> None:
     chunk, output = np.zeros((1, 4), np.int64), np.zeros((1, 4), np.float32)
-    bridge = HostBridge(chunk, {"y": output})
-    assert not bridge.copies
-    assert bridge.feed.data_ptr() == chunk.ctypes.data
-    assert bridge.outputs["y"].data_ptr() == output.ctypes.data
+    feed, outputs = Buffers({"x": chunk}), Buffers({"y": output})
+    assert not feed.copies
+    assert not outputs.copies
+    assert feed.values["x"].data_ptr() == chunk.ctypes.data
+    assert outputs.values["y"].data_ptr() == output.ctypes.data
 
 
 @pytest.mark.parametrize("name", ["text", "sensor"])
 def test_a_stream_in_a_devices_memory_is_the_same_stream(
     shelf: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def arena(self: Engine, block: Block) -> Arena:
-        return DeviceArena(self.layout, block, "cpu")
+    def state_buffers(self: Engine, block: Block) -> StateBuffers:
+        return StateBuffers(self.layout, block, Device("cpu"))
 
     items: npt.NDArray[np.generic] = np.arange(40)
     if name == "sensor":
@@ -308,22 +318,20 @@ def test_a_stream_in_a_devices_memory_is_the_same_stream(
     session = Session.open(shelf / name, check_state_every=2)
     here = session.stream()
     expected = [here.advance(part) for part in np.array_split(items, 3)]
-    monkeypatch.setattr(Engine, "arena", arena)
-    made: list[DeviceBridge] = []
+    monkeypatch.setattr(Engine, "state_buffers", state_buffers)
+    made: list[Buffers] = []
 
-    def bridge(
-        self: Engine, chunk: npt.NDArray[np.generic], outputs: dict[str, npt.NDArray[np.generic]]
-    ) -> DeviceBridge:
-        made.append(DeviceBridge(chunk, outputs, "cpu", 0))
+    def buffers(self: Engine, arrays: dict[str, npt.NDArray[np.generic]]) -> Buffers:
+        made.append(Buffers(arrays, Device("cpu")))
         return made[-1]
 
-    monkeypatch.setattr(Engine, "bridge", bridge)
+    monkeypatch.setattr(Engine, "buffers", buffers)
     there = Session.open(shelf / name, check_state_every=2).stream()
     found = [there.advance(part) for part in np.array_split(items, 3)]
     for left, right in zip(found, expected, strict=True):
         assert all(np.array_equal(left[key], right[key]) for key in right)
     assert all(np.array_equal(there.state[key], value) for key, value in here.state.items())
-    assert made  # the plans crossed it
+    assert made  # the steps crossed it
 
 
 def test_every_binding_is_captured_under_its_own_number() -> None:

@@ -38,8 +38,8 @@ def test_the_golden_runs_are_reproduced(lowering: Lowering) -> None:
 
 def test_the_state_lies_on_the_device() -> None:
     session = Session.open("text", provider="cuda")
-    arena = session.arena(session.layout.block())
-    assert {value.device_name() for value in arena.values} == {"cuda"}
+    state = session.state_buffers(session.layout.block())
+    assert {value.device_name() for value in state.values.values()} == {"cuda"}
 
 
 @pytest.mark.parametrize("lowering", ["fused", "portable"])

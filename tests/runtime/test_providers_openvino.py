@@ -63,7 +63,7 @@ def test_the_portable_graphs_are_chosen_and_run_on_it_whole(session: Session) ->
     assert {load.lowering for load in report.graphs} == {"portable"}
     for load in report.graphs:
         assert [share.provider for share in load.shares] == ["openvino"]
-        assert load.part == 1.0
+        assert load.fraction == 1.0
         assert load.multiply_adds == sum(
             next(
                 g for g in session.bundle.manifest.graphs if g.file == load.graph

@@ -24,7 +24,7 @@ from dst.runtime.execution.checkpoint import put_saved
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.recurrence import Recurrence
 from dst.runtime.state.codec import pack, unpack
-from dst.runtime.state.file import read_saved
+from dst.runtime.state.file import read_record
 from dst.runtime.state.record import Saved
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
@@ -37,7 +37,7 @@ def test_save_and_load_are_the_identity(sensor: Session, tmp_path: Path) -> None
     loaded = Stream.load(sensor, tmp_path / "a.state")
     first, second = stream.snapshot(), loaded.snapshot()
     for one, other in (
-        (first.block, second.block),
+        *zip(first.state.values(), second.state.values(), strict=True),
         (first.lookback, second.lookback),
         (first.pending, second.pending),
     ):
@@ -179,7 +179,7 @@ def test_whose_state_it_is(shelf: Path, text: Session, tmp_path: Path) -> None:
     assert (taken.items_consumed, taken.pending) == (8, 3)
     with refused(StateMismatchError, "other-model"):
         Session.open(shelf / "twin").stream().restore(stream.snapshot())
-    saved = read_saved(path)
+    saved = read_record(path)
     identity = msgspec.structs.replace(saved.identity, state_hash="c" * 64)
     path.write_bytes(pack(msgspec.structs.replace(saved, identity=identity)))
     with refused(StateMismatchError, "other-state-layout"):
@@ -189,7 +189,7 @@ def test_whose_state_it_is(shelf: Path, text: Session, tmp_path: Path) -> None:
 def test_content_that_breaks_the_contract_is_refused(text: Session, tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     text.stream().save(path)
-    saved = read_saved(path)
+    saved = read_record(path)
     h = saved.state["h"]
     for state in (
         {"h": h},
@@ -233,7 +233,7 @@ def test_a_state_is_read_to_where_it_will_be_used(text: Session, tmp_path: Path)
     state = stream.state
     fits = np.zeros_like(state["h"])
     room = {"h": fits, "n": np.zeros((1, 9), state["n"].dtype), "pending": np.zeros(0, np.int64)}
-    saved = read_saved(path, room)
+    saved = read_record(path, room)
     assert saved.state["h"] is fits
     assert saved.pending is not room["pending"]
     for name, value in state.items():
@@ -285,7 +285,7 @@ def test_numbers_and_items_no_stream_can_have_are_refused(
     path = tmp_path / "a.state"
     list(generate(stream := text.stream(), "abc", 2, seed=3))
     stream.save(path)
-    path.write_bytes(pack(msgspec.structs.replace(read_saved(path), **{name: value})))
+    path.write_bytes(pack(msgspec.structs.replace(read_record(path), **{name: value})))
     with pytest.raises(StateCorruptError, match=rf"state .*a\.state: .*{words}"):
         Stream.load(text, path)
 
@@ -299,7 +299,7 @@ def test_items_that_are_not_finite_are_refused(
     stream = sensor.stream()
     stream.advance(SAMPLES[:23])
     stream.save(path)
-    saved = read_saved(path)
+    saved = read_record(path)
     items = {"pending": saved.pending, "lookback": saved.lookback}[name].copy()
     items[1, 0] = value
     path.write_bytes(pack(msgspec.structs.replace(saved, **{name: items})))

@@ -27,7 +27,7 @@ from dst.runtime import (
 )
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import BundleError, ProviderError, SessionError
-from dst.runtime.execution.buffers import DeviceArena, HostArena, Layout
+from dst.runtime.execution.buffers import Device, Layout, StateBuffers
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
 replace = msgspec.structs.replace
@@ -259,7 +259,7 @@ def test_rss_sees_what_this_process_holds() -> None:
         assert 60 << 20 < rss_bytes() - before < 80 << 20
 
 
-def test_the_arena_is_aligned_and_its_tensors_are_views(shelf: Path) -> None:
+def test_the_block_is_aligned_and_its_tensors_are_views(shelf: Path) -> None:
     contract = open_bundle(shelf / "text").manifest.contract
     layout = Layout.of(contract, batch=3)
     block = layout.block()
@@ -270,31 +270,33 @@ def test_the_arena_is_aligned_and_its_tensors_are_views(shelf: Path) -> None:
         assert view.shape[0] == 3
 
 
-def test_arenas_on_host_and_device_hold_the_same(shelf: Path) -> None:
+def test_buffers_on_host_and_device_hold_the_same(shelf: Path) -> None:
     layout = Layout.of(open_bundle(shelf / "sensor").manifest.contract)
     random = layout.block()
     for view in layout.views(random).values():
         view[...] = np.random.default_rng(0).normal(size=view.shape)
-    here, there = layout.rooms(2)
-    for arena in (HostArena(layout, here), DeviceArena(layout, there, "cpu")):
-        arena.write(random)
+    here, there = layout.blocks(2)
+    for buffers in (StateBuffers(layout, here), StateBuffers(layout, there, Device("cpu"))):
+        buffers.write(random)
         back = layout.block()
-        arena.read(back)
+        buffers.read(back)
         assert back.tobytes() == random.tobytes()
-        assert arena.values[0].numpy().tobytes() == layout.views(random)["c"].tobytes()
-        assert arena.finite()
+        assert buffers.values["c"].numpy().tobytes() == layout.views(random)["c"].tobytes()
+        assert buffers.finite()
         for bad in (np.nan, np.inf, -np.inf):
             broken = random.copy()
             layout.views(broken)["c"][0, 1] = bad
-            arena.write(broken)
-            assert not arena.finite()
+            buffers.write(broken)
+            assert not buffers.finite()
 
 
-def test_a_stream_on_device_arenas_is_the_same_stream(
+def test_a_stream_on_device_buffers_is_the_same_stream(
     shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, device = Session.open(shelf / "text"), Session.open(shelf / "text")
-    monkeypatch.setattr(device, "arena", lambda b: DeviceArena(device.layout, b, "cpu"))
+    monkeypatch.setattr(
+        device, "state_buffers", lambda b: StateBuffers(device.layout, b, Device("cpu"))
+    )
     first, second = host.stream(), device.stream()
     for stream in (first, second):
         stream.advance(b"some bytes that fill chunks")

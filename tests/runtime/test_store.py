@@ -263,7 +263,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
 def test_the_sync_level_is_the_documented_one(tmp_path: Path, durable: bool, level: int) -> None:
     with StateStore(tmp_path / "a.db", durable=durable) as store:
-        with store._file.reading() as connection:
+        with store._database.reading() as connection:
             found = [
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("synchronous", "journal_mode", "secure_delete", "auto_vacuum")

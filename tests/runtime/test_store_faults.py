@@ -62,7 +62,7 @@ def sql(path: Path, *statements: str) -> None:
 
 def test_a_full_disk(path: Path) -> None:
     with StateStore(path) as store:
-        with store._file.reading() as connection:  # its only one, so the next call gets it
+        with store._database.reading() as connection:  # its only one, so the next call gets it
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreFullError, match=r"a\.db: the disk is full; .* still stands"):
@@ -151,7 +151,7 @@ def test_a_read_only_file_can_be_read(place: Path, folder_mode: int) -> None:
 
 def test_writing_where_nothing_may_be_written(path: Path) -> None:
     with StateStore(path) as store:
-        with store._file.reading() as connection:
+        with store._database.reading() as connection:
             connection.execute("PRAGMA query_only = ON")
         with refused(StoreError, "store-read-only", match=r"a\.db: cannot be written to"):
             store.put("a", state(32))
@@ -243,7 +243,7 @@ def test_a_store_that_was_replaced_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with StateStore(path) as store:
         store.put("a", state(8))
-        with store._file.reading():  # so that the next call needs a second connection
+        with store._database.reading():  # so that the next call needs a second connection
             for file in tmp_path.glob("a.db*"):
                 file.rename(tmp_path / f"old-{file.name}")
             with pytest.raises(StoreError, match="was taken away or replaced"):

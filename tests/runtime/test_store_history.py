@@ -17,7 +17,7 @@ from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import StateMismatchError, StateNotFoundError, StepError, StoreError
 from dst.runtime.state.codec import pack
 from dst.runtime.state.record import Identity, Saved
-from dst.runtime.store.retention import MAX_ASIDE, Mark, line_of, to_drop
+from dst.runtime.store.retention import MAX_ASIDE, Row, line_of, to_drop
 
 TEXT = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8).tobytes()
 SAMPLES = np.random.default_rng(6).normal(size=(400, 2)).astype(np.float32)
@@ -35,12 +35,12 @@ def saved_at(item: int) -> Saved:
     )
 
 
-def thinned(puts: Sequence[tuple[int, int]], budget: int) -> list[list[Mark]]:
+def thinned(puts: Sequence[tuple[int, int]], budget: int) -> list[list[Row]]:
     """What is kept, newest first, after each put of an item and a size."""
-    kept: list[Mark] = []
+    kept: list[Row] = []
     stages = []
     for record, (item, size) in enumerate(puts, 1):
-        kept.insert(0, Mark(record, item, size))
+        kept.insert(0, Row(record, item, 0, size))
         gone = to_drop(kept, budget)
         kept = [mark for mark in kept if mark.record not in gone]
         stages.append(list(kept))

@@ -1,6 +1,5 @@
 """Laws of a stream: the cut changes nothing, copies are whole, a fork goes its own way."""
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.raising import Fault, refused
 
 from dst.runtime import Session, Stream

@@ -1,6 +1,5 @@
 """Laws of what a stream is given once: it is checked by name, and goes wherever the stream goes."""
 
-from dataclasses import replace as put
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +166,7 @@ def test_a_record_whose_inputs_do_not_fit_is_corrupt(
     with pytest.raises(StateCorruptError, match=f"saved state: .*{words}"):
         session.stream(replace(stream.saved(), inputs=inputs))
     with pytest.raises(StateCorruptError, match=f"snapshot: .*{words}"):
-        stream.restore(put(stream.snapshot(), inputs=inputs))
+        stream.restore(replace(stream.snapshot(), inputs=inputs))
     assert pack(stream.saved()) == before
 
 

@@ -11,8 +11,8 @@ from tests.raising import Fault, refused
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import DeadlineError, NonFiniteError, StepError
-from dst.runtime.execution.recurrence import BadStateError, Mark, Recurrence
-from dst.runtime.execution.step import Plan
+from dst.runtime.execution.recurrence import BadStateError, Position, Recurrence
+from dst.runtime.execution.step import BoundStep
 
 Array = npt.NDArray[np.generic]
 SAMPLES = np.random.default_rng(3).uniform(0, 0.1, 80).astype(np.float32)
@@ -21,7 +21,7 @@ HUGE = np.full(8, 80.0, np.float32)  # exp of their sum overflows; the output do
 
 def everything(stream: Stream) -> tuple[object, ...]:
     now = stream.snapshot()
-    arrays = (now.block, now.lookback, now.pending)
+    arrays = (*now.state.values(), now.lookback, now.pending)
     return (*(a.tobytes() for a in arrays), now.items_consumed, now.sampler)
 
 
@@ -67,7 +67,7 @@ def test_a_nan_output_undoes_a_step(shelf: Path) -> None:
 
 
 class _Fails:
-    """Stands in for a plan's call into ONNX Runtime: the n-th call raises after the work."""
+    """Stands in for a step's call into ONNX Runtime: the n-th call raises after the work."""
 
     def __init__(self, call: Callable[..., None], error: BaseException, at: int) -> None:
         self.call, self.error, self.left = call, error, at
@@ -88,9 +88,9 @@ def test_an_interrupt_undoes_the_whole_advance(
     for s in (stream, twin):
         s.advance(SAMPLES[:19])
     before = everything(stream)
-    plan = stream._core.plan(8)
+    step = stream._core.step_for(8)
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_run", _Fails(plan._run, error, at))
+        patch.setattr(step, "_run", _Fails(step._run, error, at))
         with pytest.raises((KeyboardInterrupt, StepError)):
             stream.advance(SAMPLES)
     assert everything(stream) == before
@@ -106,9 +106,9 @@ def test_an_interrupt_undoes_the_lookback_too(
     for s in (stream, twin):
         s.advance(samples[:6])
     before = everything(stream)
-    plan = stream._core.plan(4)
+    step = stream._core.step_for(4)
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_run", _Fails(plan._run, KeyboardInterrupt(), at))
+        patch.setattr(step, "_run", _Fails(step._run, KeyboardInterrupt(), at))
         with pytest.raises(KeyboardInterrupt):
             stream.advance(samples)
     assert everything(stream) == before
@@ -127,7 +127,7 @@ def test_an_interrupt_after_the_commit_undoes_a_step(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream._core.plan(8), "outputs", Interrupts())
+        patch.setattr(stream._core.step_for(8), "outputs", Interrupts())
         with pytest.raises(KeyboardInterrupt):
             stream.step(SAMPLES[None, :8])
     assert everything(stream) == before
@@ -161,13 +161,13 @@ def test_an_interrupt_while_a_call_is_undone_changes_nothing(
     before = everything(stream)
     undo, tries = Recurrence.undo, 0
 
-    def interrupted(core: Recurrence, mark: Mark) -> None:
+    def interrupted(core: Recurrence, position: Position) -> None:
         nonlocal tries
         tries += 1
         if tries == 1:
-            core._arenas[mark.side].tensors()["c"][...] = 7  # half of it put back
+            core._states[position.active].tensors()["c"][...] = 7  # half of it put back
             raise KeyboardInterrupt
-        undo(core, mark)
+        undo(core, position)
 
     monkeypatch.setattr(Recurrence, "undo", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -231,7 +231,7 @@ def test_the_last_good_state_is_never_one_that_was_undone(shelf: Path) -> None:
     with refused(NonFiniteError, "output-not-finite"):
         stream.advance(with_nan(70))  # eight steps, four checks passed, then undone
     assert everything(stream) == before
-    stream._core._arenas[stream._core.mark.side].write(
+    stream._core._states[stream._core.position.active].write(
         np.full(stream._engine.layout.state_bytes, 255, np.uint8)  # all NaN
     )
     with refused(NonFiniteError, "state-not-finite", match="snapshot at item 0"):
@@ -240,7 +240,7 @@ def test_the_last_good_state_is_never_one_that_was_undone(shelf: Path) -> None:
     assert not (shelf / "never.state").exists()
 
 
-def test_a_plan_made_in_mid_call_does_not_touch_the_state_to_undo(shelf: Path) -> None:
+def test_a_step_made_in_mid_call_does_not_touch_the_state_to_undo(shelf: Path) -> None:
     stream = Session.open(shelf / "text").stream()
     stream.advance(b"0123456789ab")
     before = everything(stream)
@@ -251,7 +251,7 @@ def test_a_plan_made_in_mid_call_does_not_touch_the_state_to_undo(shelf: Path) -
     with pytest.raises(StepError, match="not this one"):
         stream.predict(np.arange(5), refuse)  # steps 8 once, then opens T = 1
     assert everything(stream) == before
-    assert isinstance(stream._core.plan(1), Plan)
+    assert isinstance(stream._core.step_for(1), BoundStep)
 
 
 @pytest.mark.parametrize(

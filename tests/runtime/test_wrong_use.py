@@ -10,7 +10,7 @@ from tests.runtime.conftest import text_contract, text_files, text_manifest
 
 from dst.runtime import Session, SlotError, StateStore, StreamPool, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.errors import StateError, StepError
+from dst.runtime.errors import SessionError, StateError, StepError
 from dst.runtime.state.codec import pack
 
 
@@ -84,6 +84,13 @@ def test_a_prompt_of_text_for_tokens_that_are_not_bytes(ids: Session) -> None:
         next(generate(ids.stream(), "abc", 1))
 
 
+@pytest.mark.parametrize("path", [None, 3, b"text", ["text"]])
+def test_what_is_no_path_of_a_bundle(path: object) -> None:
+    words = r"expected a path or the name of a shipped bundle, such as Session\.open\('text'\)"
+    with refused(SessionError, "argument", match=f"^path is a {type(path).__name__}, {words}$"):
+        Session.open(path)  # type: ignore[arg-type]
+
+
 def test_a_pool_wants_slots(text: Session) -> None:
     pool = StreamPool(text, 2)
     for wrong in (b"abc", [b"abc"], np.zeros(3, np.int64)):
@@ -103,7 +110,6 @@ def test_what_is_no_record(text: Session, tmp_path: Path) -> None:
         ("a.state", r"Stream\.load\(session, path\)"),
         (b"bytes", r"Saved\.from_bytes\(data\)"),
         (stream, r"stream\.saved\(\)"),
-        (stream.snapshot(), r"stream\.restore"),
         (3, r"stream\.saved\(\)"),
     ):
         with pytest.raises(StateError, match=f"expected a Saved record; .*{cure}"):
@@ -113,5 +119,20 @@ def test_what_is_no_record(text: Session, tmp_path: Path) -> None:
             pytest.raises(StateError, match=f"'ann': is a .*{cure}"),
         ):
             store.put("ann", wrong)  # type: ignore[arg-type]
-    with pytest.raises(StateError, match=r"is a Saved, expected what stream\.snapshot\(\)"):
-        stream.restore(stream.saved())  # type: ignore[arg-type]
+        with pytest.raises(StateError, match=f"snapshot: is a .*expected a Saved record; .*{cure}"):
+            stream.restore(wrong)  # type: ignore[arg-type]
+
+
+def test_a_snapshot_and_a_saved_record_are_one_and_the_same(text: Session, tmp_path: Path) -> None:
+    stream = text.stream()
+    stream.advance(b"some bytes that fill chunks")
+    kept = stream.snapshot()
+    assert pack(kept) == pack(stream.saved())
+    assert pack(text.stream(kept).saved()) == pack(kept)
+    with StateStore(tmp_path / "memory.db") as store:
+        store.put("ann", kept)
+        assert pack(store.get("ann")) == pack(kept)
+    saved = stream.saved()
+    stream.advance(b"and more")
+    stream.restore(saved)
+    assert pack(stream.saved()) == pack(saved)

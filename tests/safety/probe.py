@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from dst.runtime import DstError, Session, replay_golden
-from dst.runtime.state.file import read_saved
+from dst.runtime.state.file import read_record
 
 
 def visit(path: Path) -> None:
@@ -25,7 +25,7 @@ def visit(path: Path) -> None:
         session.stream()
         replay_golden(session.bundle)
     else:
-        read_saved(path)
+        read_record(path)
 
 
 def answer(path: Path) -> list[str]:

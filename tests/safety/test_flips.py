@@ -19,7 +19,7 @@ from tests.safety.writer import synthetic
 from dst.runtime import open_bundle, shipped
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.state.codec import pack, unpack
-from dst.runtime.state.file import read_saved
+from dst.runtime.state.file import read_record
 from dst.runtime.state.record import Saved
 from dst.runtime.store import Entry, Kept, StateStore
 from dst.runtime.store.database import SCHEMA
@@ -88,7 +88,7 @@ def flip_states(folder: Path, places: int) -> None:
                 if broken != data:
                     path.write_bytes(broken)
                     with pytest.raises(StateError):
-                        read_saved(path)
+                        read_record(path)
 
 
 def test_a_state_or_blob_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:

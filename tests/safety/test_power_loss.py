@@ -18,7 +18,7 @@ from tests.safety.writer import synthetic
 from dst.runtime import files, open_bundle, write_bundle
 from dst.runtime.errors import BundleError, StateError, StateNotFoundError
 from dst.runtime.state.codec import pack
-from dst.runtime.state.file import previous_of, read_saved, write_saved
+from dst.runtime.state.file import previous_of, read_record, write_record
 
 NAME = "a.state"
 Parts = Iterable[files.Bytes]
@@ -31,7 +31,7 @@ def record(root: Path, numbers: range, links: bool = True) -> Recorder:
     with recorder.watching():
         for number in numbers:
             recorder.mark("begun", number)
-            write_saved(root / NAME, synthetic(number, 40))
+            write_record(root / NAME, synthetic(number, 40))
             recorder.mark("acknowledged", number)
     return recorder
 
@@ -58,7 +58,7 @@ class Judge:
     @staticmethod
     def _number(path: Path) -> int | str:
         try:
-            saved = read_saved(path)
+            saved = read_record(path)
         except StateNotFoundError:
             return "none"
         except StateError as error:
@@ -126,7 +126,7 @@ def test_a_save_after_every_crash_is_as_safe_and_leaves_nothing_over(tmp_path: P
         assert violations(image, second, judge, judge(image)[0]) == []
         names = {path.name for path in again.iterdir()}
         assert names <= {NAME, f"{NAME}.previous"}
-        assert read_saved(again / NAME).items_consumed == 9
+        assert read_record(again / NAME).items_consumed == 9
         disks += len(list(crashes(image, second.calls)))
     print(f"\na save on each of {len(left)} of them: {disks} disks after a second crash")
 
@@ -190,27 +190,27 @@ def test_any_call_may_fail_and_the_message_is_true(
         recorder.error = OSError(reason, os.strerror(reason))
         with recorder.watching():
             try:
-                write_saved(root / NAME, synthetic(3, 40))
+                write_record(root / NAME, synthetic(3, 40))
             except StateError as error:
                 said = str(error)
             else:
                 if recorder.asked > number and not stays:
-                    continue_with = read_saved(root / NAME).items_consumed
+                    continue_with = read_record(root / NAME).items_consumed
                     assert continue_with == 3  # it went another way: a copy where no link was made
                     number += 1
                     continue
                 break
         assert os.strerror(reason) in said
-        there = read_saved(root / NAME).items_consumed
+        there = read_record(root / NAME).items_consumed
         if "is in place, but its directory cannot be synced" in said:
             assert there == 3
             in_place += 1
         else:
             assert "cannot be written" in said
             assert there == 2
-        assert read_saved(previous_of(root / NAME)).items_consumed in (1, 2)
-        write_saved(root / NAME, synthetic(4, 40))
-        assert read_saved(root / NAME).items_consumed == 4
+        assert read_record(previous_of(root / NAME)).items_consumed in (1, 2)
+        write_record(root / NAME, synthetic(4, 40))
+        assert read_record(root / NAME).items_consumed == 4
         assert {path.name for path in root.iterdir()} == {NAME, f"{NAME}.previous"}
         number += 1
     assert number >= 7
@@ -228,8 +228,8 @@ def test_a_directory_that_cannot_be_synced_at_all_is_no_error(
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    write_saved(tmp_path / NAME, synthetic(1, 40))
-    assert read_saved(tmp_path / NAME).items_consumed == 1
+    write_record(tmp_path / NAME, synthetic(1, 40))
+    assert read_record(tmp_path / NAME).items_consumed == 1
 
 
 def test_a_bundle_whose_directory_cannot_be_synced_is_said_to_be_in_place(
@@ -260,6 +260,6 @@ def test_a_link_left_for_the_temporary_file_is_not_followed(tmp_path: Path) -> N
     for name in (f".{NAME}.tmp", f".{NAME}.previous.tmp"):
         (tmp_path / name).symlink_to(tmp_path / "diary")
     for number in (1, 2):
-        write_saved(tmp_path / NAME, synthetic(number, 40))
+        write_record(tmp_path / NAME, synthetic(number, 40))
     assert (tmp_path / "diary").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == [NAME, f"{NAME}.previous", "diary"]

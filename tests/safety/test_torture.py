@@ -24,7 +24,7 @@ from tests.safety.writer import items, synthetic
 from dst.runtime import Session, Stream
 from dst.runtime.errors import StateNotFoundError
 from dst.runtime.state.codec import pack
-from dst.runtime.state.file import previous_of, read_saved, write_saved
+from dst.runtime.state.file import previous_of, read_record, write_record
 from dst.runtime.state.record import Saved
 from dst.runtime.store import StateStore
 
@@ -156,7 +156,7 @@ def torture_files(root: Path, killed: Writers, rounds: int) -> int:
             said, line = heard.get(name, Said()), lines.setdefault(name, [])
             allowed = may_load(said, line[-1] if line else None)
             try:
-                found = which(read_saved(root / name))
+                found = which(read_record(root / name))
             except StateNotFoundError:
                 assert None in allowed
                 continue
@@ -166,7 +166,7 @@ def torture_files(root: Path, killed: Writers, rounds: int) -> int:
             before = line[:-1][-1:]
             copy = previous_of(root / name)
             if copy.exists():
-                assert which(read_saved(copy)) in {found, *before}
+                assert which(read_record(copy)) in {found, *before}
             else:
                 assert not before
         names = {path.name for path in root.iterdir()}
@@ -180,7 +180,7 @@ def torture_files(root: Path, killed: Writers, rounds: int) -> int:
 def tidy(root: Path) -> None:
     """A last save of each file leaves nothing but the file and the copy before."""
     for writer in range(WRITERS):
-        write_saved(root / f"{writer}.state", synthetic(1))
+        write_record(root / f"{writer}.state", synthetic(1))
     assert not [path.name for path in root.iterdir() if path.name.startswith(".")]
 
 
@@ -225,7 +225,7 @@ def streams_survive(root: Path, bundle: Path, rounds: int) -> None:
                 if not (root / name).exists():
                     assert numbers == [0]
                     continue
-                newest[name] = identify(read_saved(root / name))
+                newest[name] = identify(read_record(root / name))
                 assert newest[name] >= numbers[-1]
                 assert newest[name] <= max(number for _, number in said.begun())
     assert newest

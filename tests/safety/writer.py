@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Session, Stream
-from dst.runtime.state.file import write_saved
+from dst.runtime.state.file import write_record
 from dst.runtime.state.record import Identity, Saved
 from dst.runtime.store import StateStore
 
@@ -60,7 +60,7 @@ def to_files(root: Path, writer: int) -> Save:
 
     def save(number: int) -> tuple[str, Callable[[], None]]:
         saved = synthetic(number, writer=writer)
-        return path.name, lambda: write_saved(path, saved)
+        return path.name, lambda: write_record(path, saved)
 
     return save
 

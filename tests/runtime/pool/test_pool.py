@@ -23,8 +23,8 @@ from dst.runtime.errors import (
     StateMismatchError,
     StepError,
 )
+from dst.runtime.execution.step import BoundStep
 from dst.runtime.pool import StreamPool
-from dst.runtime.pool.batch import Batch
 from dst.runtime.state.codec import pack
 from dst.runtime.state.record import Saved
 from dst.runtime.state.sampler import Sampler
@@ -412,15 +412,15 @@ def test_bindings_are_made_once(text: Session, monkeypatch: pytest.MonkeyPatch) 
                 pool.step({slot: np.zeros((1, t), np.int64) for slot in range(ready)})
 
     every_shape()
-    made = sorted(pool._batches)
+    made = sorted(pool._rounds.steps)
     assert made == [(b, t) for b in (2, 4, 5) for t in (1, 4, 8)]
 
-    def refuse(batch: Batch, *sides: object) -> ort.IOBinding:
+    def refuse(step: BoundStep, *states: object) -> ort.IOBinding:
         raise AssertionError("a binding was made")
 
-    monkeypatch.setattr(Batch, "_bind", refuse)
+    monkeypatch.setattr(BoundStep, "bind", refuse)
     every_shape()
-    assert sorted(pool._batches) == made
+    assert sorted(pool._rounds.steps) == made
 
 
 @pytest.mark.parametrize("ready", [1, 2, 4])

@@ -17,9 +17,9 @@ from tests.steps import Array
 
 from dst.runtime import Session
 from dst.runtime.errors import DstError, NonFiniteError, SlotError, StepError
-from dst.runtime.execution.recurrence import Mark
+from dst.runtime.execution.recurrence import Position
+from dst.runtime.execution.step import BoundStep
 from dst.runtime.pool import StreamPool
-from dst.runtime.pool.batch import Batch
 from dst.runtime.pool.slots import Slot
 from dst.runtime.state.codec import pack
 
@@ -87,12 +87,12 @@ class _Both:
     def compare(self) -> None:
         """State, lookback, pending and counters of every slot, without checking the state."""
         for slot, stream in zip(self.pool._slots, self.streams, strict=True):
-            now, block = stream.snapshot(), stream.engine.layout.block()
-            slot.read(block)
-            assert block.tobytes() == now.block.tobytes()
+            now, state = stream.snapshot(), slot.tensors()
+            assert state.keys() == now.state.keys()
+            assert all(state[n].tobytes() == value.tobytes() for n, value in now.state.items())
             assert slot.lookback().tobytes() == now.lookback.tobytes()
             assert slot.pending().tobytes() == now.pending.tobytes()
-            assert (slot.mark.items, slot.mark.sampler) == (now.items_consumed, now.sampler)
+            assert (slot.position.items, slot.position.sampler) == (now.items_consumed, now.sampler)
 
 
 kinds = st.sampled_from(["fine", "fine", "fine", "poison", "huge"])
@@ -185,7 +185,7 @@ class _Instants:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
         deeds = ("begin", "ready", "protect", "cross", "commit", "settle", "leave", "append")
-        for owner, name in ((Batch, "run"), *((Slot, deed) for deed in deeds)):
+        for owner, name in ((BoundStep, "call"), *((Slot, deed) for deed in deeds)):
             monkeypatch.setattr(owner, name, self.after(getattr(owner, name)))
 
     def after(self, deed: Callable[..., Result]) -> Callable[..., Result]:
@@ -229,24 +229,24 @@ def test_an_interrupt_while_a_call_is_undone_changes_nothing(
     pool = StreamPool(Session.open(batched / "gain"), 4)
     pool.advance({slot: positive(19 + slot) for slot in range(4)})
     before = all_of(pool)
-    undo, run, tries, runs = Slot.undo, Batch.run, 0, 0
+    undo, run, tries, runs = Slot.undo, BoundStep.call, 0, 0
 
-    def undone(slot: Slot, mark: Mark) -> None:
+    def undone(slot: Slot, position: Position) -> None:
         nonlocal tries
         tries += 1
         if tries == 2:
             raise KeyboardInterrupt
-        undo(slot, mark)
+        undo(slot, position)
 
-    def stopped(batch: Batch, way: int) -> None:
+    def stopped(step: BoundStep, way: int) -> None:
         nonlocal runs
         runs += 1
         if runs == 3:
             raise MemoryError
-        run(batch, way)
+        run(step, way)
 
     monkeypatch.setattr(Slot, "undo", undone)
-    monkeypatch.setattr(Batch, "run", stopped)
+    monkeypatch.setattr(BoundStep, "call", stopped)
     with pytest.raises(KeyboardInterrupt):
         pool.advance({slot: positive(30) for slot in range(4)})
     assert (tries, runs) == (6, 3)
@@ -261,13 +261,12 @@ def test_what_onnxruntime_refuses_fails_the_slots_of_that_batch(
     both.step({slot: positive(8)[None] for slot in range(2)})
     before = all_of(both.pool)
 
-    class Refuses:
-        def run_with_iobinding(self, binding: ort.IOBinding) -> None:
-            raise RuntimeError("out of memory")
+    def refuses(binding: ort.IOBinding, options: ort.RunOptions | None) -> None:
+        raise RuntimeError("out of memory")
 
     chunks = {0: positive(1)[None], 1: positive(8)[None], 2: positive(8)[None]}
     with monkeypatch.context() as patch:
-        patch.setattr(both.pool._batches[2, 8], "_session", Refuses())
+        patch.setattr(both.pool._rounds.steps[2, 8], "_run", refuses)
         with pytest.raises(SlotError, match=r"step.onnx failed: out of memory") as caught:
             both.pool.step(chunks)
     assert {slot: type(e) for slot, e in caught.value.failed.items()} == {

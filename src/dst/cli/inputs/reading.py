@@ -14,11 +14,12 @@ Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from dst.cli.answers.rows import Answers
 from dst.cli.answers.scores import Floats, Measure, measure_for

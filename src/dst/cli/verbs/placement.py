@@ -53,8 +53,10 @@ def show_placement(path: str, provider: Provider, output: Output) -> int:
         report = Session.open(path, provider=provider, strict=False).report()
     output.out.print(_table(report))
     for load in report.graphs:
-        if load.fell_back is not None:
-            output.out.print(f"[bold red]strict refuses {foreign(load.graph)}[/]: {load.fell_back}")
+        if load.fallback_reason is not None:
+            output.out.print(
+                f"[bold red]strict refuses {foreign(load.graph)}[/]: {load.fallback_reason}"
+            )
     output.write_json(Placement(provider, tuple(_placed(load) for load in report.graphs)))
     return 0
 
@@ -66,8 +68,8 @@ def _placed(load: GraphLoad) -> Placed:
         recorded=load.recorded,
         multiply_adds=load.multiply_adds,
         unknown_multiply_adds=load.unknown_multiply_adds,
-        part=load.part,
-        refused=load.fell_back,
+        part=load.fraction,
+        refused=load.fallback_reason,
         parts=tuple(
             Part(s.provider, s.nodes, s.unknown_nodes, s.multiply_adds) for s in load.shares
         ),

@@ -29,8 +29,7 @@ from dst.runtime import Session, Stream, rss_bytes
 from dst.runtime.errors import NonFiniteError
 from dst.runtime.execution.providers import Provider
 from dst.runtime.golden import golden_inputs
-from dst.runtime.health import Health
-from dst.runtime.trend import TensorHealth
+from dst.runtime.health import Health, TensorHealth
 from dst.words import counted, mib
 
 Array = npt.NDArray[np.generic]

@@ -13,7 +13,7 @@ from dst.cli.errors import INTERRUPTED, WrongUseError
 from dst.cli.output import Output, check_folder, foreign
 from dst.cli.paths import check_apart, state_files
 from dst.runtime import StateStore
-from dst.runtime.state.file import read_saved, write_saved
+from dst.runtime.state.file import read_record, write_record
 from dst.runtime.state.record import Saved
 from dst.runtime.store import Entry, Kept
 from dst.words import counted, mib
@@ -132,7 +132,7 @@ def export(path: Path, name: str, file: Path, at: At, key_file: Path | None, out
     check_apart(output, {"DB": path, "--key-file": key_file}, state_files("FILE", file))
     with _existing(path, key_file) as store:
         saved = _at(store, name, at)
-    write_saved(file, saved)
+    write_record(file, saved)
     return _tell(_moved(path, name, saved, file), "written to", output)
 
 
@@ -146,7 +146,7 @@ def import_state(path: Path, name: str, file: Path, key_file: Path | None, outpu
     """
     check_folder("DB", path)
     check_apart(output, {"FILE": file, "--key-file": key_file}, {"DB": path})
-    saved = read_saved(file)
+    saved = read_record(file)
     with _open(path, key_file) as store:
         store.put(name, saved)
     return _tell(_moved(path, name, saved, file), "stored from", output)

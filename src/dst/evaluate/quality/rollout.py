@@ -9,10 +9,11 @@ Shape letters: `T` items per chunk, `n` items, `S` state tensors.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
 from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
