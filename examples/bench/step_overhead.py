@@ -33,8 +33,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime import Session
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.buffers import finite, pieces, sized
+from dst.runtime.execution.buffers import finite, pieces
 from dst.runtime.execution.inputs import FEW_TOKENS, ChunkInput
 
 Array = npt.NDArray[np.generic]

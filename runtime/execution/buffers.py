@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.bundle.manifest import Contract, Fill, Shape
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import Contract, Fill
 
 ALIGNMENT = 64
 PIECE = 8192  # values; a longer product would make BLAS call for its threads
@@ -27,20 +28,6 @@ Array = npt.NDArray[np.generic]
 Block = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 Values = Mapping[str, ort.OrtValue]
-
-
-# --- sizes ----------------------------------------------------------------------------------
-
-
-def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
-    """Return a contract's shape with its letters replaced by numbers.
-
-    Example:
-        >>> sized(("B", "T", 256), t=8)
-        (1, 8, 256)
-    """
-    known: dict[int | str, int] = {"B": batch, "T": t}
-    return tuple(map(known.get, shape, cast(tuple[int, ...], shape)))  # a number is itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Contract
 from dst.runtime.errors import PartialChunkError, SessionError, StepError
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.recurrence import Backup, Recurrence
 from dst.runtime.execution.step import Row
 

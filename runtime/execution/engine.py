@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.constants import constant_array, constant_marks
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Contract, Graph
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Block, Buffers, Device, Layout, StateBuffers
 from dst.runtime.execution.graph_check import check_graph
@@ -99,7 +99,7 @@ class Engine:
         self.identity = Identity(
             manifest.model_id,
             manifest.state_hash,
-            manifest.bundle_id,
+            manifest.upgraded_from or manifest.bundle_id,
             manifest.precision,
             constant_marks(contract.constants),
         )

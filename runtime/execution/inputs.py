@@ -1,4 +1,4 @@
-"""Check what callers feed a stream, lay items out as chunks, and normalise chunks for a graph.
+"""Check what callers feed a stream, and normalise chunks for a graph.
 
 A stream reads chunks, items (`[n, ...]`: time first, then the chunk's other axes in their order,
 without the batch axis), and inputs that it is given once, when it starts.
@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import fixed, sized
 from dst.runtime.bundle.manifest import Chunk, Contract, StreamInput, Tokens, item_shape, window
 from dst.runtime.errors import NonFiniteError, SessionError, StepError
-from dst.runtime.execution.buffers import Floats, finite, pieces, sized
+from dst.runtime.execution.buffers import Floats, finite, pieces
 from dst.runtime.tokenizer import encode_bytes
 
 Array = npt.NDArray[np.generic]
@@ -29,32 +30,6 @@ FEW_TOKENS = 64
 _largest = np.maximum.reduce
 
 _UNSIGNED = {1: np.uint8, 4: np.uint32, 8: np.uint64}
-
-
-# --- layout ---------------------------------------------------------------------------------
-
-
-def by_item(chunk: Chunk, array: Array) -> Array:
-    """View an array in the chunk's layout, B = 1, as `[n, ...]`: one row per item."""
-    only: list[slice | int] = [slice(None)] * array.ndim
-    only[chunk.batch_axis] = 0
-    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
-    return np.moveaxis(array[tuple(only)], time, 0)
-
-
-def laid_out(chunk: Chunk, items: Array) -> Array:
-    """Lay out items `[n, ...]` as the contract lays out a chunk, with B = 1.
-
-    For a chunk `[B, 257, T, 2]`, items `[n, 257, 2]` become `[1, 257, n, 2]`, contiguous.
-
-    Example:
-        >>> from dst.runtime import Session
-        >>> laid_out(Session.open("text").contract.chunk, np.array([65, 66], np.int64))
-        array([[65, 66]])
-    """
-    made = np.empty(sized(chunk.shape, len(items)), items.dtype)
-    by_item(chunk, made)[...] = items
-    return made
 
 
 class ChunkInput:
@@ -84,7 +59,7 @@ class ChunkInput:
                 self._unsigned = self.raw.reshape(-1).view(_UNSIGNED[self.raw.itemsize])
         elif content.normalisation is not None:
             self.feed = np.zeros_like(self.raw)
-            row = [1 if isinstance(size, str) else size for size in chunk.shape]
+            row = sized(chunk.shape, 1)
             self._mean = np.asarray(content.normalisation.mean).astype(chunk.dtype).reshape(row)
             self._std = np.asarray(content.normalisation.std).astype(chunk.dtype).reshape(row)
         self._floats: list[Floats] = pieces(self.feed)
@@ -325,7 +300,7 @@ def _checked(wants: StreamInput, value: Array) -> Array:
             f"use .astype('{wants.dtype}')",
             code="stream-input-type",
         )
-    row = tuple(size for size in wants.shape if size != "B")
+    row = fixed(wants.shape)
     if value.shape not in (shape, row):
         other = f", or {list(row)} without the batch axis" if row != shape else ""
         raise SessionError(

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import rows_of, sized
 from dst.runtime.errors import DeadlineError, NonFiniteError, StepError
-from dst.runtime.execution.buffers import Values, capture_options, finite, pieces, sized, uncaptured
+from dst.runtime.execution.buffers import Values, capture_options, finite, pieces, uncaptured
 from dst.runtime.execution.engine import Engine, first_line
 from dst.runtime.execution.inputs import (
     NO_INPUTS,
     ChunkInput,
     GivenInputs,
-    by_item,
     check_tokens,
 )
 
@@ -53,15 +53,14 @@ class Row:
         self.raw = row_of(step.chunk.raw, chunk.batch_axis, number)
         self.feed = row_of(step.chunk.feed, chunk.batch_axis, number)
         self.fresh = self.raw[(slice(None),) * chunk.time_axis + (slice(chunk.lookback, None),)]
-        rows = by_item(chunk, self.raw)
+        rows = rows_of(chunk.shape, self.raw)
         self.items = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
         self.newest: Array | None = None
         if chunk.lookback:
             self.newest = rows[step.t : step.t + chunk.lookback]
         self.outputs: dict[str, Array] = {
-            o.name: row_of(step.outputs[o.name], o.shape.index("B"), number)
-            for o in contract.outputs
+            o.name: row_of(step.outputs[o.name], o.batch_axis, number) for o in contract.outputs
         }
         self.inputs = {
             g.input: row_of(step.inputs[g.input], g.shape.index("B"), number)

@@ -33,6 +33,7 @@ from dst.cli.verbs.quantize_verb import quantize
 from dst.cli.verbs.report_verb import report
 from dst.cli.verbs.run_verb import run
 from dst.cli.verbs.store import app as store
+from dst.cli.verbs.upgrade import upgrade
 
 Job = Callable[[], int]
 """What a verb returns to be run when the command line has been understood; gives the exit code."""
@@ -230,6 +231,7 @@ app.command(help=help_of.ADOPT)(adopt)
 app.command(help=help_of.QUANTIZE)(quantize)
 app.command(help=help_of.BENCH)(bench)
 app.command(help=help_of.REPORT)(report)
+app.command(help=help_of.told(upgrade))(upgrade)
 app.add_typer(store)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.rows import item_blocks
 from dst.cli.verbs.demo import held_out
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
-from dst.runtime.execution.inputs import laid_out
 
 Array = npt.NDArray[np.generic]
 

@@ -1,10 +1,20 @@
 """What `--help` says of the program and of each verb: paragraphs, then examples."""
 
+from collections.abc import Callable
+from inspect import cleandoc
+from textwrap import dedent
+
 
 def _flowing(text: str) -> str:
     """Join the lines of each paragraph, for a terminal to break; examples keep their lines."""
     parts = text.strip().split("\n\n")
     return "\n\n".join(p if p.startswith("\b") else " ".join(p.split()) for p in parts)
+
+
+def told(verb: Callable[..., object]) -> str:
+    """Return the help that a verb's docstring is: paragraphs, and examples that are indented."""
+    parts = cleandoc(verb.__doc__ or "").split("\n\n")
+    return _flowing("\n\n".join(f"\b\n{dedent(p)}" if p.startswith(" ") else p for p in parts))
 
 
 TOP = _flowing(

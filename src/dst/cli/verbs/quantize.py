@@ -28,7 +28,7 @@ from dst.quantize import (
 )
 from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
-from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.install import install_line
 from dst.words import mib
 
