@@ -4,6 +4,8 @@ A shape holds sizes and the letters `B` (batch) and `T` (items per chunk), each 
 of items is `[n, ...]`: time first, then the fixed axes in the shape's order, without a batch axis.
 """
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +21,8 @@ def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
         >>> sized(("B", "T", 40), t=8)
         (1, 8, 40)
     """
-    sizes = {"B": batch, "T": t}
-    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
+    sizes: dict[int | str, int] = {"B": batch, "T": t}
+    return tuple(map(sizes.get, shape, cast(tuple[int, ...], shape)))  # a number is itself
 
 
 def fixed(shape: Shape) -> tuple[int, ...]:

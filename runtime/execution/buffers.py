@@ -30,9 +30,6 @@ Floats = npt.NDArray[np.floating]
 Values = Mapping[str, ort.OrtValue]
 
 
-# --- sizes ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where one state tensor lies in a block: `start` bytes in, `size` bytes long."""

@@ -1,4 +1,4 @@
-"""Check what callers feed a stream, lay items out as chunks, and normalise chunks for a graph.
+"""Check what callers feed a stream, and normalise chunks for a graph.
 
 A stream reads chunks, items (`[n, ...]`: time first, then the chunk's other axes in their order,
 without the batch axis), and inputs that it is given once, when it starts.
@@ -30,9 +30,6 @@ FEW_TOKENS = 64
 _largest = np.maximum.reduce
 
 _UNSIGNED = {1: np.uint8, 4: np.uint32, 8: np.uint64}
-
-
-# --- layout ---------------------------------------------------------------------------------
 
 
 class ChunkInput:

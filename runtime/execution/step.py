@@ -60,8 +60,7 @@ class Row:
         if chunk.lookback:
             self.newest = rows[step.t : step.t + chunk.lookback]
         self.outputs: dict[str, Array] = {
-            o.name: row_of(step.outputs[o.name], o.shape.index("B"), number)
-            for o in contract.outputs
+            o.name: row_of(step.outputs[o.name], o.batch_axis, number) for o in contract.outputs
         }
         self.inputs = {
             g.input: row_of(step.inputs[g.input], g.shape.index("B"), number)
