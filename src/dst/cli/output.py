@@ -1,6 +1,7 @@
-"""What a verb prints: results go to standard output or to JSON, progress and errors to stderr."""
+"""Print results to standard output or as JSON, progress and remarks to standard error."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dst.cli.errors import WrongUseError
-from dst.cli.replace_file import replace_file
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 PLAIN_EVERY_S = 10.0
@@ -51,7 +51,7 @@ class Output:
         )
 
     def write_json(self, value: object) -> None:
-        """Write a struct or a mapping as indented JSON, if JSON was asked for."""
+        """Write a struct, a dataclass or a mapping as indented JSON, if JSON was asked for."""
         if self.json is None:
             return
         plain = _encodable(msgspec.to_builtins(value, str_keys=True))
@@ -131,6 +131,30 @@ def write_out(text: str) -> None:
     except OSError as error:
         error.filename = "standard output"
         raise
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one rename; a device or a pipe is written into.
+
+    Raises:
+        OSError: it cannot be written; the error names it, and what stood there still does.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))  # a link stays, and what it names is replaced
+        work = target.with_name(f".{target.name}.tmp")
+        try:
+            work.touch()
+            if target.exists():
+                shutil.copymode(target, work)
+            work.write_bytes(data)
+            work.replace(target)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _encodable(value: object) -> object:

@@ -1,35 +1,86 @@
-"""`dst show`: a bundle goes in, its contract, state, memory and certificates come out."""
+"""`dst show`: print the contract, state, graphs, memory and certificates of a bundle.
+
+With `--provider` print what would run where.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
 from dst.cli.chunk_sizes import over_t
+from dst.cli.errors import WrongUseError
+from dst.cli.footprint import memory_bytes, show_memory
+from dst.cli.options import BUNDLE_HELP, Json, ProviderName
 from dst.cli.output import Output, foreign
 from dst.cli.paths import check_apart
-from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
+from dst.runtime import Bundle, Memory, Session, open_bundle, predict, shipped
 from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.execution.buffers import Layout
+from dst.runtime.execution.placement import LoadReport, Share
 from dst.words import counted, mib
 
 
-class MemoryBytes(msgspec.Struct, frozen=True):
-    """What one open graph and one stream hold, in bytes, at the nominal T."""
+def show(
+    bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Only what it will hold in memory, part by part.")
+    ] = False,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", metavar="N", min=1, help="With --memory: for so many streams."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="With --memory: open it in a process and measure that."),
+    ] = False,
+    provider: Annotated[
+        ProviderName | None,
+        typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
+    ] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Print what a bundle is: contract, state, graphs, memory, certificates.
 
-    weights_bytes: int
-    state_bytes: int
-    guard_bytes: int
-    waiting_bytes: int
-    scratch_bytes: int
-    total_bytes: int
+    Without BUNDLE: the bundles that come with the package.
+
+        dst show
+        dst show text
+        dst show text --memory --slots 64 --measure
+        dst show text --provider openvino
+        dst show ./my-bundle --json -
+    """
+    output = Output.to(json)
+    if provider is not None and (bundle is None or memory):
+        raise WrongUseError("--provider needs a BUNDLE, and goes without --memory")
+    if not memory and (measure or slots is not None):
+        raise WrongUseError("--slots and --measure go with --memory")
+    if memory and bundle is None:
+        raise WrongUseError("--memory needs a BUNDLE, for example: dst show text --memory")
+    if bundle is None:
+        return lambda: show_shipped(output)
+    if memory:
+        return lambda: show_memory(bundle, slots or 1, measure, output)
+    if provider is not None:
+        return lambda: show_placement(bundle, provider, output)
+    return lambda: show_bundle(bundle, output)
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """A bundle's manifest and what it costs to run."""
+class Placed(msgspec.Struct, frozen=True):
+    """Where the nodes of one graph run; `refused` says why strict would refuse it, if it would."""
 
-    manifest: Manifest
-    memory: MemoryBytes
+    graph: str
+    lowering: str
+    recorded: bool
+    multiply_adds: int
+    unknown_multiply_adds: int
+    part: float
+    refused: str | None
+    parts: tuple[Share, ...]
 
 
 def show_shipped(output: Output) -> int:
@@ -49,7 +100,7 @@ def show_shipped(output: Output) -> int:
     return 0
 
 
-def show(path: str, output: Output) -> int:
+def show_bundle(path: str, output: Output) -> int:
     """Print what a bundle says of itself, and return the exit code.
 
     Raises:
@@ -71,19 +122,38 @@ def show(path: str, output: Output) -> int:
         output.out.print()
         output.out.print(Rule(f"[bold]{title}[/]", align="left", style="dim"))
         output.out.print(part)
-    output.write_json(
-        Shown(
-            manifest,
-            MemoryBytes(
-                memory.weights_bytes,
-                memory.state_bytes,
-                memory.guard_bytes,
-                memory.waiting_bytes,
-                memory.scratch_bytes,
-                memory.total_bytes,
-            ),
+    output.write_json({"manifest": manifest, "memory": memory_bytes(memory)})
+    return 0
+
+
+def show_placement(path: str, provider: ProviderName, output: Output) -> int:
+    """Open a bundle on a provider, print what runs where, and return the exit code.
+
+    Raises:
+        DstError: the bundle is broken, or a graph cannot be opened here at all.
+        WrongUseError: the JSON would be written into the bundle.
+    """
+    check_apart(output, {"BUNDLE": path})
+    with output.progress(f"open on {provider}", None):
+        report = Session.open(path, provider=provider, strict=False).report()
+    output.out.print(_shares(report))
+    for load in report.graphs:
+        if load.fell_back is not None:
+            output.out.print(f"[bold red]strict refuses {foreign(load.graph)}[/]: {load.fell_back}")
+    placed = [
+        Placed(
+            graph=load.graph,
+            lowering=load.lowering,
+            recorded=load.recorded,
+            multiply_adds=load.multiply_adds,
+            unknown_multiply_adds=load.unknown_multiply_adds,
+            part=load.part,
+            refused=load.fell_back,
+            parts=load.shares,
         )
-    )
+        for load in report.graphs
+    ]
+    output.write_json({"provider": provider, "graphs": placed})
     return 0
 
 
@@ -240,3 +310,26 @@ def _certificates(manifest: Manifest) -> Table | str:
 def shape(sizes: tuple[int | str, ...]) -> str:
     """Write a shape as `[B, T, 256]`, safe from the console's markup."""
     return foreign("[" + ", ".join(str(size) for size in sizes) + "]")
+
+
+def _shares(report: LoadReport) -> Table:
+    """One row per graph and provider; the part is of the graph's multiply-adds."""
+    names = ("graph", "lowering", "runs on", "nodes", "multiply-adds a step", "part")
+    table = _table(*names, right=(3, 4, 5))
+    for load in report.graphs:
+        rows = [
+            (s.provider, _nodes(s.nodes, s.unknown_nodes), s.multiply_adds) for s in load.shares
+        ]
+        if load.unknown_multiply_adds:
+            rows.append(("unknown", "", load.unknown_multiply_adds))
+        if not load.recorded:
+            rows = [("unknown", "", load.multiply_adds)]
+        for where, nodes, cost in rows:
+            part = f"{cost / load.multiply_adds:.1%}" if load.multiply_adds else ""
+            name = foreign(load.graph)
+            table.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
+    return table
+
+
+def _nodes(count: int, unknown: int) -> str:
+    return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"

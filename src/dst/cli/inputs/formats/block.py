@@ -14,6 +14,7 @@ from dst.cli.errors import WrongUseError
 from dst.cli.inputs.source import Stop
 
 Numbers = npt.NDArray[np.float64]
+Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
 Gap = Literal["refuse", "hold", "skip"]
 
 
@@ -22,7 +23,7 @@ class Form:
     """What the caller says of an input.
 
     Attributes:
-        format: one of `dst.cli.inputs.formats.which.FORMATS`; None to tell it by name and content.
+        format: None to tell it by name and content.
         gap: what becomes of an item with a missing value: `refuse` the input, `hold` the value
             before it, or `skip` the item.
         time: the column whose text goes beside the answers; it is no feature.
@@ -30,7 +31,7 @@ class Form:
         options: whether the caller has options for all this, which messages may name.
     """
 
-    format: str | None = None
+    format: Format | None = None
     gap: Gap = "refuse"
     time: str | None = None
     columns: tuple[str, ...] = ()
