@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from dst.evaluate.energy import EnergyMeter
 from dst.evaluate.machine import environment, pinned
 from dst.evaluate.rendering.page import page
-from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start
-from dst.evaluate.spread import spread_of
+from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start, spread_of
 from dst.runtime.bundle.manifest import Gate, Quality
 
 

@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
 
-def report(
+def horizon_report(
     full: str | Path,
     quantized: str | Path,
     items: Array,
