@@ -93,7 +93,7 @@ def sizes_of(text: str | None) -> tuple[int, ...]:
     words = text.replace(",", " ").split()
     if not words or not all(_SIZE.fullmatch(word) and int(word) > 0 for word in words):
         shown = text if len(text) <= 60 else f"{text[:60]}…"
-        raise WrongUseError(f"--t {shown!r}: expected numbers of items per chunk, such as 1,16,32")
+        raise WrongUseError(f"--t {shown}: expected numbers of items per chunk, such as 1,16,32")
     return tuple(int(word) for word in words)
 
 

@@ -111,8 +111,13 @@ def class_names(text: str) -> tuple[str, ...]:
         WrongUseError: it is no text, or a name is empty or comes twice.
     """
     path = Path(text)
-    if "," in text or not path.is_file():
+    if "," in text or not text:
         return names_of("--classes", text.split(","))
+    if not path.is_file():
+        raise WrongUseError(
+            f"--classes {text}: there is no such file; give a file with a name per line, or names "
+            "with commas between them, as in cat,dog"
+        )
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:

@@ -174,6 +174,7 @@ def read_through(
     reading = reading_of(session, asked.state, asked.chunk, answering, inputs)
     times = None if asked.form.time is None else Times(reading.items + 1)
     file = _open(asked, chosen, classes, reading)
+    tokenizer = tokenizer_for(session.bundle)
     report = Report(
         per="answer" if prints else asked.per,
         top=asked.top,
@@ -182,9 +183,10 @@ def read_through(
         classes=classes,
         times=times,
         file=file,
+        tokenizer=tokenizer,
         output=output,
     )
-    found, meter, tokenizer = Found(format="bytes"), Meter(), tokenizer_for(session.bundle)
+    found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
     quiet = asked.per != "none" and output.out.is_terminal  # a bar would cut through the lines

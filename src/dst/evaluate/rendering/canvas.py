@@ -36,6 +36,16 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
     return Figure(figsize=(width_in, height_in), dpi=_INCH_DPI, layout="constrained")
 
 
+def plain(label: str) -> str:
+    r"""Return a label in which no `$` begins a formula.
+
+    Example:
+        >>> plain("cost in $")
+        'cost in \\$'
+    """
+    return label.replace("$", r"\$")
+
+
 def dress(axes: "Axes", title: str, below: str, beside: str) -> None:
     """Give axes their words and a light grid."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
@@ -69,8 +79,11 @@ def svg_of(figure: "Figure") -> str:
     import matplotlib
 
     room = StringIO()
+    for part in figure.findobj():
+        part.set_clip_on(False)  # or the drawing would refer to clipping paths by address
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dst"}):
-        figure.savefig(room, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(room, format="svg", transparent=True, metadata=nothing)
     drawn = room.getvalue()
     for colour, name in CSS.items():
         drawn = drawn.replace(colour, f"var({name})")

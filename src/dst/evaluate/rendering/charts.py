@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dst.evaluate.rendering.canvas import COLOURS, SOFT, dress, new_figure, png_of, svg_of
+from dst.evaluate.rendering.canvas import COLOURS, SOFT, dress, new_figure, plain, png_of, svg_of
 from dst.evaluate.result import BenchResult, Spread
 from dst.words import counted, mib
 
@@ -52,7 +52,7 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
 def _speed(axes: "Axes", result: BenchResult) -> None:
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [(c.t, c.items_per_s) for c in entry.cells if c.items_per_s is not None]
-        _line(axes, cells, colour, entry.label)
+        _line(axes, cells, colour, plain(entry.label))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     _ts(axes, result)
@@ -64,12 +64,12 @@ def ratio(axes: "Axes", result: BenchResult) -> None:
     """Draw speed over the first bundle, by T."""
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [(c.t, c.ratio) for c in entry.cells if c.ratio is not None]
-        _line(axes, cells, colour, entry.label)
+        _line(axes, cells, colour, plain(entry.label))
     axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle="--")
     axes.set_ylim(bottom=0)
     _ts(axes, result)
     axes.legend()
-    dress(axes, f"Speed over {result.bundles[0].label}", "items per chunk (T)", "ratio")
+    dress(axes, f"Speed over {plain(result.bundles[0].label)}", "items per chunk (T)", "ratio")
 
 
 def _bytes(axes: "Axes", result: BenchResult) -> None:
@@ -85,7 +85,7 @@ def _bytes(axes: "Axes", result: BenchResult) -> None:
         if entry.start is not None:
             memory = f" {mib(entry.start.peak_rss_bytes)} peak of a process"
             axes.text(peak, row + 0.19, memory, va="center", fontsize=8)
-    axes.set_yticks(list(rows), [e.label for e in entries])
+    axes.set_yticks(list(rows), [plain(e.label) for e in entries])
     axes.set_xlim(0, 1.6 * max(*files, *peaks, 1e-3))
     axes.invert_yaxis()
     dress(axes, "Bytes", "MiB", "")
@@ -95,7 +95,9 @@ def _latency(axes: "Axes", result: BenchResult) -> None:
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [c for c in entry.cells if c.p50_us is not None and c.p99_us is not None]
         sizes = [c.t for c in cells]
-        axes.plot(sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=entry.label)
+        axes.plot(
+            sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=plain(entry.label)
+        )
         axes.plot(sizes, [c.p99_us or 0 for c in cells], "o--", color=colour, alpha=0.5)
     axes.set_yscale("log")
     _ts(axes, result)
@@ -108,7 +110,7 @@ def divergence(axes: "Axes", result: BenchResult) -> None:
         if entry.quality is None:
             continue
         values = [max(v, 1e-12) for v in entry.quality.divergence]
-        axes.plot(entry.quality.positions, values, ".-", color=colour, label=entry.label)
+        axes.plot(entry.quality.positions, values, ".-", color=colour, label=plain(entry.label))
     axes.set_xscale("log")
     axes.set_yscale("log")
     where = "position in the stream, items"

@@ -5,6 +5,7 @@ Shape letters: `n` rows (items), `W` numbers per item.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -66,6 +67,7 @@ class Wanted:
         input: the name of the graph's input.
         rate_hz: items per second that the model wants, if it says so.
         scaled: whether integer samples become -1 .. 1, as audio does; False for ids.
+        ids: whether an item is a token id, and no tokenizer makes ids of text.
         form: what the caller said.
         found: where to put what turns up.
         stop: says whether to read no further.
@@ -77,9 +79,17 @@ class Wanted:
     input: str
     rate_hz: float | None
     scaled: bool
+    ids: bool
     form: Form
     found: Found
     stop: Stop
+
+    @property
+    def may_be_text(self) -> bool:
+        """Whether words in it may well be text: ids are wanted, and nobody spoke of a table."""
+        form, suffix = self.form, PurePath(self.path).suffix.lower()
+        told = form.format or form.columns or form.time is not None or suffix in (".csv", ".tsv")
+        return self.ids and not told
 
     def refuse(self, why: str, option: str = "") -> WrongUseError:
         """Make the error that says why this input cannot be read, and which option helps."""
