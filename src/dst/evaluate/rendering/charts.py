@@ -45,7 +45,9 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
         NoMatplotlibError: matplotlib is not installed.
     """
     figure = new_figure(9.6, 3.2)
-    panel(figure.subplots(), result)
+    axes = figure.subplots()
+    panel(axes, result)
+    axes.set_title("", loc="left")  # the page has its own
     return svg_of(figure)
 
 
