@@ -1,4 +1,4 @@
-"""Torch steps or ONNX files in, bundles out: ``export_bundle`` traces, ``adopt_bundle`` wraps.
+"""Make bundles: ``export_bundle`` from a torch module, ``adopt_bundle`` from an ONNX file.
 
 What needs torch is loaded when it is first asked for: adopting an ONNX file does without.
 """
@@ -12,9 +12,7 @@ from dst.export.errors import (
     AdoptError,
     CertificateError,
     ExportError,
-    LoweringError,
     OpenQuestionsError,
-    StepContractError,
     StepFaultError,
 )
 
@@ -32,7 +30,6 @@ __all__ = [
     "LoweringError",
     "OpenQuestionsError",
     "Step",
-    "StepContractError",
     "StepFaultError",
     "adopt_bundle",
     "export_bundle",

@@ -1,4 +1,4 @@
-"""Two forms of the same step in, an equivalence certificate out.
+"""Compare two forms of the same step over many carried steps, and certify that they agree.
 
 A form is anything that maps ``(chunk, state) -> (outputs, state)`` on numpy arrays. Each form
 carries its own state; nothing is reset in between. The error of a tensor is max|d| / rms of the

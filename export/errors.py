@@ -1,4 +1,4 @@
-"""What can go wrong between a torch module or an ONNX file and a bundle, one class each."""
+"""What can go wrong between a torch module or an ONNX file and a bundle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dst.runtime.errors import DstError
 
 
 class ExportError(DstError):
-    """A step could not be exported; nothing was written."""
+    """A step could not be exported; nothing was written.
 
+    Codes of its own: `step-contract` (a module does not keep the contract it signed),
+    `hugging-face` (a directory of transformers holds no model that can become a bundle).
+    """
 
-class StepContractError(ExportError):
-    """A module does not keep the contract it signed."""
+    code = "export"
 
 
 class StepFaultError(ExportError):
@@ -20,26 +22,34 @@ class StepFaultError(ExportError):
     `not-causal`, `state-grows`, `data-dependent`, `cut-matters`, `step-failed`.
     """
 
+    code = "step-failed"
+
 
 class LoweringError(ExportError):
-    """A traced graph breaks the rule of its lowering."""
+    """A step cannot be traced in one way, or the traced graph breaks a rule of that way."""
+
+    code = "lowering"
 
 
 class CertificateError(ExportError):
     """Two forms of the same step differ by more than the bound."""
 
-
-class HuggingFaceError(ExportError):
-    """A directory of transformers does not hold a model that can become a bundle."""
+    code = "certificate"
 
 
 class AdoptError(ExportError):
     """An ONNX file cannot be adopted as asked."""
 
+    code = "adopt"
+
 
 class OpenQuestionsError(AdoptError):
     """The graph does not tell everything; the message lists each question and its option."""
 
+    code = "open-questions"
+
 
 class AdoptCheckError(AdoptError):
     """The graph was run and is not the stateful step that was described."""
+
+    code = "adopt-check"

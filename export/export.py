@@ -1,4 +1,4 @@
-"""A step and real items in, a bundle out: traced, packed, proved, then written at once."""
+"""Export a torch module: find its contract, check it, trace it, compare it, write the bundle."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def export_bundle(
     Raises:
         ExportError: an example, ``data``, ``bound`` or ``portable_t`` does not fit; or a question
             is open, and the message names the argument that answers it.
-        StepContractError: the module does not return ``(outputs, state)`` as it should, or does
-            not keep the contract it has signed.
+        ExportError: `step-contract`: the module does not return ``(outputs, state)`` as it should,
+            or does not keep the contract it has signed.
         StepFaultError: the module cannot be stepped as a stream must be; ``code`` names the fault.
         LoweringError: a graph could not be made.
         CertificateError: two forms differ too much; nothing was written.

@@ -1,6 +1,6 @@
-"""What a torch module signs to become a bundle: ``(chunk, state)`` in, ``(outputs, state)`` out.
+"""The interface of a torch step: it maps ``(chunk, state)`` to ``(outputs, next state)``.
 
-Sign it by deriving from ``Step``, or by having the same three members::
+Derive from ``Step``, or give a module the same three members::
 
     class Counter(Step):
         def __init__(self):
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dst.export.errors import StepContractError
+from dst.export.errors import ExportError
 from dst.export.infer.call import call_step, check_sizes
 from dst.runtime.bundle.manifest import Certificate, Contract, Fill, Zeros, window
 
@@ -99,13 +99,15 @@ def check_step(step: Step) -> None:
     """Run one step and hold what comes out against the contract.
 
     Raises:
-        StepContractError: a tensor is missing, unknown, has another shape or dtype, or starts from
-            other values; or the contract has constants.
+        ExportError: `step-contract`: a tensor is missing, unknown, has another shape or dtype, or
+            starts from other values; or the contract has constants.
     """
     contract = step.contract
     if contract.constants:
-        raise StepContractError(
-            "the contract names constants; a torch step holds them as buffers of the module instead"
+        raise ExportError(
+            "the contract names constants; a torch step holds them as buffers of the module "
+            "instead",
+            code="step-contract",
         )
     t = contract.chunk.nominal_t
     state = step.initial_state(1)
@@ -115,9 +117,10 @@ def check_step(step: Step) -> None:
             0.0 if isinstance(s.init, Zeros) else s.init.value if isinstance(s.init, Fill) else None
         )
         if start is not None and not bool((state[s.input] == start).all()):
-            raise StepContractError(
+            raise ExportError(
                 f"initial state `{s.input}`: the contract says {start:g} everywhere, the module "
-                "starts elsewhere; give it the init `Stored`"
+                "starts elsewhere; give it the init `Stored`",
+                code="step-contract",
             )
     chunk = example_chunk(contract, 1, t)
     outputs, after = call_step(step, chunk, state)
@@ -131,7 +134,7 @@ def check_answer(
     """Hold what a step returned against the contract.
 
     Raises:
-        StepContractError: a tensor is missing, unknown or has another shape or dtype.
+        ExportError: `step-contract`: a tensor is missing, unknown or has another shape or dtype.
     """
     _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t, batch)
     states = {s.input: (s.dtype, s.shape) for s in contract.state}
@@ -154,15 +157,17 @@ def _compare(
     batch: int = 1,
 ) -> None:
     if set(came) != set(expected):
-        raise StepContractError(
-            f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}"
+        raise ExportError(
+            f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}",
+            code="step-contract",
         )
     for name, (dtype, shape) in expected.items():
         sizes = tuple({"B": batch, "T": t}[d] if isinstance(d, str) else d for d in shape)
         tensor = came[name]
         if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
-            raise StepContractError(
+            raise ExportError(
                 f"{what} `{name}` is {str(tensor.dtype).removeprefix('torch.')} "
                 f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} "
-                f"for B={batch}, T={t}"
+                f"for B={batch}, T={t}",
+                code="step-contract",
             )

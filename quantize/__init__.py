@@ -1,11 +1,6 @@
 """A bundle goes in, a smaller or faster bundle comes out."""
 
-from dst.quantize.errors import (
-    CalibrationError,
-    OverrideError,
-    QuantizeError,
-    RecipeError,
-)
+from dst.quantize.errors import QuantizeError
 from dst.quantize.quantize import Quantized, quantize_bundle
 from dst.quantize.recipe import (
     FORMS,
@@ -24,16 +19,13 @@ __all__ = [
     "FORMS",
     "RECIPES",
     "Calibration",
-    "CalibrationError",
     "Form",
     "Method",
     "NothingQuantizedError",
     "Override",
-    "OverrideError",
     "QuantizeError",
     "Quantized",
     "Recipe",
-    "RecipeError",
     "WeightRecord",
     "override_named",
     "quantize_bundle",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from dst.quantize.errors import OverrideError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.find_weights import Role, Site, Survey
 from dst.quantize.recipe import FORMS, Form, Override, Recipe
 
@@ -87,7 +87,8 @@ def choose(
         Key of the weight -> choice.
 
     Raises:
-        OverrideError: a pattern names nothing, or a form that does not fit what it names.
+        QuantizeError: `override`: a pattern names nothing, or a form that does not fit what it
+            names.
     """
     sites = [site for survey in surveys.values() for site in survey.sites]
     left = {name for survey in surveys.values() for name in survey.left}
@@ -159,18 +160,23 @@ def _apply(
     if not hit and not fixed:
         names = sorted({name for s in sites for name in s.names or (s.weight,)})
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-        raise OverrideError(f"override {pattern!r} names no weight and no node; weights: {shown}")
+        raise QuantizeError(
+            f"override {pattern!r} names no weight and no node; weights: {shown}", code="override"
+        )
     if not hit and form != "float32":
-        raise OverrideError(f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32")
+        raise QuantizeError(
+            f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32", code="override"
+        )
     for site in hit:
         role = roles[site.key]
         what, fitting = _FITTING.get(role, ("a product", _PRODUCT_FORMS))
         if site.operator == "ConvTranspose":
             fitting = tuple(f for f in fitting if f != "int8-static")
         if form not in fitting:
-            raise OverrideError(
+            raise QuantizeError(
                 f"override {pattern!r}: {site.weight} is {what}, which cannot be {form}; "
-                f"choose from {', '.join(fitting)}"
+                f"choose from {', '.join(fitting)}",
+                code="override",
             )
         reason = "kept by an override" if form == "float32" else ""
         insisted = form != "float32" and role in _REASONS

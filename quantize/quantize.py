@@ -13,7 +13,7 @@ import onnx
 import dst
 from dst.graphs.files import WEIGHTS_FILE, held_bytes, inside_bytes, multiplied_out, pack
 from dst.quantize.assign import Choice, choose
-from dst.quantize.errors import CalibrationError, QuantizeError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import Form, Override, Recipe, recipe_named
 from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.quantize.rewriting.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
@@ -95,9 +95,10 @@ def quantize_bundle(
     static = any(c.form == "int8-static" for c in choices.values())
     moments = recipe.blockwise and recipe.method != "rtn"
     if calibration is None and (static or recipe.method == "gptq"):
-        raise CalibrationError(
+        raise QuantizeError(
             f"recipe {recipe.label}: needs to see real items; give calibration "
-            "(dst quantize --calibrate FILE)"
+            "(dst quantize --calibrate FILE)",
+            code="calibration",
         )
     shared = frozenset(choice.table for choice in choices.values())
     values = Values(recipe, shared, {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from dst.quantize.errors import OverrideError, RecipeError
+from dst.quantize.errors import QuantizeError
 
 Form = Literal[
     "float32",
@@ -89,8 +89,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.block not in BLOCKS:
-            raise RecipeError(
-                f"recipe {self.name}: block is {self.block}; choose from {list(BLOCKS)}"
+            raise QuantizeError(
+                f"recipe {self.name}: block is {self.block}; choose from {list(BLOCKS)}",
+                code="recipe",
             )
 
     @property
@@ -192,19 +193,23 @@ def recipe_named(
     """Look up a recipe, with another block size, method or range of int8 weights if given.
 
     Raises:
-        RecipeError: no recipe has this name, or the change means nothing to it.
+        QuantizeError: `recipe`: no recipe has this name, or the change means nothing to it.
     """
     recipe = RECIPES.get(name)
     if recipe is None:
-        raise RecipeError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise QuantizeError(f"no recipe {name!r}; there are {', '.join(RECIPES)}", code="recipe")
     if (block is not None or method is not None) and not recipe.blockwise:
-        raise RecipeError(f"recipe {name}: holds nothing in blocks; leave block and method out")
+        raise QuantizeError(
+            f"recipe {name}: holds nothing in blocks; leave block and method out", code="recipe"
+        )
     bits = next((b for b in WEIGHT_BITS if b == (weight_bits or recipe.weight_bits)), None)
     if bits is None:
-        raise RecipeError(f"weight_bits is {weight_bits}; choose from {list(WEIGHT_BITS)}")
+        raise QuantizeError(
+            f"weight_bits is {weight_bits}; choose from {list(WEIGHT_BITS)}", code="recipe"
+        )
     chosen = next((m for m in METHODS if m == (method or recipe.method)), None)
     if chosen is None:
-        raise RecipeError(f"no method {method!r}; there are {', '.join(METHODS)}")
+        raise QuantizeError(f"no method {method!r}; there are {', '.join(METHODS)}", code="recipe")
     size = recipe.block if block is None else block
     return replace(recipe, block=size, method=chosen, weight_bits=bits)
 
@@ -226,9 +231,11 @@ def override_named(pattern: str, form: str) -> Override:
     """Make an override from the name of a form.
 
     Raises:
-        OverrideError: there is no such form.
+        QuantizeError: `override`: there is no such form.
     """
     chosen = next((f for f in FORMS if f == form), None)
     if chosen is None:
-        raise OverrideError(f"override {pattern!r}: no form {form!r}; there are {', '.join(FORMS)}")
+        raise QuantizeError(
+            f"override {pattern!r}: no form {form!r}; there are {', '.join(FORMS)}", code="override"
+        )
     return Override(pattern, chosen)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Contract, Tokens
-from dst.runtime.errors import GenerateError
+from dst.runtime.errors import StepError
 from dst.runtime.execution.items import Items
 from dst.runtime.state.sampler import Choice, Sampler
 from dst.runtime.stream import Stream
@@ -45,22 +45,23 @@ def generate(
         stop: tokens after which generation ends; the token itself is still yielded.
 
     Raises:
-        GenerateError: the model cannot generate, an argument is out of its range, or there
+        StepError: `generate`: the model cannot generate, an argument is out of its range, or there
             is nothing to continue.
-        TokenizerError: the text cannot be turned into ids: the package `tokenizers` is missing.
+        StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
         StepError: the prompt does not fit the contract, or a step failed.
     """
     logits_name = _logits(stream.engine.contract)
     choice = Choice(temperature, top_k, top_p)
     start = None if seed is None else Sampler.seeded(seed)
     if items < 0:
-        raise GenerateError(f"items is {items}, expected 0 or more")
+        raise StepError(f"items is {items}, expected 0 or more", code="generate")
     first: Items = _encoded(stream, prompt) if isinstance(prompt, str) else prompt
     empty = first.size == 0 if isinstance(first, np.ndarray) else len(first) == 0
     if empty and stream.pending == 0:
-        raise GenerateError(
+        raise StepError(
             "the prompt is empty and no item waits in the stream: there is nothing to continue; "
-            "give a prompt"
+            "give a prompt",
+            code="generate",
         )
     return _continue(stream, first, items, logits_name, choice, start, frozenset(stop))
 
@@ -96,16 +97,18 @@ def _encoded(stream: Stream, prompt: str) -> Items:
     if tokenizer == "tokenizers":
         return TextTokenizer.of(stream.engine.bundle).encode(prompt).astype(chunk.dtype)
     if tokenizer != "bytes":
-        raise GenerateError(
+        raise StepError(
             "the prompt is a text, and this model's tokens are not bytes: encode it with its "
-            "tokenizer first, and give the ids as an array"
+            "tokenizer first, and give the ids as an array",
+            code="generate",
         )
     try:
         return prompt.encode()
     except UnicodeEncodeError as error:
-        raise GenerateError(
+        raise StepError(
             f"the prompt holds half a character at place {error.start} (a lone surrogate), which "
-            "UTF-8 cannot write; give its bytes"
+            "UTF-8 cannot write; give its bytes",
+            code="generate",
         ) from None
 
 
@@ -113,17 +116,21 @@ def _logits(contract: Contract) -> str:
     """Name the output to sample from."""
     chunk = contract.chunk
     if not isinstance(chunk.content, Tokens):
-        raise GenerateError("this model reads features, and only a token model can generate")
+        raise StepError(
+            "this model reads features, and only a token model can generate", code="generate"
+        )
     if chunk.lookahead:
-        raise GenerateError(
+        raise StepError(
             f"this model looks {chunk.lookahead} items ahead: it answers for a token when those "
-            "behind it are known, and so cannot choose the next one"
+            "behind it are known, and so cannot choose the next one",
+            code="generate",
         )
     if chunk.tail != "exact":
-        raise GenerateError(
-            f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time"
+        raise StepError(
+            f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time",
+            code="generate",
         )
     for output in contract.outputs:
         if output.meaning == "logits" and output.shape == ("B", "T", chunk.content.vocabulary):
             return output.name
-    raise GenerateError("this model has no logits per item over its vocabulary")
+    raise StepError("this model has no logits per item over its vocabulary", code="generate")

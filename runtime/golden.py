@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Golden, Graph, Manifest
-from dst.runtime.errors import GoldenError, StreamInputError
+from dst.runtime.errors import BundleError, SessionError
 from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
@@ -146,15 +146,17 @@ def replay_golden(
     `exact`, so that the cut does not matter, every run at its largest T that divides it.
 
     Raises:
-        GoldenError: a golden file breaks its layout, or a graph has no golden run to prove it.
+        BundleError: `golden-tensors`: a golden file breaks its layout, or a graph has no golden run
+            to prove it.
         SessionError: a graph cannot be run here; none is passed over.
     """
     checks: list[GoldenCheck] = []
     for graph in select(bundle, lowering, provider, every=True):
         runs = golden_runs(bundle.manifest, graph)
         if not runs:
-            raise GoldenError(
-                f"{bundle.label}: no golden run fits a T of {graph.file}, {list(graph.allowed_t)}"
+            raise BundleError(
+                f"{bundle.label}: no golden run fits a T of {graph.file}, {list(graph.allowed_t)}",
+                code="golden-tensors",
             )
         engine = Engine(
             bundle,
@@ -173,7 +175,7 @@ def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]
     """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`.
 
     Raises:
-        GoldenError: a golden file breaks its layout.
+        BundleError: `golden-tensors`: a golden file breaks its layout.
     """
     found: list[tuple[int, list[Array]]] = []
     for golden, t in golden_runs(engine.bundle.manifest, graph):
@@ -209,13 +211,16 @@ def golden_stream(engine: Engine, golden: Golden) -> Stream:
     """Start a stream with the inputs that a golden run was recorded with.
 
     Raises:
-        GoldenError: the golden file does not hold them as the contract has them.
+        BundleError: `golden-tensors`: the golden file does not hold them as the contract has them.
     """
     try:
         return Stream(engine, golden_inputs(engine.bundle, golden))
-    except StreamInputError as error:
-        raise GoldenError(
-            f"{engine.bundle.label}: {golden.file}: tensor `stream/<input>`: {error}"
+    except SessionError as error:
+        if not error.code.startswith("stream-input"):
+            raise
+        raise BundleError(
+            f"{engine.bundle.label}: {golden.file}: tensor `stream/<input>`: {error}",
+            code="golden-tensors",
         ) from None
 
 
@@ -237,9 +242,10 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
     stream = golden_stream(engine, golden)
     chunks = _tensor(engine, golden, held, "chunk", (golden.steps, *_chunk(engine, golden.t)))
     if chunks.dtype != np.dtype(contract.chunk.dtype):
-        raise GoldenError(
+        raise BundleError(
             f"{engine.bundle.label}: {golden.file}: chunk is {chunks.dtype}, "
-            f"contract says {contract.chunk.dtype}"
+            f"contract says {contract.chunk.dtype}",
+            code="golden-tensors",
         )
     # All of them before the first step: the outputs kept then fit what the file holds.
     wanted = {
@@ -303,9 +309,10 @@ def _costs(
     for name in names:
         value = _tensor(engine, golden, held, f"cost/{name}", ())
         if value.dtype != np.float64 or not 0 <= float(value) < np.inf:
-            raise GoldenError(
+            raise BundleError(
                 f"{engine.bundle.label}: {golden.file}: 't{golden.t}/cost/{name}' is {value} in "
-                f"{value.dtype}, expected a finite float64 of at least 0"
+                f"{value.dtype}, expected a finite float64 of at least 0",
+                code="golden-tensors",
             )
         costs[name] = float(value)
     return costs
@@ -327,8 +334,9 @@ def _tensor(
     value = held.get(full)
     if value is None or value.shape != shape:
         found = "is missing" if value is None else f"has shape {list(value.shape)}"
-        raise GoldenError(
+        raise BundleError(
             f"{engine.bundle.label}: {golden.file}: tensor {full!r} {found}, "
-            f"expected shape {list(shape)}"
+            f"expected shape {list(shape)}",
+            code="golden-tensors",
         )
     return value

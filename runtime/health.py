@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dst.runtime.errors import UnhealthyStateError
+from dst.runtime.errors import StateError
 from dst.runtime.state.file import Place, put_state
 from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.stream import Stream
@@ -72,7 +72,7 @@ class Health:
 
     - `warn`: one `HealthWarning` for each tensor and clause, and another only after a healthy look;
     - `rollback`: the stream is put back to where it stood at the last healthy look;
-    - `refuse_to_save`: `save` and `saved` raise `UnhealthyStateError` until a look is healthy.
+    - `refuse_to_save`: `save` and `saved` raise `StateError` until a look is healthy.
 
     Under every policy a state that is not finite is never saved: the stream itself sees to that.
 
@@ -102,7 +102,8 @@ class Health:
 
         Raises:
             ValueError: `every_items` is below 1, or the policy is unknown.
-            UnhealthyStateError: the policy is `rollback`, and there is nothing healthy to go to.
+            StateError: `state-unhealthy`: the policy is `rollback`, and there is nothing healthy to
+                go to.
         """
         if every_items < 1:
             raise ValueError(f"every_items is {every_items}; expected 1 or more")
@@ -134,7 +135,8 @@ class Health:
         """Look at the state now and do what the policy says.
 
         Raises:
-            UnhealthyStateError: the policy is `rollback`, and no healthy state was ever seen.
+            StateError: `state-unhealthy`: the policy is `rollback`, and no healthy state was ever
+                seen.
         """
         now = self._stream.snapshot()
         items = now.items_consumed
@@ -160,14 +162,16 @@ class Health:
         Under `rollback` a sick state is put back first, and the record is of the healthy one.
 
         Raises:
-            UnhealthyStateError: the policy is `refuse_to_save`, and the state is not healthy.
-            NonFiniteStateError: the policy is `warn`, and the state is not finite.
+            StateError: `state-unhealthy`: the policy is `refuse_to_save`, and the state is not
+                healthy.
+            NonFiniteError: `state-not-finite`: the policy is `warn`, and the state is not finite.
         """
         report = self.look()
         if self._policy == "refuse_to_save" and not report.healthy:
-            raise UnhealthyStateError(
+            raise StateError(
                 f"{report.causes[0]}; nothing was saved, what was saved before still stands: "
-                "load that, or reset() the stream"
+                "load that, or reset() the stream",
+                code="state-unhealthy",
             )
         return self._stream.saved()
 
@@ -191,9 +195,10 @@ class Health:
 
     def _roll_back(self, causes: tuple[str, ...]) -> int:
         if self._good is None:
-            raise UnhealthyStateError(
+            raise StateError(
                 f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
-                "load another state"
+                "load another state",
+                code="state-unhealthy",
             )
         self._stream.restore(self._good)
         at = self._good.items_consumed

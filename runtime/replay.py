@@ -5,7 +5,7 @@ Shape letters: `T` items per chunk, `n` items of any number.
 
 import msgspec
 
-from dst.runtime.errors import ReplayError
+from dst.runtime.errors import StoreError
 from dst.runtime.execution.items import Items, check_items
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
@@ -40,21 +40,24 @@ def replay(
         allow_precision: take a state that another precision of the model has made.
 
     Raises:
-        ReplayError: `saved` is younger than `item`, or an item between them is not kept.
-        ChunkTypeError, ChunkShapeError: the items do not fit the contract.
-        TokenRangeError, NonFiniteInputError: an item that cannot be read.
+        StoreError: `replay`: `saved` is younger than `item`, or an item between them is not kept.
+        StepError: `chunk-type`, `chunk-shape`: the items do not fit the contract.
+        StepError, NonFiniteError: `token-out-of-range`, `input-not-finite`: an item that cannot be
+            read.
         StateCorruptError: `saved` does not fit the contract.
-        OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
-        NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+        StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs to
+            another bundle.
+        NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an infinity.
     """
     chunk = session.contract.chunk
     kept = check_items(chunk, items)
     waiting = item - saved.items_consumed
     if waiting < (chunk.lookahead if saved.items_consumed else 0):
         seen = f" and has looked {chunk.lookahead} items ahead" if chunk.lookahead else ""
-        raise ReplayError(
+        raise StoreError(
             f"the state stands at item {saved.items_consumed}{seen}, after item {item}; "
-            f"take an older one: StateStore.rewind(name, {max(0, item - chunk.lookahead)})"
+            f"take an older one: StateStore.rewind(name, {max(0, item - chunk.lookahead)})",
+            code="replay",
         )
     stream = session.stream(
         msgspec.structs.replace(saved, pending=saved.pending[:waiting]),
@@ -62,9 +65,10 @@ def replay(
     )
     given = stream.items_consumed + stream.pending
     if given < item and not first <= given <= item <= first + len(kept):
-        raise ReplayError(
+        raise StoreError(
             f"items {given} to {item - 1} have to be read again, and the kept input has "
-            f"{first} to {first + len(kept) - 1}"
+            f"{first} to {first + len(kept) - 1}",
+            code="replay",
         )
     most = _CHUNKS * chunk.nominal_t
     for start in range(given, item, most):

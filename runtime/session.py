@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.folder import open_bundle
-from dst.runtime.errors import StreamInputError
+from dst.runtime.errors import SessionError
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
 from dst.runtime.state.record import Saved
@@ -65,8 +65,8 @@ class Session(Engine):
         Raises:
             BundleError: the bundle is broken; a subclass names the clause.
             ProviderError: the provider is unknown, not installed, or did not take the graph.
-            RuntimeVersionError: the graphs need a newer onnxruntime.
-            ChunkSizeError: no graph runs a T that was asked for.
+            SessionError: `onnxruntime-too-old`: the graphs need a newer onnxruntime.
+            SessionError: `chunk-size`: no graph runs a T that was asked for.
             SessionError: no such lowering, or a number out of its range.
         """
         bundle = open_bundle(path, verify)
@@ -101,10 +101,11 @@ class Session(Engine):
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
-            StreamInputError: an input is missing, unknown or does not fit the contract, or
+            SessionError: an input is missing, unknown or does not fit the contract, or
                 inputs come with a saved state.
             StateCorruptError: `saved` does not fit the contract.
-            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+            StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
+                to another bundle.
 
         Example:
             `session.stream(inputs={"speaker": np.load("ann.npy")})`
@@ -112,7 +113,7 @@ class Session(Engine):
         if saved is None:
             return Stream(self, inputs)
         if inputs is not None:
-            raise StreamInputError(
+            raise SessionError(
                 "a saved state brings the inputs that its stream was started with; give no others, "
                 "or start a new stream with session.stream(inputs=...)",
                 code="stream-input-saved",

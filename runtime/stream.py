@@ -10,7 +10,7 @@ from typing import NoReturn, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import PendingItemsError, StateError
+from dst.runtime.errors import StateError, StepError
 from dst.runtime.execution.buffers import Block
 from dst.runtime.execution.checkpoint import check_rows, given_again, put_saved, to_saved
 from dst.runtime.execution.chunking import advance, flush, join
@@ -33,7 +33,7 @@ class Stream:
     """One live recurrence. Make it with `Session.stream`; use it from one thread at a time.
 
     Every method is transactional: if it raises, whatever it raises, the stream is as it was
-    before the call (`NonFiniteStateError` alone may put it further back, and says so).
+    before the call (`NonFiniteError` alone may put it further back, and says so).
     """
 
     __slots__ = ("_chunk", "_core", "_engine", "_plans")
@@ -66,20 +66,23 @@ class Stream:
             Output name -> array in the contract's shape with B = 1.
 
         Raises:
-            ChunkTypeError, ChunkShapeError: the chunk does not fit the contract.
-            TokenRangeError, NonFiniteInputError: an item that cannot be read.
-            PendingItemsError: items wait from `advance`, which this chunk would overtake.
+            StepError: `chunk-type`, `chunk-shape`: the chunk does not fit the contract.
+            StepError, NonFiniteError: `token-out-of-range`, `input-not-finite`: an item that cannot
+                be read.
+            StepError: `items-pending`: items wait from `advance`, which this chunk would overtake.
             DeadlineError: the deadline passed.
-            NonFiniteOutputError, NonFiniteStateError: the step gave a NaN or an infinity.
+            NonFiniteError: `output-not-finite`, `state-not-finite`: the step gave a NaN or an
+                infinity.
         """
         core = self._core
         plan = self._plans.get(chunk.shape) if type(chunk) is np.ndarray else None
         if plan is None or chunk.dtype != plan.dtype:
             plan = self._plan_of(chunk)
         if core.mark.waiting:
-            raise PendingItemsError(
+            raise StepError(
                 f"{core.mark.waiting} items from advance() wait, and step() would overtake them; "
-                "call flush() first, or go on with advance()"
+                "call flush() first, or go on with advance()",
+                code="items-pending",
             )
         before = core.begin()
         try:
@@ -113,10 +116,12 @@ class Stream:
             (length 0 where no chunk filled). Outputs per chunk are stacked on a new first axis.
 
         Raises:
-            ChunkTypeError, ChunkShapeError: the items do not fit the contract.
-            TokenRangeError, NonFiniteInputError: an item that cannot be read.
-            ChunkSizeError: the session does not run the nominal T.
-            NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+            StepError: `chunk-type`, `chunk-shape`: the items do not fit the contract.
+            StepError, NonFiniteError: `token-out-of-range`, `input-not-finite`: an item that cannot
+                be read.
+            SessionError: `chunk-size`: the session does not run the nominal T.
+            NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an
+                infinity.
         """
         fresh = check_items(self._chunk, items)
         return self._whole(lambda: advance(self._core, self._engine.contract, fresh))
@@ -134,8 +139,9 @@ class Stream:
 
         Raises:
             PartialChunkError: items wait under the tail rule `refuse`.
-            ChunkSizeError: the session does not run a T that is needed.
-            NonFiniteOutputError, NonFiniteStateError: a step gave a NaN or an infinity.
+            SessionError: `chunk-size`: the session does not run a T that is needed.
+            NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an
+                infinity.
         """
         return self._whole(self._flush)
 
@@ -192,9 +198,10 @@ class Stream:
         """Become what a snapshot of this bundle holds.
 
         Raises:
-            OtherModelError, OtherStateError, OtherPrecisionError: it is of another bundle.
+            StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it is of
+                another bundle.
             StateCorruptError: of a bundle with other items or inputs, another lookback among them.
-            NonFiniteStateError: it holds a NaN or an infinity.
+            NonFiniteError: `state-not-finite`: it holds a NaN or an infinity.
         """
         if not isinstance(snapshot, Snapshot):
             raise StateError(
@@ -232,7 +239,7 @@ class Stream:
         """Return everything the stream is as a record for a file, a store or `to_bytes`.
 
         Raises:
-            NonFiniteStateError: the state holds a NaN or an infinity.
+            NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity.
         """
         return to_saved(self._engine, self._core, copy=True)
 
@@ -250,7 +257,8 @@ class Stream:
                 but not surely a loss of power.
 
         Raises:
-            NonFiniteStateError: the state holds a NaN or an infinity; nothing was written.
+            NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity; nothing was
+                written.
             StateError: the disk refused, and the file that stood there still does; or the open
                 file is closed, of text or not for writing.
         """
@@ -267,9 +275,10 @@ class Stream:
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
-            StateNotFoundError, StateCorruptError, StateVersionError, StateError: the file cannot
-                be used.
-            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+            StateNotFoundError, StateCorruptError, StateMismatchError, StateError: `state-version`:
+                the file cannot be used.
+            StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
+                to another bundle.
         """
         stream = Stream._blank(session)
         saved = get_state(path, stream._core.room())
@@ -291,7 +300,8 @@ class Stream:
 
         Raises:
             StateCorruptError: it does not fit the contract, or holds a NaN or an infinity.
-            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+            StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
+                to another bundle.
         """
         stream = Stream._blank(session)
         put_saved(session, stream._core, saved, allow_precision, where)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.validation import TOKENIZER_FILE
-from dst.runtime.errors import TokenizerError, shown
+from dst.runtime.errors import StepError, shown
 from dst.runtime.install import install_line
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class TextTokenizer:
         """Load the tokenizer of a bundle.
 
         Raises:
-            TokenizerError: the bundle has none, the package `tokenizers` is not installed, or it
+            StepError: the bundle has none, the package `tokenizers` is not installed, or it
                 cannot read the file.
         """
         content = bundle.manifest.contract.chunk.content
         if getattr(content, "tokenizer", None) != "tokenizers":
-            raise TokenizerError(
+            raise StepError(
                 f"{bundle.label}: has no {TOKENIZER_FILE}; give token ids", code="no-tokenizer"
             )
         return _loaded(bundle.root / TOKENIZER_FILE, bundle.manifest.files[TOKENIZER_FILE].sha256)
@@ -76,12 +76,12 @@ class TextTokenizer:
         """Read the bytes of a tokenizer.json; `label` is what a message calls it.
 
         Raises:
-            TokenizerError: the package `tokenizers` is not installed, or cannot read them.
+            StepError: the package `tokenizers` is not installed, or cannot read them.
         """
         try:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
-            raise TokenizerError(
+            raise StepError(
                 f"{label}: is read by the package tokenizers, which is not installed: "
                 f"{install_line('tokenizers')}, or give token ids",
                 code="tokenizers-not-installed",
@@ -89,7 +89,7 @@ class TextTokenizer:
         try:
             return TextTokenizer(Tokenizer.from_str(file.decode()))
         except Exception as error:  # the library raises plain Exception
-            raise TokenizerError(
+            raise StepError(
                 f"{label}: the package tokenizers cannot read it: {shown(error)[:200]}",
                 code="tokenizer-unreadable",
             ) from None

@@ -1,4 +1,4 @@
-"""Adopting: a stateful ONNX file and a few answers in, a bundle out, without torch."""
+"""Make a bundle of a stateful ONNX file, without torch."""
 
 from dst.export.adopt.adopt import Adopted, adopt_bundle
 from dst.export.adopt.infer.answers import Answers

@@ -82,7 +82,8 @@ def check_recurrence(
 
     Raises:
         StepFaultError: the step has a fault; its ``code`` names the kind.
-        StepContractError: a tensor has another name, shape or dtype than the contract says.
+        ExportError: `step-contract`: a tensor has another name, shape or dtype than the contract
+            says.
     """
     probe = Probe(step, data, batches)
     findings: list[Finding] = []

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from dst.export.errors import HuggingFaceError
+from dst.export.errors import ExportError
 from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.check import quiet
 from dst.export.hf.parts import Foreign
 from dst.export.hf.step import LanguageStep
 from dst.runtime.bundle.validation import TOKENIZER_FILE
-from dst.runtime.errors import TokenizerError
+from dst.runtime.errors import StepError
 from dst.runtime.tokenizer import TextTokenizer
 
 FAMILIES = {
@@ -61,12 +61,15 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
         A step with its contract, its weights in float32.
 
     Raises:
-        HuggingFaceError: the directory does not hold such a model; ``code`` says what is wrong.
+        ExportError: `hugging-face`: the directory does not hold such a model; ``code`` says what is
+            wrong.
         ModuleNotFoundError: transformers is not installed.
     """
     root = Path(path)
     if not t or min(t) < 1:
-        raise HuggingFaceError(f"t is {list(t)}; expected at least one number, each 1 or more")
+        raise ExportError(
+            f"t is {list(t)}; expected at least one number, each 1 or more", code="hugging-face"
+        )
     config = _config(root)
     family = _family(root, config)
     notes = _check_weights(root)
@@ -91,15 +94,15 @@ def _config(root: Path) -> dict[str, object]:
         config = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         what = "has no config.json" if root.is_dir() else "is no directory"
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: {what}; expected a local directory that transformers' save_pretrained has "
             "written (nothing is downloaded)",
             code="hf-no-config",
         ) from None
     except ValueError:
-        raise HuggingFaceError(f"{file}: is no JSON", code="hf-no-config") from None
+        raise ExportError(f"{file}: is no JSON", code="hf-no-config") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise HuggingFaceError(f"{file}: has no model_type", code="hf-no-config")
+        raise ExportError(f"{file}: has no model_type", code="hf-no-config")
     return config
 
 
@@ -112,7 +115,7 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
     if family not in FAMILIES:
         raise _unknown(root, family, architecture, config, known)
     if architecture and not architecture.endswith("ForCausalLM"):
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: holds a {architecture}; expected the language model, a ...ForCausalLM",
             code="hf-unsupported",
         )
@@ -125,13 +128,13 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
         kinds = ["full_attention"] * int(str(count))
     if family in ("lfm2", "qwen3_next") and "full_attention" in kinds:
         full = kinds.count("full_attention")
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: {full} of its layers are full attention, which {_GROWS}; use a {family} "
             f"without them, or one of {known}",
             code="state-grows",
         )
     if family == "qwen3_next" and int(str(config.get("num_experts", 512))) > 0:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: its feed-forward layers choose experts for each token, which one graph "
             "cannot follow; expected num_experts = 0",
             code="hf-unsupported",
@@ -141,22 +144,22 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
 
 def _unknown(
     root: Path, family: str, architecture: str, config: Mapping[str, object], known: str
-) -> HuggingFaceError:
+) -> ExportError:
     causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     if config.get("is_encoder_decoder") or not causal:
         what = architecture or family
-        return HuggingFaceError(
+        return ExportError(
             f"{root}: {what} is no language model that reads one token after another (an encoder "
             f"sees its whole input at once); expected one of {known}",
             code="hf-unsupported",
         )
     heads = any(name in config for name in ("num_attention_heads", "n_head", "num_heads"))
     if heads:
-        return HuggingFaceError(
+        return ExportError(
             f"{root}: model_type {family} has attention that {_GROWS}; use one of {known}",
             code="state-grows",
         )
-    return HuggingFaceError(
+    return ExportError(
         f"{root}: model_type {family} is not supported; expected one of {known}",
         code="hf-unsupported",
     )
@@ -171,12 +174,10 @@ def _check_weights(root: Path) -> list[str]:
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise HuggingFaceError(
-                f"{index}: is no index of weights", code="hf-no-weights"
-            ) from None
+            raise ExportError(f"{index}: is no index of weights", code="hf-no-weights") from None
         files = [root / str(name) for name in sorted(names)]
     else:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: has no weights; expected {' or '.join(WEIGHTS)} (a pytorch_model.bin is not "
             "read: save_pretrained writes safetensors)",
             code="hf-no-weights",
@@ -189,13 +190,11 @@ def _check_weights(root: Path) -> list[str]:
                 header = json.loads(opened.read(min(length, 1 << 27)))
             found |= {str(v["dtype"]) for k, v in header.items() if k != "__metadata__"}
         except FileNotFoundError:
-            raise HuggingFaceError(
+            raise ExportError(
                 f"{root}: {file.name} is missing, which the index names", code="hf-no-weights"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-            raise HuggingFaceError(
-                f"{file}: is no safetensors file", code="hf-no-weights"
-            ) from None
+            raise ExportError(f"{file}: is no safetensors file", code="hf-no-weights") from None
     small = sorted(found & {"BF16", "F16", "F64"})
     spelled = {"BF16": "bfloat16", "F16": "float16", "F64": "float64"}
     told = [spelled[kind] for kind in small]
@@ -209,10 +208,10 @@ def _tokenizer(root: Path, vocabulary: int) -> bytes | None:
     content = file.read_bytes()
     try:
         ids = TextTokenizer.read(content, str(file)).vocabulary
-    except TokenizerError as error:
-        raise HuggingFaceError(str(error), code=error.code) from None
+    except StepError as error:
+        raise ExportError(str(error), code=error.code) from None
     if ids > vocabulary:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{file}: has ids up to {ids - 1}, the model takes those below {vocabulary}; they do "
             "not belong together",
             code="hf-tokenizer",
@@ -236,12 +235,12 @@ def _model(root: Path, overrides: Mapping[str, object]) -> Foreign:
             )
     except Exception as error:  # transformers raises whatever it likes
         what = " ".join(str(error).split())[:300]
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: transformers cannot load it: {what}", code="hf-not-loaded"
         ) from error
     missing = sorted(told["missing_keys"])
     if missing:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: {len(missing)} tensors are missing in its weights, {missing[0]} among them",
             code="hf-no-weights",
         )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.errors import ExportError, StepFaultError
 from dst.runtime.bundle.manifest import Contract
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int 
 
     Raises:
         StepFaultError: it raised; the message names T, B and every shape.
-        StepContractError: it did not return two dicts of tensors.
+        ExportError: `step-contract`: it did not return two dicts of tensors.
     """
     seed_all(seed)
     try:
@@ -51,14 +51,16 @@ def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int 
             code="step-failed",
         ) from error
     if not (isinstance(result, tuple) and len(result) == 2):
-        raise StepContractError(
-            f"expected the module to return (outputs, next state), came {type(result).__name__}"
+        raise ExportError(
+            f"expected the module to return (outputs, next state), came {type(result).__name__}",
+            code="step-contract",
         )
     for what, part in zip(("outputs", "next state"), result, strict=True):
         tensors = isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values())
         if not tensors:
-            raise StepContractError(
-                f"expected the {what} as a dict of tensors, came {type(part).__name__}"
+            raise ExportError(
+                f"expected the {what} as a dict of tensors, came {type(part).__name__}",
+                code="step-contract",
             )
     return copied(result[0]), copied(result[1])
 
@@ -73,7 +75,7 @@ def check_sizes(step: Step, chunk: Tensor, before: Mapping[str, Tensor], after: 
     if not changed or set(after) != set(before):
         return
     sizes = [before, after]
-    with contextlib.suppress(StepFaultError, StepContractError):
+    with contextlib.suppress(ExportError):
         sizes.append(call_step(step, chunk, after)[1])
     name = next((n for n in changed if len(sizes) == 2 or n not in sizes[2]), changed[0])
     if len(sizes) == 3:

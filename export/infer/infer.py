@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.errors import ExportError, StepFaultError
 from dst.export.infer.axes import Axes, Hints, Prober, close, find_axes
 from dst.export.infer.contract import DTYPE_NAMES, Known, assembled
 from dst.export.infer.inferred import Inferred
@@ -232,7 +232,8 @@ def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
 
     Raises:
         StepFaultError: it grows, or the module fails.
-        StepContractError: it changes otherwise, or an output has a dtype that no bundle holds.
+        ExportError: `step-contract`: it changes otherwise, or an output has a dtype that no bundle
+            holds.
     """
     outputs, after = call(chunk, start)
     for name, tensor in outputs.items():
@@ -253,13 +254,13 @@ def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
                     "keep the last n items only, in a buffer of n",
                     code="state-grows",
                 )
-            raise StepContractError(
+            raise ExportError(
                 f"state `{name}` was given as {list(before.shape)} and came back as "
                 f"{list(now.shape)}; give it in the shape in which it comes back",
                 code="state-shape",
             )
         if before.dtype != now.dtype:
-            raise StepContractError(
+            raise ExportError(
                 f"state `{name}` was given as {spelled(before)} and came back as {spelled(now)}; "
                 "give it in the dtype in which it comes back",
                 code="state-dtype",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dst.export.errors import ExportError, StepContractError, StepFaultError
+from dst.export.errors import ExportError, StepFaultError
 from dst.export.infer.call import seed_all
 from dst.export.infer.tree import Tree, taken
 
@@ -189,7 +189,7 @@ class Caller:
         """Part what the module returned into outputs by name, and the state as it is nested.
 
         Raises:
-            StepContractError: it is not ``(outputs, state)``.
+            ExportError: `step-contract`: it is not ``(outputs, state)``.
         """
         if isinstance(self.module, nn.RNNCellBase):  # its state is its answer
             return self._outputs(result[0] if isinstance(result, tuple) else result), result
@@ -201,7 +201,7 @@ class Caller:
             cure = "return the new state as well: `return outputs, state`"
             if isinstance(result, tuple | list) and len(result) > 2:
                 cure = "put what belongs together in a tuple or dict: `return outputs, (h, c)`"
-            raise StepContractError(
+            raise ExportError(
                 f"{called(self.module)} returned {told(result)}; expected two: (outputs, state); "
                 f"{cure}",
                 code="step-result",
@@ -214,8 +214,8 @@ class Caller:
 
         Raises:
             StepFaultError: the module raised.
-            StepContractError: what it returned is not ``(outputs, state)``, or its state is
-                nested in another way than the one it got.
+            ExportError: `step-contract`: what it returned is not ``(outputs, state)``, or its state
+                is nested in another way than the one it got.
         """
         tree = self.state
         if tree is None:
@@ -229,7 +229,7 @@ class Caller:
             cure = "return the state as it was given"
             if tree.empty or not tree.names:
                 cure = "give the state as it is at the start, zeros perhaps, in the place of None"
-            raise StepContractError(
+            raise ExportError(
                 f"{called(self.module)} got a state of {tree} and returned one of {other}; "
                 f"expected the same both times: {cure}",
                 code="step-result",
@@ -283,7 +283,7 @@ class Caller:
     def _outputs(self, value: object) -> Tensors:
         tree, tensors = taken(value, "an output")
         if not tensors:
-            raise StepContractError(
+            raise ExportError(
                 f"{called(self.module)} returned no output; a step must answer something",
                 code="step-result",
             )
@@ -317,7 +317,7 @@ def _signature(module: nn.Module) -> tuple[str, bool, bool]:
     """Return what ``forward`` calls the chunk, whether it takes a state after it, and needs one.
 
     Raises:
-        StepContractError: it takes no argument, or needs more than two.
+        ExportError: `step-contract`: it takes no argument, or needs more than two.
     """
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
@@ -332,7 +332,7 @@ def _signature(module: nn.Module) -> tuple[str, bool, bool]:
     ]
     taken_by_position = {p.name for p in positional[:2]}
     if (not positional and not several) or not taken_by_position.issuperset(needed):
-        raise StepContractError(
+        raise ExportError(
             f"{called(module)}.forward takes ({', '.join(p.name for p in parameters)}); expected "
             "(chunk, state): put all that is carried into one tuple, dict or dataclass, and what "
             "never changes into buffers of the module",

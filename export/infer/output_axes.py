@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dst.export.errors import StepContractError
+from dst.export.errors import ExportError
 from dst.export.infer.axes import Axes, Hints, Prober, grown
 
 
@@ -32,7 +32,8 @@ def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxe
     """Find batch and time in each output.
 
     Raises:
-        StepContractError: an output has as many items as neither the chunk nor a fixed number.
+        ExportError: `step-contract`: an output has as many items as neither the chunk nor a fixed
+            number.
     """
     one = 1 if axes.any_batch else None
     base, _ = probe.call(probe.resized(axes, one), probe.states(axes, one))
@@ -83,7 +84,7 @@ def _time_of(
             return axis, less < hints.extra
     one = len(hints.sizes) == 1  # then no other length is ever asked for
     if longer is not None and base.shape != longer.shape and not one:
-        raise StepContractError(
+        raise ExportError(
             f"output `{name}` is {list(base.shape)} for T = {here - hints.extra} and "
             f"{list(longer.shape)} for T = {there - hints.extra}; expected one row for each "
             "item, or the same shape always; give one T only, t=(n,), to have it per chunk",

@@ -93,7 +93,8 @@ class Probe:
         Raises:
             StepFaultError: the module raised (`step-failed`), or a state tensor changed its size
                 (`state-grows`).
-            StepContractError: a tensor has another name, shape or dtype than the contract says.
+            ExportError: `step-contract`: a tensor has another name, shape or dtype than the
+                contract says.
         """
         answer = call_step(self.step, chunk, state, seed)
         check_sizes(self.step, chunk, state, answer[1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from dst.export.errors import StepContractError
+from dst.export.errors import ExportError
 
 _NUMBERS = (bool, int, float)
 _ODD = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -57,7 +57,7 @@ def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:
         what: What it is, for messages.
 
     Raises:
-        StepContractError: something in it is neither a tensor nor a number.
+        ExportError: `step-contract`: something in it is neither a tensor nor a number.
     """
     for kind in _dataclasses(value):
         if kind not in pytree.SUPPORTED_NODES:
@@ -74,9 +74,10 @@ def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:
             leaf = torch.tensor(leaf)
         if not isinstance(leaf, Tensor):
             where = f" at `{name}`" if name else ""
-            raise StepContractError(
+            raise ExportError(
                 f"{what}{where} is {type(leaf).__name__}; expected tensors, in a tuple, list, "
-                "dict, named tuple or dataclass if there are several"
+                "dict, named tuple or dataclass if there are several",
+                code="step-contract",
             )
         names.append(name)
         tensors.append(leaf)

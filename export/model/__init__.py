@@ -1,4 +1,4 @@
-"""The DST-GD network; read config, recurrence, attention, layer, heads, network."""
+"""The DST-GD network. Read in this order: config, recurrence, attention, layer, heads, network."""
 
 from dst.export.model.checkpoint import load_checkpoint
 from dst.export.model.config import SIZES, Config, Gaussian, Quantiles, Tokens, sized

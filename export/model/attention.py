@@ -1,4 +1,4 @@
-"""Sliding-window attention: queries, keys, values and a cache in, mixed values out.
+"""Sliding-window attention over a chunk and the cached keys and values of the window before it.
 
 Shape letters: B batch, T items, A heads (Ha), d head width (dh), W window, N blocks of W items.
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dst.export.errors import HuggingFaceError
+from dst.export.errors import ExportError
 from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
 from dst.export.model.network import Network
 
@@ -36,7 +36,8 @@ def load_checkpoint(path: str | Path) -> Network:
         The network, in evaluation mode, its weights in float32.
 
     Raises:
-        HuggingFaceError: a file is missing or broken, or the weights do not fit the config.
+        ExportError: `hugging-face`: a file is missing or broken, or the weights do not fit the
+            config.
     """
     root = Path(path)
     network = _network(root / "config.json")
@@ -48,7 +49,7 @@ def load_checkpoint(path: str | Path) -> Network:
         network.load_state_dict(weights)
     except RuntimeError as error:
         what = " ".join(str(error).split())[:200]
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: the weights do not fit config.json: {what}", code="hf-no-weights"
         ) from None
     return network.float().eval()
@@ -58,13 +59,13 @@ def _network(file: Path) -> Network:
     try:
         held = json.loads(file.read_bytes())
         if not isinstance(held, dict) or held.get("model_type") != "dst":
-            raise HuggingFaceError(f'{file}: expected "model_type": "dst"', code="hf-no-config")
+            raise ExportError(f'{file}: expected "model_type": "dst"', code="hf-no-config")
         items = held.get("items") or {}
         kind = Quantiles if "levels" in items else Gaussian if "features" in items else Tokens
         fields = {name: held[name] for name in Config.__dataclass_fields__ if name in held}
         return Network(Config(**fields | {"items": msgspec.convert(items, kind)}))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{file}: expected the fields of Config beside model_type; came: {error}",
             code="hf-no-config",
         ) from None
@@ -78,11 +79,11 @@ def _weights(root: Path) -> dict[str, Tensor]:
             files = [root / str(name) for name in sorted(set(parts))]
         return {name: t.to(torch.float32) for file in files for name, t in load_file(file).items()}
     except FileNotFoundError as error:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: has no weights; expected {WEIGHTS}, or its parts and {INDEX}: {error}",
             code="hf-no-weights",
         ) from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HuggingFaceError(
+        raise ExportError(
             f"{root}: the weights cannot be read: {error}", code="hf-no-weights"
         ) from None

@@ -1,4 +1,4 @@
-"""The shape of a DST-GD network: in go a few sizes, out come derived widths and named presets."""
+"""The sizes of a DST-GD network: what a user chooses, what follows from it, and named presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network's config in, the contract its bundles keep out."""
+"""Write the contract of a DST-GD network of given sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items to vectors, and vectors to a distribution of the next item.
+"""Embed items as vectors, and predict the distribution of the next item from a vector.
 
 Shape letters: B batch, T items, D width, F features, Q quantile levels.
 """

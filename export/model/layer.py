@@ -1,4 +1,4 @@
-"""One DST-GD layer: a chunk and the layer's state in, the chunk transformed and the next state out.
+"""One DST-GD layer: gated-delta memory and window attention side by side, then a feed-forward part.
 
 Shape letters: B batch, T items, D width, H memories, K/V their key/value width, A attention heads,
 d their width, W window, P = H(2K+V) channels of the memories' q, k and v.

@@ -1,4 +1,4 @@
-"""The DST-GD network: a chunk and a state in, predictions and the next state out.
+"""The DST-GD network: an embedding, a stack of layers that carry a state, and a head.
 
 Shape letters: B batch, T items, D width, W window; the state tensors are named in ``LayerState``.
 """

@@ -1,4 +1,4 @@
-"""The gated delta rule: q, k, v, gates and a state in, outputs and the next state out.
+"""The gated delta rule: a matrix memory that each item reads, corrects and lets fade.
 
 Shape letters: B batch, T items, H memories, K key width, V value width, N blocks of C items.
 

@@ -90,7 +90,10 @@ def pick(
     check_source(full)
     trial = replace(trial, goal=goal)
     if len(check_items(full.manifest.contract.chunk, items)) < 2:
-        raise StepError(f"{full.label}: expected at least 2 items to measure on, {len(items)} came")
+        raise StepError(
+            f"{full.label}: expected at least 2 items to measure on, {len(items)} came",
+            code="argument",
+        )
     with tempfile.TemporaryDirectory(prefix="dst-pick-") as folder:
         task = Task(full, items, trial, Path(folder))
         candidates = [_plain(task, number, progress) for number in range(len(CANDIDATES))]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dst.evaluate.quality import Budget
 from dst.evaluate.quality.distance import divergence_for
-from dst.quantize.errors import BudgetError
+from dst.quantize.errors import QuantizeError
 from dst.runtime.bundle.manifest import Contract
 
 _WRITTEN = re.compile(r"\s*(?P<unit>nats|error)\s*<\s*(?P<most>\S+)\s*")
@@ -20,26 +20,31 @@ def budget_for(text: str, contract: Contract) -> Budget:
         contract: What it is for: only outputs that predict the next item have a loss in nats.
 
     Raises:
-        BudgetError: it is something else, or not in the unit that the model's outputs have.
+        QuantizeError: `budget`: it is something else, or not in the unit that the model's outputs
+            have.
     """
     found = _WRITTEN.fullmatch(text)
     if found is None:
-        raise BudgetError(
+        raise QuantizeError(
             f"budget {text!r}: expected nats<X, loss added per item, or error<X, relative error "
-            "of the outputs, e.g. nats<0.005"
+            "of the outputs, e.g. nats<0.005",
+            code="budget",
         )
     try:
         most = float(found["most"])
     except ValueError:
         most = math.nan
     if not 0 < most < math.inf:
-        raise BudgetError(f"budget {text!r}: expected a number above 0, e.g. {found['unit']}<0.01")
+        raise QuantizeError(
+            f"budget {text!r}: expected a number above 0, e.g. {found['unit']}<0.01", code="budget"
+        )
     unit = "nats" if divergence_for(contract).judges_loss else "error"
     if found["unit"] != unit:
         says = "predict the next item" if unit == "nats" else "predict no next item"
-        raise BudgetError(
+        raise QuantizeError(
             f"budget {text!r}: the outputs of this model {says}, so it is judged in "
-            f"{unit}; write {unit}<X"
+            f"{unit}; write {unit}<X",
+            code="budget",
         )
     if unit == "nats":
         return replace(Budget(), nats_per_item=most)

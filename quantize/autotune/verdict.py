@@ -96,7 +96,8 @@ def judge(
 
     Raises:
         BundleError: a bundle is broken.
-        OtherModelError, OtherStateError: they are not two precisions of one model.
+        StateMismatchError: `other-model`, `other-state-layout`: they are not two precisions of one
+            model.
         SessionError: a graph cannot be run here.
         StepError: items cannot be read, or full precision failed on them.
     """

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.assign import Choice
-from dst.quantize.errors import NoCounterpartError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.find_weights import Site
 from dst.quantize.optimum.mapping import to_optimum
 from dst.quantize.optimum.products import ORT_CONFIG, Product, Written, quantized
@@ -39,7 +39,7 @@ class OptimumBackend:
         """Start on a bundle; refuse a recipe that optimum cannot do.
 
         Raises:
-            NoCounterpartError: it has no words for it.
+            QuantizeError: `no-counterpart`: it has no words for it.
         """
         to_optimum(recipe)
         self._config = b""
@@ -48,7 +48,7 @@ class OptimumBackend:
         """Have the chosen products of a graph quantized, all at once, and write them one by one.
 
         Raises:
-            NoCounterpartError: an override chose a form that is not the recipe's.
+            QuantizeError: `no-counterpart`: an override chose a form that is not the recipe's.
         """
         recipe = values.recipe
         sites = [s for s in graph.found.sites if not (s.operands or s.inside)]
@@ -63,9 +63,10 @@ class OptimumBackend:
             if choice.role == "embedding" or choice.form == "float32":
                 continue
             if choice.form != recipe.products:
-                raise NoCounterpartError(
+                raise QuantizeError(
                     f"{site.weight} is to be {choice.form}; with optimum every product is "
-                    f"{recipe.products}, the recipe's, or float32: leave optimum out"
+                    f"{recipe.products}, the recipe's, or float32: leave optimum out",
+                    code="no-counterpart",
                 )
             products.append(_product(graph, site, inputs[site.node], values))
         if not products:

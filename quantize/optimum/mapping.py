@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from dst.quantize.errors import NoCounterpartError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import Form, Recipe, recipe_named
 
 if TYPE_CHECKING:
@@ -34,26 +34,30 @@ def to_optimum(recipe: Recipe) -> QuantizationConfig:
     they take 7.
 
     Raises:
-        NoCounterpartError: optimum has no words for it; the message says what to use instead.
+        QuantizeError: `no-counterpart`: optimum has no words for it; the message says what to use
+            instead.
     """
     from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
     from optimum.onnxruntime.configuration import QuantizationConfig
 
     for form in sorted(recipe.forms):
         if form in _ELSEWHERE:
-            raise NoCounterpartError(
+            raise QuantizeError(
                 f"recipe {recipe.label}: optimum has no {form}: {_ELSEWHERE[form]}; or leave "
-                "optimum out"
+                "optimum out",
+                code="no-counterpart",
             )
     if recipe.products != recipe.recurrent or recipe.products == "float32":
-        raise NoCounterpartError(
+        raise QuantizeError(
             f"recipe {recipe.label}: products are {recipe.products}, and {recipe.recurrent} where "
             "they feed the state; optimum has one form, int8-dynamic or int8-static, for all: keep "
-            "single weights by overrides (--keep)"
+            "single weights by overrides (--keep)",
+            code="no-counterpart",
         )
     if recipe.embedding == "float16":
-        raise NoCounterpartError(
-            f"recipe {recipe.label}: the embedding is float16; optimum has int8 or float32"
+        raise QuantizeError(
+            f"recipe {recipe.label}: the embedding is float16; optimum has int8 or float32",
+            code="no-counterpart",
         )
     static = recipe.products == "int8-static"
     return QuantizationConfig(
@@ -74,7 +78,7 @@ def from_optimum(config: QuantizationConfig) -> Recipe:
     """Find the recipe that a configuration of optimum means.
 
     Raises:
-        NoCounterpartError: no recipe does that; the message says what to change.
+        QuantizeError: `no-counterpart`: no recipe does that; the message says what to change.
     """
     operators = {str(getattr(name, "value", name)) for name in config.operators_to_quantize}
     _operators(operators)
@@ -106,22 +110,25 @@ _SIGNED = "activations are rounded without a sign, from their least to their gre
 
 def _operators(operators: set[str]) -> None:
     if PRODUCT not in operators:
-        raise NoCounterpartError(
+        raise QuantizeError(
             f"optimum's configuration: operators_to_quantize is {sorted(operators)}; every recipe "
-            f"quantizes products: add {PRODUCT!r}"
+            f"quantizes products: add {PRODUCT!r}",
+            code="no-counterpart",
         )
     others = operators - {PRODUCT, "Gemm", LOOKUP}
     if others:
-        raise NoCounterpartError(
+        raise QuantizeError(
             f"optimum's configuration: operators_to_quantize holds {', '.join(sorted(others))}, "
             "which recipes hold in forms of their own (optimum's default list wrecks recurrent "
             "models); "
-            f"give operators_to_quantize={[PRODUCT, LOOKUP]}, or {[PRODUCT]} to keep the embedding"
+            f"give operators_to_quantize={[PRODUCT, LOOKUP]}, or {[PRODUCT]} to keep the embedding",
+            code="no-counterpart",
         )
 
 
 def _expect(name: str, found: object, expected: object, why: str) -> None:
     if found != expected:
-        raise NoCounterpartError(
-            f"optimum's configuration: {name} is {found}, recipes have {expected}: {why}"
+        raise QuantizeError(
+            f"optimum's configuration: {name} is {found}, recipes have {expected}: {why}",
+            code="no-counterpart",
         )

@@ -97,7 +97,7 @@ class Backend(Protocol):
         """Refuse, before any work, a recipe that cannot be done.
 
         Raises:
-            RecipeError: why not, and what to do instead.
+            QuantizeError: `recipe`: why not, and what to do instead.
         """
 
     def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
@@ -109,7 +109,7 @@ class Backend(Protocol):
             values: The recipe, and what calibration saw.
 
         Raises:
-            RecipeError: a form that cannot be done was chosen by an override.
+            QuantizeError: `recipe`: a form that cannot be done was chosen by an override.
         """
 
     def files(self) -> Mapping[str, bytes]:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, helper
 
 from dst.graphs.fold import given_of
-from dst.quantize.errors import CalibrationError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rounding.rounded_weights import result_key
 from dst.quantize.rounding.statistics import Seen
@@ -52,11 +52,12 @@ class Calibration:
         """Cut one long array of items ``[n, ...]`` into streams of equal length.
 
         Raises:
-            CalibrationError: there are fewer items than streams.
+            QuantizeError: `calibration`: there are fewer items than streams.
         """
         if len(items) < streams:
-            raise CalibrationError(
-                f"calibration: {len(items)} items cannot be cut into {streams} streams; give more"
+            raise QuantizeError(
+                f"calibration: {len(items)} items cannot be cut into {streams} streams; give more",
+                code="calibration",
             )
         return Calibration([[part] for part in np.array_split(items, streams)])
 
@@ -87,13 +88,15 @@ def observed(
         Key of a weight -> what was seen of its input.
 
     Raises:
-        CalibrationError: the items do not fit the contract, or fill no chunk.
+        QuantizeError: `calibration`: the items do not fit the contract, or fill no chunk.
     """
     contract = source.manifest.contract
     nominal = contract.chunk.nominal_t
     graph = next((g for g in graphs if nominal in g.entry.allowed_t), None)
     if graph is None:
-        raise CalibrationError(f"{source.label}: no graph runs the nominal T = {nominal}")
+        raise QuantizeError(
+            f"{source.label}: no graph runs the nominal T = {nominal}", code="calibration"
+        )
     session = Session.open(driver.root, chunk_sizes=[nominal], verify="size")
     probe = _Probe(source, graph)
     wanted = {n + k for n in calibration.sampled for k in range(NEIGHBOURS)}
@@ -117,8 +120,9 @@ def observed(
                 share = (number + min(step / last, 1.0)) / len(calibration.streams)
                 report(f"calibrating, stream {number + 1}", 0.5 * share)
     if not looked:
-        raise CalibrationError(
-            f"{source.label}: calibration filled no chunk of {nominal} items; give more items"
+        raise QuantizeError(
+            f"{source.label}: calibration filled no chunk of {nominal} items; give more items",
+            code="calibration",
         )
     return seen
 

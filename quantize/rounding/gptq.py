@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dst.quantize.errors import CalibrationError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.rounding.rounding import Floats, Rounded, by_block_search, limits
 
 DAMPING = 0.01
@@ -29,10 +29,12 @@ def by_block_compensated(
         moments: (K, K), the mean of x x^T.
 
     Raises:
-        CalibrationError: ``moments`` is None.
+        QuantizeError: `calibration`: ``moments`` is None.
     """
     if moments is None:
-        raise CalibrationError("the method gptq needs calibration data, and none was given")
+        raise QuantizeError(
+            "the method gptq needs calibration data, and none was given", code="calibration"
+        )
     rows = weight.shape[0]
     damped = moments + np.eye(rows) * (DAMPING * max(float(np.mean(np.diagonal(moments))), 1e-12))
     # U with U^T U = H^-1: row i of U says how an error of row i spreads over the rows after it

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dst.quantize.assign import Choice
-from dst.quantize.errors import CalibrationError
+from dst.quantize.errors import QuantizeError
 from dst.quantize.find_weights import Floats, Site
 from dst.quantize.recipe import Recipe
 from dst.quantize.rewriting.rewrite import Held
@@ -94,8 +94,10 @@ class Values:
         """Say what calibration saw of the input of a weight, by its key.
 
         Raises:
-            CalibrationError: nothing.
+            QuantizeError: `calibration`: nothing.
         """
         if key not in self.seen:
-            raise CalibrationError("the recipe needs calibration, and none was given; give data")
+            raise QuantizeError(
+                "the recipe needs calibration, and none was given; give data", code="calibration"
+            )
         return self.seen[key]

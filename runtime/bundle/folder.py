@@ -29,21 +29,7 @@ from dst.runtime.bundle.manifest import (
     seal,
 )
 from dst.runtime.bundle.validation import INIT_FILE, MANIFEST_FILE, check_name
-from dst.runtime.errors import (
-    BundleError,
-    BundleExistsError,
-    BundleNotFoundError,
-    FileHashError,
-    FileSizeError,
-    InitTensorError,
-    LinkError,
-    ManifestError,
-    MissingFileError,
-    NotRegularFileError,
-    TooLargeError,
-    UnlistedFileError,
-    shown,
-)
+from dst.runtime.errors import BundleError, BundleExistsError, BundleNotFoundError, shown
 from dst.runtime.files import copy_synced, sha256_of, sync_directory, write_synced
 
 MAX_MANIFEST_BYTES = 1 << 24
@@ -74,32 +60,36 @@ class Bundle:
         """Read a safetensors file of the bundle.
 
         Raises:
-            MissingFileError: the manifest does not list it, or it is gone.
-            FileSizeError: its size is no longer the listed one.
+            BundleError: `file-missing`: the manifest does not list it, or it is gone.
+            BundleError: `file-size`: its size is no longer the listed one.
             BundleError: it is not a safetensors file.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise MissingFileError(f"{self.label}: has no {name}")
+            raise BundleError(f"{self.label}: has no {name}", code="file-missing")
         try:
             with open(self.root / name, "rb") as file:
                 data = file.read(entry.size + 1)
         except OSError as error:
-            raise MissingFileError(f"{self.label}: {name}: {error.strerror}") from None
+            raise BundleError(
+                f"{self.label}: {name}: {error.strerror}", code="file-missing"
+            ) from None
         if len(data) != entry.size:
-            raise FileSizeError(f"{self.label}: {name} changed while it was open")
+            raise BundleError(f"{self.label}: {name} changed while it was open", code="file-size")
         try:
             return safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
-                f"{self.label}: {name} is no safetensors file: {shown(error)}"
+                f"{self.label}: {name} is no safetensors file: {shown(error)}",
+                code="tensors-unreadable",
             ) from None
 
     def init_tensors(self) -> dict[str, Array]:
         """Read the stored initial tensors: state input name -> array with batch axis 1.
 
         Raises:
-            InitTensorError: one is missing, or has another dtype or shape than the contract.
+            BundleError: `init-tensors`: one is missing, or has another dtype or shape than the
+                contract.
         """
         found: dict[str, Array] = {}
         held: dict[str, Array] | None = None
@@ -110,14 +100,16 @@ class Bundle:
             shape = tuple(1 if size == "B" else size for size in state.shape)
             value = held.get(state.init.tensor)
             if value is None:
-                raise InitTensorError(
+                raise BundleError(
                     f"{self.label}: {INIT_FILE} has no tensor {state.init.tensor!r}, "
-                    f"which state `{state.input}` starts from"
+                    f"which state `{state.input}` starts from",
+                    code="init-tensors",
                 )
             if value.shape != shape or value.dtype != np.dtype(state.dtype):
-                raise InitTensorError(
+                raise BundleError(
                     f"{self.label}: {INIT_FILE} tensor {state.init.tensor!r} is {value.dtype} "
-                    f"{list(value.shape)}, state `{state.input}` is {state.dtype} {list(shape)}"
+                    f"{list(value.shape)}, state `{state.input}` is {state.dtype} {list(shape)}",
+                    code="init-tensors",
                 )
             found[state.input] = value
         return found
@@ -176,44 +168,55 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
         return _open(root, f"bundle {root.name}/", verify)
     except OSError as error:
         raise BundleError(
-            f"bundle {str(path)!r}: cannot be read: {error.strerror or error}"
+            f"bundle {str(path)!r}: cannot be read: {error.strerror or error}",
+            code="bundle-unreadable",
         ) from error
 
 
 def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
     sizes = _listing(root, label)
     if MANIFEST_FILE not in sizes:
-        raise MissingFileError(f"{label}: has no {MANIFEST_FILE}; is this a bundle?")
+        raise BundleError(
+            f"{label}: has no {MANIFEST_FILE}; is this a bundle?", code="file-missing"
+        )
     if sizes[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
-        raise TooLargeError(
+        raise BundleError(
             f"{label}: {MANIFEST_FILE} has {sizes[MANIFEST_FILE]} bytes, "
-            f"the cap is {MAX_MANIFEST_BYTES}"
+            f"the cap is {MAX_MANIFEST_BYTES}",
+            code="file-too-large",
         )
     try:
         manifest = decode((root / MANIFEST_FILE).read_bytes())
     except BundleError as error:
-        raise type(error)(f"{label}: {error}") from None
+        raise error.within(label) from None
     for name in sizes:
         if name != MANIFEST_FILE and name not in manifest.files:
-            raise UnlistedFileError(
-                f"{label}: {shown(name)} is not listed in {MANIFEST_FILE}; remove it"
+            raise BundleError(
+                f"{label}: {shown(name)} is not listed in {MANIFEST_FILE}; remove it",
+                code="file-unlisted",
             )
     for name, entry in manifest.files.items():
         if name not in sizes:
-            raise MissingFileError(f"{label}: {name} is listed in {MANIFEST_FILE} and missing")
+            raise BundleError(
+                f"{label}: {name} is listed in {MANIFEST_FILE} and missing", code="file-missing"
+            )
         if sizes[name] != entry.size:
-            raise FileSizeError(
+            raise BundleError(
                 f"{label}: {name} has {sizes[name]} bytes, {MANIFEST_FILE} says {entry.size}; "
-                "get the bundle again"
+                "get the bundle again",
+                code="file-size",
             )
     if verify not in ("full", "size"):
-        raise BundleError(f"{label}: verify is {verify!r}, expected 'full' or 'size'")
+        raise BundleError(
+            f"{label}: verify is {verify!r}, expected 'full' or 'size'", code="argument"
+        )
     if verify == "full":
         for name, entry in manifest.files.items():
             if (digest := sha256_of(root / name)) != entry.sha256:
-                raise FileHashError(
+                raise BundleError(
                     f"{label}: {name} has SHA-256 {digest[:16]}…, {MANIFEST_FILE} says "
-                    f"{entry.sha256[:16]}…; it was altered, get the bundle again"
+                    f"{entry.sha256[:16]}…; it was altered, get the bundle again",
+                    code="file-hash",
                 )
     return Bundle(root, manifest)
 
@@ -226,11 +229,14 @@ def _listing(root: Path, label: str) -> dict[str, int]:
             name = shown(entry.name)
             mode = entry.stat(follow_symlinks=False).st_mode
             if entry.is_symlink():
-                raise LinkError(f"{label}: {name} is a link; put the file itself there")
+                raise BundleError(
+                    f"{label}: {name} is a link; put the file itself there", code="file-is-link"
+                )
             if not stat.S_ISREG(mode):
                 kind = "directory" if stat.S_ISDIR(mode) else "special file"
-                raise NotRegularFileError(
-                    f"{label}: {name} is a {kind}; a bundle holds plain files only"
+                raise BundleError(
+                    f"{label}: {name} is a {kind}; a bundle holds plain files only",
+                    code="file-not-regular",
                 )
             sizes[entry.name] = os.stat(entry.path, follow_symlinks=False).st_size
     return sizes
@@ -269,7 +275,9 @@ def write_bundle(
         sealed = _fill(work, manifest, files)
         _swap(work, target)
     except OSError as error:
-        raise BundleError(f"bundle {target.name}/: cannot be written: {error}") from error
+        raise BundleError(
+            f"bundle {target.name}/: cannot be written: {error}", code="bundle-unwritable"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return sealed
@@ -283,7 +291,10 @@ def check_target(target: Path, overwrite: bool) -> None:
         BundleError: the folder it would stand in is missing.
     """
     if not target.absolute().parent.is_dir():
-        raise BundleError(f"{target}: there is no folder {target.parent} to write it in; make it")
+        raise BundleError(
+            f"{target}: there is no folder {target.parent} to write it in; make it",
+            code="bundle-unwritable",
+        )
     if not os.path.lexists(target):
         return
     if not overwrite:
@@ -334,7 +345,10 @@ def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> 
     sealed = seal(msgspec.structs.replace(manifest, files=entries))
     data = encode(sealed)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{MANIFEST_FILE} has {len(data)} bytes; cap {MAX_MANIFEST_BYTES}")
+        raise BundleError(
+            f"{MANIFEST_FILE} has {len(data)} bytes; cap {MAX_MANIFEST_BYTES}",
+            code="manifest-invalid",
+        )
     write_synced(work / MANIFEST_FILE, [data])
     sync_directory(work)
     return sealed
@@ -359,6 +373,7 @@ def _swap(work: Path, target: Path) -> None:
         kept = f"; the one before is kept as {old.name}" if old.exists() else ""
         raise BundleError(
             f"bundle {target.name}/: is in place, but its directory cannot be synced: "
-            f"{error.strerror or error}; a loss of power may undo this{kept}"
+            f"{error.strerror or error}; a loss of power may undo this{kept}",
+            code="not-synced",
         ) from error
     shutil.rmtree(old, ignore_errors=True)

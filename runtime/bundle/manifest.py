@@ -39,14 +39,7 @@ from dst.runtime.bundle.schema import (
     window,
 )
 from dst.runtime.bundle.validation import check
-from dst.runtime.errors import (
-    BundleIdError,
-    FormatVersionError,
-    ManifestError,
-    NonCanonicalError,
-    StateHashError,
-    shown,
-)
+from dst.runtime.errors import BundleError, shown
 
 __all__ = [
     "FORMAT",
@@ -104,7 +97,7 @@ def canonical(value: object) -> bytes:
     demands, integers in decimal, floats in Python's shortest form that reads back the same.
 
     Raises:
-        ManifestError: a NaN, an infinity, or text that is not valid Unicode.
+        BundleError: `manifest-invalid`: a NaN, an infinity, or text that is not valid Unicode.
     """
     try:
         text = json.dumps(
@@ -112,14 +105,16 @@ def canonical(value: object) -> bytes:
         )
         return text.encode("utf-8")
     except (ValueError, TypeError) as error:
-        raise ManifestError(f"manifest: cannot be written as canonical JSON: {error}") from None
+        raise BundleError(
+            f"manifest: cannot be written as canonical JSON: {error}", code="manifest-invalid"
+        ) from None
 
 
 def encode(manifest: Manifest) -> bytes:
     """Return the canonical bytes of a manifest, as they stand in manifest.json.
 
     Raises:
-        ManifestError: a value has no canonical form (NaN, infinity).
+        BundleError: `manifest-invalid`: a value has no canonical form (NaN, infinity).
     """
     return canonical(_fields(manifest))
 
@@ -160,12 +155,15 @@ def seal(manifest: Manifest) -> Manifest:
     The result has been read back by `decode`, so whatever is sealed also opens.
 
     Raises:
-        ManifestError: the manifest breaks the format (a subclass names the clause).
+        BundleError: `manifest-invalid`: the manifest breaks the format (a subclass names the
+            clause).
     """
     try:  # so that 16000 in a field of float is written as it is read: 16000.0
         manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
     except (msgspec.ValidationError, TypeError) as error:
-        raise ManifestError(f"manifest: {shown(error)}; give plain Python values") from None
+        raise BundleError(
+            f"manifest: {shown(error)}; give plain Python values", code="manifest-invalid"
+        ) from None
     hashed = msgspec.structs.replace(manifest, state_hash=state_hash(manifest.contract))
     return decode(encode(msgspec.structs.replace(hashed, bundle_id=bundle_id(hashed))))
 
@@ -174,40 +172,45 @@ def decode(data: bytes) -> Manifest:
     """Read the bytes of manifest.json and check every rule that needs no other file.
 
     Raises:
-        ManifestError: not JSON, or a field is missing, unknown or of the wrong type.
-        FormatVersionError: another format, or a version this runtime does not read.
-        NonCanonicalError: the bytes are not canonical.
-        BundleIdError: `bundle_id` does not belong to these bytes.
-        StateHashError: `state_hash` does not belong to the contract.
-        ContractError: fields contradict each other.
+        BundleError: `manifest-invalid`: not JSON, or a field is missing, unknown or of the wrong
+            type.
+        BundleError: `format-version`: another format, or a version this runtime does not read.
+        BundleError: `manifest-not-canonical`: the bytes are not canonical.
+        BundleError: `bundle-id`: `bundle_id` does not belong to these bytes.
+        BundleError: `state-hash`: `state_hash` does not belong to the contract.
+        BundleError: `contract`: fields contradict each other.
     """
     try:
         version = msgspec.json.decode(data, type=_Version)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"manifest.json: {shown(error)}") from None
+        raise BundleError(f"manifest.json: {shown(error)}", code="manifest-invalid") from None
     if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
-        raise FormatVersionError(
+        raise BundleError(
             f"manifest.json: format {version.format!r} version {version.format_version}; "
-            f"this runtime reads {FORMAT!r} version {FORMAT_VERSION}"
+            f"this runtime reads {FORMAT!r} version {FORMAT_VERSION}",
+            code="format-version",
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"manifest.json: {shown(error)}") from None
+        raise BundleError(f"manifest.json: {shown(error)}", code="manifest-invalid") from None
     if encode(manifest) != data:
-        raise NonCanonicalError(
+        raise BundleError(
             "manifest.json: the bytes are not the canonical encoding of what they say; "
-            "write it with dst.runtime, not by hand"
+            "write it with dst.runtime, not by hand",
+            code="manifest-not-canonical",
         )
     if (right := bundle_id(manifest)) != manifest.bundle_id:
-        raise BundleIdError(
+        raise BundleError(
             f"manifest.json: bundle_id is {shown(manifest.bundle_id[:16])}…, "
-            f"the bytes hash to {right[:16]}…: the manifest was altered"
+            f"the bytes hash to {right[:16]}…: the manifest was altered",
+            code="bundle-id",
         )
     if (right := state_hash(manifest.contract)) != manifest.state_hash:
-        raise StateHashError(
+        raise BundleError(
             f"manifest.json: state_hash is {shown(manifest.state_hash[:16])}…, "
-            f"the contract's state tensors hash to {right[:16]}…"
+            f"the contract's state tensors hash to {right[:16]}…",
+            code="state-hash",
         )
     check(manifest)
     return manifest

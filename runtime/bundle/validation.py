@@ -1,4 +1,4 @@
-"""The rules that span a manifest's fields: a manifest in, `ContractError` or nothing out."""
+"""The rules that span a manifest's fields: a manifest in, `BundleError` or nothing out."""
 
 import math
 import re
@@ -23,7 +23,7 @@ from dst.runtime.bundle.schema import (
     item_shape,
     window,
 )
-from dst.runtime.errors import ContractError, OutsideError, TooLargeError
+from dst.runtime.errors import BundleError
 
 MANIFEST_FILE = "manifest.json"
 INIT_FILE = "init.safetensors"
@@ -38,9 +38,9 @@ def check(manifest: Manifest) -> None:
     """Check every rule that needs nothing but the manifest.
 
     Raises:
-        ContractError: fields contradict each other; the message names them.
-        OutsideError: a listed name is not a plain file name.
-        TooLargeError: a file or a tensor is larger than this runtime will hold.
+        BundleError: `contract`: fields contradict each other; the message names them.
+        BundleError: `path-outside`: a listed name is not a plain file name.
+        BundleError: `file-too-large`: a file or a tensor is larger than this runtime will hold.
     """
     check_contract(manifest.contract)
     for name in manifest.files:
@@ -77,7 +77,7 @@ def check_contract(contract: Contract) -> None:
     """Check the rules of a contract alone.
 
     Raises:
-        ContractError: fields contradict each other; the message names them.
+        BundleError: `contract`: fields contradict each other; the message names them.
     """
     _chunk(contract.chunk)
     inputs = [contract.chunk.input]
@@ -108,17 +108,19 @@ def check_name(name: str) -> None:
     """Check that a listed name is a plain file name: a bundle is one flat directory.
 
     Raises:
-        OutsideError: it could leave the directory, or would not work on every platform.
+        BundleError: `path-outside`: it could leave the directory, or would not work on every
+            platform.
     """
     if not _PLAIN.fullmatch(name) or name.lower() == MANIFEST_FILE or _DEVICE.fullmatch(name):
-        raise OutsideError(
+        raise BundleError(
             f"manifest.json: files lists {name!r}; expected a plain file name of letters, digits, "
-            f"`_`, `-` and `.`, other than {MANIFEST_FILE} and no device of Windows such as `nul`"
+            f"`_`, `-` and `.`, other than {MANIFEST_FILE} and no device of Windows such as `nul`",
+            code="path-outside",
         )
 
 
 def _refuse(message: str) -> None:
-    raise ContractError(f"manifest: {message}")
+    raise BundleError(f"manifest: {message}", code="contract")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:
@@ -273,8 +275,9 @@ def _sizes(manifest: Manifest) -> None:
     for name in {INIT_FILE, TOKENIZER_FILE, *(golden.file for golden in manifest.golden)}:
         entry = manifest.files.get(name)
         if entry is not None and entry.size > MAX_TENSOR_FILE_BYTES:
-            raise TooLargeError(
-                f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}"
+            raise BundleError(
+                f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}",
+                code="file-too-large",
             )
     contract = manifest.contract
     longest = window(contract.chunk, max(contract.chunk.allowed_t))
@@ -284,9 +287,10 @@ def _sizes(manifest: Manifest) -> None:
     sizes = {"B": 1, "T": longest}
     items = sum(math.prod(sizes[d] if isinstance(d, str) else d for d in shape) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:
-        raise TooLargeError(
+        raise BundleError(
             f"manifest: one stream's tensors hold {items} values at T = {longest}; "
-            f"the cap is {MAX_STREAM_BYTES // 8}"
+            f"the cap is {MAX_STREAM_BYTES // 8}",
+            code="file-too-large",
         )
 
 

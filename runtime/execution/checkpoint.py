@@ -5,12 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import (
-    NonFiniteStateError,
-    StateCorruptError,
-    StepError,
-    StreamInputError,
-)
+from dst.runtime.errors import NonFiniteError, SessionError, StateCorruptError, StepError
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.items import check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
@@ -30,7 +25,7 @@ def to_saved(engine: Engine, core: Recurrence, copy: bool) -> Saved:
         copy: copy the state; False may give views, to be used before the next step.
 
     Raises:
-        NonFiniteStateError: the state holds a NaN or an infinity.
+        NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity.
     """
     before = core.begin()
     try:
@@ -66,7 +61,8 @@ def put_saved(
     Raises:
         StateError: it is no record.
         StateCorruptError: the record does not fit the contract, or holds a NaN or an infinity.
-        OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+        StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs to
+            another bundle.
     """
     check_record(saved, where)
     check_identity(saved.identity, engine.identity, where, allow_precision)
@@ -83,8 +79,8 @@ def put_saved(
             sampler,
             given,
         )
-    except NonFiniteStateError as bad:
-        raise StateCorruptError(f"{where}: {bad}") from None
+    except NonFiniteError as bad:
+        raise StateCorruptError(f"{where}: {bad}", code="state-tensors") from None
 
 
 def given_again(engine: Engine, core: Recurrence, inputs: Mapping[str, Array], where: str) -> Given:
@@ -97,8 +93,8 @@ def given_again(engine: Engine, core: Recurrence, inputs: Mapping[str, Array], w
         return core.mark.given
     try:
         return Given.of(engine.contract, inputs)
-    except StreamInputError as error:
-        raise StateCorruptError(f"{where}: {error}") from None
+    except SessionError as error:
+        raise StateCorruptError(f"{where}: {error}", code="state-tensors") from None
 
 
 def check_rows(
@@ -121,4 +117,4 @@ def check_rows(
         try:
             check_items(engine.contract.chunk, items)
         except StepError as error:
-            raise StateCorruptError(f"{where}: {what!r}: {error}") from None
+            raise StateCorruptError(f"{where}: {what!r}: {error}", code="state-tensors") from None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Contract
-from dst.runtime.errors import ChunkSizeError, PartialChunkError
+from dst.runtime.errors import PartialChunkError, SessionError
 from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.recurrence import Kept, Recurrence
 
@@ -128,7 +128,7 @@ def ending(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> 
 
     Raises:
         PartialChunkError: the rule is `refuse`, and items wait.
-        ChunkSizeError: the session does not run a T that is needed.
+        SessionError: `chunk-size`: the session does not run a T that is needed.
     """
     chunk = contract.chunk
     nothing = core.pending()[:0]
@@ -155,7 +155,7 @@ def flush(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> O
 
     Raises:
         PartialChunkError: the rule is `refuse`, and items wait.
-        ChunkSizeError: the session does not run a T that is needed.
+        SessionError: `chunk-size`: the session does not run a T that is needed.
     """
     return _step_all(core, ending(core, contract, chunk_sizes))
 
@@ -190,9 +190,10 @@ def _split(count: int, chunk_sizes: Sequence[int]) -> list[int]:
         parts += [t] * (count // t)
         count %= t
     if count:
-        raise ChunkSizeError(
+        raise SessionError(
             f"{count} items are left that no chunk of T = {sorted(chunk_sizes)} can hold; "
-            "open the session with T = 1 among its chunk_sizes"
+            "open the session with T = 1 among its chunk_sizes",
+            code="chunk-size",
         )
     return parts
 

@@ -21,7 +21,8 @@ def step_in_time(core: Recurrence, plan: Plan, deadline_ms: float) -> None:
     if not 0 < deadline_ms <= _LONGEST_MS:
         raise StepError(
             f"deadline_ms is {deadline_ms}, expected more than 0 and at most "
-            f"{_LONGEST_MS:,.0f} (a day), or None for none"
+            f"{_LONGEST_MS:,.0f} (a day), or None for none",
+            code="argument",
         )
     options = ort.RunOptions()
     passed = threading.Event()

@@ -14,14 +14,7 @@ import onnxruntime as ort
 from dst.runtime.bundle.constants import constant_array, constant_marks
 from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Contract, Graph
-from dst.runtime.errors import (
-    ChunkSizeError,
-    GraphError,
-    ProviderError,
-    RuntimeVersionError,
-    SessionError,
-    shown,
-)
+from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Arena, Block, DeviceArena, HostArena, Layout
 from dst.runtime.execution.device import Bridge, DeviceBridge, HostBridge
 from dst.runtime.execution.graph_check import check_signature
@@ -78,9 +71,13 @@ class Engine:
     ) -> None:
         self._place = place_of(provider)
         if not 1 <= threads <= MAX_THREADS:
-            raise SessionError(f"threads is {threads}; expected 1 to {MAX_THREADS}")
+            raise SessionError(
+                f"threads is {threads}; expected 1 to {MAX_THREADS}", code="argument"
+            )
         if check_state_every < 1:
-            raise SessionError(f"check_state_every is {check_state_every}; expected 1 or more")
+            raise SessionError(
+                f"check_state_every is {check_state_every}; expected 1 or more", code="argument"
+            )
         self.bundle = bundle
         self.provider = provider
         self.provider_options = options_for(provider, provider_options, threads)
@@ -141,7 +138,7 @@ class Engine:
         Opens every graph that the session may run, if it is not open yet.
 
         Raises:
-            GraphError: a graph cannot be loaded, or is not what the contract says.
+            SessionError: `graph`: a graph cannot be loaded, or is not what the contract says.
             ProviderError: the provider did not take a graph.
         """
         for t in self.chunk_sizes:
@@ -152,13 +149,14 @@ class Engine:
         """Return the graph that runs chunks of T = `t`.
 
         Raises:
-            ChunkSizeError: this session runs no such T.
+            SessionError: `chunk-size`: this session runs no such T.
         """
         graph = self._graphs.get(t)
         if graph is None:
-            raise ChunkSizeError(
+            raise SessionError(
                 f"{self.bundle.label}: T = {t} is not open in this session; "
-                f"it runs T = {list(self.chunk_sizes)}"
+                f"it runs T = {list(self.chunk_sizes)}",
+                code="chunk-size",
             )
         return graph
 
@@ -166,8 +164,8 @@ class Engine:
         """Return the open graph that runs chunks of T = `t`, opening it at the first call.
 
         Raises:
-            ChunkSizeError: this session runs no such T.
-            GraphError: the graph cannot be loaded, or is not what the contract says.
+            SessionError: `chunk-size`: this session runs no such T.
+            SessionError: `graph`: the graph cannot be loaded, or is not what the contract says.
             ProviderError: the provider did not take the graph.
         """
         graph = self.graph_for(t)
@@ -199,8 +197,8 @@ class Engine:
                 enable_fallback=0,  # or it would try again on the CPU, and say so on stdout
             )
         except Exception as error:  # onnxruntime's own classes share no base but this
-            raise GraphError(
-                f"{label}: {graph.file} cannot be loaded: {first_line(error)}"
+            raise SessionError(
+                f"{label}: {graph.file} cannot be loaded: {first_line(error)}", code="graph"
             ) from error
         needed = self.strict or self._place.device != "cpu"  # its memory is where the state lies
         if needed and session.get_providers()[0] != asked:
@@ -239,27 +237,31 @@ def select(
     Raises:
         ProviderError: the provider is unknown or not installed.
         SessionError: the bundle has no such lowering, or none that suits the provider.
-        RuntimeVersionError: all such graphs, or with `every` one of them, need a newer
-            onnxruntime.
+        SessionError: `onnxruntime-too-old`: all such graphs, or with `every` one of them, need a
+            newer onnxruntime.
     """
     place = place_of(provider)
     graphs = bundle.manifest.graphs
     named = [g for g in graphs if lowering in (None, g.lowering)]
     if not named:
         have = ", ".join(sorted({g.lowering for g in graphs}))
-        raise SessionError(f"{bundle.label}: has no {lowering!r} graph; it has {have}")
+        raise SessionError(
+            f"{bundle.label}: has no {lowering!r} graph; it has {have}", code="lowering"
+        )
     if lowering is None:
         named = [g for g in named if suits(g, place)]
         if not named:
             raise SessionError(
                 f"{bundle.label}: has only fused graphs, whose com.microsoft operators provider "
-                f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs"
+                f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs",
+                code="lowering",
             )
     able = [g for g in named if _version(g.min_ort) <= _version(ort.__version__)]
     if not able or (every and len(able) < len(named)):
         needed = (max if every else min)((g.min_ort for g in named), key=_version)
-        raise RuntimeVersionError(
-            f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed"
+        raise SessionError(
+            f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed",
+            code="onnxruntime-too-old",
         )
     return sorted(able, key=lambda g: (preferred(g, place), -len(g.allowed_t)))
 
@@ -276,12 +278,15 @@ def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> di
         able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
         if not able:
             allowed = sorted({t for g in graphs for t in g.allowed_t})
-            raise ChunkSizeError(
-                f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}"
+            raise SessionError(
+                f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}",
+                code="chunk-size",
             )
         chosen[t] = able[0]
     if not chosen:
-        raise ChunkSizeError(f"{bundle.label}: chunk_sizes is empty; give at least one T")
+        raise SessionError(
+            f"{bundle.label}: chunk_sizes is empty; give at least one T", code="chunk-size"
+        )
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Signature check: an open graph and its contract in, `GraphError` or nothing out.
+"""Signature check: an open graph and its contract in, `SessionError` or nothing out.
 
 Shape letters: `B` batch, `T` items per chunk.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import Contract, Graph, Shape, window
-from dst.runtime.errors import GraphError
+from dst.runtime.errors import SessionError
 
 _TYPES = {
     "tensor(float16)": "float16",
@@ -41,7 +41,7 @@ def check_signature(
     A symbolic axis of the graph fits any size; a static one must be the contract's.
 
     Raises:
-        GraphError: they differ; the message names the first difference.
+        SessionError: `graph`: they differ; the message names the first difference.
     """
     batch = frozenset(graph.batch) or frozenset({1})
     lengths = frozenset(graph.allowed_t) if len(graph.allowed_t) == 1 else frozenset[int]()
@@ -75,22 +75,28 @@ def _port(what: str, dtype: str, shape: Shape, letters: dict[str, frozenset[int]
 def _compare(where: str, kind: str, wanted: dict[str, _Port], found: Sequence[ort.NodeArg]) -> None:
     names = {node.name for node in found}
     if missing := sorted(wanted.keys() - names):
-        raise GraphError(f"{where}: has no {kind} {missing[0]!r}, which the manifest names")
+        raise SessionError(
+            f"{where}: has no {kind} {missing[0]!r}, which the manifest names", code="graph"
+        )
     if extra := sorted(names - wanted.keys()):
-        raise GraphError(f"{where}: has an {kind} {extra[0]!r}, which the manifest does not name")
+        raise SessionError(
+            f"{where}: has an {kind} {extra[0]!r}, which the manifest does not name", code="graph"
+        )
     for node in found:
         port = wanted[node.name]
         dtype = _TYPES.get(node.type, node.type)
         shape = [size if isinstance(size, int) else None for size in node.shape]
         spelled = "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
         if dtype != port.dtype:
-            raise GraphError(
-                f"{where}: {port.what} is {dtype} {spelled}, manifest says {port.dtype}"
+            raise SessionError(
+                f"{where}: {port.what} is {dtype} {spelled}, manifest says {port.dtype}",
+                code="graph",
             )
         fits = len(shape) == len(port.sizes) and all(
             size is None or size in sizes for size, sizes in zip(shape, port.sizes, strict=True)
         )
         if not fits:
-            raise GraphError(
-                f"{where}: {port.what} is {dtype} {spelled}, manifest says {list(port.shape)}"
+            raise SessionError(
+                f"{where}: {port.what} is {dtype} {spelled}, manifest says {list(port.shape)}",
+                code="graph",
             )

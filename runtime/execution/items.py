@@ -10,12 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
-from dst.runtime.errors import (
-    ChunkShapeError,
-    ChunkTypeError,
-    NonFiniteInputError,
-    TokenRangeError,
-)
+from dst.runtime.errors import NonFiniteError, StepError
 from dst.runtime.tokenizer import encode_bytes
 
 Array = npt.NDArray[np.generic]
@@ -26,8 +21,8 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
     """Check a chunk's dtype and shape, and return its T.
 
     Raises:
-        ChunkTypeError: it is no array or a masked one, or of another dtype.
-        ChunkShapeError: another shape, or a T this session does not run.
+        StepError: `chunk-type`: it is no array or a masked one, or of another dtype.
+        StepError: `chunk-shape`: another shape, or a T this session does not run.
     """
     _dtype("chunk", chunk, value)
     wanted = [1 if size == "B" else size for size in chunk.shape]
@@ -35,20 +30,23 @@ def check_chunk(chunk: Chunk, value: Array, chunk_sizes: tuple[int, ...]) -> int
         size not in ("T", got) for size, got in zip(wanted, value.shape, strict=True)
     ):
         cure = "; advance() takes items without a batch axis" if value.ndim < len(wanted) else ""
-        raise ChunkShapeError(
-            f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}{cure}"
+        raise StepError(
+            f"chunk has shape {list(value.shape)}, expected {_spell(wanted)}{cure}",
+            code="chunk-shape",
         )
     t: int = value.shape[chunk.time_axis] - chunk.lookahead
     if t not in chunk_sizes and chunk.lookahead:
-        raise ChunkShapeError(
+        raise StepError(
             f"chunk has {t + chunk.lookahead} items, expected T + {chunk.lookahead} with T of "
             f"{list(chunk_sizes)}: the chunk and the {chunk.lookahead} items behind it; "
-            "advance() takes any number of items"
+            "advance() takes any number of items",
+            code="chunk-shape",
         )
     if t not in chunk_sizes:
-        raise ChunkShapeError(
+        raise StepError(
             f"chunk has T = {t}, this session runs T = {list(chunk_sizes)}; "
-            "advance() takes any number of items"
+            "advance() takes any number of items",
+            code="chunk-shape",
         )
     return t
 
@@ -62,35 +60,39 @@ def check_items(chunk: Chunk, value: Items) -> Array:
             tokenizer is `bytes`.
 
     Raises:
-        ChunkTypeError: neither, or a masked array, or of another dtype.
-        ChunkShapeError: another shape.
-        TokenRangeError: an id outside the vocabulary.
-        NonFiniteInputError: a NaN or an infinity.
+        StepError: `chunk-type`: neither, or a masked array, or of another dtype.
+        StepError: `chunk-shape`: another shape.
+        StepError: `token-out-of-range`: an id outside the vocabulary.
+        NonFiniteError: `input-not-finite`: a NaN or an infinity.
     """
     content = chunk.content
     tokens = isinstance(content, Tokens)
     if isinstance(value, bytes | bytearray | memoryview):
         if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
-            raise ChunkTypeError(
+            raise StepError(
                 f"items are bytes, this model reads {chunk.dtype} arrays; "
-                f"{'encode them with its tokenizer' if tokens else 'use np.frombuffer'} first"
+                f"{'encode them with its tokenizer' if tokens else 'use np.frombuffer'} first",
+                code="chunk-type",
             )
         try:
             return encode_bytes(value).astype(chunk.dtype)
         except ValueError as error:  # a memoryview that was released
-            raise ChunkTypeError(f"items cannot be read: {error}") from None
+            raise StepError(f"items cannot be read: {error}", code="chunk-type") from None
     _dtype("items", chunk, value)
     item = list(item_shape(chunk))
     if value.ndim != 1 + len(item) or list(value.shape[1:]) != item:
-        raise ChunkShapeError(
+        raise StepError(
             f"items have shape {list(value.shape)}, expected {_spell(['n', *item])} "
-            f"(time first, no batch axis){_as_chunk(chunk, value)}"
+            f"(time first, no batch axis){_as_chunk(chunk, value)}",
+            code="chunk-shape",
         )
     if isinstance(content, Tokens):
         check_tokens(value, content.vocabulary)
     elif not np.isfinite(value).all():
         place = int(np.argwhere(~np.isfinite(value))[0][0])
-        raise NonFiniteInputError(f"items[{place}] holds a NaN or an infinity; nothing was read")
+        raise NonFiniteError(
+            f"items[{place}] holds a NaN or an infinity; nothing was read", code="input-not-finite"
+        )
     return value
 
 
@@ -108,30 +110,34 @@ def check_tokens(ids: Array, vocabulary: int) -> None:
     """Check that every id lies in the vocabulary.
 
     Raises:
-        TokenRangeError: one does not; the message gives the first.
+        StepError: `token-out-of-range`: one does not; the message gives the first.
     """
     flat = np.asarray(ids, np.int64).reshape(-1)
     if flat.size and (flat.min() < 0 or flat.max() >= vocabulary):
         place = int(np.flatnonzero((flat < 0) | (flat >= vocabulary))[0])
-        raise TokenRangeError(
+        raise StepError(
             f"token {flat[place]} at place {place} lies outside 0 .. {vocabulary - 1}; "
-            "nothing was read"
+            "nothing was read",
+            code="token-out-of-range",
         )
 
 
 def _dtype(what: str, chunk: Chunk, value: Array) -> None:
     if not isinstance(value, np.ndarray):
-        raise ChunkTypeError(
+        raise StepError(
             f"{what} is a {type(value).__name__}, expected a numpy array of {chunk.dtype}"
-            f"{_cure(what, chunk, value)}"
+            f"{_cure(what, chunk, value)}",
+            code="chunk-type",
         )
     if isinstance(value, np.ma.MaskedArray):
-        raise ChunkTypeError(
-            f"{what} is a masked array, and a model reads every value; use .filled() first"
+        raise StepError(
+            f"{what} is a masked array, and a model reads every value; use .filled() first",
+            code="chunk-type",
         )
     if value.dtype != np.dtype(chunk.dtype):
-        raise ChunkTypeError(
-            f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')"
+        raise StepError(
+            f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')",
+            code="chunk-type",
         )
 
 

@@ -82,7 +82,8 @@ def options_for(provider: Provider, given: Options | None, threads: int) -> dict
         if not isinstance(value, str):
             raise SessionError(
                 f"provider_options: {name!r} is {value!r}; ONNX Runtime wants text, such as "
-                f"{str(value)!r}"
+                f"{str(value)!r}",
+                code="provider-options",
             )
         options[name] = value
     return options
@@ -96,7 +97,10 @@ def device_number(options: Options) -> int:
     """
     text = options.get("device_id", "0")
     if not text.isdecimal():
-        raise SessionError(f"provider_options: 'device_id' is {text!r}; expected a number, as text")
+        raise SessionError(
+            f"provider_options: 'device_id' is {text!r}; expected a number, as text",
+            code="provider-options",
+        )
     return int(text)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import item_shape
-from dst.runtime.errors import NonFiniteStateError
+from dst.runtime.errors import NonFiniteError
 from dst.runtime.execution.buffers import Arena, Block
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.step import Plan
@@ -62,7 +62,7 @@ class Kept(NamedTuple):
 
 
 class BadStateError(Exception):
-    """The state after a step is not finite; `recover` turns it into a `NonFiniteStateError`."""
+    """The state after a step is not finite; `recover` turns it into a `NonFiniteError`."""
 
 
 class Recurrence:
@@ -228,7 +228,7 @@ class Recurrence:
             np.copyto(self._look[before.side], spare.lookback)
         self.mark = before
 
-    def recover(self, before: Mark, bad: BadStateError) -> NonFiniteStateError:
+    def recover(self, before: Mark, bad: BadStateError) -> NonFiniteError:
         """Undo a call that found a bad state; if the state was bad before it, go back further.
 
         Returns:
@@ -246,7 +246,7 @@ class Recurrence:
                 f"the stream was put back to its last good snapshot at item {at}, with nothing "
                 "pending: the items since then are not in the state"
             )
-        return NonFiniteStateError(f"{bad}; {where}")
+        return NonFiniteError(f"{bad}; {where}", code="state-not-finite")
 
     # --- steps that are taken back
 
@@ -285,7 +285,8 @@ class Recurrence:
             given: the inputs of the stream.
 
         Raises:
-            NonFiniteStateError: the new state is not finite; the stream is as it was.
+            NonFiniteError: `state-not-finite`: the new state is not finite; the stream is as it
+                was.
         """
         side, slot = self.mark.side ^ 1, self._free_slot()
         fill(self._arenas[side])
@@ -296,7 +297,9 @@ class Recurrence:
         try:
             self._check(side, items)
         except BadStateError as bad:
-            raise NonFiniteStateError(f"{bad}; the stream is as it was") from None
+            raise NonFiniteError(
+                f"{bad}; the stream is as it was", code="state-not-finite"
+            ) from None
         self.mark = Mark(side, items, slot, len(pending), 0, True, sampler, given)
 
     def reset(self, given: Given | None = None) -> None:

@@ -10,11 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import Contract
-from dst.runtime.errors import (
-    NonFiniteInputError,
-    NonFiniteOutputError,
-    StepError,
-)
+from dst.runtime.errors import NonFiniteError, StepError
 from dst.runtime.execution.buffers import Arena, sized
 from dst.runtime.execution.device import capture_options, uncaptured
 from dst.runtime.execution.engine import Engine, first_line
@@ -143,9 +139,9 @@ class Plan:
         """Run the step on what `fresh` and `back` hold, from arena `side` to the other one.
 
         Raises:
-            TokenRangeError: an id outside the vocabulary.
-            NonFiniteInputError: a feature that is NaN or infinite.
-            NonFiniteOutputError: an output that is NaN or infinite.
+            StepError: `token-out-of-range`: an id outside the vocabulary.
+            NonFiniteError: `input-not-finite`: a feature that is NaN or infinite.
+            NonFiniteError: `output-not-finite`: an output that is NaN or infinite.
             StepError: ONNX Runtime refused or was stopped.
         """
         intake = self._intake
@@ -156,14 +152,16 @@ class Plan:
         elif intake.floats:
             intake.normalise()
             if not finite(intake.floats):
-                raise NonFiniteInputError(
-                    "the chunk holds a NaN or an infinity; nothing was stepped"
+                raise NonFiniteError(
+                    "the chunk holds a NaN or an infinity; nothing was stepped",
+                    code="input-not-finite",
                 )
         self._go(side, options)
         for name, values in self._float_outputs:
             if not finite(values):
-                raise NonFiniteOutputError(
-                    f"output `{name}` holds a NaN or an infinity; the step was not taken"
+                raise NonFiniteError(
+                    f"output `{name}` holds a NaN or an infinity; the step was not taken",
+                    code="output-not-finite",
                 )
 
     def warm(self, side: int) -> None:
@@ -186,4 +184,6 @@ class Plan:
             if self._bridge.copies:
                 self._bridge.pull()
         except Exception as error:  # onnxruntime's own classes share no base but this
-            raise StepError(f"{self._graph} failed: {first_line(error)}") from error
+            raise StepError(
+                f"{self._graph} failed: {first_line(error)}", code="graph-failed"
+            ) from error

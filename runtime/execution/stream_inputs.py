@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import Contract, StreamInput
-from dst.runtime.errors import StreamInputError
+from dst.runtime.errors import SessionError
 from dst.runtime.execution.buffers import sized
 
 Array = npt.NDArray[np.generic]
@@ -38,25 +38,25 @@ class Given(NamedTuple):
                 the batch axis; None is the same as nothing.
 
         Raises:
-            StreamInputError: one is missing, unknown, of another dtype or shape, or not finite.
+            SessionError: one is missing, unknown, of another dtype or shape, or not finite.
         """
         wanted = {wants.input: wants for wants in contract.stream_inputs}
         held: Mapping[str, Array] = {} if inputs is None else inputs
         if not isinstance(held, Mapping):
-            raise StreamInputError(
+            raise SessionError(
                 f"inputs is a {type(held).__name__}, expected a dict of input name -> array",
                 code="stream-input-type",
             )
         for name in held:
             if name not in wanted:
                 takes = ", ".join(_spelled(wants) for wants in wanted.values()) or "none"
-                raise StreamInputError(
+                raise SessionError(
                     f"stream input {name!r} is not known; this model takes {takes}",
                     code="stream-input-unknown",
                 )
         for name, wants in wanted.items():
             if name not in held:
-                raise StreamInputError(
+                raise SessionError(
                     f"stream input {_spelled(wants)} is missing; it is given once when a stream "
                     f'starts: session.stream(inputs={{"{name}": array}})',
                     code="stream-input-missing",
@@ -77,13 +77,13 @@ def _checked(wants: StreamInput, value: Array) -> Array:
     """Return a copy of one input in the contract's shape with B = 1."""
     name, shape = wants.input, sized(wants.shape, 0)
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise StreamInputError(
+        raise SessionError(
             f"stream input `{name}` is a {type(value).__name__}, expected a numpy array: "
             f"np.asarray(value, '{wants.dtype}')",
             code="stream-input-type",
         )
     if value.dtype != np.dtype(wants.dtype):
-        raise StreamInputError(
+        raise SessionError(
             f"stream input `{name}` has dtype {value.dtype}, expected {wants.dtype}; "
             f"use .astype('{wants.dtype}')",
             code="stream-input-type",
@@ -91,12 +91,12 @@ def _checked(wants: StreamInput, value: Array) -> Array:
     row = tuple(size for size in wants.shape if size != "B")
     if value.shape not in (shape, row):
         other = f", or {list(row)} without the batch axis" if row != shape else ""
-        raise StreamInputError(
+        raise SessionError(
             f"stream input `{name}` has shape {list(value.shape)}, expected {list(shape)}{other}",
             code="stream-input-shape",
         )
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise StreamInputError(
+        raise SessionError(
             f"stream input `{name}` holds a NaN or an infinity", code="stream-input-not-finite"
         )
     return np.array(value.reshape(shape), order="C")

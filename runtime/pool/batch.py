@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.errors import (
-    BatchError,
-    NonFiniteInputError,
-    NonFiniteOutputError,
-    StepError,
-    TokenRangeError,
-)
+from dst.runtime.errors import NonFiniteError, SessionError, StepError
 from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.engine import Engine, first_line
 from dst.runtime.execution.finite import finite, pieces
@@ -107,7 +101,8 @@ class Batch:
             given: inputs of streams, at least one, that the graph may be tried with.
 
         Raises:
-            BatchError: a row of the result depends on the other rows, or on its place.
+            SessionError: `no-batches`: a row of the result depends on the other rows, or on its
+                place.
             StepError: ONNX Runtime refused.
         """
         contract = engine.contract
@@ -148,7 +143,7 @@ class Batch:
         """Normalise what the lanes hold, and blank those that hold what cannot be read.
 
         Returns:
-            Place in `lanes` -> `TokenRangeError` or `NonFiniteInputError`.
+            Place in `lanes` -> `StepError` or `NonFiniteError`.
         """
         bad: dict[int, StepError] = {}
         intake = self._intake
@@ -157,15 +152,16 @@ class Batch:
                 for place, lane in enumerate(lanes):
                     try:
                         check_tokens(lane.fresh, intake.vocabulary)
-                    except TokenRangeError as error:
+                    except StepError as error:
                         bad[place] = error
         else:
             intake.normalise()
             if not finite(intake.floats):
                 for place, lane in enumerate(lanes):
                     if not np.isfinite(lane.feed).all():
-                        bad[place] = NonFiniteInputError(
-                            "the chunk holds a NaN or an infinity; nothing was stepped"
+                        bad[place] = NonFiniteError(
+                            "the chunk holds a NaN or an infinity; nothing was stepped",
+                            code="input-not-finite",
                         )
         for place in bad:
             lanes[place].raw[...] = 0
@@ -187,8 +183,9 @@ class Batch:
             if not finite(values):
                 for place, lane in enumerate(lanes):
                     if not np.isfinite(lane.outputs[name]).all():
-                        bad[place] = NonFiniteOutputError(
-                            f"output `{name}` holds a NaN or an infinity; the step was not taken"
+                        bad[place] = NonFiniteError(
+                            f"output `{name}` holds a NaN or an infinity; the step was not taken",
+                            code="output-not-finite",
                         )
         return bad
 
@@ -214,7 +211,9 @@ class Batch:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's own classes share no base but this
-            raise StepError(f"{self._graph} failed: {first_line(error)}") from error
+            raise StepError(
+                f"{self._graph} failed: {first_line(error)}", code="graph-failed"
+            ) from error
 
     def _prove(self, engine: Engine, source: Side, target: Side) -> None:
         """Step the same row in every place, and in other company: not a bit of it may differ.
@@ -249,12 +248,13 @@ class Batch:
             for tensor, other in zip(target.tensors, others, strict=True):
                 tensor[...] = other
             if any(answer != first for answer in (*rest, *self._answers(binding, source, [0]))):
-                raise BatchError(
+                raise SessionError(
                     f"{engine.bundle.label}: in {self._graph} at B = {count}, T = {self.t} "
                     "what one stream gets depends on the others in its batch or on its place there "
                     "(such as scales taken over the whole batch, or an operator that rounds the "
                     "last values of an array in another way); run its streams one by one, with "
-                    "session.stream()"
+                    "session.stream()",
+                    code="no-batches",
                 )
         self._intake.raw[...] = 0
         self._intake.feed[...] = 0

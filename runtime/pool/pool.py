@@ -11,15 +11,7 @@ from typing import NoReturn, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import (
-    BatchError,
-    ChunkTypeError,
-    DstError,
-    NoSlotError,
-    PendingItemsError,
-    SessionError,
-    StreamInputError,
-)
+from dst.runtime.errors import DstError, SessionError, StepError
 from dst.runtime.execution.checkpoint import put_saved, to_saved
 from dst.runtime.execution.chunking import Walk, ending, reading
 from dst.runtime.execution.engine import Engine
@@ -68,35 +60,39 @@ class StreamPool:
                 Without them a slot waits for its own: `reset(slot, inputs=...)` or `swap_in`.
 
         Raises:
-            BatchError: a graph of the session has a fixed batch size, a stream input has no batch
-                axis, or the provider wants the state in the memory of a device.
-            StreamInputError: `inputs` are not those that the model takes.
+            SessionError: `no-batches`: a graph of the session has a fixed batch size, a stream
+                input has no batch axis, or the provider wants the state in the memory of a device.
+            SessionError: `inputs` are not those that the model takes.
             SessionError: `slots` is less than 2.
         """
         if slots < 2:
             raise SessionError(
-                f"slots is {slots}, expected 2 or more; session.stream() makes one stream"
+                f"slots is {slots}, expected 2 or more; session.stream() makes one stream",
+                code="argument",
             )
         if (device := PLACES[session.provider].device) != "cpu":
-            raise BatchError(
+            raise SessionError(
                 f"{session.bundle.label}: a pool holds its states in host memory, and "
-                f"{session.provider!r} wants them on {device}; use session.stream() there"
+                f"{session.provider!r} wants them on {device}; use session.stream() there",
+                code="no-batches",
             )
         for t in session.chunk_sizes:
             graph = session.graph_for(t)
             if graph.batch:
-                raise BatchError(
+                raise SessionError(
                     f"{session.bundle.label}: {graph.file} runs T = {t} for B = "
                     f"{list(graph.batch)} only, a pool needs any B; open the session with another "
-                    "lowering or without this T in chunk_sizes, or use session.stream()"
+                    "lowering or without this T in chunk_sizes, or use session.stream()",
+                    code="no-batches",
                 )
         for wanted in session.contract.stream_inputs:
             if "B" not in wanted.shape:
-                raise BatchError(
+                raise SessionError(
                     f"{session.bundle.label}: stream input `{wanted.input}` is {wanted.dtype} "
                     f"{list(wanted.shape)} without a batch axis: one call of the graph takes one "
                     "value of it, and a pool steps many streams in one call; use session.stream(), "
-                    "or export it with a batch axis"
+                    "or export it with a batch axis",
+                    code="no-batches",
                 )
         self._engine = session
         self._chunk = session.contract.chunk
@@ -118,7 +114,7 @@ class StreamPool:
             Slot -> output name -> array in the contract's shape with B = 1.
 
         Raises:
-            NoSlotError: there is no such slot; nothing was stepped.
+            StepError: `no-such-slot`: there is no such slot; nothing was stepped.
             SlotError: some slots failed, each for a reason `Stream.step` names.
         """
         _check_mapping("step", "chunk", chunks)
@@ -143,7 +139,7 @@ class StreamPool:
             Slot -> outputs as from `Stream.advance`.
 
         Raises:
-            NoSlotError: there is no such slot; nothing was read.
+            StepError: `no-such-slot`: there is no such slot; nothing was read.
             SlotError: some slots failed, each for a reason `Stream.advance` names.
         """
         _check_mapping("advance", "items", items)
@@ -167,7 +163,7 @@ class StreamPool:
             Slot -> outputs as from `Stream.flush`.
 
         Raises:
-            NoSlotError: there is no such slot; nothing was stepped.
+            StepError: `no-such-slot`: there is no such slot; nothing was stepped.
             SlotError: some slots failed, each for a reason `Stream.flush` names.
         """
         with self._lock:
@@ -214,8 +210,8 @@ class StreamPool:
             inputs: what it is given for good, as for `Session.stream`; None keeps what it has.
 
         Raises:
-            NoSlotError: there is no such slot.
-            StreamInputError: `inputs` are not those that the model takes.
+            StepError: `no-such-slot`: there is no such slot.
+            SessionError: `inputs` are not those that the model takes.
         """
         with self._lock:
             core = self._find((slot,))[0]
@@ -225,9 +221,9 @@ class StreamPool:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
 
         Raises:
-            NoSlotError: there is no such slot.
-            NonFiniteStateError: its state holds a NaN or an infinity.
-            StreamInputError: the model takes inputs once per stream, and it was given none.
+            StepError: `no-such-slot`: there is no such slot.
+            NonFiniteError: `state-not-finite`: its state holds a NaN or an infinity.
+            SessionError: the model takes inputs once per stream, and it was given none.
         """
         with self._lock:
             core = self._find((slot,))[0]
@@ -243,9 +239,10 @@ class StreamPool:
             allow_precision: take a state that another precision of the model has made.
 
         Raises:
-            NoSlotError: there is no such slot.
+            StepError: `no-such-slot`: there is no such slot.
             StateCorruptError: `saved` does not fit the contract.
-            OtherModelError, OtherStateError, OtherPrecisionError: it belongs to another bundle.
+            StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
+                to another bundle.
         """
         with self._lock:
             core = self._find((slot,))[0]
@@ -258,8 +255,9 @@ class StreamPool:
         for number in numbers:
             place = index(number) if isinstance(number, SupportsIndex) else -1
             if not 0 <= place < len(self._slots):
-                raise NoSlotError(
-                    f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}"
+                raise StepError(
+                    f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
+                    code="no-such-slot",
                 )
             found.append(self._slots[place])
         return found
@@ -267,7 +265,7 @@ class StreamPool:
     def _need_inputs(self, slot: Slot) -> None:
         if self._engine.contract.stream_inputs and not slot.mark.given.arrays:
             names = ", ".join(f"`{g.input}`" for g in self._engine.contract.stream_inputs)
-            raise StreamInputError(
+            raise SessionError(
                 f"slot {slot.number} was not given its stream inputs ({names}); start it with "
                 f"pool.reset({slot.number}, inputs={{...}}), or swap a saved stream in",
                 code="stream-input-missing",
@@ -280,9 +278,10 @@ class StreamPool:
             t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
             self._sizes[chunk.shape] = t
         if slot.mark.waiting:
-            raise PendingItemsError(
+            raise StepError(
                 f"{slot.mark.waiting} items from advance() wait, and step() would overtake them; "
-                "call flush() first, or go on with advance()"
+                "call flush() first, or go on with advance()",
+                code="items-pending",
             )
         return Single(chunk, t)
 
@@ -295,7 +294,8 @@ class StreamPool:
 
 def _check_mapping(call: str, what: str, given: object) -> None:
     if not isinstance(given, Mapping):
-        raise ChunkTypeError(
+        raise StepError(
             f"{call}() of a pool was given a {type(given).__name__}, expected a dict: "
-            f"pool.{call}({{slot: {what}}})"
+            f"pool.{call}({{slot: {what}}})",
+            code="chunk-type",
         )

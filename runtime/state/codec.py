@@ -18,7 +18,7 @@ from xxhash import xxh3_128
 
 from dst.runtime.bundle.schema import MAX_AXES, Count, Hash, Name
 from dst.runtime.bundle.validation import MAX_STREAM_BYTES
-from dst.runtime.errors import StateCorruptError, StateError, StateVersionError, shown
+from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError, shown
 from dst.runtime.state.record import Identity, Saved
 
 STATE_FORMAT = "dst-state"
@@ -136,7 +136,7 @@ def unpack(data: bytes) -> Saved:
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
-        StateVersionError: a version this runtime does not read.
+        StateMismatchError: `state-version`: a version this runtime does not read.
     """
     head = data[: _head_bytes(data[:_SUM_AT], len(data))]
     body = memoryview(data)[len(head) :]
@@ -159,7 +159,7 @@ def read_packed(file: BufferedReader, size: int, room: Mapping[str, Array]) -> S
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
-        StateVersionError: a version this runtime does not read.
+        StateMismatchError: `state-version`: a version this runtime does not read.
         OSError: the file cannot be read.
     """
     head = file.read(_SUM_AT)
@@ -168,7 +168,7 @@ def read_packed(file: BufferedReader, size: int, room: Mapping[str, Array]) -> S
     tensors = [_room_for(span, room) for span in claim.spans]
     for tensor in tensors:
         if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
-            raise StateCorruptError("it ends too early")
+            raise StateCorruptError("it ends too early", code="state-truncated")
     return _proved(head, claim, tensors)
 
 
@@ -179,7 +179,9 @@ def _head_bytes(start: bytes, size: int) -> int:
         StateCorruptError: it does not begin like one.
     """
     if start[8:] != _OPENING:
-        raise StateCorruptError("it is no saved state, or its beginning was altered")
+        raise StateCorruptError(
+            "it is no saved state, or its beginning was altered", code="state-header"
+        )
     return min(size, 8 + int.from_bytes(start[:8], "little"))
 
 
@@ -212,7 +214,7 @@ def _claim(head: bytes, rest: int) -> _Claim:
         )
     except (ValueError, KeyError, RecursionError, msgspec.MsgspecError) as error:
         why = f"its checksum holds but its content does not: {shown(error)}"
-        return _Claim(everything, StateCorruptError(why))
+        return _Claim(everything, StateCorruptError(why, code="state-header"))
     return _Claim(spans, record)
 
 
@@ -249,13 +251,13 @@ def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
     """Return the record with its tensors, once the checksum was found right.
 
     Raises:
-        StateCorruptError, StateVersionError: it is not, or the header is no good.
+        StateCorruptError, StateMismatchError: `state-version`: it is not, or the header is no good.
     """
     told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
     if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
         if _VERSION_1.match(head, _SUM_AT):
             raise _other_version("1")
-        raise StateCorruptError("its bytes do not match its checksum")
+        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
     if isinstance(claim.record, StateError):
         raise claim.record
     named = {span.name: tensor for span, tensor in zip(claim.spans, tensors, strict=True)}
@@ -294,9 +296,10 @@ def _bytes_in(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _other_version(version: str | None) -> StateVersionError:
-    return StateVersionError(
-        f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}"
+def _other_version(version: str | None) -> StateMismatchError:
+    return StateMismatchError(
+        f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}",
+        code="state-version",
     )
 
 

@@ -130,10 +130,13 @@ def write_saved(path: Path, saved: Saved, durable: bool = True) -> None:
     except NotSyncedError as error:
         raise StateError(
             f"state {path}: the new state is in place, but its directory cannot be synced: "
-            f"{_reason(error)}; a loss of power may bring back the one before, save again"
+            f"{_reason(error)}; a loss of power may bring back the one before, save again",
+            code="not-synced",
         ) from error
     except (OSError, ValueError) as error:  # ValueError: an empty name, a NUL in it
-        raise StateError(f"state {path}: cannot be written: {_reason(error)}") from error
+        raise StateError(
+            f"state {path}: cannot be written: {_reason(error)}", code="state-unwritable"
+        ) from error
 
 
 def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
@@ -147,7 +150,7 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
     Raises:
         StateNotFoundError: there is no file at `path`.
         StateCorruptError: the file is not what was written; the message names the copy before it.
-        StateVersionError: a version this runtime does not read.
+        StateMismatchError: `state-version`: a version this runtime does not read.
         StateError: the file cannot be read.
     """
     try:
@@ -156,9 +159,11 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
         raise StateNotFoundError(f"state {path}: no such file{_hint(path)}") from None
     except (OSError, ValueError) as error:
         why = f"cannot be read: {_reason(error)}"
-        raise StateError(f"state {path}: {why}{_hint(path)}") from None
+        raise StateError(f"state {path}: {why}{_hint(path)}", code="state-unreadable") from None
     except MemoryError:
-        raise StateError(f"state {path}: is larger than the free memory{_hint(path)}") from None
+        raise StateError(
+            f"state {path}: is larger than the free memory{_hint(path)}", code="state-unreadable"
+        ) from None
     except StateError as error:
         raise type(error)(f"state {path}: {error}{_hint(path)}", code=error.code) from None
 
@@ -166,7 +171,7 @@ def read_saved(path: Path, room: Mapping[str, Array] = _NOWHERE) -> Saved:
 def _read(path: Path, room: Mapping[str, Array]) -> Saved:
     """Read a file that may be a saved state; another is refused before it takes memory."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device might never end
-        raise StateError("cannot be read: it is no plain file")
+        raise StateError("cannot be read: it is no plain file", code="state-unreadable")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size  # of this file: another may stand there by now
         if size > 2 * MAX_STREAM_BYTES:

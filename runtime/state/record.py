@@ -11,14 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import (
-    NonFiniteStateError,
-    OtherModelError,
-    OtherPrecisionError,
-    OtherStateError,
-    StateCorruptError,
-    StateError,
-)
+from dst.runtime.errors import NonFiniteError, StateCorruptError, StateError, StateMismatchError
 from dst.runtime.execution.buffers import Block
 from dst.runtime.state.sampler import Sampler
 
@@ -66,7 +59,7 @@ class Saved(msgspec.Struct, frozen=True):
         """Return the bytes that `Stream.save` writes to a file, for a database or a message.
 
         Raises:
-            NonFiniteStateError: a tensor holds a NaN or an infinity.
+            NonFiniteError: `state-not-finite`: a tensor holds a NaN or an infinity.
 
         Example:
             `redis.set("ann", stream.saved().to_bytes())`
@@ -88,7 +81,7 @@ class Saved(msgspec.Struct, frozen=True):
 
         Raises:
             StateCorruptError: not a saved state, or any bit of it has changed.
-            StateVersionError: a version this runtime does not read.
+            StateMismatchError: `state-version`: a version this runtime does not read.
             StateError: not bytes.
 
         Example:
@@ -159,14 +152,15 @@ def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
         outcome: how the message ends.
 
     Raises:
-        NonFiniteStateError: one is not.
+        NonFiniteError: `state-not-finite`: one is not.
     """
     tensors = {**saved.state, **saved.inputs}
     tensors |= {"pending": saved.pending, "lookback": saved.lookback}
     for name, value in tensors.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise NonFiniteStateError(
-                f"{where}: `{name}`{of} holds a NaN or an infinity; {outcome}"
+            raise NonFiniteError(
+                f"{where}: `{name}`{of} holds a NaN or an infinity; {outcome}",
+                code="state-not-finite",
             )
 
 
@@ -176,23 +170,27 @@ def check_identity(
     """Raise unless a state made under one identity may go on under another.
 
     Raises:
-        OtherModelError, OtherStateError, OtherPrecisionError: it may not; `where` says which.
+        StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it may not;
+            `where` says which.
     """
     _check_constants(theirs, ours, where)
     if theirs.model_id != ours.model_id:
-        raise OtherModelError(
+        raise StateMismatchError(
             f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
-            f"{ours.model_id[:16]}…; a state belongs to one model"
+            f"{ours.model_id[:16]}…; a state belongs to one model",
+            code="other-model",
         )
     if theirs.state_hash != ours.state_hash:
-        raise OtherStateError(
+        raise StateMismatchError(
             f"{where}: made with state layout {theirs.state_hash[:16]}…, this session has "
-            f"{ours.state_hash[:16]}…; the same model was exported in another way"
+            f"{ours.state_hash[:16]}…; the same model was exported in another way",
+            code="other-state-layout",
         )
     if theirs.precision != ours.precision and not allow_precision:
-        raise OtherPrecisionError(
+        raise StateMismatchError(
             f"{where}: made at precision {theirs.precision!r}, this session runs "
-            f"{ours.precision!r}; only a program may go on with it, by allow_precision=True"
+            f"{ours.precision!r}; only a program may go on with it, by allow_precision=True",
+            code="other-precision",
         )
 
 
@@ -206,7 +204,7 @@ def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
         if there != here:
             if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
                 there, here = (mark.partition("] ")[2] for mark in (there, here))
-            raise OtherModelError(
+            raise StateMismatchError(
                 f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
                 "state belongs to one model and its constants",
                 code="other-constant",
@@ -220,7 +218,7 @@ def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
             if mark is None
             else f"is {mark} here, and the state does not say that it was made with it"
         )
-        raise OtherModelError(
+        raise StateMismatchError(
             f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
             code="other-constant",
         )
@@ -236,10 +234,12 @@ def check_tensors(where: str, wanted: Mapping[str, Array], held: Mapping[str, Ar
         want, have = wanted.get(name), held.get(name)
         if want is None or have is None:
             raise StateCorruptError(
-                f"{where}: {'holds an unknown' if want is None else 'has no'} tensor {name!r}"
+                f"{where}: {'holds an unknown' if want is None else 'has no'} tensor {name!r}",
+                code="state-tensors",
             )
         if want.shape != have.shape or want.dtype != have.dtype:
             raise StateCorruptError(
                 f"{where}: {name!r} is {have.dtype} {list(have.shape)}, "
-                f"expected {want.dtype} {list(want.shape)}"
+                f"expected {want.dtype} {list(want.shape)}",
+                code="state-tensors",
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import GenerateError
+from dst.runtime.errors import StepError
 
 _SEEDS = 1 << 64
 
@@ -37,10 +37,12 @@ class Sampler:
         """Make a source at its first draw.
 
         Raises:
-            GenerateError: the seed is no integer, or does not lie in 0 .. 2^64 - 1.
+            StepError: `generate`: the seed is no integer, or does not lie in 0 .. 2^64 - 1.
         """
         if not isinstance(seed, int | np.integer) or not 0 <= seed < _SEEDS:
-            raise GenerateError(f"seed is {seed!r}, expected an integer in 0 .. 2^64 - 1")
+            raise StepError(
+                f"seed is {seed!r}, expected an integer in 0 .. 2^64 - 1", code="generate"
+            )
         return Sampler(int(seed))
 
     def draw(self) -> tuple[float, "Sampler"]:
@@ -61,7 +63,7 @@ class Choice:
         top_p: only the most likely tokens that together reach this probability, 1 for all.
 
     Raises:
-        GenerateError: a value outside its range.
+        StepError: `generate`: a value outside its range.
     """
 
     temperature: float
@@ -70,11 +72,15 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise GenerateError(f"temperature is {self.temperature}, expected 0 or more")
+            raise StepError(
+                f"temperature is {self.temperature}, expected 0 or more", code="generate"
+            )
         if self.top_k < 0:
-            raise GenerateError(f"top_k is {self.top_k}, expected 0 (all) or more")
+            raise StepError(f"top_k is {self.top_k}, expected 0 (all) or more", code="generate")
         if not 0 < self.top_p <= 1:
-            raise GenerateError(f"top_p is {self.top_p}, expected more than 0, at most 1")
+            raise StepError(
+                f"top_p is {self.top_p}, expected more than 0, at most 1", code="generate"
+            )
 
     def pick(self, logits: npt.NDArray[np.floating], sampler: Sampler) -> tuple[int, Sampler]:
         """Choose a token from logits `[V]`; equal inputs give equal tokens."""

@@ -12,17 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dst.runtime.errors import (
-    DstError,
-    ForeignStoreError,
-    StoreBusyError,
-    StoreClosedError,
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-    StoreReadOnlyError,
-    StoreVersionError,
-)
+from dst.runtime.errors import DstError, StoreBusyError, StoreError, StoreFullError
 
 APPLICATION_ID = 0x44535453  # "DSTS"
 STORE_VERSION = 1
@@ -156,17 +146,20 @@ class StoreFile:
         except sqlite3.Error as error:
             raise self._named(error) from error
         except UnicodeDecodeError:  # of SQLite's own message, which quotes an altered name
-            raise StoreCorruptError(f"store {self._path}: {_DAMAGED}") from None
+            raise StoreError(f"store {self._path}: {_DAMAGED}", code="store-corrupt") from None
 
     def _take(self) -> sqlite3.Connection:
         if os.getpid() != self._pid:
             raise StoreError(
                 f"store {self._path}: was opened before this process was forked, and SQLite "
-                "cannot cross a fork; open the store in each process"
+                "cannot cross a fork; open the store in each process",
+                code="store-forked",
             )
         with self._lock:
             if self._closed:
-                raise StoreClosedError(f"store {self._path}: is closed; open it again")
+                raise StoreError(
+                    f"store {self._path}: is closed; open it again", code="store-closed"
+                )
             if self._idle:
                 return self._idle.pop()
         return self._connect()
@@ -230,7 +223,9 @@ class StoreFile:
                 uri=place.startswith("file:"),
             )
         except ValueError as error:  # a NUL in the path, or what no file name can hold
-            raise StoreError(f"store {self._path}: cannot be opened: {error}") from None
+            raise StoreError(
+                f"store {self._path}: cannot be opened: {error}", code="store-unopenable"
+            ) from None
         try:
             connection.text_factory = _text
             for pragma in (
@@ -259,7 +254,7 @@ class StoreFile:
         """Say whether this is a store of ours; False for an empty database.
 
         Raises:
-            ForeignStoreError, StoreVersionError, StoreCorruptError: it is something else.
+            StoreError: `not-a-store`, `store-version`, `store-corrupt`: it is something else.
         """
         connection.execute("BEGIN")
         (identity,) = connection.execute("PRAGMA application_id").fetchone()
@@ -269,18 +264,21 @@ class StoreFile:
         if not identity and not version and not found:
             return False
         if identity != APPLICATION_ID:
-            raise ForeignStoreError(
+            raise StoreError(
                 f"store {self._path}: is a database of another program, or its beginning was "
-                "altered; nothing was touched"
+                "altered; nothing was touched",
+                code="not-a-store",
             )
         if version != STORE_VERSION:
-            raise StoreVersionError(
+            raise StoreError(
                 f"store {self._path}: its format version is {version}, this runtime reads "
-                f"{STORE_VERSION}; use the release of dst-edge that wrote it, or a newer one"
+                f"{STORE_VERSION}; use the release of dst-edge that wrote it, or a newer one",
+                code="store-version",
             )
         if {name: sql for name, sql in found if not str(name).startswith("sqlite_")} != SCHEMA:
-            raise StoreCorruptError(
-                f"store {self._path}: its schema is not that of a store; it was altered"
+            raise StoreError(
+                f"store {self._path}: its schema is not that of a store; it was altered",
+                code="store-corrupt",
             )
         return True
 
@@ -290,7 +288,8 @@ class StoreFile:
         if found != [(self._uuid,)]:
             raise StoreError(
                 f"store {self._path}: was taken away or replaced while it was open; nothing was "
-                "touched; put it back, or open what stands there now"
+                "touched; put it back, or open what stands there now",
+                code="store-replaced",
             )
 
     def _make(self, connection: sqlite3.Connection) -> None:
@@ -318,9 +317,10 @@ class StoreFile:
                 "before still stands; free some space and try again"
             )
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            return StoreReadOnlyError(
+            return StoreError(
                 f"{where} cannot be written to; what it holds can be read; "
-                "change the permissions of the file and its folder"
+                "change the permissions of the file and its folder",
+                code="store-read-only",
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreBusyError(
@@ -328,17 +328,21 @@ class StoreFile:
                 "stored; try again, or open it with a longer timeout_s"
             )
         if code == sqlite3.SQLITE_CORRUPT:
-            return StoreCorruptError(f"{where} {_DAMAGED}")
+            return StoreError(f"{where} {_DAMAGED}", code="store-corrupt")
         if code == sqlite3.SQLITE_NOTADB:
-            return ForeignStoreError(
-                f"{where} is no SQLite database, or its beginning was altered; nothing was touched"
+            return StoreError(
+                f"{where} is no SQLite database, or its beginning was altered; nothing was touched",
+                code="not-a-store",
             )
         if code == sqlite3.SQLITE_CANTOPEN:
-            return StoreError(f"{where} cannot be opened: {self._obstacle()}")
+            return StoreError(
+                f"{where} cannot be opened: {self._obstacle()}", code="store-unopenable"
+            )
         name = getattr(error, "sqlite_errorname", "")
         return StoreError(
             f"{where} SQLite reports {name or type(error).__name__}: {error}; "
-            "whether this call was stored is open, what was stored before still stands"
+            "whether this call was stored is open, what was stored before still stands",
+            code="sqlite",
         )
 
     def _obstacle(self) -> str:

@@ -8,12 +8,7 @@ import sqlite3
 import struct
 from typing import NamedTuple
 
-from dst.runtime.errors import (
-    StateCorruptError,
-    StateError,
-    StoreCorruptError,
-    StreamNotFoundError,
-)
+from dst.runtime.errors import StateCorruptError, StateError, StoreError, StreamNotFoundError
 from dst.runtime.state.codec import pack, unpack
 from dst.runtime.state.record import Saved
 from dst.runtime.store.retention import Mark, to_drop
@@ -67,7 +62,8 @@ class Records(NamedTuple):
         if len(blob) > MAX_BLOB_BYTES:
             raise StateError(
                 f"{self.label}: the state of stream {name!r} has {len(blob)} bytes, a store takes "
-                f"{MAX_BLOB_BYTES}; save it to a file"
+                f"{MAX_BLOB_BYTES}; save it to a file",
+                code="state-too-large",
             )
         connection.execute(
             "INSERT INTO states VALUES (?, ?, ?, ?, ?)",
@@ -84,7 +80,7 @@ class Records(NamedTuple):
             "FROM sqlite_sequence WHERE name = 'states'"
         ).fetchone()
         if not are_counts(used) or max(used) >= MAX_RECORD:
-            raise StoreCorruptError(f"{self.label}: its record numbers were altered")
+            raise StoreError(f"{self.label}: its record numbers were altered", code="store-corrupt")
         return int(max(used)) + 1
 
     # --- reading
@@ -94,7 +90,7 @@ class Records(NamedTuple):
 
         Raises:
             StreamNotFoundError: there is no such stream.
-            StoreCorruptError: its row was altered.
+            StoreError: `store-corrupt`: its row was altered.
         """
         found = connection.execute(
             "SELECT id, newest FROM streams WHERE name = ?", (name,)
@@ -102,7 +98,9 @@ class Records(NamedTuple):
         if found is None:
             raise StreamNotFoundError(f"{self.label}: there is no stream {name!r}")
         if not are_counts(found):
-            raise StoreCorruptError(f"{self.label}: the row of stream {name!r} was altered")
+            raise StoreError(
+                f"{self.label}: the row of stream {name!r} was altered", code="store-corrupt"
+            )
         stream, newest = found
         return stream, newest
 
@@ -143,7 +141,7 @@ class Records(NamedTuple):
 
         Raises:
             StateCorruptError: it was altered; the message names a good one.
-            StateVersionError: a version this runtime does not read.
+            StateMismatchError: `state-version`: a version this runtime does not read.
         """
         try:
             return self._read(connection, name, row)

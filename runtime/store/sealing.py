@@ -7,7 +7,7 @@ the bytes. FORMAT.md tells the layout.
 import hashlib
 import os
 
-from dst.runtime.errors import EncryptionMissingError, KeyLengthError, StateCorruptError
+from dst.runtime.errors import StateCorruptError, StoreKeyError
 from dst.runtime.install import install_line
 
 KEY_BYTES = 32
@@ -20,7 +20,8 @@ def seal(key: bytes | None, place: bytes, data: bytes) -> bytes:
     """Bind a saved state to its place, and encrypt it where there is a key.
 
     Raises:
-        EncryptionMissingError: there is a key, but the package `cryptography` is not installed.
+        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
+            not installed.
     """
     if key is None:
         return _label(place, data) + data
@@ -33,7 +34,8 @@ def unseal(key: bytes | None, place: bytes, blob: bytes) -> bytes:
 
     Raises:
         StateCorruptError: the bytes were altered, or were sealed for another place.
-        EncryptionMissingError: there is a key, but the package `cryptography` is not installed.
+        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
+            not installed.
     """
     if key is not None:
         return _decrypt(key, blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place)
@@ -47,14 +49,15 @@ def check_key(key: bytes) -> None:
     """Raise unless this is a key and there is a cipher for it.
 
     Raises:
-        KeyLengthError: it is not 32 bytes.
-        EncryptionMissingError: the package `cryptography` is not installed.
+        StoreKeyError: `key-length`: it is not 32 bytes.
+        StoreKeyError: `encryption-not-installed`: the package `cryptography` is not installed.
     """
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         came = f"{len(key)} bytes" if isinstance(key, bytes) else f"a {type(key).__name__}"
-        raise KeyLengthError(
+        raise StoreKeyError(
             f"the key is {came}, expected {KEY_BYTES} random bytes, "
-            f"such as secrets.token_bytes({KEY_BYTES}); a password is no key"
+            f"such as secrets.token_bytes({KEY_BYTES}); a password is no key",
+            code="key-length",
         )
     _encrypt(key, bytes(_NONCE_BYTES), b"", b"")
 
@@ -83,7 +86,8 @@ def _decrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
         raise StateCorruptError("it was altered, or belongs to another record") from None
 
 
-def _missing() -> EncryptionMissingError:
-    return EncryptionMissingError(
-        f"a key needs the package cryptography: {install_line('encrypt')}"
+def _missing() -> StoreKeyError:
+    return StoreKeyError(
+        f"a key needs the package cryptography: {install_line('encrypt')}",
+        code="encryption-not-installed",
     )

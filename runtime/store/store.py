@@ -14,15 +14,11 @@ from typing import NoReturn, SupportsIndex
 import msgspec
 
 from dst.runtime.errors import (
-    MissingKeyError,
     StateCorruptError,
     StateError,
     StateNotFoundError,
-    StoreCorruptError,
     StoreError,
-    StreamNameError,
-    UnwantedKeyError,
-    WrongKeyError,
+    StoreKeyError,
 )
 from dst.runtime.state.record import Saved, check_finite, check_record
 from dst.runtime.store.database import StoreFile
@@ -114,9 +110,14 @@ class StateStore:
     ) -> None:
         self._label = f"store {path}"
         if history_bytes < 0:
-            raise StoreError(f"{self._label}: history_bytes is {history_bytes}, expected 0 or more")
+            raise StoreError(
+                f"{self._label}: history_bytes is {history_bytes}, expected 0 or more",
+                code="argument",
+            )
         if not 0 <= timeout_s <= 86_400:
-            raise StoreError(f"{self._label}: timeout_s is {timeout_s}, expected 0 .. 86400")
+            raise StoreError(
+                f"{self._label}: timeout_s is {timeout_s}, expected 0 .. 86400", code="argument"
+            )
         if key is not None:
             check_key(key)
         uuid = os.urandom(16)
@@ -140,8 +141,8 @@ class StateStore:
             saved: what `Stream.saved` returned.
 
         Raises:
-            StreamNameError, NonFiniteStateError, StateError, MissingKeyError, StoreError: as
-                `put_many`.
+            StoreError, NonFiniteError, StateError, StoreKeyError: `stream-name`,
+                `state-not-finite`, `key-missing`: as `put_many`.
         """
         self.put_many({name: saved})
 
@@ -149,10 +150,10 @@ class StateStore:
         """Store the states of several streams in one transaction: all of them, or none.
 
         Raises:
-            StreamNameError: a name that no stream can have.
-            NonFiniteStateError: a state holds a NaN or an infinity.
+            StoreError: `stream-name`: a name that no stream can have.
+            NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
-            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
             StoreError: the file cannot be written; a subclass says why.
         """
         self._unlock()
@@ -173,7 +174,7 @@ class StateStore:
             StreamNotFoundError: the store has no such stream.
             StateNotFoundError: the stream has no such record.
             StateCorruptError: the state was altered; the message names the newest good one kept.
-            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
             StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
@@ -206,7 +207,7 @@ class StateStore:
             StreamNotFoundError: the store has no such stream.
             StateNotFoundError: the oldest state kept lies beyond `item`.
             StateCorruptError: the state was altered; the message names a good one before it.
-            MissingKeyError: the store is encrypted and was opened without its key.
+            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
             StoreError: the file cannot be read; a subclass says why.
         """
         self._unlock()
@@ -228,7 +229,7 @@ class StateStore:
         """Return the streams by name.
 
         Raises:
-            StoreCorruptError: a stream has lost its newest state.
+            StoreError: `store-corrupt`: a stream has lost its newest state.
             StoreError: the file cannot be read; a subclass says why.
         """
         with self._file.reading() as connection:
@@ -240,9 +241,10 @@ class StateStore:
             ).fetchall()
         for name, *numbers in rows:
             if not are_counts(tuple(numbers)):
-                raise StoreCorruptError(
+                raise StoreError(
                     f"{self._label}: stream {name!r} has lost its newest state; "
-                    f"history({name!r}) lists what is left of it"
+                    f"history({name!r}) lists what is left of it",
+                    code="store-corrupt",
                 )
         return tuple(Entry(*row) for row in rows)
 
@@ -306,7 +308,7 @@ class StateStore:
     # --- ending
 
     def close(self) -> None:
-        """Close the file; every later call raises `StoreClosedError`."""
+        """Close the file; every later call raises `StoreError`."""
         self._file.close()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -336,31 +338,36 @@ class StateStore:
             rows = connection.execute("SELECT uuid, key_check FROM store").fetchall()
         uuid, proof = rows[0] if len(rows) == 1 else (None, None)
         if not isinstance(uuid, bytes) or not isinstance(proof, bytes | None):
-            raise StoreCorruptError(f"{self._label}: its identity was altered")
+            raise StoreError(f"{self._label}: its identity was altered", code="store-corrupt")
         if key is None:
             return uuid, proof is not None
         if proof is None:
-            raise UnwantedKeyError(
+            raise StoreKeyError(
                 f"{self._label}: is not encrypted, and a key was given; open it without the key, "
-                "or make a new store with it"
+                "or make a new store with it",
+                code="key-unwanted",
             )
         try:
             unseal(key, _proof_place(uuid), proof)
         except StateCorruptError:
-            raise WrongKeyError(
-                f"{self._label}: is encrypted with another key; nothing was touched"
+            raise StoreKeyError(
+                f"{self._label}: is encrypted with another key; nothing was touched",
+                code="key-wrong",
             ) from None
         return uuid, False
 
     def _unlock(self) -> None:
         if self._locked:
-            raise MissingKeyError(f"{self._label}: is encrypted; open it with its key")
+            raise StoreKeyError(
+                f"{self._label}: is encrypted; open it with its key", code="key-missing"
+            )
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise StreamNameError(
+            raise StoreError(
                 f"{self._label}: no stream can be named {name!r:.80}; "
-                f"expected 1 to {MAX_NAME} printable characters"
+                f"expected 1 to {MAX_NAME} printable characters",
+                code="stream-name",
             )
 
     def _check_state(self, name: str, saved: Saved) -> None:
@@ -369,7 +376,8 @@ class StateStore:
         if saved.items_consumed > MAX_ITEM:
             raise StateError(
                 f"{self._label}: the state of stream {name!r} is at item {saved.items_consumed}; "
-                f"a store counts to {MAX_ITEM}"
+                f"a store counts to {MAX_ITEM}",
+                code="item-out-of-range",
             )
         check_finite(saved, self._label, f" of stream {name!r}", "nothing was stored")
 

@@ -1,7 +1,8 @@
-"""Dynamic State Transduction on the edge: a torch step goes in, streams with fixed memory come out.
+"""Stateful inference on the device.
 
-Import what you need: ``dst.runtime`` drives bundles, ``dst.export`` makes them from torch modules,
-``dst.quantize`` makes them smaller. Importing ``dst`` alone loads nothing else.
+Import what you need: ``dst.runtime`` runs bundles, ``dst.export`` makes them from torch modules and
+ONNX files, ``dst.quantize`` makes them smaller, ``dst.evaluate`` measures them. Importing ``dst``
+alone loads nothing else.
 
 ONNX Runtime's wheels report their use to their maker unless told otherwise when they are imported.
 A program that holds its user's memory does not phone home, so this tells them; set

@@ -1,4 +1,4 @@
-"""``python -m dst``: the arguments of the command line go in, its exit code comes out."""
+"""Run the command as ``python -m dst``."""
 
 from dst.cli.signals import end_at_ctrl_c
 

@@ -1,4 +1,4 @@
-"""Words: a number of bytes or of things in, how it is said out."""
+"""Spell numbers of bytes and of things for people."""
 
 
 def mib(count: float) -> str:

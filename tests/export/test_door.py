@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.export.kinds import KINDS, Branch, Memory, Valid, example, zeros
+from tests.raising import Fault, refused
 from torch import Tensor, nn
 
-from dst.export import ExportError, StepContractError, export_bundle
+from dst.export import ExportError, export_bundle
 from dst.export.errors import StepFaultError
 from dst.export.infer.contract import Known
 from dst.export.infer.infer import infer
@@ -165,98 +166,110 @@ def test_a_state_may_be_a_number_or_lie_crosswise() -> None:
     assert given.contract.state[1].shape == (1, "B", 8)
 
 
-WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
-    "a class": (lambda: found(nn.LSTM), ExportError, "give an instance"),
-    "no module": (lambda: found(mean), ExportError, "expected a torch.nn.Module"),
-    "no chunk": (lambda: found(lstm(), None), ExportError, "chunk is nothing"),
+WRONG: dict[str, tuple[Callable[[], object], Fault, str]] = {
+    "a class": (lambda: found(nn.LSTM), Fault(ExportError, "export"), "give an instance"),
+    "no module": (lambda: found(mean), Fault(ExportError, "export"), "expected a torch.nn.Module"),
+    "no chunk": (lambda: found(lstm(), None), Fault(ExportError, "export"), "chunk is nothing"),
     "a chunk without batch": (
         lambda: found(lstm(), CHUNK[0], (zeros(1, 1, 8), zeros(1, 1, 8))),
-        StepFaultError,
+        Fault(StepFaultError, "step-failed"),
         r"LSTM failed on chunk float32 \[6, 5\] and state .*unbatched",
     ),
     "a state of other shape": (
         lambda: found(lstm(), state=(zeros(1, 8), zeros(1, 8))),
-        StepFaultError,
+        Fault(StepFaultError, "step-failed"),
         r"state 0 float32 \[1, 8\].*should also be 3-D",
     ),
     "features of another number": (
         lambda: found(lstm(), CHUNK[..., :4]),
-        StepFaultError,
+        Fault(StepFaultError, "step-failed"),
         "Expected 5, got 4",
     ),
     "three results": (
         lambda: found(Function(lambda x, h: (x, h, h)), state=zeros(1, 5)),
-        StepContractError,
+        Fault(ExportError, "step-result"),
         r"returned 3 things .* `return outputs, \(h, c\)`",
     ),
     "no state returned": (
         lambda: found(Function(lambda x, h: x), state=zeros(1, 5)),
-        StepContractError,
+        Fault(ExportError, "step-result"),
         "`return outputs, state`",
     ),
     "another nesting": (
         lambda: found(Function(lambda x, h: (x, {"b": h["a"]})), state={"a": zeros(1, 5)}),
-        StepContractError,
+        Fault(ExportError, "step-result"),
         r"a state of 1 tensor \(a\) and returned one of 1 tensor \(b\)",
     ),
     "None in the state": (
         lambda: found(Function(lambda x, h: (x, {"a": x[:, 0]})), state={"a": None}),
-        StepContractError,
+        Fault(ExportError, "step-result"),
         "in the place of None",
     ),
     "complex numbers": (
         lambda: found(lstm(), CHUNK.to(torch.complex64)),
-        ExportError,
+        Fault(ExportError, "export"),
         "view_as_real",
     ),
-    "a bfloat16 module": (lambda: found(lstm().bfloat16()), ExportError, r"module.float\(\)"),
-    "a half chunk": (lambda: found(lstm(), CHUNK.half()), ExportError, r"module.float\(\)"),
+    "a bfloat16 module": (
+        lambda: found(lstm().bfloat16()),
+        Fault(ExportError, "export"),
+        r"module.float\(\)",
+    ),
+    "a half chunk": (
+        lambda: found(lstm(), CHUNK.half()),
+        Fault(ExportError, "export"),
+        r"module.float\(\)",
+    ),
     "a growing state": (
         lambda: found(Function(lambda x, h: (x, torch.cat([h, x], 1))), state=zeros(1, 2, 5)),
-        StepFaultError,
+        Fault(StepFaultError, "state-grows"),
         r"grows: \[1, 2, 5\], \[1, 8, 5\], \[1, 14, 5\]",
     ),
     "a state that is widened": (
         lambda: found(Function(lambda x, h: (x, h + x[:, 0])), state=zeros(5)),
-        StepContractError,
+        Fault(ExportError, "state-shape"),
         "give it in the shape in which it comes back",
     ),
     "a state of another dtype": (
         lambda: found(Function(lambda x, h: (x, h.double())), state=zeros(1, 5)),
-        StepContractError,
+        Fault(ExportError, "state-dtype"),
         "give it in the dtype in which it comes back",
     ),
     "an infinite start": (
         lambda: found(Function(mean), state=zeros(1, 5) - torch.inf),
-        ExportError,
+        Fault(ExportError, "export"),
         "such as -1e30",
     ),
     "rows that start elsewhere": (
         lambda: found(Function(mean), torch.randn(2, 6, 5), torch.randn(2, 5)),
-        ExportError,
+        Fault(ExportError, "export"),
         "the rows of the example differ",
     ),
     "a start of its own": (
         lambda: found(Optional(lambda x, h: mean(x, torch.ones(len(x), 5) if h is None else h))),
-        ExportError,
+        Fault(ExportError, "state-open"),
         "starts from another state than zeros",
     ),
     "ids of an unknown number": (
         lambda: found(Function(lambda x, h: (x.float(), h)), torch.ones(1, 6).long(), zeros(1, 5)),
-        ExportError,
+        Fault(ExportError, "vocabulary-open"),
         "vocabulary=256",
     ),
-    "an axis too many": (lambda: found(lstm(), batch_axis=7), ExportError, "axes 0 to 2"),
+    "an axis too many": (
+        lambda: found(lstm(), batch_axis=7),
+        Fault(ExportError, "export"),
+        "axes 0 to 2",
+    ),
     "axes that nothing tells apart": (
         lambda: found(nn.ReLU(), torch.randn(4, 4, 5)),
-        ExportError,
+        Fault(ExportError, "axes-open"),
         "batch_axis=0, time_axis=1",
     ),
     "half of the rows": (
         lambda: found(
             Function(lambda x, h: (x[:, ::2], mean(x, h)[1])), state=zeros(1, 5), t=(4, 6)
         ),
-        StepContractError,
+        Fault(ExportError, "output-length"),
         "expected one row for each item",
     ),
     "a T that does not run": (
@@ -265,24 +278,28 @@ WRONG: dict[str, tuple[Callable[[], object], type[ExportError], str]] = {
             state=zeros(1, 5),
             t=(1, 6),
         ),
-        StepFaultError,
+        Fault(StepFaultError, "step-failed"),
         r"T = 1, 6: .*failed on chunk float32 \[1, 1, 5\]",
     ),
-    "no T": (lambda: found(lstm(), t=()), ExportError, "t is empty"),
-    "a T of 0": (lambda: found(lstm(), t=(0, 4)), ExportError, r"t is \[0, 4\]"),
+    "no T": (lambda: found(lstm(), t=()), Fault(ExportError, "export"), "t is empty"),
+    "a T of 0": (lambda: found(lstm(), t=(0, 4)), Fault(ExportError, "export"), r"t is \[0, 4\]"),
     "a chunk of lookback alone": (
         lambda: found(Valid(), torch.randn(1, 8, 3), lookback=8),
-        ExportError,
+        Fault(ExportError, "export"),
         r"expected lookback \+ T \+ lookahead items",
     ),
-    "a state that is none": (lambda: found(lstm(), state="abc"), ExportError, "state is str"),
+    "a state that is none": (
+        lambda: found(lstm(), state="abc"),
+        Fault(ExportError, "step-contract"),
+        "state is str",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said(name: str) -> None:
-    wrong, kind, message = WRONG[name]
-    with pytest.raises(kind, match=message) as raised:
+    wrong, fault, message = WRONG[name]
+    with refused(*fault, match=message) as raised:
         wrong()
     assert "\n" not in str(raised.value)
 

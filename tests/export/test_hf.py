@@ -14,10 +14,11 @@ import transformers
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from tests.export.hf_models import FAMILIES, VOCABULARY, WINDOW, saved, tiny
+from tests.raising import refused
 from torch import Tensor
 
 from dst.export import CertificateError
-from dst.export.errors import HuggingFaceError
+from dst.export.errors import ExportError
 from dst.export.hf import FAMILIES as SUPPORTED
 from dst.export.hf import LanguageStep, from_pretrained
 from dst.export.hf.check import whole_run
@@ -182,7 +183,7 @@ def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
 
 
 def refuse(folder: Path, code: str, says: str) -> None:
-    with pytest.raises(HuggingFaceError) as caught:
+    with refused(ExportError, "hugging-face") as caught:
         from_pretrained(folder)
     assert caught.value.code == code
     assert says in str(caught.value)
@@ -227,7 +228,7 @@ def test_what_has_no_bounded_state_is_refused(tmp_path: Path) -> None:
     ):
         heads = {"num_attention_heads": 2} if kind == "state-grows" else {}
         refuse(written(tmp_path, **names, **heads), kind, str(tmp_path))
-    with pytest.raises(HuggingFaceError, match="expected one of falcon_mamba, lfm2, mamba"):
+    with refused(ExportError, "hugging-face", match="expected one of falcon_mamba, lfm2, mamba"):
         from_pretrained(tmp_path)
 
 
@@ -268,5 +269,5 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("t", [(), (0, 4)])
 def test_sizes_that_are_none_are_refused(tmp_path: Path, t: tuple[int, ...]) -> None:
-    with pytest.raises(HuggingFaceError, match="expected at least one number"):
+    with refused(ExportError, "hugging-face", match="expected at least one number"):
         from_pretrained(tmp_path, t=t)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from tests.raising import refused
 from tests.steps import Floats, drawn, info
 
 from dst.cli.app import call
@@ -17,8 +18,8 @@ from dst.quantize import (
     Calibration,
     NothingQuantizedError,
     Override,
-    OverrideError,
     Quantized,
+    QuantizeError,
     quantize_bundle,
 )
 from dst.runtime import Session, open_bundle
@@ -220,7 +221,9 @@ def test_a_small_one_is_stored_and_an_override_insists(tmp_path: Path) -> None:
     done = quantize_bundle(full, tmp_path / "f", "int8-rows", overrides=forced)
     assert done.records[0].form == "int8-rows"
     assert apart(full, tmp_path / "f", rows()) < CLOSE
-    with pytest.raises(OverrideError, match="of a recurrent operator, which cannot be int4-block"):
+    with refused(
+        QuantizeError, "override", match="of a recurrent operator, which cannot be int4-block"
+    ):
         quantize_bundle(full, tmp_path / "n", "int8-rows", overrides=[Override("r", "int4-block")])
 
 

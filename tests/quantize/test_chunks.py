@@ -18,12 +18,13 @@ import onnx
 import pytest
 from tests.quantize.conftest import NOMINAL, optimized, outputs
 from tests.quantize.kernels import keeps_rows, kernels
+from tests.raising import refused
 
 from dst.graphs.files import opset_of
 from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
 from dst.runtime import Session, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Graph
-from dst.runtime.errors import ChunkShapeError, ChunkSizeError
+from dst.runtime.errors import SessionError, StepError
 from dst.runtime.execution.providers import Lowering
 from dst.runtime.golden import cost_error, golden_costs
 
@@ -171,11 +172,13 @@ def test_another_t_is_refused(plain_bundle: Path, tmp_path: Path) -> None:
     quantize_bundle(plain_bundle, tmp_path / "q", "int8-dynamic")
     contract = open_bundle(tmp_path / "q").manifest.contract
     assert contract.chunk.allowed_t == (1, NOMINAL)
-    with pytest.raises(ChunkSizeError, match=r"no graph runs T = 2 as asked; choose from \[1, 8\]"):
+    with refused(
+        SessionError, "chunk-size", match=r"no graph runs T = 2 as asked; choose from \[1, 8\]"
+    ):
         Session.open(tmp_path / "q", chunk_sizes=[2])
     stream = Session.open(tmp_path / "q").stream()
     before = {name: value.copy() for name, value in stream.state.items()}
-    with pytest.raises(ChunkShapeError, match=r"T = 2, this session runs T = \[1, 8\]"):
+    with refused(StepError, "chunk-shape", match=r"T = 2, this session runs T = \[1, 8\]"):
         stream.step(ITEMS[None, :2])
     assert all(np.array_equal(stream.state[name], value) for name, value in before.items())
     stream.step(ITEMS[None, :NOMINAL])

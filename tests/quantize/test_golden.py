@@ -15,12 +15,13 @@ import safetensors.numpy
 from msgspec.structs import replace
 from onnx import TensorProto, numpy_helper
 from tests.quantize.conftest import NOMINAL, VOCABULARY
+from tests.raising import refused
 
 from dst.cli.app import call
 from dst.quantize import Calibration, quantize_bundle
 from dst.quantize.rounding.rounding import packed4
 from dst.runtime import open_bundle, replay_golden, write_bundle
-from dst.runtime.errors import GoldenError
+from dst.runtime.errors import BundleError
 from dst.runtime.golden import cost_error, golden_costs
 
 Array = npt.NDArray[np.generic]
@@ -206,5 +207,5 @@ def test_a_run_names_all_its_costs_or_none(
     files: dict[str, bytes | Path] = {n: bundle.root / n for n in bundle.manifest.files}
     files["golden.safetensors"] = safetensors.numpy.save(tensors)
     write_bundle(tmp_path / "bad", bundle.manifest, files)
-    with pytest.raises(GoldenError, match=words):
+    with refused(BundleError, "golden-tensors", match=words):
         replay_golden(open_bundle(tmp_path / "bad"))

@@ -18,22 +18,22 @@ from optimum.onnxruntime.configuration import (
     ORTConfig,
     QuantizationConfig,
 )
+from tests.raising import refused
 from transformers import PretrainedConfig
 
 from dst.quantize import (
     RECIPES,
     Calibration,
-    CalibrationError,
     Override,
+    QuantizeError,
     Recipe,
     WeightRecord,
     quantize_bundle,
     recipe_named,
 )
-from dst.quantize.errors import NoCounterpartError
 from dst.quantize.optimum import ORT_CONFIG, OptimumBackend, from_optimum, to_optimum
 from dst.runtime import Session, open_bundle, replay_golden
-from dst.runtime.errors import FileHashError
+from dst.runtime.errors import BundleError
 from dst.runtime.execution.providers import Lowering
 
 Array = npt.NDArray[np.generic]
@@ -89,20 +89,20 @@ def test_the_configurations_for_machines_are_recipes(static: bool) -> None:
 def test_a_recipe_without_a_counterpart_is_refused(
     recipe: str, message: str, text_bundle: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(NoCounterpartError, match=message):
+    with refused(QuantizeError, "no-counterpart", match=message):
         to_optimum(RECIPES[recipe])
-    with pytest.raises(NoCounterpartError, match=message):
+    with refused(QuantizeError, "no-counterpart", match=message):
         quantize_bundle(text_bundle, tmp_path / "q", recipe, backend=OptimumBackend())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recipe_of_two_forms_is_refused() -> None:
     dynamic = RECIPES["int8-dynamic"]
-    with pytest.raises(NoCounterpartError, match="int8-static where they feed the state"):
+    with refused(QuantizeError, "no-counterpart", match="int8-static where they feed the state"):
         to_optimum(replace(dynamic, recurrent="int8-static"))
-    with pytest.raises(NoCounterpartError, match="products are float32"):
+    with refused(QuantizeError, "no-counterpart", match="products are float32"):
         to_optimum(replace(dynamic, products="float32", recurrent="float32"))
-    with pytest.raises(NoCounterpartError, match="the embedding is float16"):
+    with refused(QuantizeError, "no-counterpart", match="the embedding is float16"):
         to_optimum(replace(dynamic, embedding="float16"))
 
 
@@ -141,7 +141,7 @@ RIGHT_STATIC = to_optimum(RECIPES["int8-static"])
 def test_a_configuration_that_is_no_recipe_is_refused(
     config: QuantizationConfig, message: str
 ) -> None:
-    with pytest.raises(NoCounterpartError, match=message):
+    with refused(QuantizeError, "no-counterpart", match=message):
         from_optimum(config)
 
 
@@ -261,7 +261,7 @@ def test_the_bundle_keeps_the_configuration(text_bundle: Path, tmp_path: Path) -
     costs = [open_bundle(p).manifest.graphs[0].multiply_adds for p in (text_bundle, out)]
     assert costs[1]["into"] == costs[0]["into"] > 0  # products keep their names
     (out / ORT_CONFIG).write_bytes((out / ORT_CONFIG).read_bytes().replace(b"true", b"True", 1))
-    with pytest.raises(FileHashError, match=ORT_CONFIG):
+    with refused(BundleError, "file-hash", match=ORT_CONFIG):
         open_bundle(out)
 
 
@@ -293,7 +293,9 @@ def test_weights_can_be_kept_and_no_other_form_chosen(text_bundle: Path, tmp_pat
     )
     forms = {r.weight: r.form for r in done.records}
     assert (forms["w_in"], forms["w_out"]) == ("int8-dynamic", "float32")
-    with pytest.raises(NoCounterpartError, match="w_out is to be int8-rows; with optimum every"):
+    with refused(
+        QuantizeError, "no-counterpart", match="w_out is to be int8-rows; with optimum every"
+    ):
         quantize_bundle(
             text_bundle,
             tmp_path / "q",
@@ -318,7 +320,7 @@ def test_a_backend_brings_nothing_along_from_the_bundle_before(
 
 
 def test_static_asks_for_calibration(text_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="needs to see real items"):
+    with refused(QuantizeError, "calibration", match="needs to see real items"):
         quantize_bundle(text_bundle, tmp_path / "q", "int8-static", backend=OptimumBackend())
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 from tests.quantize.conftest import NAMED, Plant, features_contract, written
 from tests.quantize.conftest import ROWS as GOLDEN_ROWS
+from tests.raising import refused
 from tests.steps import drawn, info, model_bytes
 
 from dst.evaluate import Spread
@@ -28,7 +29,6 @@ from dst.quantize.autotune import (
 )
 from dst.quantize.autotune.choose import best, in_order, reason
 from dst.quantize.autotune.verdict import gate_refusal, size_refusals, speed_refusals
-from dst.quantize.errors import BudgetError
 from dst.runtime import StepError, open_bundle, replay_golden
 from dst.runtime.bundle.manifest import Gate
 from dst.runtime.errors import BundleExistsError
@@ -166,7 +166,7 @@ def test_a_budget_is_read_in_the_unit_of_the_outputs(
     ],
 )
 def test_other_budgets_are_refused(budget: str, message: str, text_bundle: Path) -> None:
-    with pytest.raises(BudgetError, match=message):
+    with refused(QuantizeError, "budget", match=message):
         budget_for(budget, open_bundle(text_bundle).manifest.contract)
 
 

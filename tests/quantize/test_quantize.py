@@ -14,22 +14,20 @@ from tests.quantize.conftest import (
     text_step,
     written,
 )
+from tests.raising import refused
 
 from dst.quantize import (
     RECIPES,
     Calibration,
-    CalibrationError,
     NothingQuantizedError,
     Override,
-    OverrideError,
     QuantizeError,
-    RecipeError,
     override_named,
     quantize_bundle,
     recipe_named,
 )
 from dst.runtime import Session, Stream, open_bundle, replay_golden
-from dst.runtime.errors import BundleExistsError, OtherPrecisionError
+from dst.runtime.errors import BundleExistsError, StateMismatchError
 
 Array = npt.NDArray[np.generic]
 ITEMS = np.random.default_rng(3).integers(0, 256, 400)
@@ -170,7 +168,7 @@ def test_a_saved_state_moves_to_another_precision(text_bundle: Path, tmp_path: P
     stream = full.stream()
     stream.advance(ITEMS[:20])
     stream.save(tmp_path / "state")
-    with pytest.raises(OtherPrecisionError):
+    with refused(StateMismatchError, "other-precision"):
         Stream.load(quantized, tmp_path / "state")
     later = Stream.load(quantized, tmp_path / "state", allow_precision=True)
     assert all(np.array_equal(later.state[k], v) for k, v in stream.state.items())
@@ -200,7 +198,7 @@ def test_overrides_keep_and_change_single_weights(text_bundle: Path, tmp_path: P
 def test_an_override_that_fits_nothing_is_refused(
     override: Override, message: str, text_bundle: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OverrideError, match=message):
+    with refused(QuantizeError, "override", match=message):
         quantize_bundle(text_bundle, tmp_path / "q", "int8-rows", overrides=[override])
     assert list(tmp_path.iterdir()) == []
 
@@ -223,7 +221,7 @@ def test_where_nothing_is_quantized_nothing_is_written(
 
 
 def test_a_convolution_has_no_form_of_products(sensor_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(OverrideError, match="of a convolution, which cannot be int8-rows"):
+    with refused(QuantizeError, "override", match="of a convolution, which cannot be int8-rows"):
         quantize_bundle(
             sensor_bundle, tmp_path / "q", "int8-rows", overrides=[Override("conv", "int8-rows")]
         )
@@ -239,17 +237,17 @@ def test_a_quantized_bundle_is_not_quantized_again(text_bundle: Path, tmp_path: 
 
 
 def test_wrong_recipes_are_refused() -> None:
-    with pytest.raises(RecipeError, match="there are int8-dynamic"):
+    with refused(QuantizeError, "recipe", match="there are int8-dynamic"):
         recipe_named("int3")
-    with pytest.raises(RecipeError, match="block is 48"):
+    with refused(QuantizeError, "recipe", match="block is 48"):
         recipe_named("int4-weights", block=48)
-    with pytest.raises(RecipeError, match="holds nothing in blocks"):
+    with refused(QuantizeError, "recipe", match="holds nothing in blocks"):
         recipe_named("int8-rows", block=64)
-    with pytest.raises(RecipeError, match="no method 'best'"):
+    with refused(QuantizeError, "recipe", match="no method 'best'"):
         recipe_named("int4-weights", method="best")
-    with pytest.raises(RecipeError, match="weight_bits is 6"):
+    with refused(QuantizeError, "recipe", match="weight_bits is 6"):
         recipe_named("int8-rows", weight_bits=6)
-    with pytest.raises(OverrideError, match="no form 'int2'"):
+    with refused(QuantizeError, "override", match="no form 'int2'"):
         override_named("w_*", "int2")
 
 
@@ -257,9 +255,9 @@ def test_wrong_recipes_are_refused() -> None:
 def test_calibration_is_asked_for(
     recipe: str, method: str | None, text_bundle: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CalibrationError, match="needs to see real items"):
+    with refused(QuantizeError, "calibration", match="needs to see real items"):
         quantize_bundle(text_bundle, tmp_path / "q", recipe_named(recipe, method=method))
-    with pytest.raises(CalibrationError, match="filled no chunk"):
+    with refused(QuantizeError, "calibration", match="filled no chunk"):
         quantize_bundle(
             text_bundle,
             tmp_path / "q",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from tests.raising import refused
 from tests.steps import drawn, info, model_bytes
 
 from dst.cli.app import call
@@ -17,7 +18,7 @@ from dst.evaluate.quality import Settings, horizon_report
 from dst.evaluate.quality.attach import REPORT_FILE
 from dst.quantize import quantize_bundle
 from dst.runtime import Session, open_bundle
-from dst.runtime.errors import OtherModelError
+from dst.runtime.errors import StateMismatchError
 
 FEW = ["--items", "2000", "--heads", "0", "--drift-items", "0"]
 
@@ -139,7 +140,9 @@ def test_a_file_with_other_ends_is_refused(
     made_elsewhere: tuple[str, str, str, str], text_bundle: Path
 ) -> None:
     full, _, rows, _ = made_elsewhere
-    with pytest.raises(OtherModelError, match="two files of one model must take the same items"):
+    with refused(
+        StateMismatchError, "other-model", match="two files of one model must take the same items"
+    ):
         horizon_report(
             full, text_bundle, np.load(rows), 100, Settings(t=1, other_file=True, drift_items=0)
         )

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.raising import refused
 from tests.windows import close, drawn_items, right_answers, window_contract, write_window
 
 from dst.runtime import Session, Stream, StreamPool
 from dst.runtime.bundle.manifest import Features, Normalisation, Shape
 from dst.runtime.bundle.validation import check_contract
-from dst.runtime.errors import ChunkShapeError, ContractError
+from dst.runtime.errors import BundleError, StepError
 from dst.runtime.execution.items import laid_out
 from dst.runtime.execution.memory import predict
 from dst.runtime.execution.step import by_item
@@ -65,9 +66,9 @@ def test_a_chunk_is_laid_out_as_the_contract_has_it(session: Session) -> None:
     out = by_chunk.step(chunk)
     assert out["y"].tobytes() == by_items.advance(items)["y"].tobytes()
     assert out["y"].shape == chunk.shape
-    with pytest.raises(ChunkShapeError, match=r"items have shape .*, expected \[n, "):
+    with refused(StepError, "chunk-shape", match=r"items have shape .*, expected \[n, "):
         by_items.advance(items.reshape(4, -1))
-    with pytest.raises(ChunkShapeError, match=r"chunk has shape .*, expected \["):
+    with refused(StepError, "chunk-shape", match=r"chunk has shape .*, expected \["):
         by_chunk.step(chunk.reshape(1, 4, -1))
 
 
@@ -95,7 +96,7 @@ def test_memory_counts_every_value_of_an_item(session: Session) -> None:
 def test_names_label_one_axis_alone() -> None:
     frames = window_contract(("B", "T", 2, 3))
     named = replace(frames.chunk, content=Features(names=tuple("abcdef")))
-    with pytest.raises(ContractError, match=r"names label one axis .* leave them out"):
+    with refused(BundleError, "contract", match=r"names label one axis .* leave them out"):
         check_contract(replace(frames, chunk=named))
 
 
@@ -103,5 +104,5 @@ def test_normalisation_has_one_number_for_each_value_of_an_item() -> None:
     frames = window_contract(("B", 2, "T", 3))
     few = Normalisation(mean=(0.0,) * 5, std=(1.0,) * 5)
     chunk = replace(frames.chunk, content=Features(normalisation=few))
-    with pytest.raises(ContractError, match="5 means and 5 stds for 6 features"):
+    with refused(BundleError, "contract", match="5 means and 5 stds for 6 features"):
         check_contract(replace(frames, chunk=chunk))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.raising import refused
 
 from dst.runtime import Sampler, Session, Stream, generate
-from dst.runtime.errors import ChunkShapeError, ChunkTypeError, GenerateError, TokenRangeError
+from dst.runtime.errors import StepError
 from dst.runtime.state.sampler import Choice
 
 
@@ -64,31 +65,31 @@ def test_what_waits_can_be_continued(text: Session) -> None:
 
 def test_what_cannot_be_generated(text: Session, sensor: Session) -> None:
     stream = text.stream()
-    with pytest.raises(GenerateError, match="nothing to continue"):
+    with refused(StepError, "generate", match="nothing to continue"):
         generate(stream, "", 5)
-    with pytest.raises(GenerateError, match="features"):
+    with refused(StepError, "generate", match="features"):
         generate(sensor.stream(), np.zeros((1, 2), np.float32), 5)
-    with pytest.raises(GenerateError, match="seed is -1"):
+    with refused(StepError, "generate", match="seed is -1"):
         generate(stream, "a", 5, seed=-1)
-    with pytest.raises(GenerateError, match=r"seed is 1\.5"):
+    with refused(StepError, "generate", match=r"seed is 1\.5"):
         generate(stream, "a", 5, seed=1.5)  # type: ignore[arg-type]
-    with pytest.raises(GenerateError, match="half a character at place 1"):
+    with refused(StepError, "generate", match="half a character at place 1"):
         generate(stream, "a\ud800", 5)
-    with pytest.raises(ChunkShapeError):
+    with refused(StepError, "chunk-shape"):
         next(generate(stream, np.array(5), 5))
-    with pytest.raises(GenerateError, match="items is -1"):
+    with refused(StepError, "generate", match="items is -1"):
         generate(stream, "a", -1)
     for temperature in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(GenerateError, match="temperature"):
+        with refused(StepError, "generate", match="temperature"):
             generate(stream, "a", 5, temperature=temperature)
     for top_p in (0.0, 1.1, float("nan")):
-        with pytest.raises(GenerateError, match="top_p"):
+        with refused(StepError, "generate", match="top_p"):
             generate(stream, "a", 5, top_p=top_p)
-    with pytest.raises(GenerateError, match="top_k"):
+    with refused(StepError, "generate", match="top_k"):
         generate(stream, "a", 5, top_k=-1)
-    with pytest.raises(TokenRangeError):
+    with refused(StepError, "token-out-of-range"):
         next(generate(stream, np.array([999]), 5))
-    with pytest.raises(ChunkTypeError):
+    with refused(StepError, "chunk-type"):
         next(generate(stream, np.array([1.5]), 5))
     assert (stream.pending, stream.items_consumed, stream.sampler) == (0, 0, None)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.raising import Fault, refused
 
 from dst.runtime import Session, Snapshot, Stream
-from dst.runtime.errors import NonFiniteStateError, StateError, UnhealthyStateError
+from dst.runtime.errors import NonFiniteError, StateError
 from dst.runtime.health import Health, HealthWarning, Limits
 from dst.runtime.trend import POINTS_PER_DECADE, Track, rms_of
 
@@ -110,7 +111,7 @@ def test_rollback_with_nothing_to_go_back_to_says_so(gain: Session) -> None:
     stream = gain.stream()
     stream.step(ONE)
     stream.step(BLOWS_UP)
-    with pytest.raises(UnhealthyStateError, match="no healthy state to go back to"):
+    with refused(StateError, "state-unhealthy", match="no healthy state to go back to"):
         Health(stream, policy="rollback")
 
 
@@ -124,10 +125,12 @@ def test_refuse_to_save_raises_until_the_state_is_well(gain: Session, tmp_path: 
     for _ in range(3):
         stream.step(np.full((1, 1), 4.0, np.float32))
     assert health.report.healthy  # nobody has looked
-    with pytest.raises(UnhealthyStateError, match=r"state `g`: max\|x\| is .*load that") as caught:
+    with refused(
+        StateError, "state-unhealthy", match=r"state `g`: max\|x\| is .*load that"
+    ) as caught:
         health.save(path)
     assert isinstance(caught.value, StateError)
-    with pytest.raises(UnhealthyStateError):
+    with refused(StateError, "state-unhealthy"):
         health.saved()
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -162,19 +165,19 @@ def test_a_state_that_is_not_finite_is_never_written(
     before = (tmp_path / "state").read_bytes()
     stream.step(BLOWS_UP)
     writer: Stream | Health = stream
-    expected: type[Exception] = NonFiniteStateError
+    expected = Fault(NonFiniteError, "state-not-finite")
     if policy == "warn":
         with pytest.warns(HealthWarning, match="state `g` holds a NaN or an infinity"):
             writer = Health(stream, policy="warn")
     elif policy == "refuse_to_save":
         writer = Health(stream, policy="refuse_to_save")
-        expected = UnhealthyStateError
+        expected = Fault(StateError, "state-unhealthy")
     sick = stream.snapshot()
-    with pytest.raises(expected):
+    with refused(*expected):
         writer.save(tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == before
     make_sick(stream, sick)
-    with pytest.raises(expected):
+    with refused(*expected):
         writer.saved()
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
@@ -229,7 +232,7 @@ def test_growth_beyond_the_limit_is_a_cause(gain: Session) -> None:
     assert health.report.causes
     assert all("state `c`: rms grew" in cause for cause in health.report.causes)
     assert "limit 3" in health.report.causes[0]
-    with pytest.raises(UnhealthyStateError, match="rms grew"):
+    with refused(StateError, "state-unhealthy", match="rms grew"):
         health.save("never written")
 
 

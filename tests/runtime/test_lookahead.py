@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.raising import refused
 from tests.steps import Array, write_with_golden
 from tests.windows import (
     close,
@@ -25,13 +26,7 @@ from dst.runtime import Session, StateStore, Stream, StreamPool, generate, repla
 from dst.runtime.bundle.folder import open_bundle
 from dst.runtime.bundle.manifest import Contract, Tokens
 from dst.runtime.bundle.validation import check_contract
-from dst.runtime.errors import (
-    ChunkShapeError,
-    ContractError,
-    GenerateError,
-    PartialChunkError,
-    ReplayError,
-)
+from dst.runtime.errors import BundleError, PartialChunkError, StepError, StoreError
 from dst.runtime.execution.items import laid_out
 from dst.runtime.execution.memory import predict
 from dst.runtime.execution.recurrence import Recurrence
@@ -192,7 +187,7 @@ def test_step_takes_the_chunk_and_its_look_ahead(session: Session) -> None:
     assert stream.state["c"].tobytes() == by_items.state["c"].tobytes()
     assert stream.items_consumed == by_items.items_consumed
     too_few = laid_out(chunk, items[: chunk.lookahead])
-    with pytest.raises(ChunkShapeError, match=rf"has {chunk.lookahead} items, expected T \+ "):
+    with refused(StepError, "chunk-shape", match=rf"has {chunk.lookahead} items, expected T \+ "):
         stream.step(too_few)
 
 
@@ -283,7 +278,7 @@ def test_replay_goes_to_the_item(sessions: dict[str, Session], item: int) -> Non
     reached = 0
     for record in saved:
         if record.items_consumed and record.items_consumed + 4 > item:  # it has seen what follows
-            with pytest.raises(ReplayError, match=rf"rewind\(name, {item - 4}\)"):
+            with refused(StoreError, "replay", match=rf"rewind\(name, {item - 4}\)"):
                 replay(session, record, items, first=0, item=item)
             continue
         back = replay(session, record, items, first=0, item=item)
@@ -361,7 +356,7 @@ def test_a_model_that_looks_ahead_cannot_generate(text: Session) -> None:
     assert isinstance(chunk.content, Tokens)
     stream = text.stream()
     bundle = replace_contract(text, replace(contract, chunk=chunk))
-    with pytest.raises(GenerateError, match="looks 2 items ahead"):
+    with refused(StepError, "generate", match="looks 2 items ahead"):
         next(generate(bundle.stream(), b"abc", 1))
     del stream
 
@@ -384,7 +379,9 @@ def test_the_rules() -> None:
     good = KINDS["chunk"]
     check_contract(good)
     check_contract(replace(good, chunk=replace(good.chunk, causal=False)))
-    with pytest.raises(ContractError, match=r"`exact` with lookahead 4.*choose `pad` or `refuse`"):
+    with refused(
+        BundleError, "contract", match=r"`exact` with lookahead 4.*choose `pad` or `refuse`"
+    ):
         check_contract(
             replace(
                 good,
@@ -392,7 +389,7 @@ def test_the_rules() -> None:
             )
         )
     exact = window_contract(allowed_t=(1, 2))
-    with pytest.raises(ContractError, match=r"`exact` and causal is false: with T of \[1, 2\]"):
+    with refused(BundleError, "contract", match=r"`exact` and causal is false: with T of \[1, 2\]"):
         check_contract(replace(exact, chunk=replace(exact.chunk, causal=False)))
     single = window_contract(allowed_t=(1,))
     check_contract(replace(single, chunk=replace(single.chunk, causal=False)))

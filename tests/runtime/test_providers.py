@@ -16,7 +16,7 @@ import pytest
 from dst.evaluate.providers import time_golden
 from dst.runtime import Session, open_bundle, replay_golden, write_bundle
 from dst.runtime.bundle.manifest import Graph, Manifest
-from dst.runtime.errors import ContractError, ProviderError, SessionError
+from dst.runtime.errors import ProviderError, SessionError
 from dst.runtime.execution.buffers import Arena, Block, DeviceArena
 from dst.runtime.execution.device import DeviceBridge, HostBridge, capture_options, uncaptured
 from dst.runtime.execution.engine import Engine
@@ -264,7 +264,7 @@ def test_a_cost_is_a_whole_number_of_a_named_node(text_parts: Parts, tmp_path: P
         graphs = tuple(replace(g, multiply_adds=wrong) for g in manifest.graphs)
         with pytest.raises(Exception, match="multiply_adds") as caught:
             write_bundle(tmp_path / "wrong", replace(manifest, graphs=graphs), files)
-        assert not isinstance(caught.value, ContractError)
+        assert getattr(caught.value, "code", "") != "contract"
         assert not (tmp_path / "wrong").exists()
 
 

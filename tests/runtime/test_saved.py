@@ -14,19 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.raising import refused
 from tests.safety.laws import with_checksum
 from xxhash import xxh3_128
 
 from dst.runtime import Session, Stream, generate
-from dst.runtime.errors import (
-    OtherModelError,
-    OtherPrecisionError,
-    OtherStateError,
-    StateCorruptError,
-    StateError,
-    StateNotFoundError,
-    StateVersionError,
-)
+from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError, StateNotFoundError
 from dst.runtime.execution.checkpoint import put_saved
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.recurrence import Recurrence
@@ -175,19 +168,21 @@ def test_whose_state_it_is(shelf: Path, text: Session, tmp_path: Path) -> None:
     stream = text.stream()
     stream.advance(b"12345678abc")
     stream.save(path)
-    with pytest.raises(OtherModelError, match=r"made by model aaaa.*runs bbbb"):
+    with refused(StateMismatchError, "other-model", match=r"made by model aaaa.*runs bbbb"):
         Stream.load(Session.open(shelf / "twin"), path)
     half = Session.open(shelf / "half")
-    with pytest.raises(OtherPrecisionError, match=r"float32.*int8.*allow_precision=True"):
+    with refused(
+        StateMismatchError, "other-precision", match=r"float32.*int8.*allow_precision=True"
+    ):
         Stream.load(half, path)
     taken = Stream.load(half, path, allow_precision=True)
     assert (taken.items_consumed, taken.pending) == (8, 3)
-    with pytest.raises(OtherModelError):
+    with refused(StateMismatchError, "other-model"):
         Session.open(shelf / "twin").stream().restore(stream.snapshot())
     saved = read_saved(path)
     identity = msgspec.structs.replace(saved.identity, state_hash="c" * 64)
     path.write_bytes(pack(msgspec.structs.replace(saved, identity=identity)))
-    with pytest.raises(OtherStateError):
+    with refused(StateMismatchError, "other-state-layout"):
         Stream.load(text, path)
 
 
@@ -218,7 +213,9 @@ def test_another_version_is_told_from_damage(
     blank = data[:at] + b"0" * places + data[at + 32 :]
     digest = hashlib.sha256(blank) if version == b"1" else xxh3_128(blank)
     path.write_bytes(blank.replace(b"0" * places, digest.hexdigest().encode(), 1))
-    with pytest.raises(StateVersionError, match=f"version is {version.decode()}; .* reads 2"):
+    with refused(
+        StateMismatchError, "state-version", match=f"version is {version.decode()}; .* reads 2"
+    ):
         Stream.load(text, path)
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tests.raising import Fault, refused
 
 from dst.runtime import Session, StateStore, generate
 from dst.runtime.errors import (
-    NonFiniteStateError,
+    NonFiniteError,
     StateError,
     StateNotFoundError,
-    StoreClosedError,
     StoreError,
-    StreamNameError,
     StreamNotFoundError,
 )
 from dst.runtime.state.codec import pack
@@ -133,9 +132,9 @@ def test_delete_forgets_one_stream_with_its_history(tmp_path: Path) -> None:
 def test_names_that_no_stream_can_have(tmp_path: Path, name: str) -> None:
     with StateStore(tmp_path / "a.db") as store:
         for call in (store.get, store.history, store.delete):
-            with pytest.raises(StreamNameError, match="1 to 200 printable characters"):
+            with refused(StoreError, "stream-name", match="1 to 200 printable characters"):
                 call(name)
-        with pytest.raises(StreamNameError):
+        with refused(StoreError, "stream-name"):
             store.put(name, state(8))
         assert store.list() == ()
 
@@ -152,14 +151,14 @@ def test_names_are_told_apart_byte_for_byte(tmp_path: Path) -> None:
 def test_all_of_put_many_or_nothing(tmp_path: Path) -> None:
     bad = msgspec.structs.replace(state(8), state={"h": np.array([[1, np.nan]], np.float32)})
     far = msgspec.structs.replace(state(8), items_consumed=2**63)
-    cases: list[tuple[Saved, type[Exception], str]] = [
-        (bad, NonFiniteStateError, "`h` of stream 'b' holds a NaN"),
-        (far, StateError, "at item 9223372036854775808"),
+    cases: list[tuple[Saved, Fault, str]] = [
+        (bad, Fault(NonFiniteError, "state-not-finite"), "`h` of stream 'b' holds a NaN"),
+        (far, Fault(StateError, "item-out-of-range"), "at item 9223372036854775808"),
     ]
     with StateStore(tmp_path / "a.db") as store:
         store.put("a", state(8))
         for wrong, error, words in cases:
-            with pytest.raises(error, match=words):
+            with refused(*error, match=words):
                 store.put_many({"a": state(16), "b": wrong})
             assert [entry.name for entry in store.list()] == ["a"]
             assert store.get("a").items_consumed == 8
@@ -256,7 +255,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store.put("a", state(8))
     store.close()
     store.close()
-    with pytest.raises(StoreClosedError, match=r"a\.db: is closed"):
+    with refused(StoreError, "store-closed", match=r"a\.db: is closed"):
         store.get("a")
     assert [p.name for p in tmp_path.iterdir()] == ["a.db"]  # no -wal or -shm is left
 

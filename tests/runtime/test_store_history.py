@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.raising import refused
 
 from dst.runtime import Session, StateStore, Stream, replay, write_bundle
 from dst.runtime.bundle.manifest import Manifest
-from dst.runtime.errors import (
-    ChunkTypeError,
-    OtherModelError,
-    OtherPrecisionError,
-    OtherStateError,
-    ReplayError,
-    StateNotFoundError,
-)
+from dst.runtime.errors import StateMismatchError, StateNotFoundError, StepError, StoreError
 from dst.runtime.state.codec import pack
 from dst.runtime.state.record import Identity, Saved
 from dst.runtime.store.retention import MAX_ASIDE, Mark, line_of, to_drop
@@ -241,7 +235,7 @@ def test_replay_needs_just_what_is_missing(text: Session, data: st.DataObject) -
     if saved.items_consumed <= item and (item <= begin or first <= begin <= item <= end):
         assert same(replay(text, saved, kept, first=first, item=item), wanted)
     else:
-        with pytest.raises(ReplayError):
+        with refused(StoreError, "replay"):
             replay(text, saved, kept, first=first, item=item)
 
 
@@ -249,13 +243,13 @@ def test_replay_says_what_is_missing(text: Session) -> None:
     stream = text.stream()
     stream.advance(TEXT[:21])  # 16 in the state, 5 waiting
     saved = stream.saved()
-    with pytest.raises(ReplayError, match=r"items 21 to 29 .* has 22 to 99"):
+    with refused(StoreError, "replay", match=r"items 21 to 29 .* has 22 to 99"):
         replay(text, saved, TEXT[22:100], first=22, item=30)
-    with pytest.raises(ReplayError, match=r"items 21 to 29 .* has 0 to 28"):
+    with refused(StoreError, "replay", match=r"items 21 to 29 .* has 0 to 28"):
         replay(text, saved, TEXT[:29], first=0, item=30)
-    with pytest.raises(ReplayError, match=r"at item 16, after item 15; .*older one"):
+    with refused(StoreError, "replay", match=r"at item 16, after item 15; .*older one"):
         replay(text, saved, TEXT, first=0, item=15)
-    with pytest.raises(ChunkTypeError):
+    with refused(StepError, "chunk-type"):
         replay(text, saved, SAMPLES, first=0, item=30)
 
 
@@ -282,20 +276,20 @@ def test_a_state_of_the_store_migrates_as_one_of_a_file_does(
     assert logits.tobytes() == stream.advance(TEXT[43:99])["logits"].tobytes()
 
     half = Session.open(shelf / "half")
-    with pytest.raises(OtherPrecisionError, match="allow_precision=True"):
+    with refused(StateMismatchError, "other-precision", match="allow_precision=True"):
         half.stream(saved)
-    with pytest.raises(OtherPrecisionError):
+    with refused(StateMismatchError, "other-precision"):
         replay(half, saved, TEXT, first=0, item=60)
     taken = replay(half, saved, TEXT, first=0, item=60, allow_precision=True)
     assert taken.items_consumed + taken.pending == 60
     assert half.stream(saved, allow_precision=True).items_consumed == 40
 
-    with pytest.raises(OtherModelError):
+    with refused(StateMismatchError, "other-model"):
         Session.open(shelf / "twin").stream(saved, allow_precision=True)
 
     h, n = manifest.contract.state
     state = (msgspec.structs.replace(h, role="window"), n)
     contract = msgspec.structs.replace(manifest.contract, state=state)
     write_bundle(tmp_path / "other", msgspec.structs.replace(manifest, contract=contract), files)
-    with pytest.raises(OtherStateError):
+    with refused(StateMismatchError, "other-state-layout"):
         Session.open(tmp_path / "other").stream(saved, allow_precision=True)

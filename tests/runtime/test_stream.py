@@ -9,17 +9,15 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.raising import Fault, refused
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import (
-    ChunkShapeError,
-    ChunkSizeError,
-    ChunkTypeError,
-    NonFiniteInputError,
+    NonFiniteError,
     PartialChunkError,
-    PendingItemsError,
+    SessionError,
     StateCorruptError,
-    TokenRangeError,
+    StepError,
 )
 from dst.runtime.state.codec import pack
 
@@ -225,7 +223,7 @@ def test_the_state_given_out_is_a_copy(text: Session) -> None:
 def test_step_would_overtake_pending_items(text: Session) -> None:
     stream = text.stream()
     stream.advance(b"ab")
-    with pytest.raises(PendingItemsError, match="2 items"):
+    with refused(StepError, "items-pending", match="2 items"):
         stream.step(np.zeros((1, 8), np.int64))
     assert (stream.pending, stream.items_consumed) == (2, 0)
 
@@ -236,23 +234,33 @@ IDS = np.zeros((1, 8), np.int64)
 @pytest.mark.parametrize(
     ("chunk", "error", "words"),
     [
-        (IDS.astype(np.int32), ChunkTypeError, "dtype int32, expected int64"),
-        (IDS.tolist(), ChunkTypeError, "is a list, expected a numpy array"),
-        (np.ma.masked_array(IDS, IDS == 0), ChunkTypeError, r"masked array.*filled\(\)"),
-        (IDS[0], ChunkShapeError, r"shape \[8\], expected \[1, T\]"),
-        (np.zeros((2, 8), np.int64), ChunkShapeError, r"shape \[2, 8\]"),
-        (np.zeros((1, 5), np.int64), ChunkShapeError, r"T = 5, this session runs T = \[1, 4, 8\]"),
-        (IDS - 1, TokenRangeError, r"token -1 at place 0 lies outside 0 \.\. 255"),
-        (IDS + 256, TokenRangeError, "token 256"),
+        (IDS.astype(np.int32), Fault(StepError, "chunk-type"), "dtype int32, expected int64"),
+        (IDS.tolist(), Fault(StepError, "chunk-type"), "is a list, expected a numpy array"),
+        (
+            np.ma.masked_array(IDS, IDS == 0),
+            Fault(StepError, "chunk-type"),
+            r"masked array.*filled\(\)",
+        ),
+        (IDS[0], Fault(StepError, "chunk-shape"), r"shape \[8\], expected \[1, T\]"),
+        (np.zeros((2, 8), np.int64), Fault(StepError, "chunk-shape"), r"shape \[2, 8\]"),
+        (
+            np.zeros((1, 5), np.int64),
+            Fault(StepError, "chunk-shape"),
+            r"T = 5, this session runs T = \[1, 4, 8\]",
+        ),
+        (
+            IDS - 1,
+            Fault(StepError, "token-out-of-range"),
+            r"token -1 at place 0 lies outside 0 \.\. 255",
+        ),
+        (IDS + 256, Fault(StepError, "token-out-of-range"), "token 256"),
     ],
 )
-def test_a_chunk_that_does_not_fit(
-    text: Session, chunk: Array, error: type[Exception], words: str
-) -> None:
+def test_a_chunk_that_does_not_fit(text: Session, chunk: Array, error: Fault, words: str) -> None:
     stream = text.stream()
     stream.step(IDS + 3)
     before = stream.state
-    with pytest.raises(error, match=words):
+    with refused(*error, match=words):
         stream.step(chunk)
     same(stream.state, before)
     assert stream.items_consumed == 8
@@ -261,16 +269,16 @@ def test_a_chunk_that_does_not_fit(
 @pytest.mark.parametrize(
     ("items", "error"),
     [
-        (np.zeros((1, 8), np.int64), ChunkShapeError),
-        (np.zeros(8, np.uint8), ChunkTypeError),
-        (np.array([1, 2, 256]), TokenRangeError),
-        ("text", ChunkTypeError),
-        (np.ma.masked_array([1, 2, 3], [False, True, False]), ChunkTypeError),
+        (np.zeros((1, 8), np.int64), Fault(StepError, "chunk-shape")),
+        (np.zeros(8, np.uint8), Fault(StepError, "chunk-type")),
+        (np.array([1, 2, 256]), Fault(StepError, "token-out-of-range")),
+        ("text", Fault(StepError, "chunk-type")),
+        (np.ma.masked_array([1, 2, 3], [False, True, False]), Fault(StepError, "chunk-type")),
     ],
 )
-def test_items_that_do_not_fit(text: Session, items: Array, error: type[Exception]) -> None:
+def test_items_that_do_not_fit(text: Session, items: Array, error: Fault) -> None:
     stream = text.stream()
-    with pytest.raises(error):
+    with refused(*error):
         stream.advance(items)
     assert (stream.pending, stream.items_consumed) == (0, 0)
 
@@ -281,7 +289,7 @@ def test_bytes_are_read_in_order_wherever_they_lie(text: Session) -> None:
     same(stream.advance(memoryview(BYTES)[::-1]), other.advance(BYTES[::-1]))
     gone = memoryview(BYTES)
     gone.release()
-    with pytest.raises(ChunkTypeError, match="released"):
+    with refused(StepError, "chunk-type", match="released"):
         stream.advance(gone)
 
 
@@ -302,11 +310,11 @@ def test_features_that_are_not_finite_are_refused(sensor: Session) -> None:
     stream = sensor.stream()
     bad = SAMPLES[:10].copy()
     bad[7, 1] = np.nan
-    with pytest.raises(NonFiniteInputError, match=r"items\[7\]"):
+    with refused(NonFiniteError, "input-not-finite", match=r"items\[7\]"):
         stream.advance(bad)
-    with pytest.raises(NonFiniteInputError):
+    with refused(NonFiniteError, "input-not-finite"):
         stream.step(bad[None, 6:8])
-    with pytest.raises(ChunkTypeError, match="are bytes"):
+    with refused(StepError, "chunk-type", match="are bytes"):
         stream.advance(b"abc")
     same(stream.state, sensor.stream().state)
     same(stream.step(SAMPLES[None, :4]), sensor.stream().step(SAMPLES[None, :4]))
@@ -314,7 +322,7 @@ def test_features_that_are_not_finite_are_refused(sensor: Session) -> None:
 
 def test_a_session_without_the_nominal_t_cannot_advance(shelf: Path) -> None:
     stream = Session.open(shelf / "text", chunk_sizes=[1]).stream()
-    with pytest.raises(ChunkSizeError, match=r"T = 8 is not open.*runs T = \[1\]"):
+    with refused(SessionError, "chunk-size", match=r"T = 8 is not open.*runs T = \[1\]"):
         stream.advance(BYTES)
     assert stream.advance(BYTES[:5])["logits"].shape[1] == 0
     assert stream.flush()["logits"].shape[1] == 5

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from msgspec.structs import replace
+from tests.raising import refused
 from tests.steps import Array, graph_of, write_with_golden
 from tests.windows import (
     close,
@@ -23,14 +24,7 @@ from dst.runtime import Session, SlotError, StateStore, Stream, StreamPool, writ
 from dst.runtime.bundle.folder import open_bundle
 from dst.runtime.bundle.manifest import Shape, StreamInput
 from dst.runtime.bundle.validation import check_contract
-from dst.runtime.errors import (
-    BatchError,
-    ContractError,
-    GoldenError,
-    GraphError,
-    StateCorruptError,
-    StreamInputError,
-)
+from dst.runtime.errors import BundleError, SessionError, StateCorruptError
 from dst.runtime.execution.memory import predict
 from dst.runtime.golden import replay_golden
 from dst.runtime.state.codec import pack, unpack
@@ -90,16 +84,16 @@ def test_what_does_not_fit_is_refused_by_name(
     for start in (session.stream, lambda **k: StreamPool(session, 2).reset(1, **k)):
         if given is None and start is not session.stream:
             continue
-        with pytest.raises(StreamInputError, match=words) as caught:
+        with pytest.raises(SessionError, match=words) as caught:
             start(inputs=given)
         assert caught.value.code == code
 
 
 def test_inputs_for_a_model_that_takes_none_are_refused(text: Session) -> None:
-    with pytest.raises(StreamInputError, match="'gain' is not known; this model takes none"):
+    with pytest.raises(SessionError, match="'gain' is not known; this model takes none"):
         text.stream(inputs=INPUTS)
     assert text.stream(inputs={}).inputs == {}
-    with pytest.raises(StreamInputError, match="is a list, expected a dict"):
+    with pytest.raises(SessionError, match="is a list, expected a dict"):
         text.stream(inputs=[GAIN])  # type: ignore[arg-type]
 
 
@@ -129,7 +123,7 @@ def test_a_saved_state_brings_its_inputs_and_takes_no_others(
     for one in again:
         assert one.advance(items[10:])["y"].tobytes() == expected.tobytes()
         assert pack(one.saved()) == pack(stream.saved())
-    with pytest.raises(StreamInputError, match="brings the inputs") as caught:
+    with pytest.raises(SessionError, match="brings the inputs") as caught:
         session.stream(saved, inputs=OTHER)
     assert caught.value.code == "stream-input-saved"
     tensors = safetensors.numpy.load_file(tmp_path / "a.state")
@@ -183,7 +177,7 @@ def test_every_slot_of_a_pool_has_its_own(session: Session) -> None:
     pool = StreamPool(session, 5)
     with pytest.raises(SlotError, match=r"slot 2 was not given.*`gain`, `offset`.*pool\.reset\(2"):
         pool.advance({2: drawn_items(contract, 4)})
-    with pytest.raises(StreamInputError):
+    with pytest.raises(SessionError):
         pool.swap_out(2)
     gains = random.normal(size=(5, 1, 2)).astype(np.float32)
     alone = []
@@ -231,7 +225,9 @@ def test_an_input_without_a_batch_axis_runs_alone_and_not_in_a_pool(tmp_path: Pa
     items = drawn_items(contract, 8)
     y = session.stream(inputs={"gain": GAIN}).advance(items)["y"][0]
     close(y, right_answers(contract, items, GAIN[0]))
-    with pytest.raises(BatchError, match=r"`gain` is float32 \[1, 2\] without a batch axis"):
+    with refused(
+        SessionError, "no-batches", match=r"`gain` is float32 \[1, 2\] without a batch axis"
+    ):
         StreamPool(session, 2)
 
 
@@ -245,10 +241,10 @@ def test_an_input_without_a_batch_axis_runs_alone_and_not_in_a_pool(tmp_path: Pa
 )
 def test_its_shape_holds_sizes_and_one_batch(shape: Shape, words: str) -> None:
     contract = replace(window_contract(given=True), stream_inputs=(shared(shape),))
-    with pytest.raises(ContractError, match=words):
+    with refused(BundleError, "contract", match=words):
         check_contract(contract)
     twice = replace(contract, stream_inputs=(replace(shared(("B", 2)), input="c"),))
-    with pytest.raises(ContractError, match="graph input 'c' is named twice"):
+    with refused(BundleError, "contract", match="graph input 'c' is named twice"):
         check_contract(twice)
 
 
@@ -256,7 +252,7 @@ def test_the_graph_must_take_them(tmp_path: Path) -> None:
     contract = window_contract(given=True)
     wrong = replace(contract, stream_inputs=(shared(("B", 3)),))
     write_bundle(tmp_path / "b", window_manifest(wrong), {"step.onnx": window_model(contract)})
-    with pytest.raises(GraphError, match=r"stream input `gain` is float32 .*\['B', 3\]"):
+    with refused(SessionError, "graph", match=r"stream input `gain` is float32 .*\['B', 3\]"):
         Session.open(tmp_path / "b").report()
 
 
@@ -279,7 +275,9 @@ def test_golden_runs_hold_them(tmp_path: Path) -> None:
         if words is None:
             assert not replay_golden(open_bundle(tmp_path / "b"))[0].passed
         else:
-            with pytest.raises(GoldenError, match=rf"golden\.safetensors.*`gain`.*{words}"):
+            with refused(
+                BundleError, "golden-tensors", match=rf"golden\.safetensors.*`gain`.*{words}"
+            ):
                 replay_golden(open_bundle(tmp_path / "b"))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tests.raising import refused
 from tests.runtime.conftest import text_files, text_manifest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -16,7 +17,7 @@ from dst.cli.inputs.token_text import token_blocks
 from dst.runtime import Session, TextTokenizer, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
 from dst.runtime.bundle.validation import TOKENIZER_FILE
-from dst.runtime.errors import ContractError, TokenizerError
+from dst.runtime.errors import BundleError, StepError
 from dst.runtime.install import install_line
 
 TEXT = "the rain, déjà vu, 日本語 and 😀😀 in Spain\r\nend"
@@ -80,7 +81,7 @@ def test_a_prompt_is_read_by_the_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match=r"tokenizer\.json is not listed"):
+    with refused(BundleError, "contract", match=r"tokenizer\.json is not listed"):
         written(tmp_path / "b", with_file=False)
 
 
@@ -89,18 +90,18 @@ def test_a_missing_package_is_one_line(
 ) -> None:
     session = Session.open(written(tmp_path / "b"))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(TokenizerError, match=re.escape(install_line("tokenizers"))) as caught:
+    with pytest.raises(StepError, match=re.escape(install_line("tokenizers"))) as caught:
         generate(session.stream(), "abc", 3)
     assert caught.value.code == "tokenizers-not-installed"
     assert len(list(generate(session.stream(), np.array([1, 2]), 3, seed=1))) == 3
-    with pytest.raises(TokenizerError, match="has no tokenizer") as caught:
+    with pytest.raises(StepError, match="has no tokenizer") as caught:
         TextTokenizer.of(text.bundle)
     assert caught.value.code == "no-tokenizer"
 
 
 def test_what_is_no_tokenizer_is_refused() -> None:
     for content in (b"{}", b"\xff", b"[1"):
-        with pytest.raises(TokenizerError, match="cannot read it") as caught:
+        with refused(StepError, "tokenizer-unreadable", match="cannot read it") as caught:
             TextTokenizer.read(content)
         assert "\n" not in str(caught.value)
 

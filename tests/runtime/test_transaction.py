@@ -7,14 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
+from tests.raising import Fault, refused
 
 from dst.runtime import Session, Stream
-from dst.runtime.errors import (
-    DeadlineError,
-    NonFiniteOutputError,
-    NonFiniteStateError,
-    StepError,
-)
+from dst.runtime.errors import DeadlineError, NonFiniteError, StepError
 from dst.runtime.execution.recurrence import BadStateError, Mark, Recurrence
 from dst.runtime.execution.step import Plan
 
@@ -45,7 +41,7 @@ def test_a_nan_output_undoes_the_whole_advance(shelf: Path, at: int) -> None:
     for s in (stream, twin):
         s.advance(SAMPLES[:11])
     before = everything(stream)
-    with pytest.raises(NonFiniteOutputError, match="`y`"):
+    with refused(NonFiniteError, "output-not-finite", match="`y`"):
         stream.advance(with_nan(at))
     assert everything(stream) == before
     assert stream.advance(SAMPLES)["y"].tobytes() == twin.advance(SAMPLES)["y"].tobytes()
@@ -55,7 +51,7 @@ def test_a_nan_output_undoes_a_flush(shelf: Path) -> None:
     stream = gain(shelf)
     stream.advance(with_nan(79)[70:])  # the item that fails is among the two that wait
     before = everything(stream)
-    with pytest.raises(NonFiniteOutputError):
+    with refused(NonFiniteError, "output-not-finite"):
         stream.flush()
     assert everything(stream) == before
     assert stream.pending == 2
@@ -65,7 +61,7 @@ def test_a_nan_output_undoes_a_step(shelf: Path) -> None:
     stream = gain(shelf)
     stream.step(SAMPLES[None, :8])
     before = everything(stream)
-    with pytest.raises(NonFiniteOutputError):
+    with refused(NonFiniteError, "output-not-finite"):
         stream.step(with_nan(5)[None, :8])
     assert everything(stream) == before
 
@@ -184,10 +180,12 @@ def test_a_bad_state_found_at_once_costs_nothing(shelf: Path) -> None:
     stream = gain(shelf, check_state_every=1)
     stream.advance(SAMPLES[:19])
     before = everything(stream)
-    with pytest.raises(NonFiniteStateError, match=r"`g`.*at item 32; .*as it was.*item 16"):
+    with refused(
+        NonFiniteError, "state-not-finite", match=r"`g`.*at item 32; .*as it was.*item 16"
+    ):
         stream.advance(np.concatenate([SAMPLES[:5], HUGE, SAMPLES[:8]]))
     assert everything(stream) == before
-    with pytest.raises(NonFiniteStateError):
+    with refused(NonFiniteError, "state-not-finite"):
         stream.advance(np.concatenate([SAMPLES, HUGE, SAMPLES]))
     assert everything(stream) == before
 
@@ -202,7 +200,9 @@ def test_a_bad_state_found_late_goes_back_to_the_last_good_one(shelf: Path) -> N
         good.step(chunk)
     stream.step(HUGE[None])  # the state is bad from here on, and nobody looks
     stream.step(chunk)
-    with pytest.raises(NonFiniteStateError, match=r"found at item 64; .*snapshot at item 32"):
+    with refused(
+        NonFiniteError, "state-not-finite", match=r"found at item 64; .*snapshot at item 32"
+    ):
         stream.step(chunk)
     assert everything(stream) == everything(good)
     stream.step(chunk)
@@ -213,13 +213,13 @@ def test_a_call_that_checked_on_its_way_is_checked_at_its_end(shelf: Path) -> No
     stream = gain(shelf, check_state_every=2)
     stream.step(SAMPLES[None, :8])
     before = everything(stream)
-    with pytest.raises(NonFiniteStateError, match=r"item 32; .*as it was.*item 8"):
+    with refused(NonFiniteError, "state-not-finite", match=r"item 32; .*as it was.*item 8"):
         stream.advance(np.concatenate([SAMPLES[:16], HUGE]))  # the check fell on item 16
     assert everything(stream) == before
     stream.advance(SAMPLES[:32])  # checked at 16 and 32, and at its end, 40
     good = everything(stream)
     stream.step(HUGE[None])
-    with pytest.raises(NonFiniteStateError, match="snapshot at item 40"):
+    with refused(NonFiniteError, "state-not-finite", match="snapshot at item 40"):
         stream.step(SAMPLES[None, :8])
     assert everything(stream) == good
 
@@ -228,13 +228,13 @@ def test_the_last_good_state_is_never_one_that_was_undone(shelf: Path) -> None:
     stream = gain(shelf, check_state_every=2)
     stream.step(SAMPLES[None, :8])
     before = everything(stream)
-    with pytest.raises(NonFiniteOutputError):
+    with refused(NonFiniteError, "output-not-finite"):
         stream.advance(with_nan(70))  # eight steps, four checks passed, then undone
     assert everything(stream) == before
     stream._core._arenas[stream._core.mark.side].write(
         np.full(stream._engine.layout.state_bytes, 255, np.uint8)  # all NaN
     )
-    with pytest.raises(NonFiniteStateError, match="snapshot at item 0"):
+    with refused(NonFiniteError, "state-not-finite", match="snapshot at item 0"):
         stream.save(shelf / "never.state")
     assert everything(stream) == everything(gain(shelf))
     assert not (shelf / "never.state").exists()
@@ -256,7 +256,10 @@ def test_a_plan_made_in_mid_call_does_not_touch_the_state_to_undo(shelf: Path) -
 
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(BadStateError("bad"), NonFiniteStateError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    [
+        (BadStateError("bad"), Fault(NonFiniteError, "state-not-finite")),
+        (KeyboardInterrupt(), None),
+    ],
 )
 @pytest.mark.parametrize("waiting", [0, 1, 4, 7])
 def test_what_fails_after_the_token_was_chosen_undoes_the_items_that_wait(
@@ -264,7 +267,7 @@ def test_what_fails_after_the_token_was_chosen_undoes_the_items_that_wait(
     monkeypatch: pytest.MonkeyPatch,
     waiting: int,
     error: BaseException,
-    raised: type[BaseException],
+    raised: Fault | None,
 ) -> None:
     data = b"0123456789abcdef"[: 8 + waiting]
     stream, twin = text.stream(), text.stream()
@@ -278,7 +281,7 @@ def test_what_fails_after_the_token_was_chosen_undoes_the_items_that_wait(
     with monkeypatch.context() as patch:
         patch.setattr(Recurrence, "settle", fail)  # it runs when the chosen token waits already
         for _ in range(2):
-            with pytest.raises(raised):
+            with refused(*raised) if raised else pytest.raises(KeyboardInterrupt):
                 stream.predict(b"ghijklmnop", lambda outputs, sampler: (7, sampler))
             assert everything(stream) == before
     assert stream.advance(b"xyz" * 9)["logits"].tobytes() == (

@@ -11,17 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.raising import Fault, refused
 
 from dst.runtime import open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Manifest, canonical
-from dst.runtime.errors import (
-    BundleError,
-    BundleExistsError,
-    BundleNotFoundError,
-    ContractError,
-    ManifestError,
-    OutsideError,
-)
+from dst.runtime.errors import BundleError, BundleExistsError, BundleNotFoundError
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]
 replace = msgspec.structs.replace
@@ -139,18 +133,22 @@ def test_a_failed_write_leaves_nothing(text_parts: Parts, tmp_path: Path) -> Non
     kept = open_bundle(tmp_path / "b").manifest
     broken = replace(manifest, contract=replace(manifest.contract, outputs=()))
     for bad_manifest, bad_files, error in (
-        (broken, files, ContractError),
-        (manifest, {**files, "extra": tmp_path / "nowhere"}, BundleError),
-        (manifest, {**files, "../extra": b""}, OutsideError),
-        (replace(manifest, model_id="short"), files, ManifestError),
+        (broken, files, Fault(BundleError, "contract")),
+        (
+            manifest,
+            {**files, "extra": tmp_path / "nowhere"},
+            Fault(BundleError, "bundle-unwritable"),
+        ),
+        (manifest, {**files, "../extra": b""}, Fault(BundleError, "path-outside")),
+        (replace(manifest, model_id="short"), files, Fault(BundleError, "manifest-invalid")),
         (
             replace(manifest, horizon=replace(manifest.horizon, half_life_items=float("nan"))),
             files,
-            ManifestError,
+            Fault(BundleError, "manifest-invalid"),
         ),
     ):
         for target in ("b", "c"):
-            with pytest.raises(error):
+            with refused(*error):
                 write_bundle(tmp_path / target, bad_manifest, bad_files, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     assert open_bundle(tmp_path / "b").manifest == kept

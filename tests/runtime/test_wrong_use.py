@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from tests.raising import refused
 from tests.runtime.conftest import text_contract, text_files, text_manifest
 
 from dst.runtime import Session, SlotError, StateStore, StreamPool, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.errors import ChunkShapeError, ChunkTypeError, GenerateError, StateError
+from dst.runtime.errors import StateError, StepError
 from dst.runtime.state.codec import pack
 
 
@@ -56,37 +57,41 @@ def test_items_of_another_type(
 ) -> None:
     stream = {"text": text, "ids": ids, "sensor": sensor}[model].stream()
     before = pack(stream.saved())
-    with pytest.raises(ChunkTypeError, match=f"^items {words}"):
+    with refused(StepError, "chunk-type", match=f"^items {words}"):
         stream.advance(items)  # type: ignore[arg-type]
     assert pack(stream.saved()) == before
 
 
 def test_a_chunk_given_as_items_and_items_given_as_a_chunk(text: Session, sensor: Session) -> None:
-    with pytest.raises(
-        ChunkShapeError, match=r"\[1, 8\], expected \[n\].*axis off by \.squeeze\(0\)"
+    with refused(
+        StepError, "chunk-shape", match=r"\[1, 8\], expected \[n\].*axis off by \.squeeze\(0\)"
     ):
         text.stream().advance(np.zeros((1, 8), np.int64))
-    with pytest.raises(ChunkShapeError, match=r"expected \[n, 2\].*step\(\) takes chunks"):
+    with refused(StepError, "chunk-shape", match=r"expected \[n, 2\].*step\(\) takes chunks"):
         sensor.stream().advance(np.zeros((1, 4, 2), np.float32))
-    with pytest.raises(ChunkShapeError, match=r"\[4, 2\], expected \[1, T, 2\]; advance\(\) takes"):
+    with refused(
+        StepError, "chunk-shape", match=r"\[4, 2\], expected \[1, T, 2\]; advance\(\) takes"
+    ):
         sensor.stream().step(np.zeros((4, 2), np.float32))
-    with pytest.raises(ChunkTypeError, match=r"chunk is a str.*advance\(\) reads text as bytes"):
+    with refused(StepError, "chunk-type", match=r"chunk is a str.*advance\(\) reads text as bytes"):
         text.stream().step("abc")  # type: ignore[arg-type]
-    with pytest.raises(ChunkTypeError, match=r"chunk is a bytes.*advance\(\) reads bytes"):
+    with refused(StepError, "chunk-type", match=r"chunk is a bytes.*advance\(\) reads bytes"):
         text.stream().step(b"abc")  # type: ignore[arg-type]
 
 
 def test_a_prompt_of_text_for_tokens_that_are_not_bytes(ids: Session) -> None:
-    with pytest.raises(GenerateError, match="encode it with its tokenizer first"):
+    with refused(StepError, "generate", match="encode it with its tokenizer first"):
         next(generate(ids.stream(), "abc", 1))
 
 
 def test_a_pool_wants_slots(text: Session) -> None:
     pool = StreamPool(text, 2)
     for wrong in (b"abc", [b"abc"], np.zeros(3, np.int64)):
-        with pytest.raises(ChunkTypeError, match=r"expected a dict: pool\.advance\(\{slot: items"):
+        with refused(
+            StepError, "chunk-type", match=r"expected a dict: pool\.advance\(\{slot: items"
+        ):
             pool.advance(wrong)  # type: ignore[arg-type]
-        with pytest.raises(ChunkTypeError, match=r"expected a dict: pool\.step\(\{slot: chunk"):
+        with refused(StepError, "chunk-type", match=r"expected a dict: pool\.step\(\{slot: chunk"):
             pool.step(wrong)  # type: ignore[arg-type]
     with pytest.raises(SlotError, match=r"encode it first: text\.encode\(\)"):
         pool.advance({0: "abc"})  # type: ignore[dict-item]

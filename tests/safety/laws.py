@@ -21,9 +21,9 @@ _CHECKSUM_AT = 8 + len('{"__metadata__":{"checksum":"')
 
 
 def named(error: DstError, base: type[DstError]) -> None:
-    """An error is one of ours, below its base class, and one line that can be printed."""
+    """An error is one of ours, with a code of its own, and one line that can be printed."""
     assert isinstance(error, base)
-    assert type(error) not in (DstError, BundleError, StateError), repr(error)
+    assert error.code not in {DstError.code, BundleError.code, StateError.code}, repr(error)
     printable(error)
 
 

@@ -4,7 +4,7 @@
 
 `GOOD` is a bundle that warms the process up. From then on the process may take `LIMIT_BYTES` more
 of address space, and every file that Python opens is noted. Each `PATH` is opened, as a saved state
-if it ends in `.state`, else as a bundle with a stream. Prints `{"answers": {path: [error,
+if it ends in `.state`, else as a bundle with a stream. Prints `{"answers": {path: [code,
 message]}, "outside": [paths opened that do not lie under ROOT]}`; "" stands for no error.
 """
 
@@ -14,7 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-from dst.runtime import Session, replay_golden
+from dst.runtime import DstError, Session, replay_golden
 from dst.runtime.state.file import read_saved
 
 
@@ -29,9 +29,11 @@ def visit(path: Path) -> None:
 
 
 def answer(path: Path) -> list[str]:
-    """Return the class and the message of the error, both empty for none."""
+    """Return the code and the message of the error, both empty for none."""
     try:
         visit(path)
+    except DstError as error:
+        return [error.code, str(error)]
     except Exception as error:
         return [type(error).__name__, str(error)]
     return ["", ""]

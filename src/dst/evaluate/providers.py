@@ -67,7 +67,7 @@ def time_golden(
 
     Raises:
         SessionError: a graph cannot be run here.
-        GoldenError: a golden file breaks its layout.
+        BundleError: `golden-tensors`: a golden file breaks its layout.
     """
     graphs = select(bundle, lowering, provider, every=True)
     found: list[GoldenTime] = []

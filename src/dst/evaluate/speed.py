@@ -67,7 +67,8 @@ def measure(
         raise SessionError(
             "expected bundles, sizes and rounds of at least 1, and slot_ms above 0; "
             f"{len(bundles)} bundles, sizes {list(sizes)}, {rounds} rounds, "
-            f"slot_ms {slot_ms}, starts {starts} came"
+            f"slot_ms {slot_ms}, starts {starts} came",
+            code="argument",
         )
     told = progress or _silent
     before, meter = load_average(), EnergyMeter.find()

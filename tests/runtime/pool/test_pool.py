@@ -9,25 +9,19 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.raising import Fault, refused
 from tests.runtime.pool.conftest import all_of, positive, same
 from tests.steps import Array
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import (
-    BatchError,
-    ChunkShapeError,
-    ChunkSizeError,
-    ChunkTypeError,
-    NonFiniteInputError,
-    NoSlotError,
-    OtherModelError,
-    OtherPrecisionError,
+    NonFiniteError,
     PartialChunkError,
-    PendingItemsError,
     SessionError,
     SlotError,
     StateCorruptError,
-    TokenRangeError,
+    StateMismatchError,
+    StepError,
 )
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
@@ -145,7 +139,7 @@ def test_a_number_of_numpy_names_a_slot(text: Session) -> None:
     pool.reset(0)
     same(pool.flush(np.arange(1, 3))[1], pool.flush([1])[1])
     same(pool.advance({np.int64(0): BYTES[:8]})[0], answer)  # type: ignore[dict-item]
-    with pytest.raises(NoSlotError, match="slot 'ada'"):
+    with refused(StepError, "no-such-slot", match="slot 'ada'"):
         pool.reset("ada")  # type: ignore[arg-type]
 
 
@@ -164,9 +158,9 @@ def test_flush_follows_the_tail_rule(batched: Path, tail: str) -> None:
     else:
         with pytest.raises(SlotError) as caught:
             pool.flush(range(3))
-        assert {slot: type(e) for slot, e in caught.value.failed.items()} == {
-            0: PartialChunkError,
-            2: PartialChunkError,
+        assert {slot: Fault.of(e) for slot, e in caught.value.failed.items()} == {
+            0: Fault(PartialChunkError, "partial-chunk"),
+            2: Fault(PartialChunkError, "partial-chunk"),
         }
         same(caught.value.outputs[1], streams[1].flush())
     assert all_of(pool) == before
@@ -245,9 +239,9 @@ def test_a_state_that_does_not_belong_is_refused(text: Session, shelf: Path) -> 
     pool.advance({slot: BYTES[:20] for slot in range(2)})
     before = all_of(pool)
     half = Session.open(shelf / "half").stream().saved()
-    with pytest.raises(OtherModelError):
+    with refused(StateMismatchError, "other-model"):
         pool.swap_in(0, Session.open(shelf / "twin").stream().saved())
-    with pytest.raises(OtherPrecisionError, match="allow_precision"):
+    with refused(StateMismatchError, "other-precision", match="allow_precision"):
         pool.swap_in(0, half)
     saved = text.stream().saved()
     broken: list[Saved] = [
@@ -270,9 +264,9 @@ def test_a_state_that_does_not_belong_is_refused(text: Session, shelf: Path) -> 
 
 
 def test_a_graph_of_fixed_batch_is_refused(shelf: Path) -> None:
-    with pytest.raises(BatchError, match=r"step.onnx runs T = 1 for B = \[1\] only"):
+    with refused(SessionError, "no-batches", match=r"step.onnx runs T = 1 for B = \[1\] only"):
         StreamPool(Session.open(shelf / "gain"), 4)
-    with pytest.raises(BatchError, match=r"step_t1.onnx .* session.stream\(\)"):
+    with refused(SessionError, "no-batches", match=r"step_t1.onnx .* session.stream\(\)"):
         StreamPool(Session.open(shelf / "text", lowering="portable"), 4)
 
 
@@ -281,7 +275,9 @@ def test_a_provider_whose_state_lies_on_a_device_is_refused(
 ) -> None:
     session = Session.open(shelf / "text", lowering="fused")
     monkeypatch.setattr(session, "provider", "cuda")
-    with pytest.raises(BatchError, match=r"'cuda' wants them on cuda; use session.stream\(\)"):
+    with refused(
+        SessionError, "no-batches", match=r"'cuda' wants them on cuda; use session.stream\(\)"
+    ):
         StreamPool(session, 4)
 
 
@@ -289,7 +285,7 @@ def test_a_graph_whose_rows_mix_is_refused(batched: Path) -> None:
     session = Session.open(batched / "mixed")
     pool = StreamPool(session, 4)
     before = all_of(pool)
-    with pytest.raises(BatchError, match=r"step.onnx at B = 2, T = 8 .* one by one"):
+    with refused(SessionError, "no-batches", match=r"step.onnx at B = 2, T = 8 .* one by one"):
         pool.advance({0: positive(9)})
     assert all_of(pool) == before
     assert session.stream().advance(positive(9))["y"].shape == (1, 8)
@@ -302,7 +298,7 @@ def test_a_graph_that_rounds_by_place_is_refused(batched: Path) -> None:
     if first.tobytes() == second.tobytes():
         pytest.skip("this build of ONNX Runtime rounds every place of an array alike")
     pool = StreamPool(Session.open(batched / "placed"), 4)
-    with pytest.raises(BatchError, match=r"B = 2, T = 7 .* or on its place there"):
+    with refused(SessionError, "no-batches", match=r"B = 2, T = 7 .* or on its place there"):
         pool.advance({0: positive(7)})
 
 
@@ -323,7 +319,9 @@ def test_a_slot_that_is_not_there(text: Session) -> None:
     before = all_of(pool)
     for slot in (-1, 3):
         for call in calls:
-            with pytest.raises(NoSlotError, match=rf"slot {slot}: this pool has slots 0 \.\. 2"):
+            with refused(
+                StepError, "no-such-slot", match=rf"slot {slot}: this pool has slots 0 \.\. 2"
+            ):
                 call(slot)
     assert all_of(pool) == before
 
@@ -347,14 +345,14 @@ def test_what_cannot_be_read_fails_its_slot_alone(text: Session) -> None:
         SlotError, match=r"^7 of 8 slots failed \(.*\); the others .*Slot"
     ) as caught:
         pool.step(wrong)
-    assert {slot: type(error) for slot, error in caught.value.failed.items()} == {
-        0: TokenRangeError,
-        1: ChunkTypeError,
-        2: ChunkShapeError,
-        3: ChunkShapeError,
-        4: ChunkTypeError,
-        5: TokenRangeError,
-        6: PendingItemsError,
+    assert {slot: Fault.of(error) for slot, error in caught.value.failed.items()} == {
+        0: Fault(StepError, "token-out-of-range"),
+        1: Fault(StepError, "chunk-type"),
+        2: Fault(StepError, "chunk-shape"),
+        3: Fault(StepError, "chunk-shape"),
+        4: Fault(StepError, "chunk-type"),
+        5: Fault(StepError, "token-out-of-range"),
+        6: Fault(StepError, "items-pending"),
     }
     same(caught.value.outputs[7], twin.step(good))
     assert all_of(pool)[:7] == before[:7]
@@ -370,7 +368,7 @@ def test_a_session_without_the_t_that_is_needed(shelf: Path) -> None:
     pool = StreamPool(Session.open(shelf / "text", chunk_sizes=[1]), 2)
     with pytest.raises(SlotError) as caught:
         pool.advance({0: BYTES, 1: b"abc"})
-    assert isinstance(caught.value.failed[0], ChunkSizeError)
+    assert Fault.of(caught.value.failed[0]) == Fault(SessionError, "chunk-size")
     assert (pool.pending(0), pool.pending(1)) == (0, 3)
     assert pool.flush([1])[1]["logits"].shape == (1, 3, 256)
 
@@ -384,7 +382,9 @@ def test_features_that_are_not_finite(sensor: Session) -> None:
     for _ in range(2):  # what a failed step leaves in the buffers harms nobody
         with pytest.raises(SlotError) as caught:
             pool.step({0: bad, 1: SAMPLES[None, 8:12], 2: bad})
-        assert {type(e) for e in caught.value.failed.values()} == {NonFiniteInputError}
+        assert {Fault.of(e) for e in caught.value.failed.values()} == {
+            Fault(NonFiniteError, "input-not-finite")
+        }
         same(caught.value.outputs[1], twin.step(SAMPLES[None, 8:12]))
     assert (all_of(pool)[0], all_of(pool)[2]) == (before[0], before[2])
     same(

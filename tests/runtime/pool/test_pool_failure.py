@@ -11,17 +11,12 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.raising import Fault
 from tests.runtime.pool.conftest import Outputs, all_of, positive, same
 from tests.steps import Array
 
 from dst.runtime import Session
-from dst.runtime.errors import (
-    DstError,
-    NonFiniteOutputError,
-    NonFiniteStateError,
-    SlotError,
-    StepError,
-)
+from dst.runtime.errors import DstError, NonFiniteError, SlotError, StepError
 from dst.runtime.execution.recurrence import Mark
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.batch import Batch
@@ -52,7 +47,7 @@ class _Both:
 
     def call(
         self, pooled: Callable[[], dict[int, Outputs]], alone: dict[int, Callable[[], Outputs]]
-    ) -> set[type[Exception]]:
+    ) -> set[Fault]:
         """Compare answers and errors slot by slot; return the kinds of errors that came."""
         failed: dict[int, DstError] = {}
         try:
@@ -68,23 +63,23 @@ class _Both:
             else:
                 same(answers[slot], expected)
         self.compare()
-        return {type(error) for error in failed.values()}
+        return {Fault.of(error) for error in failed.values()}
 
-    def advance(self, items: dict[int, Array]) -> set[type[Exception]]:
+    def advance(self, items: dict[int, Array]) -> set[Fault]:
         streams = self.streams
         return self.call(
             lambda: self.pool.advance(items),
             {slot: lambda s=slot, x=x: streams[s].advance(x) for slot, x in items.items()},  # type: ignore[misc]
         )
 
-    def step(self, chunks: dict[int, Array]) -> set[type[Exception]]:
+    def step(self, chunks: dict[int, Array]) -> set[Fault]:
         streams = self.streams
         return self.call(
             lambda: self.pool.step(chunks),
             {slot: lambda s=slot, x=x: streams[s].step(x) for slot, x in chunks.items()},  # type: ignore[misc]
         )
 
-    def flush(self, slots: Sequence[int]) -> set[type[Exception]]:
+    def flush(self, slots: Sequence[int]) -> set[Fault]:
         return self.call(
             lambda: self.pool.flush(slots), {slot: self.streams[slot].flush for slot in slots}
         )
@@ -167,7 +162,7 @@ def test_a_nan_output_undoes_its_slot_and_no_other(batched: Path) -> None:
     items: dict[int, Array] = {slot: positive(60, slot) for slot in range(5)}
     items[3] = spoilt(60, "poison", 40)  # found in the sixth of seven steps
     before = all_of(both.pool)
-    assert both.advance(items) == {NonFiniteOutputError}
+    assert both.advance(items) == {Fault(NonFiniteError, "output-not-finite")}
     assert all_of(both.pool)[3] == before[3]
     assert both.pool.items_consumed(2) == 72
 
@@ -178,7 +173,9 @@ def test_a_bad_state_found_late_puts_its_slot_back_and_no_other(batched: Path) -
         both.step({slot: positive(8)[None] for slot in range(4)})
     both.step({0: positive(8)[None], 2: np.full((1, 8), HUGE, np.float32)})
     both.step({slot: positive(8)[None] for slot in range(3)})
-    assert both.step({slot: positive(8)[None] for slot in range(3)}) == {NonFiniteStateError}
+    assert both.step({slot: positive(8)[None] for slot in range(3)}) == {
+        Fault(NonFiniteError, "state-not-finite")
+    }
     assert [both.pool.items_consumed(slot) for slot in range(4)] == [64, 56, 32, 40]
 
 

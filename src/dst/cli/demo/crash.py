@@ -78,7 +78,9 @@ def _kill_child(session: Session, file: Path, state: Path) -> None:
             child.kill()  # SIGKILL; on Windows TerminateProcess
         if not lines[-1]:
             said = (child.stderr.read() if child.stderr else b"").decode(errors="replace")
-            raise SessionError(f"the child process ended by itself: {said.strip()[-300:]}")
+            raise SessionError(
+                f"the child process ended by itself: {said.strip()[-300:]}", code="child-failed"
+            )
 
 
 def _digest(stream: Stream, data: bytes, start: int) -> str:

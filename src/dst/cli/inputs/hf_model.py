@@ -34,7 +34,7 @@ def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
     """Load the model, to run these T; none for the usual ones.
 
     Raises:
-        HuggingFaceError: the directory holds no model that can become a bundle.
+        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
         WrongUseError: transformers is missing.
     """
     with needing("export --from-hf", "export,hf"):

@@ -24,7 +24,7 @@ from dst.cli.answers.rows import Answers, row_shape, rows_of
 from dst.cli.answers.scores import Floats, Measure, measure_for
 from dst.cli.errors import WrongUseError
 from dst.runtime import Session, Stream
-from dst.runtime.errors import ChunkSizeError
+from dst.runtime.errors import SessionError
 from dst.runtime.execution.items import laid_out
 
 Array = npt.NDArray[np.generic]
@@ -81,14 +81,16 @@ class Reading:
             answering: whether the outputs are wanted.
 
         Raises:
-            ChunkSizeError: the session does not run this T.
+            SessionError: `chunk-size`: the session does not run this T.
         """
         engine = stream.engine
         self._contract = engine.contract
         self._sizes = engine.chunk_sizes
         self._t = self._contract.chunk.nominal_t if t is None else t
         if self._t not in self._sizes:
-            raise ChunkSizeError(f"T = {self._t}: this bundle runs T = {list(self._sizes)}")
+            raise SessionError(
+                f"T = {self._t}: this bundle runs T = {list(self._sizes)}", code="chunk-size"
+            )
         self._stream = stream
         self._measure = measure
         self._answering = answering
@@ -139,7 +141,7 @@ class Reading:
         The grid starts anew here. Items held back are answered for as well.
 
         Raises:
-            ChunkSizeError: no chunk of this session is small enough.
+            SessionError: `chunk-size`: no chunk of this session is small enough.
             StepError: a step failed.
         """
         if self._contract.chunk.tail != "exact":
@@ -147,8 +149,9 @@ class Reading:
         while (left := len(self._held) - self._ahead) > 0:
             fitting = [t for t in self._sizes if t <= min(left, self._t)]
             if not fitting:
-                raise ChunkSizeError(
-                    f"{left} items are left that no chunk of T = {list(self._sizes)} can hold"
+                raise SessionError(
+                    f"{left} items are left that no chunk of T = {list(self._sizes)} can hold",
+                    code="chunk-size",
                 )
             yield self._step(max(fitting))
         if self._answering and len(self._held) > self._told:
@@ -193,7 +196,7 @@ class Reading:
 
         Raises:
             StateError: the state cannot be written.
-            NonFiniteStateError: the state holds a NaN or an infinity.
+            NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity.
         """
         now = self._stream.snapshot()
         self._stream.restore(replace(now, pending=self._held[: self._kept].copy()))
@@ -319,9 +322,9 @@ def reading_of(
 
     Raises:
         StateError: the state cannot be used here.
-        StreamInputError: an input is missing, unknown, or does not fit.
+        SessionError: an input is missing, unknown, or does not fit.
         WrongUseError: inputs were given, and the saved state has some.
-        ChunkSizeError: the session does not run this T.
+        SessionError: `chunk-size`: the session does not run this T.
     """
     if state is None or not state.exists():
         stream = session.stream(inputs=inputs)

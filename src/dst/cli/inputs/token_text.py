@@ -22,7 +22,7 @@ def tokenizer_for(bundle: Bundle) -> TextTokenizer | None:
     """Load the tokenizer of a bundle; None where its contract names none.
 
     Raises:
-        TokenizerError: the package `tokenizers` is not installed, or cannot read the file.
+        StepError: the package `tokenizers` is not installed, or cannot read the file.
     """
     content = bundle.manifest.contract.chunk.content
     named = isinstance(content, Tokens) and content.tokenizer == "tokenizers"

@@ -29,7 +29,7 @@ from dst.evaluate.memory_growth import (
     judge,
 )
 from dst.runtime import Session, Stream, rss_bytes
-from dst.runtime.errors import NonFiniteOutputError, NonFiniteStateError
+from dst.runtime.errors import NonFiniteError
 from dst.runtime.golden import golden_inputs
 from dst.runtime.health import Health
 from dst.runtime.trend import TensorHealth
@@ -139,7 +139,7 @@ class Course:
             stream.step(chunks[0])  # opens the graph
             stream.reset()
             self._drive(stream, chunks, interrupts, tell)
-        except (NonFiniteOutputError, NonFiniteStateError) as error:
+        except NonFiniteError as error:
             self.cause = f"{error} (step {self.done + 1:,})"
 
     def _drive(self, stream: Stream, chunks: Array, interrupts: Interrupts, tell: Tell) -> None:

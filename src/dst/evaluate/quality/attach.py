@@ -28,7 +28,8 @@ def attach(path: str | Path, made: Report) -> Manifest:
     if manifest.bundle_id != made.quantized.bundle_id:
         raise BundleError(
             f"{bundle.label}: is not the bundle of the report: expected bundle_id "
-            f"{made.quantized.bundle_id[:16]}…, it is {manifest.bundle_id[:16]}…; measure it anew"
+            f"{made.quantized.bundle_id[:16]}…, it is {manifest.bundle_id[:16]}…; measure it anew",
+            code="other-bundle",
         )
     files: dict[str, bytes | Path] = {name: bundle.root / name for name in manifest.files}
     files[REPORT_FILE] = to_json(made)

@@ -149,12 +149,15 @@ def horizon_report(
 
     Raises:
         BundleError: a bundle is broken.
-        OtherModelError, OtherStateError: they are not two precisions of one model.
-        ChunkSizeError: one of them does not run the T that is asked for.
+        StateMismatchError: `other-model`, `other-state-layout`: they are not two precisions of one
+            model.
+        SessionError: `chunk-size`: one of them does not run the T that is asked for.
         StepError: items cannot be read, or a graph failed.
     """
     if length < 1:
-        raise StepError(f"a report needs a length of at least 1 item, {length} came")
+        raise StepError(
+            f"a report needs a length of at least 1 item, {length} came", code="argument"
+        )
     other = Session.open(quantized, threads=settings.threads)
     t = other.contract.chunk.nominal_t if settings.t is None else settings.t
     other.graph_for(t)

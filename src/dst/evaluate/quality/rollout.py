@@ -17,13 +17,7 @@ import numpy.typing as npt
 from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
 from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
 from dst.runtime import Session, Snapshot
-from dst.runtime.errors import (
-    NonFiniteOutputError,
-    NonFiniteStateError,
-    OtherModelError,
-    OtherStateError,
-    StepError,
-)
+from dst.runtime.errors import NonFiniteError, StateMismatchError, StepError
 from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.step import by_item
 from dst.runtime.golden import golden_inputs
@@ -110,22 +104,24 @@ def check_pair(reference: Session, other: Session, other_file: bool = False) -> 
             be the same, since nothing says whose weights and states they are.
 
     Raises:
-        OtherModelError, OtherStateError: they do not.
+        StateMismatchError: `other-model`, `other-state-layout`: they do not.
     """
     if other_file:
         _check_ends(reference, other)
         return
     left, right = reference.identity, other.identity
     if left.model_id != right.model_id:
-        raise OtherModelError(
+        raise StateMismatchError(
             f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
             f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
-            "file of it, such as one that was quantized elsewhere, give --other-file"
+            "file of it, such as one that was quantized elsewhere, give --other-file",
+            code="other-model",
         )
     if left.state_hash != right.state_hash:
-        raise OtherStateError(
+        raise StateMismatchError(
             f"{other.bundle.label}: its state tensors are not those of {reference.bundle.label}; "
-            "quantize without changing the state"
+            "quantize without changing the state",
+            code="other-state-layout",
         )
 
 
@@ -141,7 +137,7 @@ def _check_ends(reference: Session, other: Session) -> None:
     ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in right.outputs]
     for what, expected, found in ends:
         if expected != found:
-            raise OtherModelError(
+            raise StateMismatchError(
                 f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
                 f"{expected}; two files of one model must take the same items and have the same "
                 "outputs",
@@ -168,10 +164,12 @@ def rollout(
     Raises:
         BrokeAtOnceError: the other broke at its first chunk.
         StepError: an item cannot be read, or the reference broke.
-        ChunkSizeError: a session does not run the T of the walk.
+        SessionError: `chunk-size`: a session does not run the T of the walk.
     """
     if len(items) < 2:
-        raise StepError(f"a rollout needs at least 2 items to read, {len(items)} came")
+        raise StepError(
+            f"a rollout needs at least 2 items to read, {len(items)} came", code="argument"
+        )
     runs = _Runs(reference, other, items, walk)
     chunks = -(-walk.length // walk.t)
     head_chunks = min(chunks, -(-walk.head_items // walk.t))
@@ -257,7 +255,7 @@ class _Runs:
         try:
             found = self._other.step(self._chunk, copy=False)
             alone = None if before is None else self._from(before)
-        except (NonFiniteOutputError, NonFiniteStateError) as broke:
+        except NonFiniteError as broke:
             raise _OtherBrokeError(str(broke)) from None
         distance = self._compare.distance(right, found, following)
         self._free.add(at, distance.error, distance.scale, distance.losses)

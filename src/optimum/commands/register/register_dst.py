@@ -1,4 +1,4 @@
-"""`optimum-cli` comes looking here; the commands of dst go out.
+"""Register the commands of dst with `optimum-cli`.
 
 optimum reads every module of the namespace `optimum.commands.register`, to which each distribution
 adds its own. Here stand no `__init__.py` and nothing heavy: every call of `optimum-cli` loads this.
