@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.paths import check_paths
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.errors import SessionError
@@ -51,7 +51,7 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
         WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
             measured.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest, name = bundle.manifest, bundle.root.name
     t = manifest.contract.chunk.nominal_t

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 
@@ -120,6 +122,23 @@ class Bar:
             self.plain.at(done, note, what)
 
 
+def table(*columns: str) -> Table:
+    """Make an empty table; a column whose name begins with `>` stands to the right."""
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        made.add_column(name.removeprefix(">"), justify=justify, overflow="fold")
+    return made
+
+
+def pairs() -> Table:
+    """Make an empty grid of names and what they are."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=10)
+    grid.add_column(overflow="fold")
+    return grid
+
+
 def write_out(text: str) -> None:
     """Write to standard output.
 
@@ -167,7 +186,12 @@ def _encodable(value: object) -> object:
 
 
 def foreign(text: str) -> str:
-    """Make text from a manifest or the command line plain: no markup, no control characters."""
+    r"""Make text from a manifest or the command line plain: no markup, no control characters.
+
+    Example:
+        >>> print(foreign("[red]a\a"))
+        \[red]a\x07
+    """
     return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 

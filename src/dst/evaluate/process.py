@@ -1,4 +1,4 @@
-"""A fresh process: a bundle goes in, what it took to begin comes out.
+"""Open and step a bundle in a fresh process, and tell what that took.
 
 `probed` starts some, one after the other; each is `python -m dst.evaluate.process BUNDLE T THREADS
 PROVIDER` and prints one `Start` as JSON.

@@ -1,4 +1,4 @@
-"""What a bench found: plain records, from the whole down to one number and its spread."""
+"""The records of a bench, from the whole down to one number and its spread."""
 
 from collections.abc import Sequence
 
@@ -87,7 +87,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine and its state; null is: the machine does not tell."""
+    """The machine and its state; null means that the machine does not tell."""
 
     cpu: str
     cores: int

@@ -1,4 +1,4 @@
-"""Measuring: bundles in, their speed and their cost out, taken in turns in one process.
+"""Measure the speed and the cost of bundles, in turns, in one process.
 
 Each round gives every bundle a slot at every T, and begins with another bundle than the one
 before. What else the machine does then falls on all alike, and a ratio is taken within a round.

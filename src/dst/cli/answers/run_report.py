@@ -1,4 +1,4 @@
-"""What `dst run` prints and adds up: lines, items, answers, the most surprising, a summary."""
+"""Print and add up what `dst run` finds: lines, items, answers, the most surprising ones."""
 
 import sys
 from collections.abc import Sequence

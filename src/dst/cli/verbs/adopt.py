@@ -28,7 +28,7 @@ from dst.cli.options import (
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
+from dst.cli.paths import check_paths
 from dst.runtime.bundle.manifest import Constant, Fill, State, Zeros
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import mib
@@ -104,7 +104,7 @@ def adopt(
     """
     output = Output.to(json)
     check_folder("--out", out)
-    check_apart(output, {"FILE": model, "--data": data, "--out": out})
+    check_paths(output, {"FILE": model, "--data": data, "--out": out})
     with needing("adopt", "onnx"):
         from dst.export import Answers, adopt_bundle
     answers = Answers(

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Provider, Threads, sizes_of
-from dst.cli.output import Output, check_folder, foreign, replace_file
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, check_folder, foreign, replace_file, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate import BenchResult, Cell, Entry, measure
 from dst.evaluate.rendering.canvas import NoMatplotlibError
@@ -69,7 +69,7 @@ def bench(
 
     def work() -> int:
         reads = {f"bundle {bundle}": bundle for bundle in bundles}
-        check_apart(output, reads, {"--png": png, "--html": html})
+        check_paths(output, reads, {"--png": png, "--html": html})
         with Interrupts() as interrupts:
             with output.progress("bench", 1.0) as bar:
                 result = measure(
@@ -130,18 +130,11 @@ def _show(result: BenchResult, output: Output) -> None:
         output.out.print(f"[dim]energy: {foreign(result.energy_why)}[/]")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left")
-    return table
-
-
 def _by_t(result: BenchResult, what: str, show: Callable[[Cell], str]) -> Table:
-    table = _table(what, *(f"T = {t}" for t in result.sizes))
+    grid = table(what, *(f">T = {t}" for t in result.sizes))
     for entry in result.bundles:
-        table.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
-    return table
+        grid.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
+    return grid
 
 
 def _speed(cell: Cell) -> str:
@@ -163,8 +156,8 @@ def _step(cell: Cell) -> str:
 
 
 def _cost(result: BenchResult) -> Table:
-    head = ("files", "weights", "load", "first output", "peak memory", "its own")
-    table = _table("cost", *head, "µJ an item" if result.energy_why is None else "")
+    head = (">files", ">weights", ">load", ">first output", ">peak memory", ">its own")
+    grid = table("cost", *head, ">µJ an item" if result.energy_why is None else ">")
     for entry in result.bundles:
         start = entry.start
         cells = [_NONE] * 4
@@ -176,8 +169,8 @@ def _cost(result: BenchResult) -> Table:
                 mib(start.peak_rss_bytes - start.base_rss_bytes),
             ]
         sizes = mib(entry.file_bytes), mib(entry.weights_bytes)
-        table.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
-    return table
+        grid.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
+    return grid
 
 
 def _energy(entry: Entry) -> str:
@@ -186,15 +179,16 @@ def _energy(entry: Entry) -> str:
 
 
 def _quality(result: BenchResult) -> Table:
-    table = _table("quality", "items", "divergence", "loss", "growth", "causal", "gates")
+    head = (">items", ">divergence", ">loss", ">growth", ">causal", ">gates")
+    grid = table("quality", *head)
     words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "not judged"}
     for entry in result.bundles:
         held = entry.quality
         if held is None:
-            table.add_row(foreign(entry.label), *[_NONE] * 6)
+            grid.add_row(foreign(entry.label), *[_NONE] * 6)
             continue
         growth = next((g.value for g in held.gates if g.name == "last-over-early"), None)
-        table.add_row(
+        grid.add_row(
             foreign(entry.label),
             f"{held.items:,}",
             f"{held.divergence[-1]:.2g}",
@@ -203,7 +197,7 @@ def _quality(result: BenchResult) -> Table:
             "yes" if held.causal else "no",
             words[held.passed],
         )
-    return table
+    return grid
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -26,8 +26,8 @@ from dst.cli.errors import CHECK_FAILED, WrongUseError
 from dst.cli.inputs.reading import Reading
 from dst.cli.meter import Meter
 from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
 from dst.runtime import Session, generate
 from dst.runtime.bundle.manifest import Tokens
 from dst.words import mib
@@ -118,7 +118,7 @@ def show_parts(bundle: str, count: int | None, t: int | None, threads: int, outp
         DstError: the bundle cannot be used.
         WrongUseError: it is no text model, or there are too few bytes.
     """
-    check_apart(output, {"--bundle": bundle})
+    check_paths(output, {"--bundle": bundle})
     session = Session.open(bundle, threads=threads)
     content = session.contract.chunk.content
     measure = measure_for(session.contract)
@@ -259,11 +259,8 @@ def _survived(crash: Crash) -> Group:
 
 def _compared(precisions: list[PrecisionResult]) -> Table:
     """Set the precisions side by side."""
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("bundle", "precision", "recipe"):
-        grid.add_column(heading)
-    for heading in ("weights", "bits/byte", "bytes/s", "speed"):
-        grid.add_column(heading, justify="right")
+    numbers = (">weights", ">bits/byte", ">bytes/s", ">speed")
+    grid = table("bundle", "precision", "recipe", *numbers)
     for found in precisions:
         grid.add_row(
             foreign(found.bundle),

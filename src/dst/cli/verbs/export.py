@@ -31,7 +31,7 @@ from dst.cli.options import (
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
+from dst.cli.paths import check_paths
 from dst.runtime.bundle.manifest import Contract, Manifest
 from dst.words import counted, mib
 
@@ -126,7 +126,7 @@ def export(
         "--data": data,
         "--out": out,
     }
-    check_apart(output, reads)
+    check_paths(output, reads)
     if [model, from_hf, size].count(None) != 2:
         raise WrongUseError(
             "give one of these: your module as FILE.py:NAME, --from-hf DIR, or --size for a "

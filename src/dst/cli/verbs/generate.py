@@ -16,7 +16,7 @@ from dst.cli.errors import WrongUseError
 from dst.cli.inputs.token_text import tokenizer_for
 from dst.cli.options import BundleArgument, Json, Provider, State, Threads
 from dst.cli.output import Output, check_folder
-from dst.cli.paths import check_apart, state_files
+from dst.cli.paths import check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.runtime import Session, Stream
 from dst.runtime import generate as continued
@@ -86,7 +86,7 @@ def generate(
     def work() -> int:
         check_folder("--state", state)
         reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
-        check_apart(output, reads, state_files("--state", state))
+        check_paths(output, reads, state_files("--state", state))
         session = Session.open(bundle, provider=provider, threads=threads)
         sampling = Sampling(temperature, top_k, top_p, seed)
         return write(session, text, items, sampling, os.fsencode(stop), state, output)

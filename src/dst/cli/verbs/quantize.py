@@ -14,8 +14,8 @@ from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.forced import measure_forced
 from dst.cli.inputs.rows import item_blocks
 from dst.cli.options import BundleArgument, Json, Out, Overwrite, option
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, check_folder, foreign, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.runtime import open_bundle
 from dst.runtime.bundle.folder import Bundle
@@ -118,7 +118,7 @@ def quantize(
         )
 
     def work() -> int:
-        check_apart(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
+        check_paths(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
         chosen = recipe_named(recipe, block=block, method=method, weight_bits=weight_bits)
         rounder = _optimum(chosen) if backend == "optimum" else None
         source = open_bundle(bundle)
@@ -241,17 +241,15 @@ def _quantize(
 
 def _weights(records: "Sequence[WeightRecord]") -> Table:
     """Show what became of the weights, those of one fate in one row."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("form", "weights", "which"):
-        table.add_column(heading, overflow="fold")
+    fates = table("form", "weights", "which")
     kinds = Counter((r.form, r.role, r.reason) for r in records)
     for (form, role, reason), count in sorted(kinds.items()):
         alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
         names = [" + ".join((r.weight, *r.more)) if r.weight else r.node for r in alike]
         shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
         why = f" ({reason})" if reason else ""
-        table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
-    return table
+        fates.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
+    return fates
 
 
 def _tell(path: Path, done: "Quantized", output: Output) -> None:

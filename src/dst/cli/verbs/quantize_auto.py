@@ -8,8 +8,8 @@ from rich.table import Table
 
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize.autotune import (
@@ -62,7 +62,7 @@ def pick_recipe(
         WrongUseError: the data holds too little.
         OSError: the data cannot be read.
     """
-    check_apart(output, {"BUNDLE": source, "--input": data, "--out": out})
+    check_paths(output, {"BUNDLE": source, "--input": data, "--out": out})
     full = open_bundle(source)
     allowed = Budget() if budget is None else budget_for(budget, full.manifest.contract)
     items, about = items_of(full, data)
@@ -99,17 +99,12 @@ def pick_recipe(
 
 def _candidates(picked: Picked) -> Table:
     sizes = sorted({speed.t for found in picked.judgements for speed in found.speeds})
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("recipe")
-    table.add_column("weights", justify="right")
-    for t in sizes:
-        table.add_column(f"speed at T = {t}")
-    for name in ("loss" if _in_nats(picked) else "error", "growth"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict", overflow="fold")
+    harm = ">loss" if _in_nats(picked) else ">error"
+    speeds = (f"speed at T = {t}" for t in sizes)
+    recipes = table("recipe", ">weights", *speeds, harm, ">growth", "verdict")
     for found in picked.judgements:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
-        table.add_row(
+        recipes.add_row(
             foreign(found.recipe),
             f"{found.weights_share:.2f}",
             *(_speed(found.speed(t)) for t in sizes),
@@ -117,7 +112,7 @@ def _candidates(picked: Picked) -> Table:
             _NONE if growth is None else _growth(growth.value),
             _verdict(found, picked),
         )
-    return table
+    return recipes
 
 
 def _in_nats(picked: Picked) -> bool:
@@ -151,20 +146,18 @@ def _tell_search(search: Search, output: Output) -> None:
         f"[bold]{foreign(search.recipe)}[/], each of "
         f"{counted(len(search.harms), 'weight')} alone: {end}"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("weight", "role", "form", "harm", "held as"):
-        table.add_column(name)
+    harms = table("weight", "role", "form", "harm", "held as")
     shown = max(SHOWN_HARMS, count or 0)
     for place, harm in enumerate(search.harms[:shown]):
         wide = count is not None and place < count
-        table.add_row(
+        harms.add_row(
             foreign(harm.weight),
             harm.role,
             harm.form,
             _harm(harm),
             f"[bold]{harm.wider}[/]" if wide else harm.form,
         )
-    output.out.print(table)
+    output.out.print(harms)
     if len(search.harms) > shown:
         output.out.print(f"[dim]… and {len(search.harms) - shown} that hurt less[/]")
 

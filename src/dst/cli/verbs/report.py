@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
-from dst.cli.output import Output, check_folder, foreign, replace_file
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, check_folder, foreign, replace_file, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.rendering.canvas import NoMatplotlibError
 from dst.runtime import Bundle, open_bundle
@@ -100,7 +99,7 @@ def report(
 
     def work() -> int:
         reads = {"FULL": full, "QUANTIZED": quantized, "DATA": data}
-        check_apart(output, reads, {"--png": png})
+        check_paths(output, reads, {"--png": png})
         bundles = open_bundle(full), open_bundle(quantized)
         (_check_files if other_file else _check_order)(*bundles)
         if other_file and attach:
@@ -182,21 +181,19 @@ def _show(made: "Report", output: Output) -> None:
         f"against {foreign(full.precision)}: {counted(made.items, 'item')} of "
         f"{foreign(made.data)}, T = {made.items_per_step}"
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    divergence = "KL nats" if made.unit == "nats" else "error"
-    for name in ("up to item", divergence, "loss", "state", "accumulation"):
-        table.add_column(name, justify="right")
+    divergence = ">KL nats" if made.unit == "nats" else ">error"
+    ranges = table(">up to item", divergence, ">loss", ">state", ">accumulation")
     for found in made.ranges:
         if not found.items:
             continue
-        table.add_row(
+        ranges.add_row(
             f"{found.end:,}",
             f"{found.divergence:.2e}",
             _NONE if found.loss_difference is None else f"{found.loss_difference:+.4f}",
             _NONE if found.state is None else f"{found.state:.1e}",
             _NONE if found.accumulation is None else f"{found.accumulation:.2f}",
         )
-    output.out.print(table)
+    output.out.print(ranges)
     if made.drift is not None:
         output.out.print(
             f"[dim]own drift, {foreign(made.drift.what)}: "

@@ -31,7 +31,7 @@ from dst.cli.options import (
     option,
 )
 from dst.cli.output import Output, check_file, check_folder, foreign
-from dst.cli.paths import check_apart, state_files
+from dst.cli.paths import check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.runtime import Session
 from dst.runtime.bundle.manifest import Contract, Tokens
@@ -265,13 +265,13 @@ def _check_files(bundle: str, path: str, asked: Asked, output: Output) -> None:
     state = state_files("--state", asked.state)
     given = {f"--stream-input {t}": t.partition("=")[2] or None for t in asked.stream_inputs}
     reads = {"BUNDLE": bundle, "FILE": path, **given}
-    check_apart(output, reads, state)
+    check_paths(output, reads, state)
     if asked.out is None:
         return
     ending_of(asked.out)
     if asked.out not in STREAMS:
         check_file("--out", Path(asked.out))
-        check_apart(output, {**reads, **state}, {"--out": asked.out})
+        check_paths(output, {**reads, **state}, {"--out": asked.out})
 
 
 def _open(

@@ -16,8 +16,8 @@ from dst.cli.chunk_sizes import over_t
 from dst.cli.errors import WrongUseError
 from dst.cli.footprint import memory_bytes, show_memory
 from dst.cli.options import BUNDLE_HELP, Json, ProviderName
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, pairs, table
+from dst.cli.paths import check_paths
 from dst.runtime import Bundle, Memory, Session, open_bundle, predict, shipped
 from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.execution.buffers import Layout
@@ -86,13 +86,13 @@ class Placed(msgspec.Struct, frozen=True):
 def show_shipped(output: Output) -> int:
     """List the bundles that come with the package, and return the exit code."""
     bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
-    table = _table("name", "precision", "state", "weights", "", right=(2, 3))
+    grid = table("name", "precision", ">state", ">weights", "")
     for name, m in bundles.items():
         state, weights = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
         title, what = f"[bold]{foreign(name)}[/]", foreign(m.description)
-        table.add_row(title, foreign(m.precision), state, weights, what)
+        grid.add_row(title, foreign(m.precision), state, weights, what)
     if bundles:
-        output.out.print(table)
+        output.out.print(grid)
         output.out.print("[dim]dst show NAME tells more[/]")
     else:
         output.out.print("no bundles are shipped with this installation")
@@ -107,7 +107,7 @@ def show_bundle(path: str, output: Output) -> int:
         BundleError: the bundle is broken.
         WrongUseError: the JSON would be written into it.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest = bundle.manifest
     memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])
@@ -133,7 +133,7 @@ def show_placement(path: str, provider: ProviderName, output: Output) -> int:
         DstError: the bundle is broken, or a graph cannot be opened here at all.
         WrongUseError: the JSON would be written into the bundle.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     with output.progress(f"open on {provider}", None):
         report = Session.open(path, provider=provider, strict=False).report()
     output.out.print(_shares(report))
@@ -157,24 +157,10 @@ def show_placement(path: str, provider: ProviderName, output: Output) -> int:
     return 0
 
 
-def _table(*columns: str, right: tuple[int, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place in right else "left", overflow="fold")
-    return table
-
-
-def _pairs() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", min_width=10)
-    grid.add_column(overflow="fold")
-    return grid
-
-
 def _heading(bundle: Bundle, console: Console) -> None:
     m = bundle.manifest
     console.print(f"[bold]{foreign(bundle.root.name)}[/]  {foreign(m.description)}")
-    grid = _pairs()
+    grid = pairs()
     if m.name != bundle.root.name:
         grid.add_row("name", foreign(m.name))
     recipe = f" by recipe {m.recipe}" if m.recipe else ""
@@ -191,7 +177,7 @@ def _heading(bundle: Bundle, console: Console) -> None:
 
 
 def _contract(manifest: Manifest) -> Table:
-    contract, grid = manifest.contract, _pairs()
+    contract, grid = manifest.contract, pairs()
     chunk, content = contract.chunk, contract.chunk.content
     grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
     if isinstance(content, Tokens):
@@ -239,11 +225,11 @@ def _features(content: Features, item: tuple[int, ...]) -> str:
 
 
 def _state(manifest: Manifest) -> Table:
-    table = _table("name", "shape", "dtype", "role", "starts as", "bytes", right=(5,))
+    grid = table("name", "shape", "dtype", "role", "starts as", ">bytes")
     layout = Layout.of(manifest.contract)
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
         start = _init(state.init)
-        table.add_row(
+        grid.add_row(
             foreign(state.input),
             shape(state.shape),
             state.dtype,
@@ -251,8 +237,8 @@ def _state(manifest: Manifest) -> Table:
             start,
             f"{place.size:,}",
         )
-    table.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
-    return table
+    grid.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
+    return grid
 
 
 def _init(init: Zeros | Fill | Stored) -> str:
@@ -262,9 +248,9 @@ def _init(init: Zeros | Fill | Stored) -> str:
 
 
 def _graphs(manifest: Manifest) -> Table:
-    table = _table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
+    grid = table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
     for g in manifest.graphs:
-        table.add_row(
+        grid.add_row(
             foreign(g.file),
             g.lowering,
             ", ".join(str(t) for t in g.allowed_t),
@@ -273,11 +259,11 @@ def _graphs(manifest: Manifest) -> Table:
             foreign(", ".join(g.domains)),
             foreign(f">= {g.min_ort}"),
         )
-    return table
+    return grid
 
 
 def _memory(memory: Memory) -> Table:
-    grid = _pairs()
+    grid = pairs()
     grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
     grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
     grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
@@ -290,11 +276,11 @@ def _memory(memory: Memory) -> Table:
 def _certificates(manifest: Manifest) -> Table | str:
     if not manifest.certificates:
         return "[dim]none[/]"
-    names = ("compared", "steps", "items", "outputs", "state", "bound", "growth", "")
-    table = _table(*names, right=(1, 2, 3, 4, 5, 6))
+    numbers = (">steps", ">items", ">outputs", ">state", ">bound", ">growth")
+    grid = table("compared", *numbers, "")
     for c in manifest.certificates:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        table.add_row(
+        grid.add_row(
             foreign(c.name),
             f"{c.steps:,}",
             f"{c.steps * c.items_per_step:,}",
@@ -304,7 +290,7 @@ def _certificates(manifest: Manifest) -> Table | str:
             f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}",
             mark,
         )
-    return table
+    return grid
 
 
 def shape(sizes: tuple[int | str, ...]) -> str:
@@ -314,8 +300,8 @@ def shape(sizes: tuple[int | str, ...]) -> str:
 
 def _shares(report: LoadReport) -> Table:
     """One row per graph and provider; the part is of the graph's multiply-adds."""
-    names = ("graph", "lowering", "runs on", "nodes", "multiply-adds a step", "part")
-    table = _table(*names, right=(3, 4, 5))
+    names = ("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
+    grid = table(*names)
     for load in report.graphs:
         rows = [
             (s.provider, _nodes(s.nodes, s.unknown_nodes), s.multiply_adds) for s in load.shares
@@ -327,8 +313,8 @@ def _shares(report: LoadReport) -> Table:
         for where, nodes, cost in rows:
             part = f"{cost / load.multiply_adds:.1%}" if load.multiply_adds else ""
             name = foreign(load.graph)
-            table.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
-    return table
+            grid.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
+    return grid
 
 
 def _nodes(count: int, unknown: int) -> str:

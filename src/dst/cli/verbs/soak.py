@@ -9,14 +9,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from dst.cli.data import chunks_to_repeat
 from dst.cli.errors import CHECK_FAILED
 from dst.cli.options import BundleArgument, Json, Provider, Threads, at_least
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, pairs
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.memory_growth import (
     GROWTH_LIMIT,
@@ -207,7 +206,7 @@ def soak(
     output = Output.to(json)
 
     def work() -> int:
-        check_apart(output, {"BUNDLE": bundle, "--data": data})
+        check_paths(output, {"BUNDLE": bundle, "--data": data})
         if deadline_ms is not None:
             at_least("--deadline-ms", deadline_ms, 0)
         sizes = None if chunk is None else [chunk]
@@ -303,9 +302,7 @@ def _result(
 
 def _show(result: SoakResult, output: Output) -> None:
     memory, times, health = result.memory, result.times, result.health
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", min_width=10)
-    grid.add_column(overflow="fold")
+    grid = pairs()
     of = f" of {result.steps_asked:,}" if result.steps < result.steps_asked else ""
     grid.add_row("steps", f"{result.steps:,}{of}, T = {result.t}, in {result.seconds:,.1f} s")
     grew = f"{mib(memory.rss_bytes)}, grew by {memory.growth_bytes / 2**20:.2f} MiB"

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from dst.cli.errors import INTERRUPTED, WrongUseError
 from dst.cli.options import Json
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart, state_files
+from dst.cli.output import Output, check_folder, foreign, table
+from dst.cli.paths import check_paths, state_files
 from dst.runtime import StateStore
 from dst.runtime.state.file import read_saved, write_saved
 from dst.runtime.state.record import Saved
@@ -69,13 +68,14 @@ def list_streams(database: Database, json: Json = None) -> Job:
     output = Output.to(json)
 
     def work() -> int:
-        check_apart(output, {"DB": database})
+        check_paths(output, {"DB": database})
         with _existing(database) as states:
             entries = states.list()
         total = sum(entry.total_bytes for entry in entries)
-        table = _table("stream", "items", "stored at (UTC)", "newest", "states", "together")
+        names = ("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
+        listed = table(*names)
         for e in entries:
-            table.add_row(
+            listed.add_row(
                 foreign(e.name),
                 f"{e.items_consumed:,}",
                 _time(e.saved_at_ms),
@@ -84,7 +84,7 @@ def list_streams(database: Database, json: Json = None) -> Job:
                 mib(e.total_bytes),
             )
         if entries:
-            output.out.print(table)
+            output.out.print(listed)
         output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(total)}[/]")
         output.write_json({"store": str(database), "streams": entries, "total_bytes": total})
         return 0
@@ -103,12 +103,12 @@ def show(database: Database, name: Name, json: Json = None) -> Job:
     output = Output.to(json)
 
     def work() -> int:
-        check_apart(output, {"DB": database})
+        check_paths(output, {"DB": database})
         with _existing(database) as states:
             history = states.history(name)
-        table = _table("record", "items", "stored at (UTC)", "size", "")
+        listed = table(">record", ">items", ">stored at (UTC)", ">size", "")
         for kept in history:
-            table.add_row(
+            listed.add_row(
                 str(kept.record),
                 f"{kept.items_consumed:,}",
                 _time(kept.saved_at_ms),
@@ -116,7 +116,7 @@ def show(database: Database, name: Name, json: Json = None) -> Job:
                 "set aside" if kept.set_aside else "",
             )
         output.out.print(f"[bold]{foreign(name)}[/]")
-        output.out.print(table)
+        output.out.print(listed)
         output.write_json({"store": str(database), "name": name, "states": history})
         return 0
 
@@ -150,7 +150,7 @@ def export(
 
     def work() -> int:
         check_folder("FILE", file)
-        check_apart(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
+        check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
         with _existing(database, key_file) as states:
             saved = _chosen(states, name, item, record)
         write_saved(file, saved)
@@ -177,7 +177,7 @@ def import_state(
 
     def work() -> int:
         check_folder("DB", database)
-        check_apart(output, {"FILE": file, "--key-file": key_file}, {"DB": database})
+        check_paths(output, {"FILE": file, "--key-file": key_file}, {"DB": database})
         saved = read_saved(file)
         with _open(database, key_file) as states:
             states.put(name, saved)
@@ -209,7 +209,7 @@ def rewind(
         raise WrongUseError("give either ITEM or --record N; dst store show lists both")
 
     def work() -> int:
-        check_apart(output, {"DB": database, "--key-file": key_file})
+        check_paths(output, {"DB": database, "--key-file": key_file})
         with _existing(database, key_file) as states:
             saved = _chosen(states, name, item, record)
             states.put(name, saved)
@@ -229,7 +229,7 @@ def delete(database: Database, name: Name, yes: Yes = False, json: Json = None) 
     output = Output.to(json)
 
     def work() -> int:
-        check_apart(output, {"DB": database})
+        check_paths(output, {"DB": database})
         with _existing(database) as states:
             count = len(states.history(name))
             if not _agreed(f"delete stream {name!r} and its {counted(count, 'state')}", yes):
@@ -254,7 +254,7 @@ def wipe(database: Database, yes: Yes = False, json: Json = None) -> Job:
     output = Output.to(json)
 
     def work() -> int:
-        check_apart(output, {"DB": database})
+        check_paths(output, {"DB": database})
         with _existing(database) as states:
             entries = states.list()
             count = sum(e.states for e in entries)
@@ -355,11 +355,3 @@ def _tell(moved: Moved, what: str, output: Output) -> int:
 def _time(saved_at_ms: int) -> str:
     seconds = min(saved_at_ms, _LAST_MS) / 1000
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        left = name in ("stream", "")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    return table

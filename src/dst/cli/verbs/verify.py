@@ -10,8 +10,8 @@ from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
 from dst.cli.options import BundleArgument, Json, Provider, ProviderName, Threads
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
 from dst.evaluate.providers import GoldenTime, time_golden
 from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.execution.providers import Lowering
@@ -85,7 +85,7 @@ def replay(
         DstError: the bundle is broken, or a graph cannot be run here.
         WrongUseError: the bundle has no such graph, or the JSON would be written into it.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = _only(open_bundle(path), graph)
     named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
     lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
@@ -137,17 +137,11 @@ def _only(bundle: Bundle, graph: str | None) -> Bundle:
 
 
 def _show(result: Verified, output: Output) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("graph", "lowering"):
-        table.add_column(name, overflow="fold")
-    for name in ("T", "steps", "worst", "allowed"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    table.add_column("in", overflow="fold")
-    table.add_column("", overflow="fold")
+    numbers = (">T", ">steps", ">worst", ">allowed")
+    checks = table("graph", "lowering", *numbers, "", "in", "")
     for c in result.checks:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        table.add_row(
+        checks.add_row(
             foreign(c.graph),
             c.lowering,
             str(c.t),
@@ -160,7 +154,7 @@ def _show(result: Verified, output: Output) -> None:
         )
     where = f"{result.provider}, onnxruntime {result.onnxruntime}"
     output.out.print(f"[bold]{foreign(result.bundle)}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
-    output.out.print(table)
+    output.out.print(checks)
     passed = sum(c.passed for c in result.checks)
     if result.passed:
         runs = f"all {passed} golden runs" if passed > 1 else "the golden run"
@@ -174,12 +168,10 @@ def _show(result: Verified, output: Output) -> None:
 
 
 def _timed(result: Verified) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("graph", overflow="fold")
-    for name in ("T", "steps", f"{result.provider} ms", "cpu ms", f"{result.provider} / cpu"):
-        table.add_column(name, justify="right", overflow="fold")
+    where = (f">{result.provider} ms", ">cpu ms", f">{result.provider} / cpu")
+    times = table("graph", ">T", ">steps", *where)
     for t in result.times:
-        table.add_row(
+        times.add_row(
             foreign(t.graph),
             str(t.t),
             str(t.steps),
@@ -187,4 +179,4 @@ def _timed(result: Verified) -> Table:
             f"{t.cpu_seconds * 1e3:.3f}",
             f"{t.ratio:.2f}",
         )
-    return table
+    return times

@@ -1,4 +1,4 @@
-"""Positions: sums per item along streams in, one mean per log-spaced range of positions out.
+"""Average a quantity per item over log-spaced ranges of positions in a stream.
 
 Shape letters: `n` items, `O` outputs or tensors that are compared.
 """
@@ -21,6 +21,10 @@ def edges(length: int) -> tuple[int, ...]:
     """Return where the ranges end: 10, 18, 32, 56, 100, … and at last `length`.
 
     A last range that would be less than half as wide as the others joins the one before.
+
+    Example:
+        >>> edges(100)
+        (10, 18, 32, 56, 100)
     """
     steps = range(math.ceil(BINS_PER_DECADE * math.log10(max(length, 1) / FIRST_EDGE)))
     rising = [round(FIRST_EDGE * 10 ** (step / BINS_PER_DECADE)) for step in steps]
@@ -30,7 +34,12 @@ def edges(length: int) -> tuple[int, ...]:
 
 
 def ratio(error: Floats, scale: Floats) -> Floats:
-    """Return `error / scale` per place; 0 / 0 is 0, and anything else over 0 counts as 1."""
+    """Return `error / scale` per place; 0 / 0 is 0, and anything else over 0 counts as 1.
+
+    Example:
+        >>> ratio(np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])).tolist()
+        [0.5, 0.0, 1.0]
+    """
     safe = np.where(scale > 0, scale, 1.0)
     return np.where(scale > 0, error / safe, (error > 0).astype(np.float64))
 
@@ -100,6 +109,13 @@ class Bins:
 
     Attributes:
         ends: where each range ends.
+
+    Example:
+        >>> bins = Bins(edges(20), 1, root=False)
+        >>> bins.add(0, np.arange(20.0)[:, None], np.ones((20, 1)), None)
+        >>> bins.close()
+        >>> [bins.value(where) for where in range(len(bins.ends))]
+        [4.5, 14.5]
     """
 
     __slots__ = ("_block", "_root", "_spread", "_sums", "_where", "ends")

@@ -1,4 +1,4 @@
-"""Divergence: the outputs of two forms of a step in, how far apart they are per item out.
+"""Compare the outputs of two forms of a step, item by item.
 
 Shape letters: `T` items per chunk, `V` classes, `F` features, `O` outputs that are compared.
 """
@@ -22,7 +22,7 @@ _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far apart one step is, per item.
+    """How far the outputs of one step are from the reference, per item.
 
     Attributes:
         error: `[T, O]`: KL in nats, or squared errors summed over an item.
@@ -45,7 +45,7 @@ class Divergence:
         places: `O`.
         judges_loss: whether the outputs predict the next item.
         distance: outputs of the reference, those of the other, and the items `[T, ...]` that follow
-            those of the chunk -> how far apart they are.
+            those of the chunk -> their distance.
     """
 
     unit: Literal["nats", "relative"]
@@ -84,7 +84,12 @@ def rows(output: Output, value: Array) -> Floats:
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Return the log-probabilities of logits `[..., V]`."""
+    """Return the log-probabilities of logits `[..., V]`.
+
+    Example:
+        >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 

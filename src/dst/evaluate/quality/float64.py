@@ -1,4 +1,4 @@
-"""Widening: a bundle and one of its graphs in, the same step in float64 as a bundle out.
+"""Write a step in float64, to measure the drift of float32 itself.
 
 Every float32 in the graph becomes float64: inputs, outputs, weights, constants and casts. What
 runs is then the same arithmetic with 29 more bits, against which float32's own drift is measured.

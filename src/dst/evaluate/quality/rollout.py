@@ -1,4 +1,4 @@
-"""Rollout: two sessions of one model and a run of items in, how far they part along streams out.
+"""Run two forms of one model side by side, and sum up how far they part.
 
 The reference and the other each carry their own state from item 0 on. At some chunks, the same
 at every run, a third stream reads the chunk with the other's graph from the reference's state:

@@ -1,4 +1,4 @@
-"""Parts: a bundle in, the bytes of its files and of its weights, kind by kind, out."""
+"""Count the bytes of a bundle, file by file, and of its weights, kind by kind."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What every reader of numbers yields, and what it is told.
+"""The records that every reader of numbers takes and yields.
 
 Shape letters: `n` rows (items), `W` numbers per item.
 """
