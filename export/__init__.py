@@ -12,6 +12,7 @@ from dst.export.errors import (
     AdoptError,
     CertificateError,
     ExportError,
+    LoweringError,
     OpenQuestionsError,
     StepFaultError,
 )

@@ -38,6 +38,7 @@ Form = Literal[
 A recurrent operator or a convolution in `float16` is held so on disk and multiplied out as well.
 """
 FORMS: tuple[Form, ...] = get_args(Form)
+"""Every form."""
 Method = Literal["rtn", "search", "gptq"]
 """How the values of a block are found.
 

@@ -126,7 +126,7 @@ class Health:
             What was found, or None where it was not time.
 
         Raises:
-            As `look`.
+            UnhealthyStateError: as `look`.
         """
         gone = self._stream.items_consumed - self.report.items
         return self.look() if gone >= self.every_items or gone < 0 else None
@@ -179,7 +179,7 @@ class Health:
         """Look, and write the stream to one file as `Stream.save` does.
 
         Raises:
-            As `saved`; nothing was written then.
+            UnhealthyStateError, NonFiniteStateError: as `saved`; nothing was written.
             StateError: the disk refused; the file that stood there still does.
         """
         put_state(path, self.saved())

@@ -29,14 +29,9 @@ from torch import Tensor
 
 from dst.export.checks.branch import check_branches
 from dst.export.checks.cut import check_cut
-from dst.export.checks.memory import (
-    Finding,
-    check_reads,
-    check_repeats,
-    check_updates,
-    first_answers,
-)
+from dst.export.checks.memory import check_reads, check_updates
 from dst.export.checks.own_memory import Operators
+from dst.export.checks.repeats import Finding, check_counters, check_repeats, first_answers
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Answer, Tensors, where
 from dst.export.infer.probe import (
@@ -98,21 +93,52 @@ def check_recurrence(
         asked = first_answers(probe)
         tell(1)
         check_repeats(probe, asked)
+        findings += check_counters(probe, asked)
         tell(2)
-        findings += check_updates(probe)
+        check_branches(probe)  # before states that no stream reaches: a loop may not end on them
         tell(3)
-        findings += check_reads(probe)
+        findings += check_updates(probe)
         tell(4)
-        check_branches(probe)
+        findings += check_reads(probe)
         tell(5)
         _check_rows(probe)
         tell(6)
         _check_causal(probe)
         tell(7)
-        findings += check_cut(probe, max(bound, OTHER_SHAPE_SHARE))
+        findings += _check_cut(probe, max(bound, OTHER_SHAPE_SHARE), findings)
         check_repeats(probe, asked, seeds=1)  # once more, now that much else has run
         tell(8)
     return tuple(findings)
+
+
+def _check_cut(probe: Probe, share: float, findings: list[Finding]) -> list[Finding]:
+    """Check the cut; where a tensor never moves, or none reads it, that is why it matters.
+
+    Raises:
+        StepFaultError: it matters: `cut-matters`, `state-never-updated` or `state-never-read`.
+    """
+    try:
+        return check_cut(probe, share)
+    except StepFaultError as fault:
+        floats = {s.input for s in probe.contract.state if s.dtype.startswith("float")}
+        unused = [
+            finding
+            for finding in findings
+            if (finding.code == "state-never-updated" and finding.state)
+            or (finding.code == "state-never-read" and finding.state in floats)
+        ]
+        if fault.code != "cut-matters" or not unused:
+            raise
+        first = unused[0]
+        cure = (
+            "return its next value, not the one that came in"
+            if first.code == "state-never-updated"
+            else "read it in `forward`, instead of zeros"
+        )
+        raise StepFaultError(
+            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}",
+            code=first.code,
+        ) from fault
 
 
 def _check_runs(probe: Probe) -> None:

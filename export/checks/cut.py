@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from dst.export.checks.memory import Finding
+from dst.export.checks.repeats import Finding
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Tensors
 from dst.export.infer.probe import Gaps, Probe, nudged, nudged_chunk, said

@@ -1,169 +1,25 @@
-"""Check that a step has its memory in its state: all of it, and nothing but it.
+"""Check that every tensor of the state moves, and is read.
 
-`random`, `hidden-state`, `state-never-updated`, `state-never-read`; see
-``dst.export.checks.check_step``.
+`state-never-updated`, `state-never-read`; see ``dst.export.checks.check_step``.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dst.export.checks.own_memory import Operators, generators_of, memory_of, python_randomness
+from dst.export.checks.repeats import Finding
 from dst.export.errors import StepFaultError
-from dst.export.infer.call import Answer, Tensors, call_step, seed_all, where
-from dst.export.infer.inferred import Inferred
-from dst.export.infer.probe import Gaps, Probe, other_weights, said, same
+from dst.export.infer.call import Answer, Tensors
+from dst.export.infer.probe import Probe, other_weights, same
 from dst.runtime.bundle.manifest import Stored
 
-REPEAT_SHARE = 1e-5
-"""Two calls with the same arguments may differ by this share of a tensor's peak."""
-DRAWS = 16
-"""Calls of a step that draws random numbers before they are taken to have no effect."""
 PHASES = 24
 """Steps at which a state tensor is looked at before it counts as never read."""
 STILL_STEPS = 40
 """Steps over each stream before a state tensor counts as never updated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that the checks have seen and that is no fault.
-
-    Attributes:
-        code: what it concerns; the code of the fault that it is near to.
-        text: what was seen, in a sentence.
-    """
-
-    code: str
-    text: str
-
-
-# --- the same chunk and state, twice --------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One call and what it answered the first time."""
-
-    chunk: Tensor
-    state: Tensors
-    answer: Answer
-
-
-def first_answers(probe: Probe) -> list[Asked]:
-    """Ask at each T, from the start and from a later state; to be asked again later."""
-    asked = []
-    for t in probe.sizes:
-        state = probe.start()
-        for number in range(3):
-            chunk = probe.chunk("data", number, t)
-            answer = probe.call(chunk, state)
-            asked.append(Asked(chunk, state, answer))
-            state = answer[1]
-    return [a for i, a in enumerate(asked) if i % 3 != 1]
-
-
-def check_repeats(probe: Probe, asked: list[Asked], seeds: int = 2) -> None:
-    """Ask again after other calls: the same chunk and state must give the same answer.
-
-    Each question is asked under a few seeds, under more where random numbers are drawn.
-
-    Raises:
-        StepFaultError: they do not: `random` or `hidden-state`.
-    """
-    for question in asked:
-        operators = Operators()
-        with operators:
-            again = probe.call(question.chunk, question.state, seed=0)
-        _compare(probe, question, question.answer, again)
-        for seed in range(1, DRAWS if operators.random and seeds > 1 else seeds):
-            again = probe.call(question.chunk, question.state, seed=seed)
-            _compare(probe, question, question.answer, again)
-
-
-def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> None:
-    gaps = Gaps()
-    for found, expected in zip(again, first, strict=True):
-        gaps.add(found, expected)
-    apart = gaps.beyond(REPEAT_SHARE)
-    if not apart:
-        return
-    name = max(apart, key=lambda key: apart[key])
-    seen = (
-        f"the same chunk and state gave another `{name}` the second time "
-        f"({said(apart[name])}, {where(probe.contract, question.chunk)})"
-    )
-    code, why = _culprit(probe, question)
-    if code == "random":
-        raise StepFaultError(
-            f"{seen}: the module draws random numbers in a step{why}. A bundle must answer the "
-            "same on every run, and a graph has no seed: call `model.eval()`, remove dropout, "
-            "noise or sampling from `forward`, or give the random numbers as an input",
-            code=code,
-        )
-    raise StepFaultError(
-        f"{seen}: the module keeps a memory of its own{why}. A graph keeps nothing between calls, "
-        "so on a device this memory is gone and streams would not be apart: take it from `state` "
-        "and return its next value, `return outputs, {'h': h}`",
-        code=code,
-    )
-
-
-def _culprit(probe: Probe, question: Asked) -> tuple[str, str]:
-    """Tell random numbers from a memory, by what a call draws and what it changes."""
-    own_module = probe.step.module if isinstance(probe.step, Inferred) else probe.step
-    before = memory_of(own_module)
-    operators = Operators()
-    with operators:
-        same_seed = [probe.call(question.chunk, question.state, seed=7)]
-    left = python_randomness()
-    seed_all(7)
-    drawn = left != python_randomness()
-    same_seed.append(probe.call(question.chunk, question.state, seed=7))
-    same_seed.append(probe.call(question.chunk, question.state, seed=7))
-    after = memory_of(own_module)
-    changed = [name for name, digest in after.items() if before.get(name) != digest]
-    own = [name for name in generators_of(own_module) if name in changed]
-    by = f" (`{operators.random[0]}`)" if operators.random else ""
-    settled = all(_alike(same_seed[0], other) for other in same_seed[1:])
-    if settled and (operators.random or drawn):
-        return "random", by
-    if own or operators.own_generator:
-        return "random", by or f" ({own[0]})"
-    if changed:
-        return "hidden-state", f" ({', '.join(changed[:3])} changed during a call)"
-    if settled:  # it answers alike now: a memory that has filled since the first call
-        return "hidden-state", ""
-    if not operators.random and not drawn and _repeatable(probe, question):
-        return "hidden-state", ""
-    return "random", by
-
-
-def _repeatable(probe: Probe, question: Asked) -> bool:
-    """Whether two copies of the module, asked the same in the same order, answer alike.
-
-    What is drawn from elsewhere differs between them; a memory, wherever it lies, does not.
-    """
-    try:
-        copies = [copy.deepcopy(probe.step) for _ in range(2)]
-    except Exception:  # a module that holds what cannot be copied
-        return False
-    answers = []
-    for step in copies:
-        answers.append([call_step(step, question.chunk, question.state, seed=7) for _ in range(3)])
-    return all(_alike(a, b) for a, b in zip(*answers, strict=True))
-
-
-def _alike(a: Answer, b: Answer) -> bool:
-    gaps = Gaps()
-    for found, expected in zip(a, b, strict=True):
-        gaps.add(found, expected)
-    return not gaps.beyond(REPEAT_SHARE)
 
 
 # --- the state moves ------------------------------------------------------------------------
@@ -193,7 +49,7 @@ def check_updates(probe: Probe) -> list[Finding]:
     kept = {n for n in frozen if isinstance(states[n].init, Stored) or not _floats(probe, n)}
     if len(frozen) < len(states):
         findings += [
-            Finding("state-never-updated", f"state `{name}` never moves from its start")
+            Finding("state-never-updated", f"state `{name}` never moves from its start", name)
             for name in sorted(kept)
         ]
         frozen -= kept
@@ -279,7 +135,7 @@ def check_reads(probe: Probe) -> list[Finding]:
             code="state-never-read",
         )
     return findings + [
-        Finding("state-never-read", f"state `{name}` moves and changes no output")
+        Finding("state-never-read", f"state `{name}` moves and changes no output", name)
         for name in sorted(unread)
     ]
 

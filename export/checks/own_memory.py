@@ -6,11 +6,15 @@ Used only where a module has answered one chunk and state in two ways: to name t
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import inspect
+import itertools
 import random
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,6 +61,43 @@ def generators_of(module: nn.Module) -> list[str]:
         for name, value in _attributes(part)
         if isinstance(value, _GENERATORS)
     ]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a module keeps outside torch, and how to put another in its place."""
+
+    label: str
+    get: Callable[[], object]
+    put: Callable[[object], None]
+
+    def far(self, count: int) -> object:
+        """Return a number of the same kind, as it may be after so many calls."""
+        held = self.get()
+        return itertools.count(count) if isinstance(held, itertools.count) else type(held)(count)  # type: ignore[call-arg]
+
+
+def numbers_of(module: nn.Module) -> Iterator[Number]:
+    """Find the numbers in attributes of a module's parts, and in closures that these hold."""
+    for path, part in module.named_modules():
+        for name, value in list(vars(part).items()):
+            if _is_number(value):
+                label = f"attribute `{path + '.' if path else ''}{name}`"
+                yield Number(label, partial(getattr, part, name), partial(setattr, part, name))
+            if isinstance(value, types.FunctionType):
+                names = value.__code__.co_freevars
+                for inner, cell in zip(names, value.__closure__ or (), strict=True):
+                    with contextlib.suppress(ValueError):  # a cell that holds nothing yet
+                        if _is_number(cell.cell_contents):
+                            yield Number(
+                                f"`{inner}` around `{value.__qualname__}`",
+                                partial(getattr, cell, "cell_contents"),
+                                partial(setattr, cell, "cell_contents"),
+                            )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float, itertools.count)
 
 
 class Operators(TorchDispatchMode):

@@ -219,6 +219,14 @@ def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:
     if not _all_close(twice, once):
         return zeros  # nothing is known of a module that does not repeat itself: the checks say why
     if not _all_close([*(same[name] for name in outputs), *next_state], once):
+        _, other = call.split(call.raw(chunk.clone(), None, seed=1))
+        if not _all_close(taken(other, "the returned state")[1], tensors):
+            raise StepFaultError(
+                f"{called(call.module)} starts each stream from random numbers where it is given "
+                "no state: two streams of the same items would answer otherwise. Start from "
+                "`torch.zeros`, or from a buffer or a parameter, which keeps its value",
+                code="random",
+            )
         raise ExportError(cure, code="state-open")
     return zeros
 

@@ -151,7 +151,7 @@ class Caller:
         self._answered: tuple[Tensor, Sequence[Tensor]] | None = None
         self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
-    def raw(self, chunk: Tensor, state: object) -> object:
+    def raw(self, chunk: Tensor, state: object, seed: int = 0) -> object:
         """Call the module and return what it returns.
 
         Raises:
@@ -160,7 +160,7 @@ class Caller:
         arguments = (chunk, state) if self.takes_state else (chunk,)
         try:
             with torch.no_grad():
-                return self._runs()(*arguments)
+                return self._runs(seed)(*arguments)
         except Exception as error:
             if not self.named:
                 raise
@@ -177,11 +177,11 @@ class Caller:
                 code="step-failed",
             ) from error
 
-    def _runs(self) -> nn.Module:
+    def _runs(self, seed: int) -> nn.Module:
         """The module to call: itself, or a copy with the same weights and random numbers."""
         if not self.named:
             return self.module
-        seed_all(0)
+        seed_all(seed)
         shared = {id(p): p for p in self.module.parameters()}
         return copy.deepcopy(self.module, dict(_calculated(self.module)) | shared)
 

@@ -20,7 +20,7 @@ from dst.export.certify import (
     onnx_form,
     torch_form,
 )
-from dst.export.errors import LoweringError
+from dst.export.errors import LoweringError, StepFaultError
 from dst.export.lowering.trace import (
     Traced,
     portable_file,
@@ -29,6 +29,7 @@ from dst.export.lowering.trace import (
     trace_static,
 )
 from dst.export.step import Step
+from dst.graphs.randomness import random_operators
 from dst.runtime.execution.engine import first_line
 
 Array = npt.NDArray[np.generic]
@@ -70,6 +71,7 @@ def trace_all(
 
     Raises:
         LoweringError: torch cannot export the step, or a portable graph that was asked for.
+        StepFaultError: a graph draws random numbers (`random`).
     """
     chunk = step.contract.chunk
     progress = progress or (lambda what, share: None)
@@ -102,6 +104,13 @@ def trace_all(
             if asked:
                 raise
             tell(f"no portable graph for T = {t}: {error}")
+    for graph in graphs:
+        if drawn := random_operators(graph.model):
+            raise StepFaultError(
+                f"{graph.file} draws random numbers ({', '.join(drawn)}), though the answers that "
+                "were compared did not depend on them; take them out of `forward`",
+                code="random",
+            )
     return graphs
 
 

@@ -1,0 +1,92 @@
+"""The checks of the project, each a session with one name: `nox -s lint types tests`.
+
+Each session installs what it needs into an environment of its own. `nox --no-venv` runs them in
+the environment that is active, where `pip install -e ".[dev]"` has been done; `.ci/run` does that.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "venv"  # pip and not uv: uv does not find every torch build
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+
+TORCH = "torch==2.13.0"
+HF_TESTS = (
+    "tests/export/test_hf.py",
+    "tests/export/test_hf_bundle.py",
+    "tests/runtime/test_tokenizer.py",
+)
+
+
+def install(session: nox.Session, *requirements: str, torch: bool = False) -> None:
+    """Install requirements, after torch where asked; do nothing in an environment from outside.
+
+    torch goes first and pinned: a bare or newer torch can pull gigabytes of CUDA libraries.
+    TORCH_INDEX_URL names the index of its builds, if that is another than pip's.
+    """
+    if session.venv_backend == "none":
+        return
+    if torch:
+        index = os.environ.get("TORCH_INDEX_URL")
+        session.install(TORCH, *(("--index-url", index) if index else ()))
+    session.install(*requirements)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    dev = nox.project.load_toml()["project"]["optional-dependencies"]["dev"]
+    install(session, *(requirement for requirement in dev if requirement.startswith("ruff")))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "-e", ".[dev]", torch=True)
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests, the documents' Python and the docstrings' examples; takes pytest's words."""
+    install(session, "-e", ".[dev]", torch=True)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def models(session: nox.Session) -> None:
+    """Export every model of docs/models.md."""
+    install(session, "-e", ".[dev]", torch=True)
+    session.run("pytest", "-m", "models", *session.posargs)
+
+
+@nox.session
+def hf(session: nox.Session) -> None:
+    """Test Hugging Face models with transformers 5, which excludes optimum and so `dev`."""
+    install(session, "-e", ".[export,hf]", "pytest", "hypothesis", "psutil", torch=True)
+    session.run("pytest", "-m", "hf or not hf", *(session.posargs or HF_TESTS))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site strictly; `nox -s docs -- FOLDER` keeps it."""
+    install(session, "-e", ".[docs]")
+    site = session.posargs[0] if session.posargs else session.create_tmp()
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(Path(site).absolute()))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist and the wheel into dist/, and verify a model with the wheel alone."""
+    install(session, "build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    install(session, *map(str, Path("dist").glob("*.whl")))
+    session.chdir(session.create_tmp())
+    session.run("dst", "verify", "text")
