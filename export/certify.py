@@ -20,6 +20,7 @@ import torch
 
 from dst.export.errors import CertificateError
 from dst.export.step import Step
+from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.runtime.bundle.constants import constant_array
 from dst.runtime.bundle.manifest import Certificate, Contract, Curve, Features
 from dst.runtime.execution.items import laid_out
@@ -55,11 +56,19 @@ def torch_form(step: Step) -> Form:
     return run
 
 
-def onnx_form(graph: Path | bytes, contract: Contract) -> Form:
-    """A traced graph, a file or its bytes, on ONNX Runtime's CPU provider, one thread."""
+def onnx_form(graph: Path | bytes, contract: Contract, folder: Path | None = None) -> Form:
+    """A traced graph, a file or its bytes, on ONNX Runtime's CPU provider, one thread.
+
+    Args:
+        graph: The file, or its bytes.
+        contract: What the graph keeps.
+        folder: Where the external data lies that bytes refer to.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised
+    if folder is not None:
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
     source = graph if isinstance(graph, bytes) else str(graph)
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in contract.outputs] + [s.output for s in contract.state]

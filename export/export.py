@@ -18,6 +18,7 @@ from dst import __version__
 from dst.export.certify import (
     BOUND,
     Chunks,
+    Form,
     Progress,
     certify,
     initial_state,
@@ -35,8 +36,9 @@ from dst.export.lowering.graph_set import Tell, silent, trace_all
 from dst.export.lowering.trace import Traced
 from dst.export.step import Step
 from dst.graphs.cost import multiply_adds
+from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.weights import FILE as WEIGHTS_FILE
-from dst.graphs.weights import pack
+from dst.graphs.weights import WeightsFile, pack
 from dst.runtime.bundle.folder import check_target, write_bundle
 from dst.runtime.bundle.manifest import (
     Certificate,
@@ -210,34 +212,38 @@ def export_bundle(
         for finding in findings:
             tell(finding.text)
         own = step.own_certificates(items, about, certify_steps)
-        graphs = trace_all(step, items, portable_t, tell, progress)
-        files = dict(step.files()) | pack({g.file: g.model for g in graphs})
-        certificates = _certificates(
-            step, graphs, files, items, about, certify_steps, bound, progress
-        )
-        golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
-        stored = _stored_initial_state(step)
-        if stored:
-            files["init.safetensors"] = safetensors.numpy.save(stored)
-        manifest = Manifest(
-            name=name or path.name,
-            description=description,
-            license=license,
-            model_id=model_id(step, files[graphs[0].file]),
-            precision="float32",
-            recipe=None,
-            producer=Producer(name="dst-edge", version=__version__),
-            contract=contract,
-            graphs=tuple(_graph(g, contract, bound) for g in graphs),
-            golden=golden,
-            certificates=(*own, *certificates),
-            horizon=Horizon(half_life_items=step.half_life_items),
-            weights_bytes=len(files[WEIGHTS_FILE]),
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            store = WeightsFile(Path(folder) / "traced.bin")
+            graphs = trace_all(step, items, store, portable_t, tell, progress)
+            entries = tuple(_graph(g, contract, bound) for g in graphs)
+            packed = pack({g.file: g.model for g in graphs}, Path(folder), Path(folder))
+            store.path.unlink()
+            certificates = _certificates(step, graphs, items, about, certify_steps, bound, progress)
+            files = {**step.files(), **packed}
+            golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
+            stored = _stored_initial_state(step)
+            if stored:
+                files["init.safetensors"] = safetensors.numpy.save(stored)
+            weights = packed.get(WEIGHTS_FILE)
+            manifest = Manifest(
+                name=name or path.name,
+                description=description,
+                license=license,
+                model_id=model_id(step, _serialized(graphs[0])),
+                precision="float32",
+                recipe=None,
+                producer=Producer(name="dst-edge", version=__version__),
+                contract=contract,
+                graphs=entries,
+                golden=golden,
+                certificates=(*own, *certificates),
+                horizon=Horizon(half_life_items=step.half_life_items),
+                weights_bytes=weights.stat().st_size if isinstance(weights, Path) else 0,
+            )
+            return write_bundle(path, manifest, files, overwrite=overwrite)
     finally:
         for part in training:
             part.training = True
-    return write_bundle(path, manifest, files, overwrite=overwrite)
 
 
 def _step(module: nn.Module, chunk: object, state: object, known: Known) -> Step:
@@ -255,7 +261,6 @@ def _step(module: nn.Module, chunk: object, state: object, known: Known) -> Step
 def _certificates(
     step: Step,
     graphs: Sequence[Traced],
-    files: Mapping[str, bytes],
     data: Array,
     about: str,
     steps: int,
@@ -265,30 +270,32 @@ def _certificates(
     contract = step.contract
     t = contract.chunk.nominal_t
     torch_step = torch_form(step)
-    with tempfile.TemporaryDirectory() as folder:
-        for file, content in files.items():
-            (Path(folder) / file).write_bytes(content)
-        forms = {g.file: onnx_form(Path(folder) / g.file, contract) for g in graphs}
-    pairs = []
+
+    def form(graph: Traced | None) -> Form:
+        """Open a graph only when its turn comes: large ones share no memory; None is torch."""
+        if graph is None:
+            return torch_step
+        return onnx_form(_serialized(graph), contract, graph.folder)
+
+    pairs: list[tuple[str, Traced | None, Traced | None, int, int]] = []
     if (cut := _cut(contract)) is not None:
-        pairs.append((WHOLE, torch_step, torch_step, *cut))
+        pairs.append((WHOLE, None, None, *cut))
     free = [g for g in graphs if len(g.allowed_t) == len(contract.chunk.allowed_t)]
     for graph in graphs:
-        form = forms[graph.file]
         size = t if t in graph.allowed_t else graph.allowed_t[0]
         if free and graph is free[0]:
-            pairs.append(("torch-vs-fused", torch_step, form, size, size))
+            pairs.append(("torch-vs-fused", None, graph, size, size))
         elif free:
-            pairs.append((f"fused-vs-portable-t{size}", forms[free[0].file], form, size, size))
+            pairs.append((f"fused-vs-portable-t{size}", free[0], graph, size, size))
         else:
-            pairs.append((f"torch-vs-{graph.lowering}-t{size}", torch_step, form, size, size))
+            pairs.append((f"torch-vs-{graph.lowering}-t{size}", None, graph, size, size))
     certificates = []
     for name, reference, other, size, reference_t in pairs:
         try:
             certificate = certify(
                 name,
-                reference,
-                other,
+                form(reference),
+                form(other),
                 contract,
                 initial_state(step),
                 data,
@@ -361,15 +368,20 @@ def _stored_initial_state(step: Step) -> dict[str, Array]:
     }
 
 
+def _serialized(traced: Traced) -> bytes:
+    content: bytes = traced.model.SerializeToString(deterministic=True)
+    return content
+
+
 def _graph(traced: Traced, contract: Contract, bound: float) -> Graph:
     return Graph(
         file=traced.file,
         lowering=traced.lowering,
         allowed_t=traced.allowed_t,
         batch=traced.batch,
-        opsets=traced.opsets,
-        domains=traced.domains,
-        min_ort=traced.min_ort,
+        opsets=opsets(traced.model),
+        domains=domains(traced.model),
+        min_ort=min_ort(traced.model),
         golden_tolerance=max(GOLDEN_TOLERANCE, GOLDEN_TOLERANCE / BOUND * bound),
         multiply_adds=multiply_adds(traced.model, contract, traced.allowed_t, traced.batch),
     )

@@ -1,4 +1,4 @@
-"""A bundle goes in, a smaller or faster bundle comes out."""
+"""Make a bundle smaller or faster by rounding its weights."""
 
 from dst.quantize.errors import QuantizeError
 from dst.quantize.quantize import Quantized, quantize_bundle

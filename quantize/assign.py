@@ -1,4 +1,4 @@
-"""Surveys of a bundle's graphs and a recipe in, the form of every weight out, with reasons."""
+"""Choose a form for every weight of a bundle, by a recipe and overrides, and say why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from dst.quantize.errors import QuantizeError
-from dst.quantize.find_weights import Role, Site, Survey
+from dst.quantize.find_weights import FoundWeights, Role, WeightUse
 from dst.quantize.recipe import FORMS, Form, Override, Recipe
 
 _TIED: Mapping[Form, Form] = {
@@ -60,7 +60,7 @@ class Choice:
         role: its part in the recurrence.
         reason: why it is not held as the recipe holds products; empty where it is.
         table: key of the table whose numbers it shares, for a tied head.
-        insisted: an override quantizes what the recipe would have left.
+        forced: an override quantizes what the recipe would have left.
         block: values per scale where an ``int8-block`` product reads the numbers of int8 columns
             or of a table; 0 where it has blocks of its own.
     """
@@ -69,17 +69,17 @@ class Choice:
     role: Role
     reason: str = ""
     table: str = ""
-    insisted: bool = False
+    forced: bool = False
     block: int = 0
 
 
 def choose(
-    surveys: Mapping[str, Survey], recipe: Recipe, overrides: Sequence[Override]
+    graphs: Mapping[str, FoundWeights], recipe: Recipe, overrides: Sequence[Override]
 ) -> dict[str, Choice]:
     """Choose a form for every weight of a bundle.
 
     Args:
-        surveys: Graph file -> what it holds.
+        graphs: Graph file -> its weights.
         recipe: The rule.
         overrides: The exceptions; the last that names a weight counts.
 
@@ -90,29 +90,29 @@ def choose(
         QuantizeError: `override`: a pattern names nothing, or a form that does not fit what it
             names.
     """
-    sites = [site for survey in surveys.values() for site in survey.sites]
-    left = {name for survey in surveys.values() for name in survey.left}
+    uses = [use for found in graphs.values() for use in found.uses]
+    left = {name for found in graphs.values() for name in found.left}
     roles: dict[str, Role] = {}
-    for site in sites:
-        known = roles.get(site.key, site.role)
-        roles[site.key] = min(known, site.role, key=_RANK.index)
-    choices = {site.key: _by_recipe(site, roles[site.key], recipe) for site in sites}
+    for use in uses:
+        known = roles.get(use.key, use.role)
+        roles[use.key] = min(known, use.role, key=_RANK.index)
+    choices = {use.key: _by_recipe(use, roles[use.key], recipe) for use in uses}
     for override in overrides:
-        _apply(override, sites, left, roles, choices)
-    _tie(sites, choices)
-    for site in sites:
-        choices[site.key] = _possible(site, choices[site.key], recipe)
+        _apply(override, uses, left, roles, choices)
+    _tie(uses, choices)
+    for use in uses:
+        choices[use.key] = _possible(use, choices[use.key], recipe)
     return choices
 
 
-def _possible(site: Site, choice: Choice, recipe: Recipe) -> Choice:
+def _possible(use: WeightUse, choice: Choice, recipe: Recipe) -> Choice:
     """Fall back to what an operator, or calibration, can do."""
-    gap = site.gaps.get(choice.form)
+    gap = use.gaps.get(choice.form)
     if gap:
         return replace(choice, form="int8-stored", reason=gap)
     blocks = choice.form in ("int8-block", "int4-block") and recipe.method == "gptq"
-    if site.inside and (choice.form == "int8-static" or blocks):
-        if site.role == "filter":
+    if use.inside and (choice.form == "int8-static" or blocks):
+        if use.role == "filter":
             return replace(choice, form="int8-stored", reason=_UNSEEN)
         return replace(choice, form="float32", reason=_UNSEEN)
     return choice
@@ -123,6 +123,10 @@ def operator_form(operator: str, products: Form) -> Form:
 
     Convolutions have an 8-bit kernel for ranges that calibration found. Recurrent operators have
     one that rounds their input; where products round only weights, theirs are only stored.
+
+    Example:
+        >>> operator_form("LSTM", "int8-rows"), operator_form("LSTM", "int4-block")
+        ('int8-rows', 'int8-stored')
     """
     if products in ("float32", "float16"):
         return products
@@ -134,10 +138,10 @@ def operator_form(operator: str, products: Form) -> Form:
     return products if products in able else "int8-stored"
 
 
-def _by_recipe(site: Site, role: Role, recipe: Recipe) -> Choice:
+def _by_recipe(use: WeightUse, role: Role, recipe: Recipe) -> Choice:
     if role in ("cell", "filter"):
-        wanted = operator_form(site.operator, recipe.products)
-        slow = site.slow.get(wanted, "")
+        wanted = operator_form(use.operator, recipe.products)
+        slow = use.slow.get(wanted, "")
         return Choice("int8-stored" if slow else wanted, role, slow)
     if role in _REASONS:
         return Choice("float32", role, _REASONS[role])
@@ -149,16 +153,16 @@ def _by_recipe(site: Site, role: Role, recipe: Recipe) -> Choice:
 
 def _apply(
     override: Override,
-    sites: Sequence[Site],
+    uses: Sequence[WeightUse],
     left: set[str],
     roles: Mapping[str, Role],
     choices: dict[str, Choice],
 ) -> None:
     pattern, form = override.pattern, override.form
-    hit = [s for s in sites if s.named_by(lambda name: fnmatchcase(name, pattern))]
+    hit = [s for s in uses if s.named_by(lambda name: fnmatchcase(name, pattern))]
     fixed = [name for name in left if fnmatchcase(name, pattern)]
     if not hit and not fixed:
-        names = sorted({name for s in sites for name in s.names or (s.weight,)})
+        names = sorted({name for s in uses for name in s.names or (s.weight,)})
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise QuantizeError(
             f"override {pattern!r} names no weight and no node; weights: {shown}", code="override"
@@ -167,28 +171,28 @@ def _apply(
         raise QuantizeError(
             f"override {pattern!r}: {sorted(fixed)[0]} can only stay float32", code="override"
         )
-    for site in hit:
-        role = roles[site.key]
+    for use in hit:
+        role = roles[use.key]
         what, fitting = _FITTING.get(role, ("a product", _PRODUCT_FORMS))
-        if site.operator == "ConvTranspose":
+        if use.operator == "ConvTranspose":
             fitting = tuple(f for f in fitting if f != "int8-static")
         if form not in fitting:
             raise QuantizeError(
-                f"override {pattern!r}: {site.weight} is {what}, which cannot be {form}; "
+                f"override {pattern!r}: {use.weight} is {what}, which cannot be {form}; "
                 f"choose from {', '.join(fitting)}",
                 code="override",
             )
         reason = "kept by an override" if form == "float32" else ""
-        insisted = form != "float32" and role in _REASONS
-        choices[site.key] = Choice(form, role, reason, insisted=insisted)
+        forced = form != "float32" and role in _REASONS
+        choices[use.key] = Choice(form, role, reason, forced=forced)
 
 
-def _tie(sites: Sequence[Site], choices: dict[str, Choice]) -> None:
+def _tie(uses: Sequence[WeightUse], choices: dict[str, Choice]) -> None:
     """Let a head that mirrors a table read the table's numbers."""
-    tables = {s.mirror: s.key for s in sites if s.role == "embedding"}
-    for site in sites:
-        table = tables.get(site.key)
-        own = choices[site.key]
+    tables = {s.mirror: s.key for s in uses if s.role == "embedding"}
+    for use in uses:
+        table = tables.get(use.key)
+        own = choices[use.key]
         if table is None or own.role == "embedding" or own.form == "float32":
             continue
         form = choices[table].form
@@ -196,4 +200,4 @@ def _tie(sites: Sequence[Site], choices: dict[str, Choice]) -> None:
             form = _TIED.get(own.form, "int8-rows")
         if form != "float32" and (form == "float16") == (own.form == "float16"):
             block = TIED_BLOCK if form == "int8-block" else 0
-            choices[site.key] = Choice(form, own.role, "", table, own.insisted, block)
+            choices[use.key] = Choice(form, own.role, "", table, own.forced, block)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.walk import bodies_of, links, nodes_of, tensors_of
+from dst.graphs.sizes import dtype_name
+from dst.graphs.walk import attribute, bodies_of, links, nodes_of, tensors_of
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.cells import CELLS, FILTERS, gap, slow
 from dst.runtime.bundle.manifest import Contract
@@ -36,7 +37,7 @@ _DECAY_INPUTS = {"LinearAttention": (4, 5)}
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class WeightUse:
     """One operator with weights: a product, a look-up, a recurrent operator or a convolution.
 
     Attributes:
@@ -80,19 +81,19 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class FoundWeights:
     """What a graph holds.
 
     Attributes:
-        sites: weights that can be held in another form.
+        uses: weights that can be held in another form.
         left: node -> why its weights cannot.
     """
 
-    sites: tuple[Site, ...]
+    uses: tuple[WeightUse, ...]
     left: Mapping[str, str]
 
 
-def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
+def find_weights(model: onnx.ModelProto, folder: Path, contract: Contract) -> FoundWeights:
     """Find the weights of a graph; its names must be distinct (``dst.graphs.walk``).
 
     Args:
@@ -108,45 +109,47 @@ def survey(model: onnx.ModelProto, folder: Path, contract: Contract) -> Survey:
     items = _items(graph, contract.chunk.input)
     turned = turned_weights(graph, tensors)
     found: dict[str, tuple[str, Floats, bool]] = {}
-    others: dict[str, Site] = {}
+    others: dict[str, WeightUse] = {}
     left: dict[str, str] = {}
     for node in nodes:
         if node.op_type in (*CELLS, *FILTERS, "CausalConvWithState"):
-            site = _operator(node, tensors, inputs, folder, node.name not in top)
-            if isinstance(site, Site):
-                others[node.name] = site
+            use = _operator(node, tensors, inputs, folder, node.name not in top)
+            if isinstance(use, WeightUse):
+                others[node.name] = use
             else:
-                left[node.name] = site
+                left[node.name] = use
             continue
         weight = _weight_of(node, tensors | turned, items)
         if isinstance(weight, int):
             value = node.input[weight]
             tensor = turned.get(value) or tensors[value]
             array = np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float32)
-            flip = (value in turned) != (node.op_type == "Gemm" and bool(_int(node, "transB")))
+            flip = (value in turned) != (
+                node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+            )
             found[node.name] = (tensor.name, array.T if flip else array, flip)
         elif weight:
             left[node.name] = weight
     left |= _read_twice(graph, tensors, turned, found, others)
     found = {name: weight for name, weight in found.items() if name not in left}
-    others = {name: site for name, site in others.items() if name not in left}
+    others = {name: use for name, use in others.items() if name not in left}
     follow = _Follow(nodes, set(found) | set(others) | set(left), contract)
-    sites: list[Site] = []
+    uses: list[WeightUse] = []
     for node in nodes:
         if node.name in others:
-            sites.append(others[node.name])
+            uses.append(others[node.name])
         if node.name in found:
             name, array, flip = found[node.name]
             rows, columns = array.shape
             role, key, mirror = _role(node, array, follow), key_of(array), key_of(array.T)
             inside = node.name not in top
-            sites.append(
-                Site(
+            uses.append(
+                WeightUse(
                     node.name, name, flip, role, (rows, columns), key, mirror, node.op_type,
                     inside=inside,
                 )
             )  # fmt: skip
-    return Survey(tuple(sites), left)
+    return FoundWeights(tuple(uses), left)
 
 
 def _read_twice(
@@ -154,7 +157,7 @@ def _read_twice(
     tensors: Mapping[str, onnx.TensorProto],
     turned: Mapping[str, onnx.TensorProto],
     found: Mapping[str, tuple[str, Floats, bool]],
-    others: Mapping[str, Site],
+    others: Mapping[str, WeightUse],
 ) -> dict[str, str]:
     """Find the operators whose weight something else reads too: node -> why it stays.
 
@@ -174,7 +177,7 @@ def _read_twice(
                 readers[name] = f"{node.op_type} reads"
     readers |= {t.name: readers[value] for value, t in turned.items() if value in readers}
     held: dict[str, tuple[str, ...]] = {name: (found[name][0],) for name in found}
-    held |= {name: site.names for name, site in others.items()}
+    held |= {name: use.names for name, use in others.items()}
     return {
         node: f"{readers[name]} the same weight, which would then be held twice"
         for node, names in held.items()
@@ -189,7 +192,7 @@ def _operator(
     inputs: Collection[str],
     folder: Path,
     inside: bool,
-) -> Site | str:
+) -> WeightUse | str:
     """A recurrent operator or a convolution; or why its weights stay as they are."""
     op = node.op_type
     if op == "CausalConvWithState":
@@ -201,9 +204,8 @@ def _operator(
             made = "is an input of the graph" if name in inputs else "is computed by the graph"
             return f"a weight of {op} that {made} is no constant"
         if tensors[name].data_type != onnx.TensorProto.FLOAT:
-            kind = onnx.helper.tensor_dtype_to_string(tensors[name].data_type)
-            return f"{op} holds its weight as {kind.removeprefix('TensorProto.').lower()}"
-    if op in CELLS and _int(node, "layout"):
+            return f"{op} holds its weight as {dtype_name(tensors[name].data_type)}"
+    if op in CELLS and attribute(node, "layout", 0):
         return f"ONNX Runtime runs no {op} with layout 1 on CPUs"
     names = tuple(node.input[place] for place in weights)
     sizes = [tuple(tensors[name].dims) for name in names]
@@ -222,7 +224,7 @@ def _operator(
         outputs = first[0] if op == "Conv" else first[1]
         shape = (math.prod(first) // outputs, outputs)
     forms: tuple[Form, ...] = ("int8-dynamic", "int8-rows") if op in CELLS else ()
-    return Site(
+    return WeightUse(
         node=node.name,
         weight=names[0],
         turned=False,
@@ -270,12 +272,12 @@ def _weight_of(
     at = held[0]
     size = tensors[node.input[at]].dims
     if node.op_type == "Gather" and at == 0:
-        if len(size) == 2 and _int(node, "axis") == 0 and node.input[1] in items:
+        if len(size) == 2 and attribute(node, "axis", 0) == 0 and node.input[1] in items:
             return 0
         return "a table that is not looked up by the chunk's items"
     if node.op_type == "MatMul" and at == 1 and len(size) == 2:
         return 1
-    if node.op_type == "Gemm" and at == 1 and not _int(node, "transA") and _plain(node):
+    if node.op_type == "Gemm" and at == 1 and not attribute(node, "transA", 0) and _plain(node):
         return 1
     if node.op_type in ("MatMul", "Gemm", "Einsum"):
         return f"{node.op_type} holds its weight in a way that has no quantized kernel"
@@ -286,10 +288,6 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor may be a weight: masks and other small constants are none."""
     matrix = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
     return matrix and math.prod(tensor.dims) >= MIN_VALUES
-
-
-def _int(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)
 
 
 def _plain(node: onnx.NodeProto) -> bool:

@@ -1,9 +1,9 @@
-"""A bundle and a recipe in, the quantized bundle and a record of every weight out."""
+"""Quantize a bundle by a recipe, and record what became of every weight."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,19 @@ import msgspec
 import onnx
 
 import dst
-from dst.graphs.files import WEIGHTS_FILE, held_bytes, inside_bytes, multiplied_out, pack
+from dst.graphs.sizes import expanded_bytes, inline_bytes
+from dst.graphs.weights import FILE as WEIGHTS_FILE
+from dst.graphs.weights import INLINE_BYTES, pack
 from dst.quantize.assign import Choice, choose
 from dst.quantize.errors import QuantizeError
-from dst.quantize.recipe import Form, Override, Recipe, recipe_named
+from dst.quantize.recipe import PRECISIONS, Form, Override, Precision, Recipe, recipe_named
 from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.quantize.rewriting.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
 from dst.quantize.rewriting.rewrite import EMBEDDING_OPSET, OPSET
-from dst.quantize.rewriting.split import parted, runs_both
+from dst.quantize.rewriting.split import runs_both, split_graphs
 from dst.quantize.rounding.calibrate import Calibration, observed
-from dst.quantize.rounding.rounded_weights import Values
-from dst.quantize.verify import proved
+from dst.quantize.rounding.rounded_weights import RoundedWeights
+from dst.quantize.verify import verify
 from dst.runtime.bundle.folder import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Contract, Graph, Manifest, Producer, Stored
 from dst.runtime.bundle.validation import INIT_FILE, TOKENIZER_FILE
@@ -75,6 +77,10 @@ def quantize_bundle(
         overwrite: Replace a bundle that stands at ``path``.
         progress: Called with what is being done and the share done.
 
+    Example:
+        ``quantize_bundle("text", "text-int4", "int4-weights").weights_bytes`` is what weights of
+        the shipped bundle took, and what they take now.
+
     Raises:
         QuantizeError: the source is not float32; a subclass says what else is wrong.
         NothingQuantizedError: no weight could be quantized; it holds the reason of each.
@@ -101,25 +107,25 @@ def quantize_bundle(
             code="calibration",
         )
     shared = frozenset(choice.table for choice in choices.values())
-    values = Values(recipe, shared, {})
+    values = RoundedWeights(recipe, shared, {})
     if calibration is not None and (static or moments):
         seen = observed(bundle, bundle, graphs, calibration, moments, report)
-        values = Values(recipe, shared, seen)
-    made = _made(bundle, graphs, choices, values, backend, report)
-    if not any(record.form != "float32" for record in made.records):
-        raise NothingQuantizedError(f"{bundle.label}: {_nothing(recipe, made)}", made.records)
-    if calibration is not None and static:
-        # once more, in the states that the quantized recurrence gets into
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder) / "draft"
-            write_bundle(draft, made.manifest, made.files)
-            driver = open_bundle(draft)
+        values = RoundedWeights(recipe, shared, seen)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = _made(bundle, graphs, choices, values, backend, folder, report)
+        if not any(record.form != "float32" for record in made.records):
+            raise NothingQuantizedError(f"{bundle.label}: {_nothing(recipe, made)}", made.records)
+        if calibration is not None and static:
+            # once more, in the states that the quantized recurrence gets into
+            write_bundle(folder / "draft", made.manifest, made.files)
+            driver = open_bundle(folder / "draft")
             seen = observed(bundle, driver, graphs, calibration, moments, report)
-        values = Values(recipe, shared, seen)
-        made = _made(bundle, graphs, choices, values, backend, report)
-    report("recording golden vectors", 0.9)
-    manifest, files = proved(bundle, made.manifest, made.files)
-    sealed = write_bundle(path, manifest, files, overwrite=overwrite)
+            values = RoundedWeights(recipe, shared, seen)
+            made = _made(bundle, graphs, choices, values, backend, folder, report)
+        report("recording golden vectors", 0.9)
+        manifest, files = verify(bundle, made.manifest, made.files)
+        sealed = write_bundle(path, manifest, files, overwrite=overwrite)
     report("written", 1.0)
     return Quantized(
         bundle=Bundle(Path(path), sealed),
@@ -140,14 +146,15 @@ def _made(
     bundle: Bundle,
     graphs: Sequence[Opened],
     choices: Mapping[str, Choice],
-    values: Values,
+    values: RoundedWeights,
     backend: Backend,
+    folder: Path,
     report: Progress,
 ) -> _Made:
     """Write the graphs and a manifest that lacks only its golden runs."""
     source, recipe = bundle.manifest, values.recipe
     contract = _contract(source.contract, choices)
-    parts = parted(graphs, contract.chunk, choices)
+    parts = split_graphs(graphs, contract.chunk, choices)
     models: dict[str, onnx.ModelProto] = {}
     records: dict[str, WeightRecord] = {}
     entries: list[Graph] = []
@@ -157,24 +164,25 @@ def _made(
         models[file], found = rebuilt(part.graph, part.choices, values, backend)
         entries.append(entry_of(part.graph, models[file], part.allowed_t))
         records = found | records
-    files: Files = dict(pack(models, bundle.root))
+    files = pack(models, bundle.root, folder)
     if any(isinstance(s.init, Stored) for s in source.contract.state):
         files[INIT_FILE] = bundle.root / INIT_FILE
     if TOKENIZER_FILE in bundle.manifest.files:
         files[TOKENIZER_FILE] = bundle.root / TOKENIZER_FILE
     files |= backend.files()
     on_disk, held = _weights_bytes(files, models)
+    precision = precision_of(recipe, [record.form for record in records.values()])
     return _Made(
         manifest=msgspec.structs.replace(
             source,
-            precision=recipe.precision,
-            recipe=_label(recipe, choices),
+            precision=precision,
+            recipe=_label(recipe, precision, choices),
             producer=Producer(name="dst-edge", version=dst.__version__),
             contract=contract,
             graphs=tuple(entries),
             golden=(),
             certificates=(),
-            weights_bytes=held + max(multiplied_out(model) for model in models.values()),
+            weights_bytes=held + max(expanded_bytes(model) for model in models.values()),
             files={},
         ),
         files=files,
@@ -248,14 +256,41 @@ def _opsets(bundle: Bundle, forms: Collection[Form]) -> dict[str, int]:
     return {g.file: single if runs_both(g) else needed for g in bundle.manifest.graphs}
 
 
-def _label(recipe: Recipe, choices: Mapping[str, Choice]) -> str:
+def precision_of(recipe: Recipe, forms: Iterable[Form]) -> Precision:
+    """Name the precision that weights really have: the recipe's own, if any weight has it.
+
+    Args:
+        recipe: The recipe.
+        forms: How each weight is held.
+
+    Example:
+        >>> from dst.quantize import RECIPES
+        >>> precision_of(RECIPES["int4-weights"], ["float32", "int4-block", "int8-stored"])
+        'int4'
+        >>> precision_of(RECIPES["int4-weights"], ["float32", "int8-stored"])
+        'int8'
+    """
+    held = {precision for form in forms for precision in PRECISIONS if form.startswith(precision)}
+    if recipe.precision in held or not held:
+        return recipe.precision
+    return next(precision for precision in PRECISIONS if precision in held)
+
+
+def _label(recipe: Recipe, precision: Precision, choices: Mapping[str, Choice]) -> str:
+    """Name the recipe in the manifest, with what is not as the name says."""
+    label = recipe.label
+    if precision != recipe.precision:
+        label += f", no weight in {recipe.precision}"
     spans = any(choice.form == "int8-dynamic" for choice in choices.values())
-    return f"{recipe.label}, non-causal" if spans else recipe.label
+    return f"{label}, non-causal" if spans else label
 
 
 def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> tuple[int, int]:
     """What the weights take on disk, and what one open graph holds of them."""
     weights = files.get(WEIGHTS_FILE)
-    shared = len(weights) if isinstance(weights, bytes) else 0
-    own = [inside_bytes(m) if shared else held_bytes(m) for m in models.values()]
+    shared = weights.stat().st_size if isinstance(weights, Path) else 0
+    own = [
+        inline_bytes(m, INLINE_BYTES, bodies_only=True) if shared else inline_bytes(m)
+        for m in models.values()
+    ]
     return shared + sum(own), shared + max(own)

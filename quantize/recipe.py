@@ -1,4 +1,4 @@
-"""Recipes: a name in, a frozen value out that says in which form each weight is held."""
+"""Recipes: in which form each kind of weight is held."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ A recurrent operator or a convolution in `float16` is held so on disk and multip
 """
 FORMS: tuple[Form, ...] = get_args(Form)
 """Every form."""
+Precision = Literal["int4", "int8", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""What the manifest's ``precision`` says of a quantized bundle, the smallest first."""
 Method = Literal["rtn", "search", "gptq"]
 """How the values of a block are found.
 
@@ -58,11 +61,11 @@ class Recipe:
 
     State, gates, decay, norms and softmax stay float32 in every recipe. The weights of recurrent
     operators and convolutions follow ``products`` as far as there are kernels for them
-    (``dst.quantize.assign.cell_form``); they are ``int8-stored`` else.
+    (``dst.quantize.assign.operator_form``); they are ``int8-stored`` else.
 
     Attributes:
         name: what the manifest's ``recipe`` begins with.
-        precision: the manifest's ``precision``; a saved state names it.
+        precision: the manifest's ``precision``, where any weight has it; a saved state names it.
         summary: one line for people.
         products: weights of matrix products.
         recurrent: those of them whose result goes into the state.
@@ -79,7 +82,7 @@ class Recipe:
     """
 
     name: str
-    precision: Literal["int8", "int4", "float16"]
+    precision: Precision
     summary: str
     products: Form
     recurrent: Form
@@ -193,6 +196,10 @@ def recipe_named(
 ) -> Recipe:
     """Look up a recipe, with another block size, method or range of int8 weights if given.
 
+    Example:
+        >>> recipe_named("int4-weights", block=64, method="search").label
+        'int4-weights, block 64, search'
+
     Raises:
         QuantizeError: `recipe`: no recipe has this name, or the change means nothing to it.
     """
@@ -230,6 +237,10 @@ class Override:
 
 def override_named(pattern: str, form: str) -> Override:
     """Make an override from the name of a form.
+
+    Example:
+        >>> override_named("lstm.*", "float32")
+        Override(pattern='lstm.*', form='float32')
 
     Raises:
         QuantizeError: `override`: there is no such form.

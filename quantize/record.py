@@ -1,13 +1,17 @@
-"""What became of each weight, as a public record: one line per weight or operator."""
+"""Record what became of each weight, for people and for JSON."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import Form
+
+_MADE_UP = re.compile(r"lifted_tensor|::")
+"""In names that torch's exporters give to weights which they have put together."""
 
 
 class WeightRecord(msgspec.Struct, frozen=True):
@@ -24,7 +28,7 @@ class WeightRecord(msgspec.Struct, frozen=True):
         form: how it is held now.
         reason: why it stays float32, or is only stored in 8 bits; empty where it has the recipe's
             own form.
-        insisted: an override quantizes what every recipe leaves in float32.
+        forced: an override quantizes what every recipe leaves in float32.
         tied: it reads the numbers of a table.
         more: further initializers of the operator, held in the same form.
     """
@@ -36,9 +40,28 @@ class WeightRecord(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     form: Form
     reason: str = ""
-    insisted: bool = False
+    forced: bool = False
     tied: bool = False
     more: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What to show to people; also a pattern for an override.
+
+        Returns:
+            The names of its weights as the model has them; the node where an exporter made the
+            names up, or where its weights were left.
+
+        Example:
+            >>> lstm = ("cell", (80, 256), "int8-stored")
+            >>> WeightRecord("step.onnx", "LSTM_5", "lstm.weight_ih_l0", *lstm).label
+            'lstm.weight_ih_l0'
+            >>> WeightRecord("step.onnx", "LSTM_5", "step.module.lstm.lifted_tensor_0", *lstm).label
+            'LSTM_5'
+        """
+        names = (self.weight, *self.more)
+        made_up = not self.weight or any(_MADE_UP.search(name) for name in names)
+        return self.node if made_up else " + ".join(names)
 
 
 class NothingQuantizedError(QuantizeError):

@@ -1,4 +1,4 @@
-"""Graphs of a quantized bundle in, its golden vectors and their tolerance out.
+"""Record the golden vectors of a quantized bundle, and measure their tolerance.
 
 Shape letters: ``B`` batch (1), ``T`` items per chunk.
 """
@@ -42,7 +42,7 @@ LEAST_TOLERANCE = 0.1
 """Of what the recipe costs: few roundings may have moved here, another machine moves others."""
 
 
-def proved(
+def verify(
     source: Bundle, manifest: Manifest, files: Mapping[str, bytes | Path]
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """Record the source's golden chunks again, now with the quantized graphs.

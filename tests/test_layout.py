@@ -30,7 +30,7 @@ FOLDERS = {
     PLUGIN: "src/optimum/commands/register",
 }
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
-HEAVY = {"torch", "onnx", "onnxscript", "transformers", "optimum"}
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
 WHEEL_LIMIT_BYTES = 20 * 2**20
 

@@ -30,7 +30,7 @@ from dst.export.certify import (
 )
 from dst.export.lowering.trace import trace_fused, trace_portable
 from dst.export.model import Network, sized
-from dst.graphs.weights import pack
+from dst.graphs.weights import WeightsFile
 from dst.runtime import relative_error
 
 T = 32
@@ -52,13 +52,13 @@ def main() -> None:
     text = (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
     chunks = Chunks(network.contract, np.frombuffer(text, np.uint8).astype(np.int64), T)
 
-    graphs = [trace_fused(network), trace_portable(network, T)]
     with tempfile.TemporaryDirectory() as folder:
-        for file, data in pack({graph.file: graph.model for graph in graphs}).items():
-            (Path(folder) / file).write_bytes(data)
+        store = WeightsFile(Path(folder) / "weights.bin")
+        graphs = [trace_fused(network, store), trace_portable(network, store, T)]
         forms: dict[str, Form] = {"torch": torch_form(network)}
         for graph in graphs:
-            forms[graph.lowering] = onnx_form(Path(folder) / graph.file, network.contract)
+            content = graph.model.SerializeToString()
+            forms[graph.lowering] = onnx_form(content, network.contract, graph.folder)
     reference = torch_form(copy.deepcopy(network).double())
 
     states = {name: initial_state(network) for name in forms}

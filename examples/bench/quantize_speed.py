@@ -33,42 +33,45 @@ def traced(path: Path, size: str) -> Path:
 
     from dst.export.lowering.trace import trace_fused
     from dst.export.model import Network, sized
-    from dst.graphs.weights import FILE, pack
+    from dst.graphs.versions import domains, min_ort, opsets
+    from dst.graphs.weights import FILE, WeightsFile, pack
 
     torch.manual_seed(0)
     network = Network(sized(size)).eval()
-    graph = trace_fused(network)
-    files: dict[str, bytes | Path] = dict(pack({graph.file: graph.model}))
-    weights = files[FILE]
-    chunk = msgspec.structs.replace(network.contract.chunk, nominal_t=NOMINAL)
-    contract = msgspec.structs.replace(network.contract, chunk=chunk)
-    manifest = Manifest(
-        name=size,
-        description="random weights, for measuring speed",
-        license="",
-        model_id="0" * 64,
-        precision="float32",
-        recipe=None,
-        producer=Producer(name="quantize_speed", version="0"),
-        contract=contract,
-        graphs=(
-            Graph(
-                file=graph.file,
-                lowering="fused",
-                allowed_t=graph.allowed_t,
-                batch=(),
-                opsets=graph.opsets,
-                domains=graph.domains,
-                min_ort=graph.min_ort,
-                golden_tolerance=1.0,
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = WeightsFile(folder / "traced.bin")
+        graph = trace_fused(network, store)
+        files = pack({graph.file: graph.model}, folder, folder)
+        chunk = msgspec.structs.replace(network.contract.chunk, nominal_t=NOMINAL)
+        contract = msgspec.structs.replace(network.contract, chunk=chunk)
+        manifest = Manifest(
+            name=size,
+            description="random weights, for measuring speed",
+            license="",
+            model_id="0" * 64,
+            precision="float32",
+            recipe=None,
+            producer=Producer(name="quantize_speed", version="0"),
+            contract=contract,
+            graphs=(
+                Graph(
+                    file=graph.file,
+                    lowering="fused",
+                    allowed_t=graph.allowed_t,
+                    batch=(),
+                    opsets=opsets(graph.model),
+                    domains=domains(graph.model),
+                    min_ort=min_ort(graph.model),
+                    golden_tolerance=1.0,
+                ),
             ),
-        ),
-        golden=(),
-        certificates=(),
-        horizon=Horizon(half_life_items=network.half_life_items),
-        weights_bytes=len(weights) if isinstance(weights, bytes) else 0,
-    )
-    write_bundle(path, manifest, files)
+            golden=(),
+            certificates=(),
+            horizon=Horizon(half_life_items=network.half_life_items),
+            weights_bytes=(folder / FILE).stat().st_size,
+        )
+        write_bundle(path, manifest, files)
     return path
 
 

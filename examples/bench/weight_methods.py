@@ -27,7 +27,7 @@ import onnx
 from onnx import numpy_helper
 
 from dst.evaluate.quality import Settings, horizon_report
-from dst.graphs.files import pack
+from dst.graphs.weights import pack
 from dst.quantize import Calibration, recipe_named
 from dst.quantize.assign import choose
 from dst.quantize.rewriting.rebuild import Opened, opened
@@ -152,22 +152,23 @@ def rounded_bundle(
     model.CopyFrom(graph.model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     spent = 0.0
-    for site in graph.found.sites:
-        if choices[site.key].form != "int4-block":
+    for use in graph.found.uses:
+        if choices[use.key].form != "int4-block":
             continue
-        weight = np.ascontiguousarray(graph.weight(site))
+        weight = np.ascontiguousarray(graph.weight(use))
         start = time.perf_counter()
-        restored = way.restored(weight, block, seen[site.key])
+        restored = way.restored(weight, block, seen[use.key])
         spent += time.perf_counter() - start
-        array = np.ascontiguousarray(restored.T if site.turned else restored)
-        tensors[site.weight].CopyFrom(numpy_helper.from_array(array, site.weight))
-    parts: dict[str, bytes | Path] = dict(pack({graph.entry.file: model}, bundle.root))
-    if any(isinstance(s.init, Stored) for s in bundle.manifest.contract.state):
-        parts[INIT_FILE] = bundle.root / INIT_FILE
-    manifest = msgspec.structs.replace(
-        bundle.manifest, graphs=(graph.entry,), golden=(), certificates=(), files={}
-    )
-    write_bundle(path, manifest, parts, overwrite=True)
+        array = np.ascontiguousarray(restored.T if use.turned else restored)
+        tensors[use.weight].CopyFrom(numpy_helper.from_array(array, use.weight))
+    with tempfile.TemporaryDirectory() as folder:
+        parts = pack({graph.entry.file: model}, bundle.root, Path(folder))
+        if any(isinstance(s.init, Stored) for s in bundle.manifest.contract.state):
+            parts[INIT_FILE] = bundle.root / INIT_FILE
+        manifest = msgspec.structs.replace(
+            bundle.manifest, graphs=(graph.entry,), golden=(), certificates=(), files={}
+        )
+        write_bundle(path, manifest, parts, overwrite=True)
     return spent
 
 

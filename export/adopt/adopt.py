@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,23 +143,26 @@ def adopt_bundle(
         plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
     )
     _tell(progress, "writing", 0.7)
-    files, manifest = assembled(loaded, plan, contract, outputs, batch, runs)
-    manifest = msgspec.structs.replace(
-        manifest, name=name, description=description, license=license
-    )
-    _tell(progress, "running the bundle", 0.8)
-    worst, same = _tried(where, manifest, files, old, within, plan, data)
-    about_model: list[Finding] = []
-    if same is not None:
-        about_model.append(same.finding)
-        if same.state is not None:  # in the older bundle's order, so that its states fit
-            contract = msgspec.structs.replace(contract, state=same.state)
-            manifest = msgspec.structs.replace(manifest, contract=contract)
-        certificates = () if same.certificate is None else (same.certificate,)
-        manifest = msgspec.structs.replace(
-            manifest, model_id=same.model_id, certificates=certificates, quality=same.quality
+    with tempfile.TemporaryDirectory() as folder:
+        files, manifest = assembled(
+            loaded, source.parent, Path(folder), plan, contract, outputs, batch, runs
         )
-    written = write_bundle(path, manifest, files, overwrite=overwrite)
+        manifest = msgspec.structs.replace(
+            manifest, name=name, description=description, license=license
+        )
+        _tell(progress, "running the bundle", 0.8)
+        worst, same = _tried(where, manifest, files, old, within, plan, data)
+        about_model: list[Finding] = []
+        if same is not None:
+            about_model.append(same.finding)
+            if same.state is not None:  # in the older bundle's order, so that its states fit
+                contract = msgspec.structs.replace(contract, state=same.state)
+                manifest = msgspec.structs.replace(manifest, contract=contract)
+            certificates = () if same.certificate is None else (same.certificate,)
+            manifest = msgspec.structs.replace(
+                manifest, model_id=same.model_id, certificates=certificates, quality=same.quality
+            )
+        written = write_bundle(path, manifest, files, overwrite=overwrite)
     kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
     drawn = [
         Finding(f"holds {name}, which drew nothing that shows in these runs", False)
@@ -305,7 +308,7 @@ def _placed(
 def _tried(
     where: str,
     manifest: Manifest,
-    files: dict[str, bytes],
+    files: Mapping[str, bytes | Path],
     old: Bundle | None,
     within: float | None,
     plan: Draft,
@@ -314,7 +317,7 @@ def _tried(
     """Write the bundle on trial: replay the file's run, and hold it against an older bundle."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "bundle"
-        write_bundle(trial, manifest, dict(files))
+        write_bundle(trial, manifest, files)
         bundle = open_bundle(trial)
         worst = _worst(where, bundle)
         if old is None:

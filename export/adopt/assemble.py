@@ -1,8 +1,9 @@
-"""Make the contract, the files and the manifest of a bundle from a draft and recorded runs."""
+"""Write the contract, the files and the manifest of a bundle for an adopted file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,10 +18,12 @@ from dst.export.adopt.infer.contract import Draft, DraftState
 from dst.export.adopt.infer.layout import Placed
 from dst.export.adopt.infer.pairs import words
 from dst.export.adopt.reference import Run
-from dst.export.adopt.rewrap import domains, min_ort, rewrapped, tensors_of
+from dst.export.adopt.rewrap import rewrapped
 from dst.graphs.cost import multiply_adds
-from dst.graphs.weights import FILE as WEIGHTS_FILE
-from dst.graphs.weights import file_id, held, pack
+from dst.graphs.sizes import sizes_by_dtype
+from dst.graphs.versions import domains, min_ort, opsets
+from dst.graphs.walk import all_tensors
+from dst.graphs.weights import file_id, pack
 from dst.runtime.bundle.constants import model_id_with_constants
 from dst.runtime.bundle.manifest import (
     Chunk,
@@ -52,22 +55,11 @@ GOLDEN_TOLERANCE = 1e-4
 """What another machine may differ by: it orders its sums differently."""
 GOLDEN_BYTES = 1 << 20
 """About as much of a run is recorded."""
-_WINDOW = frozenset(
-    [
-        "cache",
-        "cached",
-        "key",
-        "keys",
-        "k",
-        "value",
-        "values",
-        "v",
-        "past",
-        "window",
-        "buffer",
-        "ring",
-    ]
-)
+_WINDOW = {
+    "cache", "cached", "key", "keys", "k", "value", "values", "v", "past", "window", "buffer",
+    "ring",
+}  # fmt: skip
+"""Words in the names of states that hold past items."""
 
 
 def contract_of(
@@ -124,16 +116,20 @@ def contract_of(
 
 def assembled(
     model: onnx.ModelProto,
+    source: Path,
+    folder: Path,
     plan: Draft,
     contract: Contract,
     outputs: Mapping[str, Placed],
     batch: Sequence[int],
     runs: Mapping[int, Run],
-) -> tuple[dict[str, bytes], Manifest]:
+) -> tuple[dict[str, bytes | Path], Manifest]:
     """Make the files of a bundle and its manifest, which has no name yet.
 
     Args:
-        model: The file, its weights loaded.
+        model: The file; its large weights may lie outside.
+        source: Where they lie.
+        folder: Where the bundle's weights are written.
         plan: What the graph and the caller said.
         contract: What ``contract_of`` made of it.
         outputs: Output name -> its place.
@@ -143,9 +139,8 @@ def assembled(
     placed = [plan.chunk, *outputs.values(), *(state.before for state in plan.states)]
     placed += [Placed(s.after, s.before.shape, s.before.added) for s in plan.states]
     graph = rewrapped(model, contract, placed, plan.sizes, batch)
-    files = pack({STEP_FILE: graph})
-    if not files[WEIGHTS_FILE]:
-        del files[WEIGHTS_FILE]
+    costs = multiply_adds(graph, contract, plan.sizes, batch)
+    files = pack({STEP_FILE: graph}, source, folder)
     stored = {
         s.init.tensor: _start(state)
         for s, state in zip(contract.state, plan.states, strict=True)
@@ -161,7 +156,7 @@ def assembled(
     files[GOLDEN_FILE] = safetensors.numpy.save(
         {name: np.asarray(value, order="C") for name, value in tensors.items()}
     )
-    sizes = held(tensors_of(graph))
+    sizes = sizes_by_dtype(all_tensors(graph.graph))
     weights = {
         dtype: size for dtype, size in sizes.items() if dtype not in ("int64", "int32", "bool")
     }
@@ -170,7 +165,8 @@ def assembled(
         description="",
         license="",
         model_id=model_id_with_constants(
-            file_id(tensors_of(model), files[STEP_FILE]), contract.constants
+            file_id(all_tensors(model.graph), graph.SerializeToString(deterministic=True), source),
+            contract.constants,
         ),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
@@ -182,11 +178,11 @@ def assembled(
                 lowering="other",
                 allowed_t=plan.sizes,
                 batch=tuple(batch),
-                opsets={o.domain or "ai.onnx": o.version for o in graph.opset_import},
+                opsets=opsets(graph),
                 domains=domains(graph),
                 min_ort=min_ort(graph),
                 golden_tolerance=GOLDEN_TOLERANCE,
-                multiply_adds=multiply_adds(graph, contract, plan.sizes, batch),
+                multiply_adds=costs,
             ),
         ),
         golden=tuple(Golden(file=GOLDEN_FILE, t=t, steps=count) for t, count in steps.items()),

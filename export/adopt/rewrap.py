@@ -8,29 +8,16 @@ names, notes and paths of the program that wrote it go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from dst.export.adopt.infer.layout import Placed
-from dst.export.adopt.infer.ports import graphs_of
 from dst.graphs.strip import cleaned
+from dst.graphs.walk import opset_of
 from dst.runtime.bundle.manifest import Contract
-
-_MIN_ORT_OF_OPSET = {
-    **dict.fromkeys(range(1, 12), (1, 0)),
-    **{12: (1, 3), 13: (1, 6), 14: (1, 8), 15: (1, 10), 16: (1, 11), 17: (1, 12), 18: (1, 14)},
-    **{19: (1, 15), 20: (1, 17), 21: (1, 18), 22: (1, 21), 23: (1, 23)},
-}
-"""First ONNX Runtime release with the operators of an opset."""
-_MIN_ORT_OF_IR = {
-    **dict.fromkeys(range(1, 8), (1, 3)),
-    **{8: (1, 10), 9: (1, 15), 10: (1, 18), 11: (1, 23)},
-}
-"""First ONNX Runtime release that reads a version of the file format."""
 
 
 def rewrapped(
@@ -43,7 +30,7 @@ def rewrapped(
     """Give a file the contract's inputs and outputs, and drop what tells where it was made.
 
     Args:
-        model: The file, its weights loaded.
+        model: The file; its large weights may lie outside.
         contract: What the step keeps.
         placed: The chunk and every state and output that is in the contract, each by the name of
             its place in the file; a state is there twice.
@@ -60,7 +47,7 @@ def rewrapped(
     inputs += [s.input for s in contract.state]
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _keep(graph, inputs, outputs)
-    opset = next((o.version for o in wrapped.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(wrapped)
     if not opset and any(port.added for port in placed):
         opset = 18
         wrapped.opset_import.add(domain="", version=opset)
@@ -71,56 +58,16 @@ def rewrapped(
     return cleaned(wrapped, wrapped.ir_version, inputs, outputs)
 
 
-def min_ort(model: onnx.ModelProto) -> str:
-    """The oldest ONNX Runtime that runs a graph; the installed one where that is not on record."""
-    installed = tuple(int(part) for part in ort.__version__.split(".")[:2])
-    found = [_MIN_ORT_OF_IR.get(model.ir_version, installed)]
-    used = domains(model)
-    for imported in model.opset_import:
-        domain = imported.domain or "ai.onnx"
-        if domain == "ai.onnx":
-            found.append(_MIN_ORT_OF_OPSET.get(imported.version, installed))
-        elif domain in used:
-            found.append(installed)
-    return ".".join(map(str, max(found)))
-
-
-def domains(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The domains of the nodes, those inside other nodes too."""
-    return tuple(
-        sorted({n.domain or "ai.onnx" for graph in graphs_of(model.graph) for n in graph.node})
-    )
-
-
-def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor that a file holds: weights and constants, at any depth."""
-    for graph in graphs_of(model.graph):
-        yield from graph.initializer
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-
-
 def _keep(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Keep the contract's inputs and outputs, in its order; a default of one of them goes."""
-    before = {value.name: value for value in graph.input}
-    after = {value.name: value for value in graph.output}
-    kept_in, kept_out = [before[name] for name in inputs], [after[name] for name in outputs]
-    weights = [tensor for tensor in graph.initializer if tensor.name not in inputs]
-    for part, kept in ((graph.input, kept_in), (graph.output, kept_out)):
-        copies = [onnx.ValueInfoProto() for _ in kept]
-        for copy, value in zip(copies, kept, strict=True):
-            copy.CopyFrom(value)
-        del part[:]
-        part.extend(copies)
-    if len(weights) < len(graph.initializer):
-        kept_weights = [onnx.TensorProto() for _ in weights]
-        for weight, tensor in zip(kept_weights, weights, strict=True):
-            weight.CopyFrom(tensor)
-        del graph.initializer[:]
-        graph.initializer.extend(kept_weights)
+    for values, names in ((graph.input, inputs), (graph.output, outputs)):
+        found = {value.name: value.SerializeToString() for value in values}
+        kept = [onnx.ValueInfoProto.FromString(found[name]) for name in names]
+        del values[:]
+        values.extend(kept)
+    for place, tensor in reversed(list(enumerate(graph.initializer))):
+        if tensor.name in inputs:
+            del graph.initializer[place]
 
 
 def _correct(

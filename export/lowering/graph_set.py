@@ -30,6 +30,7 @@ from dst.export.lowering.trace import (
 )
 from dst.export.step import Step
 from dst.graphs.randomness import random_operators
+from dst.graphs.weights import WeightsFile
 from dst.runtime.execution.engine import first_line
 
 Array = npt.NDArray[np.generic]
@@ -52,6 +53,7 @@ def silent(_: str) -> None:
 def trace_all(
     step: Step,
     items: Array,
+    store: WeightsFile,
     portable_t: Sequence[int] | None = None,
     tell: Tell = silent,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def trace_all(
     Args:
         step: What to trace.
         items: Items to compare on, ``[n]`` or ``[n, F]``.
+        store: Where the graphs' large weights are written.
         portable_t: The T of the portable graphs, which then must be possible; by default the
             nominal T and 1, as far as they are.
         tell: Told what could not be had, and why.
@@ -76,10 +79,10 @@ def trace_all(
     chunk = step.contract.chunk
     progress = progress or (lambda what, share: None)
     progress("tracing", 0.0)
-    graphs, why = _free(step, items)
+    graphs, why = _free(step, items, store)
     if not graphs:
         for done, t in enumerate(chunk.allowed_t, 1):
-            graphs.append(_static(step, items, t))
+            graphs.append(_static(step, items, store, t))
             progress("tracing", done / (len(chunk.allowed_t) + 2))
         sizes = ", ".join(str(t) for t in chunk.allowed_t)
         if len(chunk.allowed_t) > 1:
@@ -96,7 +99,7 @@ def trace_all(
         if any(g.file == portable_file(t) for g in graphs):
             continue
         try:
-            traced = trace_portable(step, t)
+            traced = trace_portable(step, store, t)
             if (fault := _strays(traced, step, items)) is not None:
                 raise LoweringError(f"{traced.file}: {fault}")
             graphs.append(traced)
@@ -114,17 +117,17 @@ def trace_all(
     return graphs
 
 
-def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
+def _free(step: Step, items: Array, store: WeightsFile) -> tuple[list[Traced], str]:
     """Trace with free T and, if the step has any, free B; or say why that cannot be."""
     if step.fused() is not step:  # written by hand: it keeps both free, or that is its fault
-        return [trace_fused(step)], ""
+        return [trace_fused(step, store)], ""
     allowed = step.contract.chunk.allowed_t
     why = ""
     if not step.any_batch and len(allowed) == 1:
         return [], why
     for automatic in (False, True):
         try:
-            traced = trace_fused(step, automatic=automatic)
+            traced = trace_fused(step, store, automatic=automatic)
         except LoweringError as error:
             why = str(error)
             continue
@@ -135,7 +138,7 @@ def _free(step: Step, items: Array) -> tuple[list[Traced], str]:
     return [], why
 
 
-def _static(step: Step, items: Array, t: int) -> Traced:
+def _static(step: Step, items: Array, store: WeightsFile, t: int) -> Traced:
     """Trace for one T: with free B, or portable with B = 1, or with B = 1 and any operators.
 
     Raises:
@@ -144,14 +147,14 @@ def _static(step: Step, items: Array, t: int) -> Traced:
     if step.any_batch and len(step.contract.chunk.allowed_t) > 1:
         for automatic in (False, True):
             with contextlib.suppress(LoweringError):
-                traced = trace_fused(step, t, automatic=automatic)
+                traced = trace_fused(step, store, t, automatic=automatic)
                 if _strays(traced, step, items) is None:
                     return traced
     with contextlib.suppress(LoweringError):
-        traced = trace_portable(step, t)
+        traced = trace_portable(step, store, t)
         if _strays(traced, step, items) is None:
             return traced
-    traced = trace_static(step, t)
+    traced = trace_static(step, store, t)
     if (fault := _strays(traced, step, items)) is not None:
         raise LoweringError(f"the graph for T = {t}, B = 1 is not what torch does: {fault}")
     return traced
@@ -164,7 +167,7 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
     """
     contract = step.contract
     try:
-        run = onnx_form(traced.model.SerializeToString(), contract)
+        run = onnx_form(traced.model.SerializeToString(), contract, traced.folder)
     except Exception as error:  # onnxruntime's own classes share no base but this
         return f"ONNX Runtime does not load it: {first_line(error)}"
     reference = torch_form(step)

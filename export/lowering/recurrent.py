@@ -27,21 +27,30 @@ OPSET = 14
 
 
 @contextlib.contextmanager
-def as_onnx_operators(module: nn.Module) -> Iterator[None]:
+def as_onnx_operators(module: nn.Module) -> Iterator[dict[str, Tensor]]:
     """While entered, every such part of a module answers with an ONNX operator, for the tracer.
 
     A part stays as it is where the operator cannot do what it does: projections, both directions,
     a subclass with a ``forward`` of its own, float64 (ONNX Runtime has no kernel for it).
+
+    Yields:
+        The weights that the operators read, by the names of the parameters that they are made of,
+        such as ``lstm.weight_ih_l0``; ``bias_l0`` is made of two.
     """
-    swapped = [part for part in module.modules() if _fits(part)]
-    for part in swapped:
+    swapped = {name: part for name, part in module.named_modules() if _fits(part)}
+    tables: dict[str, Tensor] = {}
+    for name, part in swapped.items():
         with torch.no_grad():
             weights = [_weights(part, number) for number in range(part.num_layers)]
         vars(part)["forward"] = partial(_forward, part, weights)
+        for number, layer in enumerate(weights):
+            for kind, table in zip(("weight_ih", "weight_hh", "bias"), layer, strict=True):
+                if table is not None:
+                    tables[f"{name}.{kind}_l{number}".lstrip(".")] = table
     try:
-        yield
+        yield tables
     finally:
-        for part in swapped:
+        for part in swapped.values():
             del vars(part)["forward"]
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 import torch
+from onnx import helper
 from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
 from torch import Tensor, nn
@@ -25,16 +27,14 @@ from dst.export.checks.branch import data_dependence
 from dst.export.errors import ExportError, LoweringError
 from dst.export.lowering.quiet import quiet
 from dst.export.lowering.recurrent import as_onnx_operators, has_recurrences
+from dst.export.lowering.weights import names_of_weights, without_weights
 from dst.export.step import Step, example_chunk
 from dst.graphs.strip import cleaned
+from dst.graphs.versions import domains
+from dst.graphs.weights import WeightsFile
 from dst.runtime.bundle.manifest import Contract
 
 FUSED_OPSET, PORTABLE_OPSET = 23, 18
-IR_VERSIONS = {FUSED_OPSET: 11, PORTABLE_OPSET: 8}
-MIN_ORT = {PORTABLE_OPSET: "1.14", FUSED_OPSET: "1.23"}
-"""First ONNX Runtime release that runs an opset's CPU kernels."""
-MIN_ORT_CONTRIB = "1.31"
-"""The release the fused operators were proved on."""
 MAX_BATCH = 4096
 _OPERATOR = re.compile(r"call_function\[target=torch\.ops\.aten\.(\w+)")
 """The operator at which torch's exporter says that it stopped."""
@@ -42,36 +42,27 @@ _OPERATOR = re.compile(r"call_function\[target=torch\.ops\.aten\.(\w+)")
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """One graph: its file name, what it runs and the model."""
+    """One graph: its file name, what it runs and the model.
+
+    The model's large weights lie in ``folder``.
+    """
 
     file: str
     lowering: Literal["fused", "portable"]
     allowed_t: tuple[int, ...]
     batch: tuple[int, ...]  # empty for any
     model: onnx.ModelProto
-
-    @property
-    def opsets(self) -> dict[str, int]:
-        """Imported operator-set versions by domain."""
-        return {o.domain or "ai.onnx": o.version for o in self.model.opset_import}
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Domains its nodes use."""
-        return tuple(sorted({n.domain or "ai.onnx" for n in self.model.graph.node}))
-
-    @property
-    def min_ort(self) -> str:
-        """Oldest ONNX Runtime release that runs it."""
-        contrib = "com.microsoft" in self.domains
-        return MIN_ORT_CONTRIB if contrib else MIN_ORT[self.opsets["ai.onnx"]]
+    folder: Path
 
 
-def trace_fused(step: Step, t: int | None = None, *, automatic: bool = False) -> Traced:
+def trace_fused(
+    step: Step, store: WeightsFile, t: int | None = None, *, automatic: bool = False
+) -> Traced:
     """Trace a step with free B, and free T or one T.
 
     Args:
         step: What to trace.
+        store: Where its large weights are written.
         t: The only T; None for all that the contract allows.
         automatic: Let torch find out what is free, where it refuses to be told.
 
@@ -89,38 +80,39 @@ def trace_fused(step: Step, t: int | None = None, *, automatic: bool = False) ->
         free["B"] = Dim.AUTO if automatic else Dim("B", min=1, max=MAX_BATCH)
     if t is None:
         free["T"] = Dim.AUTO if automatic else Dim("T", min=1, max=max(allowed))
-    model = _trace(step.fused(), FUSED_OPSET, (batch, items), free)
+    model = _trace(step.fused(), store, FUSED_OPSET, (batch, items), free)
     return Traced(
         "step.onnx" if t is None or len(allowed) == 1 else f"any_t{t}.onnx",
         "fused",
         allowed if t is None else (t,),
         () if step.any_batch else (1,),
         model,
+        store.path.parent,
     )
 
 
-def trace_static(step: Step, t: int) -> Traced:
+def trace_static(step: Step, store: WeightsFile, t: int) -> Traced:
     """Trace a step for B = 1 and T = ``t`` with whatever operators it takes.
 
     Raises:
         LoweringError: torch cannot export the step.
     """
-    model = _trace(step.fused(), FUSED_OPSET, (1, t), {})
-    return Traced(portable_file(t), "fused", (t,), (1,), model)
+    model = _trace(step.fused(), store, FUSED_OPSET, (1, t), {})
+    return Traced(portable_file(t), "fused", (t,), (1,), model, store.path.parent)
 
 
-def trace_portable(step: Step, t: int) -> Traced:
+def trace_portable(step: Step, store: WeightsFile, t: int) -> Traced:
     """Trace a step for B = 1 and T = ``t`` into ``step_t<t>.onnx``.
 
     Raises:
         LoweringError: torch cannot export the step, or a node is no plain ONNX operator.
     """
-    model = _trace(step, PORTABLE_OPSET, (1, t), {})
-    traced = Traced(portable_file(t), "portable", (t,), (1,), model)
-    if traced.domains != ("ai.onnx",):
+    model = _trace(step, store, PORTABLE_OPSET, (1, t), {})
+    traced = Traced(portable_file(t), "portable", (t,), (1,), model, store.path.parent)
+    if (held := domains(model)) != ("ai.onnx",):
         raise LoweringError(
             f"{traced.file}: a portable graph holds ai.onnx nodes only, this one has "
-            f"{', '.join(traced.domains)}; write the step with plain torch operations"
+            f"{', '.join(held)}; write the step with plain torch operations"
         )
     return traced
 
@@ -190,7 +182,11 @@ def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
 
 
 def _trace(
-    step: Step, opset: int, sizes: tuple[int, int], free: Mapping[str, object]
+    step: Step,
+    store: WeightsFile,
+    opset: int,
+    sizes: tuple[int, int],
+    free: Mapping[str, object],
 ) -> onnx.ModelProto:
     """Trace at B and T, with the axes of ``free`` left open."""
     contract = step.contract
@@ -202,7 +198,7 @@ def _trace(
         *(state[s.input].clone(memory_format=torch.contiguous_format) for s in contract.state),
     )
     try:
-        with torch.no_grad(), quiet(), as_onnx_operators(step), _AsOnnxHas():
+        with torch.no_grad(), quiet(), as_onnx_operators(step) as tables, _AsOnnxHas():
             flat = _Flat(step).eval()
             captured = torch.export.export(
                 flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
@@ -225,11 +221,13 @@ def _trace(
         raise LoweringError(f"torch could not export the step: {_reason(error)}") from error
     if program is None:
         raise LoweringError("torch could not export the step, and did not say why")
+    names = names_of_weights(program.model, step, tables)
     model = cleaned(
-        program.model_proto,
-        IR_VERSIONS[opset],
+        without_weights(program.model, store),
+        helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         [contract.chunk.input, *(s.input for s in contract.state)],
         [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
+        names,
     )
     _declare(model.graph, contract, sizes, free)
     return model

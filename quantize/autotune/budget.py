@@ -1,4 +1,4 @@
-"""A budget as people write it and a contract in, the budget that a report is judged by out."""
+"""Read a budget as people write it, such as ``nats<0.005``."""
 
 import math
 import re
@@ -18,6 +18,9 @@ def budget_for(text: str, contract: Contract) -> Budget:
     Args:
         text: The budget.
         contract: What it is for: only outputs that predict the next item have a loss in nats.
+
+    Example:
+        ``budget_for("error<0.05", bundle.manifest.contract).relative_error`` is 0.05.
 
     Raises:
         QuantizeError: `budget`: it is something else, or not in the unit that the model's outputs

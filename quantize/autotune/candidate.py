@@ -1,4 +1,4 @@
-"""A recipe in, a bundle of it in a temporary directory and its judgement out."""
+"""Make a bundle by a recipe in a temporary folder, and judge it."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.quantize.autotune.trial import Trial, part
-from dst.quantize.autotune.verdict import Judgement, Refusal, judge
+from dst.quantize.autotune.verdict import Refusal, Verdict, judge
 from dst.quantize.quantize import Progress, Quantized, quantize_bundle
 from dst.quantize.recipe import Override, Recipe
 from dst.quantize.record import NothingQuantizedError, WeightRecord
@@ -64,18 +64,18 @@ class Candidate:
 
     Attributes:
         recipe: the recipe.
-        judgement: what was found of it.
+        verdict: what was found of it.
         quantized: its bundle, whose files are there if it holds; None where it could not be made.
         records: what became of every weight.
     """
 
     recipe: Recipe
-    judgement: Judgement
+    verdict: Verdict
     quantized: Quantized | None
     records: tuple[WeightRecord, ...]
 
 
-def tried(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
+def try_recipe(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
     """Make a candidate and judge it; one that cannot be made, or changes nothing, is refused.
 
     Raises:
@@ -97,8 +97,8 @@ def tried(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
     return Candidate(recipe, judged, done, done.records)
 
 
-def _unmeasured(full: Bundle, recipe: Recipe, why: Refusal) -> Judgement:
-    return Judgement(
+def _unmeasured(full: Bundle, recipe: Recipe, why: Refusal) -> Verdict:
+    return Verdict(
         recipe=recipe.label,
         t=full.manifest.contract.chunk.nominal_t,
         weights_bytes=full.manifest.weights_bytes,

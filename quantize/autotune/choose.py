@@ -1,12 +1,12 @@
-"""Choose the best of several judgements for a goal, and say in a sentence why it is the best."""
+"""Choose the best of several verdicts for a goal, and say in a sentence why it is the best."""
 
 from collections.abc import Sequence
 
 from dst.quantize.autotune.trial import Goal
-from dst.quantize.autotune.verdict import Judgement
+from dst.quantize.autotune.verdict import Verdict
 
 
-def best(pool: Sequence[Judgement], goal: Goal) -> Judgement | None:
+def best(pool: Sequence[Verdict], goal: Goal) -> Verdict | None:
     """Choose one of those whose speed was measured, None where there is none."""
     able = [found for found in pool if found.speed(found.t) is not None]
     if not able:
@@ -20,16 +20,16 @@ def best(pool: Sequence[Judgement], goal: Goal) -> Judgement | None:
     )
 
 
-def in_order(pool: Sequence[Judgement], goal: Goal) -> list[Judgement]:
+def in_order(pool: Sequence[Verdict], goal: Goal) -> list[Verdict]:
     """Those whose speed was measured, the best first."""
-    left, order = list(pool), list[Judgement]()
+    left, order = list(pool), list[Verdict]()
     while (first := best(left, goal)) is not None:
         order.append(first)
         left = [found for found in left if found is not first]
     return order
 
 
-def _spread(found: Judgement) -> tuple[float, float, float]:
+def _spread(found: Verdict) -> tuple[float, float, float]:
     """Median, low and high of the speed at the nominal T."""
     speed = found.speed(found.t)
     if speed is None:
@@ -37,11 +37,11 @@ def _spread(found: Judgement) -> tuple[float, float, float]:
     return speed.ratio.median, speed.ratio.low, speed.ratio.high
 
 
-def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> str:
+def reason(pool: Sequence[Verdict], chosen: Verdict | None, goal: Goal) -> str:
     """Say in one sentence why a recipe was chosen and not another, or why none was.
 
     Args:
-        pool: All judgements.
+        pool: All verdicts.
         chosen: The best of those that hold; None where none does.
         goal: What was wanted.
     """
@@ -75,6 +75,6 @@ def reason(pool: Sequence[Judgement], chosen: Judgement | None, goal: Goal) -> s
     )
 
 
-def _numbers(found: Judgement) -> str:
+def _numbers(found: Verdict) -> str:
     median, low, high = _spread(found)
     return f"{median:.2f}× ({low:.2f}–{high:.2f}) at T = {found.t}"

@@ -1,10 +1,10 @@
-"""A candidate that breaks only the budget in, the same with its worst weights wider out.
+"""Hold the most harmful weights of a recipe in a wider form, until the budget holds.
 
-Its weights are ranked by how much each harms alone (``dst.quantize.autotune.sensitivity``). Then
-the least number of them is sought, by halving, that must be held wider, the worst first, for the
-budget to hold; that a model with more weights wider is no worse is taken for granted. Such a search
-ends just below the budget, where chance decides, so what is found must hold it elsewhere in the
-data too, or one more weight is held wider. Equal data give an equal result.
+The weights are ranked by how much each harms alone (``dst.quantize.autotune.sensitivity``). Halving
+finds the least number of them that must be wider, the worst first; it takes for granted that a
+model with more wider weights is no worse. Such a search ends just below the budget, where chance
+decides. So the result must also hold the budget elsewhere in the data, or one more weight is held
+wider. Equal data give an equal result.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from dst.evaluate.quality import Report
 from dst.quantize.autotune.candidate import Candidate, Task, discard
-from dst.quantize.autotune.sensitivity import Harm, harms
-from dst.quantize.autotune.speed import raced
+from dst.quantize.autotune.sensitivity import Sensitivity, sensitivities
+from dst.quantize.autotune.speed import measure_speed
 from dst.quantize.autotune.trial import part
-from dst.quantize.autotune.verdict import BUDGET_RULES, judgement_of, quality
+from dst.quantize.autotune.verdict import BUDGET_RULES, quality, verdict_of
 from dst.quantize.quantize import Progress, Quantized
 from dst.quantize.recipe import Recipe
 from dst.quantize.record import NothingQuantizedError
@@ -42,12 +42,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """A search for a mixed recipe.
 
-    ``harms`` are all its weights, the worst first; of these, the first ``widened`` are held in
-    their wider form. That is null where no number of them holds the budget.
+    ``sensitivities`` are all its weights, the worst first. The first ``widened`` are held in
+    their wider form; null where no number of them holds the budget.
     """
 
     recipe: str
-    harms: tuple[Harm, ...]
+    sensitivities: tuple[Sensitivity, ...]
     attempts: tuple[Attempt, ...]
     widened: int | None
 
@@ -66,8 +66,10 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
     Raises:
         SessionError, StepError: a graph cannot be run here, or full precision failed.
     """
-    ranked = harms(task, candidate.recipe, candidate.records, part(progress, "harm", 0.0, 0.5))
-    mixes = _Mixes(task, candidate.recipe, ranked)
+    ranked = sensitivities(
+        task, candidate.recipe, candidate.records, part(progress, "harm", 0.0, 0.5)
+    )
+    mixes = _MixedRecipes(task, candidate.recipe, ranked)
     count = _least(mixes, len(ranked), part(progress, "search", 0.5, 0.8))
     told = part(progress, "elsewhere", 0.8, 0.8)  # how often it is measured, nobody knows
     while count <= len(ranked) and not (
@@ -76,20 +78,20 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
         count += 1
     mix = mixes.made.get(count)
     search = Search(
-        recipe=candidate.judgement.recipe,
-        harms=ranked,
+        recipe=candidate.verdict.recipe,
+        sensitivities=ranked,
         attempts=tuple(mixes.attempts.values()),
         widened=None if mix is None else count,
     )
     if mix is None:
         return search, None
     recipe, done, found = mix
-    speeds = raced(task.full, done.bundle, task.trial, part(progress, "speed", 0.8, 1.0))
-    judged = judgement_of(task.full, done.bundle, found, speeds, task.trial.goal)
+    speeds = measure_speed(task.full, done.bundle, task.trial, part(progress, "speed", 0.8, 1.0))
+    judged = verdict_of(task.full, done.bundle, found, speeds, task.trial.goal)
     return search, Candidate(recipe, judged, done, done.records)
 
 
-def _least(mixes: "_Mixes", most: int, progress: Progress) -> int:
+def _least(mixes: "_MixedRecipes", most: int, progress: Progress) -> int:
     """The least number of weights that must be wider, by halving; one more than ``most`` if none.
 
     Args:
@@ -107,7 +109,7 @@ def _least(mixes: "_Mixes", most: int, progress: Progress) -> int:
 
 
 @dataclass(slots=True)
-class _Mixes:
+class _MixedRecipes:
     """Mixed recipes of one recipe, by how many of its worst weights are held wider.
 
     Attributes:
@@ -120,7 +122,7 @@ class _Mixes:
 
     task: Task
     recipe: Recipe
-    ranked: tuple[Harm, ...]
+    ranked: tuple[Sensitivity, ...]
     attempts: dict[tuple[int, bool], Attempt] = field(default_factory=dict)
     made: dict[int, tuple[Recipe, Quantized, Report]] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""A recipe's weights in, how much each harms the outputs when it alone is quantized out.
+"""Measure how much each weight harms the outputs when it alone is quantized.
 
 Every weight is put into its form while all others stay float32, and a short rollout sums up how
 far the outputs part from full precision: KL in nats per item, or the error over their rms.
@@ -30,7 +30,7 @@ WIDER: Mapping[Form, Form] = MappingProxyType({"int4-block": "int8-block"})
 """The next wider form; for all others it is float32."""
 
 
-class Harm(msgspec.Struct, frozen=True, kw_only=True):
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """What quantizing one weight alone does to the outputs.
 
     ``divergence`` is the mean over all items, in the unit of the report; infinite (null in JSON)
@@ -48,9 +48,9 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
         return Override(escape(self.weight), self.wider)
 
 
-def harms(
+def sensitivities(
     task: Task, recipe: Recipe, records: Sequence[WeightRecord], progress: Progress
-) -> tuple[Harm, ...]:
+) -> tuple[Sensitivity, ...]:
     """Rank the weights of a recipe, the most harmful first.
 
     Args:
@@ -71,7 +71,7 @@ def harms(
         )
         alone = [Override("*", "float32"), Override(escape(record.weight), record.form)]
         done = task.made(recipe, "alone", part(told, "quantizing", 0.0, 0.5), alone)
-        harm = Harm(
+        harm = Sensitivity(
             weight=record.weight,
             role=record.role,
             form=record.form,

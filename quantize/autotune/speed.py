@@ -1,4 +1,4 @@
-"""Two bundles and a trial in, how much faster the second is at each T out, with its spread."""
+"""Compare the speed of two bundles that take turns on the clock."""
 
 from pathlib import Path
 
@@ -31,7 +31,9 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
         return self.ratio.high < 1.0 / LEAST_GAIN
 
 
-def raced(full: Bundle, candidate: Bundle, trial: Trial, progress: Progress) -> tuple[Speed, ...]:
+def measure_speed(
+    full: Bundle, candidate: Bundle, trial: Trial, progress: Progress
+) -> tuple[Speed, ...]:
     """Run two bundles in turns at T = 1 and at the candidate's nominal T.
 
     Args:

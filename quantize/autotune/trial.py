@@ -1,4 +1,4 @@
-"""A trial: what to measure a candidate by, and how long."""
+"""Say by what a candidate is measured, and for how long."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Two bundles of one model in, whether the second is worth having on this machine out, and why.
+"""Judge whether a quantized bundle is worth having on this machine, and say why not.
 
 A bundle is refused that is not smaller than full precision; that is surely slower at its nominal
 T; that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dst.evaluate.quality import Report, horizon_report
 from dst.evaluate.quality.rollout import BrokeAtOnceError
 from dst.evaluate.quality.sizes import parts_of
-from dst.quantize.autotune.speed import Speed, raced
+from dst.quantize.autotune.speed import Speed, measure_speed
 from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
 from dst.quantize.quantize import Progress
 from dst.runtime import Bundle, open_bundle
@@ -38,7 +38,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of one bundle; it holds where there is no refusal.
 
     ``weights_share`` is of the bytes that full precision's graph holds. ``report`` is null where
@@ -84,7 +84,7 @@ def judge(
     items: Array,
     trial: Trial = USUAL,
     progress: Progress | None = None,
-) -> Judgement:
+) -> Verdict:
     """Judge any bundle against full precision of the same model, as the picker does.
 
     Args:
@@ -104,8 +104,8 @@ def judge(
     right = full if isinstance(full, Bundle) else open_bundle(full)
     other = candidate if isinstance(candidate, Bundle) else open_bundle(candidate)
     found = quality(right, other, items, trial, part(progress, "quality", 0.0, 0.7))
-    speeds = raced(right, other, trial, part(progress, "speed", 0.7, 1.0))
-    return judgement_of(right, other, found, speeds, trial.goal)
+    speeds = measure_speed(right, other, trial, part(progress, "speed", 0.7, 1.0))
+    return verdict_of(right, other, found, speeds, trial.goal)
 
 
 def quality(
@@ -120,13 +120,13 @@ def quality(
         return str(broke)
 
 
-def judgement_of(
+def verdict_of(
     full: Bundle,
     candidate: Bundle,
     found: Report | str,
     speeds: Sequence[Speed],
     goal: Goal = "speed",
-) -> Judgement:
+) -> Verdict:
     """Put what was measured together and hold it against the rules.
 
     Args:
@@ -141,7 +141,7 @@ def judgement_of(
     nominal = manifest.contract.chunk.nominal_t
     gates = found.gates if isinstance(found, Report) else ()
     broke = [] if isinstance(found, Report) else [Refusal(rule="finite", why=found)]
-    return Judgement(
+    return Verdict(
         recipe=manifest.recipe or manifest.precision,
         t=nominal,
         weights_bytes=after,

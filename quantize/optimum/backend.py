@@ -1,4 +1,4 @@
-"""Products of a bundle's graphs in, their int8 form by optimum's `ORTQuantizer` in place out."""
+"""Let optimum's `ORTQuantizer` round the products of a bundle's graphs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.assign import Choice
 from dst.quantize.errors import QuantizeError
-from dst.quantize.find_weights import Site
+from dst.quantize.find_weights import WeightUse
 from dst.quantize.optimum.mapping import to_optimum
 from dst.quantize.optimum.products import ORT_CONFIG, Product, Written, quantized
 from dst.quantize.recipe import Recipe
 from dst.quantize.rewriting.rebuild import Direct, Opened, Writer
 from dst.quantize.rewriting.rewrite import Draft
-from dst.quantize.rounding.rounded_weights import Values
+from dst.quantize.rounding.rounded_weights import RoundedWeights
 
 _PREFIX = "optimum."
 """What the names of optimum's values begin with in the graph: they may be taken there."""
@@ -44,31 +44,31 @@ class OptimumBackend:
         to_optimum(recipe)
         self._config = b""
 
-    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: RoundedWeights) -> Writer:
         """Have the chosen products of a graph quantized, all at once, and write them one by one.
 
         Raises:
             QuantizeError: `no-counterpart`: an override chose a form that is not the recipe's.
         """
         recipe = values.recipe
-        sites = [s for s in graph.found.sites if not (s.operands or s.inside)]
-        taken = [chosen[site.node] for site in sites]
+        uses = [s for s in graph.found.uses if not (s.operands or s.inside)]
+        taken = [chosen[use.node] for use in uses]
         forms = {c.form for c in taken if c.role != "embedding" and c.form != "float32"}
         if recipe.products == "int8-dynamic" and forms == {"int8-block"}:  # a graph of `single`
             return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
-        for site in sites:
-            choice = chosen[site.node]
+        for use in uses:
+            choice = chosen[use.node]
             if choice.role == "embedding" or choice.form == "float32":
                 continue
             if choice.form != recipe.products:
                 raise QuantizeError(
-                    f"{site.weight} is to be {choice.form}; with optimum every product is "
+                    f"{use.weight} is to be {choice.form}; with optimum every product is "
                     f"{recipe.products}, the recipe's, or float32: leave optimum out",
                     code="no-counterpart",
                 )
-            products.append(_product(graph, site, inputs[site.node], values))
+            products.append(_product(graph, use, inputs[use.node], values))
         if not products:
             return Direct().writer(graph, chosen, values)
         made = quantized(products, to_optimum(recipe), graph.model)
@@ -80,13 +80,13 @@ class OptimumBackend:
         return {ORT_CONFIG: self._config} if self._config else {}
 
 
-def _product(graph: Opened, site: Site, reads: str, values: Values) -> Product:
+def _product(graph: Opened, use: WeightUse, reads: str, values: RoundedWeights) -> Product:
     low = high = 0.0
     if values.recipe.products == "int8-static":
-        seen = values.seen_of(site.key)
+        seen = values.seen_of(use.key)
         low, high = seen.low, seen.high
-    weight = f"{site.weight}.turned" if site.turned else site.weight
-    return Product(site.node, reads, f"{weight}.weight", graph.weight(site), low, high)
+    weight = f"{use.weight}.turned" if use.turned else use.weight
+    return Product(use.node, reads, f"{weight}.weight", graph.weight(use), low, high)
 
 
 class _Splice:
@@ -101,7 +101,7 @@ class _Splice:
         self._tied = tied
         self._inputs = made.inputs
 
-    def __call__(self, draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+    def __call__(self, draft: Draft, node: onnx.NodeProto, use: WeightUse) -> None:
         """Write a product; it keeps its name, and its bias is added behind it."""
         product = self._products[node.name]
         bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""

@@ -1,4 +1,4 @@
-"""Recipes in, optimum's `QuantizationConfig` out, and back, wherever the two mean the same."""
+"""Translate recipes to optimum's `QuantizationConfig` and back, where both mean the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of a graph in, the same products as optimum's `ORTQuantizer` writes them out.
+"""Quantize products with optimum's `ORTQuantizer`.
 
 `ORTQuantizer` is shown a model that holds the chosen products side by side and nothing else. Shown
 the whole graph it would do more than it was asked for: take every Gemm apart, chosen or not; round

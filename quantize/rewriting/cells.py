@@ -21,8 +21,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from dst.graphs.walk import attribute
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.rewrite import Draft, Held, write_product
+from dst.quantize.rewriting.rewrite import Draft, NewWeight, write_product
 from dst.quantize.rounding.rounding import Rounded, by_row
 
 Floats = npt.NDArray[np.float32]
@@ -74,7 +75,7 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
     op = node.op_type
     if op == "LSTM" and form == "int8-dynamic":
         return ""
-    if _text(node, "direction", "forward") != "forward":
+    if attribute(node, "direction", "forward") != "forward":
         return f"{op} that reads the chunk backwards cannot be stepped item by item"
     if _input(node, 4):
         return f"{op} with sequence_lens cannot be stepped item by item"
@@ -203,7 +204,7 @@ def _write_products(draft: Draft, cell: Cell, form: Form) -> None:
     gates = _GATES[node.op_type]
     whole = cell.weights.get(3, np.zeros((1, 2 * gates * units), np.float32))[0]
     bias, state_bias = whole[: gates * units].copy(), whole[gates * units :]
-    late = node.op_type == "GRU" and _int(node, "linear_before_reset")
+    late = node.op_type == "GRU" and attribute(node, "linear_before_reset", 0)
     most = 2 * units if late else gates * units
     bias[:most] += state_bias[:most]  # what is only added may be added before
     items = f"{name}.items"
@@ -276,7 +277,7 @@ def _product(
     turned = Rounded(np.ascontiguousarray(rounded.values.T), rounded.scale)
     result = f"{name}.result"
     node = helper.make_node("MatMul", [x, weight[0]], [result], name)
-    write_product(draft, node, Held(form, weight[0], rounded=turned))
+    write_product(draft, node, NewWeight(form, weight[0], rounded=turned))
     return result
 
 
@@ -331,11 +332,3 @@ def _input(node: onnx.NodeProto, place: int) -> str:
 
 def _output(node: onnx.NodeProto, place: int) -> str:
     return node.output[place] if place < len(node.output) else ""
-
-
-def _int(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)
-
-
-def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    return next((a.s.decode() for a in node.attribute if a.name == name), default)

@@ -1,4 +1,4 @@
-"""The graphs of a bundle and a form for each weight in, the same graphs in those forms out."""
+"""Write the graphs of a bundle again, with each weight in its chosen form."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.files import drop_unused, load, opset_of
 from dst.graphs.fold import given_of
-from dst.graphs.walk import bodies_of, nodes_of, tensors_of
+from dst.graphs.load import drop_unused, load
+from dst.graphs.versions import domains, min_ort, opsets, version
+from dst.graphs.walk import bodies_of, nodes_of, opset_of, set_nodes, tensors_of
 from dst.quantize.assign import Choice
-from dst.quantize.find_weights import Floats, Site, Survey, survey
+from dst.quantize.find_weights import Floats, FoundWeights, WeightUse, find_weights
 from dst.quantize.recipe import Form, Recipe
 from dst.quantize.record import WeightRecord
 from dst.quantize.rewriting.cells import MICROSOFT, Cell, write_cell, write_filter
@@ -29,12 +30,12 @@ from dst.quantize.rewriting.rewrite import (
     write_product,
 )
 from dst.quantize.rewriting.stored import write_stored
-from dst.quantize.rounding.rounded_weights import Values
+from dst.quantize.rounding.rounded_weights import RoundedWeights
 from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Graph
 
-MIN_ORT = {11: "1.14", 13: "1.14", 18: "1.14", 21: "1.20"}
-"""First ONNX Runtime release with the CPU kernels that an operator set's forms are run by."""
+LEAST_ORT = "1.14"
+"""Forms are run by kernels that no older ONNX Runtime was tried for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,17 @@ class Opened:
 
     entry: Graph
     model: onnx.ModelProto
-    found: Survey
+    found: FoundWeights
     folder: Path
 
-    def weight(self, site: Site) -> Floats:
+    def weight(self, use: WeightUse) -> Floats:
         """Read a weight (K, N) or a table (V, D)."""
-        array = self._array(site.weight)
-        return array.T if site.turned else array
+        array = self._array(use.weight)
+        return array.T if use.turned else array
 
-    def operands(self, node: onnx.NodeProto, site: Site) -> dict[int, Floats]:
+    def operands(self, node: onnx.NodeProto, use: WeightUse) -> dict[int, Floats]:
         """Read the weights of a recurrent operator or a convolution: input number -> values."""
-        return {place: self._array(node.input[place]) for place in site.operands}
+        return {place: self._array(node.input[place]) for place in use.operands}
 
     def _array(self, name: str) -> Floats:
         tensor = tensors_of(self.model.graph)[name]
@@ -78,7 +79,7 @@ def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
     given = given_of(bundle.manifest.contract)
     for entry in bundle.manifest.graphs:
         model = load(bundle.root / entry.file, opsets[entry.file], given)
-        found = survey(model, bundle.root, bundle.manifest.contract)
+        found = find_weights(model, bundle.root, bundle.manifest.contract)
         graphs.append(Opened(entry, model, found, bundle.root))
     return graphs
 
@@ -86,7 +87,7 @@ def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
 class Writer(Protocol):
     """Writes the products of one graph."""
 
-    def __call__(self, draft: Draft, node: onnx.NodeProto, site: Site) -> None:
+    def __call__(self, draft: Draft, node: onnx.NodeProto, use: WeightUse) -> None:
         """Write a MatMul or Gemm with its weight in its chosen form; the product keeps its name."""
 
 
@@ -100,7 +101,7 @@ class Backend(Protocol):
             QuantizeError: `recipe`: why not, and what to do instead.
         """
 
-    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: RoundedWeights) -> Writer:
         """Get ready for one graph.
 
         Args:
@@ -122,12 +123,12 @@ class Direct:
     def check(self, recipe: Recipe) -> None:
         """Take any recipe."""
 
-    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: Values) -> Writer:
+    def writer(self, graph: Opened, chosen: Mapping[str, Choice], values: RoundedWeights) -> Writer:
         """Write each product when its turn comes."""
 
-        def write(draft: Draft, node: onnx.NodeProto, site: Site) -> None:
-            held = values.held(site, chosen[site.node], graph.weight(site))
-            write_product(draft, node, held)
+        def write(draft: Draft, node: onnx.NodeProto, use: WeightUse) -> None:
+            new = values.in_form(use, chosen[use.node], graph.weight(use))
+            write_product(draft, node, new)
 
         return write
 
@@ -137,7 +138,7 @@ class Direct:
 
 
 def rebuilt(
-    graph: Opened, choices: Mapping[str, Choice], values: Values, backend: Backend
+    graph: Opened, choices: Mapping[str, Choice], values: RoundedWeights, backend: Backend
 ) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
     """Write a graph with its weights in their chosen forms.
 
@@ -154,30 +155,30 @@ def rebuilt(
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     opset = opset_of(model)
-    chosen = {s.node: _possible(choices[s.key], opset) for s in graph.found.sites}
-    pen = _Pen(graph, chosen, values, backend)
-    pen.write(model.graph, Draft())
+    chosen = {s.node: _possible(choices[s.key], opset) for s in graph.found.uses}
+    writer = _GraphWriter(graph, chosen, values, backend)
+    writer.write(model.graph, Draft())
     drop_unused(model.graph)
     ours = any(node.domain == MICROSOFT for node in nodes_of(model.graph))
     if ours and all(o.domain != MICROSOFT for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
     file = graph.entry.file
-    records = {s.key: _record(file, s, chosen[s.node]) for s in graph.found.sites}
+    records = {s.key: _record(file, s, chosen[s.node]) for s in graph.found.uses}
     for name, reason in graph.found.left.items():
         records[name] = WeightRecord(file, name, "", "operator", (), "float32", reason)
     return model, records
 
 
-class _Pen:
+class _GraphWriter:
     """Writes a graph and those inside it."""
 
     def __init__(
-        self, graph: Opened, chosen: Mapping[str, Choice], values: Values, backend: Backend
+        self, graph: Opened, chosen: Mapping[str, Choice], values: RoundedWeights, backend: Backend
     ) -> None:
         self._graph = graph
         self._chosen = chosen
         self._values = values
-        self._sites = {site.node: site for site in graph.found.sites}
+        self._uses = {use.node: use for use in graph.found.uses}
         self._outside = backend.writer(graph, chosen, values)
         self._inside = Direct().writer(graph, chosen, values)
         self._bodies = 0
@@ -189,34 +190,32 @@ class _Pen:
             for body in bodies_of(node):
                 self._bodies += 1
                 self.write(body, Draft(scope=f".in{self._bodies}"))
-            site = self._sites.get(node.name)
-            if site is None:
+            use = self._uses.get(node.name)
+            if use is None:
                 limits = node.op_type in ("Relu", "Clip") and node.input[0] in blocks
                 write_limits(draft, node) if limits else draft.nodes.append(node)
-            elif self._site(draft, node, site) in ("int4-block", "int8-block"):
+            elif self._use(draft, node, use) in ("int4-block", "int8-block"):
                 blocks.add(node.output[0])
         graph.initializer.extend(draft.tensors.values())
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        set_nodes(graph, draft.nodes)
 
-    def _site(self, draft: Draft, node: onnx.NodeProto, site: Site) -> Form:
+    def _use(self, draft: Draft, node: onnx.NodeProto, use: WeightUse) -> Form:
         """Write one operator with weights and return its form."""
         choice, values = self._chosen[node.name], self._values
         if choice.form == "float32":
             draft.nodes.append(node)
         elif choice.role == "embedding":
-            write_lookup(draft, node, values.held(site, choice, self._graph.weight(site)))
+            write_lookup(draft, node, values.in_form(use, choice, self._graph.weight(use)))
         elif choice.role not in ("cell", "filter"):
-            (self._inside if site.inside else self._outside)(draft, node, site)
+            (self._inside if use.inside else self._outside)(draft, node, use)
         else:
-            weights, bits = self._graph.operands(node, site), values.recipe.weight_bits
+            weights, bits = self._graph.operands(node, use), values.recipe.weight_bits
             if choice.form in ("int8-stored", "float16"):
                 write_stored(draft, node, weights, choice.form)
             elif choice.role == "cell":
                 write_cell(draft, Cell(node, weights, bits), choice.form)
             else:
-                write_filter(draft, node, weights, bits, values.ranges(site.key))
+                write_filter(draft, node, weights, bits, values.ranges(use.key))
         return choice.form
 
 
@@ -224,15 +223,14 @@ def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) ->
     """Describe a rewritten graph for the manifest; products keep their names and costs."""
     costs = graph.entry.multiply_adds
     names = [node.name for node in model.graph.node]
-    nodes = list(nodes_of(model.graph))
     before = {node.name for node in graph.model.graph.node}
-    opset = max((o for o in MIN_ORT if o <= opset_of(model)), default=min(MIN_ORT))
+    least = (graph.entry.min_ort, LEAST_ORT, min_ort(model, foreign=graph.entry.min_ort))
     return msgspec.structs.replace(
         graph.entry,
         allowed_t=tuple(allowed_t),
-        opsets={o.domain or "ai.onnx": o.version for o in model.opset_import},
-        domains=tuple(sorted({n.domain or "ai.onnx" for n in nodes})),
-        min_ort=max(graph.entry.min_ort, MIN_ORT[opset], key=_version),
+        opsets=opsets(model),
+        domains=domains(model),
+        min_ort=max(least, key=version),
         multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
     )
 
@@ -246,20 +244,16 @@ def _possible(choice: Choice, opset: int) -> Choice:
     return Choice("float32", choice.role, reason)
 
 
-def _record(file: str, site: Site, choice: Choice) -> WeightRecord:
+def _record(file: str, use: WeightUse, choice: Choice) -> WeightRecord:
     return WeightRecord(
         graph=file,
-        node=site.node,
-        weight=site.weight,
+        node=use.node,
+        weight=use.weight,
         role=choice.role,
-        shape=site.shape,
-        more=tuple(name for name in site.names if name != site.weight),
+        shape=use.shape,
+        more=tuple(name for name in use.names if name != use.weight),
         form=choice.form,
         reason=choice.reason,
-        insisted=choice.insisted,
+        forced=choice.forced,
         tied=bool(choice.table),
     )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))

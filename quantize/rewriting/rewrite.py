@@ -1,4 +1,4 @@
-"""A product or a look-up and its form in, the nodes and tensors that take its place out.
+"""Write a product or a look-up whose weight is in another form.
 
 Only operators of ONNX itself are written, so that one file form serves every lowering; ONNX
 Runtime fuses each pattern into its integer kernel when it opens the graph (MatMulNBits,
@@ -101,7 +101,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NewWeight:
     """A weight in its new form, as tensors of a graph name it.
 
     Attributes:
@@ -123,7 +123,7 @@ class Held:
     activation: tuple[float, int] | None = None
 
 
-def write_product(draft: Draft, node: onnx.NodeProto, held: Held) -> None:
+def write_product(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
     """Write a MatMul or Gemm with its weight in another form; the product keeps its name."""
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""
     result = node.output[0]
@@ -136,23 +136,23 @@ def write_product(draft: Draft, node: onnx.NodeProto, held: Held) -> None:
         "int8-block": _blocks,
         "int4-block": _blocks,
     }
-    writers[held.form](draft, node, held, product)
+    writers[new.form](draft, node, new, product)
     if bias:
         draft.node("Add", [product, bias], result, f"{node.name}.bias")
 
 
-def write_lookup(draft: Draft, node: onnx.NodeProto, held: Held) -> None:
+def write_lookup(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
     """Write a Gather of rows with its table in half precision or int8; it keeps its name."""
     name, ids, result = node.name, node.input[1], node.output[0]
     to_float = int(TensorProto.FLOAT)
-    if held.half is not None:
-        table = draft.array(f"{held.name}.float16", held.half)
+    if new.half is not None:
+        table = draft.array(f"{new.name}.float16", new.half)
         rows = draft.node("Gather", [table, ids], f"{name}.rows", name, {"axis": 0})
         draft.node("Cast", [rows], result, f"{name}.wide", {"to": to_float})
         return
-    rounded = _rounded(held)
-    table = draft.array(f"{held.name}.int8", rounded.values)
-    scales = draft.array(f"{held.name}.scales", rounded.scale[:, None])  # (V, 1)
+    rounded = _rounded(new)
+    table = draft.array(f"{new.name}.int8", rounded.values)
+    scales = draft.array(f"{new.name}.scales", rounded.scale[:, None])  # (V, 1)
     rows = draft.node("Gather", [table, ids], f"{name}.rows", name, {"axis": 0})
     wide = draft.node("Cast", [rows], f"{name}.rows_wide", f"{name}.wide", {"to": to_float})
     scale = draft.node("Gather", [scales, ids], f"{name}.row_scales", f"{name}.scale", {"axis": 0})
@@ -179,11 +179,11 @@ def write_limits(draft: Draft, node: onnx.NodeProto) -> None:
         draft.nodes.append(node)
 
 
-def _float16(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
-    if held.half is None:
+def _float16(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
+    if new.half is None:
         raise TypeError("a float16 form needs its weight in half precision")
     name = node.name
-    weight = _turned(draft, held, draft.array(f"{held.name}.float16", held.half))
+    weight = _turned(draft, new, draft.array(f"{new.name}.float16", new.half))
     narrow = draft.own(f"{node.input[0]}.float16")
     if not draft.has(narrow):
         draft.node(
@@ -193,10 +193,10 @@ def _float16(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> Non
     draft.node("Cast", [product], result, f"{name}.wide", {"to": int(TensorProto.FLOAT)})
 
 
-def _dynamic(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
-    name, x, rounded = node.name, node.input[0], _rounded(held)
-    weight = _turned(draft, held, draft.array(f"{held.name}.int8", rounded.values))
-    scale = draft.array(f"{held.name}.scale", rounded.scale)
+def _dynamic(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
+    name, x, rounded = node.name, node.input[0], _rounded(new)
+    weight = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
+    scale = draft.array(f"{new.name}.scale", rounded.scale)
     parts = [draft.own(f"{x}.{part}") for part in ("whole", "scale", "zero")]
     if not draft.has(parts[0]):
         draft.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], parts, f"{name}.rounded"))
@@ -208,18 +208,18 @@ def _dynamic(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> Non
     draft.node("Mul", [wide, both], result, f"{name}.scaled")
 
 
-def _static(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
-    if held.activation is None:
+def _static(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
+    if new.activation is None:
         raise TypeError("a static form needs the scale of its input")
     name, x = node.name, node.input[0]
-    scale = draft.array(f"{held.name}.input_scale", np.float32(held.activation[0]))
-    zero = draft.array(f"{held.name}.input_zero", np.uint8(held.activation[1]))
+    scale = draft.array(f"{new.name}.input_scale", np.float32(new.activation[0]))
+    zero = draft.array(f"{new.name}.input_zero", np.uint8(new.activation[1]))
     whole = draft.node("QuantizeLinear", [x, scale, zero], f"{name}.whole", f"{name}.rounded")
     read = draft.node("DequantizeLinear", [whole, scale, zero], f"{name}.read", f"{name}.again")
-    draft.node("MatMul", [read, _columns(draft, node, held)], result, name)
+    draft.node("MatMul", [read, _columns(draft, node, new)], result, name)
 
 
-def _rows(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
+def _rows(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
     """Divide each item by its own peak, round it with a fixed scale, and multiply it back."""
     name, x = node.name, node.input[0]
     peak, read = draft.own(f"{x}.peak"), draft.own(f"{x}.read")
@@ -238,44 +238,44 @@ def _rows(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
             "QuantizeLinear", [even, unit, zero], draft.own(f"{x}.whole"), f"{name}.rounded"
         )
         draft.node("DequantizeLinear", [whole, unit, zero], read, f"{name}.again")
-    product = draft.node("MatMul", [read, _columns(draft, node, held)], f"{name}.even", name)
+    product = draft.node("MatMul", [read, _columns(draft, node, new)], f"{name}.even", name)
     draft.node("Mul", [product, peak], result, f"{name}.scaled")
 
 
-def _blocks(draft: Draft, node: onnx.NodeProto, held: Held, result: str) -> None:
-    rounded = _rounded(held)
+def _blocks(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
+    rounded = _rounded(new)
     scales = rounded.scale  # (n, N)
-    if held.form == "int4-block":
-        values = draft.int4(f"{held.name}.int4", rounded)
+    if new.form == "int4-block":
+        values = draft.int4(f"{new.name}.int4", rounded)
     elif scales.ndim == 2:
-        values = draft.array(f"{held.name}.block8", rounded.values)
+        values = draft.array(f"{new.name}.block8", rounded.values)
     else:  # the numbers of int8 columns (N,): every block of a column has the column's scale
-        values = _turned(draft, held, draft.array(f"{held.name}.int8", rounded.values))
-        inputs = rounded.values.shape[1 if held.turned else 0]
-        scales = np.repeat(scales[None], -(-inputs // held.block), axis=0)
-    scale = draft.array(f"{held.name}.block_scale", scales)
+        values = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
+        inputs = rounded.values.shape[1 if new.turned else 0]
+        scales = np.repeat(scales[None], -(-inputs // new.block), axis=0)
+    scale = draft.array(f"{new.name}.block_scale", scales)
     weight = draft.node(
         "DequantizeLinear",
         [values, scale],
         f"{node.name}.weight",
         f"{node.name}.weight",
-        {"axis": 0, "block_size": held.block},
+        {"axis": 0, "block_size": new.block},
     )
     draft.node("MatMul", [node.input[0], weight], result, node.name)
 
 
-def _columns(draft: Draft, node: onnx.NodeProto, held: Held) -> str:
+def _columns(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> str:
     """Write an int8 weight with a scale per column, as the float (K, N) it stands for."""
-    rounded = _rounded(held)
-    values = _turned(draft, held, draft.array(f"{held.name}.int8", rounded.values))
-    scale = draft.array(f"{held.name}.scale", rounded.scale)
+    rounded = _rounded(new)
+    values = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
+    scale = draft.array(f"{new.name}.scale", rounded.scale)
     inputs, name = [values, scale], f"{node.name}.weight"
     return draft.node("DequantizeLinear", inputs, name, name, {"axis": 1})
 
 
-def _turned(draft: Draft, held: Held, table: str) -> str:
+def _turned(draft: Draft, new: NewWeight, table: str) -> str:
     """Give a product (K, N) of a table's numbers (N, K); ONNX Runtime turns them when it loads."""
-    if not held.turned:
+    if not new.turned:
         return table
     name = f"{table}.turned"
     if not draft.has(name):
@@ -284,7 +284,7 @@ def _turned(draft: Draft, held: Held, table: str) -> str:
     return name
 
 
-def _rounded(held: Held) -> Rounded:
-    if held.rounded is None:
-        raise TypeError(f"the form {held.form} needs whole numbers and scales")
-    return held.rounded
+def _rounded(new: NewWeight) -> Rounded:
+    if new.rounded is None:
+        raise TypeError(f"the form {new.form} needs whole numbers and scales")
+    return new.rounded

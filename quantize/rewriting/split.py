@@ -1,4 +1,4 @@
-"""Graphs that run single steps and chunks in; one graph for chunks and one for single steps out.
+"""Give single steps a graph of their own, where they want another kernel than chunks.
 
 A chunk is bound by arithmetic and a single step by the bytes of the weights, and no integer kernel
 is the fastest at both. So where products are `int8-dynamic`, which fixes T anyway, single steps get
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from dst.graphs.files import opset_of
+from dst.graphs.walk import opset_of
 from dst.quantize.assign import Choice
 from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rewriting.rewrite import OPSET
@@ -44,7 +44,9 @@ def runs_both(entry: Graph) -> bool:
     return 1 in entry.allowed_t and len(entry.allowed_t) > 1
 
 
-def parted(graphs: Sequence[Opened], chunk: Chunk, choices: Mapping[str, Choice]) -> list[Part]:
+def split_graphs(
+    graphs: Sequence[Opened], chunk: Chunk, choices: Mapping[str, Choice]
+) -> list[Part]:
     """Say which graphs are written: those that were, and new ones for single steps.
 
     Args:

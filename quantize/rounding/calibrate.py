@@ -1,4 +1,4 @@
-"""Real items and a bundle in, what each product's input looked like along its rollouts out.
+"""Run real items through a bundle and record the inputs of its products.
 
 Shape letters: ``B`` batch (1), ``T`` items per chunk, ``L`` lookback, ``K`` inputs of a product.
 """
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, external_data_helper, helper
+from onnx import TensorProto, helper
 
 from dst.graphs.fold import given_of
+from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.quantize.errors import QuantizeError
 from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rounding.rounded_weights import result_key
@@ -138,22 +139,17 @@ class _Probe:
         nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
         self.plain: set[str] = set()
-        for site in graph.found.sites:
-            if site.role in ("embedding", "cell") or site.inside:
+        for use in graph.found.uses:
+            if use.role in ("embedding", "cell") or use.inside:
                 continue
-            node = nodes[site.node]
-            self._keys.setdefault(node.input[0], []).append(site.key)
-            if site.role == "filter":
-                result = result_key(site.key)
+            node = nodes[use.node]
+            self._keys.setdefault(node.input[0], []).append(use.key)
+            if use.role == "filter":
+                result = result_key(use.key)
                 self._keys.setdefault(node.output[0], []).append(result)
-                self.plain |= {site.key, result}
+                self.plain |= {use.key, result}
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
-        for tensor in model.graph.initializer:
-            if external_data_helper.uses_external_data(tensor):
-                external_data_helper.load_external_data_for_tensor(tensor, str(source.root))
-                tensor.ClearField("data_location")
-                del tensor.external_data[:]
         del model.graph.output[:]
         model.graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self._keys
@@ -161,6 +157,7 @@ class _Probe:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(source.root))
         self._session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -1,4 +1,4 @@
-"""A weight and the moments of its inputs in, blocks whose rounding errors make each other good out.
+"""GPTQ: round one row of a weight, then correct the remaining rows for its error.
 
 Each row is rounded, and what that costs on the inputs seen is made good in the rows that are not
 rounded yet (GPTQ, Frantar et al. 2022, https://arxiv.org/abs/2210.17323; the order is that of the

@@ -1,4 +1,4 @@
-"""Weights and their choices in, the numbers that hold them out, each found once for all graphs."""
+"""Round each weight once for all graphs of a bundle, to its chosen form."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from dst.quantize.assign import Choice
 from dst.quantize.errors import QuantizeError
-from dst.quantize.find_weights import Floats, Site
+from dst.quantize.find_weights import Floats, WeightUse
 from dst.quantize.recipe import Recipe
-from dst.quantize.rewriting.rewrite import Held
+from dst.quantize.rewriting.rewrite import NewWeight
 from dst.quantize.rounding.gptq import by_block_compensated
 from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search, by_column, by_row
 from dst.quantize.rounding.statistics import Seen
@@ -23,7 +23,7 @@ def result_key(key: str) -> str:
 
 
 @dataclass(slots=True)
-class Values:
+class RoundedWeights:
     """The weights of one bundle in their new forms.
 
     Attributes:
@@ -38,39 +38,39 @@ class Values:
     seen: Mapping[str, Seen]
     found: dict[tuple[str, str], Rounded] = field(default_factory=dict)
 
-    def held(self, site: Site, choice: Choice, weight: Floats) -> Held:
+    def in_form(self, use: WeightUse, choice: Choice, weight: Floats) -> NewWeight:
         """Give a weight (K, N), or a table (V, D), in its chosen form.
 
         Args:
-            site: Where it stands; names are taken from it.
+            use: Where it stands; names are taken from it.
             choice: Its form.
             weight: Its values.
         """
         form, table = choice.form, choice.role == "embedding"
-        name = site.weight
+        name = use.weight
         if form == "float16":
             half = (weight.T if choice.table else weight).astype(np.float16)
-            return Held(form, name, half=np.ascontiguousarray(half), turned=bool(choice.table))
+            return NewWeight(form, name, half=np.ascontiguousarray(half), turned=bool(choice.table))
         if table or choice.table:
-            key = (site.key if table else choice.table, "row")
+            key = (use.key if table else choice.table, "row")
             if key not in self.found:
                 bits = self.recipe.weight_bits if key[0] in self.shared else 8
                 self.found[key] = by_row(weight if table else weight.T, bits)
         elif form in ("int4-block", "int8-block") and not choice.block:
-            key = (site.key, form)
+            key = (use.key, form)
             if key not in self.found:
-                self.found[key] = self._blocks(site.key, weight, 4 if form == "int4-block" else 8)
+                self.found[key] = self._blocks(use.key, weight, 4 if form == "int4-block" else 8)
         else:
-            key = (site.key, "column")
+            key = (use.key, "column")
             if key not in self.found:
                 self.found[key] = by_column(weight, self.recipe.weight_bits)
-        return Held(
+        return NewWeight(
             form,
             name,
             rounded=self.found[key],
             block=choice.block or self.recipe.block,
             turned=bool(choice.table),
-            activation=self._activation(site.key) if form == "int8-static" else None,
+            activation=self._activation(use.key) if form == "int8-static" else None,
         )
 
     def _blocks(self, key: str, weight: Floats, bits: int) -> Rounded:

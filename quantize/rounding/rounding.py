@@ -1,4 +1,4 @@
-"""Float weights in, whole numbers and scales out: per column, per row or by block.
+"""Round float weights to whole numbers and scales: per column, per row or by block.
 
 Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width,
 ``n`` blocks along K.
@@ -37,6 +37,10 @@ def by_column(weight: Floats, bits: int) -> Rounded:
     Args:
         weight: (K, N).
         bits: 8 for -127..127; 7 for -64..64, where two products with 8 bits fit in 16.
+
+    Example:
+        >>> by_column(np.array([[1.0, 0.5], [-0.5, 2.0]], np.float32), 8).values.tolist()
+        [[127, 32], [-64, 127]]
     """
     highest = {7: 64, 8: 127}[bits]
     scale = _peak(np.abs(weight).max(axis=0)) / np.float32(highest)
@@ -56,6 +60,11 @@ def by_block(weight: Floats, bits: int, block: int) -> Rounded:
 
     Returns:
         Values in -2^(bits-1) .. 2^(bits-1) - 1 and scales (n, N), which may be negative.
+
+    Example:
+        >>> found = by_block(np.array([[4.0], [-2.0], [1.0]], np.float32), 4, 2)
+        >>> found.values.tolist(), found.scale.tolist()
+        ([[-8], [4], [-8]], [[-0.5], [-0.125]])
     """
     blocks = blocked(weight, block)  # (n, block, N)
     scale = block_scale(blocks, bits)
@@ -125,7 +134,11 @@ def limits(bits: int) -> tuple[int, int]:
 
 
 def packed4(values: Bytes) -> bytes:
-    """Pack values in -8..7 as ONNX does: two in a byte, the first in its low half."""
+    """Pack values in -8..7 as ONNX does: two in a byte, the first in its low half.
+
+    >>> packed4(np.array([1, -1, 7], np.int8)).hex()
+    'f107'
+    """
     flat = values.reshape(-1).view(np.uint8) & 15
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))

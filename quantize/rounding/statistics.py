@@ -1,4 +1,4 @@
-"""Activations of many streams in, what a quantizer needs to know of each product's input out.
+"""Collect the range and the second moments of a product's inputs.
 
 Shape letters: ``K`` inputs of a product.
 """

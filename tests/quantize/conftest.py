@@ -290,8 +290,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Plant:
             spread = Spread(median=ratio, low=0.99 * ratio, high=1.01 * ratio)
             return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=spread),)
 
-        monkeypatch.setattr("dst.quantize.autotune.verdict.raced", raced)
-        monkeypatch.setattr("dst.quantize.autotune.mixed.raced", raced)
+        monkeypatch.setattr("dst.quantize.autotune.verdict.measure_speed", raced)
+        monkeypatch.setattr("dst.quantize.autotune.mixed.measure_speed", raced)
 
     return plant
 

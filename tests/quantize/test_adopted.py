@@ -114,8 +114,8 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> None:
         ratio = Spread(median=2.0, low=1.9, high=2.1)
         return (Speed(t=candidate.manifest.contract.chunk.nominal_t, ratio=ratio),)
 
-    monkeypatch.setattr("dst.quantize.autotune.verdict.raced", raced)
-    monkeypatch.setattr("dst.quantize.autotune.mixed.raced", raced)
+    monkeypatch.setattr("dst.quantize.autotune.verdict.measure_speed", raced)
+    monkeypatch.setattr("dst.quantize.autotune.mixed.measure_speed", raced)
 
 
 def error_of(shelf: Path, name: str, quantized: Path) -> float:

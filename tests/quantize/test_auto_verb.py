@@ -45,7 +45,7 @@ def test_the_choice_is_explained_and_written(
     assert [r["rule"] for r in found["int8-dynamic"]["refusals"]] == ["speed"]
     assert "error" in [r["rule"] for r in found["int4-weights"]["refusals"]]
     (search,) = result["searches"]
-    assert search["harms"][0]["weight"] == "w_mid"
+    assert search["sensitivities"][0]["weight"] == "w_mid"
     for words_shown in (
         "speed at T = 8",
         "1.50× 1.48–1.52",

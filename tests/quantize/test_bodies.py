@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.steps import Floats, drawn, info
 
 from dst.cli.app import call
-from dst.graphs.files import drop_unused, load
+from dst.graphs.load import drop_unused, load
 from dst.graphs.walk import distinct, nodes_of
 from dst.quantize import quantize_bundle
 from dst.runtime import Session

@@ -374,3 +374,68 @@ def test_channels_of_unequal_size_are_held_as_well(tmp_path: Path) -> None:
     full = adopted(convolutions(tmp_path / "step.onnx", spread=True), *words)
     quantize_bundle(full, tmp_path / "q", "int8-weights")
     assert apart(full, tmp_path / "q", rows()) < CLOSE
+
+
+@pytest.mark.parametrize(("recipe", "precision"), [("int4-weights", "int8"), ("fp16", "float16")])
+def test_the_label_says_what_precision_the_weights_really_have(
+    recipe: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = adopted(cell(tmp_path / "lstm.onnx", "LSTM", hidden=64))
+    out = tmp_path / "out"
+    assert call(["quantize", str(full), "--recipe", recipe, "--out", str(out)]) == 0
+    manifest = open_bundle(out).manifest
+    assert manifest.precision == precision
+    honest = f"{recipe}, no weight in int4" if recipe == "int4-weights" else recipe
+    assert manifest.recipe == honest
+    assert honest in " ".join(capsys.readouterr().out.split())
+    assert call(["show", str(out)]) == 0
+    assert f"{precision} by recipe {honest}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_weight_in_four_bits_keeps_the_label(tmp_path: Path) -> None:
+    weights = {
+        "a": drawn(64, 64, seed=1),
+        "r": drawn(1, 64, 64, seed=2),
+        "w": drawn(1, 64, 64, seed=3),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["m"], "mix"),
+        helper.make_node("RNN", ["m", "w", "r", "", "", "h"], ["", "h_out"], hidden_size=64),
+        helper.make_node("Identity", ["m"], ["y"]),
+    ]
+    ports = [info(name, [1, "batch", 64]) for name in ("h", "h_out")]
+    x, y = (info(name, ["time", "batch", 64]) for name in "xy")
+    full = adopted(saved(tmp_path / "m.onnx", nodes, ([x, ports[0]], [y, ports[1]]), weights))
+    done = quantize_bundle(full, tmp_path / "q", "int4-weights")
+    assert {r.form for r in done.records} == {"int4-block", "int8-stored"}
+    manifest = done.bundle.manifest
+    assert (manifest.precision, manifest.recipe) == ("int4", "int4-weights")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("lstm.weight_ih_l0", "lstm.weight_hh_l0"), "lstm.weight_ih_l0 + lstm.weight_hh_l0"),
+        (("step.module.lstm.lifted_tensor_0", "step.module.lstm.lifted_tensor_1"), "cell"),
+        (("onnx::LSTM_412", "onnx::LSTM_413"), "cell"),
+    ],
+)
+def test_weights_are_shown_by_names_that_people_know(
+    names: tuple[str, str], shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cell(tmp_path / "lstm.onnx", "LSTM", hidden=64)
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if node.op_type == "LSTM")
+    for old, new in zip("wr", names, strict=True):
+        node.input[list(node.input).index(old)] = new
+        next(t for t in model.graph.initializer if t.name == old).name = new
+    onnx.save(model, path)
+    full, out = adopted(path), tmp_path / "out"
+    (record,) = quantize_bundle(full, out, "int8-weights").records
+    assert record.label == (shown if shown != "cell" else record.node)
+    capsys.readouterr()
+    words = ["quantize", str(full), "--recipe", "int8-weights", "--out", str(tmp_path / "again")]
+    assert call(words) == 0
+    assert f"1 cell {record.label}" in " ".join(capsys.readouterr().out.split())
+    keep = ["--keep", record.label.split(" + ")[0], "--overwrite"]
+    assert call([*words, *keep]) != 0  # nothing else is there to quantize

@@ -20,7 +20,7 @@ from tests.quantize.conftest import NOMINAL, optimized, outputs
 from tests.quantize.kernels import keeps_rows, kernels
 from tests.raising import refused
 
-from dst.graphs.files import opset_of
+from dst.graphs.walk import opset_of
 from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
 from dst.runtime import Session, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Graph

@@ -9,7 +9,8 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.steps import drawn, info
 
-from dst.graphs.files import load, opset_of
+from dst.graphs.load import load
+from dst.graphs.walk import opset_of
 
 
 def normalising_step(opset: int) -> onnx.ModelProto:

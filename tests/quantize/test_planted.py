@@ -30,7 +30,7 @@ from tests.steps import (
 
 from dst.evaluate.quality import Budget
 from dst.quantize import quantize_bundle
-from dst.quantize.autotune import Judgement, Trial, judge
+from dst.quantize.autotune import Trial, Verdict, judge
 from dst.runtime import Bundle, open_bundle, write_bundle
 
 WIDTH, HIDDEN = 64, 512
@@ -139,7 +139,7 @@ def bundle_of(path: Path, model: onnx.ModelProto, precision: str = "float32") ->
     return path
 
 
-def rules(found: Judgement) -> set[str]:
+def rules(found: Verdict) -> set[str]:
     return {refusal.rule for refusal in found.refusals}
 
 

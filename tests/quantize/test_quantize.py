@@ -184,8 +184,8 @@ def test_overrides_keep_and_change_single_weights(text_bundle: Path, tmp_path: P
     found = {record.weight: record for record in done.records}
     assert (found["w_in"].form, found["w_out"].form) == ("int8-rows", "float32")
     assert found["w_out"].reason == "kept by an override"
-    assert (found["w_gate"].form, found["w_gate"].insisted) == ("int8-rows", True)
-    assert not found["w_in"].insisted
+    assert (found["w_gate"].form, found["w_gate"].forced) == ("int8-rows", True)
+    assert not found["w_in"].forced
 
 
 @pytest.mark.parametrize(

@@ -352,8 +352,8 @@ def test_weights_are_counted_by_what_reads_them(shelf: Path) -> None:
     every: dict[str, Array] = {**held, **PLACES}
     assert parts.weights_size == sum(array.nbytes for array in every.values())
     sizes = {(g.operator, g.dtype): (g.tensors, g.size) for g in parts.groups}
-    assert sizes["MatMul", "float"] == (2, held["mix"].nbytes + held["head"].nbytes)
-    assert sizes["Gather", "float"] == (1, held["table"].nbytes)
+    assert sizes["MatMul", "float32"] == (2, held["mix"].nbytes + held["head"].nbytes)
+    assert sizes["Gather", "float32"] == (1, held["table"].nbytes)
     assert parts.files == {n: f.size for n, f in bundle.manifest.files.items()}
 
 

@@ -34,7 +34,7 @@ def test_json_holds_the_record(
     told = json.loads(capsys.readouterr().out)
     manifest = open_bundle(tmp_path / "q").manifest
     assert told["bundle_id"] == manifest.bundle_id
-    assert told["recipe"] == manifest.recipe == "int4-weights, block 64"
+    assert told["recipe"] == manifest.recipe == "int4-weights, block 64, no weight in int4"
     assert told["weights_bytes"] == manifest.weights_bytes
     forms = {weight["weight"]: weight["form"] for weight in told["weights"]}
     assert (forms["w_out"], forms["w_in"]) == ("float32", "int8-block")

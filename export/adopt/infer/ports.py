@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, inliner, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from dst.export.adopt.infer.file_kinds import what_it_is
 from dst.export.errors import AdoptError
+from dst.graphs.sizes import dtype_name, size_of
+from dst.graphs.walk import all_tensors, graphs_of
 from dst.runtime.bundle.manifest import DType
 from dst.runtime.execution.engine import first_line
 
 Array = npt.NDArray[np.generic]
 
-_DTYPES: dict[int, str] = {
-    TensorProto.FLOAT16: "float16",
-    TensorProto.FLOAT: "float32",
-    TensorProto.DOUBLE: "float64",
-    TensorProto.INT8: "int8",
-    TensorProto.INT32: "int32",
-    TensorProto.INT64: "int64",
-    TensorProto.UINT8: "uint8",
-    TensorProto.BOOL: "bool",
-}
+_DTYPES: tuple[DType, ...] = get_args(DType)
+LARGE_BYTES = 1 << 16
+"""Larger weights that lie outside the file are left there: a protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,9 @@ class Ports:
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file, its external data and all; local functions are inlined.
+    """Read an ONNX file; local functions are inlined.
+
+    Large weights that lie in another file are left there, once they have shown to be readable.
 
     Raises:
         AdoptError: it is no ONNX model, or holds what a bundle cannot.
@@ -86,7 +84,8 @@ def read_model(path: Path) -> onnx.ModelProto:
     if kind is not None:
         raise AdoptError(f"{path}: is no ONNX model but {kind}")
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        _load_small(model, path.parent)
         if model.functions:
             model = inliner.inline_local_functions(model)
     except OSError as error:
@@ -108,14 +107,18 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and every graph inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inside in (attribute.g, *attribute.graphs):
-                if inside.node or inside.output:
-                    yield from graphs_of(inside)
+def _load_small(model: onnx.ModelProto, folder: Path) -> None:
+    """Load the external data of all tensors but large weights, whose data is only tried."""
+    weights = {tensor.name for graph in graphs_of(model.graph) for tensor in graph.initializer}
+    weights -= {value.name for value in model.graph.input}
+    for tensor in all_tensors(model.graph):
+        if uses_external_data(tensor):
+            loaded = TensorProto.FromString(tensor.SerializeToString())
+            load_external_data_for_tensor(loaded, str(folder))
+            if size_of(tensor) <= LARGE_BYTES or tensor.name not in weights:
+                loaded.data_location = TensorProto.DEFAULT
+                del loaded.external_data[:]
+                tensor.CopyFrom(loaded)
 
 
 def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
@@ -159,11 +162,11 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
             "out with --drop"
         )
     tensor = value.type.tensor_type
-    dtype = _DTYPES.get(tensor.elem_type)
+    dtype = next((d for d in _DTYPES if d == dtype_name(tensor.elem_type)), None)
     if dtype is None:
         named = TensorProto.DataType.Name(tensor.elem_type)
         raise AdoptError(
-            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(_DTYPES.values())}: "
+            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(_DTYPES)}: "
             "export it with a Cast inside the graph"
         )
     if not tensor.HasField("shape"):
@@ -175,4 +178,4 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or None
         for d in tensor.shape.dim
     )
-    return Port(value.name, msgspec.convert(dtype, DType), dims)
+    return Port(value.name, dtype, dims)

@@ -11,6 +11,7 @@ from dst.export.adopt.infer.answers import Answers, Question
 from dst.export.adopt.infer.layout import Placed
 from dst.export.adopt.infer.ports import Port
 from dst.export.errors import AdoptError
+from dst.graphs.walk import attribute
 
 
 def sizes_of(
@@ -87,8 +88,7 @@ def vocabulary_of(
     tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Gather" and node.input[1] == chunk.name and node.input[0] in tables:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            return int(tables[node.input[0]][axis])
+            return int(tables[node.input[0]][attribute(node, "axis", 0)])
     questions.append(
         Question(
             "--vocabulary N",

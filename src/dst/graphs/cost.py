@@ -1,4 +1,4 @@
-"""A graph and its contract in, how many multiply-adds each of its nodes costs out.
+"""Count the multiply-adds of each node of a graph.
 
 What counts are products of matrices, convolutions and recurrences; elementwise work, sums and
 moves count as none. Shape letters: ``B`` batch, ``T`` items per chunk.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import helper, shape_inference
 
+from dst.graphs.walk import attribute
 from dst.runtime.bundle.manifest import Contract, window
 from dst.runtime.execution.buffers import sized
 
@@ -137,23 +138,15 @@ def _count(node: onnx.NodeProto, shapes: Shapes) -> int | None:
     return None if node.domain or node.op_type in _NO_RULE else 0
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)
-
-
-def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    return next((a.s.decode() for a in node.attribute if a.name == name), default)
-
-
 def _matmul(node: onnx.NodeProto, shapes: Shapes) -> int:
     left = shapes[node.input[0]]
-    inner = -2 if _attribute(node, "transA", 0) and len(left) > 1 else -1
+    inner = -2 if attribute(node, "transA", 0) and len(left) > 1 else -1
     return math.prod(shapes[node.output[0]]) * left[inner]
 
 
 def _matmul_nbits(node: onnx.NodeProto, shapes: Shapes) -> int:
     rows = math.prod(shapes[node.input[0]][:-1])
-    return rows * _attribute(node, "K", 0) * _attribute(node, "N", 0)
+    return rows * attribute(node, "K", 0) * attribute(node, "N", 0)
 
 
 def _convolution(weight: int) -> Rule:
@@ -171,7 +164,7 @@ def _transposed_convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
     """One multiply-add per combination of letters, for each operand after the first."""
-    terms = _text(node, "equation", "").replace(" ", "").split("->")[0].split(",")
+    terms = attribute(node, "equation", "").replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, name in zip(terms, node.input, strict=True):
         if "..." in term:
@@ -189,8 +182,8 @@ def _linear_attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Per item and head: read by the query, write, and where the rule corrects, read by the key."""
     batch, items = shapes[node.input[0]][:2]
     _, heads, keys, values = shapes[node.input[3]]
-    reads = max(heads, _attribute(node, "q_num_heads", heads))
-    writes = 2 * heads if "delta" in _text(node, "update_rule", "gated_delta") else heads
+    reads = max(heads, attribute(node, "q_num_heads", heads))
+    writes = 2 * heads if "delta" in attribute(node, "update_rule", "gated_delta") else heads
     return batch * items * keys * values * (reads + writes)
 
 
@@ -205,7 +198,7 @@ def _body(node: onnx.NodeProto, name: str, outer: Shapes) -> int:
 
 
 def _scan(node: onnx.NodeProto, shapes: Shapes) -> int:
-    scanned = _attribute(node, "num_scan_inputs", 1)
+    scanned = attribute(node, "num_scan_inputs", 1)
     axes = next((a.ints for a in node.attribute if a.name == "scan_input_axes"), [0])
     return shapes[node.input[-scanned]][axes[0]] * _body(node, "body", shapes)
 
@@ -229,11 +222,11 @@ def _like(*inputs: int) -> Callable[[onnx.NodeProto, Shapes], list[Shape]]:
 def _attention_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     batch, items = shapes[node.input[0]][:2]
     _, heads, _, values = state = shapes[node.input[3]]
-    return [(batch, items, max(heads, _attribute(node, "q_num_heads", heads)) * values), state]
+    return [(batch, items, max(heads, attribute(node, "q_num_heads", heads)) * values), state]
 
 
 def _nbits_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
-    return [(*shapes[node.input[0]][:-1], _attribute(node, "N", 0))]
+    return [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))]
 
 
 def _lstm_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
@@ -245,9 +238,9 @@ def _lstm_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
 
 def _product_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     left, right = shapes[node.input[0]], shapes[node.input[1]]
-    if _attribute(node, "transA", 0):
+    if attribute(node, "transA", 0):
         left = (*left[:-2], left[-1], left[-2])
-    if _attribute(node, "transB", 0):
+    if attribute(node, "transB", 0):
         right = (*right[:-2], right[-1], right[-2])
     lead = max(left[:-2], right[:-2], key=math.prod)
     return [(*lead, left[-2], right[-1])]

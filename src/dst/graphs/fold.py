@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from dst.graphs.walk import bodies_of, nodes_of, tensors_of
+from dst.graphs.walk import attribute, bodies_of, nodes_of, set_nodes, tensors_of
 from dst.runtime.bundle.constants import constant_array
 from dst.runtime.bundle.manifest import Contract
 
@@ -97,11 +97,10 @@ class _Folding:
             for body in bodies_of(node):
                 self.graph(body)
             kept.append(node)
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         known = [value for value in graph.value_info if value.name not in folded]
         infos = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in known]
-        del graph.node[:], graph.value_info[:]
-        graph.node.extend(nodes)
+        set_nodes(graph, kept)
+        del graph.value_info[:]
         graph.value_info.extend(infos)
 
     def _taken(self, node: onnx.NodeProto) -> onnx.GraphProto | None:
@@ -124,7 +123,7 @@ class _Folding:
         heavy = any(self._size(name) > SMALL for name in inputs)
         if op not in _MOVES | _COMPARES | _COUNTS or (heavy and not self._weights & set(names)):
             return None
-        if op == "Cast" and next(a.i for a in node.attribute if a.name == "to") not in _CASTS:
+        if op == "Cast" and attribute(node, "to", 0) not in _CASTS:
             return None
         values = {name: self._value(name) for name in inputs}
         if op in _COUNTS and any(value.dtype.kind not in "iu" for value in values.values()):

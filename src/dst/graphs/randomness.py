@@ -7,18 +7,12 @@ from collections.abc import Iterator
 import onnx
 from onnx import numpy_helper
 
-_RANDOM = frozenset(
-    [
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Sampling",
-    ]
-)
-_DROPOUT = frozenset(["Dropout", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"])
+from dst.graphs.walk import bodies_of
+
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+    "Bernoulli", "Sampling",
+}  # fmt: skip
 _SWITCH = {"Dropout": 2, "BiasDropout": 4, "BitmaskDropout": 2, "BitmaskBiasDropout": 4}
 """Which input of a dropout says that it is on."""
 
@@ -45,13 +39,11 @@ def _named(
         if attribute.name == "value"
     }
     for node in graph.node:
-        drops = node.op_type in _DROPOUT and _is_on(node, constants)
+        drops = node.op_type in _SWITCH and _is_on(node, constants)
         if node.op_type in _RANDOM or drops:
             yield " in ".join((node.op_type, *inside))
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node or body.output:
-                    yield from _named(body, (node.op_type, *inside), constants)
+        for body in bodies_of(node):
+            yield from _named(body, (node.op_type, *inside), constants)
 
 
 def _is_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -1,14 +1,21 @@
-"""An exporter's graph in, a graph with the contract's names and no trace of this machine out."""
+"""Give a graph the contract's names, and drop what tells where it was made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import onnx
 
+from dst.graphs.walk import bodies_of
+
 
 def cleaned(
-    model: onnx.ModelProto, ir_version: int, inputs: Sequence[str], outputs: Sequence[str]
+    model: onnx.ModelProto,
+    ir_version: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    weights: Mapping[str, str] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """Name a graph's inputs and outputs and drop what tells where it was made.
 
@@ -20,6 +27,7 @@ def cleaned(
         ir_version: The ONNX IR version to state.
         inputs: Names of the graph's inputs, in its order.
         outputs: Names of the graph's outputs, in its order.
+        weights: Better names for some initializers, by the names they have.
     """
     clean = onnx.ModelProto()
     clean.CopyFrom(model)
@@ -35,7 +43,8 @@ def cleaned(
     names = dict(zip((v.name for v in graph.input), inputs, strict=True))
     names |= dict(zip((v.name for v in graph.output), outputs, strict=True))
     for tensor in graph.initializer:
-        names[tensor.name] = f"w.{tensor.name}" if tensor.name in taken else tensor.name
+        name = weights.get(tensor.name, tensor.name)
+        names[tensor.name] = f"w.{name}" if name in taken else name
     _strip(graph)
     _rename(graph, names, "t")
     return clean
@@ -67,10 +76,9 @@ def _strip(graph: onnx.GraphProto) -> None:
                 if tensor.name or tensor.doc_string or tensor.metadata_props:
                     tensor.name = tensor.doc_string = ""
                     del tensor.metadata_props[:]
-            for inside in (attribute.g, *attribute.graphs):
-                if inside.node or inside.output:
-                    inside.name = "inside"
-                    _strip(inside)
+        for body in bodies_of(node):
+            body.name = "inside"
+            _strip(body)
 
 
 def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
@@ -88,7 +96,5 @@ def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
         node.name = f"{prefix[1:]}{node.op_type}_{number}"
         node.input[:] = [names.get(value, value) for value in node.input]
         node.output[:] = [names[value] if value else value for value in node.output]
-        for attribute in node.attribute:
-            for inside in (attribute.g, *attribute.graphs):
-                if inside.node or inside.output:
-                    _rename(inside, names, f"{prefix}{number}.")
+        for body in bodies_of(node):
+            _rename(body, names, f"{prefix}{number}.")

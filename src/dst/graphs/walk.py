@@ -7,9 +7,40 @@ a name, so that a graph and its bodies can be looked at, and joined, as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import onnx
+from onnx import helper
+
+Value = TypeVar("Value", int, str)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Value) -> Value:
+    """Read a whole number or a text that a node states, or what counts where it states none.
+
+    >>> attribute(helper.make_node("Gemm", ["a", "b"], ["c"], transB=1), "transB", 0)
+    1
+    >>> attribute(helper.make_node("LSTM", ["x"], ["y"]), "direction", "forward")
+    'forward'
+    """
+    found = next((a for a in node.attribute if a.name == name), None)
+    if found is None:
+        return default
+    value: Value = helper.get_attribute_value(found)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operator set that a model imports, 0 where it imports none."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Replace the nodes of a graph; some may be nodes that it has now."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -40,6 +71,16 @@ def tensors_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that a graph holds at any depth: initializers and those of attributes."""
+    for found in graphs_of(graph):
+        yield from found.initializer
+        for attribute in (a for node in found.node for a in node.attribute):
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield every value a node reads, those that its bodies read from outside included."""
     yield from node.input
@@ -64,7 +105,7 @@ def links(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
             outputs = outputs[1:]
             yield from zip(outputs, inputs[2:], strict=False)
         else:
-            scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 1)
+            scanned = attribute(node, "num_scan_inputs", 1)
             yield from zip(outputs, inputs[: len(inputs) - scanned], strict=False)
         yield from zip(outputs, node.output, strict=False)
 

@@ -1,68 +1,136 @@
-"""Graphs in, one ``weights.bin`` and the graphs out: equal tensors are stored once."""
+"""Keep the weights of graphs in one file of external data, where equal tensors stand once.
+
+A graph file is a protobuf, which ends at 2 GiB; what lies in the file of weights has no such end.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from dst.graphs.walk import graphs_of
 
 FILE = "weights.bin"
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph."""
 ALIGNMENT = 64
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+"""The option that tells ONNX Runtime where a graph given as bytes has its external data."""
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
-_BYTES = frozenset({TensorProto.INT8, TensorProto.UINT8})
-_PACKED = _BYTES | {TensorProto.INT4, TensorProto.UINT4}
-_PLAIN = _FLOATS | _BYTES | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
-"""What numpy holds as ONNX does; all else (int4 comes in pairs) stays in the graph."""
+_WEIGHTS = _FLOATS | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
 
 
-def pack(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
-    """Move the graphs' large initializers to one file of external data.
+class WeightsFile:
+    """A file of external data that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        """Start an empty file."""
+        self.path = path
+        self._places: dict[bytes, int] = {}
+        path.write_bytes(b"")
+
+    def add(self, data: bytes | memoryview) -> int:
+        """Write the values of a tensor, unless they stand there already; return where they begin.
+
+        Args:
+            data: As external data holds them: little-endian, C order.
+        """
+        key = hashlib.sha256(data).digest()
+        if key not in self._places:
+            with open(self.path, "ab") as file:
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                self._places[key] = file.tell()
+                file.write(data)
+        return self._places[key]
+
+
+def pack(
+    models: Mapping[str, onnx.ModelProto], source: Path, target: Path
+) -> dict[str, bytes | Path]:
+    """Move the large weights of graphs to one file.
+
+    Weights in the graphs inside nodes stay in the graph file: ONNX Runtime wants them there.
 
     Args:
-        graphs: File name to graph.
+        models: File name -> graph; changed in place.
+        source: Folder of the external data that the graphs refer to now.
+        target: Folder to write the file of weights to; not that of a file of that name they
+            refer to.
 
     Returns:
-        File name to bytes: ``weights.bin`` and every graph.
+        File name -> content: ``weights.bin``, where any weight is large, and every graph.
+
+    Example:
+        >>> import tempfile
+        >>> from onnx import helper
+        >>> weight = numpy_helper.from_array(np.ones(1024, np.float32), "w")
+        >>> node = helper.make_node("Identity", ["w"], ["y"])
+        >>> models = {
+        ...     file: helper.make_model(helper.make_graph([node], "g", [], [], [weight]))
+        ...     for file in ("one.onnx", "two.onnx")
+        ... }
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = pack(models, Path(folder), Path(folder))
+        ...     sorted(files), files["weights.bin"].stat().st_size
+        (['one.onnx', 'two.onnx', 'weights.bin'], 4096)
     """
-    blob = bytearray()
-    places: dict[bytes, int] = {}
-    files: dict[str, bytes] = {}
-    for file, graph in graphs.items():
-        model = onnx.ModelProto()
-        model.CopyFrom(graph)
-        for tensor in model.graph.initializer:
-            if tensor.data_type not in _PLAIN:
-                continue
-            # little-endian, C order: what external data holds by the ONNX specification
-            array = numpy_helper.to_array(tensor)
-            data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-            if len(data) < INLINE_BYTES:
-                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-                continue
-            key = hashlib.sha256(data).digest()
-            if key not in places:
-                blob.extend(bytes(-len(blob) % ALIGNMENT))
-                places[key] = len(blob)
-                blob.extend(data)
-            _point(tensor, places[key], len(data))
+    path = target / FILE
+    store = WeightsFile(path)
+    files: dict[str, bytes | Path] = {}
+    for file, model in models.items():
+        for number, graph in enumerate(graphs_of(model.graph)):
+            for tensor in graph.initializer:
+                outside = uses_external_data(tensor)
+                if tensor.data_type == TensorProto.STRING or (number and not outside):
+                    continue
+                data = values_of(tensor, source)
+                if number or len(data) < INLINE_BYTES:
+                    _emptied(tensor).raw_data = bytes(data)
+                else:
+                    _refer(tensor, FILE, store.add(data), len(data))
         files[file] = model.SerializeToString(deterministic=True)
-    return {FILE: bytes(blob), **files}
+    return {FILE: path, **files} if path.stat().st_size else files
 
 
-def file_id(tensors: Iterable[onnx.TensorProto], graph: bytes) -> str:
+def values_of(tensor: TensorProto, folder: Path) -> bytes | memoryview:
+    """Read the values of a tensor as external data holds them: little-endian, C order.
+
+    Args:
+        tensor: Any but one of strings.
+        folder: Where its external data lies; large data is mapped, not read.
+    """
+    if uses_external_data(tensor):
+        info = ExternalDataInfo(tensor)
+        path, start = folder / info.location, info.offset or 0
+        length = path.stat().st_size - start if info.length is None else info.length
+        return np.memmap(path, np.uint8, "r", start, (length,)).data if length else b""
+    if tensor.HasField("raw_data"):
+        return tensor.raw_data
+    array = numpy_helper.to_array(tensor)
+    return numpy_helper.from_array(np.asarray(array, order="C")).raw_data
+
+
+def file_id(tensors: Iterable[TensorProto], graph: bytes, folder: Path) -> str:
     """SHA-256 (hex) of the weights in an ONNX file: shapes and float32 bytes, and those of int8.
 
     Names and order do not count, for exporters choose them anew each time. A file without weights
     is told from others by the bytes of its graph.
+
+    Args:
+        tensors: All that the file holds.
+        graph: The bytes of its graph.
+        folder: Where external data lies.
     """
     entries: list[bytes] = []
     for tensor in tensors:
-        if tensor.data_type in _FLOATS | _PACKED:
-            array = numpy_helper.to_array(tensor)
+        if tensor.data_type in _WEIGHTS:
+            array = numpy_helper.to_array(tensor, str(folder))
             array = array.astype("<f4") if tensor.data_type in _FLOATS else array
             entries.append(f"{list(array.shape)}\n".encode() + array.tobytes())
     digest = hashlib.sha256(b"" if entries else graph)
@@ -71,21 +139,18 @@ def file_id(tensors: Iterable[onnx.TensorProto], graph: bytes) -> str:
     return digest.hexdigest()
 
 
-def held(tensors: Iterable[onnx.TensorProto]) -> dict[str, int]:
-    """Count the bytes of the weights in an ONNX file by dtype, e.g. ``{"float32": 4096}``."""
-    found: dict[str, int] = {}
-    for tensor in tensors:
-        kind = TensorProto.DataType.Name(tensor.data_type).lower()
-        name = {"float": "float32", "double": "float64"}.get(kind, kind)
-        found[name] = found.get(name, 0) + len(numpy_helper.to_array(tensor).tobytes())
-    return found
+def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor refer to external data instead of holding its values."""
+    fresh = _emptied(tensor)
+    fresh.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        fresh.external_data.add(key=key, value=str(value))
 
 
-def _point(tensor: onnx.TensorProto, offset: int, length: int) -> None:
+def _emptied(tensor: TensorProto) -> TensorProto:
+    """Empty a tensor but for its name, type and shape."""
     name, dims, kind = tensor.name, list(tensor.dims), tensor.data_type
     tensor.Clear()
     tensor.name, tensor.data_type = name, kind
     tensor.dims.extend(dims)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", FILE), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
+    return tensor

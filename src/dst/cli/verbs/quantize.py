@@ -221,7 +221,7 @@ def _quantize(
         )
         nothing_known = "the graphs hold no weight that a recipe knows"
         output.out.print(_weights(records) if records else nothing_known)
-    forced = done is not None and any(record.insisted for record in records)
+    forced = done is not None and any(record.forced for record in records)
     output.write_json(
         {
             "path": None if done is None else str(out),
@@ -245,8 +245,7 @@ def _weights(records: "Sequence[WeightRecord]") -> Table:
     kinds = Counter((r.form, r.role, r.reason) for r in records)
     for (form, role, reason), count in sorted(kinds.items()):
         alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
-        names = [" + ".join((r.weight, *r.more)) if r.weight else r.node for r in alike]
-        shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
+        shown = ", ".join(r.label for r in alike[:3]) + (", …" if count > 3 else "")
         why = f" ({reason})" if reason else ""
         fates.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
     return fates
@@ -267,8 +266,8 @@ def _tell(path: Path, done: "Quantized", output: Output) -> None:
             f"then holds {mib(manifest.weights_bytes)}[/]"
         )
     for record in done.records:
-        if record.insisted:
+        if record.forced:
             output.err.print(
-                f"[yellow]{foreign(record.weight)}: {record.role} is quantized because you asked; "
+                f"[yellow]{foreign(record.label)}: {record.role} is quantized because you asked; "
                 "every recipe leaves it in float32[/]"
             )

@@ -13,15 +13,15 @@ from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize.autotune import (
+    Autotuned,
     Goal,
-    Harm,
-    Judgement,
-    Picked,
     Search,
+    Sensitivity,
     Speed,
     Trial,
+    Verdict,
+    autotune,
     budget_for,
-    pick,
 )
 from dst.quantize.autotune.trial import USUAL
 from dst.runtime import open_bundle
@@ -69,7 +69,7 @@ def pick_recipe(
     trial = Trial(budget=allowed, items=count or USUAL.items, data=about)
     with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
         told = interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what=what))
-        picked = pick(full, out, items, goal, trial, overwrite=overwrite, progress=told)
+        picked = autotune(full, out, items, goal, trial, overwrite=overwrite, progress=told)
     output.out.print(f"[dim]{trial.items:,} items of {foreign(about)}, goal {goal}[/]")
     output.out.print(_candidates(picked))
     for search in picked.searches:
@@ -89,7 +89,7 @@ def pick_recipe(
             "relative_error": allowed.relative_error,
             "items": trial.items,
             "data": about,
-            "candidates": picked.judgements,
+            "candidates": picked.verdicts,
             "searches": picked.searches,
             "weights": picked.records,
         }
@@ -97,12 +97,12 @@ def pick_recipe(
     return CHECK_FAILED if made is None else 0
 
 
-def _candidates(picked: Picked) -> Table:
-    sizes = sorted({speed.t for found in picked.judgements for speed in found.speeds})
+def _candidates(picked: Autotuned) -> Table:
+    sizes = sorted({speed.t for found in picked.verdicts for speed in found.speeds})
     harm = ">loss" if _in_nats(picked) else ">error"
     speeds = (f"speed at T = {t}" for t in sizes)
     recipes = table("recipe", ">weights", *speeds, harm, ">growth", "verdict")
-    for found in picked.judgements:
+    for found in picked.verdicts:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
         recipes.add_row(
             foreign(found.recipe),
@@ -115,8 +115,8 @@ def _candidates(picked: Picked) -> Table:
     return recipes
 
 
-def _in_nats(picked: Picked) -> bool:
-    return any(found.gate("loss") is not None for found in picked.judgements)
+def _in_nats(picked: Autotuned) -> bool:
+    return any(found.gate("loss") is not None for found in picked.verdicts)
 
 
 def _speed(speed: Speed | None) -> str:
@@ -130,7 +130,7 @@ def _growth(value: float | None) -> str:
     return "[dim]not judged[/]" if value is None else f"≤ {value:.0%}"
 
 
-def _verdict(found: Judgement, picked: Picked) -> str:
+def _verdict(found: Verdict, picked: Autotuned) -> str:
     if found is picked.chosen:
         return "[bold green]✓ chosen[/]"
     if found.holds:
@@ -144,11 +144,11 @@ def _tell_search(search: Search, output: Output) -> None:
     end = "no mix holds the budget" if count is None else f"the budget holds with {count} wider"
     output.out.print(
         f"[bold]{foreign(search.recipe)}[/], each of "
-        f"{counted(len(search.harms), 'weight')} alone: {end}"
+        f"{counted(len(search.sensitivities), 'weight')} alone: {end}"
     )
     harms = table("weight", "role", "form", "harm", "held as")
     shown = max(SHOWN_HARMS, count or 0)
-    for place, harm in enumerate(search.harms[:shown]):
+    for place, harm in enumerate(search.sensitivities[:shown]):
         wide = count is not None and place < count
         harms.add_row(
             foreign(harm.weight),
@@ -158,22 +158,22 @@ def _tell_search(search: Search, output: Output) -> None:
             f"[bold]{harm.wider}[/]" if wide else harm.form,
         )
     output.out.print(harms)
-    if len(search.harms) > shown:
-        output.out.print(f"[dim]… and {len(search.harms) - shown} that hurt less[/]")
+    if len(search.sensitivities) > shown:
+        output.out.print(f"[dim]… and {len(search.sensitivities) - shown} that hurt less[/]")
 
 
-def _harm(harm: Harm) -> str:
+def _harm(harm: Sensitivity) -> str:
     return f"{harm.divergence:.1e}" if math.isfinite(harm.divergence) else "not finite"
 
 
-def _tell_left(picked: Picked, output: Output) -> None:
+def _tell_left(picked: Autotuned, output: Output) -> None:
     """Say what stays float32 whatever the recipe, and why."""
     left = Counter(record.reason for record in picked.records if record.form == "float32")
     for reason, count in sorted(left.items()):
         output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
 
 
-def _tell_choice(picked: Picked, source: str, out: Path, output: Output) -> None:
+def _tell_choice(picked: Autotuned, source: str, out: Path, output: Output) -> None:
     if picked.chosen is None or picked.bundle is None:
         output.out.print(
             "[bold red]✗[/] nothing holds: full precision serves best here; nothing was written"

@@ -1,8 +1,4 @@
-"""Write a step in float64, to measure the drift of float32 itself.
-
-Every float32 in the graph becomes float64: inputs, outputs, weights, constants and casts. What
-runs is then the same arithmetic with 29 more bits, against which float32's own drift is measured.
-"""
+"""Write the step of a bundle in float64, to measure float32's own drift against it."""
 
 from pathlib import Path
 
@@ -11,8 +7,8 @@ import numpy.typing as npt
 import onnx
 import safetensors.numpy
 from msgspec.structs import replace
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from dst.graphs.float64 import widen
 from dst.runtime import Bundle, BundleError, write_bundle
 from dst.runtime.bundle.manifest import Chunk, Contract, DType, Graph
 from dst.runtime.bundle.validation import INIT_FILE
@@ -51,7 +47,7 @@ def widened(full: Bundle, graph: Graph, path: Path) -> Bundle:
     model = onnx.load(str(full.root / graph.file))
     if model.functions:
         raise NotWidenedError("it has functions of its own")
-    _widen(model.graph)
+    widen(model.graph)
     manifest = replace(
         full.manifest,
         precision="float64",
@@ -93,51 +89,3 @@ def _retyped(dtype: DType) -> DType:
 
 def _wide(value: Array) -> Array:
     return value.astype(np.float64) if value.dtype == np.float32 else value
-
-
-def _widen(graph: GraphProto) -> None:
-    """Make every float32 of a graph float64, in place, in the bodies of its nodes too."""
-    for value in (*graph.input, *graph.output):
-        _widen_type(value)
-    del graph.value_info[:]  # the types of what lies between follow
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        _widen_node(node)
-
-
-def _widen_type(value: ValueInfoProto) -> None:
-    if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-        value.type.tensor_type.elem_type = TensorProto.DOUBLE
-
-
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
-        )
-
-
-def _widen_node(node: NodeProto) -> None:
-    for attribute in node.attribute:
-        _widen_attribute(node, attribute)
-    if node.op_type == "ConstantOfShape" and not node.attribute:
-        zero = numpy_helper.from_array(np.zeros(1))
-        node.attribute.append(
-            AttributeProto(
-                name="value", type=AttributeProto.TENSOR, t=zero
-            )  # the default is float32
-        )
-
-
-def _widen_attribute(node: NodeProto, attribute: AttributeProto) -> None:
-    if attribute.type == AttributeProto.GRAPH:
-        _widen(attribute.g)
-    elif attribute.type == AttributeProto.TENSOR:
-        _widen_tensor(attribute.t)
-    elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-        attribute.i = TensorProto.DOUBLE
-    elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-        held = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-        value = numpy_helper.from_array(np.asarray(held, np.float64))
-        attribute.CopyFrom(AttributeProto(name="value", type=AttributeProto.TENSOR, t=value))

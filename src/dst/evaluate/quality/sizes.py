@@ -1,15 +1,13 @@
-"""Count the bytes of a bundle, file by file, and of its weights, kind by kind."""
-
-import math
+"""Count the bytes of a bundle's files, and of its weights by operator and element type."""
 
 import msgspec
 import onnx
-from onnx import GraphProto, TensorProto, helper
+from onnx import GraphProto, TensorProto
 
+from dst.graphs.sizes import dtype_name, size_of
+from dst.graphs.walk import graphs_of
 from dst.runtime import Bundle
 from dst.runtime.bundle.manifest import Graph
-
-_BITS = {int(TensorProto.INT4): 4, int(TensorProto.UINT4): 4}
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,11 +39,9 @@ def parts_of(bundle: Bundle, graph: Graph) -> Parts:
     model = onnx.load(str(bundle.root / graph.file), load_external_data=False)
     counts: dict[tuple[str, str], list[int]] = {}
     for readers, tensor in _weights(model.graph):
-        name = helper.tensor_dtype_to_string(tensor.data_type).removeprefix("TensorProto.").lower()
-        size = -(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8)
-        count = counts.setdefault((readers, name), [0, 0])
+        count = counts.setdefault((readers, dtype_name(tensor.data_type)), [0, 0])
         count[0] += 1
-        count[1] += size
+        count[1] += size_of(tensor)
     groups = [
         Group(operator=operator, dtype=dtype, tensors=count, size=size)
         for (operator, dtype), (count, size) in counts.items()
@@ -63,20 +59,9 @@ def _weights(graph: GraphProto) -> list[tuple[str, TensorProto]]:
     """Each initializer with the operators that read it, those of inner graphs too."""
     readers: dict[str, set[str]] = {}
     held: dict[str, TensorProto] = {}
-
-    def look(inner: GraphProto) -> None:
+    for inner in graphs_of(graph):
         held.update({tensor.name: tensor for tensor in inner.initializer})
         for node in inner.node:
             for name in node.input:
                 readers.setdefault(name, set()).add(node.op_type)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    look(attribute.g)
-
-    look(graph)
     return [(" + ".join(sorted(readers.get(name, {"none"}))), t) for name, t in held.items()]
-
-
-def _bits(data_type: int) -> int:
-    bits = _BITS.get(data_type)
-    return 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize if bits is None else bits

@@ -18,14 +18,14 @@ from dst.evaluate.quality import Budget, horizon_report
 from dst.quantize import QuantizeError, quantize_bundle
 from dst.quantize.autotune import (
     CANDIDATES,
+    Autotuned,
     Goal,
-    Judgement,
-    Picked,
     Refusal,
     Speed,
     Trial,
+    Verdict,
+    autotune,
     budget_for,
-    pick,
 )
 from dst.quantize.autotune.choose import best, in_order, reason
 from dst.quantize.autotune.verdict import gate_refusal, size_refusals, speed_refusals
@@ -99,8 +99,8 @@ def test_every_gate_that_fails_refuses(name: str) -> None:
     assert gate_refusal(Gate(name=name, value=None, bound=0.1, verdict="not judged")) is None
 
 
-def judged(name: str, share: float, at: Speed, *refusals: Refusal) -> Judgement:
-    return Judgement(
+def judged(name: str, share: float, at: Speed, *refusals: Refusal) -> Verdict:
+    return Verdict(
         recipe=name,
         t=at.t,
         weights_bytes=int(1000 * share),
@@ -185,17 +185,15 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def two_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries two recipes only, where the others add nothing but time."""
-    monkeypatch.setattr(
-        "dst.quantize.autotune.autotune.CANDIDATES", ("int8-weights", "int4-weights")
-    )
+    monkeypatch.setattr("dst.quantize.autotune.tune.CANDIDATES", ("int8-weights", "int4-weights"))
 
 
 ALL_FASTER = dict(zip(CANDIDATES, (2.0, 1.8, 1.6, 1.4, 1.2), strict=True))
 
 
-def chosen(picked: Picked) -> str:
+def chosen(picked: Autotuned) -> str:
     assert picked.chosen is not None
-    assert picked.chosen in picked.judgements
+    assert picked.chosen in picked.verdicts
     assert picked.chosen.holds
     return picked.chosen.recipe
 
@@ -207,9 +205,9 @@ def test_the_best_that_holds_is_written(
     goal: Goal, recipe: str, text_bundle: Path, tmp_path: Path, temporary: Path, clock: Plant
 ) -> None:
     clock(ALL_FASTER)
-    picked = pick(text_bundle, tmp_path / "out", ITEMS, goal, QUICK)
+    picked = autotune(text_bundle, tmp_path / "out", ITEMS, goal, QUICK)
     assert chosen(picked) == recipe
-    assert [j.recipe.split(",")[0] for j in picked.judgements] == list(CANDIDATES)
+    assert [j.recipe.split(",")[0] for j in picked.verdicts] == list(CANDIDATES)
     assert picked.searches == ()
     made = open_bundle(tmp_path / "out")
     assert picked.bundle is not None
@@ -226,10 +224,10 @@ def test_nothing_is_written_where_nothing_holds(
     text_bundle: Path, tmp_path: Path, temporary: Path, clock: Plant
 ) -> None:
     clock(dict.fromkeys(CANDIDATES, 0.9))
-    picked = pick(text_bundle, tmp_path / "out", ITEMS, "speed", QUICK)
+    picked = autotune(text_bundle, tmp_path / "out", ITEMS, "speed", QUICK)
     assert (picked.bundle, picked.chosen) == (None, None)
-    assert {r.rule for j in picked.judgements for r in j.refusals} == {"speed"}
-    assert all(len(j.refusals) == 1 for j in picked.judgements)
+    assert {r.rule for j in picked.verdicts for r in j.refusals} == {"speed"}
+    assert all(len(j.refusals) == 1 for j in picked.verdicts)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["temporary"]
     assert list(temporary.iterdir()) == []
 
@@ -250,9 +248,9 @@ def test_what_cannot_be_quantized_is_said(tmp_path: Path) -> None:
         {"kernel": drawn(64, 1, 1, seed=1), "one": np.array([1])},
     )
     bundle = written(tmp_path / "small", step, features_contract(NAMED), GOLDEN_ROWS)
-    picked = pick(bundle, tmp_path / "out", ROWS, "speed", QUICK)
+    picked = autotune(bundle, tmp_path / "out", ROWS, "speed", QUICK)
     assert picked.chosen is None
-    assert [[r.rule for r in j.refusals] for j in picked.judgements] == [["unchanged"]] * 5
+    assert [[r.rule for r in j.refusals] for j in picked.verdicts] == [["unchanged"]] * 5
     assert {record.reason for record in picked.records} == {
         "Conv holds fewer than 1,024 values: too few to gain anything"
     }
@@ -277,14 +275,14 @@ def test_the_worst_weights_are_held_wider_until_the_budget_holds(
     assert 0 < 2 * eight < four
     most = (four + eight) / 2
     trial = Trial(items=QUICK.items, budget=Budget(relative_error=most))
-    picked = pick(feature_bundle, tmp_path / "out", ROWS, "size", trial)
+    picked = autotune(feature_bundle, tmp_path / "out", ROWS, "size", trial)
     (search,) = [s for s in picked.searches if s.recipe == "int4-weights"]
     assert search.widened is not None
     assert chosen(picked) == f"int4-weights, {search.widened} wider"
     # the ranking is of every quantized weight, the worst first
-    harmed = [harm.divergence for harm in search.harms]
+    harmed = [harm.divergence for harm in search.sensitivities]
     assert harmed == sorted(harmed, reverse=True)
-    assert [harm.weight for harm in search.harms] == ["w_mid", "w_out", "w_in"]
+    assert [harm.weight for harm in search.sensitivities] == ["w_mid", "w_out", "w_in"]
     # the least number of the worst that was seen to hold, there and elsewhere: one less did not
     attempts = {(a.widened, a.elsewhere): a for a in search.attempts}
     assert attempts[search.widened, False].holds
@@ -293,7 +291,7 @@ def test_the_worst_weights_are_held_wider_until_the_budget_holds(
         a.holds for a in search.attempts if a.widened == search.widened - 1
     )
     forms = {record.weight: record.form for record in picked.records}
-    for place, harm in enumerate(search.harms):
+    for place, harm in enumerate(search.sensitivities):
         assert forms[harm.weight] == (harm.wider if place < search.widened else harm.form)
     assert 0 < error_of(feature_bundle, tmp_path / "out") <= most
 
@@ -306,8 +304,8 @@ def test_a_mix_that_nothing_needs_is_not_searched(
         quantize_bundle(feature_bundle, tmp_path / name, name)
     most = error_of(feature_bundle, tmp_path / "int4-weights") / 2
     trial = Trial(items=QUICK.items, budget=Budget(relative_error=most))
-    picked = pick(feature_bundle, tmp_path / "out", ROWS, "speed", trial)
-    assert [j.breaks_only_budget for j in picked.judgements] == [False, False, False, True, True]
+    picked = autotune(feature_bundle, tmp_path / "out", ROWS, "speed", trial)
+    assert [j.breaks_only_budget for j in picked.verdicts] == [False, False, False, True, True]
     assert chosen(picked) == "int8-dynamic, non-causal"  # faster than 4 bits could be
     assert picked.searches == ()
 
@@ -317,7 +315,7 @@ def test_equal_data_rank_and_mix_alike(feature_bundle: Path, tmp_path: Path, clo
     clock({"int8-weights": 0.5, "int4-weights": 1.4})
     trial = Trial(items=200, budget=Budget(relative_error=1e-12))
     one, two = (
-        pick(feature_bundle, tmp_path / name, ROWS, "speed", trial) for name in ("one", "two")
+        autotune(feature_bundle, tmp_path / name, ROWS, "speed", trial) for name in ("one", "two")
     )
     assert one.searches == two.searches
     assert [(s.recipe, s.widened) for s in one.searches] == [("int4-weights", None)]  # too strict
@@ -331,11 +329,11 @@ def test_equal_data_rank_and_mix_alike(feature_bundle: Path, tmp_path: Path, clo
 def test_wrong_use_is_found_before_the_work(text_bundle: Path, tmp_path: Path) -> None:
     quantize_bundle(text_bundle, tmp_path / "q", "int8-rows")
     with pytest.raises(QuantizeError, match="is quantized already, by the recipe int8-rows"):
-        pick(tmp_path / "q", tmp_path / "out", ITEMS)
+        autotune(tmp_path / "q", tmp_path / "out", ITEMS)
     with pytest.raises(BundleExistsError):
-        pick(text_bundle, tmp_path / "q", ITEMS)
+        autotune(text_bundle, tmp_path / "q", ITEMS)
     with pytest.raises(StepError, match="at least 2 items"):
-        pick(text_bundle, tmp_path / "out", ITEMS[:1])
+        autotune(text_bundle, tmp_path / "out", ITEMS[:1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["q"]
 
 
@@ -357,7 +355,7 @@ def test_an_interruption_leaves_nothing(
     most = 1e-12 if word in ("alone", "wider") else 1.0
     trial = Trial(items=300, rounds=2, slot_ms=1.0, budget=Budget(relative_error=most))
     with pytest.raises(KeyboardInterrupt):
-        pick(feature_bundle, tmp_path / "out", ROWS, "speed", trial, progress=stop)
+        autotune(feature_bundle, tmp_path / "out", ROWS, "speed", trial, progress=stop)
     assert seen == sorted(seen)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["temporary"]
     assert list(temporary.iterdir()) == []

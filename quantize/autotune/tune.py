@@ -1,4 +1,4 @@
-"""A full-precision bundle, items and a budget in, the best quantized bundle for this machine out.
+"""Quantize a bundle by the recipe that serves best on this machine.
 
 Every recipe that makes sense on a CPU is made and judged: weight bytes, speed in turns with full
 precision, quality by the horizon report. Of those that hold, the best is taken. Where a recipe that
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.evaluate.quality import attach
-from dst.quantize.autotune.candidate import Candidate, Task, tried
+from dst.quantize.autotune.candidate import Candidate, Task, try_recipe
 from dst.quantize.autotune.choose import best, in_order, reason
 from dst.quantize.autotune.mixed import Search, mixed
 from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
-from dst.quantize.autotune.verdict import Judgement
+from dst.quantize.autotune.verdict import Verdict
 from dst.quantize.quantize import Progress, check_source
 from dst.quantize.recipe import RECIPES
 from dst.quantize.record import WeightRecord
@@ -37,28 +37,28 @@ _PLAIN_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
+class Autotuned:
     """What was picked.
 
     Attributes:
         bundle: the bundle that was written, its short report attached; None where nothing holds.
-        chosen: its judgement, one of ``judgements``.
+        chosen: its verdict, one of ``verdicts``.
         why: why it was chosen and not another, or why none was, in one sentence.
         records: what became of every weight in it; where nothing holds, in the last candidate that
             could be made.
-        judgements: of every candidate, mixed ones included, in the order they were tried.
+        verdicts: of every candidate, mixed ones included, in the order they were tried.
         searches: of mixed recipes.
     """
 
     bundle: Bundle | None
-    chosen: Judgement | None
+    chosen: Verdict | None
     why: str
     records: tuple[WeightRecord, ...]
-    judgements: tuple[Judgement, ...]
+    verdicts: tuple[Verdict, ...]
     searches: tuple[Search, ...]
 
 
-def pick(
+def autotune(
     source: str | Path | Bundle,
     path: str | Path,
     items: Array,
@@ -67,7 +67,7 @@ def pick(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Picked:
+) -> Autotuned:
     """Quantize a bundle by the recipe that serves best on this machine, if any does.
 
     Args:
@@ -94,7 +94,7 @@ def pick(
             f"{full.label}: expected at least 2 items to measure on, {len(items)} came",
             code="argument",
         )
-    with tempfile.TemporaryDirectory(prefix="dst-pick-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dst-autotune-") as folder:
         task = Task(full, items, trial, Path(folder))
         candidates = [_plain(task, number, progress) for number in range(len(CANDIDATES))]
         searches = []
@@ -103,21 +103,23 @@ def pick(
             candidates += [] if found is None else [found]
         chosen = _best(candidates, goal)
         shown = chosen or next((c for c in reversed(candidates) if c.records), None)
-        judgements = tuple(candidate.judgement for candidate in candidates)
-        held = None if chosen is None else chosen.judgement
-        return Picked(
+        verdicts = tuple(candidate.verdict for candidate in candidates)
+        held = None if chosen is None else chosen.verdict
+        return Autotuned(
             bundle=None if chosen is None else _written(chosen, Path(path), overwrite, progress),
             chosen=held,
-            why=reason(judgements, held, goal),
+            why=reason(verdicts, held, goal),
             records=() if shown is None else shown.records,
-            judgements=judgements,
+            verdicts=verdicts,
             searches=tuple(searches),
         )
 
 
 def _plain(task: Task, number: int, progress: Progress | None) -> Candidate:
     name, share = CANDIDATES[number], _PLAIN_SHARE / len(CANDIDATES)
-    return tried(task, RECIPES[name], part(progress, name, share * number, share * (number + 1)))
+    return try_recipe(
+        task, RECIPES[name], part(progress, name, share * number, share * (number + 1))
+    )
 
 
 def _searches(
@@ -125,11 +127,11 @@ def _searches(
 ) -> Iterator[tuple[Search, Candidate | None]]:
     """Search on from every recipe that would be better than the best, but for the budget."""
     held = _best(plain, goal)
-    wanted = in_order([c.judgement for c in plain if c.judgement.breaks_only_budget], goal)
-    for number, judgement in enumerate(wanted):
-        if held is not None and best([held.judgement, judgement], goal) is held.judgement:
+    wanted = in_order([c.verdict for c in plain if c.verdict.breaks_only_budget], goal)
+    for number, verdict in enumerate(wanted):
+        if held is not None and best([held.verdict, verdict], goal) is held.verdict:
             continue
-        candidate = next(c for c in plain if c.judgement is judgement)
+        candidate = next(c for c in plain if c.verdict is verdict)
         begin, end = ((1 - _PLAIN_SHARE) * n / len(wanted) for n in (number, number + 1))
         told = part(
             progress, f"{candidate.recipe.name} mixed", _PLAIN_SHARE + begin, _PLAIN_SHARE + end
@@ -140,18 +142,18 @@ def _searches(
 
 
 def _best(candidates: Sequence[Candidate], goal: Goal) -> Candidate | None:
-    first = best([c.judgement for c in candidates if c.judgement.holds], goal)
-    return next((c for c in candidates if c.judgement is first), None)
+    first = best([c.verdict for c in candidates if c.verdict.holds], goal)
+    return next((c for c in candidates if c.verdict is first), None)
 
 
 def _written(
     chosen: Candidate, path: Path, overwrite: bool, progress: Progress | None
 ) -> Bundle | None:
     """Attach the report and copy the bundle to where it is wanted, in one rename."""
-    if chosen.quantized is None or chosen.judgement.report is None:
+    if chosen.quantized is None or chosen.verdict.report is None:
         return None
     part(progress, chosen.recipe.name, 1.0, 1.0)("writing", 1.0)
     root = chosen.quantized.bundle.root
-    manifest = attach(root, chosen.judgement.report)
+    manifest = attach(root, chosen.verdict.report)
     files: dict[str, bytes | Path] = {name: root / name for name in manifest.files}
     return Bundle(path, write_bundle(path, manifest, files, overwrite=overwrite))

@@ -1,0 +1,82 @@
+"""Say which ONNX Runtime is the oldest that runs a graph, from one table.
+
+Releases are from ONNX Runtime's table of compatibility
+(https://onnxruntime.ai/docs/reference/compatibility.html); those of operators were tried.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime as ort
+
+from dst.graphs.walk import attribute, nodes_of, opset_of
+
+_OF_OPSET = {
+    **dict.fromkeys(range(1, 12), (1, 0)),
+    **{12: (1, 3), 13: (1, 6), 14: (1, 8), 15: (1, 10), 16: (1, 11), 17: (1, 12), 18: (1, 14)},
+    **{19: (1, 15), 20: (1, 17), 21: (1, 18), 22: (1, 21), 23: (1, 23)},
+}
+"""First release with the operators of an opset."""
+_OF_FORMAT = {
+    **dict.fromkeys(range(1, 8), (1, 3)),
+    **{8: (1, 10), 9: (1, 15), 10: (1, 18), 11: (1, 23)},
+}
+"""First release that reads a version of the file format."""
+_OF_OPERATOR = {("com.microsoft", "LinearAttention"): (1, 31)}
+"""The release that an operator outside ONNX was tried on."""
+_BLOCKS = (1, 20)
+"""First release that multiplies by a weight in blocks without expanding it at every step."""
+
+
+def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
+    """Find the oldest ONNX Runtime that runs a graph.
+
+    Args:
+        model: The graph; weights are not looked at.
+        foreign: The release that counts for what the table does not hold, such as operators of
+            another domain: by default the installed one.
+
+    Returns:
+        The release, as the manifest has it.
+
+    Example:
+        >>> from onnx import helper
+        >>> node = helper.make_node("Relu", ["x"], ["y"])
+        >>> graph = helper.make_graph([node], "g", [], [])
+        >>> opset = helper.make_opsetid("", 21)
+        >>> min_ort(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+        '1.18'
+    """
+    unknown = version(foreign)[:2]
+    found = {_OF_FORMAT.get(model.ir_version, unknown)}
+    if opset := opset_of(model):
+        found.add(_OF_OPSET.get(opset, unknown))
+    for node in nodes_of(model.graph):
+        if not _is_own(node.domain):
+            found.add(_OF_OPERATOR.get((node.domain, node.op_type), unknown))
+        elif node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0):
+            found.add(_BLOCKS)
+    return ".".join(map(str, max(found)))
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Read a release for comparing it.
+
+    >>> version("1.9") < version("1.18.1")
+    True
+    """
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdecimal())
+
+
+def domains(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Name the domains of a model's operators, at any depth, in order; ONNX's own is ai.onnx."""
+    return tuple(sorted({node.domain or "ai.onnx" for node in nodes_of(model.graph)}))
+
+
+def opsets(model: onnx.ModelProto) -> dict[str, int]:
+    """Read the version of each operator set that a model imports, by domain."""
+    return {o.domain or "ai.onnx": o.version for o in model.opset_import}
+
+
+def _is_own(domain: str) -> bool:
+    return domain in ("", "ai.onnx")
