@@ -22,8 +22,8 @@ from dst.export.errors import CertificateError
 from dst.export.step import Step
 from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.runtime.bundle.constants import constant_array
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Certificate, Contract, Curve, Features
-from dst.runtime.execution.items import laid_out
 from dst.runtime.golden import relative_error
 
 Array = npt.NDArray[np.generic]

@@ -39,7 +39,6 @@ from dst.graphs.cost import multiply_adds
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import WeightsFile, pack
-from dst.runtime.bundle.folder import check_target, write_bundle
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -50,6 +49,7 @@ from dst.runtime.bundle.manifest import (
     Producer,
     Stored,
 )
+from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
 
 Array = npt.NDArray[np.generic]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from dst.export.errors import ExportError
 from dst.export.infer.call import call_step, check_sizes
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Certificate, Contract, Fill, Zeros, window
 
 TORCH_DTYPES = {
@@ -144,9 +145,7 @@ def check_answer(
 def example_chunk(contract: Contract, batch: int, t: int) -> Tensor:
     """A chunk of zeros as the graph sees it: ``lookback + t + lookahead`` items along time."""
     chunk = contract.chunk
-    sizes = {"B": batch, "T": window(chunk, t)}
-    shape = [sizes[d] if isinstance(d, str) else d for d in chunk.shape]
-    return torch.zeros(shape, dtype=TORCH_DTYPES[chunk.dtype])
+    return torch.zeros(sized(chunk.shape, window(chunk, t), batch), dtype=TORCH_DTYPES[chunk.dtype])
 
 
 def _compare(
@@ -162,7 +161,7 @@ def _compare(
             code="step-contract",
         )
     for name, (dtype, shape) in expected.items():
-        sizes = tuple({"B": batch, "T": t}[d] if isinstance(d, str) else d for d in shape)
+        sizes = sized(shape, t, batch)
         tensor = came[name]
         if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
             raise ExportError(

@@ -24,9 +24,10 @@ from dst.quantize.rewriting.split import runs_both, split_graphs
 from dst.quantize.rounding.calibrate import Calibration, observed
 from dst.quantize.rounding.rounded_weights import RoundedWeights
 from dst.quantize.verify import verify
-from dst.runtime.bundle.folder import Bundle, check_target, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Contract, Graph, Manifest, Producer, Stored
+from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.validation import INIT_FILE, TOKENIZER_FILE
+from dst.runtime.bundle.writer import check_target, write_bundle
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -184,6 +185,7 @@ def _made(
             certificates=(),
             weights_bytes=held + max(expanded_bytes(model) for model in models.values()),
             files={},
+            upgraded_from=None,
         ),
         files=files,
         records=tuple(records.values()),

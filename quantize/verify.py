@@ -16,8 +16,9 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from dst.runtime import Session, Stream
-from dst.runtime.bundle.folder import Bundle, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Golden, Manifest
+from dst.runtime.bundle.reader import Bundle, open_bundle
+from dst.runtime.bundle.writer import write_bundle
 from dst.runtime.golden import (
     cost_error,
     golden_costs,

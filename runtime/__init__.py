@@ -1,7 +1,8 @@
 """The runtime: bundles in, live streams out, on numpy and ONNX Runtime alone."""
 
 from dst.runtime.bundle.constants import model_id_with_constants
-from dst.runtime.bundle.folder import Bundle, open_bundle, shipped, write_bundle
+from dst.runtime.bundle.reader import Bundle, open_bundle, shipped
+from dst.runtime.bundle.writer import write_bundle
 from dst.runtime.errors import (
     BundleError,
     DstError,

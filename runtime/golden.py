@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Golden, Graph, Manifest
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import BundleError, SessionError
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
 from dst.runtime.stream import Stream

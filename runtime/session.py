@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider

@@ -17,7 +17,7 @@ from dst.runtime.install import install_line
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from dst.runtime.bundle.folder import Bundle
+    from dst.runtime.bundle.reader import Bundle
 
 
 def encode_bytes(text: str | bytes | bytearray | memoryview) -> npt.NDArray[np.uint8]:

@@ -102,8 +102,6 @@ def chunk_of(
         input=name or ("ids" if tokens else "x"),
         dtype="int64" if tokens else "float32",
         shape=("B", "T") if width is None else ("B", "T", width),
-        batch_axis=0,
-        time_axis=1,
         nominal_t=nominal_t or max(allowed_t),
         allowed_t=tuple(allowed_t),
         content=content,
@@ -118,14 +116,11 @@ def output_of(
     name: str, shape: Shape, meaning: Literal["logits", "gaussian", "custom"] = "custom"
 ) -> Output:
     """Describe an output: one per item where its shape has a T, else one per chunk."""
-    timed = "T" in shape
     return Output(
         name=name,
         dtype="float32",
         shape=shape,
         meaning=meaning,
-        per="item" if timed else "chunk",
-        time_axis=shape.index("T") if timed else None,
     )
 
 
@@ -143,7 +138,6 @@ def state_of(
         output=output or f"{name}_next",
         dtype="int64" if counter else "float32",
         shape=shape,
-        batch_axis=shape.index("B"),
         init=init or Zeros(),
         role="counter" if counter else "memory",
     )

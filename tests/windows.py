@@ -61,8 +61,6 @@ def window_contract(
         input="x",
         dtype="float32",
         shape=shape,
-        batch_axis=shape.index("B"),
-        time_axis=shape.index("T"),
         nominal_t=max(allowed_t),
         allowed_t=tuple(allowed_t),
         content=Features(normalisation=scale if normalised else None),
@@ -78,16 +76,14 @@ def window_contract(
         inputs.append(StreamInput(input="gain", dtype="float32", shape=without_time))
     if offset:
         inputs.append(StreamInput(input="offset", dtype="int64", shape=("B",)))
-    batch = without_time.index("B")
     return Contract(
         chunk=chunk,
         stream_inputs=tuple(inputs),
         outputs=(
-            Output(name="y", dtype="float32", shape=shape, time_axis=chunk.time_axis),
-            Output(name="peak", dtype="float32", shape=without_time, per="chunk", time_axis=None),
+            Output(name="y", dtype="float32", shape=shape),
+            Output(name="peak", dtype="float32", shape=without_time),
         ),
-        state=(State(input="c", output="c_next", dtype="float32", shape=without_time,
-                     batch_axis=batch),),
+        state=(State(input="c", output="c_next", dtype="float32", shape=without_time),),
     )  # fmt: skip
 
 

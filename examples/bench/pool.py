@@ -35,8 +35,8 @@ import numpy.typing as npt
 
 import dst
 from dst.runtime import Session, StateStore, Stream, StreamPool, rss_bytes
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.buffers import sized
 from dst.runtime.pool.slots import Side
 from dst.runtime.state.codec import pack
 

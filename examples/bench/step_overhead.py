@@ -33,8 +33,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime import Session
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.finite import finite, pieces
 from dst.runtime.execution.inputs import Intake
 from dst.runtime.execution.step import FEW_TOKENS

@@ -36,8 +36,8 @@ from dst.quantize.rounding.gptq import by_block_compensated
 from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search
 from dst.quantize.rounding.statistics import Seen
 from dst.runtime import open_bundle, write_bundle
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Stored
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.bundle.validation import INIT_FILE
 
 Floats = npt.NDArray[np.float32]

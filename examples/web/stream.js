@@ -38,7 +38,7 @@ export class Bundle {
 export class Stream {
   // `graph` is an entry of `manifest.graphs`, `provider` "wasm" or "webgpu".
   static async open(ort, bundle, graph, provider = "wasm") {
-    const { contract, files } = bundle.manifest;
+    const { contract, files } = bundle.manifest; // fields at their default are left out
     if (contract.chunk.content.kind !== "tokens" || contract.chunk.lookback > 0) {
       throw new Error(
         "this example reads tokens without lookback; see runtime/FORMAT.md for the rest",
@@ -58,7 +58,7 @@ export class Stream {
         ? Object.fromEntries(contract.state.map((s) => [s.output, "gpu-buffer"]))
         : "cpu",
     });
-    const stored = contract.state.some((s) => s.init.kind === "stored")
+    const stored = contract.state.some((s) => s.init?.kind === "stored")
       ? readSafetensors(await bundle.file("init.safetensors"))
       : {};
     return new Stream(ort, contract, session, stored);
@@ -67,7 +67,7 @@ export class Stream {
   constructor(ort, contract, session, stored) {
     Object.assign(this, { ort, contract, session, stored });
     this.constants = Object.fromEntries(
-      contract.constants.map((c) => [c.input, this.#tensor(c.dtype, c.values, c.shape)]),
+      (contract.constants ?? []).map((c) => [c.input, this.#tensor(c.dtype, c.values, c.shape)]),
     );
     this.reset();
   }
@@ -97,10 +97,10 @@ export class Stream {
 
   #initial({ input, dtype, shape, init }) {
     const sized = shape.map((size) => (size === "B" ? 1 : size));
-    if (init.kind === "stored") {
+    if (init?.kind === "stored") {
       return new this.ort.Tensor(dtype, this.stored[init.tensor].data.slice(), sized);
     }
-    const values = Array(sized.reduce((a, b) => a * b, 1)).fill(init.value ?? 0);
+    const values = Array(sized.reduce((a, b) => a * b, 1)).fill(init?.value ?? 0);
     return this.#tensor(dtype, values, sized);
   }
 

@@ -8,7 +8,7 @@ import { Bundle, Stream } from "./stream.js";
 export async function replay(ort, bundle, graph, provider) {
   const stream = await Stream.open(ort, bundle, graph, provider);
   const checks = [];
-  for (const { file, t, steps } of bundle.manifest.golden) {
+  for (const { file, t, steps } of bundle.manifest.golden ?? []) {
     const size = graph.allowed_t.includes(t)
       ? t
       : Math.max(...graph.allowed_t.filter((a) => t % a === 0));

@@ -32,8 +32,10 @@ from dst.export.adopt.reference import Plain, open_file
 from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
 from dst.graphs.randomness import random_operators
-from dst.runtime.bundle.folder import Bundle, check_target, open_bundle, write_bundle
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Manifest
+from dst.runtime.bundle.reader import Bundle, open_bundle
+from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import replay_golden
 
 Array = npt.NDArray[np.generic]
@@ -295,8 +297,7 @@ def _placed(
         return place_output(port, plan.chunk, found, plan.named_t)
     placed = shaped(where, port, answers, timed=bool(plan.chunk.added))
     for t, shape in found.items():
-        sizes = {"B": 1, "T": t}
-        said = tuple(sizes[d] if isinstance(d, str) else d for d in placed.own_shape)
+        said = sized(placed.own_shape, t)
         if said != shape:
             raise AdoptError(
                 f"{where}: --shape {port.name}: the output has shape {list(shape)} at T = {t}, "

@@ -25,6 +25,7 @@ from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import all_tensors
 from dst.graphs.weights import file_id, pack
 from dst.runtime.bundle.constants import model_id_with_constants
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
@@ -45,7 +46,6 @@ from dst.runtime.bundle.manifest import (
     Zeros,
 )
 from dst.runtime.bundle.validation import INIT_FILE
-from dst.runtime.execution.buffers import sized
 from dst.runtime.golden import golden_tensors
 
 Array = npt.NDArray[np.generic]
@@ -72,8 +72,6 @@ def contract_of(
             input=chunk.port.name,
             dtype=chunk.port.dtype,
             shape=chunk.shape,
-            batch_axis=chunk.batch_axis,
-            time_axis=chunk.shape.index("T"),
             nominal_t=plan.sizes[-1],
             allowed_t=plan.sizes,
             content=Features(names=(), sample_rate_hz=answers.sample_rate_hz, normalisation=None)
@@ -105,8 +103,6 @@ def contract_of(
                 dtype=placed.port.dtype,
                 shape=placed.shape,
                 meaning=answers.meanings.get(name, "custom"),
-                per="chunk" if placed.time_axis is None else "item",
-                time_axis=placed.time_axis,
             )
             for name, placed in outputs.items()
         ),
@@ -206,7 +202,6 @@ def _state(state: DraftState) -> State:
         output=state.after.name,
         dtype=placed.port.dtype,
         shape=placed.shape,
-        batch_axis=placed.batch_axis,
         init=_init(state),
         role=_role(placed),
     )

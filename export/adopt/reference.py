@@ -22,7 +22,7 @@ import onnxruntime as ort
 from dst.export.adopt.infer.contract import Draft
 from dst.export.adopt.infer.layout import Placed
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.execution.buffers import sized
+from dst.runtime.bundle.layout import sized
 from dst.runtime.execution.engine import first_line
 
 Array = npt.NDArray[np.generic]

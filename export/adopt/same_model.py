@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.layout import item_shape, laid_out
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -27,8 +27,7 @@ from dst.runtime.bundle.manifest import (
     Quality,
     State,
 )
-from dst.runtime.bundle.schema import item_shape
-from dst.runtime.execution.items import laid_out
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.golden import relative_error
 from dst.runtime.session import Session
 

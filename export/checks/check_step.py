@@ -292,7 +292,7 @@ def _row_gaps(
 ) -> Gaps:
     """The gaps of one row; ``alone`` where what is expected holds that row only."""
     gaps = Gaps()
-    axes = {o.name: o.shape.index("B") for o in probe.contract.outputs}
+    axes = {o.name: o.batch_axis for o in probe.contract.outputs}
     states = {s.input: s.batch_axis for s in probe.contract.state}
     for part, other, places in zip(found, expected, (axes, states), strict=True):
         gaps.add(

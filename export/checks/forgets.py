@@ -20,6 +20,7 @@ from dst.export.infer.axes import close
 from dst.export.infer.call import Tensors, call_step
 from dst.export.infer.inferred import Inferred
 from dst.export.infer.module import called
+from dst.runtime.bundle.layout import sized, window
 from dst.runtime.bundle.manifest import Tokens
 
 WINDOW = (
@@ -210,8 +211,7 @@ def _items(step: Inferred, t: int, seed: int) -> Tensor:
     example = step.example
     assert example is not None
     source = torch.Generator().manual_seed(seed)
-    length = t + chunk.lookback + chunk.lookahead
-    shape = [1 if n == "B" else length if n == "T" else int(n) for n in chunk.shape]
+    shape = sized(chunk.shape, window(chunk, t))
     if isinstance(chunk.content, Tokens):
         ids = torch.randint(0, chunk.content.vocabulary, shape, generator=source)
         return ids.to(example.dtype)

@@ -128,8 +128,6 @@ def assembled(
             input=call.chunk_name,
             dtype=DTYPE_NAMES[example.dtype],
             shape=chunk_place.shape,
-            batch_axis=chunk_place.shape.index("B"),
-            time_axis=chunk_place.shape.index("T"),
             nominal_t=sizes[-1],
             allowed_t=sizes,
             content=Features(names=known.features, sample_rate_hz=known.sample_rate_hz)
@@ -152,7 +150,6 @@ def assembled(
                 output=f"next.{name}",
                 dtype=DTYPE_NAMES[tensor.dtype],
                 shape=place.shape,
-                batch_axis=place.shape.index("B"),
                 init=_init(name, tensor),
                 role=_role(name, tensor),
             )
@@ -208,10 +205,9 @@ def _role(name: str, tensor: Tensor) -> Literal["memory", "window", "conv", "cou
 
 
 def _output(name: str, value: Tensor, place: Place, vocabulary: int | None, known: Known) -> Output:
-    time = place.shape.index("T") if "T" in place.shape else None
     meaning = dict(known.meanings).get(name)
     if meaning is None:
-        scores = vocabulary is not None and place.shape[-1] == vocabulary and time is not None
+        scores = vocabulary is not None and place.shape[-1] == vocabulary and "T" in place.shape
         shares = bool((value >= 0).all()) and value.is_floating_point()
         meaning = "logits" if scores and value.is_floating_point() and not shares else "custom"
     return Output(
@@ -219,8 +215,6 @@ def _output(name: str, value: Tensor, place: Place, vocabulary: int | None, know
         dtype=DTYPE_NAMES[value.dtype],
         shape=place.shape,
         meaning=meaning,
-        per="chunk" if time is None else "item",
-        time_axis=time,
     )
 
 

@@ -36,8 +36,6 @@ def _chunk(items: Tokens | Gaussian | Quantiles, sizes: tuple[int, ...]) -> m.Ch
         input="chunk",
         dtype="int64" if isinstance(items, Tokens) else "float32",
         shape=shape,
-        batch_axis=0,
-        time_axis=1,
         nominal_t=min(NOMINAL_T, sizes[-1]),
         allowed_t=sizes,
         content=content,
@@ -56,8 +54,6 @@ def _outputs(items: Tokens | Gaussian | Quantiles) -> tuple[m.Output, ...]:
             dtype="float32",
             shape=("B", "T", *rest),
             meaning=meaning,  # type: ignore[arg-type]
-            per="item",
-            time_axis=1,
             levels=levels,
         )
 
@@ -82,7 +78,6 @@ def _state(c: Config) -> tuple[m.State, ...]:
                 output=f"next.{name}",
                 dtype="float32",
                 shape=("B", *rest),
-                batch_axis=0,
                 init=m.Stored(tensor=name) if learned else m.Zeros(),
                 role=role,  # type: ignore[arg-type]
             )

@@ -24,7 +24,7 @@ from dst.quantize.quantize import Progress, check_source
 from dst.quantize.recipe import RECIPES
 from dst.quantize.record import WeightRecord
 from dst.runtime import Bundle, StepError, open_bundle, write_bundle
-from dst.runtime.bundle.folder import check_target
+from dst.runtime.bundle.writer import check_target
 from dst.runtime.execution.items import check_items
 
 Array = npt.NDArray[np.generic]

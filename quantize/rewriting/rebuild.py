@@ -31,8 +31,8 @@ from dst.quantize.rewriting.rewrite import (
 )
 from dst.quantize.rewriting.stored import write_stored
 from dst.quantize.rounding.rounded_weights import RoundedWeights
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Graph
+from dst.runtime.bundle.reader import Bundle
 
 LEAST_ORT = "1.14"
 """Forms are run by kernels that no older ONNX Runtime was tried for."""

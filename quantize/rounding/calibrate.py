@@ -21,9 +21,10 @@ from dst.quantize.rewriting.rebuild import Opened
 from dst.quantize.rounding.rounded_weights import result_key
 from dst.quantize.rounding.statistics import Seen
 from dst.runtime import Session, Stream
-from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Features, item_shape
-from dst.runtime.execution.items import check_items, laid_out
+from dst.runtime.bundle.reader import Bundle
+from dst.runtime.execution.items import check_items
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]

@@ -1,4 +1,4 @@
-"""Make a contract's constants arrays, and tell one model's constants from another's."""
+"""Turn the constants of a contract into arrays, and tell the constants of two models apart."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dst.runtime.bundle.schema import Constant
 Array = npt.NDArray[np.generic]
 
 SHOWN_VALUES = 8
-"""A constant of at most so many values is told by them, a larger one by a digest."""
+"""The mark of a constant shows at most so many values; a larger constant is shown by a digest."""
 
 
 def constant_array(constant: Constant) -> Array:
@@ -25,6 +25,10 @@ def constant_mark(constant: Constant) -> str:
     Returns:
         dtype, shape and the value, such as `int64 [] 16000` or `float32 [2] [0.5, 1.0]`; beyond
         `SHOWN_VALUES` values `sha256` and 32 hex digits of their little-endian bytes.
+
+    Example:
+        >>> constant_mark(Constant(input="rate", dtype="int64", shape=(), values=(16000,)))
+        'int64 [] 16000'
     """
     array = constant_array(constant)
     if array.size > SHOWN_VALUES:

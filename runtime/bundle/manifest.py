@@ -1,13 +1,17 @@
-"""The manifest: canonical JSON bytes in, frozen structs out, and back.
+"""Turn the bytes of manifest.json into frozen structs and back.
 
-The structs are those of `dst.runtime.bundle.schema`, given again here under one roof.
+A manifest has one spelling only, so that its hash names the bundle. The structs of
+`dst.runtime.bundle.schema` can be imported from here too.
 """
 
 import hashlib
 import json
+from functools import cache
+from typing import cast
 
 import msgspec
 
+from dst.runtime.bundle.layout import item_shape, window
 from dst.runtime.bundle.schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -35,10 +39,8 @@ from dst.runtime.bundle.schema import (
     StreamInput,
     Tokens,
     Zeros,
-    item_shape,
-    window,
 )
-from dst.runtime.bundle.validation import check
+from dst.runtime.bundle.validation import check, check_contract
 from dst.runtime.errors import BundleError, shown
 
 __all__ = [
@@ -98,6 +100,10 @@ def canonical(value: object) -> bytes:
 
     Raises:
         BundleError: `manifest-invalid`: a NaN, an infinity, or text that is not valid Unicode.
+
+    Example:
+        >>> canonical({"b": 1e-05, "a": [True, None]})
+        b'{"a":[true,null],"b":1e-05}'
     """
     try:
         text = json.dumps(
@@ -113,6 +119,8 @@ def canonical(value: object) -> bytes:
 def encode(manifest: Manifest) -> bytes:
     """Return the canonical bytes of a manifest, as they stand in manifest.json.
 
+    A field that holds its default is left out.
+
     Raises:
         BundleError: `manifest-invalid`: a value has no canonical form (NaN, infinity).
     """
@@ -120,33 +128,59 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def _fields(manifest: Manifest) -> dict[str, object]:
-    """Return a manifest as JSON values, without the later fields that hold their default.
+    fields = cast(dict[str, object], _sparse(manifest))
+    return {"format": manifest.format, "format_version": manifest.format_version, **fields}
 
-    Bundles written before those fields existed keep their bytes, and so their ids.
-    """
-    fields: dict[str, object] = msgspec.to_builtins(manifest)
-    contract = msgspec.to_builtins(manifest.contract)
-    fields["contract"] = contract
-    for part, name, default in (
-        (contract["chunk"], "lookahead", 0),
-        (contract["chunk"], "causal", True),
-        (contract, "stream_inputs", ()),
-    ):
-        if part[name] == default:
-            del part[name]
+
+def _sparse(value: object) -> object:
+    """Return JSON values of structs, without the fields that hold their default."""
+    if isinstance(value, tuple):
+        return [_sparse(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _sparse(each) for key, each in value.items()}
+    if not isinstance(value, msgspec.Struct):
+        return value
+    kind, defaults = type(value), _defaults(type(value))
+    fields: dict[str, object] = {}
+    if (tag := kind.__struct_config__.tag) is not None:
+        fields[str(kind.__struct_config__.tag_field)] = tag
+    for name in kind.__struct_fields__:
+        held = getattr(value, name)
+        if name not in defaults or held != defaults[name]:
+            fields[name] = _sparse(held)
     return fields
 
 
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
+    return {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else {}
+        for field in msgspec.structs.fields(kind)
+        if not field.required
+    }
+
+
 def state_hash(contract: Contract) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON of `contract.state`."""
-    return hashlib.sha256(canonical(msgspec.to_builtins(contract.state))).hexdigest()
+    """Return the SHA-256 (hex) that names the state layout of a contract.
+
+    It is taken over the canonical JSON of a list with every field of every state tensor, its
+    `batch_axis` among them. Format 1 stored that list, so a state saved with a bundle of format 1
+    still loads after the bundle was upgraded.
+    """
+    tensors = [
+        {"batch_axis": state.batch_axis, **msgspec.to_builtins(state)} for state in contract.state
+    ]
+    return hashlib.sha256(canonical(tensors)).hexdigest()
 
 
 def bundle_id(manifest: Manifest) -> str:
     """Return the SHA-256 (hex) of the canonical manifest without its `bundle_id` field."""
-    fields = _fields(manifest)
-    del fields["bundle_id"]
-    return hashlib.sha256(canonical(fields)).hexdigest()
+    return _hash(_fields(manifest))
+
+
+def _hash(fields: dict[str, object]) -> str:
+    rest = {name: value for name, value in fields.items() if name != "bundle_id"}
+    return hashlib.sha256(canonical(rest)).hexdigest()
 
 
 def seal(manifest: Manifest) -> Manifest:
@@ -155,8 +189,7 @@ def seal(manifest: Manifest) -> Manifest:
     The result has been read back by `decode`, so whatever is sealed also opens.
 
     Raises:
-        BundleError: `manifest-invalid`: the manifest breaks the format (a subclass names the
-            clause).
+        BundleError: `manifest-invalid`: the manifest breaks the format.
     """
     try:  # so that 16000 in a field of float is written as it is read: 16000.0
         manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
@@ -164,6 +197,7 @@ def seal(manifest: Manifest) -> Manifest:
         raise BundleError(
             f"manifest: {shown(error)}; give plain Python values", code="manifest-invalid"
         ) from None
+    check_contract(manifest.contract)
     hashed = msgspec.structs.replace(manifest, state_hash=state_hash(manifest.contract))
     return decode(encode(msgspec.structs.replace(hashed, bundle_id=bundle_id(hashed))))
 
@@ -182,44 +216,63 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         version = msgspec.json.decode(data, type=_Version)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"manifest.json: {shown(error)}", code="manifest-invalid") from None
-    if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
-        raise BundleError(
-            f"manifest.json: format {version.format!r} version {version.format_version}; "
-            f"this runtime reads {FORMAT!r} version {FORMAT_VERSION}",
-            code="format-version",
-        )
-    try:
+        if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
+            old = (version.format, version.format_version) == (FORMAT, 1)
+            cure = "; `dst upgrade OLD NEW` writes it anew" if old else ""
+            raise BundleError(
+                f"manifest.json: format {version.format!r} version "
+                f"{version.format_version}; this runtime reads {FORMAT!r} version "
+                f"{FORMAT_VERSION}{cure}",
+                code="format-version",
+            )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"manifest.json: {shown(error)}", code="manifest-invalid") from None
-    if encode(manifest) != data:
+    check_bytes(data, manifest, _fields(manifest))
+    return manifest
+
+
+def check_bytes(data: bytes, manifest: Manifest, fields: dict[str, object]) -> None:
+    """Check that a manifest stands in these bytes as it should, and every rule of its fields.
+
+    Args:
+        data: the bytes of manifest.json.
+        manifest: what was read from them.
+        fields: the same as JSON values, with those fields that the format writes.
+
+    Raises:
+        BundleError: `manifest-not-canonical`, `bundle-id`, `state-hash`, `contract` and others, as
+            `decode`.
+    """
+    if canonical(fields) != data:
         raise BundleError(
             "manifest.json: the bytes are not the canonical encoding of what they say; "
             "write it with dst.runtime, not by hand",
             code="manifest-not-canonical",
         )
-    if (right := bundle_id(manifest)) != manifest.bundle_id:
+    if (right := _hash(fields)) != manifest.bundle_id:
         raise BundleError(
             f"manifest.json: bundle_id is {shown(manifest.bundle_id[:16])}…, "
             f"the bytes hash to {right[:16]}…: the manifest was altered",
             code="bundle-id",
         )
+    check(manifest)
     if (right := state_hash(manifest.contract)) != manifest.state_hash:
         raise BundleError(
             f"manifest.json: state_hash is {shown(manifest.state_hash[:16])}…, "
             f"the contract's state tensors hash to {right[:16]}…",
             code="state-hash",
         )
-    check(manifest)
-    return manifest
 
 
 def claimed_files(data: bytes) -> frozenset[str] | None:
     """Return the names that a manifest of any version lists, or None if it is no manifest.
 
     Nothing else is checked: an outdated or altered bundle is still somebody's bundle.
+
+    Example:
+        >>> claimed_files(b'{"files":{"step.onnx":{}},"format":"dst-bundle","format_version":1}')
+        frozenset({'step.onnx'})
     """
     try:
         claim = msgspec.json.decode(data, type=_Claim)

@@ -1,7 +1,9 @@
-"""The vocabulary of a manifest: frozen structs, one per thing the format names.
+"""Define what a manifest can hold: one frozen struct for each table of FORMAT.md.
 
-Shape letters: `B` batch, `T` items per chunk. A shape is a tuple of ints and these letters.
-Rules that span fields live in `dst.runtime.bundle.validation`; FORMAT.md tells the format.
+A shape is a tuple of sizes and letters: `B` is the batch, `T` the items of a chunk. Each letter
+stands at most once, so the shape alone says which axis is which. A field that has a default is
+left out of the manifest where it holds that default. Rules that span several fields are in
+`dst.runtime.bundle.validation`.
 """
 
 from typing import Annotated, Literal
@@ -9,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 FORMAT = "dst-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MAX_AXES = 16
 Size = Annotated[int, msgspec.Meta(le=2**31 - 1)]
@@ -17,7 +19,6 @@ Shape = Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=MAX_AXES)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-Axis = Annotated[int, msgspec.Meta(ge=0, le=15)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -54,7 +55,7 @@ class Features(
     """Chunk items are real values.
 
     `names` label the axis that is neither batch nor time; they are empty where there is none
-    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is null where
+    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is None where
     the graph takes items as they come.
     """
 
@@ -66,20 +67,27 @@ class Features(
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one step reads.
 
-    `shape` counts the T new items only; the graph's input is `lookback + T + lookahead` items
-    long along `time_axis`. The items before the chunk stand in front of it, `lookback_fill` before
+    `T` in `shape` counts the new items only; the graph's input has `lookback + T + lookahead` items
+    along that axis. The items before the chunk stand in front of it, `lookback_fill` before
     the first item of a stream. A chunk waits until the `lookahead` items behind it are there; they
     are read again as items of the next chunk. `lookback_fill` and `pad_value` are items as the
-    caller gives them (before normalisation) and null where they have no use (`lookback` 0, `tail`
+    caller gives them (before normalisation) and None where they have no use (`lookback` 0, `tail`
     not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
     that each T is another model.
+
+    Example:
+        >>> content = Features()
+        >>> chunk = Chunk(
+        ...     input="x", dtype="float32", shape=("B", 4, "T"), nominal_t=8, allowed_t=(1, 8),
+        ...     content=content,
+        ... )
+        >>> chunk.batch_axis, chunk.time_axis
+        (0, 2)
     """
 
     input: Name
     dtype: DType
     shape: Shape
-    batch_axis: Axis = 0
-    time_axis: Axis = 1
     nominal_t: Positive
     allowed_t: tuple[Positive, ...]
     content: Tokens | Features
@@ -90,15 +98,15 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     lookahead: Count = 0
     causal: bool = True
 
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
 
-def item_shape(chunk: Chunk) -> tuple[int, ...]:
-    """Return the shape of one item: the chunk's axes other than batch and time, in their order."""
-    return tuple(size for size in chunk.shape if not isinstance(size, str))
-
-
-def window(chunk: Chunk, t: int) -> int:
-    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
-    return chunk.lookback + t + chunk.lookahead
+    @property
+    def time_axis(self) -> int:
+        """Where `T` stands in the shape."""
+        return self.shape.index("T")
 
 
 class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,18 +132,35 @@ class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one step answers.
 
-    `per` is `item` where the output has a time axis (`time_axis`, a `"T"` in `shape`) and
-    `chunk` where it has none (`time_axis` null). `levels` holds the quantile levels, in the
-    order of the last axis, where `meaning` is `quantiles`; it is empty elsewhere.
+    There is one answer per item where `shape` has a `"T"`, and one per chunk where it has none.
+    `levels` holds the quantile levels, in the order of the last axis, where `meaning` is
+    `quantiles`; it is empty elsewhere.
+
+    Example:
+        >>> Output(name="peak", dtype="float32", shape=("B", 3)).per
+        'chunk'
     """
 
     name: Name
     dtype: DType
     shape: Shape
     meaning: Literal["logits", "gaussian", "quantiles", "custom"] = "custom"
-    per: Literal["item", "chunk"] = "item"
-    time_axis: Axis | None = 1
     levels: tuple[float, ...] = ()
+
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
+
+    @property
+    def time_axis(self) -> int | None:
+        """Where `T` stands in the shape; None for an output per chunk."""
+        return self.shape.index("T") if "T" in self.shape else None
+
+    @property
+    def per(self) -> Literal["item", "chunk"]:
+        """What one answer is for."""
+        return "item" if "T" in self.shape else "chunk"
 
 
 class Zeros(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zeros"):
@@ -163,9 +188,13 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     output: Name
     dtype: DType
     shape: Shape
-    batch_axis: Axis = 0
     init: Zeros | Fill | Stored = Zeros()
     role: Literal["memory", "window", "conv", "counter"] = "memory"
+
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -190,11 +219,11 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """
 
     file: Name
-    lowering: Literal["fused", "portable", "other"]
+    lowering: Literal["fused", "portable", "other"] = "other"
     allowed_t: tuple[Positive, ...]
-    batch: tuple[Positive, ...]
+    batch: tuple[Positive, ...] = ()
     opsets: dict[Name, Positive]
-    domains: tuple[Name, ...]
+    domains: tuple[Name, ...] = ("ai.onnx",)
     min_ort: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
     golden_tolerance: float
     multiply_adds: dict[NodeName, Count] = {}
@@ -241,19 +270,19 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long the memory can hold a fact: half-life in items, null for no decay."""
+    """How long the memory can hold a fact: half-life in items, None for no decay."""
 
-    half_life_items: float | None
+    half_life_items: float | None = None
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One condition on a quality: it holds where `value` is at most `bound`.
 
-    `value` is null where it could not be measured, and `verdict` is then `not judged`.
+    `value` is None where it could not be measured, and `verdict` is then `not judged`.
     """
 
     name: Name
-    value: float | None
+    value: float | None = None
     bound: float
     verdict: Literal["passed", "failed", "not judged"]
 
@@ -265,9 +294,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `items_per_step` its T; `data` says what was read. Entry i of the curves is the mean over the
     positions from `positions[i - 1]` (0 for the first) to `positions[i]`: `divergence` from full
     precision (`nats`: KL per item; `relative`: error over rms), `loss_difference` in nats per
-    item (null where the outputs predict nothing), `state_distance` relative (null where nobody
+    item (None where the outputs predict nothing), `state_distance` relative (None where nobody
     looked). `causal` says whether outputs stayed the same when later items of their chunk
-    changed. `passed` is null where no gate failed and one was not judged.
+    changed. `passed` is None where no gate failed and one was not judged.
     """
 
     full: Hash
@@ -277,11 +306,11 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unit: Literal["nats", "relative"]
     positions: tuple[Count, ...]
     divergence: tuple[float, ...]
-    loss_difference: tuple[float, ...] | None
+    loss_difference: tuple[float, ...] | None = None
     state_distance: tuple[float | None, ...]
     causal: bool
     gates: tuple[Gate, ...]
-    passed: bool | None
+    passed: bool | None = None
 
 
 class Producer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -304,23 +333,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
     which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
     weights; every lowering and precision of one model shares it. `weights_bytes` is what one
-    open graph holds in weights. `quality` is null for full precision and where nobody measured.
+    open graph holds in weights. `quality` is None for full precision and where nobody measured.
+    `upgraded_from` is the `bundle_id` that the bundle had before `dst upgrade` rewrote it.
     """
 
     name: Name
-    description: str
-    license: str
+    description: str = ""
+    license: str = ""
     model_id: Hash
-    precision: Name
-    recipe: str | None
+    precision: Name = "float32"
+    recipe: str | None = None
     producer: Producer
     contract: Contract
     graphs: tuple[Graph, ...]
-    golden: tuple[Golden, ...]
-    certificates: tuple[Certificate, ...]
-    horizon: Horizon
+    golden: tuple[Golden, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    horizon: Horizon = Horizon()
     weights_bytes: Count
     quality: Quality | None = None
+    upgraded_from: Hash | None = None
     files: dict[Name, FileEntry] = {}
     state_hash: str = ""
     bundle_id: str = ""

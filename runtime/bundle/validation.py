@@ -1,4 +1,4 @@
-"""The rules that span a manifest's fields: a manifest in, `BundleError` or nothing out."""
+"""Check the rules of a manifest that span several fields."""
 
 import math
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dst.runtime.bundle.layout import item_shape, sized, window
 from dst.runtime.bundle.schema import (
     Chunk,
     Constant,
@@ -20,8 +21,6 @@ from dst.runtime.bundle.schema import (
     State,
     Stored,
     Tokens,
-    item_shape,
-    window,
 )
 from dst.runtime.errors import BundleError
 
@@ -91,8 +90,7 @@ def check_contract(contract: Contract) -> None:
     for constant in contract.constants:
         _constant(constant)
     for given in contract.stream_inputs:
-        batch = given.shape.index("B") if "B" in given.shape else None
-        _axes(f"stream input {given.input!r}", given.shape, {"B": batch})
+        _letters(f"stream input {given.input!r}", given.shape, may="B")
     for output in contract.outputs:
         _output(output)
     for state in contract.state:
@@ -100,7 +98,7 @@ def check_contract(contract: Contract) -> None:
 
 
 def is_full_precision(manifest: Manifest) -> bool:
-    """Say whether nothing was quantized."""
+    """Say whether a bundle runs the model as it was trained: float32, by no recipe."""
     return manifest.recipe is None and manifest.precision == "float32"
 
 
@@ -110,6 +108,12 @@ def check_name(name: str) -> None:
     Raises:
         BundleError: `path-outside`: it could leave the directory, or would not work on every
             platform.
+
+    Example:
+        >>> check_name("step_t1.onnx")
+        >>> check_name("../step.onnx")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dst.runtime.errors.BundleError: manifest.json: files lists '../step.onnx'; expected ...
     """
     if not _PLAIN.fullmatch(name) or name.lower() == MANIFEST_FILE or _DEVICE.fullmatch(name):
         raise BundleError(
@@ -131,14 +135,14 @@ def _unique(what: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _axes(where: str, shape: Shape, axes: dict[str, int | None]) -> None:
-    """Each letter stands at its axis and nowhere else; everything else is a positive int."""
-    for letter, axis in axes.items():
-        if axis is not None and (axis >= len(shape) or shape[axis] != letter):
-            _refuse(f"{where}: axis {axis} of shape {list(shape)} is not {letter!r}")
+def _letters(where: str, shape: Shape, must: str = "", may: str = "") -> None:
+    """Check that each letter stands once where it must, and that all else is a size."""
+    for letter in must:
+        if shape.count(letter) != 1:
+            _refuse(f"{where}: shape {list(shape)} needs one {letter!r}")
     for axis, size in enumerate(shape):
         if isinstance(size, str):
-            if axes.get(size) != axis:
+            if size not in tuple(must + may) or shape.count(size) > 1:
                 _refuse(f"{where}: unexpected {size!r} at axis {axis} of shape {list(shape)}")
         elif size < 1:
             _refuse(f"{where}: axis {axis} of shape {list(shape)} is {size}, expected at least 1")
@@ -164,7 +168,7 @@ def _fits(where: str, dtype: DType, values: Sequence[float]) -> None:
 
 
 def _chunk(chunk: Chunk) -> None:
-    _axes("chunk", chunk.shape, {"B": chunk.batch_axis, "T": chunk.time_axis})
+    _letters("chunk", chunk.shape, must="BT")
     if not chunk.allowed_t:
         _refuse("chunk.allowed_t is empty; give at least nominal_t")
     if list(chunk.allowed_t) != sorted(set(chunk.allowed_t)):
@@ -246,11 +250,7 @@ def _constant(constant: Constant) -> None:
 
 def _output(output: Output) -> None:
     where = f"output {output.name!r}"
-    if (output.per == "item") != (output.time_axis is not None):
-        _refuse(f"{where}: per `{output.per}` with time_axis {output.time_axis}")
-    if output.shape.count("B") != 1:
-        _refuse(f"{where}: shape {list(output.shape)} needs one 'B'")
-    _axes(where, output.shape, {"B": output.shape.index("B"), "T": output.time_axis})
+    _letters(where, output.shape, must="B", may="T")
     if output.meaning != "custom" and not output.dtype.startswith("float"):
         _refuse(f"{where}: {output.meaning} in {output.dtype}; expected a float dtype")
     if (output.meaning == "quantiles") != bool(output.levels):
@@ -263,7 +263,7 @@ def _output(output: Output) -> None:
 
 def _state(state: State) -> None:
     where = f"state {state.input!r}"
-    _axes(where, state.shape, {"B": state.batch_axis})
+    _letters(where, state.shape, must="B")
     if isinstance(state.init, Fill):
         _fits(f"{where}: init", state.dtype, [state.init.value])
         if not state.dtype.startswith("float") and not state.init.value.is_integer():
@@ -284,8 +284,7 @@ def _sizes(manifest: Manifest) -> None:
     shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
     shapes += [state.shape for state in contract.state]
     shapes += [given.shape for given in contract.stream_inputs]
-    sizes = {"B": 1, "T": longest}
-    items = sum(math.prod(sizes[d] if isinstance(d, str) else d for d in shape) for shape in shapes)
+    items = sum(math.prod(sized(shape, longest)) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:
         raise BundleError(
             f"manifest: one stream's tensors hold {items} values at T = {longest}; "

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.bundle.manifest import Contract, Fill, Shape, State
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import Contract, Fill, State
 
 ALIGNMENT = 64
 
@@ -100,12 +101,6 @@ class Layout:
             if view.dtype.kind == "f" and not np.isfinite(view).all():
                 return name
         return None
-
-
-def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
-    """Return a contract's shape with its letters replaced by numbers."""
-    sizes = {"B": batch, "T": t}
-    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
 
 
 def _start(state: State, view: Array, stored: Mapping[str, Array]) -> None:

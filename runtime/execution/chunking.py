@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Contract
 from dst.runtime.errors import PartialChunkError, SessionError
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.recurrence import Kept, Recurrence
 
 Array = npt.NDArray[np.generic]

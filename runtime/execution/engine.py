@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.constants import constant_array, constant_marks
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Contract, Graph
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Arena, Block, DeviceArena, HostArena, Layout
 from dst.runtime.execution.device import Bridge, DeviceBridge, HostBridge
@@ -98,7 +98,7 @@ class Engine:
         self.identity = Identity(
             manifest.model_id,
             manifest.state_hash,
-            manifest.bundle_id,
+            manifest.upgraded_from or manifest.bundle_id,
             manifest.precision,
             constant_marks(self.contract.constants),
         )

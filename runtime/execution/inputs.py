@@ -6,8 +6,8 @@ Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Chunk, Tokens, window
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.finite import Floats, pieces
 
 Array = npt.NDArray[np.generic]
@@ -45,7 +45,7 @@ class Intake:
             return
         if content.normalisation is not None:
             self.feed = np.zeros_like(self.raw)
-            row = [1 if isinstance(size, str) else size for size in chunk.shape]
+            row = sized(chunk.shape, 1)
             self._mean = np.asarray(content.normalisation.mean).astype(chunk.dtype).reshape(row)
             self._std = np.asarray(content.normalisation.std).astype(chunk.dtype).reshape(row)
         self.floats = pieces(self.feed)

@@ -1,4 +1,4 @@
-"""Check what callers feed a stream, chunks and runs of items, and lay items out as chunks.
+"""Check what callers feed a stream: chunks and runs of items.
 
 A run of items is `[n, ...]`: time first, then the chunk's other axes in their order, without the
 batch axis.
@@ -94,16 +94,6 @@ def check_items(chunk: Chunk, value: Items) -> Array:
             f"items[{place}] holds a NaN or an infinity; nothing was read", code="input-not-finite"
         )
     return value
-
-
-def laid_out(chunk: Chunk, items: Array) -> Array:
-    """Lay out a run of items `[n, ...]` as the contract lays out a chunk, with B = 1.
-
-    For a chunk `[B, 257, T, 2]`, items `[n, 257, 2]` become `[1, 257, n, 2]`. The result is
-    contiguous and may share the items' memory.
-    """
-    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
-    return np.ascontiguousarray(np.expand_dims(np.moveaxis(items, 0, time), chunk.batch_axis))
 
 
 def check_tokens(ids: Array, vocabulary: int) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Features, Manifest, item_shape, window
-from dst.runtime.execution.buffers import Layout, sized
+from dst.runtime.execution.buffers import Layout
 
 
 @dataclass(frozen=True, slots=True)

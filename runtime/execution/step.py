@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.runtime.bundle.manifest import Contract
+from dst.runtime.bundle.layout import rows_of, sized
 from dst.runtime.errors import NonFiniteError, StepError
-from dst.runtime.execution.buffers import Arena, sized
+from dst.runtime.execution.buffers import Arena
 from dst.runtime.execution.device import capture_options, uncaptured
 from dst.runtime.execution.engine import Engine, first_line
 from dst.runtime.execution.finite import finite, pieces
@@ -27,15 +27,6 @@ Array = npt.NDArray[np.generic]
 # (examples/bench/step_overhead.py).
 FEW_TOKENS = 64
 _largest = np.maximum.reduce
-
-
-def by_item(contract: Contract, array: Array) -> Array:
-    """View an array in the chunk's layout, B = 1, as `[T, ...]`: one row per item."""
-    chunk = contract.chunk
-    only: list[slice | int] = [slice(None)] * array.ndim
-    only[chunk.batch_axis] = 0
-    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
-    return np.moveaxis(array[tuple(only)], time, 0)
 
 
 class Plan:
@@ -90,7 +81,7 @@ class Plan:
         cut = [slice(None)] * raw.ndim
         cut[chunk.time_axis] = slice(chunk.lookback, None)
         self.fresh: Array = raw[tuple(cut)]
-        rows = by_item(contract, raw)
+        rows = rows_of(chunk.shape, raw)
         self.items: Array = rows[chunk.lookback :]
         self.back: Array | None = rows[: chunk.lookback] if chunk.lookback else None
         self.newest: Array | None = rows[t : t + chunk.lookback] if chunk.lookback else None

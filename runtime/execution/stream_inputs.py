@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import fixed, sized
 from dst.runtime.bundle.manifest import Contract, StreamInput
 from dst.runtime.errors import SessionError
-from dst.runtime.execution.buffers import sized
 
 Array = npt.NDArray[np.generic]
 
@@ -88,7 +88,7 @@ def _checked(wants: StreamInput, value: Array) -> Array:
             f"use .astype('{wants.dtype}')",
             code="stream-input-type",
         )
-    row = tuple(size for size in wants.shape if size != "B")
+    row = fixed(wants.shape)
     if value.shape not in (shape, row):
         other = f", or {list(row)} without the batch axis" if row != shape else ""
         raise SessionError(

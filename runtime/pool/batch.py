@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import rows_of, sized
 from dst.runtime.errors import NonFiniteError, SessionError, StepError
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.engine import Engine, first_line
 from dst.runtime.execution.finite import finite, pieces
 from dst.runtime.execution.inputs import Intake
 from dst.runtime.execution.items import check_tokens
-from dst.runtime.execution.step import by_item
 from dst.runtime.execution.stream_inputs import Given
 from dst.runtime.pool.slots import Side, row_of
 
@@ -54,7 +53,7 @@ class Lane:
     ) -> None:
         contract = engine.contract
         chunk = contract.chunk
-        rows = by_item(contract, raw)
+        rows = rows_of(contract.chunk.shape, raw)
         self.raw = raw
         self.feed = feed
         self.fresh = raw[(slice(None),) * chunk.time_axis + (slice(chunk.lookback, None),)]
@@ -122,7 +121,7 @@ class Batch:
             g.input: np.zeros(sized(g.shape, 0, batch), g.dtype) for g in contract.stream_inputs
         }
         places = {g.input: g.shape.index("B") for g in contract.stream_inputs}
-        axes = {o.name: o.shape.index("B") for o in contract.outputs}
+        axes = {o.name: o.batch_axis for o in contract.outputs}
         self.lanes = [
             Lane(
                 engine,

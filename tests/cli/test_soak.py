@@ -185,7 +185,7 @@ def test_data_is_fed_in_its_order_wherever_the_axes_are(shelf: Path, tmp_path: P
     plain = chunks_to_repeat(chunk, 4, path)
     assert plain.shape == (3, 1, 4, 2)
     assert plain.reshape(12, 2).tobytes() == rows[:12].tobytes()
-    turned = replace(chunk, shape=(2, "T", "B"), batch_axis=2, time_axis=1)
+    turned = replace(chunk, shape=(2, "T", "B"))
     assert chunks_to_repeat(turned, 4, path).tobytes() == plain.transpose(0, 3, 2, 1).tobytes()
 
 

@@ -316,9 +316,7 @@ class Between(Running):
                 normalisation=Normalisation(mean=(1.0, -2.0), std=(2.0, 0.5)),
             ),
         )
-        output = replace_struct(
-            self.contract.outputs[0], shape=("B", "T", 2), per="item", time_axis=1
-        )
+        output = replace_struct(self.contract.outputs[0], shape=("B", "T", 2))
         self.contract = replace_struct(self.contract, chunk=chunk, outputs=(output,))
 
     def forward(

@@ -9,7 +9,7 @@ import pytest
 
 from dst.quantize import quantize_bundle
 from dst.runtime import Session, replay_golden, surprise_bits
-from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.reader import open_bundle
 
 BYTES = 4096
 T = 32
@@ -50,5 +50,7 @@ def test_size_and_loss_keep_their_budgets(
     loss = loss_nats(Session.open(tmp_path / "q", chunk_sizes=[T]), items)
     assert loss != right
     assert loss - right <= budget_nats
+    assert open_bundle("text").manifest.upgraded_from is not None
+    assert done.bundle.manifest.upgraded_from is None  # it is another bundle
     lowerings = {graph.lowering for graph in done.bundle.manifest.graphs}
     assert lowerings == {"fused", "portable"}

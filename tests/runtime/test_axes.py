@@ -12,12 +12,11 @@ from tests.raising import refused
 from tests.windows import close, drawn_items, right_answers, window_contract, write_window
 
 from dst.runtime import Session, Stream, StreamPool
+from dst.runtime.bundle.layout import laid_out, rows_of
 from dst.runtime.bundle.manifest import Features, Normalisation, Shape
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, StepError
-from dst.runtime.execution.items import laid_out
 from dst.runtime.execution.memory import predict
-from dst.runtime.execution.step import by_item
 from dst.runtime.state.codec import pack
 
 SHAPES: tuple[Shape, ...] = (
@@ -54,14 +53,14 @@ def test_every_cut_and_a_save_give_the_right_answers(
     expected = [whole.advance(items)["y"], whole.flush()["y"]]
     assert y.tobytes() == np.concatenate(expected, contract.chunk.time_axis).tobytes()
     right = right_answers(contract, items)
-    close(by_item(contract, y), right)
+    close(rows_of(contract.chunk.shape, y), right)
 
 
 def test_a_chunk_is_laid_out_as_the_contract_has_it(session: Session) -> None:
     contract = session.contract
     items = drawn_items(contract, 4)
     chunk = laid_out(contract.chunk, items)
-    np.testing.assert_array_equal(by_item(contract, chunk), items)
+    np.testing.assert_array_equal(rows_of(contract.chunk.shape, chunk), items)
     by_chunk, by_items = session.stream(), session.stream()
     out = by_chunk.step(chunk)
     assert out["y"].tobytes() == by_items.advance(items)["y"].tobytes()

@@ -192,9 +192,14 @@ def seal_hash(manifest: Manifest) -> Manifest:
             "manifest.json",
         ),
         (
-            lambda r: rewritten(r, lambda m: replace(m, format_version=2)),
+            lambda r: rewritten(r, lambda m: replace(m, format_version=3)),
             Fault(BundleError, "format-version"),
-            "version 2; this runtime reads 'dst-bundle' version 1",
+            "version 3; this runtime reads 'dst-bundle' version 2$",
+        ),
+        (
+            lambda r: rewritten(r, lambda m: replace(m, format_version=1)),
+            Fault(BundleError, "format-version"),
+            "version 1; this runtime reads 'dst-bundle' version 2; `dst upgrade OLD NEW` writes",
         ),
         (
             lambda r: rewritten(r, lambda m: replace(m, state_hash="0" * 64)),
@@ -242,8 +247,48 @@ def test_unknown_and_missing_fields_are_refused(copy: Path, extra: str) -> None:
     if extra == "unknown":
         fields["contract"]["chunk"]["colour"] = 1
     else:
-        del fields["horizon"]
-    with refused(BundleError, "manifest-invalid", match=r"colour|horizon"):
+        del fields["producer"]
+    with refused(BundleError, "manifest-invalid", match=r"colour|producer"):
+        decode(canonical(fields))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "default"),
+    [
+        ([], "recipe", None),
+        ([], "precision", "float32"),
+        ([], "certificates", []),
+        ([], "quality", None),
+        (["contract"], "constants", []),
+        (["contract", "chunk"], "tail", "exact"),
+        (["contract", "chunk"], "lookback", 0),
+        (["contract", "chunk"], "pad_value", None),
+        (["contract", "outputs", 0], "levels", []),
+        (["contract", "state", 1], "init", {"kind": "zeros"}),
+        (["graphs", 1], "multiply_adds", {}),
+        (["graphs", 0], "batch", []),
+    ],
+)
+def test_a_default_that_is_spelled_out_is_refused(
+    copy: Path, place: list[str | int], name: str, default: object
+) -> None:
+    fields = json.loads((copy / "manifest.json").read_bytes())
+    part = fields
+    for step in place:
+        part = part[step]
+    assert name not in part
+    part[name] = default
+    del fields["bundle_id"]
+    fields["bundle_id"] = hashlib.sha256(canonical(fields)).hexdigest()
+    with refused(BundleError, "manifest-not-canonical"):
+        decode(canonical(fields))
+
+
+@pytest.mark.parametrize(("part", "name"), [("chunk", "batch_axis"), ("chunk", "time_axis")])
+def test_what_the_shape_says_is_not_said_again(copy: Path, part: str, name: str) -> None:
+    fields = json.loads((copy / "manifest.json").read_bytes())
+    fields["contract"][part][name] = 1
+    with refused(BundleError, "manifest-invalid", match=name):
         decode(canonical(fields))
 
 
@@ -345,9 +390,10 @@ def changes() -> list[tuple[Callable[[Manifest], Manifest], str]]:
         (chunk(allowed_t=[8, 4, 1]), "rising"),
         (chunk(allowed_t=[]), "empty"),
         (chunk(allowed_t=[1, 4, 8, 9]), r"no graph runs T = \[9\]"),
-        (chunk(time_axis=0), "axis 0"),
+        (chunk(shape=["B", "B"]), "needs one 'B'"),
         (chunk(shape=["B", "T", 6]), "batch and a time axis only"),
-        (chunk(shape=["B", "X"]), "is not 'T'"),
+        (chunk(shape=["B", "X"]), "needs one 'T'"),
+        (chunk(shape=["B", "T", "X"]), "unexpected 'X' at axis 2"),
         (chunk(dtype="float32"), "tokens are int64"),
         (chunk(pad_value=1.0), "give both or none"),
         (chunk(tail="pad"), "give both or none"),
@@ -355,11 +401,12 @@ def changes() -> list[tuple[Callable[[Manifest], Manifest], str]]:
         (chunk(lookback=2), "lookback_fill"),
         (chunk(input="h"), "graph input 'h' is named twice"),
         (state(output="logits"), "graph output 'logits' is named twice"),
-        (state(batch_axis=1), "is not 'B'"),
+        (state(shape=(8,)), "needs one 'B'"),
+        (state(shape=("B", "B")), "needs one 'B'"),
         (state(shape=("B", 0)), "expected at least 1"),
         (state(shape=("B", "T")), "unexpected 'T'"),
-        (output(per="chunk"), "per `chunk`"),
-        (output(shape=("B", 256)), "is not 'T'"),
+        (output(shape=("T", 256)), "needs one 'B'"),
+        (output(shape=("B", "T", "T")), "unexpected 'T' at axis 1"),
         (output(meaning="quantiles"), "levels"),
         (output(meaning="quantiles", levels=(0.5,)), "1 levels"),
         (output(dtype="int64"), "float dtype"),

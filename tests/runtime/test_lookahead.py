@@ -23,14 +23,13 @@ from tests.windows import (
 )
 
 from dst.runtime import Session, StateStore, Stream, StreamPool, generate, replay
-from dst.runtime.bundle.folder import open_bundle
+from dst.runtime.bundle.layout import laid_out, rows_of
 from dst.runtime.bundle.manifest import Contract, Tokens
+from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, PartialChunkError, StepError, StoreError
-from dst.runtime.execution.items import laid_out
 from dst.runtime.execution.memory import predict
 from dst.runtime.execution.recurrence import Recurrence
-from dst.runtime.execution.step import by_item
 from dst.runtime.golden import replay_golden
 from dst.runtime.health import Health, Limits
 from dst.runtime.state.codec import pack, unpack
@@ -155,7 +154,7 @@ def test_answers_are_those_of_the_equations(session: Session) -> None:
     chunk = contract.chunk
     items = drawn_items(contract, COUNT)
     stream = session.stream(inputs=inputs_of(session))
-    y = by_item(contract, stream.advance(items)["y"])
+    y = rows_of(contract.chunk.shape, stream.advance(items)["y"])
     done = (COUNT - chunk.lookahead) // chunk.nominal_t * chunk.nominal_t
     assert (len(y), stream.items_consumed, stream.pending) == (done, done, COUNT - done)
     close(y, right_of(contract, items)[:done], 1e-4)
@@ -210,8 +209,8 @@ def test_a_padded_flush_answers_as_if_padding_followed(
     pads = np.full((chunk.nominal_t + chunk.lookahead, *items.shape[1:]), 0.5, np.float32)
     whole = session.stream(inputs=inputs_of(session))
     expected = whole.advance(np.concatenate([items, pads]))["y"]
-    found = by_item(contract, joined(contract, [first, rest])["y"])
-    assert found.tobytes() == by_item(contract, expected)[:count].tobytes()
+    found = rows_of(contract.chunk.shape, joined(contract, [first, rest])["y"])
+    assert found.tobytes() == rows_of(contract.chunk.shape, expected)[:count].tobytes()
     pool = StreamPool(session, 3, inputs=inputs_of(session))
     pool.advance({0: items, 1: drawn_items(contract, 17, 1)})
     held = [pack(pool.swap_out(slot)) for slot in range(3)]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dst.runtime import Session, open_bundle, predict, rss_bytes
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.buffers import ALIGNMENT, Layout, sized
+from dst.runtime.execution.buffers import ALIGNMENT, Layout
 from dst.runtime.execution.memory import peak_rss_bytes
 
 STREAMS = 7

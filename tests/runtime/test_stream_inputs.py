@@ -21,8 +21,8 @@ from tests.windows import (
 
 from dst.evaluate.providers import time_golden
 from dst.runtime import Session, SlotError, StateStore, Stream, StreamPool, write_bundle
-from dst.runtime.bundle.folder import open_bundle
 from dst.runtime.bundle.manifest import Shape, StreamInput
+from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, SessionError, StateCorruptError
 from dst.runtime.execution.memory import predict

@@ -122,7 +122,7 @@ def test_a_damaged_bundle_is_replaced(
 
 def test_a_bundle_of_another_version_is_replaced(copy: Path, text_parts: Parts) -> None:
     fields = json.loads((copy / "manifest.json").read_bytes())
-    (copy / "manifest.json").write_bytes(canonical(fields | {"format_version": 2}))
+    (copy / "manifest.json").write_bytes(canonical(fields | {"format_version": 1}))
     sealed = write_bundle(copy, *text_parts, overwrite=True)
     assert open_bundle(copy).manifest == sealed
 

@@ -8,6 +8,7 @@ atheris.
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 from xxhash import xxh3_128
 
@@ -87,6 +88,18 @@ def with_checksum(data: bytes) -> bytes:
     return data[:_CHECKSUM_AT] + xxh3_128(blank).hexdigest().encode() + data[_CHECKSUM_AT + 32 :]
 
 
+def hash_of_state(state: Any) -> str:
+    """Return the `state_hash` of a contract's state as JSON has it, whatever that holds."""
+    try:
+        full = [
+            {"init": {"kind": "zeros"}, "role": "memory", **s, "batch_axis": s["shape"].index("B")}
+            for s in state
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        full = state
+    return hashlib.sha256(canonical(full)).hexdigest()
+
+
 def with_ids(data: bytes) -> bytes:
     """Make a manifest canonical and its two hashes right, where it is JSON at all."""
     try:
@@ -94,7 +107,7 @@ def with_ids(data: bytes) -> bytes:
         if isinstance(fields, dict) and fields.get("format") == FORMAT:
             contract = fields.get("contract")
             state = contract.get("state") if isinstance(contract, dict) else None
-            fields["state_hash"] = hashlib.sha256(canonical(state)).hexdigest()
+            fields["state_hash"] = hash_of_state(state)
             fields.pop("bundle_id", None)
             fields["bundle_id"] = hashlib.sha256(canonical(fields)).hexdigest()
         return canonical(fields)

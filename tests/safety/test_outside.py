@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from tests.raising import refused
 from tests.safety.conftest import WIDTH, external, sum_files, sum_manifest, sum_model
-from tests.safety.laws import with_checksum
+from tests.safety.laws import hash_of_state, with_checksum
 from tests.safety.writer import synthetic
 
 from dst.runtime import errors, open_bundle, write_bundle
@@ -176,8 +176,7 @@ def edited(change: Callable[[dict[str, object]], object]) -> bytes:
         name: {"sha256": "0" * 64, "size": 1} for name in sum_files() if isinstance(name, str)
     }
     change(sealed)
-    sealed["state_hash"] = hashlib.sha256(canonical(sealed["contract"]["state"])).hexdigest()
-    del sealed["bundle_id"]
+    sealed["state_hash"] = hash_of_state(sealed["contract"]["state"])
     sealed["bundle_id"] = hashlib.sha256(canonical(sealed)).hexdigest()
     return canonical(sealed)
 

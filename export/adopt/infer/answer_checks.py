@@ -11,6 +11,7 @@ from dst.export.adopt.infer.answers import Answers
 from dst.export.adopt.infer.layout import Placed
 from dst.export.adopt.infer.ports import Port, Ports
 from dst.export.errors import AdoptError
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Shape
 
 Array = npt.NDArray[np.generic]
@@ -149,7 +150,7 @@ def start_of(where: str, placed: Placed, start: Array) -> Array:
         AdoptError: it has another shape, or holds what the state cannot.
     """
     port, start = placed.port, np.asarray(start)
-    one = tuple(1 if d == "B" else int(d) for d in placed.own_shape)
+    one = sized(placed.own_shape, 1)
     if start.ndim and start.shape != one:
         raise AdoptError(
             f"{where}: --init {port.name}: has shape {list(start.shape)}, expected one number or "
@@ -184,7 +185,7 @@ def stream_value(where: str, port: Port, shape: Shape, value: Array | None) -> A
     Raises:
         AdoptError: it has another shape, or holds what the input cannot.
     """
-    one = tuple(1 if d == "B" else int(d) for d in shape)
+    one = sized(shape, 1)
     if value is None:
         random = np.random.default_rng(1)
         if port.dtype.startswith("float"):

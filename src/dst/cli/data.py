@@ -15,8 +15,8 @@ from dst.cli.inputs.rows import item_blocks
 from dst.cli.inputs.token_text import tokenizer_for
 from dst.evaluate.inputs import feed_of
 from dst.runtime import Bundle, TextTokenizer
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
-from dst.runtime.execution.items import laid_out
 
 Array = npt.NDArray[np.generic]
 

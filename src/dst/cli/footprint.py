@@ -17,8 +17,8 @@ from dst.cli.output import Output, foreign
 from dst.cli.paths import check_paths
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
+from dst.runtime.bundle.layout import sized
 from dst.runtime.errors import SessionError
-from dst.runtime.execution.buffers import sized
 from dst.runtime.execution.memory import peak_rss_bytes
 from dst.runtime.golden import golden_inputs
 from dst.words import mib

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Bundle
+from dst.runtime.bundle.layout import laid_out, rows_of
 from dst.runtime.bundle.manifest import Tokens, item_shape
-from dst.runtime.execution.items import laid_out
-from dst.runtime.execution.step import by_item
 
 Array = npt.NDArray[np.generic]
 RANDOM_ITEMS = 1024
@@ -53,7 +52,7 @@ def feed_of(bundle: Bundle) -> Feed:
     if runs:
         held = bundle.tensors(runs[-1].file).get(f"t{runs[-1].t}/chunk")
         if held is not None and held.ndim == 1 + len(contract.chunk.shape):
-            rows = [by_item(contract, step)[: runs[-1].t] for step in held]
+            rows = [rows_of(contract.chunk.shape, step)[: runs[-1].t] for step in held]
             return Feed("golden run", np.concatenate(rows))
     random = np.random.default_rng(0)
     content = contract.chunk.content

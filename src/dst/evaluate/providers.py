@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.folder import Bundle
 from dst.runtime.bundle.manifest import Graph
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
 from dst.runtime.golden import golden_chunks, golden_runs, golden_stream

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper, shape_inference
 
 from dst.graphs.walk import attribute
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Contract, window
-from dst.runtime.execution.buffers import sized
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -12,8 +12,8 @@ from tests.runtime.conftest import gain_contract, gain_model
 from tests.steps import INT64, Array, info, model_bytes, output_of, state_of
 
 from dst.runtime import write_bundle
-from dst.runtime.bundle.folder import open_bundle
 from dst.runtime.bundle.manifest import Manifest
+from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.pool import StreamPool
 from dst.runtime.state.codec import pack
 
@@ -79,8 +79,6 @@ def write_columns(root: Path, base: Manifest, width: int) -> None:
     chunk = msgspec.structs.replace(
         contract.chunk,
         shape=("T", "B"),
-        batch_axis=1,
-        time_axis=0,
         lookback=2,
         lookback_fill=0.5,
     )

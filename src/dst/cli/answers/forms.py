@@ -11,8 +11,9 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dst.cli.answers.rows import Answers, Classes, columns_of, flat, row_shape
+from dst.cli.answers.rows import Answers, Classes, columns_of, flat
 from dst.cli.errors import WrongUseError
+from dst.runtime.bundle.layout import fixed
 from dst.runtime.bundle.manifest import Output
 
 Array = npt.NDArray[np.generic]
@@ -110,7 +111,7 @@ class _Npy:
 
     def head(self) -> bytes:
         room = io.BytesIO()
-        shape = (self._count, *row_shape(self._output))
+        shape = (self._count, *fixed(self._output.shape))
         kind = np.dtype(self._output.dtype).newbyteorder("<")
         held = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(room, held)  # keeps its length while the count grows
@@ -128,7 +129,7 @@ class _Npy:
     def resume(self, file: BinaryIO, items: int) -> int:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        want = (*shape[:1], *row_shape(self._output))
+        want = (*shape[:1], *fixed(self._output.shape))
         if (
             shape != want
             or dtype != np.dtype(self._output.dtype)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import names_of
-from dst.runtime.bundle.manifest import Contract, Output, Shape
+from dst.runtime.bundle.layout import fixed
+from dst.runtime.bundle.manifest import Contract, Output
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -35,22 +36,6 @@ class Answers:
     items: dict[str, Array]
     chunks: dict[str, Array]
     ends: tuple[int, ...]
-
-
-def rows_of(output: Output, value: Array) -> Array:
-    """View an output of one step, B = 1, as `[T, ...]`, or as `[1, ...]` where it is per chunk."""
-    batch = output.shape.index("B")
-    if output.time_axis is None:
-        return np.moveaxis(value, batch, 0)
-    first: list[slice | int] = [slice(None)] * value.ndim
-    first[batch] = 0
-    return np.moveaxis(value[tuple(first)], output.time_axis - (batch < output.time_axis), 0)
-
-
-def row_shape(output: Output) -> tuple[int, ...]:
-    """The fixed sizes of an output: the shape of one row."""
-    shape: Shape = output.shape
-    return tuple(size for size in shape if not isinstance(size, str))
 
 
 def flat(rows: Array) -> Array:
@@ -136,11 +121,11 @@ def classes_of(names: Sequence[str], outputs: Sequence[Output]) -> Classes:
     Raises:
         WrongUseError: no output has so many values, or several have.
     """
-    fitting = [o for o in outputs if row_shape(o) == (len(names),)]
+    fitting = [o for o in outputs if fixed(o.shape) == (len(names),)]
     logits = [o for o in fitting if o.meaning == "logits"]
     fitting = logits or fitting
     if len(names) < 2 or not fitting:
-        sizes = ", ".join(f"`{o.name}` {list(row_shape(o))}" for o in outputs)
+        sizes = ", ".join(f"`{o.name}` {list(fixed(o.shape))}" for o in outputs)
         raise WrongUseError(
             f"--classes: {len(names)} names, and no output has a row of so many values; the "
             f"outputs are {sizes}"
@@ -155,7 +140,7 @@ def classes_of(names: Sequence[str], outputs: Sequence[Output]) -> Classes:
 
 def columns_of(output: Output, classes: Classes | None) -> list[str]:
     """Name the values of a row: `y`, `y.0`, `y.1` … in C order, or `y.CLASS`."""
-    shape = row_shape(output)
+    shape = fixed(output.shape)
     if classes is not None and classes.output == output.name:
         return [f"{output.name}.{name}" for name in classes.names]
     return [".".join([output.name, *map(str, place)]) for place in np.ndindex(*shape)]

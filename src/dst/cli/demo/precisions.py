@@ -16,7 +16,7 @@ from dst.cli.answers.scores import measure_for
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.reading import Reading
 from dst.runtime import Session, open_bundle
-from dst.runtime.bundle.folder import shipped
+from dst.runtime.bundle.reader import shipped
 
 _BLOCK = 2048
 _UNTIMED = 1  # blocks at the start, which open graphs and warm them

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dst.cli.answers.rows import Answers, row_shape, rows_of
+from dst.cli.answers.rows import Answers
 from dst.cli.answers.scores import Floats, Measure, measure_for
 from dst.cli.errors import WrongUseError
 from dst.runtime import Session, Stream
+from dst.runtime.bundle.layout import fixed, laid_out, rows_of
 from dst.runtime.errors import SessionError
-from dst.runtime.execution.items import laid_out
+from dst.runtime.execution.chunking import join
 
 Array = npt.NDArray[np.generic]
 
@@ -234,10 +235,7 @@ class Reading:
             first, second = self._stream.advance(self._held[:count]), self._stream.flush()
         finally:
             self._stream.restore(before)
-        outputs = {
-            o.name: np.concatenate([first[o.name], second[o.name]], axis=o.time_axis or 0)
-            for o in self._contract.outputs
-        }
+        outputs = join(self._contract, first, second)
         nominal = self._contract.chunk.nominal_t
         ends = [*range(nominal, count + 1, nominal), *([count] if count % nominal else [])]
         answers = self._answers(outputs, base, count, ends, stacked=True)
@@ -284,12 +282,14 @@ class Reading:
         for o in self._contract.outputs:
             value = outputs[o.name]
             if o.time_axis is not None:
-                items[o.name] = rows_of(o, value)[told:count].copy()
+                items[o.name] = rows_of(o.shape, value)[told:count].copy()
             elif stacked:
-                none = np.empty((0, *row_shape(o)), o.dtype)
-                chunks[o.name] = np.concatenate([none, *(rows_of(o, value[at]) for at in late)])
+                none = np.empty((0, *fixed(o.shape)), o.dtype)
+                chunks[o.name] = np.concatenate(
+                    [none, *(rows_of(o.shape, value[at]) for at in late)]
+                )
             else:
-                chunks[o.name] = rows_of(o, value)[: len(late)].copy()
+                chunks[o.name] = rows_of(o.shape, value)[: len(late)].copy()
         numbers = tuple(base + ends[at] for at in late)
         return Answers(base + told + 1, count - told, items, chunks, numbers)
 

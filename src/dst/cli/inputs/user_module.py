@@ -70,7 +70,9 @@ class Spec:
         """Make it, with B = 1 and T = ``t``; random where no value is given."""
         import torch
 
-        shape = [{"B": 1, "T": t}[d] if isinstance(d, str) else d for d in self.shape]
+        from dst.runtime.bundle.layout import sized
+
+        shape = sized(self.shape, t)
         dtype: torch.dtype = getattr(torch, self.dtype)
         if self.value is not None:
             return torch.full(shape, self.value).to(dtype)

@@ -18,7 +18,7 @@ from dst.cli.output import Output, check_folder, foreign, table
 from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.runtime import open_bundle
-from dst.runtime.bundle.folder import Bundle
+from dst.runtime.bundle.reader import Bundle
 from dst.runtime.install import install_line
 from dst.words import mib
 
@@ -110,7 +110,7 @@ def quantize(
     measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
     _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
     with needing("quantize", "onnx"):
-        from dst.cli.verbs.quantize_auto import pick_recipe
+        from dst.cli.autotune import pick_recipe
         from dst.quantize import Override, override_named, quantize_bundle, recipe_named
     if recipe is None:
         return lambda: pick_recipe(

@@ -12,7 +12,7 @@ import onnx
 
 from dst.evaluate.quality.distance import rows
 from dst.runtime import Session
-from dst.runtime.execution.items import laid_out
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.golden import golden_inputs, relative_error
 
 Array = npt.NDArray[np.generic]

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.layout import rows_of
 from dst.runtime.bundle.manifest import Contract, Features, Output, Tokens
 
 Array = npt.NDArray[np.generic]
@@ -74,13 +75,7 @@ def divergence_for(contract: Contract) -> Divergence:
 
 def rows(output: Output, value: Array) -> Floats:
     """View one output, B = 1, as float64 `[T, ...]`, or `[1, ...]` where it is one per chunk."""
-    only: list[slice | int] = [slice(None)] * value.ndim
-    batch = output.shape.index("B")
-    only[batch] = 0
-    held = np.asarray(value[tuple(only)], np.float64)
-    if output.time_axis is None:
-        return held[None]
-    return np.moveaxis(held, output.time_axis - (batch < output.time_axis), 0)
+    return np.asarray(rows_of(output.shape, value), np.float64)
 
 
 def log_softmax(logits: Floats) -> Floats:

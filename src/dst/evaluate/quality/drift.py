@@ -7,8 +7,8 @@ import numpy as np
 
 from dst.evaluate.quality.float64 import widened
 from dst.runtime import Bundle, DstError, Session
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Graph
-from dst.runtime.execution.buffers import sized
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ def widened(full: Bundle, graph: Graph, path: Path) -> Bundle:
         golden=(),
         certificates=(),
         quality=None,
+        upgraded_from=None,
         weights_bytes=2 * full.manifest.weights_bytes,
     )
     files: dict[str, bytes | Path] = {GRAPH_FILE: model.SerializeToString()}

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
 from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
 from dst.runtime import Session, Snapshot
+from dst.runtime.bundle.layout import rows_of, sized
 from dst.runtime.errors import NonFiniteError, StateMismatchError, StepError
-from dst.runtime.execution.buffers import sized
-from dst.runtime.execution.step import by_item
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]
@@ -130,7 +129,6 @@ def _check_ends(reference: Session, other: Session) -> None:
     left, right = reference.contract, other.contract
     ends = [
         ("chunk", left.chunk.shape, right.chunk.shape),
-        ("time axis", left.chunk.time_axis, right.chunk.time_axis),
         ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
     ]
     shapes = {output.name: output.shape for output in left.outputs}
@@ -220,7 +218,7 @@ class _Runs:
         shape = sized(contract.chunk.shape, walk.t + self._behind)
         self._chunk = np.empty(shape, contract.chunk.dtype)
         self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
-        self._rows = by_item(contract, self._chunk)
+        self._rows = rows_of(contract.chunk.shape, self._chunk)
         states = contract.state if walk.states else ()
         self._floats = [s for s in states if s.dtype.startswith("float")]
         ends = edges(-(-walk.length // walk.t) * walk.t)

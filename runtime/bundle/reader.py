@@ -1,40 +1,29 @@
-"""Bundles on disk: a path or a shipped name in, a verified `Bundle` out; and the writer."""
+"""Open a bundle: find its directory, check every file, and read its tensors."""
 
 import glob
 import os
-import shutil
 import stat
 import sys
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
 import dst
-from dst.runtime.bundle.manifest import (
-    FORMAT,
-    FileEntry,
-    Manifest,
-    Stored,
-    claimed_files,
-    decode,
-    encode,
-    seal,
-)
-from dst.runtime.bundle.validation import INIT_FILE, MANIFEST_FILE, check_name
-from dst.runtime.errors import BundleError, BundleExistsError, BundleNotFoundError, shown
-from dst.runtime.files import copy_synced, sha256_of, sync_directory, write_synced
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import Manifest, Stored, decode
+from dst.runtime.bundle.validation import INIT_FILE, MANIFEST_FILE
+from dst.runtime.errors import BundleError, BundleNotFoundError, shown
+from dst.runtime.files import sha256_of
 
 MAX_MANIFEST_BYTES = 1 << 24
-
-_OLD = ".old"  # what a bundle's hidden name ends in while another takes its place
+REPLACED = ".old"
+"""What the hidden name of a bundle ends in while another takes its place."""
 
 Array = npt.NDArray[np.generic]
 
@@ -62,7 +51,7 @@ class Bundle:
         Raises:
             BundleError: `file-missing`: the manifest does not list it, or it is gone.
             BundleError: `file-size`: its size is no longer the listed one.
-            BundleError: it is not a safetensors file.
+            BundleError: `tensors-unreadable`: it is not a safetensors file.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -85,7 +74,7 @@ class Bundle:
             ) from None
 
     def init_tensors(self) -> dict[str, Array]:
-        """Read the stored initial tensors: state input name -> array with batch axis 1.
+        """Read the stored initial tensors by the name of the state input, each with B = 1.
 
         Raises:
             BundleError: `init-tensors`: one is missing, or has another dtype or shape than the
@@ -97,7 +86,7 @@ class Bundle:
             if not isinstance(state.init, Stored):
                 continue
             held = self.tensors(INIT_FILE) if held is None else held
-            shape = tuple(1 if size == "B" else size for size in state.shape)
+            shape = sized(state.shape, 0)
             value = held.get(state.init.tensor)
             if value is None:
                 raise BundleError(
@@ -116,7 +105,12 @@ class Bundle:
 
 
 def shipped() -> dict[str, Path]:
-    """Return the bundles that come with the package: name -> directory."""
+    """Return the directories of the bundles that come with the package, by name.
+
+    Example:
+        >>> list(shipped())
+        ['text', 'text-int4', 'text-int8']
+    """
     folder = Path(dst.__file__).parent / "shipped"
     if not folder.is_dir():
         return {}
@@ -128,6 +122,10 @@ def locate(path: str | Path) -> Path:
 
     Raises:
         BundleNotFoundError: neither; the message lists the shipped names.
+
+    Example:
+        >>> locate("text").name
+        'text'
     """
     given = Path(path)
     if given.is_dir():
@@ -137,8 +135,10 @@ def locate(path: str | Path) -> Path:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
     names = f"shipped bundles: {', '.join(ours)}" if ours else _not_packed()
-    kept = sorted(given.parent.glob(f".{glob.escape(given.name)}.*{_OLD}")) if given.name else []
-    if kept:  # a process was killed between the two renames of `_swap`
+    kept = (
+        sorted(given.parent.glob(f".{glob.escape(given.name)}.*{REPLACED}")) if given.name else []
+    )
+    if kept:  # a process was killed between the two renames of `write_bundle`
         why += (
             f"; the bundle that stood there is kept as {kept[-1].name}, rename it to have it back"
         )
@@ -161,11 +161,27 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
         verify: `full` hashes every file, `size` only compares sizes.
 
     Raises:
-        BundleError: one subclass per broken clause of FORMAT.md; the message names it.
+        BundleError: a rule of FORMAT.md is broken; `code` says which, the message where.
+
+    Example:
+        >>> bundle = open_bundle("text", verify="size")
+        >>> bundle.label, [graph.file for graph in bundle.manifest.graphs]
+        ('bundle text/', ['step.onnx', 'step_t32.onnx', 'step_t1.onnx'])
+    """
+    return open_with(decode, path, verify)
+
+
+def open_with(
+    read: Callable[[bytes], Manifest], path: str | Path, verify: Literal["full", "size"] = "full"
+) -> Bundle:
+    """Open a bundle as `open_bundle` does, with another reader of manifest.json.
+
+    Raises:
+        BundleError: as `open_bundle`, and what `read` raises.
     """
     try:
         root = locate(path).resolve()
-        return _open(root, f"bundle {root.name}/", verify)
+        return _open(read, root, f"bundle {root.name}/", verify)
     except OSError as error:
         raise BundleError(
             f"bundle {str(path)!r}: cannot be read: {error.strerror or error}",
@@ -173,8 +189,10 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
         ) from error
 
 
-def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
-    sizes = _listing(root, label)
+def _open(
+    read: Callable[[bytes], Manifest], root: Path, label: str, verify: Literal["full", "size"]
+) -> Bundle:
+    sizes = listing(root, label)
     if MANIFEST_FILE not in sizes:
         raise BundleError(
             f"{label}: has no {MANIFEST_FILE}; is this a bundle?", code="file-missing"
@@ -186,7 +204,7 @@ def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
             code="file-too-large",
         )
     try:
-        manifest = decode((root / MANIFEST_FILE).read_bytes())
+        manifest = read((root / MANIFEST_FILE).read_bytes())
     except BundleError as error:
         raise error.within(label) from None
     for name in sizes:
@@ -221,8 +239,12 @@ def _open(root: Path, label: str, verify: Literal["full", "size"]) -> Bundle:
     return Bundle(root, manifest)
 
 
-def _listing(root: Path, label: str) -> dict[str, int]:
-    """Name -> size in bytes of everything in a bundle; only plain files may be there."""
+def listing(root: Path, label: str) -> dict[str, int]:
+    """Return the size in bytes of everything in a bundle's directory, by name.
+
+    Raises:
+        BundleError: `file-is-link`, `file-not-regular`: something there is no plain file.
+    """
     sizes: dict[str, int] = {}
     with os.scandir(root) as entries:
         for entry in entries:
@@ -240,140 +262,3 @@ def _listing(root: Path, label: str) -> dict[str, int]:
                 )
             sizes[entry.name] = os.stat(entry.path, follow_symlinks=False).st_size
     return sizes
-
-
-def write_bundle(
-    path: str | Path,
-    manifest: Manifest,
-    files: Mapping[str, bytes | Path],
-    *,
-    overwrite: bool = False,
-) -> Manifest:
-    """Write a bundle in one rename: it is there complete, or not at all.
-
-    Args:
-        path: the directory to make; its parent must exist.
-        manifest: complete but for `files`, `state_hash` and `bundle_id`.
-        files: every other file of the bundle, as bytes or as a file to copy.
-        overwrite: replace a bundle that stands at `path`, never anything else: not a directory
-            whose manifest.json is none of this format, nor one that holds anything unlisted.
-
-    Returns:
-        The sealed manifest, as written.
-
-    Raises:
-        BundleExistsError: something stands at `path` that is not to be replaced; it is untouched.
-        BundleError: the manifest breaks the format, or the disk refused.
-    """
-    target = Path(path)
-    check_target(target, overwrite)
-    for name in files:
-        check_name(name)
-    work = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        os.mkdir(work)
-        sealed = _fill(work, manifest, files)
-        _swap(work, target)
-    except OSError as error:
-        raise BundleError(
-            f"bundle {target.name}/: cannot be written: {error}", code="bundle-unwritable"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return sealed
-
-
-def check_target(target: Path, overwrite: bool) -> None:
-    """Check that a bundle may be written here, before any work is done for it.
-
-    Raises:
-        BundleExistsError: something stands there that is not to be replaced.
-        BundleError: the folder it would stand in is missing.
-    """
-    if not target.absolute().parent.is_dir():
-        raise BundleError(
-            f"{target}: there is no folder {target.parent} to write it in; make it",
-            code="bundle-unwritable",
-        )
-    if not os.path.lexists(target):
-        return
-    if not overwrite:
-        raise BundleExistsError(f"{target} exists; give another path, or overwrite (--overwrite)")
-    reason = _why_no_bundle(target)
-    if reason is not None:
-        raise BundleExistsError(
-            f"{target} is not a bundle: {reason}; it was left as it is, give another path"
-        )
-
-
-def _why_no_bundle(target: Path) -> str | None:
-    """Say why replacing `target` might cost more than a bundle, or None if it would not."""
-    if target.is_symlink():
-        return "it is a link"
-    if not target.is_dir():
-        return "it is no directory"
-    try:
-        held = _listing(target, f"bundle {target.name}/")
-        if MANIFEST_FILE not in held:
-            return f"it has no {MANIFEST_FILE}"
-        if held[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
-            return f"its {MANIFEST_FILE} has more than {MAX_MANIFEST_BYTES} bytes"
-        listed = claimed_files((target / MANIFEST_FILE).read_bytes())
-    except BundleError as error:
-        return str(error)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror or error}"
-    if listed is None:
-        return f"its {MANIFEST_FILE} does not say that its format is {FORMAT!r}"
-    unlisted = sorted(held.keys() - listed - {MANIFEST_FILE})
-    return (
-        f"it holds {shown(unlisted[0])}, which its {MANIFEST_FILE} does not list"
-        if unlisted
-        else None
-    )
-
-
-def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:
-    entries: dict[str, FileEntry] = {}
-    for name, content in sorted(files.items()):
-        if isinstance(content, bytes):
-            write_synced(work / name, [content])
-        else:
-            copy_synced(content, work / name)
-        size = (work / name).stat().st_size
-        entries[name] = FileEntry(sha256=sha256_of(work / name), size=size)
-    sealed = seal(msgspec.structs.replace(manifest, files=entries))
-    data = encode(sealed)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            f"{MANIFEST_FILE} has {len(data)} bytes; cap {MAX_MANIFEST_BYTES}",
-            code="manifest-invalid",
-        )
-    write_synced(work / MANIFEST_FILE, [data])
-    sync_directory(work)
-    return sealed
-
-
-def _swap(work: Path, target: Path) -> None:
-    """Rename `work` to `target`; a bundle that stands there goes, or comes back on failure."""
-    old = work.with_suffix(_OLD)
-    try:
-        if os.path.lexists(target):
-            os.rename(target, old)
-        os.rename(work, target)
-    except BaseException:  # an interrupt too, after either of the two
-        if os.path.lexists(target):
-            shutil.rmtree(old, ignore_errors=True)
-        elif old.exists():
-            os.rename(old, target)
-        raise
-    try:
-        sync_directory(target.resolve().parent)
-    except OSError as error:
-        kept = f"; the one before is kept as {old.name}" if old.exists() else ""
-        raise BundleError(
-            f"bundle {target.name}/: is in place, but its directory cannot be synced: "
-            f"{error.strerror or error}; a loss of power may undo this{kept}",
-            code="not-synced",
-        ) from error
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Turn the letters of a shape into sizes, and lay items out in the shape of a chunk.
+
+A shape holds sizes and the letters `B` (batch) and `T` (items per chunk), each at most once. A run
+of items is `[n, ...]`: time first, then the fixed axes in the shape's order, without a batch axis.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.schema import Chunk, Shape
+
+Array = npt.NDArray[np.generic]
+
+
+def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
+    """Return a shape with numbers in place of its letters.
+
+    Example:
+        >>> sized(("B", "T", 40), t=8)
+        (1, 8, 40)
+    """
+    sizes = {"B": batch, "T": t}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
+
+
+def fixed(shape: Shape) -> tuple[int, ...]:
+    """Return the axes of a shape that are neither batch nor time, in their order.
+
+    Example:
+        >>> fixed(("B", 257, "T", 2))
+        (257, 2)
+    """
+    return tuple(size for size in shape if not isinstance(size, str))
+
+
+def item_shape(chunk: Chunk) -> tuple[int, ...]:
+    """Return the shape of one item of a chunk."""
+    return fixed(chunk.shape)
+
+
+def window(chunk: Chunk, t: int) -> int:
+    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
+    return chunk.lookback + t + chunk.lookahead
+
+
+def laid_out(chunk: Chunk, items: Array) -> Array:
+    """Lay out a run of items `[n, ...]` as the contract lays out a chunk, with B = 1.
+
+    For a chunk `[B, 257, T, 2]`, items `[n, 257, 2]` become `[1, 257, n, 2]`. The result is
+    contiguous and may share the items' memory.
+    """
+    time = chunk.time_axis - (chunk.batch_axis < chunk.time_axis)
+    return np.ascontiguousarray(np.expand_dims(np.moveaxis(items, 0, time), chunk.batch_axis))
+
+
+def rows_of(shape: Shape, array: Array) -> Array:
+    """View an array of such a shape, B = 1, as `[T, ...]`: one row per item.
+
+    Where the shape has no `T`, the result is `[1, ...]`: one row per chunk.
+
+    Example:
+        >>> rows_of((2, "T", "B"), np.zeros((2, 8, 1))).shape
+        (8, 2)
+        >>> rows_of(("B", 2), np.zeros((1, 2))).shape
+        (1, 2)
+    """
+    batch = shape.index("B")
+    if "T" not in shape:
+        return np.moveaxis(array, batch, 0)
+    only: list[slice | int] = [slice(None)] * array.ndim
+    only[batch] = 0
+    time = shape.index("T")
+    return np.moveaxis(array[tuple(only)], time - (batch < time), 0)
