@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dst.cli.app import call
 from dst.evaluate import measure
-from dst.evaluate.quality import Budget, Settings, report
+from dst.evaluate.quality import Budget, Settings, horizon_report
 from dst.quantize import Calibration, override_named, quantize_bundle
 
 Floats = npt.NDArray[np.float32]
@@ -144,7 +144,7 @@ def tried(kind: str, hidden: int, given: argparse.Namespace, folder: Path) -> bo
         if recipe == "float32":
             continue
         settings = Settings(budget=Budget(), heads=0, drift_items=0)
-        made = report(full, paths[recipe], items, given.items, settings)
+        made = horizon_report(full, paths[recipe], items, given.items, settings)
         error = next(gate for gate in made.gates if gate.name == "error")
         ratios = [cell.ratio for cell in entry.cells]
         on_disk, held = sizes[recipe]

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from dst.evaluate.quality import Settings, report
+from dst.evaluate.quality import Settings, horizon_report
 from dst.graphs.weights import pack
 from dst.quantize import Calibration, recipe_named
 from dst.quantize.assign import choose
@@ -200,7 +200,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "rounded"
                 spent = rounded_bundle(bundle, graphs[0], path, way, block, seen)
-                found = report(given.bundle, path, items[: given.items], given.items, settings)
+                found = horizon_report(
+                    given.bundle, path, items[: given.items], given.items, settings
+                )
             ranges = [r for r in found.ranges if r.items]
             count = sum(r.items for r in ranges)
             loss = sum(r.items * (r.loss_difference or 0.0) for r in ranges) / count

@@ -99,6 +99,6 @@ def _apart(task: Task, other: Bundle, progress: Progress) -> float:
     if ran.broke_at is not None:
         return math.inf
     sums = [ran.free.sums(where) for where in range(len(ran.free.ends))]
-    above: Floats = np.sum([held.above for held in sums], axis=0)
-    below: Floats = np.sum([held.below for held in sums], axis=0)
-    return mean_of(above, below, root=ran.unit == "relative")
+    error: Floats = np.sum([held.error for held in sums], axis=0)
+    scale: Floats = np.sum([held.scale for held in sums], axis=0)
+    return mean_of(error, scale, root=ran.unit == "relative")

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dst.evaluate.quality import Report, report
+from dst.evaluate.quality import Report, horizon_report
 from dst.evaluate.quality.rollout import BrokeAtOnceError
 from dst.evaluate.quality.sizes import parts_of
 from dst.quantize.autotune.speed import Speed, measure_speed
@@ -113,7 +113,9 @@ def quality(
 ) -> Report | str:
     """Make the horizon report of a trial's length, or say why the candidate broke at once."""
     try:
-        return report(full.root, candidate.root, items, trial.items, trial.settings, progress)
+        return horizon_report(
+            full.root, candidate.root, items, trial.items, trial.settings, progress
+        )
     except BrokeAtOnceError as broke:
         return str(broke)
 

@@ -21,6 +21,7 @@ from tests.steps import (
 
 from dst.runtime import write_bundle
 from dst.runtime.bundle.manifest import Features, Tokens
+from dst.runtime.bundle.validation import TOKENIZER_FILE
 
 
 def running_sums(
@@ -88,8 +89,8 @@ def next_quantiles(path: Path) -> Path:
     return path
 
 
-def even_ids(path: Path, vocabulary: int = 10) -> Path:
-    """Write a bundle of ids without a tokenizer; it holds the same id again for likely."""
+def even_ids(path: Path, vocabulary: int = 10, tokenizer: bytes | None = None) -> Path:
+    """Write a bundle of ids, with this tokenizer.json; it holds the same id again for likely."""
     step = model_bytes(
         [
             helper.make_node("Gather", ["table", "ids"], ["logits"]),
@@ -99,13 +100,14 @@ def even_ids(path: Path, vocabulary: int = 10) -> Path:
         [info("logits", ["B", "T", vocabulary]), info("c_next", ["B", 1])],
         {"table": (np.eye(vocabulary) * 5).astype(np.float32)},
     )
-    tokens = Tokens(vocabulary=vocabulary, tokenizer="none")
+    tokens = Tokens(vocabulary=vocabulary, tokenizer="tokenizers" if tokenizer else "none")
+    files: dict[str, bytes | Path] = {"step.onnx": step}
+    if tokenizer is not None:
+        files[TOKENIZER_FILE] = tokenizer
     contract = contract_of(
         chunk_of(tokens, (1, 4)),
         [output_of("logits", ("B", "T", vocabulary), "logits")],
         [state_of("c", ("B", 1))],
     )
-    write_bundle(
-        path, manifest_of(contract, [graph_of((1, 4))], weights_bytes=0), {"step.onnx": step}
-    )
+    write_bundle(path, manifest_of(contract, [graph_of((1, 4))], weights_bytes=0), files)
     return path

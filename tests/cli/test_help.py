@@ -7,7 +7,7 @@ import pytest
 import typer.main
 from tests.cli.conftest import Dst
 
-from dst.cli.app import app
+from dst.cli.app import VERBS, Verb, app
 
 COLUMNS, LINES = 80, 48
 
@@ -17,9 +17,9 @@ def verbs() -> Iterator[tuple[str, ...]]:
     yield ()
     groups: list[tuple[tuple[str, ...], object]] = [((), typer.main.get_command(app))]
     for words, group in groups:
-        for name, command in getattr(group, "commands", {}).items():
+        for name, verb in getattr(group, "commands", {}).items():
             yield (*words, name)
-            groups.append(((*words, name), command))
+            groups.append(((*words, name), verb.load() if isinstance(verb, Verb) else verb))
 
 
 def test_the_verbs_are_found() -> None:
@@ -39,6 +39,13 @@ def test_help_fits_one_screen(
     assert "pip install" not in done.out  # which extra is told; the line that works here depends
 
 
+@pytest.mark.parametrize("verb", list(verbs()), ids=lambda verb: " ".join(verb) or "dst")
+def test_help_has_examples_on_lines_of_their_own(dst: Dst, verb: tuple[str, ...]) -> None:
+    lines = dst(*verb, "--help").out.split("\n")
+    example = " ".join((" dst", *verb)) + " "
+    assert any(line.startswith(example) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
@@ -51,3 +58,8 @@ def test_help_fits_one_screen(
 def test_help_says_which_extra_and_where_more_is(dst: Dst, verb: str, words: list[str]) -> None:
     told = " ".join(re.sub("[│─]", " ", dst(verb, "--help").out).split())
     assert [word for word in words if word not in told] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_says_what_each_verb_says_first(verb: str) -> None:
+    assert Verb(verb, callback=None).load().help.split("\n\n")[0] == VERBS[verb]

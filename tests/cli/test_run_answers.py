@@ -385,6 +385,10 @@ def test_classes_name_the_likeliest(dst: Dst, models: Path, tmp_path: Path) -> N
         assert float(rows[0]["logits.d"]) == 5
     printed = dst("run", models / "ids", tmp_path / "ids.csv", "--per", "item", *more).out
     assert [line.split()[1] for line in printed.splitlines()] == ["d", "b"]
+    done = dst("run", models / "ids", tmp_path / "ids.csv", "--out", "-", "--classes", "none.txt")
+    assert (done.code, done.out) == (2, "")
+    assert "--classes none.txt: there is no such file" in done.err
+    assert "with commas" in done.err
     for wrong in ("a,b", "a,a,c,d,e,f,g,h,i,j", "a,,c,d,e,f,g,h,i,j", "one"):
         done = dst("run", models / "ids", tmp_path / "ids.csv", "--out", "-", "--classes", wrong)
         assert (done.code, done.out) == (2, "")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.cli.numeric import next_quantiles, running_sums
+from tests.cli.numeric import even_ids, next_quantiles, running_sums
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 
@@ -55,3 +55,47 @@ def test_a_model_that_foresees_nothing_says_what_can_be_done(dst: Dst, tmp_path:
     assert done.code == 2
     assert "y (custom), last (custom)" in done.err
     assert "--out" in done.err
+
+
+def word_tokenizer() -> bytes:
+    """A tokenizer.json of ten words; the last of them rings a terminal's bell."""
+    library = pytest.importorskip("tokenizers")
+    words = {word: number for number, word in enumerate([*"abcdefgh", "?", "\a"])}
+    tokenizer = library.Tokenizer(library.models.WordLevel(words, "?"))
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(" ", "removed")
+    return bytes(tokenizer.to_str().encode())
+
+
+def test_tokens_are_told_by_their_text(dst: Dst, tmp_path: Path) -> None:
+    bundle = even_ids(tmp_path / "ids", tokenizer=word_tokenizer())
+    (tmp_path / "a.txt").write_text("a a a b b \a")
+    told = dst("run", bundle, tmp_path / "a.txt", "--top", 2, "--json", "-").json
+    found = [(x["item"], x["values"], x["text"]) for x in told["top"]]
+    assert found == [(4, [1], "b"), (6, [9], "\a")]
+    lines = dst("run", bundle, tmp_path / "a.txt", "--top", 2).out.split("\n")
+    assert any(line.split()[1:] == ["4", "1", "b"] for line in lines)
+    assert any(line.split()[1:] == ["6", "9", "\\x07"] for line in lines)
+
+
+def test_ids_without_a_tokenizer_have_no_text(dst: Dst, tmp_path: Path) -> None:
+    (tmp_path / "ids.csv").write_text("3\n3\n4\n")
+    told = dst("run", even_ids(tmp_path / "ids"), tmp_path / "ids.csv", "--top", 1, "--json", "-")
+    assert told.json["top"][0]["text"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Once upon a time\nthere was a king\n", "A king, a queen, a child\n", "Once\n"]
+)
+def test_text_for_a_model_without_a_tokenizer_says_what_is_missing(
+    dst: Dst, tmp_path: Path, text: str
+) -> None:
+    bundle = even_ids(tmp_path / "ids")
+    (tmp_path / "a.txt").write_text(text)
+    done = dst("run", bundle, tmp_path / "a.txt")
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert [w for w in ("tokenizer.json", "--from-hf", ".npy", "a.txt") if w not in done.err] == []
+    assert "column" not in done.err
+    (tmp_path / "a.csv").write_text(text)  # who calls it a CSV is told what is wrong with that
+    assert "tokenizer" not in dst("run", bundle, tmp_path / "a.csv").err
+    (tmp_path / "ids.txt").write_text("id\n3\nfour\n")
+    assert "line 3" in dst("run", bundle, tmp_path / "ids.txt").err

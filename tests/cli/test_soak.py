@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dst.cli.data import endless
+from dst.cli.data import chunks_to_repeat
 from dst.cli.verbs import soak as module
 from dst.evaluate.memory_growth import GROWTH_LIMIT, Times
 from dst.runtime import open_bundle
@@ -168,7 +168,7 @@ def test_wrong_use_is_one_line(dst: Dst, shelf: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "t"), [("text", 1), ("text", 8), ("sensor", 4), ("sensor", 1)])
 def test_chunks_are_laid_out_as_the_contract_says(shelf: Path, name: str, t: int) -> None:
     chunk = open_bundle(shelf / name).manifest.contract.chunk
-    chunks = endless(chunk, t, None)
+    chunks = chunks_to_repeat(chunk, t, None)
     assert chunks.dtype == np.dtype(chunk.dtype)
     assert chunks.shape[1:3] == (1, t)
     assert len(chunks) * t == 1 << 16
@@ -182,11 +182,11 @@ def test_data_is_fed_in_its_order_wherever_the_axes_are(shelf: Path, tmp_path: P
     np.save(tmp_path / "rows.npy", rows)
     chunk = open_bundle(shelf / "sensor").manifest.contract.chunk
     path = str(tmp_path / "rows.npy")
-    plain = endless(chunk, 4, path)
+    plain = chunks_to_repeat(chunk, 4, path)
     assert plain.shape == (3, 1, 4, 2)
     assert plain.reshape(12, 2).tobytes() == rows[:12].tobytes()
     turned = replace(chunk, shape=(2, "T", "B"))
-    assert endless(turned, 4, path).tobytes() == plain.transpose(0, 3, 2, 1).tobytes()
+    assert chunks_to_repeat(turned, 4, path).tobytes() == plain.transpose(0, 3, 2, 1).tobytes()
 
 
 def test_show_memory_adds_up(dst: Dst, shelf: Path) -> None:

@@ -133,7 +133,7 @@ def test_nothing_is_deleted_unasked(
     verb, *name = arguments
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
     refused(dst("store", verb, db, *name), "--yes")
-    monkeypatch.setattr("dst.cli.verbs.stored.sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("dst.cli.verbs.store.sys.stdin.isatty", lambda: True, raising=False)
     for answer, left in ((False, 2), (True, 1 if name else 0)):
         monkeypatch.setattr("typer.confirm", lambda text, err, answer=answer: answer)
         assert dst("store", verb, db, *name).code == (0 if answer else 130)

@@ -1,6 +1,8 @@
 """The parts of the bench: numbers, counters, cores and records go in, what they mean comes out."""
 
+import importlib.util
 import os
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 
 from dst.evaluate.energy import EnergyMeter
 from dst.evaluate.machine import environment, pinned
+from dst.evaluate.rendering.canvas import CSS
+from dst.evaluate.rendering.charts import panel_svg, picture, ratio
 from dst.evaluate.rendering.page import page
-from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start
-from dst.evaluate.spread import spread_of
+from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start, spread_of
 from dst.runtime.bundle.manifest import Gate, Quality
+from dst.runtime.install import install_line
 
 
 @settings(max_examples=50, deadline=None)
@@ -182,7 +186,31 @@ def test_quality_is_on_the_page_where_there_is_one() -> None:
         passed=False,
     )
     found = read(page(result(quality=quality)))
-    assert "polyline" in found.tags
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    assert found.tags.count("svg") == 2 * drawn
+    assert read(page(result())).tags.count("svg") == drawn
     assert "failed" in found.text
     assert "KL, nats per item" in found.text
     assert "Quality" not in read(page(result())).text
+
+
+def test_without_matplotlib_the_page_has_its_tables_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    found = read(page(result()))
+    assert "svg" not in found.tags
+    assert install_line("plot") in found.text
+    assert "2.00" in found.text
+
+
+def test_a_drawing_follows_the_page_and_is_always_the_same() -> None:
+    pytest.importorskip("matplotlib")
+    made = result("cost in $ and $")
+    drawn = panel_svg(ratio, made)
+    assert drawn == panel_svg(ratio, made)
+    assert drawn.startswith("<svg")
+    assert "cost in $ and $" in drawn
+    assert {f"var({name})" for name in CSS.values() if f"var({name})" not in drawn} == set()
+    assert not any(colour in drawn for colour in CSS)
+    assert picture(made).startswith(b"\x89PNG")

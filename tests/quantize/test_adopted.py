@@ -192,7 +192,7 @@ def test_whatever_this_machine_picks_keeps_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the real clock, if a hasty one: a bundle within the budget, or none at all."""
-    monkeypatch.setattr("dst.cli.verbs.quantize_auto.Trial", partial(Trial, rounds=3, slot_ms=1.0))
+    monkeypatch.setattr("dst.cli.autotune.Trial", partial(Trial, rounds=3, slot_ms=1.0))
     out = tmp_path / "q"
     words = ("--auto", "--budget", f"error<{MOST}", "--items", "400", "--out", out)
     code, told, _ = quantized(capsys, shelf, name, *words, "--input", shelf / "rows.npy")

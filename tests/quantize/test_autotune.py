@@ -14,7 +14,7 @@ from tests.raising import refused
 from tests.steps import drawn, info, model_bytes
 
 from dst.evaluate import Spread
-from dst.evaluate.quality import Budget, report
+from dst.evaluate.quality import Budget, horizon_report
 from dst.quantize import QuantizeError, quantize_bundle
 from dst.quantize.autotune import (
     CANDIDATES,
@@ -259,7 +259,7 @@ def test_what_cannot_be_quantized_is_said(tmp_path: Path) -> None:
 
 def error_of(source: Path, quantized: Path) -> float:
     """The worst error of a recipe, measured as the picker measures it."""
-    found = report(source, quantized, ROWS, QUICK.items, QUICK.settings)
+    found = horizon_report(source, quantized, ROWS, QUICK.items, QUICK.settings)
     return next(g.value or 0.0 for g in found.gates if g.name == "error")
 
 

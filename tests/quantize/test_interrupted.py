@@ -21,9 +21,9 @@ from dst.runtime import open_bundle
 CHILD = """
 import sys
 from functools import partial
-import dst.cli.verbs.bench, dst.cli.verbs.quantize_auto, dst.cli.verbs.quantize
+import dst.cli.verbs.bench, dst.cli.autotune, dst.cli.verbs.quantize
 from dst.cli.app import call
-auto = dst.cli.verbs.quantize_auto
+auto = dst.cli.autotune
 auto.Trial = partial(auto.Trial, rounds=2, slot_ms=1.0)
 print("ready", flush=True)
 for line in sys.stdin:

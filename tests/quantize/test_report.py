@@ -27,12 +27,12 @@ from tests.steps import (
     state_of,
 )
 
-from dst.evaluate.quality import Report, Settings, quality_of, report
+from dst.evaluate.quality import Report, Settings, horizon_report, quality_of
 from dst.evaluate.quality.attach import REPORT_FILE, attach
 from dst.evaluate.quality.causality import causality_of
 from dst.evaluate.quality.drift import Reference, reference_for
 from dst.evaluate.quality.gates import Budget, gates_of, growth_of
-from dst.evaluate.quality.plot import draw
+from dst.evaluate.quality.plot import picture
 from dst.evaluate.quality.rollout import Walk, rollout
 from dst.evaluate.quality.sizes import parts_of
 from dst.runtime import BundleError, Session, StepError, open_bundle, surprise_bits, write_bundle
@@ -156,7 +156,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_is_no_way_off_itself(shelf: Path) -> None:
-    made = report(shelf / "full", shelf / "full", ITEMS, 4_000, QUICK)
+    made = horizon_report(shelf / "full", shelf / "full", ITEMS, 4_000, QUICK)
     for found in made.ranges:
         assert (found.divergence, found.loss_difference) == (0.0, 0.0)
         assert found.accumulation is None
@@ -167,7 +167,9 @@ def test_a_model_is_no_way_off_itself(shelf: Path) -> None:
 
 def test_the_curves_are_those_of_two_whole_streams(shelf: Path) -> None:
     length = 1_600
-    made = report(shelf / "full", shelf / "keeps", ITEMS, length, Settings(heads=0, drift_items=0))
+    made = horizon_report(
+        shelf / "full", shelf / "keeps", ITEMS, length, Settings(heads=0, drift_items=0)
+    )
     right, found = (
         Session.open(shelf / name).stream().advance(ITEMS[:length])["logits"][0]
         for name in ("full", "keeps")
@@ -194,14 +196,14 @@ def surprise_bits_of_all(logits: Array) -> npt.NDArray[np.float64]:
 
 
 def test_an_error_of_the_outputs_alone_does_not_accumulate(shelf: Path) -> None:
-    made = report(shelf / "full", shelf / "head", ITEMS, 4_000, QUICK)
+    made = horizon_report(shelf / "full", shelf / "head", ITEMS, 4_000, QUICK)
     assert all(found.divergence > 0 for found in made.ranges)
     assert {found.accumulation for found in made.ranges} == {1.0}
     assert {found.state for found in made.ranges} <= {None, 0.0}
 
 
 def test_an_error_of_the_state_accumulates(shelf: Path) -> None:
-    made = report(shelf / "full", shelf / "keeps", ITEMS, 4_000, QUICK)
+    made = horizon_report(shelf / "full", shelf / "keeps", ITEMS, 4_000, QUICK)
     first, *_, last = made.ranges
     assert first.accumulation is None  # the first chunk starts from the same state: no error
     assert last.accumulation is not None
@@ -213,7 +215,7 @@ def test_an_error_of_the_state_accumulates(shelf: Path) -> None:
 
 def test_a_bad_model_fails_the_budget(shelf: Path) -> None:
     strict = Settings(heads=2, head_items=500, drift_items=0, budget=Budget(nats_per_item=1e-9))
-    made = report(shelf / "full", shelf / "keeps", ITEMS, 4_000, strict)
+    made = horizon_report(shelf / "full", shelf / "keeps", ITEMS, 4_000, strict)
     assert made.passed is False
     assert quality_of(made).passed is False
 
@@ -221,7 +223,7 @@ def test_a_bad_model_fails_the_budget(shelf: Path) -> None:
 def test_features_are_judged_by_relative_error(shelf: Path) -> None:
     items = np.random.default_rng(2).normal(size=(3_000, 2)).astype(np.float32)
     settings = Settings(heads=2, head_items=500, drift_items=500)
-    made = report(shelf / "sensor", shelf / "louder", items, 4_000, settings)
+    made = horizon_report(shelf / "sensor", shelf / "louder", items, 4_000, settings)
     assert made.unit == "relative"
     assert {found.divergence for found in made.ranges} == {0.01}
     assert {found.loss_difference for found in made.ranges} == {None}
@@ -234,7 +236,7 @@ def test_features_are_judged_by_relative_error(shelf: Path) -> None:
 def test_a_model_that_breaks_fails_where_it_broke(shelf: Path) -> None:
     items = np.ones((3_000, 2), np.float32)
     settings = Settings(heads=0, drift_items=0, sample_every=1)
-    made = report(shelf / "sensor", shelf / "grows", items, 4_000, settings)
+    made = horizon_report(shelf / "sensor", shelf / "grows", items, 4_000, settings)
     # 3^n overflows float32 after 81 chunks or so
     assert made.broke_at is not None
     assert 70 * T < made.broke_at < 90 * T
@@ -244,18 +246,18 @@ def test_a_model_that_breaks_fails_where_it_broke(shelf: Path) -> None:
 
 def test_only_two_precisions_of_one_model_are_compared(shelf: Path) -> None:
     with refused(StateMismatchError, "other-model", match="two precisions of one model"):
-        report(shelf / "full", shelf / "other", ITEMS, 100, QUICK)
+        horizon_report(shelf / "full", shelf / "other", ITEMS, 100, QUICK)
     with refused(StateMismatchError, "other-model"):
-        report(shelf / "full", shelf / "sensor", ITEMS, 100, QUICK)
+        horizon_report(shelf / "full", shelf / "sensor", ITEMS, 100, QUICK)
 
 
 def test_a_t_that_does_not_run_and_too_few_items_are_refused(shelf: Path) -> None:
     with refused(SessionError, "chunk-size"):
-        report(shelf / "full", shelf / "head", ITEMS, 100, Settings(t=8))
+        horizon_report(shelf / "full", shelf / "head", ITEMS, 100, Settings(t=8))
     with pytest.raises(StepError, match="at least 2 items"):
-        report(shelf / "full", shelf / "head", ITEMS[:1], 100, QUICK)
+        horizon_report(shelf / "full", shelf / "head", ITEMS[:1], 100, QUICK)
     with pytest.raises(StepError, match="length"):
-        report(shelf / "full", shelf / "head", ITEMS, 0, QUICK)
+        horizon_report(shelf / "full", shelf / "head", ITEMS, 0, QUICK)
 
 
 def test_what_a_rollout_holds_does_not_grow_with_the_length(shelf: Path) -> None:
@@ -280,7 +282,7 @@ def test_what_a_rollout_holds_does_not_grow_with_the_length(shelf: Path) -> None
 @pytest.mark.soak
 def test_a_million_items_are_judged_on_every_gate(shelf: Path) -> None:
     settings = Settings(drift_items=0, budget=Budget(nats_per_item=0.04))
-    made = report(shelf / "full", shelf / "head", ITEMS, 1_000_000, settings)
+    made = horizon_report(shelf / "full", shelf / "head", ITEMS, 1_000_000, settings)
     assert made.items == 1_000_000
     assert {gate.verdict for gate in made.gates} == {"passed"}
     assert made.passed is True
@@ -316,12 +318,12 @@ def test_float64_is_the_same_step_with_more_digits(shelf: Path, tmp_path: Path) 
 
 def test_own_drift_stands_beside_the_curve(shelf: Path) -> None:
     settings = Settings(heads=0, drift_items=1_000)
-    made = report(shelf / "full", shelf / "keeps", ITEMS, 2_000, settings)
+    made = horizon_report(shelf / "full", shelf / "keeps", ITEMS, 2_000, settings)
     assert made.drift is not None
     assert made.drift.items == 1_008  # whole chunks
     assert 0 < max(made.drift.divergence) < 1e-9
     assert made.ranges[-1].divergence > 1e4 * made.drift.divergence[-1]
-    without = report(shelf / "full", shelf / "keeps", ITEMS, 2_000, QUICK)
+    without = horizon_report(shelf / "full", shelf / "keeps", ITEMS, 2_000, QUICK)
     assert (without.drift, without.drift_missing) == (None, "not asked for")
 
 
@@ -361,7 +363,7 @@ def test_weights_are_counted_by_what_reads_them(shelf: Path) -> None:
 @pytest.fixture
 def pair(shelf: Path, tmp_path: Path) -> tuple[Path, Report]:
     path = write(tmp_path / "head", model(weights() | {"head": weights()["head"] * 2}))
-    return path, report(shelf / "full", path, ITEMS, 2_000, QUICK)
+    return path, horizon_report(shelf / "full", path, ITEMS, 2_000, QUICK)
 
 
 def test_a_report_goes_into_its_bundle(pair: tuple[Path, Report]) -> None:
@@ -386,11 +388,11 @@ def test_a_report_of_another_bundle_is_refused(shelf: Path, pair: tuple[Path, Re
         attach(path, made)
 
 
-def test_a_report_is_drawn(pair: tuple[Path, Report], tmp_path: Path) -> None:
+def test_a_report_is_drawn(pair: tuple[Path, Report]) -> None:
     pytest.importorskip("matplotlib")
-    draw(pair[1], tmp_path / "report.png")
-    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob(".*"))
+    drawn = picture(pair[1])
+    assert drawn.startswith(b"\x89PNG")
+    assert drawn == picture(pair[1])
 
 
 def quality() -> Quality:

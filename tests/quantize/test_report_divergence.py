@@ -40,14 +40,14 @@ def test_kl_is_the_sum_over_classes_and_ignores_a_shift(seed: int, shift: float)
     random = np.random.default_rng(seed)
     p, q = random.normal(size=(2, 1, T, CLASSES), scale=3)
     following = random.integers(0, CLASSES, T)
-    found = divergence_for(contract(TOKENS, logits())).apart(
+    found = divergence_for(contract(TOKENS, logits())).distance(
         {"logits": p}, {"logits": q + shift}, following
     )
     for i in range(T):
         a = np.exp(p[0, i]) / np.exp(p[0, i]).sum()
         b = np.exp(q[0, i]) / np.exp(q[0, i]).sum()
         kl = sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
-        assert found.above[i, 0] == pytest.approx(kl, rel=1e-6, abs=1e-9)
+        assert found.error[i, 0] == pytest.approx(kl, rel=1e-6, abs=1e-9)
     assert found.losses is not None
     assert found.losses[:, 0] == pytest.approx(surprise_bits(p[0], following) * math.log(2))
 
@@ -55,8 +55,8 @@ def test_kl_is_the_sum_over_classes_and_ignores_a_shift(seed: int, shift: float)
 def test_the_same_outputs_are_no_way_apart() -> None:
     p = np.random.default_rng(0).normal(size=(1, T, CLASSES))
     compare = divergence_for(contract(TOKENS, logits()))
-    found = compare.apart({"logits": p}, {"logits": p}, np.zeros(T, np.int64))
-    assert not found.above.any()
+    found = compare.distance({"logits": p}, {"logits": p}, np.zeros(T, np.int64))
+    assert not found.error.any()
     assert compare.judges_loss
     assert compare.unit == "nats"
 
@@ -64,12 +64,12 @@ def test_the_same_outputs_are_no_way_apart() -> None:
 def test_logits_over_features_have_a_kl_and_no_loss() -> None:
     compare = divergence_for(contract(PLAIN, logits(per_item=False)))
     p, q = np.random.default_rng(0).normal(size=(2, 1, CLASSES))
-    found = compare.apart({"logits": p}, {"logits": q}, np.zeros((T, 2)))
+    found = compare.distance({"logits": p}, {"logits": q}, np.zeros((T, 2)))
     assert not compare.judges_loss
     assert found.losses is None
-    assert not found.above[:-1].any()  # one output per chunk: it counts for the last item
-    assert not found.below[:-1].any()
-    assert found.above[-1, 0] > 0
+    assert not found.error[:-1].any()  # one output per chunk: it counts for the last item
+    assert not found.scale[:-1].any()
+    assert found.error[-1, 0] > 0
 
 
 def test_gaussian_kl_and_loss_are_integrals_of_the_density() -> None:
@@ -80,7 +80,7 @@ def test_gaussian_kl_and_loss_are_integrals_of_the_density() -> None:
     m, n = random.normal(size=(2, 1, T, 2))
     s, r = random.normal(size=(2, 1, T, 2), scale=0.3)
     following = random.normal(size=(T, 2))
-    found = compare.apart(
+    found = compare.distance(
         {"mean": m, "log_std": s}, {"mean": n, "log_std": r}, following.astype(np.float32)
     )
     x = np.linspace(-30, 30, 60_001)[:, None, None]
@@ -91,7 +91,7 @@ def test_gaussian_kl_and_loss_are_integrals_of_the_density() -> None:
 
     p, q = log_density(x, m[0], s[0]), log_density(x, n[0], r[0])
     kl = (np.exp(p) * (p - q)).sum(axis=0) * (x[1, 0, 0] - x[0, 0, 0])
-    assert found.above[:, 0] == pytest.approx(kl.sum(axis=1), rel=1e-6)
+    assert found.error[:, 0] == pytest.approx(kl.sum(axis=1), rel=1e-6)
     seen = (following - np.array(norm.mean)) / np.array(norm.std)
     assert found.losses is not None
     assert found.losses[:, 0] == pytest.approx(-log_density(seen, m[0], s[0]).sum(axis=1), rel=1e-4)
@@ -106,7 +106,7 @@ def test_relative_errors_are_kept_apart_by_output() -> None:
     random = np.random.default_rng(0)
     right = {"small": random.normal(size=(T, 1, 2)), "large": 1e6 * random.normal(size=(1, 3))}
     other = {"small": 1.1 * right["small"], "large": 1.2 * right["large"]}
-    found = compare.apart(right, other, np.zeros((T, 2)))
-    ratio = found.above.sum(axis=0) / found.below.sum(axis=0)
+    found = compare.distance(right, other, np.zeros((T, 2)))
+    ratio = found.error.sum(axis=0) / found.scale.sum(axis=0)
     assert np.sqrt(ratio) == pytest.approx([0.1, 0.2])
-    assert found.above[:, 0] / found.below[:, 0] == pytest.approx([0.01] * T)
+    assert found.error[:, 0] / found.scale[:, 0] == pytest.approx([0.01] * T)

@@ -14,7 +14,7 @@ from tests.raising import refused
 from tests.steps import drawn, info, model_bytes
 
 from dst.cli.app import call
-from dst.evaluate.quality import Settings, report
+from dst.evaluate.quality import Settings, horizon_report
 from dst.evaluate.quality.attach import REPORT_FILE
 from dst.quantize import quantize_bundle
 from dst.runtime import Session, open_bundle
@@ -61,13 +61,13 @@ def test_a_budget_that_is_broken_is_a_failed_check(pair: tuple[str, str], tmp_pa
 def test_a_signal_stops_it_before_anything_is_attached(
     pair: tuple[str, str], data: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    measure: Callable[..., object] = report
+    measure: Callable[..., object] = horizon_report
 
     def struck(*arguments: object) -> object:
         os.kill(os.getpid(), number)
         return measure(*arguments)
 
-    monkeypatch.setattr("dst.cli.verbs.report.measure", struck)
+    monkeypatch.setattr("dst.evaluate.quality.horizon_report", struck)
     before = sorted((p.name, p.read_bytes()) for p in Path(pair[1]).iterdir())
     assert call(["report", *pair, data, *FEW, "--attach"]) == 128 + number
     assert sorted((p.name, p.read_bytes()) for p in Path(pair[1]).iterdir()) == before
@@ -143,4 +143,6 @@ def test_a_file_with_other_ends_is_refused(
     with refused(
         StateMismatchError, "other-model", match="two files of one model must take the same items"
     ):
-        report(full, text_bundle, np.load(rows), 100, Settings(t=1, other_file=True, drift_items=0))
+        horizon_report(
+            full, text_bundle, np.load(rows), 100, Settings(t=1, other_file=True, drift_items=0)
+        )

@@ -1,1 +1,1 @@
-"""The `dst` command: arguments and files go in, results and exit codes come out."""
+"""The `dst` command line: run, make, check and compare bundles from a terminal."""

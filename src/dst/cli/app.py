@@ -1,50 +1,108 @@
-"""The `dst` program: a command line goes in, one verb is called, an exit code comes out.
-
-What a verb needs is imported when it is called, so that `dst --help` answers at once.
-"""
+"""The `dst` program: find the verb of a command line, import it, run it, return its exit code."""
 
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
+from importlib import import_module
+from inspect import cleandoc, getdoc
+from textwrap import dedent
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import dst
-from dst.cli import help as help_of
-from dst.cli.errors import WrongUseError, guarded
-from dst.cli.options import (
-    BUNDLE_HELP,
-    MAX_THREADS,
-    BundleArgument,
-    Json,
-    Provider,
-    ProviderName,
-    State,
-    Threads,
-)
-from dst.cli.output import Output
+from dst.cli.errors import guarded
 from dst.cli.signals import raise_ctrl_c
-from dst.cli.verbs.adopt_verb import adopt
-from dst.cli.verbs.bench_verb import bench
-from dst.cli.verbs.export_verb import export
-from dst.cli.verbs.quantize_verb import quantize
-from dst.cli.verbs.report_verb import report
-from dst.cli.verbs.run_verb import run
-from dst.cli.verbs.store import app as store
-from dst.cli.verbs.upgrade import upgrade
 
 Job = Callable[[], int]
 """What a verb returns to be run when the command line has been understood; gives the exit code."""
 
-app = typer.Typer(
-    name="dst",
-    help=help_of.TOP,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+ABOUT = """
+Run, make and check stateful models that read endless input in fixed memory.
+
+    dst demo                          see it work, without any file of yours
+    dst run text notes.txt --top 5    the five most surprising lines of a file
+    dst generate text --prompt "def " continue a text
+"""
+VERBS = {
+    "demo": "Show what this is: stream real text, survive a kill, fit smaller places, write on.",
+    "run": "Stream a file or a pipe of any size through a bundle, in constant memory.",
+    "generate": "Continue a prompt; the text is printed as it comes.",
+    "show": "Print what a bundle is: contract, state, graphs, memory, certificates.",
+    "verify": "Replay a bundle's golden vectors here and compare with what was recorded.",
+    "soak": (
+        "Run a bundle for very many steps: is memory flat, is every step in time, is the state "
+        "sound?"
+    ),
+    "export": "Export a torch module to a bundle, and prove that it does what torch does.",
+    "adopt": "Wrap an existing stateful ONNX file into a bundle, without torch.",
+    "quantize": "Make a smaller or faster bundle of a model; a saved state loads in both.",
+    "bench": (
+        "Measure what bundles cost on this machine, in turns, and compare them with the first."
+    ),
+    "report": (
+        "Measure how far a quantized bundle strays from full precision, over the horizon of a "
+        "stream."
+    ),
+    "upgrade": ("Rewrite a bundle of format 1, which this version no longer opens, as format 2."),
+    "store": "Look after a store: one file that holds the states of many streams, with their past.",
+}
+"""Each verb with the first sentence of its help, so that the list of them imports none."""
+
+
+def help_text(text: str) -> str:
+    r"""Join the lines of each paragraph for a terminal to break; keep those of indented blocks.
+
+    Example:
+        >>> help_text("One\nparagraph.\n\n    dst demo\n    dst show")
+        'One paragraph.\n\n\x08\ndst demo\ndst show'
+    """
+    parts = cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        f"\b\n{dedent(part)}" if part.startswith("    ") else " ".join(part.split())
+        for part in parts
+    )
+
+
+class Verb(TyperCommand):
+    """A verb whose module `dst.cli.verbs.NAME` is imported when the verb is called.
+
+    The module has a function of that name, which takes the options and returns a `Job`, or a
+    typer app of that name with verbs of its own. A docstring is the help.
+    """
+
+    def load(self) -> Any:  # typer's own classes have no public names
+        """Import the verb and return the command that typer makes of it."""
+        found = getattr(import_module(f"dst.cli.verbs.{self.name}"), str(self.name))
+        group = found if isinstance(found, typer.Typer) else typer.Typer(**LOOK)
+        if group is not found:
+            group.command(self.name)(found)
+        for part in (group.registered_callback, *group.registered_commands):
+            if part is not None:
+                part.help = help_text(getdoc(part.callback) or "")
+        return typer.main.get_command(group)
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Parse what stands behind the verb."""
+        return self.load().make_context(*arguments, **named)
+
+
+class Verbs(TyperGroup):
+    """All verbs, none of them imported."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        for name, told in VERBS.items():
+            self.add_command(Verb(name, callback=None, short_help=told, help=told))
+
+
+LOOK: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+}
+app = typer.Typer(name="dst", help=help_text(ABOUT), cls=Verbs, **LOOK)
 
 
 def _version(asked: bool) -> None:
@@ -63,180 +121,14 @@ def top(
     """Hold the options that stand before a verb."""
 
 
-@app.command(help=help_of.DEMO)
-def demo(
-    count: Annotated[
-        int | None, typer.Option("--bytes", min=1, help="Stream only so many bytes.")
-    ] = None,
-    bundle: Annotated[str, typer.Option("--bundle", metavar="BUNDLE", help=BUNDLE_HELP)] = "text",
-    chunk: Annotated[
-        int | None,
-        typer.Option("--chunk", metavar="T", help="Bytes per step; by default the most it takes."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, max=MAX_THREADS, help="Threads; by default 2, if there are."
-        ),
-    ] = None,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.cli.verbs.demo`."""
-    output = Output.to(json)
-    from dst.cli.verbs.demo import demo as work
-
-    return lambda: work(bundle, count, chunk, threads, output)
-
-
-app.command(help=help_of.RUN)(run)
-
-
-@app.command(help=help_of.GENERATE)
-def generate(
-    bundle: BundleArgument,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="What to continue.")
-    ] = None,
-    prompt_file: Annotated[
-        Path | None,
-        typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
-    ] = None,
-    items: Annotated[
-        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
-    ] = 200,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Below 1 is bolder; 0 takes the likeliest.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="K", help="Only the K likeliest; 0 for all.")
-    ] = 0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", metavar="P", help="Only the likeliest that reach P.")
-    ] = 1.0,
-    stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End after this text.")] = "",
-    state: State = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.cli.verbs.generate`."""
-    output = Output.to(json)
-    if prompt is not None and prompt_file is not None:
-        raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
-    text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
-    from dst.cli.verbs.generate import Manner, write
-
-    manner = Manner(items, seed, temperature, top_k, top_p, os.fsencode(stop))
-    return lambda: write(bundle, text, prompt_file, provider.value, threads, state, manner, output)
-
-
-@app.command(help=help_of.SHOW)
-def show(
-    bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Only what it will hold in memory, part by part.")
-    ] = False,
-    slots: Annotated[
-        int | None,
-        typer.Option("--slots", metavar="N", min=1, help="With --memory: for so many streams."),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure", help="With --memory: open it in a process and measure that."),
-    ] = False,
-    provider: Annotated[
-        ProviderName | None,
-        typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
-    ] = None,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.cli.verbs.show`."""
-    output = Output.to(json)
-    if provider is not None and (bundle is None or memory):
-        raise WrongUseError("--provider needs a BUNDLE, and goes without --memory")
-    if not memory and (measure or slots is not None):
-        raise WrongUseError("--slots and --measure go with --memory")
-    if memory and bundle is None:
-        raise WrongUseError("--memory needs a BUNDLE, for example: dst show text --memory")
-    if memory and bundle is not None:
-        from dst.cli.footprint import show_memory
-
-        return lambda: show_memory(bundle, slots or 1, measure, output)
-    if provider is not None and bundle is not None:
-        from dst.cli.verbs.placement import show_placement
-
-        return lambda: show_placement(bundle, provider.value, output)
-    from dst.cli.verbs import show as work
-
-    return lambda: work.show_shipped(output) if bundle is None else work.show(bundle, output)
-
-
-@app.command(help=help_of.VERIFY)
-def verify(
-    bundle: BundleArgument,
-    graph: Annotated[
-        str | None,
-        typer.Option("--graph", metavar="NAME", help="Only this file, or this lowering."),
-    ] = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    timed: Annotated[
-        bool, typer.Option("--time", help="Time the provider against the CPU as well.")
-    ] = False,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.cli.verbs.verify`."""
-    output = Output.to(json)
-    from dst.cli.verbs.verify import verify as work
-
-    return lambda: work(bundle, provider.value, threads, graph, timed, output)
-
-
-@app.command(help=help_of.SOAK)
-def soak(
-    bundle: BundleArgument,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How many steps.")],
-    chunk: Annotated[
-        int | None,
-        typer.Option("--t", metavar="T", help="Items per step; the bundle's own by default."),
-    ] = None,
-    deadline_ms: Annotated[
-        float | None,
-        typer.Option("--deadline-ms", metavar="X", min=0, help="Count the steps that take longer."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Feed these items; text or random ones by default."
-        ),
-    ] = None,
-    provider: Provider = ProviderName.cpu,
-    threads: Threads = 1,
-    json: Json = None,
-) -> Job:
-    """Prepare `dst.cli.verbs.soak`."""
-    output = Output.to(json)
-    from dst.cli.verbs.soak import Wish
-    from dst.cli.verbs.soak import soak as work
-
-    wish = Wish(steps=steps, t=chunk, deadline_ms=deadline_ms, data=data)
-    return lambda: work(bundle, provider.value, threads, wish, output)
-
-
-app.command(help=help_of.EXPORT)(export)
-app.command(help=help_of.ADOPT)(adopt)
-app.command(help=help_of.QUANTIZE)(quantize)
-app.command(help=help_of.BENCH)(bench)
-app.command(help=help_of.REPORT)(report)
-app.command(help=help_of.told(upgrade))(upgrade)
-app.add_typer(store)
-
-
 def call(arguments: list[str]) -> int:
-    """Run the command with these arguments and return its exit code."""
+    """Run the command with these arguments and return its exit code.
+
+    Example:
+        >>> call(["--version"])  # doctest: +ELLIPSIS
+        dst ...
+        0
+    """
 
     def work() -> int:
         job: Job | int | None = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)

@@ -15,6 +15,10 @@ def over_t(recipe: str) -> str:
     """Return one line about a recipe's products, from the manifest's `recipe`.
 
     It tells of products only: what stays float32 may depend on where in a chunk an item stands.
+
+    Example:
+        >>> over_t("int8-rows")
+        'products are the same bit for bit, on every CPU'
     """
     name, *changes = recipe.split(", ")
     if "non-causal" in changes:

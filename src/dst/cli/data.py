@@ -1,25 +1,83 @@
-"""Input without an end: a contract and perhaps a file in, chunks to be fed round and round out.
+"""Find items for a model to read: those of a file, the held-out text, or random ones.
 
-Shape letters: `n` chunks, `B` batch (1), `T` items per chunk.
+Shape letters: `n` items or chunks, `B` batch (1), `T` items per chunk.
 """
 
 from itertools import islice
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
 
+import dst
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.rows import item_blocks
-from dst.cli.verbs.demo import held_out
+from dst.cli.inputs.token_text import tokenizer_for
+from dst.evaluate.inputs import feed_of
+from dst.runtime import Bundle, TextTokenizer
 from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
 
 Array = npt.NDArray[np.generic]
 
-INPUT_ITEMS = 1 << 16
+REPEATED_ITEMS = 1 << 16
 
 
-def endless(chunk: Chunk, t: int, data: str | None) -> Array:
+def held_out() -> bytes:
+    """Return the held-out text that comes with the package: Python source, about 1 MB."""
+    return (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
+
+
+def held_out_ids(chunk: Chunk) -> Array | None:
+    """Return the held-out text as token ids `[n]`; None where the model reads no bytes."""
+    content = chunk.content
+    if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
+        return None
+    return np.frombuffer(held_out(), np.uint8).astype(chunk.dtype)
+
+
+def read_all(data: str, chunk: Chunk, tokenizer: TextTokenizer | None = None) -> Array:
+    """Read all items `[n, ...]` of `--data`.
+
+    Raises:
+        OSError: the data cannot be read.
+        WrongUseError: it is empty, or holds no items of this model.
+    """
+    blocks = list(item_blocks(data, chunk, tokenizer=tokenizer))
+    if not sum(len(block) for block in blocks):
+        raise WrongUseError(f"--data {data}: is empty")
+    return np.concatenate(blocks)
+
+
+def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
+    """Read all data; or held-out text for bytes, or what the bundle itself brings.
+
+    Args:
+        bundle: the model that will read them.
+        data: a file of any kind `dst run` reads, `-` for standard input, or None.
+
+    Returns:
+        Items `[n, ...]`, at least 2, and what they are, for the reader.
+
+    Raises:
+        OSError: the data cannot be read.
+        WrongUseError: it holds too little, or no items of this model.
+    """
+    chunk = bundle.manifest.contract.chunk
+    if data is not None:
+        blocks = list(item_blocks(data, chunk, tokenizer=tokenizer_for(bundle)))
+        read = np.concatenate(blocks) if blocks else None
+        if read is None or len(read) < 2:
+            raise WrongUseError(f"{data}: expected at least 2 items to read")
+        return read, PurePath(data).name if data != "-" else "standard input"
+    text = held_out_ids(chunk)
+    if text is not None:
+        return text, "held-out Python source"
+    feed = feed_of(bundle)
+    return feed.items, feed.what
+
+
+def chunks_to_repeat(chunk: Chunk, t: int, data: str | None) -> Array:
     """Make the chunks that are fed round and round, `[n, ...]`, each as `Stream.step` takes it.
 
     They are cut from the file `data` if there is one; else from the held-out text for a model of
@@ -30,30 +88,8 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
         OSError: the data cannot be read.
         WrongUseError: the data does not fit the model or holds less than one chunk.
     """
-    count = max(1, INPUT_ITEMS // t)
-    random = np.random.default_rng(0)
-    content = chunk.content
-    item = item_shape(chunk)
-    need = count * t + chunk.lookahead
-    items: Array
-    if data is not None:
-        blocks = islice(item_blocks(data, chunk), -(-INPUT_ITEMS // 1024))
-        items = np.concatenate([np.zeros((0, *item), chunk.dtype), *blocks])[:INPUT_ITEMS]
-    elif isinstance(content, Tokens):
-        text = content.tokenizer == "bytes"
-        items = (
-            np.frombuffer(held_out(), np.uint8)[:need]
-            if text
-            else random.integers(0, content.vocabulary, need)
-        )
-    else:
-        drawn = random.normal(size=(need, *item))
-        norm = content.normalisation
-        items = (
-            drawn
-            if norm is None
-            else drawn * np.reshape(norm.std, item) + np.reshape(norm.mean, item)
-        )
+    count = max(1, REPEATED_ITEMS // t)
+    items = _items_to_repeat(chunk, count * t + chunk.lookahead, data)
     count = min(count, (len(items) - chunk.lookahead) // t)
     if count < 1:
         raise WrongUseError(
@@ -63,3 +99,22 @@ def endless(chunk: Chunk, t: int, data: str | None) -> Array:
     return np.stack(
         [laid_out(chunk, rows[at * t : (at + 1) * t + chunk.lookahead]) for at in range(count)]
     )
+
+
+def _items_to_repeat(chunk: Chunk, need: int, data: str | None) -> Array:
+    content, item = chunk.content, item_shape(chunk)
+    if data is not None:
+        blocks = islice(item_blocks(data, chunk), -(-REPEATED_ITEMS // 1024))
+        none = np.zeros((0, *item), chunk.dtype)
+        return np.concatenate([none, *blocks])[:REPEATED_ITEMS]
+    text = held_out_ids(chunk)
+    if text is not None:
+        return text[:need]
+    random = np.random.default_rng(0)
+    if isinstance(content, Tokens):
+        return random.integers(0, content.vocabulary, need)
+    drawn = random.normal(size=(need, *item))
+    norm = content.normalisation
+    if norm is None:
+        return drawn
+    return np.asarray(drawn * np.reshape(norm.std, item) + np.reshape(norm.mean, item))

@@ -1,4 +1,4 @@
-"""Errors of the command: an exception goes in, one line on stderr and an exit code come out."""
+"""Turn an exception into one line on standard error and an exit code."""
 
 import os
 import sys

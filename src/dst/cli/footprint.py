@@ -1,7 +1,7 @@
-"""`dst show --memory`: a bundle goes in, what it will hold in memory comes out, and what it does.
+"""`dst show --memory`: predict what a bundle and its streams hold in memory, and measure it.
 
-Run as `python -m dst.cli.footprint [BUNDLE SLOTS]` this module is the process that is
-measured: it prints its own resident memory, bare and, given a bundle, with streams that stepped.
+Run as `python -m dst.cli.footprint [BUNDLE SLOTS]` this module is the process that is measured: it
+prints its own resident memory, bare and, given a bundle, with streams that stepped.
 """
 
 import os
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.paths import check_paths
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.bundle.layout import sized
@@ -40,34 +40,18 @@ class Measured(msgspec.Struct, frozen=True):
     running_bytes: int | None = None
 
 
-class Footprint(msgspec.Struct, frozen=True):
-    """What one graph and so many streams hold, in bytes, at the nominal T.
-
-    `base_bytes` is measured, the parts after it are predicted, `total_bytes` is the sum of both.
-    ONNX Runtime's own work space is not predicted: `measured` contains it.
-    """
-
-    slots: int
-    t: int
-    base_bytes: int
-    weights_bytes: int
-    state_bytes: int
-    guard_bytes: int
-    waiting_bytes: int
-    scratch_bytes: int
-    total_bytes: int
-    measured: Measured | None
-
-
 def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
     """Print what a bundle and its streams will hold, and return the exit code.
+
+    `base_bytes` is measured, the parts after it are predicted, and `total_bytes` is the sum of
+    both. ONNX Runtime's own work space is not predicted: what is measured contains it.
 
     Raises:
         DstError: the bundle is broken, or cannot be run here.
         WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
             measured.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest, name = bundle.manifest, bundle.root.name
     t = manifest.contract.chunk.nominal_t
@@ -78,20 +62,28 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
         found = _measure([path, str(slots)] if measure else [])
     _show(name, memory, found, output)
     output.write_json(
-        Footprint(
-            slots=slots,
-            t=t,
-            base_bytes=found.base_bytes,
-            weights_bytes=memory.weights_bytes,
-            state_bytes=memory.state_bytes,
-            guard_bytes=memory.guard_bytes,
-            waiting_bytes=memory.waiting_bytes,
-            scratch_bytes=memory.scratch_bytes,
-            total_bytes=found.base_bytes + memory.total_bytes,
-            measured=found if measure else None,
-        )
+        {
+            "slots": slots,
+            "t": t,
+            "base_bytes": found.base_bytes,
+            **memory_bytes(memory),
+            "total_bytes": found.base_bytes + memory.total_bytes,
+            "measured": found if measure else None,
+        }
     )
     return 0
+
+
+def memory_bytes(memory: Memory) -> dict[str, int]:
+    """Return the parts of a prediction by their names, and their sum."""
+    return {
+        "weights_bytes": memory.weights_bytes,
+        "state_bytes": memory.state_bytes,
+        "guard_bytes": memory.guard_bytes,
+        "waiting_bytes": memory.waiting_bytes,
+        "scratch_bytes": memory.scratch_bytes,
+        "total_bytes": memory.total_bytes,
+    }
 
 
 def _check_room(slots: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What a long read costs: steps are told to a meter, time and resident memory come out of it."""
+"""Measure the time and the resident memory of a long read."""
 
 import time
 
@@ -16,6 +16,12 @@ class Meter:
     Attributes:
         items: items told so far.
         peak_bytes: the most resident memory seen.
+
+    Example:
+        >>> meter = Meter()
+        >>> due = meter.add(100)
+        >>> (meter.items, meter.growth_bytes)
+        (100, 0)
     """
 
     __slots__ = ("_last", "_start", "_warm", "items", "peak_bytes")

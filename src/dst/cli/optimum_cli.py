@@ -94,7 +94,7 @@ def _export(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with needing("export onnx", "export"):
         import onnx
 
-        from dst.cli.replace_file import replace_file
+        from dst.cli.output import replace_file
         from dst.runtime import open_bundle
     source = bundle / open_bundle(bundle).manifest.graphs[0].file
     model = onnx.load(source, load_external_data=False)

@@ -1,20 +1,22 @@
-"""What a verb prints: results go to standard output or to JSON, progress and errors to stderr."""
+"""Print results to standard output or as JSON, progress and remarks to standard error."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.replace_file import replace_file
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 PLAIN_EVERY_S = 10.0
@@ -51,7 +53,7 @@ class Output:
         )
 
     def write_json(self, value: object) -> None:
-        """Write a struct or a mapping as indented JSON, if JSON was asked for."""
+        """Write a struct, a dataclass or a mapping as indented JSON, if JSON was asked for."""
         if self.json is None:
             return
         plain = _encodable(msgspec.to_builtins(value, str_keys=True))
@@ -120,6 +122,23 @@ class Bar:
             self.plain.at(done, note, what)
 
 
+def table(*columns: str) -> Table:
+    """Make an empty table; a column whose name begins with `>` stands to the right."""
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        made.add_column(name.removeprefix(">"), justify=justify, overflow="fold")
+    return made
+
+
+def pairs() -> Table:
+    """Make an empty grid of names and what they are."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=10)
+    grid.add_column(overflow="fold")
+    return grid
+
+
 def write_out(text: str) -> None:
     """Write to standard output.
 
@@ -133,6 +152,30 @@ def write_out(text: str) -> None:
         raise
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one rename; a device or a pipe is written into.
+
+    Raises:
+        OSError: it cannot be written; the error names it, and what stood there still does.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))  # a link stays, and what it names is replaced
+        work = target.with_name(f".{target.name}.tmp")
+        try:
+            work.touch()
+            if target.exists():
+                shutil.copymode(target, work)
+            work.write_bytes(data)
+            work.replace(target)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _encodable(value: object) -> object:
     r"""Write the bytes of a file's name that are no UTF-8 as `\xff`; JSON has no room for them."""
     if isinstance(value, str):
@@ -143,7 +186,12 @@ def _encodable(value: object) -> object:
 
 
 def foreign(text: str) -> str:
-    """Make text from a manifest or the command line plain: no markup, no control characters."""
+    r"""Make text from a manifest or the command line plain: no markup, no control characters.
+
+    Example:
+        >>> print(foreign("[red]a\a"))
+        \[red]a\x07
+    """
     return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 

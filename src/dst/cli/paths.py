@@ -1,4 +1,4 @@
-"""What a verb writes and what it reads go in; nothing comes out where they are different files."""
+"""Refuse a command whose output file is also one of its inputs."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def state_files(option: str, path: Path | None) -> Places:
     return {option: path, f"the copy that {option} keeps": previous}
 
 
-def check_apart(output: Output, reads: Places, writes: Places | None = None) -> None:
+def check_paths(output: Output, reads: Places, writes: Places | None = None) -> None:
     """Find out before any work whether a file to be written is another file of the call.
 
     Args:

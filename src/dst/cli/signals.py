@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while work is going on: signals come in, a flag to look at comes out."""
+"""Note Ctrl-C and SIGTERM while work is going on, so that it ends at a safe place."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The bench: bundles in, what each costs on this machine out, side by side in one run."""
+"""Measure bundles: speed, memory, energy and how far a quantized one strays."""
 
 from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start
 from dst.evaluate.speed import measure

@@ -1,4 +1,4 @@
-"""Energy: the machine's own meter in, joules out, or why there is none.
+"""Read the energy counters of the processor, or say why they cannot be read.
 
 Linux shows the energy of each processor package as files (RAPL, Intel and AMD alike); on most
 systems only root may read them. What a meter shows is all that ran on the package.

@@ -1,4 +1,4 @@
-"""Feed: a bundle in, chunks that its graphs can read out.
+"""Find items that a bundle can read: those of its golden run, or random ones.
 
 Shape letters: `T` items per chunk, `n` items.
 """

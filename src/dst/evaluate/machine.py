@@ -1,4 +1,4 @@
-"""The machine: nothing in, what it is and how busy it is out; and a hold on some of its cores."""
+"""Describe this machine and how busy it is, and hold this thread to some of its cores."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Soak measurements: step times and memory samples in, percentiles and a slope with its bounds out.
+"""Judge whether memory was flat over a long run, and keep a histogram of step times.
 
 Memory is a staircase: it moves by whole pages, and by whole arenas of an allocator, at rare steps,
 and stays where it went. The errors of a line fitted through it therefore hang together, and the
@@ -43,6 +43,15 @@ class Times:
         count: times added.
         max_ns: the longest, exactly.
         total_ns: their sum, exactly.
+
+    Example:
+        >>> times = Times()
+        >>> for micros in range(1, 101):
+        ...     times.add(1000 * micros)
+        >>> round(times.percentile_ns(50) / 50_000, 1)
+        1.0
+        >>> times.max_ns
+        100000
     """
 
     __slots__ = ("_bins", "count", "max_ns", "total_ns")
@@ -145,6 +154,13 @@ def judge(steps: Integers, resident: Integers) -> Growth:
     Args:
         steps: `[n]`, evenly spaced and rising; the last is the length of the run. n is 1 or more.
         resident: `[n]`, resident bytes at these steps.
+
+    Example:
+        >>> steps = np.arange(1000) * 10
+        >>> judge(steps, np.full(1000, 50 << 20)).flat
+        True
+        >>> judge(steps, (50 << 20) + 4096 * np.arange(1000)).flat
+        False
     """
     warm = int(len(steps) * WARM_SHARE)
     after, held = steps[warm:], resident[warm:]

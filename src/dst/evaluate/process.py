@@ -1,4 +1,4 @@
-"""A fresh process: a bundle goes in, what it took to begin comes out.
+"""Open and step a bundle in a fresh process, and tell what that took.
 
 `probed` starts some, one after the other; each is `python -m dst.evaluate.process BUNDLE T THREADS
 PROVIDER` and prints one `Start` as JSON.
@@ -16,12 +16,12 @@ import msgspec
 from dst.evaluate.inputs import feed_of
 from dst.evaluate.result import Start
 from dst.runtime import DstError, Session, open_bundle, rss_bytes
+from dst.runtime.execution.memory import peak_rss_bytes
 from dst.runtime.execution.providers import Provider
 from dst.runtime.golden import golden_inputs
 
 STEPS = 32
 _LIMIT_S = 600
-_HIGH_WATER = "VmHWM:"
 
 
 def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> Start | str:
@@ -65,23 +65,6 @@ def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> 
         base_rss_bytes=int(median(s.base_rss_bytes for s in found)),
         peak_rss_bytes=int(median(s.peak_rss_bytes for s in found)),
     )
-
-
-def peak_rss_bytes() -> int:
-    """Return the most resident memory that this process ever held, in bytes.
-
-    Where the platform does not tell, what it holds now.
-    """
-    # Not getrusage where there is another way: on Linux it counts the parent's memory too.
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(_HIGH_WATER):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return rss_bytes()
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Timing: a bundle and a provider in, its speed against the CPU's on the golden chunks out.
+"""Time a provider against the CPU, step by step in turns, on the golden chunks of a bundle.
 
 Shape letters: `T` items per chunk.
 """

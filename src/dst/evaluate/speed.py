@@ -1,4 +1,4 @@
-"""Measuring: bundles in, their speed and their cost out, taken in turns in one process.
+"""Measure the speed and the cost of bundles, in turns, in one process.
 
 Each round gives every bundle a slot at every T, and begins with another bundle than the one
 before. What else the machine does then falls on all alike, and a ratio is taken within a round.
@@ -18,8 +18,7 @@ from dst.evaluate.energy import EnergyMeter
 from dst.evaluate.inputs import Feed, feed_of
 from dst.evaluate.machine import environment, load_average, pinned
 from dst.evaluate.process import probed
-from dst.evaluate.result import BenchResult, Cell, Entry
-from dst.evaluate.spread import spread_of
+from dst.evaluate.result import BenchResult, Cell, Entry, spread_of
 from dst.runtime import Bundle, DstError, Session, SessionError, Stream, open_bundle
 from dst.runtime.execution.providers import Provider
 from dst.runtime.golden import golden_inputs

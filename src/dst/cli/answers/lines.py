@@ -72,6 +72,11 @@ class Lines:
 
 
 def escape(data: bytes) -> str:
-    """Decode UTF-8 and escape control characters and what is not UTF-8."""
+    r"""Decode UTF-8 and escape control characters and what is not UTF-8.
+
+    Example:
+        >>> print(escape(b"caf\xc3\xa9\t\xff"))
+        café\t\xff
+    """
     text = data.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

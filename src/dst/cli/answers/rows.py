@@ -5,11 +5,13 @@ Shape letters: `n` items, `k` chunks, `T` items per chunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
+from dst.cli.options import names_of
 from dst.runtime.bundle.layout import fixed
 from dst.runtime.bundle.manifest import Contract, Output
 
@@ -75,6 +77,11 @@ class Classes:
 
         Logits become probabilities by softmax. Where the contract does not call the output logits,
         a row without a negative number that adds up to 1 holds probabilities already.
+
+        Example:
+            >>> names, shares = Classes("y", ("cat", "dog"), False).top(np.array([[0.25, 0.75]]))
+            >>> (names, shares.tolist())
+            (['dog'], [0.75])
         """
         values = rows.astype(np.float64).reshape(-1, len(self.names))
         best = values.argmax(axis=1)
@@ -84,6 +91,28 @@ class Classes:
             ready = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3)
             shares = np.where(ready[:, None], values, shares)
         return [self.names[i] for i in best.tolist()], shares[np.arange(len(best)), best]
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them, or a file with one per line.
+
+    Raises:
+        OSError: the file cannot be read.
+        WrongUseError: it is no text, or a name is empty or comes twice.
+    """
+    path = Path(text)
+    if "," in text or not text:
+        return names_of("--classes", text.split(","))
+    if not path.is_file():
+        raise WrongUseError(
+            f"--classes {text}: there is no such file; give a file with a name per line, or names "
+            "with commas between them, as in cat,dog"
+        )
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise WrongUseError(f"--classes {text}: is not UTF-8 text") from None
+    return names_of(f"--classes {text}", lines)
 
 
 def classes_of(names: Sequence[str], outputs: Sequence[Output]) -> Classes:

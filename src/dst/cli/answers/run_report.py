@@ -1,4 +1,4 @@
-"""What `dst run` prints and adds up: lines, items, answers, the most surprising, a summary."""
+"""Print and add up what `dst run` finds: lines, items, answers, the most surprising ones."""
 
 import sys
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from dst.cli.answers.top import Item, Top
 from dst.cli.inputs.reading import Scored
 from dst.cli.meter import Meter
 from dst.cli.output import Output, foreign, write_out
+from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import counted, mib
 
@@ -36,12 +37,16 @@ class TopLine(msgspec.Struct, frozen=True):
 
 
 class TopItem(msgspec.Struct, frozen=True):
-    """One of the most surprising items; `item` counts from 1 at the start of the stream."""
+    """One of the most surprising items; `item` counts from 1 at the start of the stream.
+
+    `text` is what a token id stands for, null where no tokenizer tells.
+    """
 
     item: int
     score: float
     values: tuple[float, ...]
     time: str | None
+    text: str | None
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -119,11 +124,12 @@ class Report:
         classes: Classes | None,
         times: Times | None,
         file: AnswerFile | None,
+        tokenizer: TextTokenizer | None,
         output: Output,
     ) -> None:
         self._per, self._text, self._output = per, text, output
         self._outputs, self._classes = outputs, classes
-        self._times, self._file = times, file
+        self._times, self._file, self._tokenizer = times, file, tokenizer
         self._cuts_lines = text and (per == "line" or top > 0)
         self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
         self._top_items = Top[Item](0 if text else top)
@@ -173,10 +179,14 @@ class Report:
                     x.score,
                     tuple(float(v) for v in x.values.tolist()),
                     x.time if timed else None,
+                    self._spelled(x.values),
                 )
                 for x in self._top_items.best()
             ),
         )
+
+    def _spelled(self, values: Array) -> str | None:
+        return None if self._tokenizer is None else self._tokenizer.decode(values.tolist())
 
     def _line(self, line: Line) -> None:
         self._top_lines.offer(line.rate, line.number, line)
@@ -283,7 +293,8 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
             more = " …" if len(x.values) > SHOWN_VALUES else ""
             time = "" if x.time is None else f"{foreign_plain(x.time)}  "
             numbers = f"{x.score:{max(9, len(unit))}.3f} {x.item:9}  "
-            shown.append(Text.assemble((numbers, "dim"), f"{time}{values}{more}"))
+            text = "" if x.text is None else f"  {foreign_plain(x.text)}"
+            shown.append(Text.assemble((numbers, "dim"), f"{time}{values}{more}{text}"))
     return [*shown, Text()]
 
 

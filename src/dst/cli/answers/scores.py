@@ -1,4 +1,4 @@
-"""How well a model foresaw its input: a score per item, by what its outputs predict.
+"""Score each item by how well the model foresaw it, from what its outputs predict.
 
 Shape letters: `n` items, `V` vocabulary, `F` features, `Q` quantile levels.
 """

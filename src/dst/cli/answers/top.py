@@ -31,7 +31,15 @@ class Item:
 
 
 class Top(Generic[Kind]):
-    """Keeps the `count` things of the highest rate; among equals the earlier ones."""
+    """Keeps the `count` things of the highest rate; among equals the earlier ones.
+
+    Example:
+        >>> top = Top[str](2)
+        >>> for number, (rate, what) in enumerate([(1.0, "a"), (3.0, "b"), (2.0, "c")]):
+        ...     top.offer(rate, number, what)
+        >>> top.best()
+        ['b', 'c']
+    """
 
     __slots__ = ("_count", "_heap")
 

@@ -1,4 +1,4 @@
-"""A crash survived: a bundle and some bytes go in; a child is killed, its stream goes on here.
+"""Kill a process in mid-stream, and go on here from the state that it saved.
 
 The proof is that the outputs and the final state equal those of a run that nothing interrupted,
 bit for bit.

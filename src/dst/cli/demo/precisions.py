@@ -1,4 +1,4 @@
-"""One model in several precisions and a text in; what each costs and how well it reads out.
+"""Read one text by one model in several precisions, and compare speed and bits per byte.
 
 The bundles read the same blocks in turns, so that whatever else the machine does falls on all
 alike; a ratio of speeds is taken within a block. Shape letters: `n` bytes.

@@ -1,4 +1,4 @@
-"""The process that `dst demo` kills: a bundle and a file go in, saved states and progress come out.
+"""The process that `dst demo` kills: stream a file, save the state twice, then wait.
 
 Run as `python -m dst.cli.demo.victim BUNDLE FILE STATE EVERY SAVES THREADS`. It prints the
 number of bytes after each save, streams on without saving after the last, and never ends by

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dst.cli.errors import WrongUseError, needing
-from dst.cli.inputs.rows import item_blocks
-from dst.cli.verbs.adopt import sizes_of
-from dst.cli.verbs.demo import held_out
+from dst.cli.data import held_out, read_all
+from dst.cli.errors import needing
 from dst.runtime import TextTokenizer
 
 if TYPE_CHECKING:
-    from dst.cli.verbs.export import Order
     from dst.export.hf import LanguageStep
+
+Array = npt.NDArray[np.generic]
 
 HELD_OUT = "modules of Python's standard library"
 T = (1, 16)
@@ -31,36 +30,24 @@ def is_network(source: Path) -> bool:
     return isinstance(held, dict) and held.get("model_type") == "dst"
 
 
-def hf_step(order: "Order", source: Path) -> "LanguageStep":
-    """Load the model.
+def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
+    """Load the model, to run these T; none for the usual ones.
 
     Raises:
         ExportError: `hugging-face`: the directory holds no model that can become a bundle.
-        WrongUseError: transformers is missing, or an option does not go with it.
+        WrongUseError: transformers is missing.
     """
-    if order.of_module or order.checkpoint:
-        from dst.cli.verbs.export import OF_MODULE
-
-        raise WrongUseError(
-            f"--from-hf has its own weights, chunk and state; {OF_MODULE} go with FILE.py:NAME, "
-            "--checkpoint with --size"
-        )
     with needing("export --from-hf", "export,hf"):
         import transformers  # noqa: F401
 
         from dst.export.hf import from_pretrained
-    return from_pretrained(source, t=sizes_of(order.t) or T)
+    return from_pretrained(source, t=sizes or T)
 
 
-def hf_data(
-    order: "Order", step: "LanguageStep"
-) -> tuple[npt.NDArray[np.generic] | None, str | None]:
+def hf_data(data: str | None, step: "LanguageStep") -> tuple[Array | None, str | None]:
     """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
     tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
-    if order.data is not None:
-        blocks = list(item_blocks(order.data, step.contract.chunk, tokenizer=tokenizer))
-        if not sum(len(block) for block in blocks):
-            raise WrongUseError(f"--data {order.data}: is empty")
-        return np.concatenate(blocks), Path(order.data).name
+    if data is not None:
+        return read_all(data, step.contract.chunk, tokenizer), Path(data).name
     ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
     return (ids, HELD_OUT) if len(ids) else (None, None)

@@ -98,6 +98,7 @@ def read_items(
         input=chunk.input,
         rate_hz=None if isinstance(content, Tokens) else content.sample_rate_hz,
         scaled=not tokens and np.dtype(chunk.dtype).kind == "f",
+        ids=tokens,
         form=form,
         found=found,
         stop=stop,

@@ -1,4 +1,4 @@
-"""Where bytes come from: a path or `-` goes in, blocks of bytes as they arrive come out."""
+"""Read a file, a pipe or standard input in blocks of bytes, as they arrive."""
 
 import os
 import queue

@@ -41,6 +41,10 @@ class Spec:
 
         Raises:
             WrongUseError: it is none.
+
+        Example:
+            >>> Spec.read("--chunk", "B,T,40")
+            Spec(shape=('B', 'T', 40), dtype='float32', value=None)
         """
         sizes, *rest = text.split(":")
         dtype, value = "float32", None

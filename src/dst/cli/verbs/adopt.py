@@ -1,111 +1,158 @@
-"""`dst adopt`: wrap a stateful ONNX file and what was said of it into a bundle."""
+"""`dst adopt`: wrap a stateful ONNX file into a bundle, with what its options say of it."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
+import typer
 
 from dst.cli.errors import CHECK_FAILED, WRONG_USE, WrongUseError, needing
+from dst.cli.inputs.named import array_file, examples, named, value_of
+from dst.cli.inputs.named import shape as shape_of
+from dst.cli.options import (
+    BundleName,
+    Description,
+    Json,
+    License,
+    Lookahead,
+    Lookback,
+    Out,
+    Overwrite,
+    Sizes,
+    Tail,
+    Tokenizer,
+    Vocabulary,
+    option,
+    sizes_of,
+)
 from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
-from dst.runtime.bundle.manifest import Constant, Contract, Fill, State, Zeros
+from dst.cli.paths import check_paths
+from dst.runtime.bundle.manifest import Constant, Fill, State, Zeros
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import mib
 
 if TYPE_CHECKING:
-    from dst.export import Answers
+    from dst.export import Adopted
 
-Array = npt.NDArray[np.generic]
 Meaning = Literal["logits", "gaussian", "custom"]
-Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to adopt, and what was said of it: see the options of `dst adopt`."""
+def adopt(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A stateful ONNX file.")],
+    out: Out,
+    chunk: Annotated[
+        str | None, option("--chunk", "NAME", "The input that takes the chunk.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, option("--state", "IN=OUT", "A state's input, and its output.")
+    ] = None,
+    init: Annotated[
+        list[str] | None, option("--init", "IN=VALUE", "A state's start: a number or file.")
+    ] = None,
+    constant: Annotated[
+        list[str] | None, option("--constant", "NAME=VALUE", "Never changes: 16000, 1,2 or a file.")
+    ] = None,
+    stream_input: Annotated[
+        list[str] | None,
+        option("--stream-input", "NAME[=VALUE]", "Given once, at a stream's start."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, option("--shape", "NAME=B,T,80", "Its axes, in the file's order.")
+    ] = None,
+    drop: Annotated[list[str] | None, option("--drop", "NAME", "Leave this output out.")] = None,
+    t: Sizes = None,
+    lookback: Lookback = 0,
+    lookahead: Lookahead = 0,
+    lookback_fill: Annotated[
+        float, option("--lookback-fill", "X", "What stands there at first; else 0.")
+    ] = 0.0,
+    tail: Tail = None,
+    pad: Annotated[float, option("--pad", "X", "What --tail pad fills in; else 0.")] = 0.0,
+    vocabulary: Vocabulary = None,
+    tokenizer: Tokenizer = "none",
+    meaning: Annotated[
+        list[str] | None, option("--meaning", "OUT=WHAT", "logits, gaussian: of the next item.")
+    ] = None,
+    sample_rate: Annotated[float | None, option("--sample-rate", "HZ", "Items per second.")] = None,
+    data: Annotated[
+        Path | None, option("--data", "FILE.npy", "Items to try it on; else noise.")
+    ] = None,
+    model_of: Annotated[
+        str | None, option("--model-of", "BUNDLE", "Keep its id, if the same model.")
+    ] = None,
+    within: Annotated[
+        float | None, option("--within", "X", "With it, int8: error allowed: 0.1.")
+    ] = None,
+    name: BundleName = None,
+    description: Description = "",
+    license: License = "",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Wrap an existing stateful ONNX file into a bundle, without torch.
 
-    model: Path
-    out: Path
-    chunk: str | None
-    states: Sequence[str]
-    inits: Sequence[str]
-    constants: Sequence[str]
-    stream_inputs: Sequence[str]
-    shapes: Sequence[str]
-    drop: Sequence[str]
-    t: str | None
-    lookback: int
-    lookahead: int
-    lookback_fill: float
-    tail: Literal["exact", "pad", "refuse"] | None
-    pad: float
-    vocabulary: int | None
-    tokenizer: Literal["bytes", "none"]
-    meanings: Sequence[str]
-    sample_rate_hz: float | None
-    data: Path | None
-    model_of: str | None
-    within: float | None
-    name: str | None
-    description: str
-    license: str
-    overwrite: bool
+    What the graph does not tell is asked in one message, with the options that answer; they
+    also set a wrong guess right. The file is run before anything is written. Exit code 1: a
+    check failed; 2: a question is open. Lines with ! deserve a second look. Needs the extra
+    onnx. docs/adopt.md tells all.
+
+        dst adopt gru.onnx --out gru --t 1,16
+        dst adopt vad.onnx --out vad --constant sr=16000 --t 512 --tail pad
+        dst adopt lstm.onnx --out lstm --state h0=h1 --init c0=start.npy --t 1,32
+    """
+    output = Output.to(json)
+    check_folder("--out", out)
+    check_paths(output, {"FILE": model, "--data": data, "--out": out})
+    with needing("adopt", "onnx"):
+        from dst.export import Answers, adopt_bundle
+    answers = Answers(
+        chunk=chunk,
+        states=named("--state", state, lambda name, text: text),
+        init=named("--init", init, value_of("--init")),
+        constants=named("--constant", constant, value_of("--constant")),
+        stream_inputs=examples(stream_input),
+        shapes=named("--shape", shape, shape_of),
+        drop=drop or [],
+        t=sizes_of(t),
+        lookback=lookback,
+        lookahead=lookahead,
+        lookback_fill=lookback_fill,
+        tail=tail,
+        pad_value=pad,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        sample_rate_hz=sample_rate,
+        meanings=named("--meaning", meaning, _meaning),
+    )
+    wrap = partial(
+        adopt_bundle,
+        model,
+        out,
+        answers,
+        name=name or out.name,
+        data=None if data is None else array_file("--data", data, ""),
+        description=description,
+        license=license,
+        overwrite=overwrite,
+        model_of=model_of,
+        within=within,
+    )
+    return lambda: _adopt(wrap, model.name, out, output)
 
 
-class Remark(msgspec.Struct, frozen=True):
-    """One thing that running the file has shown; not fine where it deserves a second look."""
-
-    text: str
-    fine: bool
-
-
-class AdoptedFile(msgspec.Struct, frozen=True):
-    """The bundle that was written; `worst` is its error against the file, 0 for bit for bit."""
-
-    path: str
-    name: str
-    bundle_id: str
-    model_id: str
-    bytes: int
-    worst: float
-    findings: tuple[Remark, ...]
-    contract: Contract
-
-
-def adopt(order: Order, output: Output) -> int:
+def _adopt(wrap: "Callable[..., Adopted]", name: str, out: Path, output: Output) -> int:
     """Wrap the file into a bundle, and return the exit code: 1 where it is no such step.
 
     Raises:
         DstError: the file cannot be adopted as asked; nothing was written.
-        WrongUseError: onnx is missing, or an option cannot be read.
     """
-    check_folder("--out", order.out)
-    check_apart(output, {"FILE": order.model, "--data": order.data, "--out": order.out})
-    with needing("adopt", "onnx"):
-        from dst.export import AdoptCheckError, OpenQuestionsError, adopt_bundle
-    answers = _answers(order)
-    data = None if order.data is None else _file("--data", order.data, "")
+    from dst.export import AdoptCheckError, OpenQuestionsError
+
     try:
-        with output.progress(f"adopt {order.model.name}", 1.0) as bar:
-            adopted = adopt_bundle(
-                order.model,
-                order.out,
-                answers,
-                name=order.name or order.out.name,
-                data=data,
-                description=order.description,
-                license=order.license,
-                overwrite=order.overwrite,
-                model_of=order.model_of,
-                within=order.within,
-                progress=lambda what, share: bar.at(share, what=what),
-            )
+        with output.progress(f"adopt {name}", 1.0) as bar:
+            adopted = wrap(progress=lambda what, share: bar.at(share, what=what))
     except OpenQuestionsError as error:
         sys.stderr.write(f"dst: {error}\n")  # lines of its own: each names an option
         return WRONG_USE
@@ -113,144 +160,22 @@ def adopt(order: Order, output: Output) -> int:
         sys.stderr.write(f"dst: {error}\n")
         return CHECK_FAILED
     manifest = adopted.manifest
-    result = AdoptedFile(
-        path=str(order.out),
-        name=manifest.name,
-        bundle_id=manifest.bundle_id,
-        model_id=manifest.model_id,
-        bytes=sum(f.size for f in manifest.files.values()),
-        worst=adopted.worst,
-        findings=tuple(Remark(f.text, f.fine) for f in adopted.findings),
-        contract=manifest.contract,
+    size = sum(file.size for file in manifest.files.values())
+    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {mib(size)}")
+    _show(adopted, output)
+    output.write_json(
+        {
+            "path": str(out),
+            "name": manifest.name,
+            "bundle_id": manifest.bundle_id,
+            "model_id": manifest.model_id,
+            "bytes": size,
+            "worst": adopted.worst,
+            "findings": adopted.findings,
+            "contract": manifest.contract,
+        }
     )
-    _show(result, output)
-    output.write_json(result)
     return 0
-
-
-def _answers(order: Order) -> "Answers":
-    from dst.export import Answers
-
-    return Answers(
-        chunk=order.chunk,
-        states=_named("--state", order.states, lambda name, text: text),
-        init=_named("--init", order.inits, lambda name, text: _value("--init", name, text)),
-        constants=_named(
-            "--constant", order.constants, lambda name, text: _value("--constant", name, text)
-        ),
-        stream_inputs=_stream_inputs(order.stream_inputs),
-        shapes=_named("--shape", order.shapes, _shape),
-        drop=order.drop,
-        t=sizes_of(order.t),
-        lookback=order.lookback,
-        lookahead=order.lookahead,
-        lookback_fill=order.lookback_fill,
-        tail=order.tail,
-        pad_value=order.pad,
-        vocabulary=order.vocabulary,
-        tokenizer=order.tokenizer,
-        sample_rate_hz=order.sample_rate_hz,
-        meanings=_named("--meaning", order.meanings, _meaning),
-    )
-
-
-def _named(
-    option: str, given: Sequence[str], read: Callable[[str, str], Value]
-) -> dict[str, Value]:
-    """Read `NAME=TEXT` options, each name once."""
-    found: dict[str, Value] = {}
-    for text in given:
-        name, equals, rest = text.partition("=")
-        if not name or not equals:
-            raise WrongUseError(f"{option} {text}: expected a name, `=` and what it is")
-        if name in found:
-            raise WrongUseError(f"{option} {text}: `{name}` was given before")
-        found[name] = read(name, rest)
-    return found
-
-
-def _stream_inputs(given: Sequence[str]) -> dict[str, Array | None]:
-    """Read `NAME` or `NAME=EXAMPLE` options, each name once."""
-    bare = [text for text in given if "=" not in text]
-    found: dict[str, Array | None] = dict(
-        _named(
-            "--stream-input",
-            [text for text in given if "=" in text],
-            lambda name, text: _value("--stream-input", name, text),
-        )
-    )
-    for name in bare:
-        if not name or name in found:
-            raise WrongUseError(f"--stream-input {name}: expected a name, each once")
-        found[name] = None
-    return found
-
-
-def _value(option: str, name: str, text: str) -> Array:
-    """Read numbers with commas, or a tensor file; one number gives an array without axes."""
-    if text.endswith((".npy", ".safetensors")):
-        return _file(f"{option} {name}", Path(text), name)
-    truths = {"true": 1, "false": 0}
-    try:
-        values = [truths[p] if p in truths else _number(p) for p in text.lower().split(",")]
-    except ValueError:
-        raise WrongUseError(
-            f"{option} {name}={text}: expected a number, numbers with commas, or the name of a "
-            ".npy or .safetensors file"
-        ) from None
-    found = np.asarray(values if len(values) > 1 else values[0])
-    if found.dtype == object:
-        raise WrongUseError(f"{option} {name}={text}: holds a number that no tensor can hold")
-    return found
-
-
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _file(option: str, path: Path, name: str) -> Array:
-    """Read an array from a .npy file, or the tensor `name` from a .safetensors file."""
-    try:
-        if path.suffix == ".npy":
-            value: Array = np.load(path, allow_pickle=False)
-        else:
-            value = safetensors.numpy.load(path.read_bytes())[name]
-    except KeyError:
-        raise WrongUseError(f"{option}: {path} has no tensor `{name}`") from None
-    except (ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise WrongUseError(f"{option}: {path} is no file of numbers: {error}") from None
-    if value.dtype.kind not in "fiub":
-        raise WrongUseError(f"{option}: {path} holds {value.dtype}, expected numbers")
-    return value
-
-
-def _shape(name: str, text: str) -> tuple[int | str, ...]:
-    """Read `B,T,80`; nothing at all is the shape of a single number."""
-    try:
-        parts = [part.strip() for part in text.split(",")] if text else []
-        return tuple(part.upper() if part.upper() in ("B", "T") else int(part) for part in parts)
-    except ValueError:
-        raise WrongUseError(
-            f"--shape {name}={text}: expected B, T and sizes with commas, for example B,T,80"
-        ) from None
-
-
-def sizes_of(text: str | None) -> tuple[int, ...]:
-    """Read `1,16`.
-
-    Raises:
-        WrongUseError: it holds anything but sizes.
-    """
-    try:
-        sizes = tuple(int(part) for part in text.split(",")) if text is not None else ()
-    except ValueError:
-        sizes = (0,)
-    if any(t < 1 for t in sizes):
-        raise WrongUseError(f"--t {text}: expected sizes of 1 or more with commas, as in 1,16")
-    return sizes
 
 
 def _meaning(name: str, text: str) -> Meaning:
@@ -260,9 +185,9 @@ def _meaning(name: str, text: str) -> Meaning:
     return found[text]
 
 
-def _show(result: AdoptedFile, output: Output) -> None:
-    out, contract = output.out, result.contract
-    out.print(f"[green]✓[/] wrote [bold]{foreign(result.path)}[/]: {mib(result.bytes)}")
+def _show(adopted: "Adopted", output: Output) -> None:
+    """Print the contract of the new bundle, and what running the file has shown."""
+    out, contract = output.out, adopted.manifest.contract
     chunk = contract.chunk
     lines = [
         f"chunk     `{chunk.input}` {chunk.dtype} {_axes(chunk.shape)}, T = "
@@ -280,10 +205,10 @@ def _show(result: AdoptedFile, output: Output) -> None:
     lines += [f"output    {_answer(answer)}" for answer in contract.outputs]
     for line in lines:
         out.print(f"  {foreign(line)}")
-    for finding in result.findings:
+    for finding in adopted.findings:
         mark = "[green]✓[/]" if finding.fine else "[yellow]![/]"
         out.print(f"  {mark} {foreign(finding.text)}")
-    told = "bit for bit" if result.worst == 0 else f"to {result.worst:.0e} of its rms"
+    told = "bit for bit" if adopted.worst == 0 else f"to {adopted.worst:.0e} of its rms"
     out.print(f"  [green]✓[/] the bundle does what the file does, {told}")
 
 

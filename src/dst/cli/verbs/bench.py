@@ -1,75 +1,99 @@
-"""`dst bench`: bundles go in, what each costs on this machine comes out, side by side."""
+"""`dst bench`: measure what bundles cost on this machine, side by side."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
-from dst.cli.replace_file import replace_file
+from dst.cli.errors import WrongUseError
+from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Provider, Threads, sizes_of
+from dst.cli.output import Output, check_folder, foreign, replace_file, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate import BenchResult, Cell, Entry, measure
 from dst.evaluate.rendering.canvas import NoMatplotlibError
-from dst.evaluate.rendering.figure import draw
+from dst.evaluate.rendering.charts import picture
 from dst.evaluate.rendering.page import page
 from dst.evaluate.speed import SIZES
 from dst.runtime import open_bundle
-from dst.runtime.execution.providers import Provider
 from dst.words import counted, mib
 
 BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
 _NONE = "[dim]–[/]"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be measured, and where it goes; no `sizes` for the usual ones that run."""
+def bench(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help=BUNDLE_HELP)],
+    t: Annotated[
+        str | None,
+        typer.Option("--t", metavar="N[,N]", help="Items per chunk; by default what they run."),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="How often each has its turn.")
+    ] = 10,
+    slot_ms: Annotated[
+        float, typer.Option("--slot-ms", metavar="MS", help="How long a turn is, at about.")
+    ] = 100.0,
+    starts: Annotated[
+        int,
+        typer.Option("--starts", metavar="N", min=0, help="Fresh processes for load and memory."),
+    ] = 3,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help=PNG_HELP)] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")
+    ] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Measure what bundles cost on this machine, in turns, and compare them with the first.
 
-    bundles: tuple[str, ...]
-    sizes: tuple[int, ...]
-    rounds: int
-    slot_ms: float
-    starts: int
-    provider: Provider
-    threads: int
-    png: Path | None
-    html: Path | None
+    Per bundle and T: items per second with its ratio to the first bundle (median of all rounds
+    and its 95 % interval), p50 and p99 of a step. Per bundle: files, load time, time to the
+    first output and peak memory, each in fresh processes; energy where the machine tells; and
+    the quality that the bundle's horizon report found. A T that a bundle does not run shows as
+    –. Other work on the machine makes times worse, and ratios only less sure.
 
-
-def bench(order: Order, output: Output) -> int:
-    """Measure, print tables, write the files that were asked for, and return the exit code.
-
-    Raises:
-        DstError: a bundle is broken, or nothing can be measured.
-        OSError: a file cannot be written.
-        WrongUseError: it would be written into a bundle.
+        dst bench text ./text-int8 ./text-int4
+        dst bench text ./text-int8 --t 1,32 --rounds 30 --json - --html bench.html --png bench.png
     """
-    bundles = {f"bundle {bundle}": bundle for bundle in order.bundles}
-    check_apart(output, bundles, {"--png": order.png, "--html": order.html})
-    with Interrupts() as interrupts:
-        with output.progress("bench", 1.0) as bar:
-            result = measure(
-                order.bundles,
-                order.sizes or usual_sizes(order.bundles),
-                order.rounds,
-                threads=order.threads,
-                provider=order.provider,
-                slot_ms=order.slot_ms,
-                starts=order.starts,
-                progress=interrupts.watched(lambda what, share: bar.at(share, what)),
-            )
-        _show(result, output)
-        if order.html is not None:
-            replace_file(order.html, page(result).encode())
-        if order.png is not None:
-            try:
-                draw(result, order.png)
-            except NoMatplotlibError as error:
-                output.err.print(foreign(str(error)))
-    output.write_json(result)
-    return 0
+    output = Output.to(json)
+    check_folder("--png", png)
+    check_folder("--html", html)
+    sizes = tuple(sorted(set(sizes_of(t))))
+    if not 0 < slot_ms < math.inf:
+        raise WrongUseError(f"--slot-ms {slot_ms:g}: expected a number above 0")
+
+    def work() -> int:
+        reads = {f"bundle {bundle}": bundle for bundle in bundles}
+        check_paths(output, reads, {"--png": png, "--html": html})
+        with Interrupts() as interrupts:
+            with output.progress("bench", 1.0) as bar:
+                result = measure(
+                    bundles,
+                    sizes or usual_sizes(bundles),
+                    rounds,
+                    threads=threads,
+                    provider=provider,
+                    slot_ms=slot_ms,
+                    starts=starts,
+                    progress=interrupts.watched(lambda what, share: bar.at(share, what)),
+                )
+            _show(result, output)
+            if html is not None:
+                replace_file(html, page(result).encode())
+            if png is not None:
+                try:
+                    replace_file(png, picture(result))
+                except NoMatplotlibError as error:
+                    output.err.print(foreign(str(error)))
+        output.write_json(result)
+        return 0
+
+    return work
 
 
 def usual_sizes(bundles: Sequence[str]) -> tuple[int, ...]:
@@ -106,18 +130,11 @@ def _show(result: BenchResult, output: Output) -> None:
         output.out.print(f"[dim]energy: {foreign(result.energy_why)}[/]")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left")
-    return table
-
-
 def _by_t(result: BenchResult, what: str, show: Callable[[Cell], str]) -> Table:
-    table = _table(what, *(f"T = {t}" for t in result.sizes))
+    grid = table(what, *(f">T = {t}" for t in result.sizes))
     for entry in result.bundles:
-        table.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
-    return table
+        grid.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
+    return grid
 
 
 def _speed(cell: Cell) -> str:
@@ -139,8 +156,8 @@ def _step(cell: Cell) -> str:
 
 
 def _cost(result: BenchResult) -> Table:
-    head = ("files", "weights", "load", "first output", "peak memory", "its own")
-    table = _table("cost", *head, "µJ an item" if result.energy_why is None else "")
+    head = (">files", ">weights", ">load", ">first output", ">peak memory", ">its own")
+    grid = table("cost", *head, ">µJ an item" if result.energy_why is None else ">")
     for entry in result.bundles:
         start = entry.start
         cells = [_NONE] * 4
@@ -152,8 +169,8 @@ def _cost(result: BenchResult) -> Table:
                 mib(start.peak_rss_bytes - start.base_rss_bytes),
             ]
         sizes = mib(entry.file_bytes), mib(entry.weights_bytes)
-        table.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
-    return table
+        grid.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
+    return grid
 
 
 def _energy(entry: Entry) -> str:
@@ -162,15 +179,16 @@ def _energy(entry: Entry) -> str:
 
 
 def _quality(result: BenchResult) -> Table:
-    table = _table("quality", "items", "divergence", "loss", "growth", "causal", "gates")
+    head = (">items", ">divergence", ">loss", ">growth", ">causal", ">gates")
+    grid = table("quality", *head)
     words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "not judged"}
     for entry in result.bundles:
         held = entry.quality
         if held is None:
-            table.add_row(foreign(entry.label), *[_NONE] * 6)
+            grid.add_row(foreign(entry.label), *[_NONE] * 6)
             continue
         growth = next((g.value for g in held.gates if g.name == "last-over-early"), None)
-        table.add_row(
+        grid.add_row(
             foreign(entry.label),
             f"{held.items:,}",
             f"{held.divergence[-1]:.2g}",
@@ -179,7 +197,7 @@ def _quality(result: BenchResult) -> Table:
             "yes" if held.causal else "no",
             words[held.passed],
         )
-    return table
+    return grid
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -5,25 +5,29 @@ import lzma
 import os
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import numpy as np
+import typer
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-import dst
 from dst.cli.answers.lines import escape
 from dst.cli.answers.scores import measure_for
+from dst.cli.data import held_out
 from dst.cli.demo.crash import Crash, crash_and_resume
 from dst.cli.demo.precisions import PrecisionResult, siblings, side_by_side
 from dst.cli.errors import CHECK_FAILED, WrongUseError
 from dst.cli.inputs.reading import Reading
 from dst.cli.meter import Meter
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
 from dst.runtime import Session, generate
 from dst.runtime.bundle.manifest import Tokens
 from dst.words import mib
@@ -74,20 +78,47 @@ class DemoResult(msgspec.Struct, frozen=True):
     sample: str
 
 
-def held_out() -> bytes:
-    """Return the held-out text that comes with the package."""
-    return (Path(dst.__file__).parent / "heldout" / "stdlib.txt").read_bytes()
+def demo(
+    count: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Stream only so many bytes.")
+    ] = None,
+    bundle: Annotated[str, typer.Option("--bundle", metavar="BUNDLE", help=BUNDLE_HELP)] = "text",
+    chunk: Annotated[
+        int | None,
+        typer.Option("--chunk", metavar="T", help="Bytes per step; by default the most it takes."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, max=MAX_THREADS, help="Threads; by default 2, if there are."
+        ),
+    ] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Show what this is: stream real text, survive a kill, fit smaller places, write on.
+
+    Reads the held-out megabyte that comes with the package through the shipped text model and
+    compares its bits per byte with gzip, bzip2 and xz; kills a child process in mid-stream, resumes
+    from the state it saved and checks that every output is the same, bit for bit; reads on in every
+    precision of the model that ships, side by side; continues a prompt. Exit code 1 if the resumed
+    run differs.
+
+        dst demo
+        dst demo --bytes 100000 --json result.json
+    """
+    output = Output.to(json)
+    threads = threads or min(2, os.cpu_count() or 1)
+    return lambda: show_parts(bundle, count, chunk, threads, output)
 
 
-def demo(bundle: str, count: int | None, t: int | None, asked: int | None, output: Output) -> int:
+def show_parts(bundle: str, count: int | None, t: int | None, threads: int, output: Output) -> int:
     """Run the four parts, print them, and return the exit code.
 
     Raises:
         DstError: the bundle cannot be used.
         WrongUseError: it is no text model, or there are too few bytes.
     """
-    check_apart(output, {"--bundle": bundle})
-    threads = asked or min(2, os.cpu_count() or 1)
+    check_paths(output, {"--bundle": bundle})
     session = Session.open(bundle, threads=threads)
     content = session.contract.chunk.content
     measure = measure_for(session.contract)
@@ -159,8 +190,6 @@ def _indented(what: Table | Text | Group) -> Padding:
 
 def _stream(reading: Reading, data: bytes, output: Output) -> Streamed:
     """Read all the data and add up its bits, in blocks, as a stream would come."""
-    import numpy as np
-
     ids = np.frombuffer(data, np.uint8)
     bits, meter = 0.0, Meter()
     began = time.perf_counter()
@@ -230,11 +259,8 @@ def _survived(crash: Crash) -> Group:
 
 def _compared(precisions: list[PrecisionResult]) -> Table:
     """Set the precisions side by side."""
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("bundle", "precision", "recipe"):
-        grid.add_column(heading)
-    for heading in ("weights", "bits/byte", "bytes/s", "speed"):
-        grid.add_column(heading, justify="right")
+    numbers = (">weights", ">bits/byte", ">bytes/s", ">speed")
+    grid = table("bundle", "precision", "recipe", *numbers)
     for found in precisions:
         grid.add_row(
             foreign(found.bundle),

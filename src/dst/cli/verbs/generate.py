@@ -1,35 +1,27 @@
-"""`dst generate`: a bundle and a prompt go in, text comes out as it is made."""
+"""`dst generate`: continue a prompt, and print the text as it is made."""
 
 import codecs
+import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import msgspec
+import typer
 
 from dst.cli.answers.lines import escape
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.token_text import tokenizer_for
+from dst.cli.options import BundleArgument, Json, Provider, State, Threads
 from dst.cli.output import Output, check_folder
-from dst.cli.paths import check_apart, state_files
+from dst.cli.paths import check_paths, state_files
 from dst.cli.signals import Interrupts
-from dst.runtime import Session, Stream, generate
+from dst.runtime import Session, Stream
+from dst.runtime import generate as continued
 from dst.runtime.bundle.manifest import Tokens
-from dst.runtime.execution.providers import Provider
 from dst.words import counted
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to continue: see the options of `dst generate`."""
-
-    items: int
-    seed: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    stop: bytes
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -46,27 +38,95 @@ class Generated(msgspec.Struct, frozen=True):
     state: str | None
 
 
+def generate(
+    bundle: BundleArgument,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="What to continue.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
+    ] = None,
+    items: Annotated[
+        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
+    ] = 200,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Below 1 is bolder; 0 takes the likeliest.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="K", help="Only the K likeliest; 0 for all.")
+    ] = 0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", metavar="P", help="Only the likeliest that reach P.")
+    ] = 1.0,
+    stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End after this text.")] = "",
+    state: State = None,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Continue a prompt; the text is printed as it comes.
+
+    The same seed gives the same text. Without a seed one is drawn, and --json tells it. With
+    --state a stream goes on from where it was saved, and --prompt may be left out.
+
+        dst generate text --prompt "import os" --items 300 --seed 1
+        dst generate text --prompt-file start.py --temperature 0.5 --stop "def "
+        dst generate text --prompt "class " --state s.state
+        dst generate text --state s.state
+    """
+    output = Output.to(json)
+    if prompt is not None and prompt_file is not None:
+        raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
+    text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
+
+    def work() -> int:
+        check_folder("--state", state)
+        reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
+        check_paths(output, reads, state_files("--state", state))
+        session = Session.open(bundle, provider=provider, threads=threads)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        return write(session, text, items, sampling, os.fsencode(stop), state, output)
+
+    return work
+
+
+class Sampling(NamedTuple):
+    """How a token is drawn: see `dst.runtime.generate`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+
+
 def write(
-    bundle: str,
+    session: Session,
     prompt: bytes,
-    prompt_file: Path | None,
-    provider: Provider,
-    threads: int,
+    most: int,
+    sampling: Sampling,
+    stop: bytes,
     state: Path | None,
-    manner: Manner,
     output: Output,
 ) -> int:
     """Continue a prompt, print the text as it comes, and return the exit code.
 
+    Args:
+        session: the model.
+        prompt: what it continues.
+        most: bytes or tokens to write at most.
+        sampling: how each is drawn.
+        stop: the text after which it ends; empty for none.
+        state: the saved state to go on from and to save to.
+        output: where the text goes.
+
     Raises:
-        DstError: the bundle or the state cannot be used, or the model cannot generate.
-        WrongUseError: the model reads no text, the state's folder cannot be written to, or the
-            prompt's file or the bundle would be overwritten.
+        DstError: the state cannot be used, or the model cannot generate.
+        WrongUseError: the model reads no text.
     """
-    check_folder("--state", state)
-    reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
-    check_apart(output, reads, state_files("--state", state))
-    session = Session.open(bundle, provider=provider, threads=threads)
     content = session.contract.chunk.content
     if not (isinstance(content, Tokens) and content.tokenizer != "none"):
         raise WrongUseError(f"{session.bundle.label}: reads no text; use dst.runtime.generation")
@@ -80,21 +140,14 @@ def write(
     printer.prompt(prompt)
     began = time.perf_counter()
     with Interrupts() as interrupts:
-        for token in generate(
-            stream,
-            prompt if tokenizer is None else _text(prompt),
-            manner.items,
-            temperature=manner.temperature,
-            top_k=manner.top_k,
-            top_p=manner.top_p,
-            seed=manner.seed,
-        ):
+        given = prompt if tokenizer is None else _text(prompt)
+        for token in continued(stream, given, most, **sampling._asdict()):
             piece = bytes([token]) if decoder is None else decoder.feed(token).encode()
             made += piece
             items += 1
             printer.piece(piece)
-            tail = made[-len(manner.stop) - len(piece) :]  # the text may end within a token
-            stopped = bool(manner.stop) and manner.stop in tail
+            tail = made[-len(stop) - len(piece) :]  # the text may end within a token
+            stopped = bool(stop) and stop in tail
             if stopped or interrupts.signal:
                 break
         if decoder is not None:

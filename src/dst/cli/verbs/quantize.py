@@ -1,131 +1,163 @@
-"""`dst quantize`: a bundle and a recipe go in, a smaller or faster bundle comes out."""
+"""`dst quantize`: make a smaller or faster bundle by a recipe, or by the best one with `--auto`."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
 import numpy as np
+import typer
 from rich.table import Table
 
-from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.forced import Strayed, strayed
+from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
+from dst.cli.forced import measure_forced
 from dst.cli.inputs.rows import item_blocks
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
+from dst.cli.options import BundleArgument, Json, Out, Overwrite, option
+from dst.cli.output import Output, check_folder, foreign, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
-from dst.quantize import (
-    Calibration,
-    NothingQuantizedError,
-    Override,
-    Quantized,
-    Recipe,
-    WeightRecord,
-    override_named,
-    quantize_bundle,
-    recipe_named,
-)
-from dst.quantize.optimum import OptimumBackend
 from dst.runtime import open_bundle
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.install import install_line
 from dst.words import mib
 
+if TYPE_CHECKING:
+    from dst.quantize import Calibration, Quantized, Recipe, WeightRecord
+    from dst.quantize.optimum import OptimumBackend
+
 MAX_CALIBRATION_ITEMS = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to quantize and how: see the options of `dst quantize`."""
+def quantize(
+    bundle: BundleArgument,
+    out: Out,
+    recipe: Annotated[str | None, option("--recipe", "NAME", "One of the list above.")] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Measure the recipes here, and pick one.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        option("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05."),
+    ] = None,
+    goal: Annotated[
+        Literal["speed", "size"] | None,
+        option("--goal", "WHAT", "--auto: speed (by default) or size."),
+    ] = None,
+    items: Annotated[
+        int | None, option("--items", "N", "--auto: how many to measure; else 20,000.", least=1)
+    ] = None,
+    data: Annotated[
+        str | None, option("--input", "FILE", "--auto: real input to measure on.")
+    ] = None,
+    block: Annotated[
+        int | None, option("--block", "N", "Values to a scale: 16, 32, 64 or 128.")
+    ] = None,
+    method: Annotated[
+        str | None, option("--method", "NAME", "Of finding scales: rtn, search or gptq.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, option("--weight-bits", "N", "Of int8 columns: 7; 8: VNNI, NPU only.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, option("--calibrate", "FILE", "Real input, of any kind that run reads.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, option("--keep", "PATTERN", "Weights or nodes to leave in float32.")
+    ] = None,
+    form: Annotated[
+        list[str] | None, option("--form", "NAME=FORM", "Hold these weights in this form.")
+    ] = None,
+    backend: Annotated[
+        Literal["dst", "optimum"] | None,
+        option("--with", "WHO", "Who rounds products: dst, or optimum."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Make a smaller or faster bundle of a model; a saved state loads in both.
 
-    bundle: str
-    recipe: str
-    out: Path
-    block: int | None
-    method: str | None
-    weight_bits: int | None
-    calibrate: str | None
-    keep: tuple[str, ...]
-    forms: tuple[str, ...]
-    backend: str
-    overwrite: bool
+    State, decay, gates, norms and softmax stay float32; what else does, and why, is printed.
+    Patterns are shell patterns for the names printed; forms are float32, float16, int8-dynamic,
+    int8-static, int8-rows, int8-block, int4-block, int8-stored. --auto takes the fastest
+    (--goal size: smallest) recipe that keeps the gates and the budget. Exit code 1: nothing is
+    gained and nothing written. Needs the extra onnx. docs/quantization.md tells all.
 
+        int8-rows     8 bits, a scale per item: causal, any T, fast chunks
+        int8-dynamic  8 bits, a scale per chunk: fastest chunks; T fixed, not causal
+        int8-static   8 bits, scales from --calibrate: for NPUs
+        int8-weights  8-bit blocks of 64: closest to float32, fast single steps
+        int4-weights  4-bit blocks of 32: smallest, fastest single steps
+        int4-mixed    the same, but 8 bits where a product feeds the state
+        fp16          half precision, for GPU, WebGPU, Core ML; no gain on CPU
 
-class Result(msgspec.Struct, frozen=True):
-    """The bundle that was written; `strayed` where an override quantizes what no recipe would.
-
-    `path` and `bundle_id` are null where nothing could be quantized; `weights` then says why.
-    `weights_bytes` is what weights take on disk, `held_bytes` what one open graph holds of them.
+        dst quantize text --auto --budget "nats<0.005" --input my.txt --out text-fast
+        dst quantize text --recipe int4-weights --keep 'val_845' --out text-int4
     """
-
-    path: str | None
-    bundle_id: str | None
-    model_id: str
-    precision: str
-    recipe: str | None
-    weights_bytes: int
-    weights_bytes_before: int
-    held_bytes: int
-    weights: tuple[WeightRecord, ...]
-    strayed: Strayed | None
-
-
-def quantize(order: Order, output: Output) -> int:
-    """Quantize a bundle, say what became of every weight, and return the exit code.
-
-    Raises:
-        DstError: the bundle is broken, the recipe does not fit, or nothing could be written.
-        WrongUseError: an option does not fit.
-    """
-    check_folder("--out", order.out)
-    reads = {"BUNDLE": order.bundle, "--calibrate": order.calibrate, "--out": order.out}
-    check_apart(output, reads)
-    recipe = recipe_named(
-        order.recipe, block=order.block, method=order.method, weight_bits=order.weight_bits
-    )
-    backend = _optimum(recipe) if order.backend == "optimum" else None
-    bundle = open_bundle(order.bundle)
-    calibration = None if order.calibrate is None else _calibration(order.calibrate, bundle)
-    try:
-        with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
-            done = quantize_bundle(
-                bundle,
-                order.out,
-                recipe,
-                calibration=calibration,
-                overrides=_overrides(order),
-                backend=backend,
-                overwrite=order.overwrite,
-                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
-            )
-    except NothingQuantizedError as nothing:
-        return _tell_nothing(bundle, recipe, nothing, output)
-    _tell(order.out, done, output)
-    if bundle.manifest.certificates and not done.bundle.manifest.certificates:
-        output.out.print("[dim]certificates of the source do not describe these graphs[/]")
-    insisted = any(record.forced for record in done.records)
-    drift = strayed(bundle, order.out, output) if insisted else None
-    before, after = done.weights_bytes
-    output.write_json(
-        Result(
-            path=str(order.out),
-            bundle_id=done.bundle.manifest.bundle_id,
-            model_id=done.bundle.manifest.model_id,
-            precision=done.bundle.manifest.precision,
-            recipe=done.bundle.manifest.recipe,
-            weights_bytes=after,
-            weights_bytes_before=before,
-            held_bytes=done.bundle.manifest.weights_bytes,
-            weights=done.records,
-            strayed=drift,
+    output = Output.to(json)
+    check_folder("--out", out)
+    if auto == (recipe is not None):
+        raise WrongUseError("expected either --recipe NAME or --auto, see dst quantize --help")
+    by_hand = {
+        "--block": block,
+        "--method": method,
+        "--weight-bits": weight_bits,
+        "--calibrate": calibrate,
+        "--keep": keep or None,
+        "--form": form or None,
+        "--with": backend,
+    }
+    measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
+    _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
+    with needing("quantize", "onnx"):
+        from dst.cli.autotune import pick_recipe
+        from dst.quantize import Override, override_named, quantize_bundle, recipe_named
+    if recipe is None:
+        return lambda: pick_recipe(
+            bundle, out, budget, goal or "speed", items, data, overwrite=overwrite, output=output
         )
-    )
-    return 0
+
+    def work() -> int:
+        check_paths(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
+        chosen = recipe_named(recipe, block=block, method=method, weight_bits=weight_bits)
+        rounder = _optimum(chosen) if backend == "optimum" else None
+        source = open_bundle(bundle)
+        calibration = None if calibrate is None else _calibration(calibrate, source)
+        overrides = [Override(pattern, "float32") for pattern in keep or ()]
+        overrides += [override_named(*_form(text)) for text in form or ()]
+        write = partial(
+            quantize_bundle,
+            source,
+            out,
+            chosen,
+            calibration=calibration,
+            overrides=overrides,
+            backend=rounder,
+            overwrite=overwrite,
+        )
+        return _quantize(write, source, chosen, out, output)
+
+    return work
 
 
-def _calibration(path: str, bundle: Bundle) -> Calibration:
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise WrongUseError(f"{given[0]} {why}")
+
+
+def _form(text: str) -> tuple[str, str]:
+    """Read `PATTERN=FORM`."""
+    pattern, found, form = text.rpartition("=")
+    if not found or not pattern:
+        raise WrongUseError(f"--form {text}: expected PATTERN=FORM, e.g. 'val_48=int8-rows'")
+    return pattern, form
+
+
+def _calibration(path: str, bundle: Bundle) -> "Calibration":
     """Read items to calibrate on, up to a number that fits in memory."""
+    from dst.quantize import Calibration
+
     blocks, count = [], 0
     for block in item_blocks(path, bundle.manifest.contract.chunk):
         blocks.append(block)
@@ -137,8 +169,10 @@ def _calibration(path: str, bundle: Bundle) -> Calibration:
     return Calibration.of_items(np.concatenate(blocks))
 
 
-def _optimum(recipe: Recipe) -> OptimumBackend:
+def _optimum(recipe: "Recipe") -> "OptimumBackend":
     """Find out before any work whether optimum is there and can do the recipe."""
+    from dst.quantize.optimum import OptimumBackend
+
     backend = OptimumBackend()
     try:
         backend.check(recipe)
@@ -153,60 +187,71 @@ def _optimum(recipe: Recipe) -> OptimumBackend:
     return backend
 
 
-def _overrides(order: Order) -> list[Override]:
-    overrides = [Override(pattern, "float32") for pattern in order.keep]
-    for text in order.forms:
-        pattern, found, form = text.rpartition("=")
-        if not found or not pattern:
-            raise WrongUseError(f"--form {text}: expected PATTERN=FORM, e.g. 'val_48=int8-rows'")
-        overrides.append(override_named(pattern, form))
-    return overrides
-
-
-def _tell_nothing(
-    bundle: Bundle, recipe: Recipe, nothing: NothingQuantizedError, output: Output
+def _quantize(
+    write: "Callable[..., Quantized]", source: Bundle, recipe: "Recipe", out: Path, output: Output
 ) -> int:
-    """Say of every weight why it stays as it is, and return the exit code."""
-    manifest = bundle.manifest
-    output.out.print(
-        f"[bold red]✗[/] nothing can be quantized by {foreign(recipe.label)}; nothing was written"
-    )
-    if nothing.records:
-        output.out.print(_weights(nothing.records))
-    else:
-        output.out.print("the graphs hold no weight that a recipe knows")
-    output.write_json(
-        Result(
-            path=None,
-            bundle_id=None,
-            model_id=manifest.model_id,
-            precision=manifest.precision,
-            recipe=None,
-            weights_bytes=manifest.weights_bytes,
-            weights_bytes_before=manifest.weights_bytes,
-            held_bytes=manifest.weights_bytes,
-            weights=nothing.records,
-            strayed=None,
+    """Quantize a bundle, say what became of every weight, and return the exit code.
+
+    In the JSON `path`, `bundle_id` and `recipe` are null where nothing could be quantized;
+    `weights` then says why. `weights_bytes` is what weights take on disk, `held_bytes` what one
+    open graph holds of them. `strayed` is there where an override quantizes what no recipe
+    would.
+
+    Raises:
+        DstError: the recipe does not fit, or nothing could be written.
+    """
+    from dst.quantize import NothingQuantizedError
+
+    done, manifest = None, source.manifest
+    sizes = (manifest.weights_bytes, manifest.weights_bytes)
+    try:
+        with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
+            done = write(
+                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
+            )
+        records, manifest, sizes = done.records, done.bundle.manifest, done.weights_bytes
+        _tell(out, done, output)
+        if source.manifest.certificates and not manifest.certificates:
+            output.out.print("[dim]certificates of the source do not describe these graphs[/]")
+    except NothingQuantizedError as nothing:
+        records = nothing.records
+        output.out.print(
+            f"[bold red]✗[/] nothing can be quantized by {foreign(recipe.label)}; nothing was "
+            "written"
         )
+        nothing_known = "the graphs hold no weight that a recipe knows"
+        output.out.print(_weights(records) if records else nothing_known)
+    forced = done is not None and any(record.forced for record in records)
+    output.write_json(
+        {
+            "path": None if done is None else str(out),
+            "bundle_id": None if done is None else manifest.bundle_id,
+            "model_id": manifest.model_id,
+            "precision": manifest.precision,
+            "recipe": None if done is None else manifest.recipe,
+            "weights_bytes": sizes[1],
+            "weights_bytes_before": sizes[0],
+            "held_bytes": manifest.weights_bytes,
+            "weights": records,
+            "strayed": measure_forced(source, out, output) if forced else None,
+        }
     )
-    return CHECK_FAILED
+    return CHECK_FAILED if done is None else 0
 
 
-def _weights(records: Sequence[WeightRecord]) -> Table:
+def _weights(records: "Sequence[WeightRecord]") -> Table:
     """Show what became of the weights, those of one fate in one row."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("form", "weights", "which"):
-        table.add_column(heading, overflow="fold")
+    fates = table("form", "weights", "which")
     kinds = Counter((r.form, r.role, r.reason) for r in records)
     for (form, role, reason), count in sorted(kinds.items()):
         alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
         shown = ", ".join(r.label for r in alike[:3]) + (", …" if count > 3 else "")
         why = f" ({reason})" if reason else ""
-        table.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
-    return table
+        fates.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
+    return fates
 
 
-def _tell(path: Path, done: Quantized, output: Output) -> None:
+def _tell(path: Path, done: "Quantized", output: Output) -> None:
     manifest = done.bundle.manifest
     before, after = done.weights_bytes
     share = f"{after / before:.3f} of the weights' bytes" if before else "no weights"

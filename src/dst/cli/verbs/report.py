@@ -1,106 +1,162 @@
-"""`dst report`: two precisions of a model go in, how far they part over the horizon comes out."""
+"""`dst report`: measure how far two precisions of a model part over the horizon of a stream."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
+import typer
 
-from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.inputs.material import items_of
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.data import items_of
+from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
+from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
+from dst.cli.output import Output, check_folder, foreign, replace_file, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
-from dst.evaluate.quality import Report, Settings, attach
-from dst.evaluate.quality import report as measure
-from dst.evaluate.quality.gates import Budget
-from dst.evaluate.quality.plot import draw
 from dst.evaluate.rendering.canvas import NoMatplotlibError
 from dst.runtime import Bundle, open_bundle
 from dst.runtime.bundle.validation import is_full_precision
 from dst.words import counted, mib
 
+if TYPE_CHECKING:
+    from dst.evaluate.quality import Report, Settings
+
 _NONE = "[dim]–[/]"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be compared, on what, and where it goes."""
+def report(
+    full: Annotated[str, typer.Argument(metavar="FULL", help=BUNDLE_HELP)],
+    quantized: Annotated[
+        str, typer.Argument(metavar="QUANTIZED", help="Another precision of the same model.")
+    ],
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What to read.")] = None,
+    items: Annotated[
+        int, option("--items", "N", "Length of the stream; else 1,000,000.", least=1)
+    ] = 1_000_000,
+    t: Annotated[
+        int | None, option("--t", "N", "Items per chunk; else QUANTIZED's own.", least=1)
+    ] = None,
+    budget: Annotated[
+        float, option("--budget", "NATS", "Loss per item that may be added; else 0.02.")
+    ] = 0.02,
+    error_budget: Annotated[
+        float,
+        option("--error-budget", "X", "Relative error, where outputs predict nothing; else 0.05."),
+    ] = 0.05,
+    heads: Annotated[
+        int, option("--heads", "N", "Short streams from elsewhere in DATA; else 16.", least=0)
+    ] = 16,
+    sample_every: Annotated[
+        int, option("--sample-every", "K", "Look at the state each K-th chunk; else 16th.", least=1)
+    ] = 16,
+    drift_items: Annotated[
+        int,
+        option(
+            "--drift-items", "N", "Items for full precision's own drift; else 100,000.", least=0
+        ),
+    ] = 100_000,
+    threads: Threads = 1,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Write the report into QUANTIZED.")
+    ] = False,
+    other_file: Annotated[
+        bool,
+        typer.Option(
+            "--other-file",
+            help="QUANTIZED is of another file of the model, made elsewhere; states stay apart.",
+        ),
+    ] = False,
+    png: Annotated[Path | None, option("--png", "FILE", PNG_HELP)] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Measure how far a quantized bundle strays from full precision, over the horizon of a stream.
 
-    full: str
-    quantized: str
-    data: str | None
-    items: int
-    t: int | None
-    nats: float
-    error: float
-    heads: int
-    sample_every: int
-    drift_items: int
-    threads: int
-    attach: bool
-    other_file: bool
-    png: Path | None
+    Both read DATA side by side, each with its own state. Per range of positions: KL (or
+    relative error), added loss, distance of the state, and how much of the error has
+    accumulated, against full precision's own drift. DATA is what `dst run` reads, by default
+    the held-out text for models of bytes; where it is shorter than --items it is read again.
+    The gates need 1,000,000 items; a shorter run can fail them, and says what it did not judge.
+    Exit code 1 if a gate failed. Needs the extra onnx.
+
+        dst report text ./text-int8 --items 1000000 --attach --png text-int8.png
+        dst report text ./text-int4 notes.txt --items 100000 --budget 0.02 --json -
+    """
+    output = Output.to(json)
+    check_folder("--png", png)
+    for name, value in (("--budget", budget), ("--error-budget", error_budget)):
+        at_least(name, value, 0)
+    with needing("report", "onnx"):
+        from dst.evaluate.quality import Budget, Settings
+    settings = Settings(
+        budget=Budget(budget, error_budget),
+        t=t,
+        heads=heads,
+        sample_every=sample_every,
+        drift_items=drift_items,
+        threads=threads,
+        other_file=other_file,
+    )
+
+    def work() -> int:
+        reads = {"FULL": full, "QUANTIZED": quantized, "DATA": data}
+        check_paths(output, reads, {"--png": png})
+        bundles = open_bundle(full), open_bundle(quantized)
+        (_check_files if other_file else _check_order)(*bundles)
+        if other_file and attach:
+            raise WrongUseError(
+                "--attach goes without --other-file: a bundle holds the report against its own "
+                "model"
+            )
+        return _report(*bundles, data, items, settings, attach, png, output)
+
+    return work
 
 
-def report(order: Order, output: Output) -> int:
+def _report(
+    full: Bundle,
+    quantized: Bundle,
+    data: str | None,
+    length: int,
+    settings: "Settings",
+    attached: bool,
+    png: Path | None,
+    output: Output,
+) -> int:
     """Measure, print, write what was asked for, and return the exit code.
 
     Raises:
-        DstError: a bundle is broken, or they are not two precisions of one model.
-        WrongUseError: not full precision first and a quantized bundle second, or too little data.
+        DstError: they are not two precisions of one model.
+        WrongUseError: too little data.
         OSError: the data cannot be read or a file cannot be written.
     """
-    reads = {"FULL": order.full, "QUANTIZED": order.quantized, "DATA": order.data}
-    check_apart(output, reads, {"--png": order.png})
-    full, bundle = open_bundle(order.full), open_bundle(order.quantized)
-    if order.other_file:
-        _check_files(full, order)
-    else:
-        _check_order(full, bundle)
-    items, about = items_of(bundle, order.data)
-    settings = Settings(
-        budget=Budget(order.nats, order.error),
-        t=order.t,
-        heads=order.heads,
-        sample_every=order.sample_every,
-        drift_items=order.drift_items,
-        threads=order.threads,
-        data=about,
-        other_file=order.other_file,
-    )
+    from dst.evaluate.quality import attach, horizon_report
+    from dst.evaluate.quality.plot import picture
+
+    items, about = items_of(quantized, data)
+    settings = replace(settings, data=about)
     with Interrupts() as interrupts:
         with output.progress("report", 1.0) as bar:
-            made = measure(
-                full.root,
-                bundle.root,
-                items,
-                order.items,
-                settings,
-                interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what)),
-            )
-        if order.attach:
-            attach(bundle.root, made)
+            watched = interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what))
+            made = horizon_report(full.root, quantized.root, items, length, settings, watched)
+        if attached:
+            attach(quantized.root, made)
     _show(made, output)
-    if order.png is not None:
+    if png is not None:
         try:
-            draw(made, order.png)
+            replace_file(png, picture(made))
         except NoMatplotlibError as error:
             output.err.print(foreign(str(error)))
     output.write_json(made)
     return CHECK_FAILED if made.passed is False else 0
 
 
-def _check_files(full: Bundle, order: Order) -> None:
-    """Refuse what two files of one model cannot have."""
+def _check_files(full: Bundle, other: Bundle) -> None:
+    """Refuse a first file that is not in full precision."""
     manifest = full.manifest
     if manifest.recipe is not None or manifest.precision not in ("float32", "float64"):
         raise WrongUseError(
             f"first bundle {full.root.name}: is {manifest.recipe or manifest.precision}; give the "
             "one of full precision first: the second is judged by it"
-        )
-    if order.attach:
-        raise WrongUseError(
-            "--attach goes without --other-file: a bundle holds the report against its own model"
         )
 
 
@@ -118,28 +174,26 @@ def _check_order(full: Bundle, quantized: Bundle) -> None:
             )
 
 
-def _show(made: Report, output: Output) -> None:
+def _show(made: "Report", output: Output) -> None:
     full, quantized = made.full, made.quantized
     output.out.print(
         f"[bold]{foreign(quantized.name)}[/] {foreign(quantized.recipe or quantized.precision)} "
         f"against {foreign(full.precision)}: {counted(made.items, 'item')} of "
         f"{foreign(made.data)}, T = {made.items_per_step}"
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    divergence = "KL nats" if made.unit == "nats" else "error"
-    for name in ("up to item", divergence, "loss", "state", "accumulation"):
-        table.add_column(name, justify="right")
+    divergence = ">KL nats" if made.unit == "nats" else ">error"
+    ranges = table(">up to item", divergence, ">loss", ">state", ">accumulation")
     for found in made.ranges:
         if not found.items:
             continue
-        table.add_row(
+        ranges.add_row(
             f"{found.end:,}",
             f"{found.divergence:.2e}",
             _NONE if found.loss_difference is None else f"{found.loss_difference:+.4f}",
             _NONE if found.state is None else f"{found.state:.1e}",
             _NONE if found.accumulation is None else f"{found.accumulation:.2f}",
         )
-    output.out.print(table)
+    output.out.print(ranges)
     if made.drift is not None:
         output.out.print(
             f"[dim]own drift, {foreign(made.drift.what)}: "

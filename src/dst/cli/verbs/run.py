@@ -1,37 +1,47 @@
 """`dst run`: read an input of any size through a bundle; print or write scores and answers."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
+
+import typer
 
 from dst.cli.answers.file import AnswerFile
 from dst.cli.answers.forms import STREAMS, ending_of, form_of
-from dst.cli.answers.rows import Classes, choose_outputs, classes_of
+from dst.cli.answers.rows import Classes, choose_outputs, class_names, classes_of
 from dst.cli.answers.run_report import Report, RunResult, Times, note, summary, top_table
 from dst.cli.answers.scores import Measure, measure_for
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Found
+from dst.cli.inputs.formats.block import Form, Format, Found, Gap
+from dst.cli.inputs.named import stream_inputs_of
 from dst.cli.inputs.reading import Reading, reading_of
 from dst.cli.inputs.rows import read_items
 from dst.cli.inputs.source import input_size
-from dst.cli.inputs.stream_inputs import stream_inputs_of
 from dst.cli.inputs.token_text import tokenizer_for
 from dst.cli.meter import Meter
+from dst.cli.options import (
+    BundleArgument,
+    Json,
+    Provider,
+    ProviderName,
+    State,
+    Threads,
+    names_of,
+    option,
+)
 from dst.cli.output import Output, check_file, check_folder, foreign
-from dst.cli.paths import check_apart, state_files
+from dst.cli.paths import check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.runtime import Session
 from dst.runtime.bundle.manifest import Contract, Tokens
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.runtime.errors import PartialChunkError
-from dst.runtime.execution.providers import Provider
-
-Per = Literal["line", "item", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for: see the options of `dst run`.
+class Asked:
+    """What is wanted of a run besides its summary.
 
     Attributes:
         per: what is printed for every line or item.
@@ -46,20 +56,99 @@ class Wish:
         chunk: items per chunk, None for the nominal number.
     """
 
-    per: Per
+    per: Literal["none", "line", "item"]
     top: int
     out: str | None
-    outputs: tuple[str, ...]
+    outputs: Sequence[str]
     classes: tuple[str, ...]
     form: Form
-    stream_inputs: tuple[str, ...]
+    stream_inputs: Sequence[str]
     state: Path | None
     save_every: int | None
     chunk: int | None
 
 
 def run(
-    bundle: str, path: str, provider: Provider, threads: int, wish: Wish, output: Output
+    bundle: BundleArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
+    ] = "-",
+    out: Annotated[
+        str | None, option("--out", "FILE", "Answers: .npy .csv .jsonl; - for CSV.")
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, option("--output", "NAME", "Only this output; may be repeated.")
+    ] = None,
+    classes: Annotated[
+        str | None, option("--classes", "A,B", "Class names, or a file of them.")
+    ] = None,
+    per: Annotated[
+        Literal["none", "line", "item"], option("--per", "WHAT", "Print each line, or each item.")
+    ] = "none",
+    top: Annotated[int, option("--top", "N", "Show the N most surprising.", least=0)] = 0,
+    format: Annotated[
+        Format | None, option("--format", "KIND", f"{' '.join(get_args(Format))}.")
+    ] = None,
+    columns: Annotated[
+        str | None, option("--columns", "A,B", "Columns to read, in the model's order.")
+    ] = None,
+    time: Annotated[
+        str | None, option("--time", "NAME", "Keep this column beside the answers.")
+    ] = None,
+    gap: Annotated[
+        Gap,
+        option("--gap", "RULE", "refuse missing values, hold or skip."),
+    ] = "refuse",
+    stream_inputs: Annotated[
+        list[str] | None, option("--stream-input", "N=FILE", "What a stream is given once.")
+    ] = None,
+    state: State = None,
+    save_every: Annotated[
+        int | None, option("--save-every", "N", "Save to --state every N items or so.", least=1)
+    ] = None,
+    chunk: Annotated[
+        int | None, option("--chunk", "T", "Items per step; else the bundle's own.")
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Stream a file or a pipe of any size through a bundle, in constant memory.
+
+    A model that predicts its input reports its surprise: bits = -log2 of the probability that
+    it gave to what came; nats or quantile loss for numbers. --top ranks lines by bits per byte,
+    or items. A model of bytes reads any file; others read CSV, JSON lines, WAV, .npy, .npz or
+    raw samples, an item per row. --state goes on where an earlier run ended. docs/run.md tells
+    all.
+
+        dst run text server.log --top 20
+        tail -f server.log | dst run text - --per line --state memory.state
+        dst run ./sensor feed.csv --time when --gap hold --out answers.csv
+        arecord -t raw -f S16_LE -r 16000 | dst run ./vad - --format s16 --out -
+    """
+    output = Output.to(json)
+    asked = Asked(
+        per=per,
+        top=top,
+        out=out,
+        outputs=outputs or (),
+        classes=() if classes is None else class_names(classes),
+        form=Form(
+            format=format,
+            gap=gap,
+            time=time,
+            columns=() if columns is None else names_of("--columns", columns.split(",")),
+        ),
+        stream_inputs=stream_inputs or (),
+        state=state,
+        save_every=save_every,
+        chunk=chunk,
+    )
+    return lambda: read_through(bundle, file, provider, threads, asked, output)
+
+
+def read_through(
+    bundle: str, path: str, provider: ProviderName, threads: int, asked: Asked, output: Output
 ) -> int:
     """Read an input to its end, or until a signal comes, and return the exit code.
 
@@ -70,42 +159,44 @@ def run(
         WrongUseError: options contradict each other or the model, the input is empty or no input
             of this model, or it would be overwritten.
     """
-    _check_files(bundle, path, wish, output)
+    _check_files(bundle, path, asked, output)
     size = input_size(path)
     session = Session.open(bundle, provider=provider, threads=threads)
     contract = session.contract
     content, measure = contract.chunk.content, measure_for(contract)
     text = isinstance(content, Tokens) and content.tokenizer == "bytes"
-    _check(wish, measure, text, output, contract)
-    chosen = choose_outputs(contract, wish.outputs)
-    classes = classes_of(wish.classes, chosen) if wish.classes else None
-    prints = wish.per == "item" and (measure is None or bool(wish.classes or wish.outputs))
-    answering = wish.out is not None or prints
-    inputs = stream_inputs_of(wish.stream_inputs, contract)
-    reading = reading_of(session, wish.state, wish.chunk, answering, inputs)
-    times = None if wish.form.time is None else Times(reading.items + 1)
-    file = _open(wish, chosen, classes, reading)
+    _check(asked, measure, text, output, contract)
+    chosen = choose_outputs(contract, asked.outputs)
+    classes = classes_of(asked.classes, chosen) if asked.classes else None
+    prints = asked.per == "item" and (measure is None or bool(asked.classes or asked.outputs))
+    answering = asked.out is not None or prints
+    inputs = stream_inputs_of(asked.stream_inputs, contract)
+    reading = reading_of(session, asked.state, asked.chunk, answering, inputs)
+    times = None if asked.form.time is None else Times(reading.items + 1)
+    file = _open(asked, chosen, classes, reading)
+    tokenizer = tokenizer_for(session.bundle)
     report = Report(
-        per="answer" if prints else wish.per,
-        top=wish.top,
+        per="answer" if prints else asked.per,
+        top=asked.top,
         text=text,
         outputs=chosen,
         classes=classes,
         times=times,
         file=file,
+        tokenizer=tokenizer,
         output=output,
     )
-    found, meter, tokenizer = Found(format="bytes"), Meter(), tokenizer_for(session.bundle)
+    found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
-    quiet = wish.per != "none" and output.out.is_terminal  # a bar would cut through the lines
+    quiet = asked.per != "none" and output.out.is_terminal  # a bar would cut through the lines
     try:
         with (
             Interrupts() as interrupts,
             output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
         ):
             stopped = lambda: interrupts.signal is not None  # noqa: E731
-            for items in read_items(path, contract.chunk, wish.form, found, stopped, tokenizer):
+            for items in read_items(path, contract.chunk, asked.form, found, stopped, tokenizer):
                 if times is not None and items.times is not None:
                     times.extend(items.times, reading.waiting)
                 for scored in reading.read(items.values) if len(items.values) else reading.settle():
@@ -113,8 +204,8 @@ def run(
                     if meter.add(len(scored.items)):
                         bar.at(meter.items, note(report, measure, meter))
                     done = reading.items - saved_at
-                    if wish.save_every and wish.state and done >= wish.save_every:
-                        _save(reading, wish.state, report, file)
+                    if asked.save_every and asked.state and done >= asked.save_every:
+                        _save(reading, asked.state, report, file)
                         saved_at = reading.items
                 for sentence in found.notes[told:]:
                     said = f"[yellow]note:[/] {foreign(path)}: {foreign(sentence)}"
@@ -126,14 +217,14 @@ def run(
             if not came and not interrupts.signal:
                 why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
                 raise WrongUseError(f"{path}: is empty, there is nothing to read{why}")
-            if wish.state is not None and came:
+            if asked.state is not None and came:
                 if file is not None:
                     file.mark(reading.items)
-                reading.save(wish.state)
+                reading.save(asked.state)
             if file is not None:
                 file.close()
             if refused is not None and not interrupts.signal:
-                saved = "" if wish.state is None or not came else f"; they wait in {wish.state}"
+                saved = "" if asked.state is None or not came else f"; they wait in {asked.state}"
                 raise PartialChunkError(f"{refused}{saved}")
     finally:
         if file is not None:
@@ -147,51 +238,51 @@ def run(
         total=None if measure is None else report.total,
         per_item=report.total / report.scored if report.scored else None,
         format=found.format,
-        gap=wish.form.gap,
+        gap=asked.form.gap,
         gaps=found.gaps,
         left_out=found.left_out,
         notes=tuple(found.notes),
-        out=wish.out,
+        out=asked.out,
         rows=report.rows,
         seconds=meter.seconds,
         items_per_second=came / meter.seconds,
         rss_peak_bytes=meter.peak_bytes,
         rss_growth_bytes=meter.growth_bytes,
         state_bytes=session.layout.state_bytes,
-        state=str(wish.state) if wish.state is not None and came else None,
+        state=str(asked.state) if asked.state is not None and came else None,
         state_items=reading.items,
         interrupted=interrupts.signal is not None,
         top=report.best(),
     )
-    _show(result, "byte" if text else "item", wish, output)
+    _show(result, "byte" if text else "item", asked, output)
     output.write_json(result)
     return interrupts.exit_code
 
 
-def _check_files(bundle: str, path: str, wish: Wish, output: Output) -> None:
+def _check_files(bundle: str, path: str, asked: Asked, output: Output) -> None:
     """Find out before any work whether all files of the call are different and can be written."""
-    check_folder("--state", wish.state)
-    state = state_files("--state", wish.state)
-    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in wish.stream_inputs}
+    check_folder("--state", asked.state)
+    state = state_files("--state", asked.state)
+    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in asked.stream_inputs}
     reads = {"BUNDLE": bundle, "FILE": path, **given}
-    check_apart(output, reads, state)
-    if wish.out is None:
+    check_paths(output, reads, state)
+    if asked.out is None:
         return
-    ending_of(wish.out)
-    if wish.out not in STREAMS:
-        check_file("--out", Path(wish.out))
-        check_apart(output, {**reads, **state}, {"--out": wish.out})
+    ending_of(asked.out)
+    if asked.out not in STREAMS:
+        check_file("--out", Path(asked.out))
+        check_paths(output, {**reads, **state}, {"--out": asked.out})
 
 
 def _open(
-    wish: Wish, chosen: tuple[Answer, ...], classes: Classes | None, reading: Reading
+    asked: Asked, chosen: tuple[Answer, ...], classes: Classes | None, reading: Reading
 ) -> AnswerFile | None:
     """Open the file of the answers, if one was asked for."""
-    if wish.out is None:
+    if asked.out is None:
         return None
-    form = form_of(ending_of(wish.out), chosen, classes, wish.form.time)
-    goes_on = wish.state is not None and wish.state.exists()
-    return AnswerFile(wish.out, form, reading.items if goes_on else None)
+    form = form_of(ending_of(asked.out), chosen, classes, asked.form.time)
+    goes_on = asked.state is not None and asked.state.exists()
+    return AnswerFile(asked.out, form, reading.items if goes_on else None)
 
 
 def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
@@ -219,17 +310,17 @@ def _end(reading: Reading, report: Report) -> PartialChunkError | None:
 
 
 def _check(
-    wish: Wish, measure: Measure | None, text: bool, output: Output, contract: Contract
+    asked: Asked, measure: Measure | None, text: bool, output: Output, contract: Contract
 ) -> None:
     """Raise unless the options fit each other and the model."""
-    if wish.save_every is not None and wish.state is None:
+    if asked.save_every is not None and asked.state is None:
         raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
     to_stdout = [
         name
         for name, there in (
             ("--json -", output.json == "-"),
-            (f"--per {wish.per}", wish.per != "none"),
-            (f"--out {wish.out}", wish.out in STREAMS),
+            (f"--per {asked.per}", asked.per != "none"),
+            (f"--out {asked.out}", asked.out in STREAMS),
         )
         if there
     ]
@@ -239,7 +330,7 @@ def _check(
             if "--per" not in to_stdout[1] or output.json == "-"
             else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
         )
-    form = wish.form
+    form = asked.form
     given = {
         "--format": form.format is not None,
         "--time": form.time is not None,
@@ -251,12 +342,12 @@ def _check(
         raise WrongUseError(
             f"{useless}: this model reads bytes, so every input is bytes as it stands"
         )
-    if (wish.outputs or wish.classes) and wish.out is None and wish.per != "item":
-        name = "--output" if wish.outputs else "--classes"
+    if (asked.outputs or asked.classes) and asked.out is None and asked.per != "item":
+        name = "--output" if asked.outputs else "--classes"
         raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
-    if wish.per == "line" and not (text and measure):
+    if asked.per == "line" and not (text and measure):
         raise WrongUseError("--per line needs a model that reads and predicts bytes")
-    if wish.top and measure is None:
+    if asked.top and measure is None:
         kinds = ", ".join(f"{o.name} ({o.meaning})" for o in contract.outputs)
         raise WrongUseError(
             "--top ranks items by their surprise, and no output of this model predicts its input: "
@@ -264,13 +355,13 @@ def _check(
         )
 
 
-def _show(result: RunResult, item: str, wish: Wish, output: Output) -> None:
+def _show(result: RunResult, item: str, asked: Asked, output: Output) -> None:
     """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
-    console = output.err if wish.out in STREAMS else output.out
+    console = output.err if asked.out in STREAMS else output.out
     for line in top_table(result.top, result.unit or "", item):
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
     if output.json == "-":
         return
-    if wish.per != "none":
+    if asked.per != "none":
         console = output.err
     console.print(summary(result, item))

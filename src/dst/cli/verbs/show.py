@@ -1,47 +1,98 @@
-"""`dst show`: a bundle goes in, its contract, state, memory and certificates come out."""
+"""`dst show`: print the contract, state, graphs, memory and certificates of a bundle.
+
+With `--provider` print what would run where.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
 from dst.cli.chunk_sizes import over_t
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
-from dst.runtime import Bundle, Memory, open_bundle, predict, shipped
+from dst.cli.errors import WrongUseError
+from dst.cli.footprint import memory_bytes, show_memory
+from dst.cli.options import BUNDLE_HELP, Json, ProviderName
+from dst.cli.output import Output, foreign, pairs, table
+from dst.cli.paths import check_paths
+from dst.runtime import Bundle, Memory, Session, open_bundle, predict, shipped
 from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.execution.buffers import Layout
+from dst.runtime.execution.placement import LoadReport, ProviderShare
 from dst.words import counted, mib
 
 
-class MemoryBytes(msgspec.Struct, frozen=True):
-    """What one open graph and one stream hold, in bytes, at the nominal T."""
+def show(
+    bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Only what it will hold in memory, part by part.")
+    ] = False,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", metavar="N", min=1, help="With --memory: for so many streams."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="With --memory: open it in a process and measure that."),
+    ] = False,
+    provider: Annotated[
+        ProviderName | None,
+        typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
+    ] = None,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Print what a bundle is: contract, state, graphs, memory, certificates.
 
-    weights_bytes: int
-    state_bytes: int
-    guard_bytes: int
-    waiting_bytes: int
-    scratch_bytes: int
-    total_bytes: int
+    Without BUNDLE: the bundles that come with the package.
+
+        dst show
+        dst show text
+        dst show text --memory --slots 64 --measure
+        dst show text --provider openvino
+        dst show ./my-bundle --json -
+    """
+    output = Output.to(json)
+    if provider is not None and (bundle is None or memory):
+        raise WrongUseError("--provider needs a BUNDLE, and goes without --memory")
+    if not memory and (measure or slots is not None):
+        raise WrongUseError("--slots and --measure go with --memory")
+    if memory and bundle is None:
+        raise WrongUseError("--memory needs a BUNDLE, for example: dst show text --memory")
+    if bundle is None:
+        return lambda: show_shipped(output)
+    if memory:
+        return lambda: show_memory(bundle, slots or 1, measure, output)
+    if provider is not None:
+        return lambda: show_placement(bundle, provider, output)
+    return lambda: show_bundle(bundle, output)
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """A bundle's manifest and what it costs to run."""
+class Placed(msgspec.Struct, frozen=True):
+    """Where the nodes of one graph run; `refused` says why strict would refuse it, if it would."""
 
-    manifest: Manifest
-    memory: MemoryBytes
+    graph: str
+    lowering: str
+    recorded: bool
+    multiply_adds: int
+    unknown_multiply_adds: int
+    part: float
+    refused: str | None
+    parts: tuple[ProviderShare, ...]
 
 
 def show_shipped(output: Output) -> int:
     """List the bundles that come with the package, and return the exit code."""
     bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
-    table = _table("name", "precision", "state", "weights", "", right=(2, 3))
+    grid = table("name", "precision", ">state", ">weights", "")
     for name, m in bundles.items():
         state, weights = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
         title, what = f"[bold]{foreign(name)}[/]", foreign(m.description)
-        table.add_row(title, foreign(m.precision), state, weights, what)
+        grid.add_row(title, foreign(m.precision), state, weights, what)
     if bundles:
-        output.out.print(table)
+        output.out.print(grid)
         output.out.print("[dim]dst show NAME tells more[/]")
     else:
         output.out.print("no bundles are shipped with this installation")
@@ -49,14 +100,14 @@ def show_shipped(output: Output) -> int:
     return 0
 
 
-def show(path: str, output: Output) -> int:
+def show_bundle(path: str, output: Output) -> int:
     """Print what a bundle says of itself, and return the exit code.
 
     Raises:
         BundleError: the bundle is broken.
         WrongUseError: the JSON would be written into it.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest = bundle.manifest
     memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])
@@ -71,40 +122,47 @@ def show(path: str, output: Output) -> int:
         output.out.print()
         output.out.print(Rule(f"[bold]{title}[/]", align="left", style="dim"))
         output.out.print(part)
-    output.write_json(
-        Shown(
-            manifest,
-            MemoryBytes(
-                memory.weights_bytes,
-                memory.state_bytes,
-                memory.guard_bytes,
-                memory.waiting_bytes,
-                memory.scratch_bytes,
-                memory.total_bytes,
-            ),
-        )
-    )
+    output.write_json({"manifest": manifest, "memory": memory_bytes(memory)})
     return 0
 
 
-def _table(*columns: str, right: tuple[int, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place in right else "left", overflow="fold")
-    return table
+def show_placement(path: str, provider: ProviderName, output: Output) -> int:
+    """Open a bundle on a provider, print what runs where, and return the exit code.
 
-
-def _pairs() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", min_width=10)
-    grid.add_column(overflow="fold")
-    return grid
+    Raises:
+        DstError: the bundle is broken, or a graph cannot be opened here at all.
+        WrongUseError: the JSON would be written into the bundle.
+    """
+    check_paths(output, {"BUNDLE": path})
+    with output.progress(f"open on {provider}", None):
+        report = Session.open(path, provider=provider, strict=False).report()
+    output.out.print(_shares(report))
+    for load in report.graphs:
+        if load.fallback_reason is not None:
+            output.out.print(
+                f"[bold red]strict refuses {foreign(load.graph)}[/]: {load.fallback_reason}"
+            )
+    placed = [
+        Placed(
+            graph=load.graph,
+            lowering=load.lowering,
+            recorded=load.recorded,
+            multiply_adds=load.multiply_adds,
+            unknown_multiply_adds=load.unknown_multiply_adds,
+            part=load.fraction,
+            refused=load.fallback_reason,
+            parts=load.shares,
+        )
+        for load in report.graphs
+    ]
+    output.write_json({"provider": provider, "graphs": placed})
+    return 0
 
 
 def _heading(bundle: Bundle, console: Console) -> None:
     m = bundle.manifest
     console.print(f"[bold]{foreign(bundle.root.name)}[/]  {foreign(m.description)}")
-    grid = _pairs()
+    grid = pairs()
     if m.name != bundle.root.name:
         grid.add_row("name", foreign(m.name))
     recipe = f" by recipe {m.recipe}" if m.recipe else ""
@@ -121,7 +179,7 @@ def _heading(bundle: Bundle, console: Console) -> None:
 
 
 def _contract(manifest: Manifest) -> Table:
-    contract, grid = manifest.contract, _pairs()
+    contract, grid = manifest.contract, pairs()
     chunk, content = contract.chunk, contract.chunk.content
     grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
     if isinstance(content, Tokens):
@@ -169,11 +227,11 @@ def _features(content: Features, item: tuple[int, ...]) -> str:
 
 
 def _state(manifest: Manifest) -> Table:
-    table = _table("name", "shape", "dtype", "role", "starts as", "bytes", right=(5,))
+    grid = table("name", "shape", "dtype", "role", "starts as", ">bytes")
     layout = Layout.of(manifest.contract)
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
         start = _init(state.init)
-        table.add_row(
+        grid.add_row(
             foreign(state.input),
             shape(state.shape),
             state.dtype,
@@ -181,8 +239,8 @@ def _state(manifest: Manifest) -> Table:
             start,
             f"{place.size:,}",
         )
-    table.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
-    return table
+    grid.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
+    return grid
 
 
 def _init(init: Zeros | Fill | Stored) -> str:
@@ -192,9 +250,9 @@ def _init(init: Zeros | Fill | Stored) -> str:
 
 
 def _graphs(manifest: Manifest) -> Table:
-    table = _table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
+    grid = table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
     for g in manifest.graphs:
-        table.add_row(
+        grid.add_row(
             foreign(g.file),
             g.lowering,
             ", ".join(str(t) for t in g.allowed_t),
@@ -203,11 +261,11 @@ def _graphs(manifest: Manifest) -> Table:
             foreign(", ".join(g.domains)),
             foreign(f">= {g.min_ort}"),
         )
-    return table
+    return grid
 
 
 def _memory(memory: Memory) -> Table:
-    grid = _pairs()
+    grid = pairs()
     grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
     grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
     grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
@@ -220,11 +278,11 @@ def _memory(memory: Memory) -> Table:
 def _certificates(manifest: Manifest) -> Table | str:
     if not manifest.certificates:
         return "[dim]none[/]"
-    names = ("compared", "steps", "items", "outputs", "state", "bound", "growth", "")
-    table = _table(*names, right=(1, 2, 3, 4, 5, 6))
+    numbers = (">steps", ">items", ">outputs", ">state", ">bound", ">growth")
+    grid = table("compared", *numbers, "")
     for c in manifest.certificates:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        table.add_row(
+        grid.add_row(
             foreign(c.name),
             f"{c.steps:,}",
             f"{c.steps * c.items_per_step:,}",
@@ -234,9 +292,32 @@ def _certificates(manifest: Manifest) -> Table | str:
             f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}",
             mark,
         )
-    return table
+    return grid
 
 
 def shape(sizes: tuple[int | str, ...]) -> str:
     """Write a shape as `[B, T, 256]`, safe from the console's markup."""
     return foreign("[" + ", ".join(str(size) for size in sizes) + "]")
+
+
+def _shares(report: LoadReport) -> Table:
+    """One row per graph and provider; the part is of the graph's multiply-adds."""
+    names = ("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
+    grid = table(*names)
+    for load in report.graphs:
+        rows = [
+            (s.provider, _nodes(s.nodes, s.unknown_nodes), s.multiply_adds) for s in load.shares
+        ]
+        if load.unknown_multiply_adds:
+            rows.append(("unknown", "", load.unknown_multiply_adds))
+        if not load.recorded:
+            rows = [("unknown", "", load.multiply_adds)]
+        for where, nodes, cost in rows:
+            part = f"{cost / load.multiply_adds:.1%}" if load.multiply_adds else ""
+            name = foreign(load.graph)
+            grid.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
+    return grid
+
+
+def _nodes(count: int, unknown: int) -> str:
+    return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"

@@ -1,20 +1,21 @@
-"""`dst soak`: a bundle and a number of steps go in; is memory flat, steps even, the state sound?"""
+"""`dst soak`: run a bundle for very many steps, and watch memory, step times and the state."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
+import typer
 from rich.text import Text
 
-from dst.cli.data import endless
+from dst.cli.data import chunks_to_repeat
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.numbers import at_least
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
+from dst.cli.options import BundleArgument, Json, Provider, Threads, at_least
+from dst.cli.output import Output, foreign, pairs
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.memory_growth import (
     GROWTH_LIMIT,
@@ -22,12 +23,12 @@ from dst.evaluate.memory_growth import (
     SLOPE_LIMIT,
     WARM_SHARE,
     Growth,
+    Slope,
     Times,
     judge,
 )
 from dst.runtime import Session, Stream, rss_bytes
 from dst.runtime.errors import NonFiniteError
-from dst.runtime.execution.providers import Provider
 from dst.runtime.golden import golden_inputs
 from dst.runtime.health import Health, TensorHealth
 from dst.words import counted, mib
@@ -36,16 +37,6 @@ Array = npt.NDArray[np.generic]
 Tell = Callable[[int, str], None]
 
 SAMPLES = 4000  # of memory and of the state, over a whole run
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for: see the options of `dst soak`."""
-
-    steps: int
-    t: int | None
-    deadline_ms: float | None
-    data: str | None
 
 
 class StepTimes(msgspec.Struct, frozen=True):
@@ -58,16 +49,8 @@ class StepTimes(msgspec.Struct, frozen=True):
     mean_us: float
 
 
-class SlopeBytes(msgspec.Struct, frozen=True):
-    """Growth of resident memory in bytes per step, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 class MemoryResult(msgspec.Struct, frozen=True):
-    """Resident memory after the warm-up, a tenth of the run; `slope` is null for few samples.
+    """Resident memory after the warm-up, a tenth of the run; `slope`, bytes per step, may be null.
 
     `flat` is null where the run was stopped within the warm-up.
     """
@@ -77,20 +60,10 @@ class MemoryResult(msgspec.Struct, frozen=True):
     rss_bytes: int
     growth_bytes: int
     growth_limit_bytes: int
-    slope: SlopeBytes | None
+    slope: Slope | None
     slope_limit: float
     slope_counts_from_steps: int
     measured_steps: int
-
-
-class TensorResult(msgspec.Struct, frozen=True):
-    """A state tensor at the end; null where it is not finite or too little was seen."""
-
-    name: str
-    finite: bool
-    rms: float
-    peak: float
-    growth_per_decade: float | None
 
 
 class HealthResult(msgspec.Struct, frozen=True):
@@ -99,7 +72,7 @@ class HealthResult(msgspec.Struct, frozen=True):
     healthy: bool
     cause: str | None
     looks: int
-    tensors: tuple[TensorResult, ...]
+    tensors: tuple[TensorHealth, ...]
 
 
 class SoakResult(msgspec.Struct, frozen=True):
@@ -196,40 +169,95 @@ class Course:
         return judge(self.at[: self.samples], self.resident[: self.samples])
 
 
-def soak(bundle: str, provider: Provider, threads: int, wish: Wish, output: Output) -> int:
+def soak(
+    bundle: BundleArgument,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How many steps.")],
+    chunk: Annotated[
+        int | None,
+        typer.Option("--t", metavar="T", help="Items per step; the bundle's own by default."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option("--deadline-ms", metavar="X", min=0, help="Count the steps that take longer."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Feed these items; text or random ones by default."
+        ),
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Run a bundle for very many steps: is memory flat, is every step in time, is the state sound?
+
+    The input goes round and round: FILE, or the held-out text, or random items. Memory and
+    state are looked at 4,000 times. After the first tenth of the run memory may rise by 1 MiB
+    at most; from 10 million steps on the upper 95 % bound of its slope may also be 0.1 byte per
+    step at most. Exit code 1 if memory is not flat or the state not finite. Steps over the
+    deadline are counted and not cut short. Ctrl-C ends early with a report of what was done,
+    and 130.
+
+        dst soak text --steps 10000 --deadline-ms 20
+        dst soak ./my-bundle --steps 10000000 --t 1 --json soak.json
+    """
+    output = Output.to(json)
+
+    def work() -> int:
+        check_paths(output, {"BUNDLE": bundle, "--data": data})
+        if deadline_ms is not None:
+            at_least("--deadline-ms", deadline_ms, 0)
+        sizes = None if chunk is None else [chunk]
+        session = Session.open(bundle, provider=provider, threads=threads, chunk_sizes=sizes)
+        return step_on(session, chunk, steps, deadline_ms, data, output)
+
+    return work
+
+
+def step_on(
+    session: Session,
+    t: int | None,
+    steps: int,
+    deadline_ms: float | None,
+    data: str | None,
+    output: Output,
+) -> int:
     """Take steps until all are done or a signal comes, and return the exit code.
 
+    Args:
+        session: what steps.
+        t: items per chunk; None for the bundle's own.
+        steps: how many.
+        deadline_ms: steps that take longer are counted; None for no deadline.
+        data: a file of items to feed; None for held-out text or random items.
+        output: where to tell.
+
     Raises:
-        DstError: the bundle cannot be used, or does not run such a T.
+        DstError: a step failed.
         OSError: the data cannot be read.
-        WrongUseError: the data holds less than one chunk, or the deadline is no number.
+        WrongUseError: the data holds less than one chunk.
     """
-    check_apart(output, {"BUNDLE": bundle, "--data": wish.data})
-    if wish.deadline_ms is not None:
-        at_least("--deadline-ms", wish.deadline_ms, 0)
-    t = wish.t
-    session = Session.open(
-        bundle, provider=provider, threads=threads, chunk_sizes=None if t is None else [t]
-    )
     chunk = session.contract.chunk
     t = chunk.nominal_t if t is None else t
-    chunks = endless(chunk, t, wish.data)
+    chunks = chunks_to_repeat(chunk, t, data)
     stream = session.stream(inputs=golden_inputs(session.bundle))
-    deadline = float("inf") if wish.deadline_ms is None else wish.deadline_ms * 1e6
-    course = Course(wish.steps, deadline, Health(stream, policy="refuse_to_save"))
+    deadline = float("inf") if deadline_ms is None else deadline_ms * 1e6
+    course = Course(steps, deadline, Health(stream, policy="refuse_to_save"))
     began = time.perf_counter()
     title = f"soak {session.bundle.root.name}"
-    with Interrupts() as interrupts, output.progress(title, wish.steps) as bar:
+    with Interrupts() as interrupts, output.progress(title, steps) as bar:
         course.run(stream, chunks, interrupts, bar.at)
-    result = _result(session, t, wish, course, time.perf_counter() - began)
+    result = _result(session, t, deadline_ms, course, time.perf_counter() - began)
     _show(result, output)
     output.write_json(result)
     return CHECK_FAILED if result.passed is False else interrupts.exit_code
 
 
-def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float) -> SoakResult:
+def _result(
+    session: Session, t: int, deadline_ms: float | None, course: Course, seconds: float
+) -> SoakResult:
     growth, times, report = course.growth(), course.times, course.health.report
-    slope = growth.slope
     flat = growth.flat if course.is_warm else None
     memory = MemoryResult(
         flat=flat,
@@ -237,7 +265,7 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
         rss_bytes=rss_bytes(),
         growth_bytes=growth.growth_bytes,
         growth_limit_bytes=GROWTH_LIMIT,
-        slope=None if slope is None else SlopeBytes(slope.mean, slope.low, slope.high),
+        slope=growth.slope,
         slope_limit=SLOPE_LIMIT,
         slope_counts_from_steps=LONG_STEPS,
         measured_steps=growth.steps,
@@ -248,8 +276,8 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
         provider=session.provider,
         t=t,
         steps=course.done,
-        steps_asked=wish.steps,
-        interrupted=course.done < wish.steps and course.cause is None,
+        steps_asked=course.steps,
+        interrupted=course.done < course.steps and course.cause is None,
         seconds=seconds,
         passed=flat if course.cause is None else False,
         memory=memory,
@@ -260,26 +288,20 @@ def _result(session: Session, t: int, wish: Wish, course: Course, seconds: float
             max_us=times.max_ns / 1e3,
             mean_us=times.total_ns / max(1, times.count) / 1e3,
         ),
-        deadline_ms=wish.deadline_ms,
-        deadline_misses=None if wish.deadline_ms is None else course.misses,
+        deadline_ms=deadline_ms,
+        deadline_misses=None if deadline_ms is None else course.misses,
         health=HealthResult(
             healthy=course.cause is None,
             cause=course.cause,
             looks=course.looks,
-            tensors=tuple(_tensor(tensor) for tensor in report.tensors),
+            tensors=tuple(report.tensors),
         ),
     )
 
 
-def _tensor(found: TensorHealth) -> TensorResult:
-    return TensorResult(found.name, found.finite, found.rms, found.peak, found.growth_per_decade)
-
-
 def _show(result: SoakResult, output: Output) -> None:
     memory, times, health = result.memory, result.times, result.health
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", min_width=10)
-    grid.add_column(overflow="fold")
+    grid = pairs()
     of = f" of {result.steps_asked:,}" if result.steps < result.steps_asked else ""
     grid.add_row("steps", f"{result.steps:,}{of}, T = {result.t}, in {result.seconds:,.1f} s")
     grew = f"{mib(memory.rss_bytes)}, grew by {memory.growth_bytes / 2**20:.2f} MiB"

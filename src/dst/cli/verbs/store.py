@@ -1,19 +1,43 @@
-"""`dst store`: the command line of its verbs goes in, calls of `dst.cli.verbs.stored` come out."""
+"""`dst store`: list, show, export, import, rewind and delete the states in a store's file."""
 
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from dst.cli import help as help_of
-from dst.cli.errors import WrongUseError
+from dst.cli.errors import INTERRUPTED, WrongUseError
 from dst.cli.options import Json
-from dst.cli.output import Output
+from dst.cli.output import Output, check_folder, foreign, table
+from dst.cli.paths import check_paths, state_files
+from dst.runtime import StateStore
+from dst.runtime.state.file import read_record, write_record
+from dst.runtime.state.record import Saved
+from dst.words import counted, mib
 
 Job = Callable[[], int]
 
-app = typer.Typer(name="store", help=help_of.STORE, rich_markup_mode="rich")
+KEY_BYTES = 32
+_ALL_OF_IT = 2**62  # bytes of history: the app sets the budget, and the command drops nothing
+_LAST_MS = 253_402_300_799_000  # the end of the year 9999
+
+store = typer.Typer(name="store", add_completion=False, rich_markup_mode="rich")
+
+
+@store.callback()
+def about() -> None:
+    """Look after a store: one file that holds the states of many streams, with their past.
+
+    Apps write it through dst.runtime.StateStore.
+
+        dst store list memory.db          what is in it
+        dst store show memory.db alice    the kept states of one stream
+        dst store wipe memory.db          leave nothing behind
+    """
+
 
 Database = Annotated[Path, typer.Argument(metavar="DB", help="The store's file.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A stream in it.")]
@@ -32,25 +56,74 @@ Record = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-@app.command("list", help=help_of.STORE_LIST)
+@store.command("list")
 def list_streams(database: Database, json: Json = None) -> Job:
-    """Prepare `dst.cli.verbs.stored.list_streams`."""
+    """List the streams of a store with their newest states.
+
+    Needs no key: the names in an encrypted store are readable.
+
+        dst store list memory.db
+        dst store list memory.db --json -
+    """
     output = Output.to(json)
-    from dst.cli.verbs import stored
 
-    return lambda: stored.list_streams(database, output)
+    def work() -> int:
+        check_paths(output, {"DB": database})
+        with _existing(database) as states:
+            entries = states.list()
+        total = sum(entry.total_bytes for entry in entries)
+        names = ("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
+        listed = table(*names)
+        for e in entries:
+            listed.add_row(
+                foreign(e.name),
+                f"{e.items_consumed:,}",
+                _time(e.saved_at_ms),
+                mib(e.size_bytes),
+                f"{e.states:,}",
+                mib(e.total_bytes),
+            )
+        if entries:
+            output.out.print(listed)
+        output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(total)}[/]")
+        output.write_json({"store": str(database), "streams": entries, "total_bytes": total})
+        return 0
+
+    return work
 
 
-@app.command(help=help_of.STORE_SHOW)
+@store.command()
 def show(database: Database, name: Name, json: Json = None) -> Job:
-    """Prepare `dst.cli.verbs.stored.show`."""
+    """List the kept states of a stream, the newest first.
+
+    States that are set aside do not lead up to the newest one: the stream was put back since.
+
+        dst store show memory.db alice
+    """
     output = Output.to(json)
-    from dst.cli.verbs import stored
 
-    return lambda: stored.show(database, name, output)
+    def work() -> int:
+        check_paths(output, {"DB": database})
+        with _existing(database) as states:
+            history = states.history(name)
+        listed = table(">record", ">items", ">stored at (UTC)", ">size", "")
+        for kept in history:
+            listed.add_row(
+                str(kept.record),
+                f"{kept.items_consumed:,}",
+                _time(kept.saved_at_ms),
+                mib(kept.size_bytes),
+                "set aside" if kept.set_aside else "",
+            )
+        output.out.print(f"[bold]{foreign(name)}[/]")
+        output.out.print(listed)
+        output.write_json({"store": str(database), "name": name, "states": history})
+        return 0
+
+    return work
 
 
-@app.command(help=help_of.STORE_EXPORT)
+@store.command()
 def export(
     database: Database,
     name: Name,
@@ -63,16 +136,30 @@ def export(
     key_file: KeyFile = None,
     json: Json = None,
 ) -> Job:
-    """Prepare `dst.cli.verbs.stored.export`."""
+    """Write a state of a stream to a file, which --state of the other verbs and Stream.load read.
+
+    The newest one, unless --item or --record names another. The file is not encrypted. One that
+    stood there is kept as FILE.previous.
+
+        dst store export memory.db alice alice.state
+        dst store export memory.db alice before.state --item 100000
+    """
     output = Output.to(json)
     if item is not None and record is not None:
         raise WrongUseError("--item and --record exclude each other; give one of them, or none")
-    from dst.cli.verbs import stored
 
-    return lambda: stored.export(database, name, file, stored.At(item, record), key_file, output)
+    def work() -> int:
+        check_folder("FILE", file)
+        check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
+        with _existing(database, key_file) as states:
+            saved = _chosen(states, name, item, record)
+        write_record(file, saved)
+        return _tell(_moved(database, name, saved, file), "written to", output)
+
+    return work
 
 
-@app.command("import", help=help_of.STORE_IMPORT)
+@store.command("import")
 def import_state(
     database: Database,
     name: Name,
@@ -80,14 +167,26 @@ def import_state(
     key_file: KeyFile = None,
     json: Json = None,
 ) -> Job:
-    """Prepare `dst.cli.verbs.stored.import_state`."""
+    """Store a saved state as the newest of a stream; a store that does not exist is made.
+
+    With --key-file a new store is encrypted.
+
+        dst store import memory.db alice alice.state
+    """
     output = Output.to(json)
-    from dst.cli.verbs import stored
 
-    return lambda: stored.import_state(database, name, file, key_file, output)
+    def work() -> int:
+        check_folder("DB", database)
+        check_paths(output, {"FILE": file, "--key-file": key_file}, {"DB": database})
+        saved = read_record(file)
+        with _open(database, key_file) as states:
+            states.put(name, saved)
+        return _tell(_moved(database, name, saved, file), "stored from", output)
+
+    return work
 
 
-@app.command(help=help_of.STORE_REWIND)
+@store.command()
 def rewind(
     database: Database,
     name: Name,
@@ -98,28 +197,161 @@ def rewind(
     key_file: KeyFile = None,
     json: Json = None,
 ) -> Job:
-    """Prepare `dst.cli.verbs.stored.rewind`."""
+    """Make the nearest kept state at or before ITEM the newest of its stream.
+
+    What was stored beyond it is set aside, not deleted: --record brings it back.
+
+        dst store rewind memory.db alice 100000
+        dst store rewind memory.db alice --record 17
+    """
     output = Output.to(json)
     if (item is None) == (record is None):
         raise WrongUseError("give either ITEM or --record N; dst store show lists both")
-    from dst.cli.verbs import stored
 
-    return lambda: stored.rewind(database, name, stored.At(item, record), key_file, output)
+    def work() -> int:
+        check_paths(output, {"DB": database, "--key-file": key_file})
+        with _existing(database, key_file) as states:
+            saved = _chosen(states, name, item, record)
+            states.put(name, saved)
+        return _tell(_moved(database, name, saved, None), "put back", output)
+
+    return work
 
 
-@app.command(help=help_of.STORE_DELETE)
+@store.command()
 def delete(database: Database, name: Name, yes: Yes = False, json: Json = None) -> Job:
-    """Prepare `dst.cli.verbs.stored.delete`."""
+    """Delete a stream with its history, and leave no copy of it in the store's files.
+
+    Asks first, unless --yes answers.
+
+        dst store delete memory.db alice
+    """
     output = Output.to(json)
-    from dst.cli.verbs import stored
 
-    return lambda: stored.delete(database, name, yes, output)
+    def work() -> int:
+        check_paths(output, {"DB": database})
+        with _existing(database) as states:
+            count = len(states.history(name))
+            if not _agreed(f"delete stream {name!r} and its {counted(count, 'state')}", yes):
+                return INTERRUPTED
+            states.delete(name)
+            states.vacuum()
+        output.out.print(f"deleted [bold]{foreign(name)}[/], {counted(count, 'state')}")
+        output.write_json({"store": str(database), "streams": [name], "states": count})
+        return 0
+
+    return work
 
 
-@app.command(help=help_of.STORE_WIPE)
+@store.command()
 def wipe(database: Database, yes: Yes = False, json: Json = None) -> Job:
-    """Prepare `dst.cli.verbs.stored.wipe`."""
-    output = Output.to(json)
-    from dst.cli.verbs import stored
+    """Delete all that a store holds, and leave no byte of it in its files.
 
-    return lambda: stored.wipe(database, yes, output)
+    Backups and blocks that the disk has set aside are out of reach. Needs no key.
+
+        dst store wipe memory.db --yes
+    """
+    output = Output.to(json)
+
+    def work() -> int:
+        check_paths(output, {"DB": database})
+        with _existing(database) as states:
+            entries = states.list()
+            count = sum(e.states for e in entries)
+            held = f"{counted(len(entries), 'stream')}, {counted(count, 'state')}"
+            if not _agreed(f"wipe {database}: {held}", yes):
+                return INTERRUPTED
+            states.wipe()
+        output.out.print(f"wiped {held}")
+        names = [e.name for e in entries]
+        output.write_json({"store": str(database), "streams": names, "states": count})
+        return 0
+
+    return work
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A state that was written, read or put back; `file` is null where none has a part in it."""
+
+    store: str
+    name: str
+    items_consumed: int
+    pending: int
+    precision: str
+    model_id: str
+    file: str | None
+
+
+def read_key(file: Path) -> bytes:
+    """Read a key: 32 bytes as they are, or as 64 hexadecimal digits.
+
+    Raises:
+        WrongUseError: the file holds neither.
+        OSError: the file cannot be read.
+    """
+    with open(file, "rb") as source:
+        held = source.read(100)
+    if len(held) == KEY_BYTES:
+        return held
+    try:
+        key = bytes.fromhex(held.decode("ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise WrongUseError(
+            f"--key-file {file}: holds no key; expected {KEY_BYTES} bytes, "
+            f"or {2 * KEY_BYTES} hexadecimal digits"
+        )
+    return key
+
+
+def _open(path: Path, key_file: Path | None = None) -> StateStore:
+    key = None if key_file is None else read_key(key_file)
+    return StateStore(path, key=key, history_bytes=_ALL_OF_IT)
+
+
+def _existing(path: Path, key_file: Path | None = None) -> StateStore:
+    if not path.exists():
+        raise WrongUseError(f"{path}: there is no such file; dst store import makes a store")
+    return _open(path, key_file)
+
+
+def _chosen(states: StateStore, name: str, item: int | None, record: int | None) -> Saved:
+    """Get the state at or before an item, the record of that number, or else the newest."""
+    return states.get(name, record) if item is None else states.rewind(name, item)
+
+
+def _agreed(what: str, yes: bool) -> bool:
+    """Ask, unless the answer was given."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise WrongUseError(f"to {what} needs a yes, and there is nobody to ask; add --yes")
+    return typer.confirm(f"{what}?", err=True)
+
+
+def _moved(path: Path, name: str, saved: Saved, file: Path | None) -> Moved:
+    return Moved(
+        store=str(path),
+        name=name,
+        items_consumed=saved.items_consumed,
+        pending=len(saved.pending),
+        precision=saved.identity.precision,
+        model_id=saved.identity.model_id,
+        file=None if file is None else str(file),
+    )
+
+
+def _tell(moved: Moved, what: str, output: Output) -> int:
+    place = "" if moved.file is None else f" {foreign(moved.file)}"
+    waiting = f" and {moved.pending} that wait" if moved.pending else ""
+    output.out.print(
+        f"[bold]{foreign(moved.name)}[/] at {moved.items_consumed:,} items{waiting}, {what}{place}"
+    )
+    output.write_json(moved)
+    return 0
+
+
+def _time(saved_at_ms: int) -> str:
+    seconds = min(saved_at_ms, _LAST_MS) / 1000
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -9,6 +9,7 @@ import typer
 
 from dst.cli.options import Json
 from dst.cli.output import Output, foreign
+from dst.cli.paths import check_paths
 
 
 class Upgraded(msgspec.Struct, frozen=True):
@@ -34,9 +35,7 @@ def upgrade(
         dst upgrade ./old-bundle ./new-bundle --json -
     """
     output = Output.to(json)
-    from dst.cli.paths import check_apart
-
-    check_apart(output, {"OLD": old}, {"NEW": new})
+    check_paths(output, {"OLD": old}, {"NEW": new})
     from dst.upgrade import upgrade_bundle
 
     def work() -> int:

@@ -1,15 +1,20 @@
-"""`dst verify`: a bundle goes in, a replay of its golden vectors on this machine comes out."""
+"""`dst verify`: replay the golden vectors of a bundle on this machine, and compare."""
+
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 import onnxruntime
+import typer
 from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_apart
-from dst.evaluate.providers import time_golden
+from dst.cli.options import BundleArgument, Json, Provider, ProviderName, Threads
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
+from dst.evaluate.providers import GoldenTime, time_golden
 from dst.runtime import Bundle, open_bundle, replay_golden
-from dst.runtime.execution.providers import Lowering, Provider
+from dst.runtime.execution.providers import Lowering
 
 MEASURES = {"rms": "of rms", "cost": "of own error"}
 """What an error is a share of; a recipe's own error is how far it is from full precision."""
@@ -29,17 +34,6 @@ class Check(msgspec.Struct, frozen=True):
     passed: bool
 
 
-class Time(msgspec.Struct, frozen=True):
-    """Steps of one graph on the provider and on the CPU in turn: medians, and of their ratios."""
-
-    graph: str
-    t: int
-    steps: int
-    seconds: float
-    cpu_seconds: float
-    ratio: float
-
-
 class Verified(msgspec.Struct, frozen=True):
     """The replay of a bundle; a `worst` is null where it is not finite."""
 
@@ -49,11 +43,39 @@ class Verified(msgspec.Struct, frozen=True):
     onnxruntime: str
     passed: bool
     checks: tuple[Check, ...]
-    times: tuple[Time, ...]
+    times: tuple[GoldenTime, ...]
 
 
 def verify(
-    path: str, provider: Provider, threads: int, graph: str | None, timed: bool, output: Output
+    bundle: BundleArgument,
+    graph: Annotated[
+        str | None,
+        typer.Option("--graph", metavar="NAME", help="Only this file, or this lowering."),
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Time the provider against the CPU as well.")
+    ] = False,
+    json: Json = None,
+) -> Callable[[], int]:
+    """Replay a bundle's golden vectors here and compare with what was recorded.
+
+    Every file is hashed first. Exit code 1 if a graph strays further than the bundle allows, 2
+    if the bundle is broken or cannot be run here. A provider that would leave work to the CPU
+    is refused. With --time the golden chunks are stepped on the provider and on the CPU in turn
+    as well.
+
+        dst verify text
+        dst verify text --provider openvino --time
+        dst verify ./my-bundle --provider cuda --graph fused
+    """
+    output = Output.to(json)
+    return lambda: replay(bundle, provider, threads, graph, timed, output)
+
+
+def replay(
+    path: str, provider: ProviderName, threads: int, graph: str | None, timed: bool, output: Output
 ) -> int:
     """Replay every golden run, or those of one graph, and return the exit code.
 
@@ -63,31 +85,30 @@ def verify(
         DstError: the bundle is broken, or a graph cannot be run here.
         WrongUseError: the bundle has no such graph, or the JSON would be written into it.
     """
-    check_apart(output, {"BUNDLE": path})
+    check_paths(output, {"BUNDLE": path})
     bundle = _only(open_bundle(path), graph)
     named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
     lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
     with output.progress(f"verify {bundle.root.name}", None):
         found = replay_golden(bundle, provider, threads, named)
-    times: list[Time] = []
+    times: list[GoldenTime] = []
     if timed:
         with output.progress(f"time {bundle.root.name}", 1.0) as bar:
-            pairs = time_golden(bundle, provider, threads, named, progress=bar.at)
-        times = [Time(p.graph, p.t, p.steps, p.seconds, p.cpu_seconds, p.ratio) for p in pairs]
+            times = time_golden(bundle, provider, threads, named, progress=bar.at)
     checks = []
     for f in found:
         name, worst = max(f.errors.items(), key=lambda e: e[1])
         checks.append(
             Check(
-                f.graph,
-                lowering[f.graph],
-                f.t,
-                f.steps,
-                worst,
-                name,
-                f.measure,
-                f.tolerance,
-                f.passed,
+                graph=f.graph,
+                lowering=lowering[f.graph],
+                t=f.t,
+                steps=f.steps,
+                worst=worst,
+                worst_tensor=name,
+                measure=f.measure,
+                tolerance=f.tolerance,
+                passed=f.passed,
             )
         )
     result = Verified(
@@ -116,17 +137,11 @@ def _only(bundle: Bundle, graph: str | None) -> Bundle:
 
 
 def _show(result: Verified, output: Output) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("graph", "lowering"):
-        table.add_column(name, overflow="fold")
-    for name in ("T", "steps", "worst", "allowed"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    table.add_column("in", overflow="fold")
-    table.add_column("", overflow="fold")
+    numbers = (">T", ">steps", ">worst", ">allowed")
+    checks = table("graph", "lowering", *numbers, "", "in", "")
     for c in result.checks:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        table.add_row(
+        checks.add_row(
             foreign(c.graph),
             c.lowering,
             str(c.t),
@@ -139,7 +154,7 @@ def _show(result: Verified, output: Output) -> None:
         )
     where = f"{result.provider}, onnxruntime {result.onnxruntime}"
     output.out.print(f"[bold]{foreign(result.bundle)}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
-    output.out.print(table)
+    output.out.print(checks)
     passed = sum(c.passed for c in result.checks)
     if result.passed:
         runs = f"all {passed} golden runs" if passed > 1 else "the golden run"
@@ -153,12 +168,10 @@ def _show(result: Verified, output: Output) -> None:
 
 
 def _timed(result: Verified) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("graph", overflow="fold")
-    for name in ("T", "steps", f"{result.provider} ms", "cpu ms", f"{result.provider} / cpu"):
-        table.add_column(name, justify="right", overflow="fold")
+    where = (f">{result.provider} ms", ">cpu ms", f">{result.provider} / cpu")
+    times = table("graph", ">T", ">steps", *where)
     for t in result.times:
-        table.add_row(
+        times.add_row(
             foreign(t.graph),
             str(t.t),
             str(t.steps),
@@ -166,4 +179,4 @@ def _timed(result: Verified) -> Table:
             f"{t.cpu_seconds * 1e3:.3f}",
             f"{t.ratio:.2f}",
         )
-    return table
+    return times

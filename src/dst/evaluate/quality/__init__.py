@@ -1,7 +1,7 @@
-"""The horizon report: two bundles of one model and items in, a curve and gates out."""
+"""Measure how far a quantized model strays from full precision over the horizon of a stream."""
 
 from dst.evaluate.quality.attach import attach
 from dst.evaluate.quality.gates import Budget
-from dst.evaluate.quality.report import Report, Settings, quality_of, report
+from dst.evaluate.quality.report import Report, Settings, horizon_report, quality_of
 
-__all__ = ["Budget", "Report", "Settings", "attach", "quality_of", "report"]
+__all__ = ["Budget", "Report", "Settings", "attach", "horizon_report", "quality_of"]

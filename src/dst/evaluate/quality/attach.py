@@ -1,4 +1,4 @@
-"""Attaching: a report in, the quantized bundle that carries it out, and the report as a file."""
+"""Write a horizon report into the bundle that it judges."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Positions: sums per item along streams in, one mean per log-spaced range of positions out.
+"""Average a quantity per item over log-spaced ranges of positions in a stream.
 
 Shape letters: `n` items, `O` outputs or tensors that are compared.
 """
@@ -21,6 +21,10 @@ def edges(length: int) -> tuple[int, ...]:
     """Return where the ranges end: 10, 18, 32, 56, 100, … and at last `length`.
 
     A last range that would be less than half as wide as the others joins the one before.
+
+    Example:
+        >>> edges(100)
+        (10, 18, 32, 56, 100)
     """
     steps = range(math.ceil(BINS_PER_DECADE * math.log10(max(length, 1) / FIRST_EDGE)))
     rising = [round(FIRST_EDGE * 10 ** (step / BINS_PER_DECADE)) for step in steps]
@@ -29,15 +33,20 @@ def edges(length: int) -> tuple[int, ...]:
     return (*rising, length)
 
 
-def ratio(above: Floats, below: Floats) -> Floats:
-    """Return `above / below` per place; 0 / 0 is 0, and anything else over 0 counts as 1."""
-    safe = np.where(below > 0, below, 1.0)
-    return np.where(below > 0, above / safe, (above > 0).astype(np.float64))
+def ratio(error: Floats, scale: Floats) -> Floats:
+    """Return `error / scale` per place; 0 / 0 is 0, and anything else over 0 counts as 1.
+
+    Example:
+        >>> ratio(np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])).tolist()
+        [0.5, 0.0, 1.0]
+    """
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.where(scale > 0, error / safe, (error > 0).astype(np.float64))
 
 
-def mean_of(above: Floats, below: Floats, root: bool) -> float:
+def mean_of(error: Floats, scale: Floats, root: bool) -> float:
     """Return the mean over `O` of the ratios of two sums `[O]`, or the root of that mean."""
-    mean = float(np.mean(ratio(above, below)))
+    mean = float(np.mean(ratio(error, scale)))
     return math.sqrt(mean) if root else mean
 
 
@@ -76,21 +85,21 @@ class Sums:
     """What was summed over one range of positions, or over one block of it.
 
     Attributes:
-        above: sums over items of what is compared, `[O]`.
-        below: what they are divided by, `[O]`.
+        error: sums over items of what is compared, `[O]`.
+        scale: what they are divided by, `[O]`.
         items: how many items.
         losses: summed loss of the reference and of the other, in nats.
     """
 
-    above: Floats
-    below: Floats
+    error: Floats
+    scale: Floats
     items: int = 0
     losses: Floats = field(default_factory=lambda: np.zeros(2))
 
     def take(self, other: "Sums") -> None:
         """Add other sums to these."""
-        self.above += other.above
-        self.below += other.below
+        self.error += other.error
+        self.scale += other.scale
         self.items += other.items
         self.losses += other.losses
 
@@ -100,6 +109,13 @@ class Bins:
 
     Attributes:
         ends: where each range ends.
+
+    Example:
+        >>> bins = Bins(edges(20), 1, root=False)
+        >>> bins.add(0, np.arange(20.0)[:, None], np.ones((20, 1)), None)
+        >>> bins.close()
+        >>> [bins.value(where) for where in range(len(bins.ends))]
+        [4.5, 14.5]
     """
 
     __slots__ = ("_block", "_root", "_spread", "_sums", "_where", "ends")
@@ -119,21 +135,21 @@ class Bins:
         self._block = Sums(np.zeros(places), np.zeros(places))
         self._where = 0
 
-    def add(self, start: int, above: Floats, below: Floats, losses: Floats | None) -> None:
-        """Add items `start .. start + n`: `above` and `below` `[n, O]`, `losses` `[n, 2]`."""
+    def add(self, start: int, error: Floats, scale: Floats, losses: Floats | None) -> None:
+        """Add items `start .. start + n`: `error` and `scale` `[n, O]`, `losses` `[n, 2]`."""
         done = 0
-        while done < len(above):
+        while done < len(error):
             where = int(np.searchsorted(self.ends, start + done, side="right"))
             if where == len(self.ends):
                 return
             if where != self._where or self._block.items >= BLOCK_ITEMS:
                 self.close()
                 self._where = where
-            end = min(len(above), self.ends[where] - start)
+            end = min(len(error), self.ends[where] - start)
             part = slice(done, end)
             block = self._block
-            block.above += above[part].sum(axis=0)
-            block.below += below[part].sum(axis=0)
+            block.error += error[part].sum(axis=0)
+            block.scale += scale[part].sum(axis=0)
             block.items += end - done
             if losses is not None:
                 block.losses += losses[part].sum(axis=0)
@@ -143,10 +159,10 @@ class Bins:
         """End the block of neighbours: what comes next is read elsewhere."""
         block = self._block
         if block.items:
-            value = mean_of(block.above, block.below, self._root)
+            value = mean_of(block.error, block.scale, self._root)
             self._spread[self._where].add(value, float(block.items))
             self._sums[self._where].take(block)
-        self._block = Sums(np.zeros_like(block.above), np.zeros_like(block.below))
+        self._block = Sums(np.zeros_like(block.error), np.zeros_like(block.scale))
 
     def sums(self, where: int) -> Sums:
         """Return the sums over one range, as far as its blocks are closed."""
@@ -155,7 +171,7 @@ class Bins:
     def value(self, where: int) -> float:
         """Return the mean over one range; 0 where nothing was added."""
         held = self._sums[where]
-        return mean_of(held.above, held.below, self._root) if held.items else 0.0
+        return mean_of(held.error, held.scale, self._root) if held.items else 0.0
 
     def error(self, where: int) -> float | None:
         """Return the standard error of that mean; None where too little was added."""

@@ -1,4 +1,4 @@
-"""Divergence: the outputs of two forms of a step in, how far apart they are per item out.
+"""Compare the outputs of two forms of a step, item by item.
 
 Shape letters: `T` items per chunk, `V` classes, `F` features, `O` outputs that are compared.
 """
@@ -22,18 +22,18 @@ _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
-    """How far apart one step is, per item.
+class Distance:
+    """How far the outputs of one step are from the reference, per item.
 
     Attributes:
-        above: `[T, O]`: KL in nats, or squared errors summed over an item.
-        below: `[T, O]`: ones where KL was taken, or the squared reference.
+        error: `[T, O]`: KL in nats, or squared errors summed over an item.
+        scale: `[T, O]`: ones where KL was taken, or the squared reference.
         losses: `[T, 2]`: nats that reference and other paid for the item that followed; None
             where the outputs predict none.
     """
 
-    above: Floats
-    below: Floats
+    error: Floats
+    scale: Floats
     losses: Floats | None
 
 
@@ -45,14 +45,14 @@ class Divergence:
         unit: `nats` (KL per item) or `relative` (error over the rms of the reference).
         places: `O`.
         judges_loss: whether the outputs predict the next item.
-        apart: outputs of the reference, those of the other, and the items `[T, ...]` that follow
-            those of the chunk -> how far apart they are.
+        distance: outputs of the reference, those of the other, and the items `[T, ...]` that follow
+            those of the chunk -> their distance.
     """
 
     unit: Literal["nats", "relative"]
     places: int
     judges_loss: bool
-    apart: Callable[[Outputs, Outputs, Array], Apart]
+    distance: Callable[[Outputs, Outputs, Array], Distance]
 
 
 def divergence_for(contract: Contract) -> Divergence:
@@ -79,7 +79,12 @@ def rows(output: Output, value: Array) -> Floats:
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Return the log-probabilities of logits `[..., V]`."""
+    """Return the log-probabilities of logits `[..., V]`.
+
+    Example:
+        >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 
@@ -91,22 +96,22 @@ def _categorical(contract: Contract, logits: Sequence[Output]) -> Divergence:
         shape = ("B", "T", content.vocabulary)
         next_token = next((o.name for o in logits if o.shape == shape), None)
 
-    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
-        above = np.zeros((len(following), len(logits)))
-        below = np.zeros_like(above)
+    def distance(reference: Outputs, other: Outputs, following: Array) -> Distance:
+        error = np.zeros((len(following), len(logits)))
+        scale = np.zeros_like(error)
         losses = None
         for place, output in enumerate(logits):
             p = log_softmax(rows(output, reference[output.name]))
             q = log_softmax(rows(output, other[output.name]))
             each = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(p), -1).mean(axis=1)
-            above[-len(p) :, place] = np.maximum(each, 0.0)  # rounding may go below
-            below[-len(p) :, place] = 1.0
+            error[-len(p) :, place] = np.maximum(each, 0.0)  # rounding may go below 0
+            scale[-len(p) :, place] = 1.0
             if output.name == next_token:
                 at = np.arange(len(p)), following.astype(np.int64)
                 losses = -np.stack([p[at], q[at]], axis=1)
-        return Apart(above, below, losses)
+        return Distance(error, scale, losses)
 
-    return Divergence("nats", len(logits), next_token is not None, apart)
+    return Divergence("nats", len(logits), next_token is not None, distance)
 
 
 def _gaussian(mean: Output, log_std: Output, content: Features) -> Divergence:
@@ -116,7 +121,7 @@ def _gaussian(mean: Output, log_std: Output, content: Features) -> Divergence:
         each = 0.5 * ((seen - m) * np.exp(-s)) ** 2 + s + _HALF_LOG_TAU
         return np.asarray(each.reshape(len(each), -1).sum(axis=1), np.float64)
 
-    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
+    def distance(reference: Outputs, other: Outputs, following: Array) -> Distance:
         seen = following.astype(np.float64)
         if norm is not None:
             mean_of, std_of = (np.reshape(v, seen.shape[1:]) for v in (norm.mean, norm.std))
@@ -124,22 +129,22 @@ def _gaussian(mean: Output, log_std: Output, content: Features) -> Divergence:
         m, s = rows(mean, reference["mean"]), rows(log_std, reference["log_std"])
         n, r = rows(mean, other["mean"]), rows(log_std, other["log_std"])
         each = r - s + 0.5 * (np.exp(2 * (s - r)) + ((m - n) * np.exp(-r)) ** 2 - 1.0)
-        above = np.maximum(each.reshape(len(each), -1).sum(axis=1), 0.0)[:, None]
+        error = np.maximum(each.reshape(len(each), -1).sum(axis=1), 0.0)[:, None]
         losses = np.stack([nats(seen, m, s), nats(seen, n, r)], axis=1)
-        return Apart(above, np.ones_like(above), losses)
+        return Distance(error, np.ones_like(error), losses)
 
-    return Divergence("nats", 1, True, apart)
+    return Divergence("nats", 1, True, distance)
 
 
 def _relative(outputs: Sequence[Output]) -> Divergence:
-    def apart(reference: Outputs, other: Outputs, following: Array) -> Apart:
-        above = np.zeros((len(following), len(outputs)))
-        below = np.zeros_like(above)
+    def distance(reference: Outputs, other: Outputs, following: Array) -> Distance:
+        error = np.zeros((len(following), len(outputs)))
+        scale = np.zeros_like(error)
         for place, output in enumerate(outputs):
             right = rows(output, reference[output.name])
             off = rows(output, other[output.name]) - right
-            above[-len(right) :, place] = (off * off).reshape(len(right), -1).sum(axis=1)
-            below[-len(right) :, place] = (right * right).reshape(len(right), -1).sum(axis=1)
-        return Apart(above, below, None)
+            error[-len(right) :, place] = (off * off).reshape(len(right), -1).sum(axis=1)
+            scale[-len(right) :, place] = (right * right).reshape(len(right), -1).sum(axis=1)
+        return Distance(error, scale, None)
 
-    return Divergence("relative", len(outputs), False, apart)
+    return Divergence("relative", len(outputs), False, distance)

@@ -1,4 +1,4 @@
-"""Own drift: a full-precision bundle in, what float32 itself is held against out."""
+"""Find a reference for full precision itself: float64, or the other lowering."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Gates: the curves of a rollout in, the conditions a quantized bundle must hold out.
+"""Judge the curves of a rollout by the conditions that a quantized bundle must hold.
 
 Four gates. `last-over-early`: divergence in the last range of positions over that of items 1,000
 to 10,000. `growth-per-decade`: the upper 95 % bound of its growth per tenfold position.

@@ -1,10 +1,9 @@
-"""The picture of a report: a report in, a PNG out."""
+"""Draw a horizon report: divergence, loss, state and accumulation by position."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dst.evaluate.quality.report import Report
-from dst.evaluate.rendering.canvas import COLOURS, dress, new_figure, save
+from dst.evaluate.rendering.canvas import COLOURS, SOFT, dress, new_figure, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,12 +11,11 @@ if TYPE_CHECKING:
 _LEAST = 1e-16  # what a logarithmic axis shows for nothing
 
 
-def draw(made: Report, path: Path) -> None:
-    """Write a PNG: divergence, loss, state distance and accumulation over the horizon.
+def picture(made: Report) -> bytes:
+    """Return a PNG: divergence, loss, state distance and accumulation over the horizon.
 
     Raises:
         NoMatplotlibError: matplotlib is not installed.
-        OSError: the file cannot be written.
     """
     figure = new_figure(11, 7.4)
     places = figure.subplots(2, 2)
@@ -33,9 +31,9 @@ def draw(made: Report, path: Path) -> None:
         f"{made.full.precision}: {made.items:,} items at T = {made.items_per_step}, "
         f"{word[made.passed]}",
         fontsize=10,
-        color="#555555",
+        color=SOFT,
     )
-    save(figure, path)
+    return png_of(figure)
 
 
 def _divergence(axes: "Axes", made: Report) -> None:
@@ -52,20 +50,20 @@ def _divergence(axes: "Axes", made: Report) -> None:
         axes.plot(made.drift.ends, values, ".--", color="#888888", label=made.drift.what)
     axes.set_yscale("log")
     unit = "KL, nats per item" if made.unit == "nats" else "relative error"
+    axes.legend()
     dress(axes, "Distance from full precision", "position, items", unit)
-    axes.legend(fontsize=8, frameon=False)
 
 
 def _loss(axes: "Axes", made: Report) -> None:
     ranges = [r for r in made.ranges if r.loss_difference is not None]
-    axes.axhline(0.0, color="#555555", linewidth=0.8)
+    axes.axhline(0.0, color=SOFT, linewidth=0.8)
     if ranges:
         values = [r.loss_difference or 0.0 for r in ranges]
         axes.plot([r.end for r in ranges], values, "o-", color=COLOURS[1], markersize=3.5)
         bound = next((g.bound for g in made.gates if g.name == "loss"), None)
         if bound is not None:
             axes.axhline(bound, color=COLOURS[7], linestyle="--", linewidth=1, label="budget")
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend()
     else:
         axes.text(0.5, 0.5, "the outputs predict nothing", transform=axes.transAxes, ha="center")
     dress(axes, "Loss over full precision", "position, items", "nats per item")
@@ -77,14 +75,14 @@ def _state(axes: "Axes", made: Report) -> None:
         points = [(r.end, r.state_distance[role]) for r in made.ranges if role in r.state_distance]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5, label=role)
     axes.set_ylim(bottom=0)
-    dress(axes, "Distance of the state", "position, items", "relative")
     if roles:
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend()
+    dress(axes, "Distance of the state", "position, items", "relative")
 
 
 def _accumulation(axes: "Axes", made: Report) -> None:
     points = [(r.end, r.accumulation) for r in made.ranges if r.accumulation is not None]
-    axes.axhline(1.0, color="#555555", linewidth=0.8)
+    axes.axhline(1.0, color=SOFT, linewidth=0.8)
     if points:
         axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[2], markersize=3.5)
     axes.set_ylim(bottom=0)

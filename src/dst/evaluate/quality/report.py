@@ -1,4 +1,4 @@
-"""The horizon report: two precisions of one model in, their distance over the horizon out.
+"""Measure how far two precisions of one model part over the horizon of a stream.
 
 Quality is a curve over the positions of a stream, not a number: what stands at a position is the
 mean over a range of positions, ten thousand times as long at the end as at the beginning.
@@ -68,7 +68,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     `divergence` is KL of full precision from the quantized model in nats per item, or the error of
     the outputs over their rms; `divergence_error` its standard error. Losses are nats per item.
     `state_distance` is relative, by role; `state` that of all tensors. `accumulation` is the
-    divergence over that of a chunk that starts from full precision's state. Null is: not known.
+    divergence over that of a chunk that starts from full precision's state. Null means unknown.
     """
 
     start: int
@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
 
-def report(
+def horizon_report(
     full: str | Path,
     quantized: str | Path,
     items: Array,

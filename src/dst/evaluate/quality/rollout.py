@@ -1,4 +1,4 @@
-"""Rollout: two sessions of one model and a run of items in, how far they part along streams out.
+"""Run two forms of one model side by side, and sum up how far they part.
 
 The reference and the other each carry their own state from item 0 on. At some chunks, the same
 at every run, a third stream reads the chunk with the other's graph from the reference's state:
@@ -91,7 +91,7 @@ class Rollout:
         kept = np.array([role in (None, name) for name in self.roles], bool)
         if not held.items or not kept.any():
             return None
-        return mean_of(held.above[kept], held.below[kept], root=True)
+        return mean_of(held.error[kept], held.scale[kept], root=True)
 
 
 def check_pair(reference: Session, other: Session, other_file: bool = False) -> None:
@@ -256,14 +256,14 @@ class _Runs:
             alone = None if before is None else self._from(before)
         except NonFiniteError as broke:
             raise _OtherBrokeError(str(broke)) from None
-        apart = self._compare.apart(right, found, following)
-        self._free.add(at, apart.above, apart.below, apart.losses)
+        distance = self._compare.distance(right, found, following)
+        self._free.add(at, distance.error, distance.scale, distance.losses)
         if not sampled:
             return
-        self._sampled.add(at, apart.above, apart.below, None)
+        self._sampled.add(at, distance.error, distance.scale, None)
         if alone is not None:
-            apart = self._compare.apart(right, alone, following)
-            self._alone.add(at, apart.above, apart.below, None)
+            distance = self._compare.distance(right, alone, following)
+            self._alone.add(at, distance.error, distance.scale, None)
         self._distance(at + walk.t - 1)
 
     def _from(self, before: Snapshot) -> Outputs:

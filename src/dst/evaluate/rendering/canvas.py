@@ -1,6 +1,6 @@
-"""The canvas: a size in, an empty matplotlib figure out, or an error that says what to install."""
+"""Make matplotlib figures that need no display, and turn them into PNG or SVG."""
 
-from pathlib import Path
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING
 
 from dst.runtime import DstError
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#3b6fb6", "#d1742f", "#4c9a5b", "#a8518a", "#7a6fd0", "#8a7440", "#3a9aa8", "#c24d4d")
+INK, SOFT, GRID = "#1c2430", "#667085", "#e2e6ec"
+CSS = {INK: "--ink", SOFT: "--soft", GRID: "--line"}
+"""Colours of a drawing -> what a page calls them."""
 _INCH_DPI = 130
 
 
@@ -33,29 +36,55 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
     return Figure(figsize=(width_in, height_in), dpi=_INCH_DPI, layout="constrained")
 
 
+def plain(label: str) -> str:
+    r"""Return a label in which no `$` begins a formula.
+
+    Example:
+        >>> plain("cost in $")
+        'cost in \\$'
+    """
+    return label.replace("$", r"\$")
+
+
 def dress(axes: "Axes", title: str, below: str, beside: str) -> None:
     """Give axes their words and a light grid."""
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes.set_xlabel(below, fontsize=9)
-    axes.set_ylabel(beside, fontsize=9)
-    axes.grid(True, color="#d9d9d9", linewidth=0.6)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.set_xlabel(below, fontsize=9, color=SOFT)
+    axes.set_ylabel(beside, fontsize=9, color=SOFT)
+    axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.tick_params(which="both", labelsize=8, labelcolor=SOFT, color=SOFT)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(SOFT)
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.set_frame_on(False)
+        for text in legend.get_texts():
+            text.set(color=INK, fontsize=8)
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, in one rename.
+def png_of(figure: "Figure") -> bytes:
+    """Return a figure as PNG; the same figure gives the same bytes."""
+    room = BytesIO()
+    figure.savefig(room, format="png", metadata={"Software": None})
+    return room.getvalue()
 
-    Raises:
-        OSError: it cannot be written; the error names it.
+
+def svg_of(figure: "Figure") -> str:
+    """Return a figure as an `<svg>` element for a page that defines the colours of `CSS`.
+
+    Words stay words, the background is that of the page, and ink follows its colours.
     """
-    work = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(work, format="png", metadata={"Software": None})
-        work.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        work.unlink(missing_ok=True)
+    import matplotlib
+
+    room = StringIO()
+    for part in figure.findobj():
+        part.set_clip_on(False)  # or the drawing would refer to clipping paths by address
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dst"}):
+        figure.savefig(room, format="svg", transparent=True, metadata=nothing)
+    drawn = room.getvalue()
+    for colour, name in CSS.items():
+        drawn = drawn.replace(colour, f"var({name})")
+    return drawn[drawn.index("<svg") :].rstrip()

@@ -1,122 +1,141 @@
-"""Charts: a bench in, SVG for the page out."""
+"""Draw a bench: one picture of four panels, or single panels for the page."""
 
-import math
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from dst.evaluate.rendering.canvas import COLOURS
-from dst.evaluate.result import BenchResult
+from dst.evaluate.rendering.canvas import COLOURS, SOFT, dress, new_figure, plain, png_of, svg_of
+from dst.evaluate.result import BenchResult, Spread
+from dst.words import counted, mib
 
-_WIDTH, _LEFT, _TOP, _BOTTOM = 960, 56, 14, 30
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-
-def bars(result: BenchResult) -> str:
-    """Draw speed over the first bundle: a group of bars for each T, with whiskers."""
-    height = 260
-    found = {
-        (place, cell.t): cell.ratio
-        for place, entry in enumerate(result.bundles)
-        for cell in entry.cells
-        if cell.ratio is not None
-    }
-    top = 1.12 * max([1.0, *(ratio.high for ratio in found.values())])
-    tall = height - _TOP - _BOTTOM
-
-    def y(value: float) -> float:
-        return _TOP + tall * (1 - value / top)
-
-    parts = [_rule(y(value), f"{value:g}×") for value in _round_values(top)]
-    group = (_WIDTH - _LEFT) / len(result.sizes)
-    wide = min(46.0, 0.78 * group / len(result.bundles))
-    for g, t in enumerate(result.sizes):
-        middle = _LEFT + group * (g + 0.5)
-        parts.append(f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">T = {t}</text>')
-        for place in range(len(result.bundles)):
-            x = middle + wide * (place - len(result.bundles) / 2)
-            ratio = found.get((place, t))
-            if ratio is None:
-                parts.append(_word(x + wide / 2, y(0) - 6, "–"))
-                continue
-            fill = COLOURS[place % len(COLOURS)]
-            parts.append(
-                f'<rect x="{x + 2:.1f}" y="{y(ratio.median):.1f}" width="{wide - 4:.1f}" '
-                f'height="{y(0) - y(ratio.median):.1f}" rx="3" fill="{fill}">'
-                f"<title>{escape(result.bundles[place].label)}, T = {t}: "
-                f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})</title></rect>"
-            )
-            centre = x + wide / 2
-            parts.append(
-                f'<line x1="{centre:.1f}" x2="{centre:.1f}" y1="{y(ratio.low):.1f}" '
-                f'y2="{y(ratio.high):.1f}" stroke="currentColor" stroke-width="1.2"/>'
-            )
-            parts.append(_word(centre, y(ratio.high) - 4, f"{ratio.median:.2f}"))
-    parts.append(f'<line class="one" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(1):.1f}" y2="{y(1):.1f}"/>')
-    return _svg(height, parts) + _legend(result, range(len(result.bundles)))
+MIB = 1 << 20
+Panel = Callable[["Axes", BenchResult], None]
+"""Draws one view of a bench on empty axes."""
 
 
-def curves(result: BenchResult) -> str:
-    """Draw divergence over positions, both on logarithmic axes."""
-    height = 300
-    held = {i: e.quality for i, e in enumerate(result.bundles) if e.quality is not None}
-    values = [max(v, 1e-12) for q in held.values() for v in q.divergence]
-    ends = [p for q in held.values() for p in q.positions]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    high = max(high, low + 1)
-    first, last = math.log10(min(ends)), math.log10(max(ends))
-    last = max(last, first + 1)
-    tall, long = height - _TOP - _BOTTOM, _WIDTH - _LEFT - 16
+def picture(result: BenchResult) -> bytes:
+    """Return a PNG: items per second, speed over the first bundle, bytes, and divergence.
 
-    def x(position: float) -> float:
-        return _LEFT + long * (math.log10(position) - first) / (last - first)
+    Where no bundle has a horizon report, the last panel shows the time of a step.
 
-    def y(value: float) -> float:
-        return _TOP + tall * (high - math.log10(max(value, 1e-12))) / (high - low)
+    Raises:
+        NoMatplotlibError: matplotlib is not installed.
+    """
+    with_quality = any(entry.quality is not None for entry in result.bundles)
+    panels = (_speed, ratio, _bytes, divergence if with_quality else _latency)
+    figure = new_figure(11, 7.4)
+    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        panel(axes, result)
+    env = result.environment
+    figure.suptitle(
+        f"{env.cpu}, {counted(result.threads, 'thread')}, onnxruntime {env.onnxruntime}, "
+        f"{counted(result.rounds, 'round')} in turns",
+        fontsize=10,
+        color=SOFT,
+    )
+    return png_of(figure)
 
-    parts = [_rule(y(10.0**power), f"1e{power}") for power in range(low, high + 1)]
-    for power in range(math.ceil(first), math.floor(last) + 1):
-        label = f"{10**power:,}"
-        place = min(x(10.0**power), _WIDTH - 3.5 * len(label))  # half a label must fit beside it
-        parts.append(f'<text x="{place:.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
-    for place, quality in held.items():
-        points = " ".join(
-            f"{x(p):.1f},{y(v):.1f}"
-            for p, v in zip(quality.positions, quality.divergence, strict=True)
+
+def panel_svg(panel: Panel, result: BenchResult) -> str:
+    """Return one panel, `ratio` or `divergence`, as SVG for the page.
+
+    Raises:
+        NoMatplotlibError: matplotlib is not installed.
+    """
+    figure = new_figure(9.6, 3.2)
+    axes = figure.subplots()
+    panel(axes, result)
+    axes.set_title("", loc="left")  # the page has its own
+    return svg_of(figure)
+
+
+def _speed(axes: "Axes", result: BenchResult) -> None:
+    for colour, entry in zip(_colours(result), result.bundles, strict=True):
+        cells = [(c.t, c.items_per_s) for c in entry.cells if c.items_per_s is not None]
+        _line(axes, cells, colour, plain(entry.label))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    _ts(axes, result)
+    axes.legend()
+    dress(axes, "Speed", "items per chunk (T)", "items per second")
+
+
+def ratio(axes: "Axes", result: BenchResult) -> None:
+    """Draw speed over the first bundle, by T."""
+    for colour, entry in zip(_colours(result), result.bundles, strict=True):
+        cells = [(c.t, c.ratio) for c in entry.cells if c.ratio is not None]
+        _line(axes, cells, colour, plain(entry.label))
+    axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle="--")
+    axes.set_ylim(bottom=0)
+    _ts(axes, result)
+    axes.legend()
+    dress(axes, f"Speed over {plain(result.bundles[0].label)}", "items per chunk (T)", "ratio")
+
+
+def _bytes(axes: "Axes", result: BenchResult) -> None:
+    entries = result.bundles
+    rows = range(len(entries))
+    peaks = [e.start.peak_rss_bytes / MIB if e.start else 0.0 for e in entries]
+    files = [e.file_bytes / MIB for e in entries]
+    axes.barh([r - 0.19 for r in rows], files, 0.36, color=_colours(result))
+    axes.barh([r + 0.19 for r in rows], peaks, 0.36, color=_colours(result), alpha=0.45)
+    for row, (entry, file, peak) in enumerate(zip(entries, files, peaks, strict=True)):
+        disk = f" {mib(entry.file_bytes)} on disk"
+        axes.text(file, row - 0.19, disk, va="center", fontsize=8)
+        if entry.start is not None:
+            memory = f" {mib(entry.start.peak_rss_bytes)} peak of a process"
+            axes.text(peak, row + 0.19, memory, va="center", fontsize=8)
+    axes.set_yticks(list(rows), [plain(e.label) for e in entries])
+    axes.set_xlim(0, 1.6 * max(*files, *peaks, 1e-3))
+    axes.invert_yaxis()
+    dress(axes, "Bytes", "MiB", "")
+
+
+def _latency(axes: "Axes", result: BenchResult) -> None:
+    for colour, entry in zip(_colours(result), result.bundles, strict=True):
+        cells = [c for c in entry.cells if c.p50_us is not None and c.p99_us is not None]
+        sizes = [c.t for c in cells]
+        axes.plot(
+            sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=plain(entry.label)
         )
-        colour = COLOURS[place % len(COLOURS)]
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.2" '
-            'stroke-linejoin="round"/>'
-        )
-    return _svg(height, parts) + _legend(result, held)
+        axes.plot(sizes, [c.p99_us or 0 for c in cells], "o--", color=colour, alpha=0.5)
+    axes.set_yscale("log")
+    _ts(axes, result)
+    dress(axes, "One step: p50 (line) and p99 (dashes)", "items per chunk (T)", "microseconds")
 
 
-def _svg(height: int, parts: list[str]) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+def divergence(axes: "Axes", result: BenchResult) -> None:
+    """Draw the distance from full precision, by position in the stream."""
+    for colour, entry in zip(_colours(result), result.bundles, strict=True):
+        if entry.quality is None:
+            continue
+        values = [max(v, 1e-12) for v in entry.quality.divergence]
+        axes.plot(entry.quality.positions, values, ".-", color=colour, label=plain(entry.label))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    where = "position in the stream, items"
+    axes.legend()
+    dress(axes, "Distance from full precision", where, result.divergence_unit)
 
 
-def _rule(y: float, label: str) -> str:
-    return (
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+def _line(axes: "Axes", cells: list[tuple[int, Spread]], colour: str, label: str) -> None:
+    if not cells:
+        return
+    sizes = [t for t, _ in cells]
+    middle = [s.median for _, s in cells]
+    whiskers = [[s.median - s.low for _, s in cells], [s.high - s.median for _, s in cells]]
+    axes.errorbar(
+        sizes, middle, whiskers, fmt="o-", color=colour, label=label, markersize=4, capsize=3
     )
 
 
-def _word(x: float, y: float, word: str) -> str:
-    return f'<text class="value" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{word}</text>'
+def _ts(axes: "Axes", result: BenchResult) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(result.sizes, [str(t) for t in result.sizes])
+    axes.minorticks_off()
 
 
-def _legend(result: BenchResult, places: Iterable[int]) -> str:
-    """Name the bundles that are drawn."""
-    marks = "".join(
-        f'<span><span class="dot" style="background:{COLOURS[place % len(COLOURS)]}"></span>'
-        f"{escape(result.bundles[place].label)}</span>"
-        for place in places
-    )
-    return f'<div class="legend">{marks}</div>'
-
-
-def _round_values(top: float) -> list[float]:
-    """About five round numbers from 0 up to `top`."""
-    step = 10.0 ** math.floor(math.log10(top / 4))
-    step = next(step * k for k in (1, 2, 5, 10) if top / (step * k) <= 6)
-    return [step * k for k in range(int(top / step) + 1)]
+def _colours(result: BenchResult) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(result.bundles))]

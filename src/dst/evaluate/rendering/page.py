@@ -1,10 +1,10 @@
-"""The page: a bench in, one HTML file out that needs nothing else."""
+"""Lay a bench out as one HTML file that needs nothing else."""
 
 from collections.abc import Sequence
 from html import escape
 
-from dst.evaluate.rendering.canvas import COLOURS
-from dst.evaluate.rendering.charts import bars, curves
+from dst.evaluate.rendering.canvas import COLOURS, NoMatplotlibError
+from dst.evaluate.rendering.charts import Panel, divergence, panel_svg, ratio
 from dst.evaluate.result import BenchResult, Cell, Entry
 from dst.words import counted, mib
 
@@ -29,9 +29,6 @@ td small { color: var(--soft); display: block; font-size: 12px; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
 .good { color: var(--good); } .bad { color: var(--bad); } .none { color: var(--soft); }
 svg { width: 100%; height: auto; display: block; margin: 8px 0; }
-svg text { fill: var(--soft); font-size: 12px; } svg .value { fill: var(--ink); }
-.legend { margin-bottom: 16px; } .legend > span { margin-right: 20px; }
-svg .grid { stroke: var(--line); } svg .one { stroke: var(--soft); stroke-dasharray: 4 4; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 8px 0 0; }
 dt { color: var(--soft); } dd { margin: 0; }
 """
@@ -48,7 +45,7 @@ def page(result: BenchResult) -> str:
         f"<h2>Speed over {escape(first)}</h2>",
         "<p>Items per second, divided round by round by the first bundle's; whiskers are 95 % "
         "intervals. Above the broken line is faster.</p>",
-        bars(result),
+        _drawn(ratio, result),
         "<h2>Speed</h2>",
         _speed(result),
         "<h2>One step</h2>",
@@ -62,7 +59,7 @@ def page(result: BenchResult) -> str:
             "<h2>Quality over the horizon</h2>",
             f"<p>Distance from full precision ({escape(result.divergence_unit)}) by position in "
             "the stream, in items; both axes are logarithmic.</p>",
-            curves(result),
+            _drawn(divergence, result),
             _quality(result),
         ]
     parts += ["<h2>Machine</h2>", _machine(result)]
@@ -73,6 +70,14 @@ def page(result: BenchResult) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body>\n{body}\n</body></html>\n"
     )
+
+
+def _drawn(panel: Panel, result: BenchResult) -> str:
+    """Draw a panel, or say what to install; the numbers stand in the tables all the same."""
+    try:
+        return panel_svg(panel, result)
+    except NoMatplotlibError as error:
+        return f"<p>{escape(str(error))}</p>"
 
 
 def _summary(result: BenchResult) -> str:

@@ -1,10 +1,11 @@
-"""What every reader of numbers yields, and what it is told.
+"""The records that every reader of numbers takes and yields.
 
 Shape letters: `n` rows (items), `W` numbers per item.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from dst.cli.errors import WrongUseError
 from dst.cli.inputs.source import Stop
 
 Numbers = npt.NDArray[np.float64]
+Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
 Gap = Literal["refuse", "hold", "skip"]
 
 
@@ -22,7 +24,7 @@ class Form:
     """What the caller says of an input.
 
     Attributes:
-        format: one of `dst.cli.inputs.formats.which.FORMATS`; None to tell it by name and content.
+        format: None to tell it by name and content.
         gap: what becomes of an item with a missing value: `refuse` the input, `hold` the value
             before it, or `skip` the item.
         time: the column whose text goes beside the answers; it is no feature.
@@ -30,7 +32,7 @@ class Form:
         options: whether the caller has options for all this, which messages may name.
     """
 
-    format: str | None = None
+    format: Format | None = None
     gap: Gap = "refuse"
     time: str | None = None
     columns: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ class Wanted:
         input: the name of the graph's input.
         rate_hz: items per second that the model wants, if it says so.
         scaled: whether integer samples become -1 .. 1, as audio does; False for ids.
+        ids: whether an item is a token id, and no tokenizer makes ids of text.
         form: what the caller said.
         found: where to put what turns up.
         stop: says whether to read no further.
@@ -76,9 +79,17 @@ class Wanted:
     input: str
     rate_hz: float | None
     scaled: bool
+    ids: bool
     form: Form
     found: Found
     stop: Stop
+
+    @property
+    def may_be_text(self) -> bool:
+        """Whether words in it may well be text: ids are wanted, and nobody spoke of a table."""
+        form, suffix = self.form, PurePath(self.path).suffix.lower()
+        told = form.format or form.columns or form.time is not None or suffix in (".csv", ".tsv")
+        return self.ids and not told
 
     def refuse(self, why: str, option: str = "") -> WrongUseError:
         """Make the error that says why this input cannot be read, and which option helps."""

@@ -51,6 +51,11 @@ class Rows:
         self.seen = 0
         self._start()
 
+    @property
+    def none(self) -> bool:
+        """Whether no row has come yet."""
+        return not (self.seen or self._rows)
+
     def _start(self) -> None:
         self._rows: list[list[float]] = []
         self._lines: list[int] = []

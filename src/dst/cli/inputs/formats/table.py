@@ -5,11 +5,17 @@ import math
 import re
 from collections.abc import Iterator
 
+from dst.cli.errors import WrongUseError
 from dst.cli.inputs.formats.block import Block, Wanted
 from dst.cli.inputs.formats.columns import Columns, choose, unnamed
 from dst.cli.inputs.formats.lines import SHOWN, Rows, lines_of
 from dst.words import counted
 
+_TEXT = (
+    "is text, this model reads token ids, and its bundle has no tokenizer.json to make ids of "
+    "text; give ids, as a .npy array or as a CSV with an id per line, or export the model from a "
+    "directory with a tokenizer.json by dst export --from-hf DIR"
+)
 GAP_WORDS = frozenset({"", "nan", "-nan", "na", "n/a", "<na>", "null", "none"})
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -29,16 +35,21 @@ def csv_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
         WrongUseError: a line is not a row of this model's numbers; the message says which.
     """
     table, number = _Table(wanted), 0
-    for lines in lines_of(wanted, blocks):
-        for line in lines:
-            number += 1
-            table.read(number, line)
-        yield table.rows.take()
-    if table.header and not table.rows.seen:
-        raise wanted.refuse(
-            f"line 1 is not a row of numbers, and none follows: {table.header[:SHOWN]!r}; expected "
-            f"lines of numbers with commas, {wanted.width} per item"
-        )
+    try:
+        for lines in lines_of(wanted, blocks):
+            for line in lines:
+                number += 1
+                table.read(number, line)
+            yield table.rows.take()
+        if table.header and not table.rows.seen:
+            raise wanted.refuse(
+                f"line 1 is not a row of numbers, and none follows: {table.header[:SHOWN]!r}; "
+                f"expected lines of numbers with commas, {wanted.width} per item"
+            )
+    except WrongUseError:
+        if table.header and table.rows.none and wanted.may_be_text:
+            raise WrongUseError(f"{wanted.path}: {_TEXT}") from None
+        raise
 
 
 class _Table:

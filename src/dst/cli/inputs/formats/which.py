@@ -2,11 +2,12 @@
 
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import PurePath
+from typing import get_args
 
-from dst.cli.inputs.formats.block import Wanted
+from dst.cli.inputs.formats.block import Format, Wanted
 
 RAW = ("f32", "f64", "s16", "s24", "s32", "u8")
-FORMATS = ("csv", "jsonl", "wav", "npy", "npz", *RAW)
+FORMATS: tuple[str, ...] = get_args(Format)
 HEAD_BYTES = 16  # enough to know a format by
 
 _SUFFIXES = {

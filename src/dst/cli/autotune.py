@@ -1,20 +1,17 @@
-"""`dst quantize --auto`: a bundle and a budget go in, the recipe that serves best comes out."""
+"""`dst quantize --auto`: try the recipes on this machine, and take the one that serves best."""
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from rich.table import Table
 
+from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.inputs.material import items_of
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_apart
+from dst.cli.output import Output, foreign, table
+from dst.cli.paths import check_paths
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
-from dst.quantize import WeightRecord
 from dst.quantize.autotune import (
     Autotuned,
     Goal,
@@ -34,39 +31,30 @@ _NONE = "[dim]–[/]"
 SHOWN_HARMS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to pick for and by what: see the options of `dst quantize`."""
-
-    bundle: str
-    out: Path
-    budget: str | None
-    goal: Goal
-    items: int | None
-    data: str | None
-    overwrite: bool
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What was picked; `path`, `bundle_id` and `recipe` are null where nothing holds."""
-
-    path: str | None
-    bundle_id: str | None
-    model_id: str
-    recipe: str | None
-    why: str
-    goal: Goal
-    nats_per_item: float
-    relative_error: float
-    items: int
-    data: str
-    candidates: tuple[Verdict, ...]
-    searches: tuple[Search, ...]
-    weights: tuple[WeightRecord, ...]
-
-
-def pick_recipe(order: Order, output: Output) -> int:
+def pick_recipe(
+    source: str,
+    out: Path,
+    budget: str | None,
+    goal: Goal,
+    count: int | None,
+    data: str | None,
+    *,
+    overwrite: bool,
+    output: Output,
+) -> int:
     """Try the recipes, explain the choice, write its bundle, and return the exit code.
+
+    In the JSON `path`, `bundle_id` and `recipe` are null where nothing holds.
+
+    Args:
+        source: the bundle of full precision.
+        out: the bundle to make.
+        budget: how much may be lost, e.g. `nats<0.02`; None for the usual.
+        goal: what is wanted of the recipes that hold the budget.
+        count: how many items to measure; None for the usual number.
+        data: real input to measure on; None for held-out text or what the bundle brings.
+        overwrite: whether to replace a bundle that stands there.
+        output: where to tell.
 
     Raises:
         DstError: the bundle is broken or quantized already, the budget is none, or nothing could
@@ -74,65 +62,49 @@ def pick_recipe(order: Order, output: Output) -> int:
         WrongUseError: the data holds too little.
         OSError: the data cannot be read.
     """
-    check_folder("--out", order.out)
-    check_apart(output, {"BUNDLE": order.bundle, "--input": order.data, "--out": order.out})
-    full = open_bundle(order.bundle)
-    budget = Budget()
-    if order.budget is not None:
-        budget = budget_for(order.budget, full.manifest.contract)
-    items, about = items_of(full, order.data)
-    trial = Trial(budget=budget, items=order.items or USUAL.items, data=about)
+    check_paths(output, {"BUNDLE": source, "--input": data, "--out": out})
+    full = open_bundle(source)
+    allowed = Budget() if budget is None else budget_for(budget, full.manifest.contract)
+    items, about = items_of(full, data)
+    trial = Trial(budget=allowed, items=count or USUAL.items, data=about)
     with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
-        picked = autotune(
-            full,
-            order.out,
-            items,
-            order.goal,
-            trial,
-            overwrite=order.overwrite,
-            progress=interrupts.watched(
-                lambda what, share: bar.at(share, f"{share:.0%}", what=what)
-            ),
-        )
-    output.out.print(f"[dim]{trial.items:,} items of {foreign(about)}, goal {order.goal}[/]")
+        told = interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what=what))
+        picked = autotune(full, out, items, goal, trial, overwrite=overwrite, progress=told)
+    output.out.print(f"[dim]{trial.items:,} items of {foreign(about)}, goal {goal}[/]")
     output.out.print(_candidates(picked))
     for search in picked.searches:
         _tell_search(search, output)
     _tell_left(picked, output)
-    _tell_choice(order, picked, output)
+    _tell_choice(picked, source, out, output)
+    made = None if picked.bundle is None else picked.bundle.manifest
     output.write_json(
-        Result(
-            path=None if picked.bundle is None else str(order.out),
-            bundle_id=None if picked.bundle is None else picked.bundle.manifest.bundle_id,
-            model_id=full.manifest.model_id,
-            recipe=None if picked.bundle is None else picked.bundle.manifest.recipe,
-            why=picked.why,
-            goal=order.goal,
-            nats_per_item=budget.nats_per_item,
-            relative_error=budget.relative_error,
-            items=trial.items,
-            data=about,
-            candidates=picked.verdicts,
-            searches=picked.searches,
-            weights=picked.records,
-        )
+        {
+            "path": None if made is None else str(out),
+            "bundle_id": None if made is None else made.bundle_id,
+            "model_id": full.manifest.model_id,
+            "recipe": None if made is None else made.recipe,
+            "why": picked.why,
+            "goal": goal,
+            "nats_per_item": allowed.nats_per_item,
+            "relative_error": allowed.relative_error,
+            "items": trial.items,
+            "data": about,
+            "candidates": picked.verdicts,
+            "searches": picked.searches,
+            "weights": picked.records,
+        }
     )
-    return CHECK_FAILED if picked.bundle is None else 0
+    return CHECK_FAILED if made is None else 0
 
 
 def _candidates(picked: Autotuned) -> Table:
     sizes = sorted({speed.t for found in picked.verdicts for speed in found.speeds})
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("recipe")
-    table.add_column("weights", justify="right")
-    for t in sizes:
-        table.add_column(f"speed at T = {t}")
-    for name in ("loss" if _in_nats(picked) else "error", "growth"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict", overflow="fold")
+    harm = ">loss" if _in_nats(picked) else ">error"
+    speeds = (f"speed at T = {t}" for t in sizes)
+    recipes = table("recipe", ">weights", *speeds, harm, ">growth", "verdict")
     for found in picked.verdicts:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
-        table.add_row(
+        recipes.add_row(
             foreign(found.recipe),
             f"{found.weights_share:.2f}",
             *(_speed(found.speed(t)) for t in sizes),
@@ -140,7 +112,7 @@ def _candidates(picked: Autotuned) -> Table:
             _NONE if growth is None else _growth(growth.value),
             _verdict(found, picked),
         )
-    return table
+    return recipes
 
 
 def _in_nats(picked: Autotuned) -> bool:
@@ -174,20 +146,18 @@ def _tell_search(search: Search, output: Output) -> None:
         f"[bold]{foreign(search.recipe)}[/], each of "
         f"{counted(len(search.sensitivities), 'weight')} alone: {end}"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("weight", "role", "form", "harm", "held as"):
-        table.add_column(name)
+    harms = table("weight", "role", "form", "harm", "held as")
     shown = max(SHOWN_HARMS, count or 0)
     for place, harm in enumerate(search.sensitivities[:shown]):
         wide = count is not None and place < count
-        table.add_row(
+        harms.add_row(
             foreign(harm.weight),
             harm.role,
             harm.form,
             _harm(harm),
             f"[bold]{harm.wider}[/]" if wide else harm.form,
         )
-    output.out.print(table)
+    output.out.print(harms)
     if len(search.sensitivities) > shown:
         output.out.print(f"[dim]… and {len(search.sensitivities) - shown} that hurt less[/]")
 
@@ -203,7 +173,7 @@ def _tell_left(picked: Autotuned, output: Output) -> None:
         output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
 
 
-def _tell_choice(order: Order, picked: Autotuned, output: Output) -> None:
+def _tell_choice(picked: Autotuned, source: str, out: Path, output: Output) -> None:
     if picked.chosen is None or picked.bundle is None:
         output.out.print(
             "[bold red]✗[/] nothing holds: full precision serves best here; nothing was written"
@@ -212,7 +182,7 @@ def _tell_choice(order: Order, picked: Autotuned, output: Output) -> None:
     chosen = picked.chosen
     output.out.print(f"{foreign(picked.why)}")
     output.out.print(
-        f"[green]✓[/] wrote [bold]{foreign(str(order.out))}[/]: {foreign(chosen.recipe)}, weights "
+        f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {foreign(chosen.recipe)}, weights "
         f"{mib(chosen.weights_bytes)}"
     )
     gate = chosen.gate("loss", "error")
@@ -220,6 +190,6 @@ def _tell_choice(order: Order, picked: Autotuned, output: Output) -> None:
         option = "--budget" if gate.name == "loss" else "--error-budget"
         output.out.print(
             f"[dim]the horizon was not judged, and another run may find another worst {gate.name}; "
-            f"to know: dst report {foreign(order.bundle)} {foreign(str(order.out))} {option} "
+            f"to know: dst report {foreign(source)} {foreign(str(out))} {option} "
             f"{gate.bound:g} --attach[/]"
         )
