@@ -127,6 +127,9 @@ def encode(manifest: Manifest) -> bytes:
     return canonical(_fields(manifest))
 
 
+_PLAIN = (str, int, float, type(None))
+
+
 def _fields(manifest: Manifest) -> dict[str, object]:
     fields = cast(dict[str, object], _sparse(manifest))
     return {"format": manifest.format, "format_version": manifest.format_version, **fields}
@@ -134,10 +137,10 @@ def _fields(manifest: Manifest) -> dict[str, object]:
 
 def _sparse(value: object) -> object:
     """Return JSON values of structs, without the fields that hold their default."""
-    if isinstance(value, tuple):
-        return [_sparse(each) for each in value]
+    if isinstance(value, tuple):  # no call for each of thousands of numbers
+        return [v if isinstance(v, _PLAIN) else _sparse(v) for v in value]
     if isinstance(value, dict):
-        return {key: _sparse(each) for key, each in value.items()}
+        return {key: v if isinstance(v, _PLAIN) else _sparse(v) for key, v in value.items()}
     if not isinstance(value, msgspec.Struct):
         return value
     kind, defaults = type(value), _defaults(type(value))
@@ -147,7 +150,7 @@ def _sparse(value: object) -> object:
     for name in kind.__struct_fields__:
         held = getattr(value, name)
         if name not in defaults or held != defaults[name]:
-            fields[name] = _sparse(held)
+            fields[name] = held if isinstance(held, _PLAIN) else _sparse(held)
     return fields
 
 

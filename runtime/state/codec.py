@@ -1,14 +1,13 @@
-"""Turn a record into the bytes of one checksummed safetensors file, and back.
+"""Turn a header of texts and named tensors into one checksummed safetensors file, and back.
 
 FORMAT.md tells the layout. The header is written here, not by a library, because the checksum
 must stand at a fixed place and the same state must give the same bytes.
 """
 
 import io
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -19,7 +18,6 @@ from xxhash import xxh3_128
 from dst.runtime.bundle.schema import MAX_AXES, Count, Hash, Name
 from dst.runtime.bundle.validation import MAX_STREAM_BYTES
 from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError, shown
-from dst.runtime.state.record import Identity, Saved
 
 STATE_FORMAT = "dst-state"
 STATE_VERSION = "2"
@@ -30,7 +28,6 @@ _OPENING = b'{"__metadata__":{"checksum":"'
 _SUM_AT = 8 + len(_OPENING)
 _BLANK = b"0" * 32
 _VERSION_1 = re.compile(rb'[0-9a-f]{64}","format":"dst-state","version":"1"')
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 _DTYPES = {
     "float16": "F16",
     "float32": "F32",
@@ -48,7 +45,9 @@ class _Version(msgspec.Struct, frozen=True):
     version: str | None = None
 
 
-class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The texts of a header; `dst.runtime.state.record` knows what they mean."""
+
     checksum: str
     format: Literal["dst-state"]
     version: str
@@ -81,36 +80,22 @@ class _Claim(NamedTuple):
 
     Attributes:
         spans: they fill what lies behind the header, in this order.
-        record: all but the tensors; or what is wrong with the header.
+        metadata: its texts; or what is wrong with the header.
     """
 
     spans: list[_Span]
-    record: Saved | StateError
+    metadata: Metadata | StateError
 
 
-def pack(saved: Saved) -> bytes:
-    """Return the bytes of a saved-state file; equal records give equal bytes."""
-    return b"".join(parts_of(saved))
+def file_parts(texts: Mapping[str, str], tensors: Mapping[str, Array]) -> list[bytes | memoryview]:
+    """Return the bytes of a file in parts: the header, then each tensor where it lies, uncopied.
 
-
-def parts_of(saved: Saved) -> list[bytes | memoryview]:
-    """Return those bytes in parts: the header, then each tensor where it lies, uncopied."""
-    tensors = {"pending": saved.pending, "lookback": saved.lookback}
-    tensors |= {f"state/{name}": value for name, value in saved.state.items()}
-    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
-    identity = msgspec.structs.asdict(saved.identity)
-    header: dict[str, object] = {
-        "__metadata__": {
-            "checksum": _BLANK.decode(),
-            "format": STATE_FORMAT,
-            "version": STATE_VERSION,
-            **{key: value for key, value in identity.items() if key != "constants"},
-            "items_consumed": str(saved.items_consumed),
-            "seed": "" if saved.seed is None else str(saved.seed),
-            "draws": str(saved.draws),
-            **({"constants": _spelled(saved.identity.constants)} if identity["constants"] else {}),
-        }
-    }
+    Args:
+        texts: the fields of `Metadata` between `version` and the end, in their order.
+        tensors: their names and values.
+    """
+    start = {"checksum": _BLANK.decode(), "format": STATE_FORMAT, "version": STATE_VERSION}
+    header: dict[str, object] = {"__metadata__": {**start, **texts}}
     parts: list[memoryview] = []
     end = 0
     # Widest dtype first, so that every tensor lies at a multiple of its item size.
@@ -129,20 +114,10 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
     return [head[:_SUM_AT] + _checksum(head, parts) + head[_SUM_AT + len(_BLANK) :], *parts]
 
 
-def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file.
-
-    Raises:
-        StateCorruptError: not a saved state, or any bit of it has changed.
-        StateMismatchError: `state-version`: a version this runtime does not read.
-    """
-    return unpack_from(io.BytesIO(data), len(data), {})
-
-
-def unpack_from(
+def read_parts(
     file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
-) -> Saved:
-    """Read a saved-state file that stands at its beginning.
+) -> tuple[Metadata, dict[str, Array]]:
+    """Read a file that stands at its beginning, and check its checksum.
 
     Args:
         file: where to read.
@@ -162,7 +137,21 @@ def unpack_from(
     for tensor in tensors:
         if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
             raise StateCorruptError("it ends too early", code="state-truncated")
-    return _proved(head, claim, tensors)
+    told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
+    if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
+        if _VERSION_1.match(head, _SUM_AT):
+            raise _other_version("1")
+        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
+    if isinstance(claim.metadata, StateError):
+        raise claim.metadata
+    return claim.metadata, {s.name: t for s, t in zip(claim.spans, tensors, strict=True)}
+
+
+def bad_header(error: Exception) -> StateCorruptError:
+    """Say that a file is whole and its header makes no sense."""
+    return StateCorruptError(
+        f"its checksum holds but its content does not: {shown(error)}", code="state-header"
+    )
 
 
 def _head_bytes(start: bytes, size: int) -> int:
@@ -187,28 +176,9 @@ def _claim(head: bytes, rest: int) -> _Claim:
         version = msgspec.json.decode(plain, type=_Version).version
         if version != STATE_VERSION:
             return _Claim(everything, _other_version(version))
-        metadata = msgspec.json.decode(plain, type=_Metadata)
-        spans = _spans(header, rest)
-        missing = np.empty(0, np.uint8)
-        record = Saved(
-            identity=Identity(
-                metadata.model_id,
-                metadata.state_hash,
-                metadata.bundle_id,
-                metadata.precision,
-                _constants(metadata.constants) if metadata.constants else {},
-            ),
-            items_consumed=_count("items_consumed", metadata.items_consumed),
-            seed=_count("seed", metadata.seed) if metadata.seed else None,
-            draws=_count("draws", metadata.draws),
-            pending=missing,
-            lookback=missing,
-            state={},
-        )
+        return _Claim(_spans(header, rest), msgspec.json.decode(plain, type=Metadata))
     except (ValueError, KeyError, RecursionError, msgspec.MsgspecError) as error:
-        why = f"its checksum holds but its content does not: {shown(error)}"
-        return _Claim(everything, StateCorruptError(why, code="state-header"))
-    return _Claim(spans, record)
+        return _Claim(everything, bad_header(error))
 
 
 def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
@@ -240,34 +210,6 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
     return spans
 
 
-def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
-    """Return the record with its tensors, once the checksum was found right.
-
-    Raises:
-        StateCorruptError, StateMismatchError: `state-version`: it is not, or the header is no good.
-    """
-    told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
-    if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
-        if _VERSION_1.match(head, _SUM_AT):
-            raise _other_version("1")
-        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
-    if isinstance(claim.record, StateError):
-        raise claim.record
-    named = {span.name: tensor for span, tensor in zip(claim.spans, tensors, strict=True)}
-    return msgspec.structs.replace(
-        claim.record,
-        pending=named.pop("pending"),
-        lookback=named.pop("lookback"),
-        state=_below("state/", named),
-        inputs=_below("stream/", named),
-    )
-
-
-def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the tensors whose names begin so, by the rest of their names."""
-    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
-
-
 def _checksum(head: bytes, body: Iterable[memoryview]) -> bytes:
     """Return the checksum of a file, whatever stands in the place of its own."""
     found = xxh3_128(head[:_SUM_AT] + _BLANK + head[_SUM_AT + len(_BLANK) :])
@@ -294,23 +236,3 @@ def _other_version(version: str | None) -> StateMismatchError:
         f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}",
         code="state-version",
     )
-
-
-def _spelled(constants: Mapping[str, str]) -> str:
-    """Spell the constants for the header, whose values are texts."""
-    return json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _constants(text: str) -> dict[str, str]:
-    """Read the constants of the header; `ValueError` if they are not spelled as they must be."""
-    constants = msgspec.json.decode(text, type=dict[Name, str])
-    if not constants or _spelled(constants) != text:
-        raise ValueError(f"constants are not in canonical form: {text:.40}")
-    return constants
-
-
-def _count(name: str, text: str) -> int:
-    """Read a number of the header; `ValueError` if it is none that a stream can have."""
-    if not _DECIMAL.fullmatch(text) or int(text) >= 1 << 64:
-        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal number in 0 .. 2^64 - 1")
-    return int(text)

@@ -1,19 +1,26 @@
 """Hold everything a stream is in one record, and check whether a session may go on with it.
 
-`dst.runtime.state.codec` turns the record into bytes; `dst.runtime.state.file` and
-`dst.runtime.store` keep them.
+`dst.runtime.state.codec` lays out its bytes; `dst.runtime.state.file` and `dst.runtime.store` keep
+them.
 """
 
+import io
+import json
+import re
 from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.schema import Name
 from dst.runtime.errors import NonFiniteError, StateCorruptError, StateError, StateMismatchError
+from dst.runtime.state.codec import bad_header, file_parts, read_parts
 from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
+
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -73,8 +80,6 @@ class Saved(msgspec.Struct, frozen=True):
         Raises:
             NonFiniteError: `state-not-finite`: a tensor holds a NaN or an infinity.
         """
-        from dst.runtime.state.codec import pack  # it imports this module
-
         check_finite(self, "saved state", "", "nothing was written")
         return pack(self)
 
@@ -93,8 +98,6 @@ class Saved(msgspec.Struct, frozen=True):
             StateMismatchError: `state-version`: a version this runtime does not read.
             StateError: not bytes.
         """
-        from dst.runtime.state.codec import unpack
-
         if not isinstance(data, bytes | bytearray | memoryview):
             raise StateError(
                 f"{where}: is a {type(data).__name__}, expected bytes as to_bytes() returned them",
@@ -111,6 +114,102 @@ Snapshot = Saved
 
 `Stream.saved` alone has found the state finite.
 """
+
+
+def pack(saved: Saved) -> bytes:
+    """Return the bytes of a saved-state file; equal records give equal bytes."""
+    return b"".join(parts_of(saved))
+
+
+def parts_of(saved: Saved) -> list[bytes | memoryview]:
+    """Return those bytes in parts, the tensors uncopied."""
+    identity = saved.identity
+    texts = {
+        "model_id": identity.model_id,
+        "state_hash": identity.state_hash,
+        "bundle_id": identity.bundle_id,
+        "precision": identity.precision,
+        "items_consumed": str(saved.items_consumed),
+        "seed": "" if saved.seed is None else str(saved.seed),
+        "draws": str(saved.draws),
+    }
+    if identity.constants:
+        texts["constants"] = _spelled(identity.constants)
+    tensors = {"pending": saved.pending, "lookback": saved.lookback}
+    tensors |= {f"state/{name}": value for name, value in saved.state.items()}
+    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
+    return file_parts(texts, tensors)
+
+
+def unpack(data: bytes) -> Saved:
+    """Read the bytes of a saved-state file.
+
+    Raises:
+        StateCorruptError, StateMismatchError: as `unpack_from`.
+    """
+    return unpack_from(io.BytesIO(data), len(data), {})
+
+
+def unpack_from(
+    file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
+) -> Saved:
+    """Read a saved-state file that stands at its beginning.
+
+    Args:
+        file: where to read.
+        size: its bytes.
+        room: arrays that the state may be read into, as for `dst.runtime.state.codec.read_parts`.
+
+    Raises:
+        StateCorruptError: not a saved state, or any bit of it has changed.
+        StateMismatchError: `state-version`: a version this runtime does not read.
+        OSError: the file cannot be read.
+    """
+    told, tensors = read_parts(file, size, room)
+    try:
+        return Saved(
+            identity=Identity(
+                told.model_id,
+                told.state_hash,
+                told.bundle_id,
+                told.precision,
+                _constants(told.constants) if told.constants else {},
+            ),
+            items_consumed=_count("items_consumed", told.items_consumed),
+            seed=_count("seed", told.seed) if told.seed else None,
+            draws=_count("draws", told.draws),
+            pending=tensors.pop("pending"),
+            lookback=tensors.pop("lookback"),
+            state=_below("state/", tensors),
+            inputs=_below("stream/", tensors),
+        )
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise bad_header(error) from None
+
+
+def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
+
+
+def _spelled(constants: Mapping[str, str]) -> str:
+    """Spell the constants for the header, whose values are texts."""
+    return json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _constants(text: str) -> dict[str, str]:
+    """Read the constants of the header; `ValueError` if they are not spelled as they must be."""
+    constants = msgspec.json.decode(text, type=dict[Name, str])
+    if not constants or _spelled(constants) != text:
+        raise ValueError(f"constants are not in canonical form: {text:.40}")
+    return constants
+
+
+def _count(name: str, text: str) -> int:
+    """Read a number of the header; `ValueError` if it is none that a stream can have."""
+    if not _DECIMAL.fullmatch(text) or int(text) >= 1 << 64:
+        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal number in 0 .. 2^64 - 1")
+    return int(text)
 
 
 def check_record(value: object, where: str) -> None:
