@@ -127,7 +127,7 @@ def encode(manifest: Manifest) -> bytes:
     return canonical(_fields(manifest))
 
 
-_PLAIN = (str, int, float, type(None))
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 def _fields(manifest: Manifest) -> dict[str, object]:
@@ -138,9 +138,11 @@ def _fields(manifest: Manifest) -> dict[str, object]:
 def _sparse(value: object) -> object:
     """Return JSON values of structs, without the fields that hold their default."""
     if isinstance(value, tuple):  # no call for each of thousands of numbers
-        return [v if isinstance(v, _PLAIN) else _sparse(v) for v in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [*map(_sparse, value)]
     if isinstance(value, dict):
-        return {key: v if isinstance(v, _PLAIN) else _sparse(v) for key, v in value.items()}
+        if _PLAIN.issuperset(map(type, value.values())):
+            return value
+        return {key: _sparse(each) for key, each in value.items()}
     if not isinstance(value, msgspec.Struct):
         return value
     kind, defaults = type(value), _defaults(type(value))
@@ -150,7 +152,7 @@ def _sparse(value: object) -> object:
     for name in kind.__struct_fields__:
         held = getattr(value, name)
         if name not in defaults or held != defaults[name]:
-            fields[name] = held if isinstance(held, _PLAIN) else _sparse(held)
+            fields[name] = held if type(held) in _PLAIN else _sparse(held)
     return fields
 
 
