@@ -38,7 +38,7 @@ from dst.runtime import Session, StateStore, Stream, StreamPool, rss_bytes
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Tokens
 from dst.runtime.pool.slots import BatchState
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]

@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["dst.runtime", "tests.safety.laws"]):
 
     from dst.runtime import open_bundle
     from dst.runtime.bundle.manifest import encode, seal
-    from dst.runtime.state.codec import pack
+    from dst.runtime.state.record import pack
     from dst.runtime.store.sealing import seal as seal_blob
 
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from dst.runtime.bundle.validation import MAX_STREAM_BYTES
 from dst.runtime.errors import StateCorruptError, StateError, StateNotFoundError
 from dst.runtime.files import NotSyncedError, replace_keeping_previous
-from dst.runtime.state.codec import parts_of, unpack_from
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, parts_of, unpack_from
 
 Array = npt.NDArray[np.generic]
 

@@ -9,8 +9,7 @@ import struct
 from typing import NamedTuple
 
 from dst.runtime.errors import StateCorruptError, StateError, StoreError, StreamNotFoundError
-from dst.runtime.state.codec import pack, unpack
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack, unpack
 from dst.runtime.store.retention import Row, to_drop
 from dst.runtime.store.sealing import seal, unseal
 

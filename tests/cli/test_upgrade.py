@@ -17,7 +17,7 @@ from tests.raising import Fault, refused
 from dst.runtime import BundleError, Session, Stream, open_bundle, replay_golden
 from dst.runtime.bundle.manifest import canonical
 from dst.runtime.errors import BundleExistsError, DstError
-from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import pack, unpack
 from dst.upgrade import decode_format_1, upgrade_bundle
 
 OLD = Path(__file__).resolve().parents[1] / "data/format1"

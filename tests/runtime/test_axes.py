@@ -17,7 +17,7 @@ from dst.runtime.bundle.manifest import Features, Normalisation, Shape
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, StepError
 from dst.runtime.execution.memory import predict
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 SHAPES: tuple[Shape, ...] = (
     ("B", 3, "T", 2),  # a spectrogram

@@ -29,7 +29,7 @@ from dst.runtime import Session, StateStore, Stream, model_id_with_constants, wr
 from dst.runtime.bundle.constants import constant_array, constant_mark
 from dst.runtime.bundle.manifest import Constant
 from dst.runtime.errors import StateCorruptError, StateMismatchError
-from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import pack, unpack
 
 WEIGHTS_ID = "d" * 64
 RATE = Constant(input="sr", dtype="int64", shape=(), values=(16000,))

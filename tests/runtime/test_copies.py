@@ -11,7 +11,7 @@ import pytest
 from dst.runtime import Session, StateStore, Stream, StreamPool
 from dst.runtime.errors import DstError, SessionError, StateError, StoreError
 from dst.runtime.health import Health
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 

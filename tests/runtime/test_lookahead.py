@@ -32,7 +32,7 @@ from dst.runtime.execution.memory import predict
 from dst.runtime.execution.recurrence import Recurrence
 from dst.runtime.golden import replay_golden
 from dst.runtime.health import Health, Limits
-from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import pack, unpack
 
 INPUTS: dict[str, Array] = {
     "gain": np.array([[[0.5, -1.0, 2.0], [1.5, 0.25, -3.0]]], np.float32),

@@ -23,9 +23,8 @@ from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError
 from dst.runtime.execution.checkpoint import put_saved
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.recurrence import Recurrence
-from dst.runtime.state.codec import pack, unpack
 from dst.runtime.state.file import read_record
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack, unpack
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 

@@ -21,8 +21,7 @@ from dst.runtime.errors import (
     StoreError,
     StreamNotFoundError,
 )
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Identity, Saved
+from dst.runtime.state.record import Identity, Saved, pack
 
 SAMPLES = np.random.default_rng(2).normal(size=(60, 2)).astype(np.float32)
 

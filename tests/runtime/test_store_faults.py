@@ -22,8 +22,7 @@ from dst.runtime.errors import (
     StoreError,
     StoreFullError,
 )
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Identity, Saved
+from dst.runtime.state.record import Identity, Saved, pack
 
 
 def state(item: int, size: int = 64) -> Saved:

@@ -15,8 +15,7 @@ from tests.raising import refused
 from dst.runtime import Session, StateStore, Stream, replay, write_bundle
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import StateMismatchError, StateNotFoundError, StepError, StoreError
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Identity, Saved
+from dst.runtime.state.record import Identity, Saved, pack
 from dst.runtime.store.retention import MAX_ASIDE, Row, line_of, to_drop
 
 TEXT = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8).tobytes()

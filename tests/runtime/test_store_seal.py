@@ -13,8 +13,7 @@ from tests.raising import refused
 from dst.runtime import StateStore
 from dst.runtime.errors import StateCorruptError, StoreKeyError
 from dst.runtime.install import install_line
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Identity, Saved
+from dst.runtime.state.record import Identity, Saved, pack
 
 pytest.importorskip("cryptography")
 

@@ -19,7 +19,7 @@ from dst.runtime.errors import (
     StateCorruptError,
     StepError,
 )
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 Array = npt.NDArray[np.generic]
 BYTES = bytes(np.random.default_rng(1).integers(0, 256, 200, np.uint8))

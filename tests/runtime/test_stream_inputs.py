@@ -26,7 +26,7 @@ from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, SessionError, StateCorruptError
 from dst.runtime.execution.memory import predict
 from dst.runtime.golden import replay_golden
-from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import pack, unpack
 
 GAIN = np.array([[0.5, -2.0]], np.float32)
 OFFSET = np.array([3], np.int64)

@@ -11,7 +11,7 @@ from tests.runtime.conftest import text_contract, text_files, text_manifest
 from dst.runtime import Session, SlotError, StateStore, StreamPool, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
 from dst.runtime.errors import SessionError, StateError, StepError
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from xxhash import xxh3_128
 
 from dst.runtime.bundle.manifest import FORMAT, canonical, claimed_files, decode, encode
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.state.codec import pack, unpack
+from dst.runtime.state.record import pack, unpack
 from dst.runtime.store.sealing import seal, unseal
 
 PLACE = b"the place of a record"

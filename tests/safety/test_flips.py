@@ -18,9 +18,8 @@ from tests.safety.writer import synthetic
 
 from dst.runtime import open_bundle, shipped
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.state.codec import pack, unpack
 from dst.runtime.state.file import read_record
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack, unpack
 from dst.runtime.store import Entry, Kept, StateStore
 from dst.runtime.store.database import SCHEMA
 from dst.runtime.store.sealing import seal, unseal

@@ -27,8 +27,7 @@ from dst.runtime import Session, Stream, replay_golden
 from dst.runtime.bundle.manifest import FileEntry, canonical, decode
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import BundleError, DstError, StateError
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack
 from dst.runtime.store.sealing import seal
 
 EXAMPLES = settings(

@@ -22,7 +22,7 @@ from dst.runtime import errors, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Manifest, canonical, decode, encode
 from dst.runtime.bundle.validation import check_name
 from dst.runtime.errors import BundleError
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 1 << 20

@@ -17,8 +17,8 @@ from tests.safety.writer import synthetic
 
 from dst.runtime import files, open_bundle, write_bundle
 from dst.runtime.errors import BundleError, StateError, StateNotFoundError
-from dst.runtime.state.codec import pack
 from dst.runtime.state.file import previous_of, read_record, write_record
+from dst.runtime.state.record import pack
 
 NAME = "a.state"
 Parts = Iterable[files.Bytes]

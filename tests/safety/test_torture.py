@@ -23,9 +23,8 @@ from tests.safety.writer import items, synthetic
 
 from dst.runtime import Session, Stream
 from dst.runtime.errors import StateNotFoundError
-from dst.runtime.state.codec import pack
 from dst.runtime.state.file import previous_of, read_record, write_record
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack
 from dst.runtime.store import StateStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from dst.runtime import write_bundle
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.pool import StreamPool
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 Outputs = dict[str, Array]
 

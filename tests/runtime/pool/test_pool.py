@@ -25,8 +25,7 @@ from dst.runtime.errors import (
 )
 from dst.runtime.execution.step import BoundStep
 from dst.runtime.pool import StreamPool
-from dst.runtime.state.codec import pack
-from dst.runtime.state.record import Saved
+from dst.runtime.state.record import Saved, pack
 from dst.runtime.state.sampler import Sampler
 
 random = np.random.default_rng(5)

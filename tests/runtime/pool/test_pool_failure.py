@@ -21,7 +21,7 @@ from dst.runtime.execution.recurrence import Position
 from dst.runtime.execution.step import BoundStep
 from dst.runtime.pool import StreamPool
 from dst.runtime.pool.slots import Slot
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 Result = TypeVar("Result")
 POISON, HUGE = -1.0, 80.0  # the first gives a NaN output, eight of the second a state of infinity

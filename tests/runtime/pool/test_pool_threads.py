@@ -11,7 +11,7 @@ import pytest
 
 from dst.runtime import Session, Stream
 from dst.runtime.pool import StreamPool
-from dst.runtime.state.codec import pack
+from dst.runtime.state.record import pack
 
 Array = npt.NDArray[np.generic]
 THREADS = 6
