@@ -33,7 +33,7 @@ from dst.export.checks.memory import check_reads, check_updates
 from dst.export.checks.own_memory import Operators
 from dst.export.checks.repeats import Finding, check_counters, check_repeats, first_answers
 from dst.export.errors import StepFaultError
-from dst.export.infer.call import Answer, Tensors, where
+from dst.export.infer.call import Answer, Tensors, check_step, where
 from dst.export.infer.probe import (
     Gaps,
     Probe,
@@ -43,7 +43,7 @@ from dst.export.infer.probe import (
     nudged_chunk,
     said,
 )
-from dst.export.step import Step, check_step
+from dst.export.step import Step
 
 __all__ = ["Finding", "check_recurrence"]
 

@@ -11,17 +11,15 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.runtime.bundle.manifest import Contract
-
-if TYPE_CHECKING:
-    from dst.export.step import Step
+from dst.export.step import TORCH_DTYPES, Step, example_chunk
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import Contract, Fill, Zeros
 
 Tensors = dict[str, Tensor]
 Answer = tuple[Tensors, Tensors]
@@ -129,3 +127,76 @@ def _shapes(contract: Contract, chunk: Tensor, state: Mapping[str, Tensor]) -> s
 
     told = [f"`{contract.chunk.input}` {shape(chunk)}"]
     return ", ".join(told + [f"state `{n}` {shape(v)}" for n, v in state.items()])
+
+
+# --- what it returned, held against the contract ------------------------------------------------
+
+
+def check_step(step: Step) -> None:
+    """Run one step and hold what comes out against the contract.
+
+    Raises:
+        ExportError: `step-contract`: a tensor is missing, unknown, has another shape or dtype, or
+            starts from other values; or the contract has constants.
+    """
+    contract = step.contract
+    if contract.constants:
+        raise ExportError(
+            "the contract names constants; a torch step holds them as buffers of the module "
+            "instead",
+            code="step-contract",
+        )
+    t = contract.chunk.nominal_t
+    state = step.initial_state(1)
+    _compare("initial state", state, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+    for s in contract.state:
+        start = (
+            0.0 if isinstance(s.init, Zeros) else s.init.value if isinstance(s.init, Fill) else None
+        )
+        if start is not None and not bool((state[s.input] == start).all()):
+            raise ExportError(
+                f"initial state `{s.input}`: the contract says {start:g} everywhere, the module "
+                "starts elsewhere; give it the init `Stored`",
+                code="step-contract",
+            )
+    chunk = example_chunk(contract, 1, t)
+    outputs, after = call_step(step, chunk, state)
+    check_sizes(step, chunk, state, after)
+    check_answer(contract, outputs, after, t)
+
+
+def check_answer(
+    contract: Contract, outputs: dict[str, Tensor], after: dict[str, Tensor], t: int, batch: int = 1
+) -> None:
+    """Hold what a step returned against the contract.
+
+    Raises:
+        ExportError: `step-contract`: a tensor is missing, unknown or has another shape or dtype.
+    """
+    _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t, batch)
+    states = {s.input: (s.dtype, s.shape) for s in contract.state}
+    _compare("next state", after, states, t, batch)
+
+
+def _compare(
+    what: str,
+    came: dict[str, Tensor],
+    expected: Mapping[str, tuple[str, tuple[int | str, ...]]],
+    t: int,
+    batch: int = 1,
+) -> None:
+    if set(came) != set(expected):
+        raise ExportError(
+            f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}",
+            code="step-contract",
+        )
+    for name, (dtype, shape) in expected.items():
+        sizes = sized(shape, t, batch)
+        tensor = came[name]
+        if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
+            raise ExportError(
+                f"{what} `{name}` is {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} "
+                f"for B={batch}, T={t}",
+                code="step-contract",
+            )

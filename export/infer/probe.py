@@ -25,12 +25,13 @@ from dst.export.infer.call import (
     Answer,
     Tensors,
     call_step,
+    check_answer,
     check_sizes,
     copied,
     first_line,
     items_of,
 )
-from dst.export.step import Step, check_answer
+from dst.export.step import Step
 from dst.runtime.bundle.manifest import Contract, Tokens
 
 Array = npt.NDArray[np.generic]

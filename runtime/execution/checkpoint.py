@@ -9,7 +9,8 @@ from dst.runtime.errors import NonFiniteError, SessionError, StateCorruptError, 
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.inputs import GivenInputs, check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
-from dst.runtime.state.record import Saved, check_identity, check_record, check_tensors
+from dst.runtime.state.match import check_identity, check_record, check_tensors
+from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
 

@@ -1,26 +1,50 @@
-"""Hold everything a stream is in one record, and check whether a session may go on with it.
+"""Hold everything a stream is in one record; turn it into the bytes of a file, and back.
 
-`dst.runtime.state.codec` lays out its bytes; `dst.runtime.state.file` and `dst.runtime.store` keep
-them.
+The bytes are one checksummed safetensors file, whose layout FORMAT.md tells. The header is written
+here, not by a library, because the checksum must stand at a fixed place and the same state must
+give the same bytes. `dst.runtime.state.file` and `dst.runtime.store` keep them.
 """
 
 import io
-import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_128
 
-from dst.runtime.bundle.schema import Name
-from dst.runtime.errors import NonFiniteError, StateCorruptError, StateError, StateMismatchError
-from dst.runtime.state.codec import bad_header, file_parts, read_parts
+from dst.runtime.bundle.validation import MAX_STREAM_BYTES
+from dst.runtime.errors import (
+    NonFiniteError,
+    StateCorruptError,
+    StateError,
+    StateMismatchError,
+    shown,
+)
+from dst.runtime.state.header import (
+    DTYPE_OF,
+    DTYPES,
+    Metadata,
+    Tensor,
+    Version,
+    read_constants,
+    read_count,
+    spelled,
+)
 from dst.runtime.state.sampler import Sampler
+
+STATE_FORMAT = "dst-state"
+STATE_VERSION = "2"
 
 Array = npt.NDArray[np.generic]
 
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
+_OPENING = b'{"__metadata__":{"checksum":"'
+_SUM_AT = 8 + len(_OPENING)
+_BLANK = b"0" * 32
+_VERSION_1 = re.compile(rb'[0-9a-f]{64}","format":"dst-state","version":"1"')
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -116,120 +140,6 @@ Snapshot = Saved
 """
 
 
-def pack(saved: Saved) -> bytes:
-    """Return the bytes of a saved-state file; equal records give equal bytes."""
-    return b"".join(parts_of(saved))
-
-
-def parts_of(saved: Saved) -> list[bytes | memoryview]:
-    """Return those bytes in parts, the tensors uncopied."""
-    identity = saved.identity
-    texts = {
-        "model_id": identity.model_id,
-        "state_hash": identity.state_hash,
-        "bundle_id": identity.bundle_id,
-        "precision": identity.precision,
-        "items_consumed": str(saved.items_consumed),
-        "seed": "" if saved.seed is None else str(saved.seed),
-        "draws": str(saved.draws),
-    }
-    if identity.constants:
-        texts["constants"] = _spelled(identity.constants)
-    tensors = {"pending": saved.pending, "lookback": saved.lookback}
-    tensors |= {f"state/{name}": value for name, value in saved.state.items()}
-    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
-    return file_parts(texts, tensors)
-
-
-def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file.
-
-    Raises:
-        StateCorruptError, StateMismatchError: as `unpack_from`.
-    """
-    return unpack_from(io.BytesIO(data), len(data), {})
-
-
-def unpack_from(
-    file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
-) -> Saved:
-    """Read a saved-state file that stands at its beginning.
-
-    Args:
-        file: where to read.
-        size: its bytes.
-        room: arrays that the state may be read into, as for `dst.runtime.state.codec.read_parts`.
-
-    Raises:
-        StateCorruptError: not a saved state, or any bit of it has changed.
-        StateMismatchError: `state-version`: a version this runtime does not read.
-        OSError: the file cannot be read.
-    """
-    told, tensors = read_parts(file, size, room)
-    try:
-        return Saved(
-            identity=Identity(
-                told.model_id,
-                told.state_hash,
-                told.bundle_id,
-                told.precision,
-                _constants(told.constants) if told.constants else {},
-            ),
-            items_consumed=_count("items_consumed", told.items_consumed),
-            seed=_count("seed", told.seed) if told.seed else None,
-            draws=_count("draws", told.draws),
-            pending=tensors.pop("pending"),
-            lookback=tensors.pop("lookback"),
-            state=_below("state/", tensors),
-            inputs=_below("stream/", tensors),
-        )
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise bad_header(error) from None
-
-
-def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the tensors whose names begin so, by the rest of their names."""
-    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
-
-
-def _spelled(constants: Mapping[str, str]) -> str:
-    """Spell the constants for the header, whose values are texts."""
-    return json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _constants(text: str) -> dict[str, str]:
-    """Read the constants of the header; `ValueError` if they are not spelled as they must be."""
-    constants = msgspec.json.decode(text, type=dict[Name, str])
-    if not constants or _spelled(constants) != text:
-        raise ValueError(f"constants are not in canonical form: {text:.40}")
-    return constants
-
-
-def _count(name: str, text: str) -> int:
-    """Read a number of the header; `ValueError` if it is none that a stream can have."""
-    if not _DECIMAL.fullmatch(text) or int(text) >= 1 << 64:
-        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal number in 0 .. 2^64 - 1")
-    return int(text)
-
-
-def check_record(value: object, where: str) -> None:
-    """Raise unless a value is a `Saved`, and say how to make one of what it is.
-
-    Raises:
-        StateError: it is not.
-    """
-    if isinstance(value, Saved):
-        return
-    cure = {
-        "str": "Stream.load(session, path) reads a file",
-        "bytes": "make it one by Saved.from_bytes(data)",
-        "Stream": "take stream.saved()",
-    }.get(type(value).__name__, "stream.saved() returns one")
-    raise StateError(
-        f"{where}: is a {type(value).__name__}, expected a Saved record; {cure}", code="no-record"
-    )
-
-
 def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
     """Raise unless every float of a record is finite.
 
@@ -252,82 +162,232 @@ def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
             )
 
 
-def check_identity(
-    theirs: Identity, ours: Identity, where: str, allow_precision: bool = False
-) -> None:
-    """Raise unless a state made under one identity may go on under another.
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+class _Span(NamedTuple):
+    """One tensor of the file, as its header describes it."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+
+class _Claim(NamedTuple):
+    """What a header says of its file; not believed before the checksum was found right.
+
+    Attributes:
+        spans: they fill what lies behind the header, in this order.
+        record: all but the tensors; or what is wrong with the header.
+    """
+
+    spans: list[_Span]
+    record: Saved | StateError
+
+
+def pack(saved: Saved) -> bytes:
+    """Return the bytes of a saved-state file; equal records give equal bytes."""
+    return b"".join(parts_of(saved))
+
+
+def parts_of(saved: Saved) -> list[bytes | memoryview]:
+    """Return those bytes in parts: the header, then each tensor where it lies, uncopied."""
+    tensors = {"pending": saved.pending, "lookback": saved.lookback}
+    tensors |= {f"state/{name}": value for name, value in saved.state.items()}
+    tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
+    identity = msgspec.structs.asdict(saved.identity)
+    header: dict[str, object] = {
+        "__metadata__": {
+            "checksum": _BLANK.decode(),
+            "format": STATE_FORMAT,
+            "version": STATE_VERSION,
+            **{key: value for key, value in identity.items() if key != "constants"},
+            "items_consumed": str(saved.items_consumed),
+            "seed": "" if saved.seed is None else str(saved.seed),
+            "draws": str(saved.draws),
+            **({"constants": spelled(saved.identity.constants)} if identity["constants"] else {}),
+        }
+    }
+    parts: list[memoryview] = []
+    end = 0
+    # Widest dtype first, so that every tensor lies at a multiple of its item size.
+    for name, value in sorted(tensors.items(), key=lambda t: (-t[1].dtype.itemsize, t[0])):
+        data = _bytes_in(np.ascontiguousarray(value))
+        header[name] = {
+            "dtype": DTYPES[value.dtype.name],
+            "shape": value.shape,
+            "data_offsets": (end, end + data.nbytes),
+        }
+        end += data.nbytes
+        parts.append(data)
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return [head[:_SUM_AT] + _checksum(head, parts) + head[_SUM_AT + len(_BLANK) :], *parts]
+
+
+def unpack(data: bytes) -> Saved:
+    """Read the bytes of a saved-state file.
 
     Raises:
-        StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it may not;
-            `where` says which.
+        StateCorruptError: not a saved state, or any bit of it has changed.
+        StateMismatchError: `state-version`: a version this runtime does not read.
     """
-    _check_constants(theirs, ours, where)
-    if theirs.model_id != ours.model_id:
-        raise StateMismatchError(
-            f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
-            f"{ours.model_id[:16]}…; a state belongs to one model",
-            code="other-model",
-        )
-    if theirs.state_hash != ours.state_hash:
-        raise StateMismatchError(
-            f"{where}: made with state layout {theirs.state_hash[:16]}…, this session has "
-            f"{ours.state_hash[:16]}…; the same model was exported in another way",
-            code="other-state-layout",
-        )
-    if theirs.precision != ours.precision and not allow_precision:
-        raise StateMismatchError(
-            f"{where}: made at precision {theirs.precision!r}, this session runs "
-            f"{ours.precision!r}; only a program may go on with it, by allow_precision=True",
-            code="other-precision",
-        )
+    return unpack_from(io.BytesIO(data), len(data), {})
 
 
-def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
-    """Raise where the constants of one and the same model differ, or those of one name."""
-    untold = not theirs.constants and theirs.bundle_id == ours.bundle_id
-    if theirs.constants == ours.constants or untold:
-        return
-    for name in sorted(theirs.constants.keys() & ours.constants.keys()):
-        there, here = theirs.constants[name], ours.constants[name]
-        if there != here:
-            if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
-                there, here = (mark.partition("] ")[2] for mark in (there, here))
-            raise StateMismatchError(
-                f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
-                "state belongs to one model and its constants",
-                code="other-constant",
-            )
-    if theirs.model_id != ours.model_id:
-        return  # which says more than a constant that one of them does not have
-    for name in sorted(theirs.constants.keys() ^ ours.constants.keys()):
-        mark = ours.constants.get(name)
-        differs = (
-            f"is {theirs.constants[name]} in the model that made the state, and this one has none"
-            if mark is None
-            else f"is {mark} here, and the state does not say that it was made with it"
-        )
-        raise StateMismatchError(
-            f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
-            code="other-constant",
-        )
+def unpack_from(
+    file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
+) -> Saved:
+    """Read a saved-state file that stands at its beginning.
 
-
-def check_tensors(where: str, wanted: Mapping[str, Array], held: Mapping[str, Array]) -> None:
-    """Raise unless saved tensors have the names, dtypes and shapes that are wanted.
+    Args:
+        file: where to read.
+        size: its bytes.
+        room: contiguous arrays by state input. The state is read into those whose dtype and shape
+            it has, and is then made of them; on failure they hold anything.
 
     Raises:
-        StateCorruptError: they have not; `where` says which file.
+        StateCorruptError: not a saved state, or any bit of it has changed.
+        StateMismatchError: `state-version`: a version this runtime does not read.
+        OSError: the file cannot be read.
     """
-    for name in wanted.keys() | held.keys():
-        want, have = wanted.get(name), held.get(name)
-        if want is None or have is None:
-            raise StateCorruptError(
-                f"{where}: {'holds an unknown' if want is None else 'has no'} tensor {name!r}",
-                code="state-tensors",
-            )
-        if want.shape != have.shape or want.dtype != have.dtype:
-            raise StateCorruptError(
-                f"{where}: {name!r} is {have.dtype} {list(have.shape)}, "
-                f"expected {want.dtype} {list(want.shape)}",
-                code="state-tensors",
-            )
+    head = file.read(_SUM_AT)
+    head += file.read(max(0, _head_bytes(head, size) - _SUM_AT))
+    claim = _claim(head, size - len(head))
+    tensors = [_room_for(span, room) for span in claim.spans]
+    for tensor in tensors:
+        if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
+            raise StateCorruptError("it ends too early", code="state-truncated")
+    return _proved(head, claim, tensors)
+
+
+def _head_bytes(start: bytes, size: int) -> int:
+    """How long the header of a file of `size` bytes is, its first 8 bytes included.
+
+    Raises:
+        StateCorruptError: it does not begin like one.
+    """
+    if start[8:] != _OPENING:
+        raise StateCorruptError(
+            "it is no saved state, or its beginning was altered", code="state-header"
+        )
+    return min(size, 8 + int.from_bytes(start[:8], "little"))
+
+
+def _claim(head: bytes, rest: int) -> _Claim:
+    """Read what a header says of the `rest` bytes behind it."""
+    everything = [_Span("", np.dtype(np.uint8), (max(0, rest),))]
+    try:
+        header = msgspec.json.decode(head[8:], type=dict[str, msgspec.Raw])
+        plain = header.pop("__metadata__")
+        version = msgspec.json.decode(plain, type=Version).version
+        if version != STATE_VERSION:
+            return _Claim(everything, _other_version(version))
+        metadata = msgspec.json.decode(plain, type=Metadata)
+        spans = _spans(header, rest)
+        missing = np.empty(0, np.uint8)
+        record = Saved(
+            identity=Identity(
+                metadata.model_id,
+                metadata.state_hash,
+                metadata.bundle_id,
+                metadata.precision,
+                read_constants(metadata.constants) if metadata.constants else {},
+            ),
+            items_consumed=read_count("items_consumed", metadata.items_consumed),
+            seed=read_count("seed", metadata.seed) if metadata.seed else None,
+            draws=read_count("draws", metadata.draws),
+            pending=missing,
+            lookback=missing,
+            state={},
+        )
+    except (ValueError, KeyError, RecursionError, msgspec.MsgspecError) as error:
+        why = f"its checksum holds but its content does not: {shown(error)}"
+        return _Claim(everything, StateCorruptError(why, code="state-header"))
+    return _Claim(spans, record)
+
+
+def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
+    """Read where the tensors lie; they must fill the file, one after the other.
+
+    Raises:
+        ValueError: they do not, or one is unknown or missing.
+        KeyError: one is of a dtype that no state has.
+    """
+    told = {name: msgspec.json.decode(raw, type=Tensor) for name, raw in header.items()}
+    if absent := sorted({"pending", "lookback"} - told.keys()):
+        raise ValueError(f"it has no tensor {absent[0]!r}")
+    spans: list[_Span] = []
+    end = 0
+    for name, tensor in sorted(told.items(), key=lambda item: item[1].data_offsets):
+        if not name.startswith(("state/", "stream/")) and name not in ("pending", "lookback"):
+            raise ValueError(f"it holds an unknown tensor {name!r}")
+        dtype = DTYPE_OF[tensor.dtype]
+        start, stop = tensor.data_offsets
+        size = math.prod(tensor.shape) * dtype.itemsize
+        # numpy takes no array whose axes other than those of length 0 are too long
+        longest = math.prod(length or 1 for length in tensor.shape) * dtype.itemsize
+        if start != end or stop - start != size or longest > MAX_STREAM_BYTES:
+            raise ValueError(f"{name!r} lies at {start} .. {stop}, which does not fit its shape")
+        spans.append(_Span(name, dtype, tensor.shape))
+        end = stop
+    if end != rest:
+        raise ValueError(f"its tensors end at {end}, its bytes at {rest}")
+    return spans
+
+
+def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
+    """Return the record with its tensors, once the checksum was found right.
+
+    Raises:
+        StateCorruptError, StateMismatchError: `state-version`: it is not, or the header is no good.
+    """
+    told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
+    if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
+        if _VERSION_1.match(head, _SUM_AT):
+            raise _other_version("1")
+        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
+    if isinstance(claim.record, StateError):
+        raise claim.record
+    named = {span.name: tensor for span, tensor in zip(claim.spans, tensors, strict=True)}
+    return msgspec.structs.replace(
+        claim.record,
+        pending=named.pop("pending"),
+        lookback=named.pop("lookback"),
+        state=_below("state/", named),
+        inputs=_below("stream/", named),
+    )
+
+
+def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
+
+
+def _checksum(head: bytes, body: Iterable[memoryview]) -> bytes:
+    """Return the checksum of a file, whatever stands in the place of its own."""
+    found = xxh3_128(head[:_SUM_AT] + _BLANK + head[_SUM_AT + len(_BLANK) :])
+    for part in body:
+        found.update(part)
+    return found.hexdigest().encode()
+
+
+def _room_for(span: _Span, room: Mapping[str, Array]) -> Array:
+    """Return the array that is offered for a tensor, if it fits, or a new one."""
+    part, _, name = span.name.partition("/")
+    offered = room.get(name) if part == "state" else None
+    if offered is not None and (offered.dtype, offered.shape) == (span.dtype, span.shape):
+        return offered
+    return np.empty(span.shape, span.dtype)
+
+
+def _bytes_in(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _other_version(version: str | None) -> StateMismatchError:
+    return StateMismatchError(
+        f"its format version is {shown(version):.40}; this runtime reads {STATE_VERSION}",
+        code="state-version",
+    )

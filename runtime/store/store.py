@@ -20,7 +20,8 @@ from dst.runtime.errors import (
     StoreError,
     StoreKeyError,
 )
-from dst.runtime.state.record import Saved, check_finite, check_record
+from dst.runtime.state.match import check_record
+from dst.runtime.state.record import Saved, check_finite
 from dst.runtime.store.database import Database
 from dst.runtime.store.records import Records, are_counts
 from dst.runtime.store.retention import line_of

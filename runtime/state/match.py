@@ -1,0 +1,114 @@
+"""Check whether a session may go on with a saved state.
+
+A saved state belongs to one model, one layout of state tensors and the constants that it was made
+with; another precision of the same model must be asked for.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError
+from dst.runtime.state.record import Identity, Saved
+
+Array = npt.NDArray[np.generic]
+
+
+def check_record(value: object, where: str) -> None:
+    """Raise unless a value is a `Saved`, and say how to make one of what it is.
+
+    Raises:
+        StateError: it is not.
+    """
+    if isinstance(value, Saved):
+        return
+    cure = {
+        "str": "Stream.load(session, path) reads a file",
+        "bytes": "make it one by Saved.from_bytes(data)",
+        "Stream": "take stream.saved()",
+    }.get(type(value).__name__, "stream.saved() returns one")
+    raise StateError(
+        f"{where}: is a {type(value).__name__}, expected a Saved record; {cure}", code="no-record"
+    )
+
+
+def check_identity(
+    theirs: Identity, ours: Identity, where: str, allow_precision: bool = False
+) -> None:
+    """Raise unless a state made under one identity may go on under another.
+
+    Raises:
+        StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it may not;
+            `where` says which.
+    """
+    _check_constants(theirs, ours, where)
+    if theirs.model_id != ours.model_id:
+        raise StateMismatchError(
+            f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
+            f"{ours.model_id[:16]}…; a state belongs to one model",
+            code="other-model",
+        )
+    if theirs.state_hash != ours.state_hash:
+        raise StateMismatchError(
+            f"{where}: made with state layout {theirs.state_hash[:16]}…, this session has "
+            f"{ours.state_hash[:16]}…; the same model was exported in another way",
+            code="other-state-layout",
+        )
+    if theirs.precision != ours.precision and not allow_precision:
+        raise StateMismatchError(
+            f"{where}: made at precision {theirs.precision!r}, this session runs "
+            f"{ours.precision!r}; only a program may go on with it, by allow_precision=True",
+            code="other-precision",
+        )
+
+
+def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
+    """Raise where the constants of one and the same model differ, or those of one name."""
+    untold = not theirs.constants and theirs.bundle_id == ours.bundle_id
+    if theirs.constants == ours.constants or untold:
+        return
+    for name in sorted(theirs.constants.keys() & ours.constants.keys()):
+        there, here = theirs.constants[name], ours.constants[name]
+        if there != here:
+            if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
+                there, here = (mark.partition("] ")[2] for mark in (there, here))
+            raise StateMismatchError(
+                f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
+                "state belongs to one model and its constants",
+                code="other-constant",
+            )
+    if theirs.model_id != ours.model_id:
+        return  # which says more than a constant that one of them does not have
+    for name in sorted(theirs.constants.keys() ^ ours.constants.keys()):
+        mark = ours.constants.get(name)
+        differs = (
+            f"is {theirs.constants[name]} in the model that made the state, and this one has none"
+            if mark is None
+            else f"is {mark} here, and the state does not say that it was made with it"
+        )
+        raise StateMismatchError(
+            f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
+            code="other-constant",
+        )
+
+
+def check_tensors(where: str, wanted: Mapping[str, Array], held: Mapping[str, Array]) -> None:
+    """Raise unless saved tensors have the names, dtypes and shapes that are wanted.
+
+    Raises:
+        StateCorruptError: they have not; `where` says which file.
+    """
+    for name in wanted.keys() | held.keys():
+        want, have = wanted.get(name), held.get(name)
+        if want is None or have is None:
+            raise StateCorruptError(
+                f"{where}: {'holds an unknown' if want is None else 'has no'} tensor {name!r}",
+                code="state-tensors",
+            )
+        if want.shape != have.shape or want.dtype != have.dtype:
+            raise StateCorruptError(
+                f"{where}: {name!r} is {have.dtype} {list(have.shape)}, "
+                f"expected {want.dtype} {list(want.shape)}",
+                code="state-tensors",
+            )
