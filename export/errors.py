@@ -9,7 +9,8 @@ class ExportError(DstError):
     """A step could not be exported; nothing was written.
 
     Codes of its own: `step-contract` (a module does not keep the contract it signed),
-    `hugging-face` (a directory of transformers holds no model that can become a bundle).
+    `hf-no-config`, `hf-no-weights`, `hf-unsupported`, `hf-not-loaded`, `hf-tokenizer` (a directory of
+    transformers holds no model that can become a bundle).
     """
 
     code = "export"
