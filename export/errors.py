@@ -8,9 +8,9 @@ from dst.runtime.errors import DstError
 class ExportError(DstError):
     """A step could not be exported; nothing was written.
 
-    Codes of its own: `step-contract` (a module does not keep the contract it signed),
-    `hf-no-config`, `hf-no-weights`, `hf-unsupported`, `hf-not-loaded`, `hf-tokenizer` (a directory of
-    transformers holds no model that can become a bundle).
+    Codes of its own: `step-contract` (a module does not keep the contract it signed);
+    `hf-no-config`, `hf-no-weights`, `hf-unsupported`, `hf-not-loaded`, `hf-tokenizer` (a directory
+    of transformers holds no model that can become a bundle).
     """
 
     code = "export"
