@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dst.cli import options
-from dst.cli.meter import WARM_ITEMS, Meter
+from dst.cli.footprint import WARM_ITEMS, Meter
 from dst.runtime.execution import engine
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize.autotune import (

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import dst
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.rows import item_blocks
-from dst.cli.inputs.token_text import tokenizer_for
+from dst.cli.inputs.source import tokenizer_for
 from dst.evaluate.inputs import feed_of
 from dst.runtime import Bundle, TextTokenizer
 from dst.runtime.bundle.layout import laid_out

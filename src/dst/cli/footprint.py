@@ -1,4 +1,4 @@
-"""`dst show --memory`: predict what a bundle and its streams hold in memory, and measure it.
+"""Predict and measure memory: for `dst show --memory` that of a bundle, and that of a long read.
 
 Run as `python -m dst.cli.footprint [BUNDLE SLOTS]` this module is the process that is measured: it
 prints its own resident memory, bare and, given a bundle, with streams that stepped.
@@ -7,14 +7,14 @@ prints its own resident memory, bare and, given a bundle, with streams that step
 import os
 import subprocess
 import sys
+import time
 
 import msgspec
 import numpy as np
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.bundle.layout import sized
@@ -162,6 +162,66 @@ def main() -> None:
             stream.step(zeros)
         found = Measured(base, peak, opened, rss_bytes())
     sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+WARM_ITEMS = 1 << 15
+_SAMPLE_S = 0.25
+
+
+class Meter:
+    """Measures wall time and the resident memory of this process, in constant memory.
+
+    Memory counts as warm after 32,768 items, or at the end of a shorter input.
+
+    Attributes:
+        items: items told so far.
+        peak_bytes: the most resident memory seen.
+
+    Example:
+        >>> meter = Meter()
+        >>> due = meter.add(100)
+        >>> (meter.items, meter.growth_bytes)
+        (100, 0)
+    """
+
+    __slots__ = ("_last", "_start", "_warm", "items", "peak_bytes")
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.peak_bytes = rss_bytes()
+        self._start = self._last = time.perf_counter()
+        self._warm: int | None = None
+
+    def add(self, items: int) -> bool:
+        """Count items; returns whether it is time to show something, four times a second."""
+        self.items += items
+        now = time.perf_counter()
+        if self._warm is None and self.items >= WARM_ITEMS:
+            self._warm = rss_bytes()
+        if now - self._last < _SAMPLE_S:
+            return False
+        self._last = now
+        self.sample()
+        return True
+
+    def sample(self) -> None:
+        """Look at the memory now."""
+        self.peak_bytes = max(self.peak_bytes, rss_bytes())
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self._start
+
+    @property
+    def per_second(self) -> float:
+        """Items per second since the start."""
+        return self.items / max(self.seconds, 1e-9)
+
+    @property
+    def growth_bytes(self) -> int:
+        """The most resident memory seen, less what there was when warm; 0 where never warm."""
+        return 0 if self._warm is None else max(0, self.peak_bytes - self._warm)
 
 
 if __name__ == "__main__":

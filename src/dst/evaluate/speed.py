@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dst.evaluate.energy import EnergyMeter
 from dst.evaluate.inputs import Feed, feed_of
-from dst.evaluate.machine import environment, load_average, pinned
+from dst.evaluate.machine import EnergyMeter, environment, load_average, pinned
 from dst.evaluate.process import probed
 from dst.evaluate.result import BenchResult, Cell, Entry, spread_of
 from dst.runtime import Bundle, DstError, Session, SessionError, Stream, open_bundle

@@ -11,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dst.cli.answers.file import AnswerFile
-from dst.cli.answers.lines import Line, Lines, escape
+from dst.cli.answers.lines import Item, Line, Lines, Top, escape
 from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
-from dst.cli.answers.top import Item, Top
+from dst.cli.footprint import Meter
 from dst.cli.inputs.reading import Scored
-from dst.cli.meter import Meter
 from dst.cli.output import Output, foreign, write_out
 from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Output as Answer

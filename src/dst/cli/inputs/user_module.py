@@ -1,4 +1,4 @@
-"""Load a torch module from a user's Python file, and the examples that a command line gives it."""
+"""Load a module to export: from a Python file of the user, or as transformers has saved it."""
 
 import importlib
 import importlib.util
@@ -10,11 +10,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dst.cli.errors import WrongUseError
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.data import held_out, read_all
+from dst.cli.errors import WrongUseError, needing
+from dst.runtime import TextTokenizer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from dst.export.hf import LanguageStep
+
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
@@ -266,3 +274,42 @@ def states_of(texts: Sequence[str]) -> object:
     if specs[0][0]:
         return {name: tensor for (name, _), tensor in zip(specs, made, strict=True)}
     return made[0] if len(made) == 1 else tuple(made)
+
+
+Array = npt.NDArray[np.generic]
+
+HELD_OUT = "modules of Python's standard library"
+T = (1, 16)
+"""Tokens per step where nobody says how many."""
+
+
+def is_network(source: Path) -> bool:
+    """Whether a directory says that it holds a network of ours, in the form of transformers."""
+    try:
+        held = json.loads((source / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("model_type") == "dst"
+
+
+def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
+    """Load the model, to run these T; none for the usual ones.
+
+    Raises:
+        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
+        WrongUseError: transformers is missing.
+    """
+    with needing("export --from-hf", "export,hf"):
+        import transformers  # noqa: F401
+
+        from dst.export.hf import from_pretrained
+    return from_pretrained(source, t=sizes or T)
+
+
+def hf_data(data: str | None, step: "LanguageStep") -> tuple[Array | None, str | None]:
+    """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
+    tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
+    if data is not None:
+        return read_all(data, step.contract.chunk, tokenizer), Path(data).name
+    ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
+    return (ids, HELD_OUT) if len(ids) else (None, None)

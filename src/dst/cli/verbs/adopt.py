@@ -27,8 +27,7 @@ from dst.cli.options import (
     option,
     sizes_of,
 )
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign
 from dst.runtime.bundle.manifest import Constant, Fill, State, Zeros
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import mib

@@ -10,13 +10,11 @@ from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Provider, Threads, sizes_of
-from dst.cli.output import Output, check_folder, foreign, replace_file, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign, replace_file, table
 from dst.cli.signals import Interrupts
 from dst.evaluate import BenchResult, Cell, Entry, measure
-from dst.evaluate.rendering.canvas import NoMatplotlibError
-from dst.evaluate.rendering.charts import picture
-from dst.evaluate.rendering.page import page
+from dst.evaluate.drawing import NoMatplotlibError, picture
+from dst.evaluate.page import page
 from dst.evaluate.speed import SIZES
 from dst.runtime import open_bundle
 from dst.words import counted, mib

@@ -20,14 +20,12 @@ from rich.text import Text
 from dst.cli.answers.lines import escape
 from dst.cli.answers.scores import measure_for
 from dst.cli.data import held_out
-from dst.cli.demo.crash import Crash, crash_and_resume
-from dst.cli.demo.precisions import PrecisionResult, siblings, side_by_side
+from dst.cli.demo import Crash, PrecisionResult, crash_and_resume, siblings, side_by_side
 from dst.cli.errors import CHECK_FAILED, WrongUseError
+from dst.cli.footprint import Meter
 from dst.cli.inputs.reading import Reading
-from dst.cli.meter import Meter
 from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.runtime import Session, generate
 from dst.runtime.bundle.manifest import Tokens
 from dst.words import mib

@@ -12,8 +12,7 @@ import typer
 
 from dst.cli.data import held_out_ids, read_all
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
-from dst.cli.inputs.hf_model import hf_data, hf_step, is_network
-from dst.cli.inputs.user_module import Spec, load_module, states_of
+from dst.cli.inputs.user_module import Spec, hf_data, hf_step, is_network, load_module, states_of
 from dst.cli.options import (
     BundleName,
     Description,
@@ -30,8 +29,7 @@ from dst.cli.options import (
     option,
     sizes_of,
 )
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign
 from dst.runtime.bundle.manifest import Contract, Manifest
 from dst.words import counted, mib
 

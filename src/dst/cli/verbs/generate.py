@@ -13,10 +13,9 @@ import typer
 
 from dst.cli.answers.lines import escape
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.token_text import tokenizer_for
+from dst.cli.inputs.source import tokenizer_for
 from dst.cli.options import BundleArgument, Json, Provider, State, Threads
-from dst.cli.output import Output, check_folder
-from dst.cli.paths import check_paths, state_files
+from dst.cli.output import Output, check_folder, check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.runtime import Session, Stream
 from dst.runtime import generate as continued

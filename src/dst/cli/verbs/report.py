@@ -10,10 +10,9 @@ import typer
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
-from dst.cli.output import Output, check_folder, foreign, replace_file, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign, replace_file, table
 from dst.cli.signals import Interrupts
-from dst.evaluate.rendering.canvas import NoMatplotlibError
+from dst.evaluate.drawing import NoMatplotlibError
 from dst.runtime import Bundle, open_bundle
 from dst.runtime.bundle.validation import is_full_precision
 from dst.words import counted, mib
@@ -129,8 +128,8 @@ def _report(
         WrongUseError: too little data.
         OSError: the data cannot be read or a file cannot be written.
     """
+    from dst.evaluate.drawing import horizon_picture as picture
     from dst.evaluate.quality import attach, horizon_report
-    from dst.evaluate.quality.plot import picture
 
     items, about = items_of(quantized, data)
     settings = replace(settings, data=about)

@@ -13,13 +13,12 @@ from dst.cli.answers.rows import Classes, choose_outputs, class_names, classes_o
 from dst.cli.answers.run_report import Report, RunResult, Times, note, summary, top_table
 from dst.cli.answers.scores import Measure, measure_for
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Format, Found, Gap
+from dst.cli.footprint import Meter
+from dst.cli.inputs.block import Form, Format, Found, Gap
 from dst.cli.inputs.named import stream_inputs_of
 from dst.cli.inputs.reading import Reading, reading_of
 from dst.cli.inputs.rows import read_items
-from dst.cli.inputs.source import input_size
-from dst.cli.inputs.token_text import tokenizer_for
-from dst.cli.meter import Meter
+from dst.cli.inputs.source import input_size, tokenizer_for
 from dst.cli.options import (
     BundleArgument,
     Json,
@@ -30,8 +29,7 @@ from dst.cli.options import (
     names_of,
     option,
 )
-from dst.cli.output import Output, check_file, check_folder, foreign
-from dst.cli.paths import check_paths, state_files
+from dst.cli.output import Output, check_file, check_folder, check_paths, foreign, state_files
 from dst.cli.signals import Interrupts
 from dst.runtime import Session
 from dst.runtime.bundle.manifest import Contract, Tokens

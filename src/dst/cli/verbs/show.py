@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from dst.cli.chunk_sizes import over_t
 from dst.cli.errors import WrongUseError
 from dst.cli.footprint import memory_bytes, show_memory
 from dst.cli.options import BUNDLE_HELP, Json, ProviderName
-from dst.cli.output import Output, foreign, pairs, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, pairs, table
 from dst.runtime import Bundle, Memory, Session, open_bundle, predict, shipped
 from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
 from dst.runtime.execution.buffers import Layout
@@ -321,3 +319,40 @@ def _shares(report: LoadReport) -> Table:
 
 def _nodes(count: int, unknown: int) -> str:
     return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"
+
+
+EXACT_UP_TO = {
+    ("int4-weights", 32): {"AVX512": 32, "AVX2": 16},
+    ("int4-mixed", 32): {"AVX512": 32, "AVX2": 16},
+    ("int8-weights", 64): {"AVX512": 64, "AVX2": 128},
+}
+"""Recipes in blocks, with their usual block -> the largest block whose kernel (`MatMulNBits`, ONNX
+Runtime 1.32) answers an item alone as it does among others, bit for bit; by kind of CPU."""
+BY_ITEM = ("int8-rows", "int8-static")
+"""Recipes whose products are sums of whole numbers, exact on every CPU."""
+
+
+def over_t(recipe: str) -> str:
+    """Return one line about a recipe's products, from the manifest's `recipe`.
+
+    It tells of products only: what stays float32 may depend on where in a chunk an item stands.
+
+    Example:
+        >>> over_t("int8-rows")
+        'products are the same bit for bit, on every CPU'
+    """
+    name, *changes = recipe.split(", ")
+    if "non-causal" in changes:
+        return "each T is another model: one scale spans the chunk"
+    if name in BY_ITEM:
+        return "products are the same bit for bit, on every CPU"
+    for (known, usual), limits in EXACT_UP_TO.items():
+        if name == known:
+            given = (int(change[6:]) for change in changes if change.startswith("block "))
+            block = next(given, usual)
+            exact = [kind for kind, limit in limits.items() if block <= limit]
+            other = [kind for kind in limits if kind not in exact]
+            parts = [f"the same bit for bit with {' and '.join(exact)} kernels"] if exact else []
+            parts += [f"the same but for last bits with {' and '.join(other)}"] if other else []
+            return f"products are {', '.join(parts)}"
+    return "products are the same but for last bits"

@@ -14,8 +14,7 @@ from rich.text import Text
 from dst.cli.data import chunks_to_repeat
 from dst.cli.errors import CHECK_FAILED
 from dst.cli.options import BundleArgument, Json, Provider, Threads, at_least
-from dst.cli.output import Output, foreign, pairs
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, pairs
 from dst.cli.signals import Interrupts
 from dst.evaluate.memory_growth import (
     GROWTH_LIMIT,

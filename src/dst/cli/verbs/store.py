@@ -11,8 +11,7 @@ import typer
 
 from dst.cli.errors import INTERRUPTED, WrongUseError
 from dst.cli.options import Json
-from dst.cli.output import Output, check_folder, foreign, table
-from dst.cli.paths import check_paths, state_files
+from dst.cli.output import Output, check_folder, check_paths, foreign, state_files, table
 from dst.runtime import StateStore
 from dst.runtime.state.file import read_record, write_record
 from dst.runtime.state.record import Saved

@@ -8,8 +8,7 @@ import msgspec
 import typer
 
 from dst.cli.options import Json
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign
 
 
 class Upgraded(msgspec.Struct, frozen=True):

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
 from dst.cli.options import BundleArgument, Json, Provider, ProviderName, Threads
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.evaluate.providers import GoldenTime, time_golden
 from dst.runtime import Bundle, open_bundle, replay_golden
 from dst.runtime.execution.providers import Lowering

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from dst.evaluate.rendering.canvas import COLOURS, NoMatplotlibError
-from dst.evaluate.rendering.charts import Panel, divergence, panel_svg, ratio
+from dst.evaluate.drawing import COLOURS, NoMatplotlibError, Panel, divergence, panel_svg, ratio
 from dst.evaluate.result import BenchResult, Cell, Entry
 from dst.words import counted, mib
 
