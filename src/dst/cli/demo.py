@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -35,28 +34,19 @@ SAVES = 2
 _PIECE = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """What came of it.
-
-    Attributes:
-        total: bytes of the input.
-        saved_at: bytes that the saved state had read when the child was killed.
-        equal: whether outputs after it and the final state are those of the whole run.
-    """
-
-    total: int
-    saved_at: int
-    equal: bool
-
-
-def crash_and_resume(session: Session, data: bytes, told: Callable[[str], None]) -> Crash:
+def crash_and_resume(
+    session: Session, data: bytes, told: Callable[[str], None]
+) -> tuple[int, bool]:
     """Kill a child in mid-stream, go on from what it saved and compare.
 
     Args:
         session: the bundle, which the child opens too.
         data: longer than two saves take, 20,000 bytes.
         told: called with what is being done.
+
+    Returns:
+        The bytes that the saved state had read when the child was killed, and whether outputs after
+        it and the final state are those of the whole run.
 
     Raises:
         SessionError: the child ended by itself.
@@ -73,7 +63,7 @@ def crash_and_resume(session: Session, data: bytes, told: Callable[[str], None])
     with ThreadPoolExecutor(1) as beside:
         whole = beside.submit(_digest, session.stream(), data, start)
         after = _digest(resumed, data[saved_at:], start)
-        return Crash(len(data), saved_at, after == whole.result())
+        return saved_at, after == whole.result()
 
 
 def _kill_child(session: Session, file: Path, state: Path) -> None:

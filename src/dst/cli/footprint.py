@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import msgspec
 import numpy as np
-from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.output import Output, check_paths, foreign
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.bundle.layout import sized
@@ -76,14 +76,8 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
 def memory_bytes(memory: Memory) -> dict[str, int]:
     """Return the parts of a prediction by their names, and their sum."""
-    return {
-        "weights_bytes": memory.weights_bytes,
-        "state_bytes": memory.state_bytes,
-        "guard_bytes": memory.guard_bytes,
-        "waiting_bytes": memory.waiting_bytes,
-        "scratch_bytes": memory.scratch_bytes,
-        "total_bytes": memory.total_bytes,
-    }
+    parts = {name: size for name, size in asdict(memory).items() if name.endswith("_bytes")}
+    return {**parts, "total_bytes": memory.total_bytes}
 
 
 def _check_room(slots: int, total: int) -> None:
@@ -116,10 +110,8 @@ def _measure(arguments: list[str]) -> Measured:
 
 
 def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("", overflow="fold", style="dim")
+    grid = table("", ">", "")
+    grid.columns[2].style = "dim"
     streams = f"{memory.streams:,} stream" + "s" * (memory.streams != 1)
     parts = (
         ("process", found.base_bytes, "Python, numpy and onnxruntime; measured now"),
@@ -130,18 +122,16 @@ def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
         ("scratch", memory.scratch_bytes, f"{streams}, chunk and outputs at the nominal T"),
     )
     for what, size, why in parts:
-        table.add_row(what, mib(size), why)
+        grid.add_row(what, mib(size), why)
     total = found.base_bytes + memory.total_bytes
-    table.add_row(
-        "[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space"
-    )
+    grid.add_row("[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space")
     if found.running_bytes is not None and found.peak_loading_bytes is not None:
-        table.add_row("at most", mib(found.peak_loading_bytes), "measured while the graph opened")
+        grid.add_row("at most", mib(found.peak_loading_bytes), "measured while the graph opened")
         beyond = (found.running_bytes - total) / 2**20
         why = f"measured after two steps of each stream: {beyond:+.1f} MiB"
-        table.add_row("[bold]measured[/]", f"[bold]{mib(found.running_bytes)}[/]", why)
+        grid.add_row("[bold]measured[/]", f"[bold]{mib(found.running_bytes)}[/]", why)
     output.out.print(f"[bold]{foreign(name)}[/]")
-    output.out.print(table)
+    output.out.print(grid)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.runtime.state.file import previous_of
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 PLAIN_EVERY_S = 10.0
@@ -83,47 +82,40 @@ class Output:
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
         )
-        hidden = not (show and self.err.is_terminal)
-        plain = _Plain(self.err, what, total) if show and not self.err.is_terminal else None
+        terminal = self.err.is_terminal
         with Progress(
-            *columns, console=self.err, transient=True, disable=hidden, refresh_per_second=8
+            *columns,
+            console=self.err,
+            transient=True,
+            disable=not (show and terminal),
+            refresh_per_second=8,
         ) as bars:
-            yield Bar(bars, bars.add_task(what, total=total, note=""), plain)
+            task = bars.add_task(what, total=total, note="")
+            yield Bar(bars, task, what, total, None if terminal or not show else self.err)
 
 
-class _Plain:
-    """Progress for a log: a line on stderr now and then, of work that takes long."""
-
-    __slots__ = ("_console", "_last", "_total", "_what")
-
-    def __init__(self, console: Console, what: str, total: float | None) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._last = time.monotonic()
-
-    def at(self, done: float, note: str, what: str | None) -> None:
-        self._what = what or self._what
-        now = time.monotonic()
-        if now - self._last < PLAIN_EVERY_S:
-            return
-        self._last = now
-        share = f"{done / self._total:.0%}" if self._total else ""
-        words = [foreign(word) for word in (self._what, share, note) if word]
-        self._console.print("  ".join(words), soft_wrap=True)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bar:
-    """One bar of a progress display, or where there is no terminal a line now and then."""
+    """One bar of a progress display, or where there is no terminal a line on `log` now and then."""
 
     bars: Progress
     task: TaskID
-    plain: _Plain | None
+    what: str
+    total: float | None
+    log: Console | None
+    last: float = field(default_factory=time.monotonic)
 
     def at(self, done: float, note: str = "", what: str | None = None) -> None:
         """Move the bar to `done`, with a remark beside it and, if given, another first word."""
         self.bars.update(self.task, completed=done, note=note, description=what)
-        if self.plain is not None:
-            self.plain.at(done, note, what)
+        self.what = what or self.what
+        now = time.monotonic()
+        if self.log is None or now - self.last < PLAIN_EVERY_S:
+            return
+        self.last = now
+        share = f"{done / self.total:.0%}" if self.total else ""
+        words = [foreign(word) for word in (self.what, share, note) if word]
+        self.log.print("  ".join(words), soft_wrap=True)
 
 
 def table(*columns: str) -> Table:
@@ -234,6 +226,8 @@ Places = Mapping[str, str | Path | None]
 
 def state_files(option: str, path: Path | None) -> Places:
     """Name the two files that saving a state writes."""
+    from dst.runtime.state.file import previous_of
+
     previous = None if path is None else previous_of(path)
     return {option: path, f"the copy that {option} keeps": previous}
 

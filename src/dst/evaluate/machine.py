@@ -96,23 +96,16 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True, slots=True)
-class Zone:
-    """The counter of one package, which starts anew at `range_uj` microjoules."""
-
-    counter: Path
-    range_uj: int
-
-
-@dataclass(frozen=True, slots=True)
 class EnergyMeter:
     """The counters of all packages.
 
     Attributes:
-        zones: one per package; none where the machine does not tell.
+        zones: the counter of each package, and the microjoules at which it starts anew; none where
+            the machine does not tell.
         why: why there are none.
     """
 
-    zones: tuple[Zone, ...]
+    zones: tuple[tuple[Path, int], ...]
     why: str | None
 
     @staticmethod
@@ -130,7 +123,7 @@ class EnergyMeter:
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 return EnergyMeter((), f"{folder.name}/energy_uj cannot be read: {reason}")
-            zones.append(Zone(folder / "energy_uj", limit))
+            zones.append((folder / "energy_uj", limit))
         why = None if zones else f"{root} has no package counters"
         return EnergyMeter(tuple(zones), why)
 
@@ -140,9 +133,9 @@ class EnergyMeter:
         Raises:
             OSError: a counter cannot be read any more.
         """
-        return tuple(int(zone.counter.read_text()) for zone in self.zones)
+        return tuple(int(counter.read_text()) for counter, _ in self.zones)
 
     def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
         """Return the energy between two readings, over at most one turn of a counter."""
         turned = zip(self.zones, before, after, strict=True)
-        return sum((b - a) % zone.range_uj for zone, a, b in turned) / 1e6
+        return sum((b - a) % limit for (_, limit), a, b in turned) / 1e6

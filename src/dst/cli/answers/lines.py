@@ -90,23 +90,6 @@ def escape(data: bytes) -> str:
 Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item and its surprise.
-
-    Attributes:
-        number: counted from 1 at the start of the stream.
-        score: in the unit of the measure.
-        values: what it holds, flat.
-        time: the text of the time column, "" without one.
-    """
-
-    number: int
-    score: float
-    values: npt.NDArray[np.generic]
-    time: str
-
-
 class Top(Generic[Kind]):
     """Keeps the `count` things of the highest rate; among equals the earlier ones.
 

@@ -6,17 +6,15 @@ Shape letters: `n` rows (items), `W` numbers per item.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.source import Stop
+from dst.cli.options import Format, Gap
 
 Numbers = npt.NDArray[np.float64]
-Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
-Gap = Literal["refuse", "hold", "skip"]
 
 
 @dataclass(frozen=True, slots=True)

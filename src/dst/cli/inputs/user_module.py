@@ -127,15 +127,6 @@ def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.
     return value
 
 
-def load_state(path: Path) -> object:
-    """Read a nested state from a file that torch.save wrote; nothing in it is run.
-
-    Raises:
-        WrongUseError: it is none.
-    """
-    return _loaded("--state", path)
-
-
 def _imported(file: str) -> ModuleType:
     """Import a file by its path, or a module by its name."""
     path = Path(file)
@@ -257,7 +248,7 @@ def states_of(texts: Sequence[str]) -> object:
     if not texts:
         return None
     if len(texts) == 1 and texts[0].endswith((".pt", ".pth")):
-        return load_state(Path(texts[0]))
+        return _loaded("--state", Path(texts[0]))
     if texts == ("none",):
         return ()
     pairs = [text.split("=", 1) if "=" in text else ["", text] for text in texts]

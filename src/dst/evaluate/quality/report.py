@@ -348,11 +348,6 @@ def attach(path: str | Path, made: Report) -> Manifest:
             code="other-bundle",
         )
     files: dict[str, bytes | Path] = {name: bundle.root / name for name in manifest.files}
-    files[REPORT_FILE] = to_json(made)
+    files[REPORT_FILE] = msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n"
     with_quality = msgspec.structs.replace(manifest, quality=quality_of(made))
     return write_bundle(bundle.root, with_quality, files, overwrite=True)
-
-
-def to_json(made: Report) -> bytes:
-    """Return a report as JSON that a person can read."""
-    return msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n"
