@@ -45,12 +45,6 @@ def pick_recipe(
 
     In the JSON `path`, `bundle_id` and `recipe` are null where nothing holds. A `budget`, a `count`
     of items or `data` that is None is the usual one.
-
-    Raises:
-        DstError: the bundle is broken or quantized already, the budget is none, or nothing could
-            be written.
-        WrongUseError: the data holds too little.
-        OSError: the data cannot be read.
     """
     check_paths(output, {"BUNDLE": source, "--input": data, "--out": out})
     full = open_bundle(source)

@@ -37,12 +37,7 @@ _PIECE = 2048
 def crash_and_resume(
     session: Session, data: bytes, told: Callable[[str], None]
 ) -> tuple[int, bool]:
-    """Kill a child in mid-stream, go on from what it saved and compare.
-
-    Args:
-        session: the bundle, which the child opens too.
-        data: longer than two saves take, 20,000 bytes.
-        told: called with what is being done.
+    """Kill a child in mid-stream of more than 20,000 bytes, go on from what it saved, and compare.
 
     Returns:
         The bytes that the saved state had read when the child was killed, and whether outputs after

@@ -45,11 +45,6 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
     `base_bytes` is measured, the parts after it are predicted, and `total_bytes` is the sum of
     both. ONNX Runtime's own work space is not predicted: what is measured contains it.
-
-    Raises:
-        DstError: the bundle is broken, or cannot be run here.
-        WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
-            measured.
     """
     check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,17 @@ class Output:
             sys.stdout.flush()
         else:
             replace_file(Path(self.json), data)
+
+    def write_picture(self, path: Path | None, draw: Callable[[], bytes]) -> None:
+        """Draw a picture into a file, if one was asked for, or say that matplotlib is missing."""
+        if path is None:
+            return
+        from dst.evaluate.drawing import NoMatplotlibError
+
+        try:
+            replace_file(path, draw())
+        except NoMatplotlibError as error:
+            self.err.print(foreign(str(error)))
 
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:

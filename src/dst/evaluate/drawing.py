@@ -4,8 +4,7 @@ from collections.abc import Callable
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING
 
-from dst.evaluate.quality.report import Report
-from dst.evaluate.result import BenchResult, Spread
+from dst.evaluate.result import BenchResult, Cell, Spread
 from dst.runtime import DstError
 from dst.runtime.install import install_line
 from dst.words import counted, mib
@@ -14,12 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from dst.evaluate.quality import Report
+
 
 COLOURS = ("#3b6fb6", "#d1742f", "#4c9a5b", "#a8518a", "#7a6fd0", "#8a7440", "#3a9aa8", "#c24d4d")
 INK, SOFT, GRID = "#1c2430", "#667085", "#e2e6ec"
 CSS = {INK: "--ink", SOFT: "--soft", GRID: "--line"}
 """Colours of a drawing -> what a page calls them."""
 _INCH_DPI = 130
+_LEAST = 1e-16  # what a logarithmic axis shows for nothing
 
 
 class NoMatplotlibError(DstError):
@@ -137,9 +139,7 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
 
 
 def _speed(axes: "Axes", result: BenchResult) -> None:
-    for colour, entry in zip(_colours(result), result.bundles, strict=True):
-        cells = [(c.t, c.items_per_s) for c in entry.cells if c.items_per_s is not None]
-        _line(axes, cells, colour, plain(entry.label))
+    _curves(axes, result, lambda cell: cell.items_per_s)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     _ts(axes, result)
@@ -149,14 +149,26 @@ def _speed(axes: "Axes", result: BenchResult) -> None:
 
 def ratio(axes: "Axes", result: BenchResult) -> None:
     """Draw speed over the first bundle, by T."""
-    for colour, entry in zip(_colours(result), result.bundles, strict=True):
-        cells = [(c.t, c.ratio) for c in entry.cells if c.ratio is not None]
-        _line(axes, cells, colour, plain(entry.label))
+    _curves(axes, result, lambda cell: cell.ratio)
     axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle="--")
     axes.set_ylim(bottom=0)
     _ts(axes, result)
     axes.legend()
     dress(axes, f"Speed over {plain(result.bundles[0].label)}", "items per chunk (T)", "ratio")
+
+
+def _curves(axes: "Axes", result: BenchResult, pick: Callable[[Cell], Spread | None]) -> None:
+    """Draw a number of each bundle by T, with its interval as whiskers."""
+    for colour, entry in zip(_colours(result), result.bundles, strict=True):
+        cells = [(cell.t, found) for cell in entry.cells if (found := pick(cell)) is not None]
+        if not cells:
+            continue
+        sizes, middle = [t for t, _ in cells], [s.median for _, s in cells]
+        whiskers = [[s.median - s.low for _, s in cells], [s.high - s.median for _, s in cells]]
+        label = plain(entry.label)
+        axes.errorbar(
+            sizes, middle, whiskers, fmt="o-", color=colour, label=label, markersize=4, capsize=3
+        )
 
 
 def _bytes(axes: "Axes", result: BenchResult) -> None:
@@ -205,17 +217,6 @@ def divergence(axes: "Axes", result: BenchResult) -> None:
     dress(axes, "Distance from full precision", where, result.divergence_unit)
 
 
-def _line(axes: "Axes", cells: list[tuple[int, Spread]], colour: str, label: str) -> None:
-    if not cells:
-        return
-    sizes = [t for t, _ in cells]
-    middle = [s.median for _, s in cells]
-    whiskers = [[s.median - s.low for _, s in cells], [s.high - s.median for _, s in cells]]
-    axes.errorbar(
-        sizes, middle, whiskers, fmt="o-", color=colour, label=label, markersize=4, capsize=3
-    )
-
-
 def _ts(axes: "Axes", result: BenchResult) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(result.sizes, [str(t) for t in result.sizes])
@@ -226,22 +227,16 @@ def _colours(result: BenchResult) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(result.bundles))]
 
 
-_LEAST = 1e-16  # what a logarithmic axis shows for nothing
-
-
-def horizon_picture(made: Report) -> bytes:
+def horizon_picture(made: "Report") -> bytes:
     """Return a PNG: divergence, loss, state distance and accumulation over the horizon.
 
     Raises:
         NoMatplotlibError: matplotlib is not installed.
     """
     figure = new_figure(11, 7.4)
-    places = figure.subplots(2, 2)
-    _distance(places[0, 0], made)
-    _loss(places[0, 1], made)
-    _state(places[1, 0], made)
-    _accumulation(places[1, 1], made)
-    for axes in places.reshape(-1):
+    panels = (_distance, _loss, _state, _accumulation)
+    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        panel(axes, made)
         axes.set_xscale("log")
     word = {True: "all gates passed", False: "a gate failed", None: "not all gates judged"}
     figure.suptitle(
@@ -254,7 +249,7 @@ def horizon_picture(made: Report) -> bytes:
     return png_of(figure)
 
 
-def _distance(axes: "Axes", made: Report) -> None:
+def _distance(axes: "Axes", made: "Report") -> None:
     ranges = [r for r in made.ranges if r.items]
     ends = [r.end for r in ranges]
     middle = [max(r.divergence, _LEAST) for r in ranges]
@@ -272,7 +267,7 @@ def _distance(axes: "Axes", made: Report) -> None:
     dress(axes, "Distance from full precision", "position, items", unit)
 
 
-def _loss(axes: "Axes", made: Report) -> None:
+def _loss(axes: "Axes", made: "Report") -> None:
     ranges = [r for r in made.ranges if r.loss_difference is not None]
     axes.axhline(0.0, color=SOFT, linewidth=0.8)
     if ranges:
@@ -287,7 +282,7 @@ def _loss(axes: "Axes", made: Report) -> None:
     dress(axes, "Loss over full precision", "position, items", "nats per item")
 
 
-def _state(axes: "Axes", made: Report) -> None:
+def _state(axes: "Axes", made: "Report") -> None:
     roles = sorted({role for r in made.ranges for role in r.state_distance})
     for colour, role in zip(COLOURS, roles, strict=False):
         points = [(r.end, r.state_distance[role]) for r in made.ranges if role in r.state_distance]
@@ -298,7 +293,7 @@ def _state(axes: "Axes", made: Report) -> None:
     dress(axes, "Distance of the state", "position, items", "relative")
 
 
-def _accumulation(axes: "Axes", made: Report) -> None:
+def _accumulation(axes: "Axes", made: "Report") -> None:
     points = [(r.end, r.accumulation) for r in made.ranges if r.accumulation is not None]
     axes.axhline(1.0, color=SOFT, linewidth=0.8)
     if points:

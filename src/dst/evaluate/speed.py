@@ -69,7 +69,7 @@ def measure(
             f"slot_ms {slot_ms}, starts {starts} came",
             code="argument",
         )
-    told = progress or _silent
+    told = progress or (lambda what, share: None)
     before, meter = load_average(), EnergyMeter.find()
     with pinned(threads) as cores:
         racers = [_Racer.open(path, threads, provider) for path in bundles]
@@ -98,10 +98,6 @@ def measure(
             energy_why=meter.why,
             bundles=tuple(entries),
         )
-
-
-def _silent(what: str, share: float) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -211,7 +211,12 @@ def _made(where: str, maker: object, arguments: str | None) -> object:
         raise WrongUseError(f"{where} cannot be made: {_short(error)}{cure}") from None
 
 
-def _loaded(option: str, path: Path) -> object:
+def load_tensors(path: Path, refusal: str) -> object:
+    """Read what torch.save wrote; nothing in it is run.
+
+    Raises:
+        WrongUseError: it is none, or holds more than tensors and plain values: `refusal`.
+    """
     import torch
 
     try:
@@ -219,10 +224,27 @@ def _loaded(option: str, path: Path) -> object:
     except OSError:
         raise
     except Exception:  # whatever its readers raise; torch's own advice is to run what it holds
-        raise WrongUseError(
-            f"{option} {path}: holds more than tensors and plain values, or is none of torch's "
-            "files; write it with torch.save(model.state_dict(), ...)"
-        ) from None
+        raise WrongUseError(refusal) from None
+
+
+def fill(module: "nn.Module", weights: Mapping[str, object], misfit: str) -> None:
+    """Put weights into a module.
+
+    Raises:
+        WrongUseError: they do not fit: `misfit` and what torch says.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise WrongUseError(f"{misfit}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _loaded(option: str, path: Path) -> object:
+    return load_tensors(
+        path,
+        f"{option} {path}: holds more than tensors and plain values, or is none of torch's files; "
+        "write it with torch.save(model.state_dict(), ...)",
+    )
 
 
 def _fill(module: "nn.Module", path: Path) -> None:
@@ -232,11 +254,7 @@ def _fill(module: "nn.Module", path: Path) -> None:
             held = held[key]
     if not isinstance(held, dict):
         raise WrongUseError(f"--weights {path}: holds {type(held).__name__}; expected a state dict")
-    try:
-        module.load_state_dict(held)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise WrongUseError(f"--weights {path}: does not fit the module: {what}") from None
+    fill(module, held, f"--weights {path}: does not fit the module")
 
 
 def states_of(texts: Sequence[str]) -> object:

@@ -57,7 +57,7 @@ def bench(
         dst bench text ./text-int8 --t 1,32 --rounds 30 --json - --html bench.html --png bench.png
     """
     from dst.evaluate import measure
-    from dst.evaluate.drawing import NoMatplotlibError, picture
+    from dst.evaluate.drawing import picture
     from dst.evaluate.page import page
 
     output = Output.to(json)
@@ -83,11 +83,7 @@ def bench(
         _show(result, output)
         if html is not None:
             replace_file(html, page(result).encode())
-        if png is not None:
-            try:
-                replace_file(png, picture(result))
-            except NoMatplotlibError as error:
-                output.err.print(foreign(str(error)))
+        output.write_picture(png, lambda: picture(result))
     output.write_json(result)
     return 0
 

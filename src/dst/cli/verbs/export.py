@@ -251,6 +251,7 @@ def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path |
     """
     import torch
 
+    from dst.cli.inputs.user_module import fill, load_tensors
     from dst.export.model import Network, load_checkpoint, sized
 
     if saved is not None:
@@ -263,22 +264,14 @@ def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path |
     network = Network(config)
     if checkpoint is None:
         return network
-    try:
-        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:  # whatever its readers raise; torch's own advice is to run what it holds
-        raise WrongUseError(
-            f"{checkpoint}: is no checkpoint; expected what torch.save writes of a dict "
-            "with the weights under 'model', and in it tensors and plain values alone"
-        ) from None
+    held = load_tensors(
+        checkpoint,
+        f"{checkpoint}: is no checkpoint; expected what torch.save writes of a dict with the "
+        "weights under 'model', and in it tensors and plain values alone",
+    )
     if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
         raise WrongUseError(f"{checkpoint}: expected a dict with the weights under 'model'")
-    try:
-        network.load_state_dict(held["model"])
-    except RuntimeError as error:
-        what = " ".join(str(error).split())[:200]
-        raise WrongUseError(f"{checkpoint}: does not fit --size {size}: {what}") from None
+    fill(network, held["model"], f"{checkpoint}: does not fit --size {size}")
     return network
 
 

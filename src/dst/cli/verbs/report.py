@@ -7,7 +7,7 @@ import typer
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
-from dst.cli.output import Output, check_folder, check_paths, foreign, replace_file, table
+from dst.cli.output import Output, check_folder, check_paths, foreign, table
 from dst.cli.signals import Interrupts
 from dst.words import counted, mib
 
@@ -85,7 +85,7 @@ def report(
         )
     with needing("report", "onnx"):
         from dst.cli.data import items_of
-        from dst.evaluate.drawing import NoMatplotlibError, horizon_picture
+        from dst.evaluate.drawing import horizon_picture
         from dst.evaluate.quality import Budget, Settings, horizon_report
         from dst.evaluate.quality import attach as attach_to
         from dst.runtime import open_bundle
@@ -110,11 +110,7 @@ def report(
         if attach:
             attach_to(other.root, made)
     _show(made, output)
-    if png is not None:
-        try:
-            replace_file(png, horizon_picture(made))
-        except NoMatplotlibError as error:
-            output.err.print(foreign(str(error)))
+    output.write_picture(png, lambda: horizon_picture(made))
     output.write_json(made)
     return CHECK_FAILED if made.passed is False else 0
 

@@ -89,12 +89,7 @@ def _shipped(output: Output) -> int:
 
 
 def _bundle(path: str, output: Output) -> int:
-    """Print what a bundle says of itself, and return the exit code.
-
-    Raises:
-        BundleError: the bundle is broken.
-        WrongUseError: the JSON would be written into it.
-    """
+    """Print what a bundle says of itself, and return the exit code."""
     from dst.cli.footprint import memory_bytes
     from dst.runtime import open_bundle, predict
 
@@ -118,12 +113,7 @@ def _bundle(path: str, output: Output) -> int:
 
 
 def _placement(path: str, provider: ProviderName, output: Output) -> int:
-    """Open a bundle on a provider, print what runs where, and return the exit code.
-
-    Raises:
-        DstError: the bundle is broken, or a graph cannot be opened here at all.
-        WrongUseError: the JSON would be written into the bundle.
-    """
+    """Open a bundle on a provider, print what runs where, and return the exit code."""
     from dst.runtime import Session
 
     check_paths(output, {"BUNDLE": path})
