@@ -11,7 +11,7 @@ import pytest
 from tests.steps import chunk_of
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Found
+from dst.cli.inputs.block import Form, Found
 from dst.cli.inputs.rows import read_items
 from dst.runtime.bundle.manifest import Chunk, Features
 

@@ -290,7 +290,7 @@ def test_progress_is_told_without_a_terminal(
     dst: Dst, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dst.cli.output.PLAIN_EVERY_S", 0.0)
-    monkeypatch.setattr("dst.cli.meter._SAMPLE_S", 0.0)
+    monkeypatch.setattr("dst.cli.footprint._SAMPLE_S", 0.0)
     (tmp_path / "in").write_bytes(TEXT)
     done = dst("run", shelf / "text", tmp_path / "in")
     assert "bits/item" in done.err

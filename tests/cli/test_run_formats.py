@@ -18,7 +18,7 @@ from tests.cli.reads import MONO, TWO, model, put, read, wav, why
 from tests.steps import chunk_of
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Found
+from dst.cli.inputs.block import Form, Found
 from dst.cli.inputs.rows import item_blocks, read_items
 from dst.runtime.bundle.manifest import Tokens
 

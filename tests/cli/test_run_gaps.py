@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.cli.numeric import running_sums
 from tests.cli.reads import TWO, put, read, why
 
-from dst.cli.inputs.formats.block import Found
+from dst.cli.inputs.block import Found
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 

@@ -16,7 +16,7 @@ from tests.cli.reads import MONO, TWO, put, read, why
 
 from dst.cli.answers.forms import form_of
 from dst.cli.answers.rows import Answers
-from dst.cli.inputs.formats.block import Found
+from dst.cli.inputs.block import Found
 from dst.cli.inputs.rows import item_blocks
 from dst.runtime.bundle.manifest import Features, Output
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.cli.reads import MONO, TWO, model, put, read, wav, why
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Found
-from dst.cli.inputs.formats.which import FORMATS
+from dst.cli.inputs.block import Form, Found
 from dst.cli.inputs.rows import read_items
+from dst.cli.inputs.which import FORMATS
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dst.cli.data import chunks_to_repeat
-from dst.cli.verbs import soak as module
-from dst.evaluate.memory_growth import GROWTH_LIMIT, Times
+from dst.evaluate import soak as module
+from dst.evaluate.soak import GROWTH_LIMIT, Times
 from dst.runtime import open_bundle
 
 Dst = Callable[..., Any]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dst.cli import options
-from dst.cli.meter import WARM_ITEMS, Meter
+from dst.cli.footprint import WARM_ITEMS, Meter
 from dst.runtime.execution import engine
 
 Dst = Callable[..., Any]  # the fixtures of conftest.py that call the command
@@ -62,7 +62,7 @@ def test_words_of_a_manifest_are_printed_as_they_are(
 ) -> None:
     said = "no [/b] [x] :smile: [red]markup[/] \\"
     bundle = make(tmp_path / "[bold]", description=said + "\x1b[31m")
-    monkeypatch.setattr("dst.cli.verbs.show.shipped", lambda: {"[i]": bundle})
+    monkeypatch.setattr("dst.runtime.shipped", lambda: {"[i]": bundle})
     for arguments in (("show", bundle), ("show",), ("demo", "--bundle", bundle, "--bytes", "70")):
         done = dst(*arguments)
         assert (done.code, done.err) == (0, "")

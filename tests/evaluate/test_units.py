@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dst.evaluate.energy import EnergyMeter
-from dst.evaluate.machine import environment, pinned
-from dst.evaluate.rendering.canvas import CSS
-from dst.evaluate.rendering.charts import panel_svg, picture, ratio
-from dst.evaluate.rendering.page import page
+from dst.evaluate.drawing import CSS, panel_svg, picture, ratio
+from dst.evaluate.machine import EnergyMeter, environment, pinned
+from dst.evaluate.page import page
 from dst.evaluate.result import BenchResult, Cell, Entry, Spread, Start, spread_of
 from dst.runtime.bundle.manifest import Gate, Quality
 from dst.runtime.install import install_line

@@ -9,7 +9,7 @@ from tests.quantize.conftest import NOMINAL, VOCABULARY
 from tests.quantize.kernels import keeps_rows, kernels
 
 from dst.cli.app import call
-from dst.cli.chunk_sizes import EXACT_UP_TO, over_t
+from dst.cli.verbs.show import EXACT_UP_TO, over_t
 from dst.quantize import Calibration, quantize_bundle
 from dst.quantize.recipe import BLOCKS
 

@@ -27,12 +27,12 @@ from tests.steps import (
     state_of,
 )
 
+from dst.evaluate.drawing import horizon_picture as picture
 from dst.evaluate.quality import Report, Settings, horizon_report, quality_of
-from dst.evaluate.quality.attach import REPORT_FILE, attach
 from dst.evaluate.quality.causality import causality_of
 from dst.evaluate.quality.drift import Reference, reference_for
 from dst.evaluate.quality.gates import Budget, gates_of, growth_of
-from dst.evaluate.quality.plot import picture
+from dst.evaluate.quality.report import REPORT_FILE, attach
 from dst.evaluate.quality.rollout import Walk, rollout
 from dst.evaluate.quality.sizes import parts_of
 from dst.runtime import BundleError, Session, StepError, open_bundle, surprise_bits, write_bundle

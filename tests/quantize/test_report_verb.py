@@ -15,7 +15,7 @@ from tests.steps import drawn, info, model_bytes
 
 from dst.cli.app import call
 from dst.evaluate.quality import Settings, horizon_report
-from dst.evaluate.quality.attach import REPORT_FILE
+from dst.evaluate.quality.report import REPORT_FILE
 from dst.quantize import quantize_bundle
 from dst.runtime import Session, open_bundle
 from dst.runtime.errors import StateMismatchError

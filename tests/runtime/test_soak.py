@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dst.evaluate.memory_growth import GROWTH_LIMIT, SLOPE_LIMIT, Slope, Times, judge, slope
+from dst.evaluate.soak import GROWTH_LIMIT, SLOPE_LIMIT, Slope, Times, judge, slope
 
 Integers = npt.NDArray[np.int64]
 

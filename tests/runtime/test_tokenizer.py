@@ -13,7 +13,7 @@ from tests.raising import refused
 from tests.runtime.conftest import text_files, text_manifest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dst.cli.inputs.token_text import token_blocks
+from dst.cli.inputs.source import token_blocks
 from dst.runtime import Session, TextTokenizer, generate, write_bundle
 from dst.runtime.bundle.manifest import Tokens
 from dst.runtime.bundle.validation import TOKENIZER_FILE
@@ -122,7 +122,7 @@ def test_how_a_file_is_cut_does_not_change_its_ids(tmp_path: Path, lines: int) -
 def test_a_line_without_end_is_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dst.cli.inputs.token_text.LINE_BYTES", 1000)
+    monkeypatch.setattr("dst.cli.inputs.source.LINE_BYTES", 1000)
     tokenizer = TextTokenizer.read(trained(256).to_str().encode())
     path = tmp_path / "a.txt"
     text = "😀" * 3000

@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial, wraps
 from importlib import import_module
-from inspect import cleandoc, getdoc
+from inspect import cleandoc, getdoc, unwrap
 from textwrap import dedent
 from typing import Annotated, Any
 
@@ -14,9 +15,6 @@ from typer.core import TyperCommand, TyperGroup
 import dst
 from dst.cli.errors import guarded
 from dst.cli.signals import raise_ctrl_c
-
-Job = Callable[[], int]
-"""What a verb returns to be run when the command line has been understood; gives the exit code."""
 
 ABOUT = """
 Run, make and check stateful models that read endless input in fixed memory.
@@ -65,11 +63,22 @@ def help_text(text: str) -> str:
     )
 
 
+def later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Have a verb wait until the command line is understood: typer has its own way with errors."""
+
+    @wraps(verb)
+    def deferred(**options: Any) -> Callable[[], int]:  # what typer has read
+        return partial(verb, **options)
+
+    return deferred
+
+
 class Verb(TyperCommand):
     """A verb whose module `dst.cli.verbs.NAME` is imported when the verb is called.
 
-    The module has a function of that name, which takes the options and returns a `Job`, or a
-    typer app of that name with verbs of its own. A docstring is the help.
+    The module has a function of that name, which takes the options and returns the exit code, or
+    a typer app of that name with verbs of its own. A docstring is the help. What a verb works with
+    is imported when it works, so that its help comes at once.
     """
 
     def load(self) -> Any:  # typer's own classes have no public names
@@ -81,6 +90,9 @@ class Verb(TyperCommand):
         for part in (group.registered_callback, *group.registered_commands):
             if part is not None:
                 part.help = help_text(getdoc(part.callback) or "")
+        for command in group.registered_commands:
+            if command.callback is not None:
+                command.callback = later(unwrap(command.callback))  # it may have been loaded before
         return typer.main.get_command(group)
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
@@ -131,9 +143,13 @@ def call(arguments: list[str]) -> int:
     """
 
     def work() -> int:
-        job: Job | int | None = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)
+        job = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)
+        if not callable(job):
+            return job or 0
+        import dst.runtime  # noqa: F401  before a Ctrl-C raises, see `end_at_ctrl_c`
+
         raise_ctrl_c()
-        return job() if callable(job) else job or 0
+        return int(job())
 
     return guarded(work)
 

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize.autotune import (
@@ -44,23 +43,8 @@ def pick_recipe(
 ) -> int:
     """Try the recipes, explain the choice, write its bundle, and return the exit code.
 
-    In the JSON `path`, `bundle_id` and `recipe` are null where nothing holds.
-
-    Args:
-        source: the bundle of full precision.
-        out: the bundle to make.
-        budget: how much may be lost, e.g. `nats<0.02`; None for the usual.
-        goal: what is wanted of the recipes that hold the budget.
-        count: how many items to measure; None for the usual number.
-        data: real input to measure on; None for held-out text or what the bundle brings.
-        overwrite: whether to replace a bundle that stands there.
-        output: where to tell.
-
-    Raises:
-        DstError: the bundle is broken or quantized already, the budget is none, or nothing could
-            be written.
-        WrongUseError: the data holds too little.
-        OSError: the data cannot be read.
+    In the JSON `path`, `bundle_id` and `recipe` are null where nothing holds. A `budget`, a `count`
+    of items or `data` that is None is the usual one.
     """
     check_paths(output, {"BUNDLE": source, "--input": data, "--out": out})
     full = open_bundle(source)

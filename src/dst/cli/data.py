@@ -12,7 +12,7 @@ import numpy.typing as npt
 import dst
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.rows import item_blocks
-from dst.cli.inputs.token_text import tokenizer_for
+from dst.cli.inputs.source import tokenizer_for
 from dst.evaluate.inputs import feed_of
 from dst.runtime import Bundle, TextTokenizer
 from dst.runtime.bundle.layout import laid_out
@@ -43,10 +43,15 @@ def read_all(data: str, chunk: Chunk, tokenizer: TextTokenizer | None = None) ->
         OSError: the data cannot be read.
         WrongUseError: it is empty, or holds no items of this model.
     """
-    blocks = list(item_blocks(data, chunk, tokenizer=tokenizer))
-    if not sum(len(block) for block in blocks):
+    read = _read(data, chunk, tokenizer)
+    if not len(read):
         raise WrongUseError(f"--data {data}: is empty")
-    return np.concatenate(blocks)
+    return read
+
+
+def _read(data: str, chunk: Chunk, tokenizer: TextTokenizer | None) -> Array:
+    none = np.zeros((0, *item_shape(chunk)), chunk.dtype)
+    return np.concatenate([none, *item_blocks(data, chunk, tokenizer=tokenizer)])
 
 
 def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
@@ -65,9 +70,8 @@ def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
     """
     chunk = bundle.manifest.contract.chunk
     if data is not None:
-        blocks = list(item_blocks(data, chunk, tokenizer=tokenizer_for(bundle)))
-        read = np.concatenate(blocks) if blocks else None
-        if read is None or len(read) < 2:
+        read = _read(data, chunk, tokenizer_for(bundle))
+        if len(read) < 2:
             raise WrongUseError(f"{data}: expected at least 2 items to read")
         return read, PurePath(data).name if data != "-" else "standard input"
     text = held_out_ids(chunk)

@@ -8,7 +8,7 @@ from typing import Protocol, TextIO, runtime_checkable
 
 import typer
 
-from dst.cli.signals import Stopped
+from dst.cli.signals import Stopped, end_at_ctrl_c, raise_ctrl_c
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 @contextmanager
 def needing(verb: str, extra: str) -> Iterator[None]:
-    """While entered, a package that is not installed is wrong use of a verb, not a bug.
+    """While entered, a package that is not installed is wrong use of a verb, and Ctrl-C ends it.
 
     Args:
         verb: what needs it.
@@ -65,6 +65,7 @@ def needing(verb: str, extra: str) -> Iterator[None]:
     Raises:
         WrongUseError: an import failed.
     """
+    end_at_ctrl_c()
     try:
         yield
     except ModuleNotFoundError as error:
@@ -75,6 +76,8 @@ def needing(verb: str, extra: str) -> Iterator[None]:
         raise WrongUseError(
             f"{verb} needs {error.name}, which is not installed: {install_line(extra)}"
         ) from None
+    finally:
+        raise_ctrl_c()
 
 
 def _where(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""`dst show --memory`: predict what a bundle and its streams hold in memory, and measure it.
+"""Predict and measure memory: for `dst show --memory` that of a bundle, and that of a long read.
 
 Run as `python -m dst.cli.footprint [BUNDLE SLOTS]` this module is the process that is measured: it
 prints its own resident memory, bare and, given a bundle, with streams that stepped.
@@ -7,14 +7,14 @@ prints its own resident memory, bare and, given a bundle, with streams that step
 import os
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 
 import msgspec
 import numpy as np
-from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Memory, Session, open_bundle, predict, rss_bytes
 from dst.runtime.bundle.layout import sized
@@ -45,11 +45,6 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
     `base_bytes` is measured, the parts after it are predicted, and `total_bytes` is the sum of
     both. ONNX Runtime's own work space is not predicted: what is measured contains it.
-
-    Raises:
-        DstError: the bundle is broken, or cannot be run here.
-        WrongUseError: the JSON would be written into it, or this machine cannot hold what is to be
-            measured.
     """
     check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
@@ -76,14 +71,8 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
 def memory_bytes(memory: Memory) -> dict[str, int]:
     """Return the parts of a prediction by their names, and their sum."""
-    return {
-        "weights_bytes": memory.weights_bytes,
-        "state_bytes": memory.state_bytes,
-        "guard_bytes": memory.guard_bytes,
-        "waiting_bytes": memory.waiting_bytes,
-        "scratch_bytes": memory.scratch_bytes,
-        "total_bytes": memory.total_bytes,
-    }
+    parts = {name: size for name, size in asdict(memory).items() if name.endswith("_bytes")}
+    return {**parts, "total_bytes": memory.total_bytes}
 
 
 def _check_room(slots: int, total: int) -> None:
@@ -116,10 +105,8 @@ def _measure(arguments: list[str]) -> Measured:
 
 
 def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("", overflow="fold", style="dim")
+    grid = table("", ">", "")
+    grid.columns[2].style = "dim"
     streams = f"{memory.streams:,} stream" + "s" * (memory.streams != 1)
     parts = (
         ("process", found.base_bytes, "Python, numpy and onnxruntime; measured now"),
@@ -130,18 +117,16 @@ def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
         ("scratch", memory.scratch_bytes, f"{streams}, chunk and outputs at the nominal T"),
     )
     for what, size, why in parts:
-        table.add_row(what, mib(size), why)
+        grid.add_row(what, mib(size), why)
     total = found.base_bytes + memory.total_bytes
-    table.add_row(
-        "[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space"
-    )
+    grid.add_row("[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space")
     if found.running_bytes is not None and found.peak_loading_bytes is not None:
-        table.add_row("at most", mib(found.peak_loading_bytes), "measured while the graph opened")
+        grid.add_row("at most", mib(found.peak_loading_bytes), "measured while the graph opened")
         beyond = (found.running_bytes - total) / 2**20
         why = f"measured after two steps of each stream: {beyond:+.1f} MiB"
-        table.add_row("[bold]measured[/]", f"[bold]{mib(found.running_bytes)}[/]", why)
+        grid.add_row("[bold]measured[/]", f"[bold]{mib(found.running_bytes)}[/]", why)
     output.out.print(f"[bold]{foreign(name)}[/]")
-    output.out.print(table)
+    output.out.print(grid)
 
 
 def main() -> None:
@@ -162,6 +147,66 @@ def main() -> None:
             stream.step(zeros)
         found = Measured(base, peak, opened, rss_bytes())
     sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+WARM_ITEMS = 1 << 15
+_SAMPLE_S = 0.25
+
+
+class Meter:
+    """Measures wall time and the resident memory of this process, in constant memory.
+
+    Memory counts as warm after 32,768 items, or at the end of a shorter input.
+
+    Attributes:
+        items: items told so far.
+        peak_bytes: the most resident memory seen.
+
+    Example:
+        >>> meter = Meter()
+        >>> due = meter.add(100)
+        >>> (meter.items, meter.growth_bytes)
+        (100, 0)
+    """
+
+    __slots__ = ("_last", "_start", "_warm", "items", "peak_bytes")
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.peak_bytes = rss_bytes()
+        self._start = self._last = time.perf_counter()
+        self._warm: int | None = None
+
+    def add(self, items: int) -> bool:
+        """Count items; returns whether it is time to show something, four times a second."""
+        self.items += items
+        now = time.perf_counter()
+        if self._warm is None and self.items >= WARM_ITEMS:
+            self._warm = rss_bytes()
+        if now - self._last < _SAMPLE_S:
+            return False
+        self._last = now
+        self.sample()
+        return True
+
+    def sample(self) -> None:
+        """Look at the memory now."""
+        self.peak_bytes = max(self.peak_bytes, rss_bytes())
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self._start
+
+    @property
+    def per_second(self) -> float:
+        """Items per second since the start."""
+        return self.items / max(self.seconds, 1e-9)
+
+    @property
+    def growth_bytes(self) -> int:
+        """The most resident memory seen, less what there was when warm; 0 where never warm."""
+        return 0 if self._warm is None else max(0, self.peak_bytes - self._warm)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def take_networks(command: type[BaseOptimumCLICommand]) -> None:
     theirs = command.run
 
     def run(self: BaseOptimumCLICommand) -> None:
-        from dst.cli.inputs.hf_model import is_network
+        from dst.cli.inputs.user_module import is_network
 
         if is_network(Path(self.args.model)):
             from dst.cli.errors import guarded

@@ -36,6 +36,10 @@ Out = Annotated[Path, option("--out", "DIR", "The bundle to make.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")]
 Json = Annotated[str | None, option("--json", "FILE", "The result as JSON; - for stdout.")]
 ProviderName = Literal["cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"]
+Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
+"""Of an input of numbers."""
+Gap = Literal["refuse", "hold", "skip"]
+"""What becomes of an item with a missing value."""
 Provider = Annotated[
     ProviderName,
     option("--provider", "NAME", f"{' '.join(get_args(ProviderName))}; cpu by default."),

@@ -1,12 +1,15 @@
-"""Print results to standard output or as JSON, progress and remarks to standard error."""
+"""Print results to standard output or as JSON, progress and remarks to standard error.
+
+Before any work, refuse a file that cannot be written, or that is also an input of the command.
+"""
 
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +67,17 @@ class Output:
         else:
             replace_file(Path(self.json), data)
 
+    def write_picture(self, path: Path | None, draw: Callable[[], bytes]) -> None:
+        """Draw a picture into a file, if one was asked for, or say that matplotlib is missing."""
+        if path is None:
+            return
+        from dst.evaluate.drawing import NoMatplotlibError
+
+        try:
+            replace_file(path, draw())
+        except NoMatplotlibError as error:
+            self.err.print(foreign(str(error)))
+
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
         """Show a bar on stderr while the block runs; without a terminal, a line every 10 seconds.
@@ -79,47 +93,40 @@ class Output:
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
         )
-        hidden = not (show and self.err.is_terminal)
-        plain = _Plain(self.err, what, total) if show and not self.err.is_terminal else None
+        terminal = self.err.is_terminal
         with Progress(
-            *columns, console=self.err, transient=True, disable=hidden, refresh_per_second=8
+            *columns,
+            console=self.err,
+            transient=True,
+            disable=not (show and terminal),
+            refresh_per_second=8,
         ) as bars:
-            yield Bar(bars, bars.add_task(what, total=total, note=""), plain)
+            task = bars.add_task(what, total=total, note="")
+            yield Bar(bars, task, what, total, None if terminal or not show else self.err)
 
 
-class _Plain:
-    """Progress for a log: a line on stderr now and then, of work that takes long."""
-
-    __slots__ = ("_console", "_last", "_total", "_what")
-
-    def __init__(self, console: Console, what: str, total: float | None) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._last = time.monotonic()
-
-    def at(self, done: float, note: str, what: str | None) -> None:
-        self._what = what or self._what
-        now = time.monotonic()
-        if now - self._last < PLAIN_EVERY_S:
-            return
-        self._last = now
-        share = f"{done / self._total:.0%}" if self._total else ""
-        words = [foreign(word) for word in (self._what, share, note) if word]
-        self._console.print("  ".join(words), soft_wrap=True)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bar:
-    """One bar of a progress display, or where there is no terminal a line now and then."""
+    """One bar of a progress display, or where there is no terminal a line on `log` now and then."""
 
     bars: Progress
     task: TaskID
-    plain: _Plain | None
+    what: str
+    total: float | None
+    log: Console | None
+    last: float = field(default_factory=time.monotonic)
 
     def at(self, done: float, note: str = "", what: str | None = None) -> None:
         """Move the bar to `done`, with a remark beside it and, if given, another first word."""
         self.bars.update(self.task, completed=done, note=note, description=what)
-        if self.plain is not None:
-            self.plain.at(done, note, what)
+        self.what = what or self.what
+        now = time.monotonic()
+        if self.log is None or now - self.last < PLAIN_EVERY_S:
+            return
+        self.last = now
+        share = f"{done / self.total:.0%}" if self.total else ""
+        words = [foreign(word) for word in (self.what, share, note) if word]
+        self.log.print("  ".join(words), soft_wrap=True)
 
 
 def table(*columns: str) -> Table:
@@ -222,3 +229,58 @@ def check_file(option: str, path: Path) -> None:
         raise WrongUseError(f"{option} {path}: cannot be written to")
     if path.is_file() or not path.exists():
         check_folder(option, path)
+
+
+Places = Mapping[str, str | Path | None]
+"""What the command line calls a place -> the place; None and `-` for no file."""
+
+
+def state_files(option: str, path: Path | None) -> Places:
+    """Name the two files that saving a state writes."""
+    from dst.runtime.state.file import previous_of
+
+    previous = None if path is None else previous_of(path)
+    return {option: path, f"the copy that {option} keeps": previous}
+
+
+def check_paths(output: Output, reads: Places, writes: Places | None = None) -> None:
+    """Find out before any work whether a file to be written is another file of the call.
+
+    Args:
+        output: knows the file for JSON, which is one to be written.
+        reads: files, stores and bundles, which must stay as they are.
+        writes: files to be written besides; among themselves they may be the same, as a state and
+            the copy before it are for a moment.
+
+    Raises:
+        WrongUseError: it is, or it lies in a bundle, which holds no files but its own.
+    """
+    kept, written = _paths(reads), _paths(writes or {})
+    for name, path in written.items():
+        _check(name, path, kept)
+    for name, path in _paths({"--json": output.json}).items():
+        _check(name, path, {**kept, **written})
+
+
+def _check(name: str, path: Path, others: Mapping[str, Path]) -> None:
+    for other, place in others.items():
+        if _same(path, place):
+            raise WrongUseError(f"{name} {path}: is {other} too; give a file of its own")
+        if place.is_dir() and _real(path).is_relative_to(_real(place)):
+            raise WrongUseError(f"{name} {path}: lies in {other}; give a place outside of it")
+
+
+def _paths(places: Places) -> dict[str, Path]:
+    named = {name: place for name, place in places.items() if place is not None}
+    return {name: Path(place) for name, place in named.items() if str(place) != "-"}
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths name one file; devices and pipes may well serve twice."""
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return _real(one) == _real(other)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

@@ -1,9 +1,14 @@
-"""Describe this machine and how busy it is, and hold this thread to some of its cores."""
+"""Describe this machine and its load, hold this thread to some cores, and read energy counters.
+
+Linux shows the energy of each processor package as files (RAPL, Intel and AMD alike); on most
+systems only root may read them. What a meter shows is all that ran on the package.
+"""
 
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +90,52 @@ def _first_line(path: Path) -> str | None:
         return path.read_text().strip() or None
     except OSError:
         return None
+
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyMeter:
+    """The counters of all packages.
+
+    Attributes:
+        zones: the counter of each package, and the microjoules at which it starts anew; none where
+            the machine does not tell.
+        why: why there are none.
+    """
+
+    zones: tuple[tuple[Path, int], ...]
+    why: str | None
+
+    @staticmethod
+    def find(root: Path = POWERCAP) -> "EnergyMeter":
+        """Look for counters that can be read."""
+        if not root.is_dir():
+            return EnergyMeter((), f"{root} is missing: this machine shows no energy counters")
+        zones = []
+        for folder in sorted(root.glob("intel-rapl:*")):
+            try:
+                if not (folder / "name").read_text().startswith("package"):
+                    continue
+                int((folder / "energy_uj").read_text())
+                limit = int((folder / "max_energy_range_uj").read_text())
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                return EnergyMeter((), f"{folder.name}/energy_uj cannot be read: {reason}")
+            zones.append((folder / "energy_uj", limit))
+        why = None if zones else f"{root} has no package counters"
+        return EnergyMeter(tuple(zones), why)
+
+    def read(self) -> tuple[int, ...]:
+        """Return what the counters show now, in microjoules.
+
+        Raises:
+            OSError: a counter cannot be read any more.
+        """
+        return tuple(int(counter.read_text()) for counter, _ in self.zones)
+
+    def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+        """Return the energy between two readings, over at most one turn of a counter."""
+        turned = zip(self.zones, before, after, strict=True)
+        return sum((b - a) % limit for (_, limit), a, b in turned) / 1e6

@@ -37,15 +37,8 @@ def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> 
     Returns:
         What it took, or why it did not run.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "dst.evaluate.process",
-        str(path),
-        str(t),
-        str(threads),
-        provider,
-    ]
+    arguments = (str(path), str(t), str(threads), provider)
+    command = [sys.executable, "-m", "dst.evaluate.process", *arguments]
     found = []
     for _ in range(times):
         try:

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dst.evaluate.energy import EnergyMeter
 from dst.evaluate.inputs import Feed, feed_of
-from dst.evaluate.machine import environment, load_average, pinned
+from dst.evaluate.machine import EnergyMeter, environment, load_average, pinned
 from dst.evaluate.process import probed
 from dst.evaluate.result import BenchResult, Cell, Entry, spread_of
 from dst.runtime import Bundle, DstError, Session, SessionError, Stream, open_bundle
@@ -70,7 +69,7 @@ def measure(
             f"slot_ms {slot_ms}, starts {starts} came",
             code="argument",
         )
-    told = progress or _silent
+    told = progress or (lambda what, share: None)
     before, meter = load_average(), EnergyMeter.find()
     with pinned(threads) as cores:
         racers = [_Racer.open(path, threads, provider) for path in bundles]
@@ -99,10 +98,6 @@ def measure(
             energy_why=meter.why,
             bundles=tuple(entries),
         )
-
-
-def _silent(what: str, share: float) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

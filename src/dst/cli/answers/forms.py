@@ -147,13 +147,23 @@ class _Npy:
         return start + self._count * size
 
 
-class _Csv:
-    """A first line of names, then `item`, the time if there is one, class and values."""
+class _Text:
+    """Lines of text, whose rows have numbers."""
 
     def __init__(
         self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
     ) -> None:
         self._outputs, self._classes, self._timed = outputs, classes, timed
+
+    def head(self) -> None:
+        return None
+
+    def promise(self, items: int) -> bytes:
+        return b""
+
+
+class _Csv(_Text):
+    """A first line of names, then `item`, the time if there is one, class and values."""
 
     def start(self) -> bytes:
         names = ["item", *([self._timed] if self._timed is not None else [])]
@@ -162,24 +172,17 @@ class _Csv:
             names += columns_of(output, self._classes)
         return _line(names)
 
-    def head(self) -> None:
-        return None
-
-    def promise(self, items: int) -> bytes:
-        return b""
-
     def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
-        by_item = self._outputs[0].per == "item"
-        held = answers.items if by_item else answers.chunks
-        numbers = range(answers.first, answers.first + answers.count) if by_item else answers.ends
+        ((_, numbers, _, held),) = answers.parts(self._outputs)
         columns: list[Sequence[str]] = [[str(number) for number in numbers]]
         if self._timed is not None:
             columns.append(["" if times is None else times[n - answers.first] for n in numbers])
         if self._classes is not None:
-            names, shares = self._classes.top(held[self._classes.output])
+            place = [o.name for o in self._outputs].index(self._classes.output)
+            names, shares = self._classes.top(held[place])
             columns += [names, [f"{share:.6g}" for share in shares.tolist()]]
-        for output in self._outputs:
-            texts = spelled(held[output.name])
+        for value in held:
+            texts = spelled(value)
             columns += [texts[:, place].tolist() for place in range(texts.shape[1])]
         return b"".join(_line(row) for row in zip(*columns, strict=True))
 
@@ -190,35 +193,17 @@ class _Csv:
         return _known(file, items, lambda line: int(line.split(b",", 1)[0]))
 
 
-class _JsonLines:
+class _JsonLines(_Text):
     """An object per item, and one per chunk for outputs that have a row per chunk."""
-
-    def __init__(
-        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
-    ) -> None:
-        self._outputs, self._classes, self._timed = outputs, classes, timed
 
     def start(self) -> bytes:
         return b""
 
-    def head(self) -> None:
-        return None
-
-    def promise(self, items: int) -> bytes:
-        return b""
-
     def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
         lines: list[tuple[int, str]] = []
-        by_item = [o for o in self._outputs if o.per == "item"]
-        by_chunk = [o for o in self._outputs if o.per == "chunk"]
-        if by_item:
-            numbers = range(answers.first, answers.first + answers.count)
-            held = [answers.items[o.name] for o in by_item]
-            lines += self._objects("item", numbers, by_item, held, times, answers.first)
-        if by_chunk:
-            held = [answers.chunks[o.name] for o in by_chunk]
-            key = "chunk_end"
-            lines += self._objects(key, answers.ends, by_chunk, held, times, answers.first)
+        for per, numbers, outputs, held in answers.parts(self._outputs):
+            key = "item" if per == "item" else "chunk_end"
+            lines += self._objects(key, numbers, outputs, held, times, answers.first)
         lines.sort(key=lambda line: line[0])  # a chunk after its last item
         return "".join(f"{text}\n" for _, text in lines).encode()
 

@@ -1,9 +1,14 @@
-"""Cut a scored stream of bytes into lines and add up the bits of each."""
+"""Cut a scored stream of bytes into lines, and keep the most surprising lines or items."""
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from dst.cli.answers.scores import Floats
 
 KEPT_BYTES = 4096  # of a line's text; its bits and length count whole
 
@@ -80,3 +85,43 @@ def escape(data: bytes) -> str:
     """
     text = data.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+Kind = TypeVar("Kind")
+
+
+class Top(Generic[Kind]):
+    """Keeps the `count` things of the highest rate; among equals the earlier ones.
+
+    Example:
+        >>> top = Top[str](2)
+        >>> for number, (rate, what) in enumerate([(1.0, "a"), (3.0, "b"), (2.0, "c")]):
+        ...     top.offer(rate, number, what)
+        >>> top.best()
+        ['b', 'c']
+    """
+
+    __slots__ = ("_count", "_heap")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[float, int, Kind]] = []
+
+    def offer(self, rate: float, number: int, what: Kind) -> None:
+        """Look at one more; `number` tells its place."""
+        entry = (rate, -number, what)
+        if len(self._heap) < self._count:
+            heapq.heappush(self._heap, entry)
+        elif self._count:
+            heapq.heappushpop(self._heap, entry)
+
+    def worth(self, rates: Floats) -> Iterator[int]:
+        """Yield the places in `rates` that `offer` might keep."""
+        if not self._count:
+            return
+        floor = self._heap[0][0] if len(self._heap) == self._count else -np.inf
+        yield from np.flatnonzero(rates > floor).tolist()
+
+    def best(self) -> list[Kind]:
+        """Return those kept, the highest first."""
+        return [what for _, _, what in sorted(self._heap, key=lambda e: e[:2], reverse=True)]

@@ -11,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dst.cli.answers.file import AnswerFile
-from dst.cli.answers.lines import Line, Lines, escape
+from dst.cli.answers.lines import Line, Lines, Top, escape
 from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
-from dst.cli.answers.top import Item, Top
+from dst.cli.footprint import Meter
 from dst.cli.inputs.reading import Scored
-from dst.cli.meter import Meter
 from dst.cli.output import Output, foreign, write_out
 from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Output as Answer
@@ -132,7 +131,7 @@ class Report:
         self._times, self._file, self._tokenizer = times, file, tokenizer
         self._cuts_lines = text and (per == "line" or top > 0)
         self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
-        self._top_items = Top[Item](0 if text else top)
+        self._top_items = Top[TopItem](0 if text else top)
         self.total, self.scored, self.rows = 0.0, 0, 0
 
     def take(self, scored: Scored) -> None:
@@ -146,10 +145,11 @@ class Report:
         if self._per == "item":
             self._items(scored)
         for at in self._top_items.worth(scored.scores):
-            number, values = scored.number + at, scored.items[at].reshape(-1).copy()
-            time = "" if self._times is None else self._times.of(number, 1)[0]
-            score = float(scored.scores[at])
-            self._top_items.offer(score, number, Item(number, score, values, time))
+            number, values = scored.number + at, scored.items[at].reshape(-1).tolist()
+            time = None if self._times is None else self._times.of(number, 1)[0]
+            text = None if self._tokenizer is None else self._tokenizer.decode(values)
+            score, numbers = float(scored.scores[at]), tuple(map(float, values))
+            self._top_items.offer(score, number, TopItem(number, score, numbers, time, text))
         if self._cuts_lines:
             for line in self._lines.feed(scored.items.astype(np.int64), scored.scores):
                 self._line(line)
@@ -170,23 +170,8 @@ class Report:
     def best(self) -> tuple[TopLine | TopItem, ...]:
         """The most surprising lines or items."""
         lines = self._top_lines.best()
-        timed = self._times is not None
-        return (
-            *(TopLine(x.number, x.bits, x.size, x.rate, x.text) for x in lines),
-            *(
-                TopItem(
-                    x.number,
-                    x.score,
-                    tuple(float(v) for v in x.values.tolist()),
-                    x.time if timed else None,
-                    self._spelled(x.values),
-                )
-                for x in self._top_items.best()
-            ),
-        )
-
-    def _spelled(self, values: Array) -> str | None:
-        return None if self._tokenizer is None else self._tokenizer.decode(values.tolist())
+        told = [TopLine(x.number, x.bits, x.size, x.rate, x.text) for x in lines]
+        return (*told, *self._top_items.best())
 
     def _line(self, line: Line) -> None:
         self._top_lines.offer(line.rate, line.number, line)
@@ -209,28 +194,19 @@ class Report:
 
     def _answers(self, answers: Answers) -> None:
         times = None if self._times is None else self._times.of(answers.first, answers.count)
-        by_item = any(o.per == "item" for o in self._outputs)
-        by_chunk = any(o.per == "chunk" for o in self._outputs)
         if self._file is not None:
             self._file.write(answers, times)
         if self._file is not None or self._per == "answer":
-            self.rows += by_item * answers.count + by_chunk * len(answers.ends)
+            self.rows += sum(len(numbers) for _, numbers, _, _ in answers.parts(self._outputs))
         if self._per != "answer":
             return
         lines: list[tuple[int, str]] = []
-        for per, numbers, held in (
-            ("item", range(answers.first, answers.first + answers.count), answers.items),
-            ("chunk", answers.ends, answers.chunks),
-        ):
-            outputs = [o for o in self._outputs if o.per == per]
-            if outputs:
-                columns = [self._printed(o, held[o.name]) for o in outputs]
-                for row, number in enumerate(numbers):
-                    time = (
-                        "" if times is None else f"  {foreign_plain(times[number - answers.first])}"
-                    )
-                    values = "  ".join(column[row] for column in columns)
-                    lines.append((number, f"{number:9}{time}  {values}\n"))
+        for _, numbers, outputs, held in answers.parts(self._outputs):
+            columns = [self._printed(o, rows) for o, rows in zip(outputs, held, strict=True)]
+            for row, number in enumerate(numbers):
+                time = "" if times is None else f"  {foreign_plain(times[number - answers.first])}"
+                values = "  ".join(column[row] for column in columns)
+                lines.append((number, f"{number:9}{time}  {values}\n"))
         write_out("".join(line for _, line in sorted(lines, key=lambda pair: pair[0])))
 
     def _printed(self, output: Answer, rows: Array) -> list[str]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.arrays import first_line
+from dst.cli.inputs.samples import first_line
 from dst.runtime.bundle.manifest import Contract
 
 Array = npt.NDArray[np.generic]

@@ -270,12 +270,9 @@ class Reading:
     ) -> Answers:
         """Lay out the outputs for the `count` items after `base`, less those told before.
 
-        Args:
-            outputs: of one step, or with `stacked` as `Stream.advance` gives them.
-            base: items before.
-            count: items answered for.
-            ends: how many of these there were at the end of each chunk.
-            stacked: whether outputs per chunk have an axis for chunks in front.
+        `ends` says how many of these there were at the end of each chunk. The outputs are those of
+        one step, or with `stacked` those of `Stream.advance`: outputs per chunk then have an axis
+        for chunks in front.
         """
         told = min(self._told, count)
         items, chunks = {}, {}

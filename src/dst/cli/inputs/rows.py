@@ -12,15 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.arrays import npy_blocks, npz_blocks
-from dst.cli.inputs.formats.block import Block, Form, Found, Wanted
-from dst.cli.inputs.formats.gaps import Gaps
-from dst.cli.inputs.formats.jsonl import jsonl_blocks
-from dst.cli.inputs.formats.samples import raw_blocks, wav_blocks
-from dst.cli.inputs.formats.table import csv_blocks
-from dst.cli.inputs.formats.which import HEAD_BYTES, format_of
-from dst.cli.inputs.source import Source, Stop, never
-from dst.cli.inputs.token_text import token_blocks
+from dst.cli.inputs.block import Block, Form, Found, Gaps, Wanted
+from dst.cli.inputs.jsonl import jsonl_blocks
+from dst.cli.inputs.samples import npy_blocks, npz_blocks, raw_blocks, wav_blocks
+from dst.cli.inputs.source import Source, Stop, never, token_blocks
+from dst.cli.inputs.table import csv_blocks
+from dst.cli.inputs.which import HEAD_BYTES, format_of
 from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
 

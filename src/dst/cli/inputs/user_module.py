@@ -1,20 +1,28 @@
-"""Load a torch module from a user's Python file, and the examples that a command line gives it."""
+"""Load a module to export: from a Python file of the user, or as transformers has saved it."""
 
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dst.cli.errors import WrongUseError
+import numpy as np
+import numpy.typing as npt
+
+from dst.cli.data import held_out, read_all
+from dst.cli.errors import WrongUseError, needing
+from dst.runtime import TextTokenizer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from dst.export.hf import LanguageStep
+
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
@@ -119,15 +127,6 @@ def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.
     return value
 
 
-def load_state(path: Path) -> object:
-    """Read a nested state from a file that torch.save wrote; nothing in it is run.
-
-    Raises:
-        WrongUseError: it is none.
-    """
-    return _loaded("--state", path)
-
-
 def _imported(file: str) -> ModuleType:
     """Import a file by its path, or a module by its name."""
     path = Path(file)
@@ -212,7 +211,12 @@ def _made(where: str, maker: object, arguments: str | None) -> object:
         raise WrongUseError(f"{where} cannot be made: {_short(error)}{cure}") from None
 
 
-def _loaded(option: str, path: Path) -> object:
+def load_tensors(path: Path, refusal: str) -> object:
+    """Read what torch.save wrote; nothing in it is run.
+
+    Raises:
+        WrongUseError: it is none, or holds more than tensors and plain values: `refusal`.
+    """
     import torch
 
     try:
@@ -220,10 +224,27 @@ def _loaded(option: str, path: Path) -> object:
     except OSError:
         raise
     except Exception:  # whatever its readers raise; torch's own advice is to run what it holds
-        raise WrongUseError(
-            f"{option} {path}: holds more than tensors and plain values, or is none of torch's "
-            "files; write it with torch.save(model.state_dict(), ...)"
-        ) from None
+        raise WrongUseError(refusal) from None
+
+
+def fill(module: "nn.Module", weights: Mapping[str, object], misfit: str) -> None:
+    """Put weights into a module.
+
+    Raises:
+        WrongUseError: they do not fit: `misfit` and what torch says.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise WrongUseError(f"{misfit}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _loaded(option: str, path: Path) -> object:
+    return load_tensors(
+        path,
+        f"{option} {path}: holds more than tensors and plain values, or is none of torch's files; "
+        "write it with torch.save(model.state_dict(), ...)",
+    )
 
 
 def _fill(module: "nn.Module", path: Path) -> None:
@@ -233,11 +254,7 @@ def _fill(module: "nn.Module", path: Path) -> None:
             held = held[key]
     if not isinstance(held, dict):
         raise WrongUseError(f"--weights {path}: holds {type(held).__name__}; expected a state dict")
-    try:
-        module.load_state_dict(held)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise WrongUseError(f"--weights {path}: does not fit the module: {what}") from None
+    fill(module, held, f"--weights {path}: does not fit the module")
 
 
 def states_of(texts: Sequence[str]) -> object:
@@ -249,7 +266,7 @@ def states_of(texts: Sequence[str]) -> object:
     if not texts:
         return None
     if len(texts) == 1 and texts[0].endswith((".pt", ".pth")):
-        return load_state(Path(texts[0]))
+        return _loaded("--state", Path(texts[0]))
     if texts == ("none",):
         return ()
     pairs = [text.split("=", 1) if "=" in text else ["", text] for text in texts]
@@ -266,3 +283,42 @@ def states_of(texts: Sequence[str]) -> object:
     if specs[0][0]:
         return {name: tensor for (name, _), tensor in zip(specs, made, strict=True)}
     return made[0] if len(made) == 1 else tuple(made)
+
+
+Array = npt.NDArray[np.generic]
+
+HELD_OUT = "modules of Python's standard library"
+T = (1, 16)
+"""Tokens per step where nobody says how many."""
+
+
+def is_network(source: Path) -> bool:
+    """Whether a directory says that it holds a network of ours, in the form of transformers."""
+    try:
+        held = json.loads((source / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("model_type") == "dst"
+
+
+def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
+    """Load the model, to run these T; none for the usual ones.
+
+    Raises:
+        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
+        WrongUseError: transformers is missing.
+    """
+    with needing("export --from-hf", "export,hf"):
+        import transformers  # noqa: F401
+
+        from dst.export.hf import from_pretrained
+    return from_pretrained(source, t=sizes or T)
+
+
+def hf_data(data: str | None, step: "LanguageStep") -> tuple[Array | None, str | None]:
+    """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
+    tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
+    if data is not None:
+        return read_all(data, step.contract.chunk, tokenizer), Path(data).name
+    ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
+    return (ids, HELD_OUT) if len(ids) else (None, None)

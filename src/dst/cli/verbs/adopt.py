@@ -1,16 +1,13 @@
 """`dst adopt`: wrap a stateful ONNX file into a bundle, with what its options say of it."""
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dst.cli.errors import CHECK_FAILED, WRONG_USE, WrongUseError, needing
-from dst.cli.inputs.named import array_file, examples, named, value_of
-from dst.cli.inputs.named import shape as shape_of
 from dst.cli.options import (
     BundleName,
     Description,
@@ -27,14 +24,13 @@ from dst.cli.options import (
     option,
     sizes_of,
 )
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_paths
-from dst.runtime.bundle.manifest import Constant, Fill, State, Zeros
-from dst.runtime.bundle.manifest import Output as Answer
+from dst.cli.output import Output, check_folder, check_paths, foreign
 from dst.words import mib
 
 if TYPE_CHECKING:
     from dst.export import Adopted
+    from dst.runtime.bundle.manifest import Constant, State
+    from dst.runtime.bundle.manifest import Output as Answer
 
 Meaning = Literal["logits", "gaussian", "custom"]
 
@@ -90,7 +86,7 @@ def adopt(
     license: License = "",
     overwrite: Overwrite = False,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Wrap an existing stateful ONNX file into a bundle, without torch.
 
     What the graph does not tell is asked in one message, with the options that answer; they
@@ -106,7 +102,9 @@ def adopt(
     check_folder("--out", out)
     check_paths(output, {"FILE": model, "--data": data, "--out": out})
     with needing("adopt", "onnx"):
-        from dst.export import Answers, adopt_bundle
+        from dst.cli.inputs.named import array_file, examples, named, value_of
+        from dst.cli.inputs.named import shape as shape_of
+        from dst.export import AdoptCheckError, Answers, OpenQuestionsError, adopt_bundle
     answers = Answers(
         chunk=chunk,
         states=named("--state", state, lambda name, text: text),
@@ -126,39 +124,25 @@ def adopt(
         sample_rate_hz=sample_rate,
         meanings=named("--meaning", meaning, _meaning),
     )
-    wrap = partial(
-        adopt_bundle,
-        model,
-        out,
-        answers,
-        name=name or out.name,
-        data=None if data is None else array_file("--data", data, ""),
-        description=description,
-        license=license,
-        overwrite=overwrite,
-        model_of=model_of,
-        within=within,
-    )
-    return lambda: _adopt(wrap, model.name, out, output)
-
-
-def _adopt(wrap: "Callable[..., Adopted]", name: str, out: Path, output: Output) -> int:
-    """Wrap the file into a bundle, and return the exit code: 1 where it is no such step.
-
-    Raises:
-        DstError: the file cannot be adopted as asked; nothing was written.
-    """
-    from dst.export import AdoptCheckError, OpenQuestionsError
-
+    items = None if data is None else array_file("--data", data, "")
     try:
-        with output.progress(f"adopt {name}", 1.0) as bar:
-            adopted = wrap(progress=lambda what, share: bar.at(share, what=what))
-    except OpenQuestionsError as error:
-        sys.stderr.write(f"dst: {error}\n")  # lines of its own: each names an option
-        return WRONG_USE
-    except AdoptCheckError as error:
-        sys.stderr.write(f"dst: {error}\n")
-        return CHECK_FAILED
+        with output.progress(f"adopt {model.name}", 1.0) as bar:
+            adopted = adopt_bundle(
+                model,
+                out,
+                answers,
+                name=name or out.name,
+                data=items,
+                description=description,
+                license=license,
+                overwrite=overwrite,
+                model_of=model_of,
+                within=within,
+                progress=lambda what, share: bar.at(share, what=what),
+            )
+    except (OpenQuestionsError, AdoptCheckError) as error:
+        sys.stderr.write(f"dst: {error}\n")  # open questions have lines: each names an option
+        return WRONG_USE if isinstance(error, OpenQuestionsError) else CHECK_FAILED
     manifest = adopted.manifest
     size = sum(file.size for file in manifest.files.values())
     output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {mib(size)}")
@@ -216,12 +200,14 @@ def _axes(shape: Sequence[int | str]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _constant(constant: Constant) -> str:
+def _constant(constant: "Constant") -> str:
     shown = ", ".join(map(str, constant.values[:8])) + (", …" if len(constant.values) > 8 else "")
     return f"`{constant.input}` = {shown}"
 
 
-def _state(state: State) -> str:
+def _state(state: "State") -> str:
+    from dst.runtime.bundle.manifest import Fill, Zeros
+
     if isinstance(state.init, Zeros):
         start = "zeros"
     else:
@@ -232,5 +218,5 @@ def _state(state: State) -> str:
     )
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: "Answer") -> str:
     return f"`{answer.name}` {answer.dtype} {_axes(answer.shape)}, one per {answer.per}"

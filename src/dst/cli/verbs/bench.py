@@ -3,23 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Provider, Threads, sizes_of
-from dst.cli.output import Output, check_folder, foreign, replace_file, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign, replace_file, table
 from dst.cli.signals import Interrupts
-from dst.evaluate import BenchResult, Cell, Entry, measure
-from dst.evaluate.rendering.canvas import NoMatplotlibError
-from dst.evaluate.rendering.charts import picture
-from dst.evaluate.rendering.page import page
-from dst.evaluate.speed import SIZES
-from dst.runtime import open_bundle
 from dst.words import counted, mib
+
+if TYPE_CHECKING:
+    from dst.evaluate import BenchResult, Cell, Entry
 
 BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
 _NONE = "[dim]–[/]"
@@ -48,7 +44,7 @@ def bench(
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")
     ] = None,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Measure what bundles cost on this machine, in turns, and compare them with the first.
 
     Per bundle and T: items per second with its ratio to the first bundle (median of all rounds
@@ -60,50 +56,49 @@ def bench(
         dst bench text ./text-int8 ./text-int4
         dst bench text ./text-int8 --t 1,32 --rounds 30 --json - --html bench.html --png bench.png
     """
+    from dst.evaluate import measure
+    from dst.evaluate.drawing import picture
+    from dst.evaluate.page import page
+
     output = Output.to(json)
     check_folder("--png", png)
     check_folder("--html", html)
     sizes = tuple(sorted(set(sizes_of(t))))
     if not 0 < slot_ms < math.inf:
         raise WrongUseError(f"--slot-ms {slot_ms:g}: expected a number above 0")
-
-    def work() -> int:
-        reads = {f"bundle {bundle}": bundle for bundle in bundles}
-        check_paths(output, reads, {"--png": png, "--html": html})
-        with Interrupts() as interrupts:
-            with output.progress("bench", 1.0) as bar:
-                result = measure(
-                    bundles,
-                    sizes or usual_sizes(bundles),
-                    rounds,
-                    threads=threads,
-                    provider=provider,
-                    slot_ms=slot_ms,
-                    starts=starts,
-                    progress=interrupts.watched(lambda what, share: bar.at(share, what)),
-                )
-            _show(result, output)
-            if html is not None:
-                replace_file(html, page(result).encode())
-            if png is not None:
-                try:
-                    replace_file(png, picture(result))
-                except NoMatplotlibError as error:
-                    output.err.print(foreign(str(error)))
-        output.write_json(result)
-        return 0
-
-    return work
+    reads = {f"bundle {bundle}": bundle for bundle in bundles}
+    check_paths(output, reads, {"--png": png, "--html": html})
+    with Interrupts() as interrupts:
+        with output.progress("bench", 1.0) as bar:
+            result = measure(
+                bundles,
+                sizes or usual_sizes(bundles),
+                rounds,
+                threads=threads,
+                provider=provider,
+                slot_ms=slot_ms,
+                starts=starts,
+                progress=interrupts.watched(lambda what, share: bar.at(share, what)),
+            )
+        _show(result, output)
+        if html is not None:
+            replace_file(html, page(result).encode())
+        output.write_picture(png, lambda: picture(result))
+    output.write_json(result)
+    return 0
 
 
 def usual_sizes(bundles: Sequence[str]) -> tuple[int, ...]:
     """Choose the T to measure: the nominal ones, and of the usual ones those that a bundle runs."""
+    from dst.evaluate.speed import SIZES
+    from dst.runtime import open_bundle
+
     chunks = [open_bundle(bundle, "size").manifest.contract.chunk for bundle in bundles]
     run = {t for chunk in chunks for t in chunk.allowed_t}
     return tuple(sorted({chunk.nominal_t for chunk in chunks} | run.intersection(SIZES)))
 
 
-def _show(result: BenchResult, output: Output) -> None:
+def _show(result: "BenchResult", output: Output) -> None:
     env = result.environment
     pinned = "not pinned" if env.pinned_to is None else f"on core {_list(env.pinned_to)}"
     threads = counted(result.threads, "thread")
@@ -130,14 +125,14 @@ def _show(result: BenchResult, output: Output) -> None:
         output.out.print(f"[dim]energy: {foreign(result.energy_why)}[/]")
 
 
-def _by_t(result: BenchResult, what: str, show: Callable[[Cell], str]) -> Table:
+def _by_t(result: "BenchResult", what: str, show: "Callable[[Cell], str]") -> Table:
     grid = table(what, *(f">T = {t}" for t in result.sizes))
     for entry in result.bundles:
         grid.add_row(foreign(entry.label), *(show(cell) for cell in entry.cells))
     return grid
 
 
-def _speed(cell: Cell) -> str:
+def _speed(cell: "Cell") -> str:
     if cell.items_per_s is None:
         return _NONE
     if cell.ratio is None:
@@ -149,13 +144,13 @@ def _speed(cell: Cell) -> str:
     )
 
 
-def _step(cell: Cell) -> str:
+def _step(cell: "Cell") -> str:
     if cell.p50_us is None or cell.p99_us is None:
         return _NONE
     return f"{cell.p50_us:,.0f}  [dim]p99 {cell.p99_us:,.0f}[/]"
 
 
-def _cost(result: BenchResult) -> Table:
+def _cost(result: "BenchResult") -> Table:
     head = (">files", ">weights", ">load", ">first output", ">peak memory", ">its own")
     grid = table("cost", *head, ">µJ an item" if result.energy_why is None else ">")
     for entry in result.bundles:
@@ -173,12 +168,12 @@ def _cost(result: BenchResult) -> Table:
     return grid
 
 
-def _energy(entry: Entry) -> str:
+def _energy(entry: "Entry") -> str:
     told = [(c.t, c.joules_per_item) for c in entry.cells if c.joules_per_item is not None]
     return ", ".join(f"{1e6 * joules:,.0f} at {t}" for t, joules in told)
 
 
-def _quality(result: BenchResult) -> Table:
+def _quality(result: "BenchResult") -> Table:
     head = (">items", ">divergence", ">loss", ">growth", ">causal", ">gates")
     grid = table("quality", *head)
     words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "not judged"}

@@ -5,32 +5,24 @@ import lzma
 import os
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-import numpy as np
 import typer
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dst.cli.answers.lines import escape
-from dst.cli.answers.scores import measure_for
-from dst.cli.data import held_out
-from dst.cli.demo.crash import Crash, crash_and_resume
-from dst.cli.demo.precisions import PrecisionResult, siblings, side_by_side
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.inputs.reading import Reading
-from dst.cli.meter import Meter
 from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
-from dst.runtime import Session, generate
-from dst.runtime.bundle.manifest import Tokens
+from dst.cli.output import Output, check_paths, foreign, table
 from dst.words import mib
+
+if TYPE_CHECKING:
+    from dst.cli.demo import PrecisionResult
+    from dst.cli.footprint import Meter
+    from dst.cli.inputs.reading import Reading
+    from dst.runtime import Session
 
 CRASH_BYTES = 1 << 16
 PRECISION_BYTES = 1 << 14
@@ -39,43 +31,6 @@ SAMPLE_BYTES = 240
 SAMPLE_SEED = 7
 _BLOCK = 4096
 _BAR = 36  # columns of the longest bar
-
-
-@dataclass(frozen=True, slots=True)
-class Streamed:
-    """What the pass over the held-out text gave."""
-
-    bits: float
-    seconds: float
-    rss_bytes: int
-    growth_bytes: int
-
-
-class DemoResult(msgspec.Struct, frozen=True):
-    """What `dst demo` measured; `sample` is the prompt and what the model wrote after it.
-
-    `precisions` are those of the model that ship with the package, over `precision_bytes`; the
-    first is the one that the rest was done with.
-    """
-
-    bundle: str
-    bytes: int
-    bits_per_byte: float
-    gzip_bits_per_byte: float
-    bzip2_bits_per_byte: float
-    xz_bits_per_byte: float
-    seconds: float
-    bytes_per_second: float
-    chunk: int
-    threads: int
-    rss_mib: float
-    rss_growth_mib: float
-    state_bytes: int
-    resumed_at: int
-    resumed_equal: bool
-    precision_bytes: int
-    precisions: list[PrecisionResult]
-    sample: str
 
 
 def demo(
@@ -94,7 +49,7 @@ def demo(
         ),
     ] = None,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Show what this is: stream real text, survive a kill, fit smaller places, write on.
 
     Reads the held-out megabyte that comes with the package through the shipped text model and
@@ -106,18 +61,15 @@ def demo(
         dst demo
         dst demo --bytes 100000 --json result.json
     """
+    from dst.cli.answers.scores import measure_for
+    from dst.cli.data import held_out
+    from dst.cli.demo import crash_and_resume, siblings, side_by_side
+    from dst.cli.inputs.reading import Reading
+    from dst.runtime import Session
+    from dst.runtime.bundle.manifest import Tokens
+
     output = Output.to(json)
     threads = threads or min(2, os.cpu_count() or 1)
-    return lambda: show_parts(bundle, count, chunk, threads, output)
-
-
-def show_parts(bundle: str, count: int | None, t: int | None, threads: int, output: Output) -> int:
-    """Run the four parts, print them, and return the exit code.
-
-    Raises:
-        DstError: the bundle cannot be used.
-        WrongUseError: it is no text model, or there are too few bytes.
-    """
     check_paths(output, {"--bundle": bundle})
     session = Session.open(bundle, threads=threads)
     content = session.contract.chunk.content
@@ -126,24 +78,22 @@ def show_parts(bundle: str, count: int | None, t: int | None, threads: int, outp
         raise WrongUseError(f"{session.bundle.label}: the demo needs a model of bytes with logits")
     data = held_out()[:count]
     out = output.out
-    manifest = session.bundle.manifest
-    said = foreign(f"{session.bundle.root.name}: {manifest.description}")
+    said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
     out.print(f"[bold]dst demo[/]  {said}")
 
     _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
-    reading = Reading(session.stream(), t or max(session.chunk_sizes), measure)
-    streamed = _stream(reading, data, output)
+    reading = Reading(session.stream(), chunk or max(session.chunk_sizes), measure)
+    total, seconds, meter = _stream(reading, data, output)
     packed = _packed(data)
-    bits = streamed.bits / len(data)
-    out.print(_indented(_bars({"this model": bits, **packed})))
+    out.print(_indented(_bars({"this model": total / len(data), **packed})))
     state_bytes = session.layout.state_bytes
-    out.print(_indented(_costs(streamed, len(data), state_bytes)))
+    out.print(_indented(_costs(meter, len(data) / seconds, state_bytes)))
 
     _title(output, 2, "dies in mid-stream and lives on")
     piece = held_out()[:CRASH_BYTES]
     with output.progress("crash", None) as bar:
-        crash = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
-    out.print(_indented(_survived(crash)))
+        saved_at, equal = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
+    out.print(_indented(_survived(saved_at, len(piece), equal)))
 
     piece = held_out()[:PRECISION_BYTES]
     others = siblings(session)
@@ -156,28 +106,29 @@ def show_parts(bundle: str, count: int | None, t: int | None, threads: int, outp
     sample = _sample(session)
     out.print(_indented(sample))
 
-    result = DemoResult(
-        bundle=session.bundle.root.name,
-        bytes=len(data),
-        bits_per_byte=bits,
-        gzip_bits_per_byte=packed["gzip -9"],
-        bzip2_bits_per_byte=packed["bzip2 -9"],
-        xz_bits_per_byte=packed["xz -9e"],
-        seconds=streamed.seconds,
-        bytes_per_second=len(data) / streamed.seconds,
-        chunk=reading.t,
-        threads=threads,
-        rss_mib=streamed.rss_bytes / 2**20,
-        rss_growth_mib=streamed.growth_bytes / 2**20,
-        state_bytes=state_bytes,
-        resumed_at=crash.saved_at,
-        resumed_equal=crash.equal,
-        precision_bytes=len(piece),
-        precisions=precisions,
-        sample=sample.plain,
+    output.write_json(
+        {
+            "bundle": session.bundle.root.name,
+            "bytes": len(data),
+            "bits_per_byte": total / len(data),
+            "gzip_bits_per_byte": packed["gzip -9"],
+            "bzip2_bits_per_byte": packed["bzip2 -9"],
+            "xz_bits_per_byte": packed["xz -9e"],
+            "seconds": seconds,
+            "bytes_per_second": len(data) / seconds,
+            "chunk": reading.t,
+            "threads": threads,
+            "rss_mib": meter.peak_bytes / 2**20,
+            "rss_growth_mib": meter.growth_bytes / 2**20,
+            "state_bytes": state_bytes,
+            "resumed_at": saved_at,
+            "resumed_equal": equal,
+            "precision_bytes": len(piece),
+            "precisions": precisions,
+            "sample": sample.plain,
+        }
     )
-    output.write_json(result)
-    return 0 if crash.equal else CHECK_FAILED
+    return 0 if equal else CHECK_FAILED
 
 
 def _title(output: Output, number: int, text: str) -> None:
@@ -188,8 +139,12 @@ def _indented(what: Table | Text | Group) -> Padding:
     return Padding(what, (0, 0, 0, 3))
 
 
-def _stream(reading: Reading, data: bytes, output: Output) -> Streamed:
-    """Read all the data and add up its bits, in blocks, as a stream would come."""
+def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, float, Meter]":
+    """Read all the data in blocks, as a stream would come; return bits, seconds and the meter."""
+    import numpy as np
+
+    from dst.cli.footprint import Meter
+
     ids = np.frombuffer(data, np.uint8)
     bits, meter = 0.0, Meter()
     began = time.perf_counter()
@@ -205,7 +160,7 @@ def _stream(reading: Reading, data: bytes, output: Output) -> Streamed:
             bits += 0.0 if scored.scores is None else float(scored.scores.sum())
         seconds = time.perf_counter() - began
         meter.sample()
-    return Streamed(bits, seconds, meter.peak_bytes, meter.growth_bytes)
+    return bits, seconds, meter
 
 
 def _packed(data: bytes) -> dict[str, float]:
@@ -232,21 +187,21 @@ def _bars(rates: dict[str, float]) -> Table:
     return grid
 
 
-def _costs(streamed: Streamed, count: int, state_bytes: int) -> Text:
+def _costs(meter: "Meter", bytes_per_second: float, state_bytes: int) -> Text:
     return Text.assemble(
-        (f"{count / streamed.seconds:,.0f}", "bold"),
+        (f"{bytes_per_second:,.0f}", "bold"),
         " bytes/s   memory ",
-        (mib(streamed.rss_bytes), "bold"),
+        (mib(meter.peak_bytes), "bold"),
         ", grew by ",
-        (f"{streamed.growth_bytes / 2**20:.2f} MiB", "bold"),
+        (f"{meter.growth_bytes / 2**20:.2f} MiB", "bold"),
         " over the stream   state ",
         (mib(state_bytes), "bold"),
     )
 
 
-def _survived(crash: Crash) -> Group:
-    what = f"killed by force; the last saved state had read {crash.saved_at:,} of {crash.total:,}"
-    if crash.equal:
+def _survived(saved_at: int, total: int, equal: bool) -> Group:
+    what = f"killed by force; the last saved state had read {saved_at:,} of {total:,}"
+    if equal:
         verdict = Text.assemble(
             ("✓ ", "bold green"),
             "resumed: every output after it and the final state equal the uninterrupted run, ",
@@ -257,7 +212,7 @@ def _survived(crash: Crash) -> Group:
     return Group(Text(what + " bytes"), verdict)
 
 
-def _compared(precisions: list[PrecisionResult]) -> Table:
+def _compared(precisions: "list[PrecisionResult]") -> Table:
     """Set the precisions side by side."""
     numbers = (">weights", ">bits/byte", ">bytes/s", ">speed")
     grid = table("bundle", "precision", "recipe", *numbers)
@@ -274,8 +229,11 @@ def _compared(precisions: list[PrecisionResult]) -> Table:
     return grid
 
 
-def _sample(session: Session) -> Text:
+def _sample(session: "Session") -> Text:
     """Continue a prompt with a fixed seed."""
+    from dst.cli.answers.lines import escape
+    from dst.runtime import generate
+
     made = bytes(
         generate(
             session.stream(), PROMPT, SAMPLE_BYTES, temperature=0.6, top_p=0.95, seed=SAMPLE_SEED

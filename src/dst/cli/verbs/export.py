@@ -1,19 +1,12 @@
 """`dst export`: load a torch module or make a network of ours, export it, say what was found."""
 
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
-from dst.cli.data import held_out_ids, read_all
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
-from dst.cli.inputs.hf_model import hf_data, hf_step, is_network
-from dst.cli.inputs.user_module import Spec, load_module, states_of
 from dst.cli.options import (
     BundleName,
     Description,
@@ -30,19 +23,15 @@ from dst.cli.options import (
     option,
     sizes_of,
 )
-from dst.cli.output import Output, check_folder, foreign
-from dst.cli.paths import check_paths
-from dst.runtime.bundle.manifest import Contract, Manifest
+from dst.cli.output import Output, check_folder, check_paths, foreign
 from dst.words import counted, mib
 
 if TYPE_CHECKING:
+    from dst.cli.inputs.user_module import Array, Spec
     from dst.export import Step
     from dst.export.infer.contract import Known
     from dst.export.model import Network
-
-Array = npt.NDArray[np.generic]
-Material = tuple["Step", Array | None, str | None]
-"""What to export, items to prove it on (None for random ones), and what they are."""
+    from dst.runtime.bundle.manifest import Contract
 
 EXAMPLE_T = 16
 """Items of the example chunk where nobody says how many."""
@@ -101,7 +90,7 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Export a torch module to a bundle, and prove that it does what torch does.
 
     The module takes (chunk, state) and returns (outputs, state); the rest is found by running
@@ -136,37 +125,37 @@ def export(
         lookback or lookahead or non_causal
     )
     with needing("export", "export"):
-        from dst.export import export_bundle
+        from dst.cli.inputs.user_module import Spec, hf_data, hf_step, is_network
+        from dst.export import CertificateError, Step, export_bundle
         from dst.export.certify import BOUND
         from dst.export.infer.contract import Known
 
-    def load() -> Material:
-        if from_hf is not None and not is_network(from_hf):
-            if of_module or checkpoint:
-                raise WrongUseError(
-                    f"--from-hf has its own weights, chunk and state; {OF_MODULE} go with "
-                    "FILE.py:NAME, --checkpoint with --size"
-                )
-            language = hf_step(from_hf, sizes_of(t))
-            return (language, *hf_data(data, language))
-        if model is None:
-            if t or of_module or (from_hf and checkpoint):
-                what = "--size makes" if from_hf is None else f"{from_hf} holds"
-                knows = "chunk" if from_hf is None else "weights, chunk"
-                more = "" if from_hf is None else ", --checkpoint with --size"
-                raise WrongUseError(
-                    f"{what} a network of ours, which knows its {knows} and state; --t, "
-                    f"{OF_MODULE} go with FILE.py:NAME{more}"
-                )
-            network = _network(from_hf, size, seed, checkpoint)
-            return (network, *_data(data, network.contract))
-        if checkpoint is not None:
-            raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
-        if chunk is None:
+    step: Step
+    if from_hf is not None and not is_network(from_hf):
+        if of_module or checkpoint:
             raise WrongUseError(
-                "--chunk is missing: the shape of an example, such as --chunk B,T,40"
+                f"--from-hf has its own weights, chunk and state; {OF_MODULE} go with "
+                "FILE.py:NAME, --checkpoint with --size"
             )
-        spec, states = Spec.read("--chunk", chunk), tuple(state or ())
+        step = language = hf_step(from_hf, sizes_of(t))
+        items, about = hf_data(data, language)
+    elif model is None:
+        if t or of_module or (from_hf and checkpoint):
+            what = "--size makes" if from_hf is None else f"{from_hf} holds"
+            knows = "chunk" if from_hf is None else "weights, chunk"
+            more = "" if from_hf is None else ", --checkpoint with --size"
+            raise WrongUseError(
+                f"{what} a network of ours, which knows its {knows} and state; --t, "
+                f"{OF_MODULE} go with FILE.py:NAME{more}"
+            )
+        step = network = _network(from_hf, size, seed, checkpoint)
+        items, about = _data(data, network.contract)
+    elif checkpoint is not None:
+        raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
+    elif chunk is None:
+        raise WrongUseError("--chunk is missing: the shape of an example, such as --chunk B,T,40")
+    else:
+        spec = Spec.read("--chunk", chunk)
         axes = {letter: spec.shape.index(letter) for letter in ("B", "T") if letter in spec.shape}
         known = Known(
             t=sizes_of(t) or None,
@@ -179,41 +168,21 @@ def export(
             vocabulary=vocabulary,
             tokenizer=tokenizer,
         )
-        step = _module(model, arguments, weights, seed, spec, states, known)
-        return (step, *_data(data, step.contract))
-
-    write = partial(
-        export_bundle,
-        path=out,
-        name=name or out.name,
-        description=description,
-        license=license,
-        certify_steps=certify_steps,
-        bound=BOUND if bound is None else bound,
-        overwrite=overwrite,
-    )
-    return lambda: _export(load, write, out, output)
-
-
-def _export(
-    load: Callable[[], Material], write: "partial[Manifest]", out: Path, output: Output
-) -> int:
-    """Load or build the module, export and prove it, and return the exit code.
-
-    Raises:
-        DstError: the export failed or its certificates do not hold; nothing was written.
-        WrongUseError: an option does not fit.
-    """
-    from dst.export import CertificateError
-    from dst.export.certify import BOUND
-
-    step, data, about = load()
+        step = _module(model, arguments, weights, seed, spec, tuple(state or ()), known)
+        items, about = _data(data, step.contract)
     notes: list[str] = []
     try:
         with output.progress("export", 1.0) as bar:
-            manifest = write(
+            manifest = export_bundle(
                 step,
-                data=data,
+                path=out,
+                name=name or out.name,
+                description=description,
+                license=license,
+                certify_steps=certify_steps,
+                bound=BOUND if bound is None else bound,
+                overwrite=overwrite,
+                data=items,
                 about_data=about,
                 progress=lambda what, share: bar.at(share, what=what),
                 tell=notes.append,
@@ -222,9 +191,9 @@ def _export(
         sys.stderr.write(f"dst: {error}\n")
         return CHECK_FAILED
     parameters = sum(p.numel() for p in step.parameters())
-    size = sum(file.size for file in manifest.files.values())
+    written = sum(file.size for file in manifest.files.values())
     output.out.print(
-        f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {parameters:,} parameters, {mib(size)}"
+        f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {parameters:,} parameters, {mib(written)}"
     )
     for note in notes:
         output.out.print(f"  {foreign(note)}")
@@ -232,7 +201,7 @@ def _export(
         sizes, rows = ", ".join(map(str, g.allowed_t)), "any B" if not g.batch else "B = 1"
         output.out.print(f"  {g.file}: {g.lowering}, T = {sizes}, {rows}")
     for c in manifest.certificates:
-        raised = " (raised)" if c.bound > BOUND and c.bound == write.keywords["bound"] else ""
+        raised = " (raised)" if c.bound > BOUND and c.bound == bound else ""
         output.out.print(
             f"  [green]✓[/] {foreign(c.name)}  [dim]worst {c.worst:.1e} of {c.bound:.0e}{raised} "
             f"over {counted(c.steps, 'step')} of {c.items_per_step}[/]"
@@ -243,7 +212,7 @@ def _export(
             "name": manifest.name,
             "bundle_id": manifest.bundle_id,
             "model_id": manifest.model_id,
-            "bytes": size,
+            "bytes": written,
             "parameters": parameters,
             "certificates": manifest.certificates,
             "notes": notes,
@@ -257,13 +226,14 @@ def _module(
     arguments: str | None,
     weights: Path | None,
     seed: int,
-    spec: Spec,
+    spec: "Spec",
     states: tuple[str, ...],
     known: "Known",
 ) -> "Step":
     """Load the user's module and find its contract."""
     import torch
 
+    from dst.cli.inputs.user_module import load_module, states_of
     from dst.export.infer.infer import infer
 
     state = states_of(states)
@@ -281,6 +251,7 @@ def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path |
     """
     import torch
 
+    from dst.cli.inputs.user_module import fill, load_tensors
     from dst.export.model import Network, load_checkpoint, sized
 
     if saved is not None:
@@ -293,27 +264,21 @@ def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path |
     network = Network(config)
     if checkpoint is None:
         return network
-    try:
-        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:  # whatever its readers raise; torch's own advice is to run what it holds
-        raise WrongUseError(
-            f"{checkpoint}: is no checkpoint; expected what torch.save writes of a dict "
-            "with the weights under 'model', and in it tensors and plain values alone"
-        ) from None
+    held = load_tensors(
+        checkpoint,
+        f"{checkpoint}: is no checkpoint; expected what torch.save writes of a dict with the "
+        "weights under 'model', and in it tensors and plain values alone",
+    )
     if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
         raise WrongUseError(f"{checkpoint}: expected a dict with the weights under 'model'")
-    try:
-        network.load_state_dict(held["model"])
-    except RuntimeError as error:
-        what = " ".join(str(error).split())[:200]
-        raise WrongUseError(f"{checkpoint}: does not fit --size {size}: {what}") from None
+    fill(network, held["model"], f"{checkpoint}: does not fit --size {size}")
     return network
 
 
-def _data(data: str | None, contract: Contract) -> tuple[Array | None, str | None]:
+def _data(data: str | None, contract: "Contract") -> "tuple[Array | None, str | None]":
     """Read the items to prove the graphs on, and say what they are; None for random ones."""
+    from dst.cli.data import held_out_ids, read_all
+
     if data is not None:
         return read_all(data, contract.chunk), Path(data).name
     text = held_out_ids(contract.chunk)

@@ -4,38 +4,16 @@ import codecs
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import msgspec
 import typer
 
-from dst.cli.answers.lines import escape
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.token_text import tokenizer_for
 from dst.cli.options import BundleArgument, Json, Provider, State, Threads
-from dst.cli.output import Output, check_folder
-from dst.cli.paths import check_paths, state_files
+from dst.cli.output import Output, check_folder, check_paths, state_files
 from dst.cli.signals import Interrupts
-from dst.runtime import Session, Stream
-from dst.runtime import generate as continued
-from dst.runtime.bundle.manifest import Tokens
 from dst.words import counted
-
-
-class Generated(msgspec.Struct, frozen=True):
-    """What was generated; `text` has invalid UTF-8 replaced."""
-
-    bundle: str
-    prompt: str
-    text: str
-    items: int
-    seed: int | None
-    stopped: bool
-    seconds: float
-    items_per_second: float
-    state: str | None
 
 
 def generate(
@@ -67,7 +45,7 @@ def generate(
     provider: Provider = "cpu",
     threads: Threads = 1,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Continue a prompt; the text is printed as it comes.
 
     The same seed gives the same text. Without a seed one is drawn, and --json tells it. With
@@ -78,55 +56,20 @@ def generate(
         dst generate text --prompt "class " --state s.state
         dst generate text --state s.state
     """
+    from dst.cli.inputs.source import tokenizer_for
+    from dst.runtime import Session, Stream
+    from dst.runtime import generate as continued
+    from dst.runtime.bundle.manifest import Tokens
+
     output = Output.to(json)
     if prompt is not None and prompt_file is not None:
         raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
     text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
-
-    def work() -> int:
-        check_folder("--state", state)
-        reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
-        check_paths(output, reads, state_files("--state", state))
-        session = Session.open(bundle, provider=provider, threads=threads)
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        return write(session, text, items, sampling, os.fsencode(stop), state, output)
-
-    return work
-
-
-class Sampling(NamedTuple):
-    """How a token is drawn: see `dst.runtime.generate`."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int | None
-
-
-def write(
-    session: Session,
-    prompt: bytes,
-    most: int,
-    sampling: Sampling,
-    stop: bytes,
-    state: Path | None,
-    output: Output,
-) -> int:
-    """Continue a prompt, print the text as it comes, and return the exit code.
-
-    Args:
-        session: the model.
-        prompt: what it continues.
-        most: bytes or tokens to write at most.
-        sampling: how each is drawn.
-        stop: the text after which it ends; empty for none.
-        state: the saved state to go on from and to save to.
-        output: where the text goes.
-
-    Raises:
-        DstError: the state cannot be used, or the model cannot generate.
-        WrongUseError: the model reads no text.
-    """
+    end = os.fsencode(stop)
+    check_folder("--state", state)
+    reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
+    check_paths(output, reads, state_files("--state", state))
+    session = Session.open(bundle, provider=provider, threads=threads)
     content = session.contract.chunk.content
     if not (isinstance(content, Tokens) and content.tokenizer != "none"):
         raise WrongUseError(f"{session.bundle.label}: reads no text; use dst.runtime.generation")
@@ -134,20 +77,23 @@ def write(
     decoder = None if tokenizer is None else tokenizer.decoder()
     known = state is not None and state.exists()
     stream = Stream.load(session, state) if state is not None and known else session.stream()
-    made, items = bytearray(), 0
+    made, count = bytearray(), 0
     stopped = False
     printer = _Printer(output)
-    printer.prompt(prompt)
+    printer.prompt(text)
     began = time.perf_counter()
     with Interrupts() as interrupts:
-        given = prompt if tokenizer is None else _text(prompt)
-        for token in continued(stream, given, most, **sampling._asdict()):
+        given = text if tokenizer is None else _text(text)
+        tokens = continued(
+            stream, given, items, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        for token in tokens:
             piece = bytes([token]) if decoder is None else decoder.feed(token).encode()
             made += piece
-            items += 1
+            count += 1
             printer.piece(piece)
-            tail = made[-len(stop) - len(piece) :]  # the text may end within a token
-            stopped = bool(stop) and stop in tail
+            tail = made[-len(end) - len(piece) :]  # the text may end within a token
+            stopped = bool(end) and end in tail
             if stopped or interrupts.signal:
                 break
         if decoder is not None:
@@ -158,22 +104,22 @@ def write(
         printer.end()
         if state is not None:
             stream.save(state)
-    rate = items / max(seconds, 1e-9)
+    rate = count / max(seconds, 1e-9)
     if output.out.is_terminal and output.json != "-":
         made_of = "byte" if decoder is None else "token"
-        output.err.print(f"[dim]{counted(items, made_of)}, {rate:,.0f}/s[/]")
+        output.err.print(f"[dim]{counted(count, made_of)}, {rate:,.0f}/s[/]")
     output.write_json(
-        Generated(
-            bundle=session.bundle.root.name,
-            prompt=prompt.decode("utf-8", "replace"),
-            text=made.decode("utf-8", "replace"),
-            items=items,
-            seed=None if stream.sampler is None else stream.sampler.seed,
-            stopped=stopped,
-            seconds=seconds,
-            items_per_second=rate,
-            state=None if state is None else str(state),
-        )
+        {
+            "bundle": session.bundle.root.name,
+            "prompt": text.decode("utf-8", "replace"),
+            "text": made.decode("utf-8", "replace"),
+            "items": count,
+            "seed": None if stream.sampler is None else stream.sampler.seed,
+            "stopped": stopped,
+            "seconds": seconds,
+            "items_per_second": rate,
+            "state": None if state is None else str(state),
+        }
     )
     return interrupts.exit_code
 
@@ -221,4 +167,6 @@ class _Printer:
 
 def _harmless(text: str) -> str:
     """Escape what could command a terminal; line ends and tabs stay."""
+    from dst.cli.answers.lines import escape
+
     return "".join(c if c in "\n\t" else escape(c.encode("utf-8", "replace")) for c in text)

@@ -1,30 +1,24 @@
 """`dst quantize`: make a smaller or faster bundle by a recipe, or by the best one with `--auto`."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
 from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
-from dst.cli.forced import measure_forced
-from dst.cli.inputs.rows import item_blocks
 from dst.cli.options import BundleArgument, Json, Out, Overwrite, option
-from dst.cli.output import Output, check_folder, foreign, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign, table
 from dst.cli.signals import Interrupts
-from dst.runtime import open_bundle
-from dst.runtime.bundle.reader import Bundle
-from dst.runtime.install import install_line
 from dst.words import mib
 
 if TYPE_CHECKING:
+    from dst.evaluate.quality import Report
     from dst.quantize import Calibration, Quantized, Recipe, WeightRecord
     from dst.quantize.optimum import OptimumBackend
+    from dst.runtime import Bundle
 
 MAX_CALIBRATION_ITEMS = 1 << 22
 
@@ -74,7 +68,7 @@ def quantize(
     ] = None,
     overwrite: Overwrite = False,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Make a smaller or faster bundle of a model; a saved state loads in both.
 
     State, decay, gates, norms and softmax stay float32; what else does, and why, is printed.
@@ -111,33 +105,67 @@ def quantize(
     _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
     with needing("quantize", "onnx"):
         from dst.cli.autotune import pick_recipe
-        from dst.quantize import Override, override_named, quantize_bundle, recipe_named
+        from dst.quantize import (
+            NothingQuantizedError,
+            Override,
+            override_named,
+            quantize_bundle,
+            recipe_named,
+        )
+        from dst.runtime import open_bundle
     if recipe is None:
-        return lambda: pick_recipe(
+        return pick_recipe(
             bundle, out, budget, goal or "speed", items, data, overwrite=overwrite, output=output
         )
-
-    def work() -> int:
-        check_paths(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
-        chosen = recipe_named(recipe, block=block, method=method, weight_bits=weight_bits)
-        rounder = _optimum(chosen) if backend == "optimum" else None
-        source = open_bundle(bundle)
-        calibration = None if calibrate is None else _calibration(calibrate, source)
-        overrides = [Override(pattern, "float32") for pattern in keep or ()]
-        overrides += [override_named(*_form(text)) for text in form or ()]
-        write = partial(
-            quantize_bundle,
-            source,
-            out,
-            chosen,
-            calibration=calibration,
-            overrides=overrides,
-            backend=rounder,
-            overwrite=overwrite,
+    check_paths(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
+    chosen = recipe_named(recipe, block=block, method=method, weight_bits=weight_bits)
+    rounder = _optimum(chosen) if backend == "optimum" else None
+    source = open_bundle(bundle)
+    calibration = None if calibrate is None else _calibration(calibrate, source)
+    overrides = [Override(pattern, "float32") for pattern in keep or ()]
+    overrides += [override_named(*_form(text)) for text in form or ()]
+    done, manifest = None, source.manifest
+    sizes = (manifest.weights_bytes, manifest.weights_bytes)
+    try:
+        with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
+            done = quantize_bundle(
+                source,
+                out,
+                chosen,
+                calibration=calibration,
+                overrides=overrides,
+                backend=rounder,
+                overwrite=overwrite,
+                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
+            )
+        records, manifest, sizes = done.records, done.bundle.manifest, done.weights_bytes
+        _tell(out, done, output)
+        if source.manifest.certificates and not manifest.certificates:
+            output.out.print("[dim]certificates of the source do not describe these graphs[/]")
+    except NothingQuantizedError as nothing:
+        records = nothing.records
+        output.out.print(
+            f"[bold red]✗[/] nothing can be quantized by {foreign(chosen.label)}; nothing was "
+            "written"
         )
-        return _quantize(write, source, chosen, out, output)
-
-    return work
+        nothing_known = "the graphs hold no weight that a recipe knows"
+        output.out.print(_weights(records) if records else nothing_known)
+    forced = done is not None and any(record.forced for record in records)
+    output.write_json(
+        {
+            "path": None if done is None else str(out),
+            "bundle_id": None if done is None else manifest.bundle_id,
+            "model_id": manifest.model_id,
+            "precision": manifest.precision,
+            "recipe": None if done is None else manifest.recipe,
+            "weights_bytes": sizes[1],  # on disk; held_bytes: of one open graph
+            "weights_bytes_before": sizes[0],
+            "held_bytes": manifest.weights_bytes,
+            "weights": records,  # where nothing was quantized they say why
+            "strayed": measure_forced(source, out, output) if forced else None,
+        }
+    )
+    return CHECK_FAILED if done is None else 0
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -154,8 +182,11 @@ def _form(text: str) -> tuple[str, str]:
     return pattern, form
 
 
-def _calibration(path: str, bundle: Bundle) -> "Calibration":
+def _calibration(path: str, bundle: "Bundle") -> "Calibration":
     """Read items to calibrate on, up to a number that fits in memory."""
+    import numpy as np
+
+    from dst.cli.inputs.rows import item_blocks
     from dst.quantize import Calibration
 
     blocks, count = [], 0
@@ -172,6 +203,7 @@ def _calibration(path: str, bundle: Bundle) -> "Calibration":
 def _optimum(recipe: "Recipe") -> "OptimumBackend":
     """Find out before any work whether optimum is there and can do the recipe."""
     from dst.quantize.optimum import OptimumBackend
+    from dst.runtime.install import install_line
 
     backend = OptimumBackend()
     try:
@@ -185,58 +217,6 @@ def _optimum(recipe: "Recipe") -> "OptimumBackend":
             f"{install_line('optimum', 'torch==2.13.0')}"
         ) from None
     return backend
-
-
-def _quantize(
-    write: "Callable[..., Quantized]", source: Bundle, recipe: "Recipe", out: Path, output: Output
-) -> int:
-    """Quantize a bundle, say what became of every weight, and return the exit code.
-
-    In the JSON `path`, `bundle_id` and `recipe` are null where nothing could be quantized;
-    `weights` then says why. `weights_bytes` is what weights take on disk, `held_bytes` what one
-    open graph holds of them. `strayed` is there where an override quantizes what no recipe
-    would.
-
-    Raises:
-        DstError: the recipe does not fit, or nothing could be written.
-    """
-    from dst.quantize import NothingQuantizedError
-
-    done, manifest = None, source.manifest
-    sizes = (manifest.weights_bytes, manifest.weights_bytes)
-    try:
-        with Interrupts() as interrupts, output.progress("quantize", 1.0) as bar:
-            done = write(
-                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
-            )
-        records, manifest, sizes = done.records, done.bundle.manifest, done.weights_bytes
-        _tell(out, done, output)
-        if source.manifest.certificates and not manifest.certificates:
-            output.out.print("[dim]certificates of the source do not describe these graphs[/]")
-    except NothingQuantizedError as nothing:
-        records = nothing.records
-        output.out.print(
-            f"[bold red]✗[/] nothing can be quantized by {foreign(recipe.label)}; nothing was "
-            "written"
-        )
-        nothing_known = "the graphs hold no weight that a recipe knows"
-        output.out.print(_weights(records) if records else nothing_known)
-    forced = done is not None and any(record.forced for record in records)
-    output.write_json(
-        {
-            "path": None if done is None else str(out),
-            "bundle_id": None if done is None else manifest.bundle_id,
-            "model_id": manifest.model_id,
-            "precision": manifest.precision,
-            "recipe": None if done is None else manifest.recipe,
-            "weights_bytes": sizes[1],
-            "weights_bytes_before": sizes[0],
-            "held_bytes": manifest.weights_bytes,
-            "weights": records,
-            "strayed": measure_forced(source, out, output) if forced else None,
-        }
-    )
-    return CHECK_FAILED if done is None else 0
 
 
 def _weights(records: "Sequence[WeightRecord]") -> Table:
@@ -271,3 +251,60 @@ def _tell(path: Path, done: "Quantized", output: Output) -> None:
                 f"[yellow]{foreign(record.label)}: {record.role} is quantized because you asked; "
                 "every recipe leaves it in float32[/]"
             )
+
+
+ITEMS = 10_000
+_HEADS = 2
+
+
+def measure_forced(source: "Bundle", made: Path, output: Output) -> dict[str, object]:
+    """Measure how far a bundle strays that quantizes what every recipe leaves, and warn of it.
+
+    The whole bundle is held against its source in full precision, over one short stream and the
+    starts of two others.
+
+    Returns:
+        For JSON: `divergence` and `state` of the first and of the last range of positions, KL in
+        nats per item or relative error, as `unit` says, and relative distance, null where nobody
+        looked.
+
+    Raises:
+        StepError: a graph failed, or gave a NaN or an infinity in its first chunk.
+    """
+    from dst.cli.data import items_of
+    from dst.evaluate.quality import Settings, horizon_report
+
+    items, about = items_of(source, None)
+    settings = Settings(heads=_HEADS, head_items=ITEMS, drift_items=0, data=about)
+    with output.progress("measuring", 1.0) as bar:
+        told = horizon_report(
+            source.root, made, items, ITEMS, settings, lambda what, share: bar.at(share, what)
+        )
+    output.err.print(f"[yellow]{foreign(_said(told))}[/]")
+    return {
+        "items": told.items,
+        "data": told.data,
+        "unit": told.unit,
+        "divergence": [told.ranges[0].divergence, told.ranges[-1].divergence],
+        "state": _ends(told),
+        "broke_at": told.broke_at,
+    }
+
+
+def _ends(told: "Report") -> list[float | None]:
+    """Return the distance of the state in the first and in the last range that was looked at."""
+    looked = [r.state for r in told.ranges if r.state is not None]
+    return [looked[0], looked[-1]] if looked else [None, None]
+
+
+def _said(told: "Report") -> str:
+    if told.broke_at is not None:
+        return f"its outputs stopped being finite at item {told.broke_at}: do not use it"
+    unit = "KL in nats per item" if told.unit == "nats" else "relative error"
+    first, last = told.ranges[0].divergence, told.ranges[-1].divergence
+    away = _ends(told)[1]
+    state = "" if away is None else f", the state is {away:.1%} away"
+    return (
+        f"measured over {told.items:,} items of {told.data}: {unit} from {first:.1e} at the "
+        f"first positions to {last:.1e} at the last{state}; dst report tells how it goes on"
+    )

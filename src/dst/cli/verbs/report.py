@@ -1,25 +1,19 @@
 """`dst report`: measure how far two precisions of a model part over the horizon of a stream."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
-from dst.cli.output import Output, check_folder, foreign, replace_file, table
-from dst.cli.paths import check_paths
+from dst.cli.output import Output, check_folder, check_paths, foreign, table
 from dst.cli.signals import Interrupts
-from dst.evaluate.rendering.canvas import NoMatplotlibError
-from dst.runtime import Bundle, open_bundle
-from dst.runtime.bundle.validation import is_full_precision
 from dst.words import counted, mib
 
 if TYPE_CHECKING:
-    from dst.evaluate.quality import Report, Settings
+    from dst.evaluate.quality import Report
+    from dst.runtime import Bundle
 
 _NONE = "[dim]–[/]"
 
@@ -68,7 +62,7 @@ def report(
     ] = False,
     png: Annotated[Path | None, option("--png", "FILE", PNG_HELP)] = None,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Measure how far a quantized bundle strays from full precision, over the horizon of a stream.
 
     Both read DATA side by side, each with its own state. Per range of positions: KL (or
@@ -85,8 +79,20 @@ def report(
     check_folder("--png", png)
     for name, value in (("--budget", budget), ("--error-budget", error_budget)):
         at_least(name, value, 0)
+    if other_file and attach:
+        raise WrongUseError(
+            "--attach goes without --other-file: a bundle holds the report against its own model"
+        )
     with needing("report", "onnx"):
-        from dst.evaluate.quality import Budget, Settings
+        from dst.cli.data import items_of
+        from dst.evaluate.drawing import horizon_picture
+        from dst.evaluate.quality import Budget, Settings, horizon_report
+        from dst.evaluate.quality import attach as attach_to
+        from dst.runtime import open_bundle
+    check_paths(output, {"FULL": full, "QUANTIZED": quantized, "DATA": data}, {"--png": png})
+    right, other = open_bundle(full), open_bundle(quantized)
+    (_check_files if other_file else _check_order)(right, other)
+    read, about = items_of(other, data)
     settings = Settings(
         budget=Budget(budget, error_budget),
         t=t,
@@ -94,63 +100,22 @@ def report(
         sample_every=sample_every,
         drift_items=drift_items,
         threads=threads,
+        data=about,
         other_file=other_file,
     )
-
-    def work() -> int:
-        reads = {"FULL": full, "QUANTIZED": quantized, "DATA": data}
-        check_paths(output, reads, {"--png": png})
-        bundles = open_bundle(full), open_bundle(quantized)
-        (_check_files if other_file else _check_order)(*bundles)
-        if other_file and attach:
-            raise WrongUseError(
-                "--attach goes without --other-file: a bundle holds the report against its own "
-                "model"
-            )
-        return _report(*bundles, data, items, settings, attach, png, output)
-
-    return work
-
-
-def _report(
-    full: Bundle,
-    quantized: Bundle,
-    data: str | None,
-    length: int,
-    settings: "Settings",
-    attached: bool,
-    png: Path | None,
-    output: Output,
-) -> int:
-    """Measure, print, write what was asked for, and return the exit code.
-
-    Raises:
-        DstError: they are not two precisions of one model.
-        WrongUseError: too little data.
-        OSError: the data cannot be read or a file cannot be written.
-    """
-    from dst.evaluate.quality import attach, horizon_report
-    from dst.evaluate.quality.plot import picture
-
-    items, about = items_of(quantized, data)
-    settings = replace(settings, data=about)
     with Interrupts() as interrupts:
         with output.progress("report", 1.0) as bar:
             watched = interrupts.watched(lambda what, share: bar.at(share, f"{share:.0%}", what))
-            made = horizon_report(full.root, quantized.root, items, length, settings, watched)
-        if attached:
-            attach(quantized.root, made)
+            made = horizon_report(right.root, other.root, read, items, settings, watched)
+        if attach:
+            attach_to(other.root, made)
     _show(made, output)
-    if png is not None:
-        try:
-            replace_file(png, picture(made))
-        except NoMatplotlibError as error:
-            output.err.print(foreign(str(error)))
+    output.write_picture(png, lambda: horizon_picture(made))
     output.write_json(made)
     return CHECK_FAILED if made.passed is False else 0
 
 
-def _check_files(full: Bundle, other: Bundle) -> None:
+def _check_files(full: "Bundle", other: "Bundle") -> None:
     """Refuse a first file that is not in full precision."""
     manifest = full.manifest
     if manifest.recipe is not None or manifest.precision not in ("float32", "float64"):
@@ -160,8 +125,10 @@ def _check_files(full: Bundle, other: Bundle) -> None:
         )
 
 
-def _check_order(full: Bundle, quantized: Bundle) -> None:
+def _check_order(full: "Bundle", quantized: "Bundle") -> None:
     """Refuse bundles in the wrong order: full precision would be judged as if it were rounded."""
+    from dst.runtime.bundle.validation import is_full_precision
+
     for place, bundle, fits in (
         ("first", full, is_full_precision(full.manifest)),
         ("second", quantized, not is_full_precision(quantized.manifest)),

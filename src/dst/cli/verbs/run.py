@@ -1,42 +1,37 @@
 """`dst run`: read an input of any size through a bundle; print or write scores and answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from dst.cli.answers.file import AnswerFile
-from dst.cli.answers.forms import STREAMS, ending_of, form_of
-from dst.cli.answers.rows import Classes, choose_outputs, class_names, classes_of
-from dst.cli.answers.run_report import Report, RunResult, Times, note, summary, top_table
-from dst.cli.answers.scores import Measure, measure_for
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Form, Format, Found, Gap
-from dst.cli.inputs.named import stream_inputs_of
-from dst.cli.inputs.reading import Reading, reading_of
-from dst.cli.inputs.rows import read_items
-from dst.cli.inputs.source import input_size
-from dst.cli.inputs.token_text import tokenizer_for
-from dst.cli.meter import Meter
 from dst.cli.options import (
     BundleArgument,
+    Format,
+    Gap,
     Json,
     Provider,
-    ProviderName,
     State,
     Threads,
     names_of,
     option,
 )
-from dst.cli.output import Output, check_file, check_folder, foreign
-from dst.cli.paths import check_paths, state_files
+from dst.cli.output import Output, check_file, check_folder, check_paths, foreign, state_files
 from dst.cli.signals import Interrupts
-from dst.runtime import Session
-from dst.runtime.bundle.manifest import Contract, Tokens
-from dst.runtime.bundle.manifest import Output as Answer
-from dst.runtime.errors import PartialChunkError
+
+if TYPE_CHECKING:
+    from dst.cli.answers.file import AnswerFile
+    from dst.cli.answers.rows import Classes
+    from dst.cli.answers.run_report import Report, RunResult
+    from dst.cli.answers.scores import Measure
+    from dst.cli.inputs.block import Form
+    from dst.cli.inputs.reading import Reading
+    from dst.runtime.bundle.manifest import Contract
+    from dst.runtime.bundle.manifest import Output as Answer
+    from dst.runtime.errors import PartialChunkError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ class Asked:
     out: str | None
     outputs: Sequence[str]
     classes: tuple[str, ...]
-    form: Form
+    form: "Form"
     stream_inputs: Sequence[str]
     state: Path | None
     save_every: int | None
@@ -112,7 +107,7 @@ def run(
     provider: Provider = "cpu",
     threads: Threads = 1,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Stream a file or a pipe of any size through a bundle, in constant memory.
 
     A model that predicts its input reports its surprise: bits = -log2 of the probability that
@@ -126,6 +121,19 @@ def run(
         dst run ./sensor feed.csv --time when --gap hold --out answers.csv
         arecord -t raw -f S16_LE -r 16000 | dst run ./vad - --format s16 --out -
     """
+    from dst.cli.answers.rows import choose_outputs, class_names, classes_of
+    from dst.cli.answers.run_report import Report, RunResult, Times, note
+    from dst.cli.answers.scores import measure_for
+    from dst.cli.footprint import Meter
+    from dst.cli.inputs.block import Form, Found
+    from dst.cli.inputs.named import stream_inputs_of
+    from dst.cli.inputs.reading import reading_of
+    from dst.cli.inputs.rows import read_items
+    from dst.cli.inputs.source import input_size, tokenizer_for
+    from dst.runtime import Session
+    from dst.runtime.bundle.manifest import Tokens
+    from dst.runtime.errors import PartialChunkError
+
     output = Output.to(json)
     asked = Asked(
         per=per,
@@ -144,45 +152,30 @@ def run(
         save_every=save_every,
         chunk=chunk,
     )
-    return lambda: read_through(bundle, file, provider, threads, asked, output)
-
-
-def read_through(
-    bundle: str, path: str, provider: ProviderName, threads: int, asked: Asked, output: Output
-) -> int:
-    """Read an input to its end, or until a signal comes, and return the exit code.
-
-    Raises:
-        DstError: the bundle, the state or an item cannot be used; where a part of a chunk is
-            left that the model refuses, the state was saved first.
-        OSError: the input cannot be read, or the answers cannot be written.
-        WrongUseError: options contradict each other or the model, the input is empty or no input
-            of this model, or it would be overwritten.
-    """
-    _check_files(bundle, path, asked, output)
-    size = input_size(path)
+    _check_files(bundle, file, asked, output)
+    size = input_size(file)
     session = Session.open(bundle, provider=provider, threads=threads)
     contract = session.contract
     content, measure = contract.chunk.content, measure_for(contract)
     text = isinstance(content, Tokens) and content.tokenizer == "bytes"
     _check(asked, measure, text, output, contract)
     chosen = choose_outputs(contract, asked.outputs)
-    classes = classes_of(asked.classes, chosen) if asked.classes else None
+    named = classes_of(asked.classes, chosen) if asked.classes else None
     prints = asked.per == "item" and (measure is None or bool(asked.classes or asked.outputs))
     answering = asked.out is not None or prints
     inputs = stream_inputs_of(asked.stream_inputs, contract)
     reading = reading_of(session, asked.state, asked.chunk, answering, inputs)
-    times = None if asked.form.time is None else Times(reading.items + 1)
-    file = _open(asked, chosen, classes, reading)
+    texts = None if asked.form.time is None else Times(reading.items + 1)
+    written = _open(asked, chosen, named, reading)
     tokenizer = tokenizer_for(session.bundle)
     report = Report(
         per="answer" if prints else asked.per,
         top=asked.top,
         text=text,
         outputs=chosen,
-        classes=classes,
-        times=times,
-        file=file,
+        classes=named,
+        times=texts,
+        file=written,
         tokenizer=tokenizer,
         output=output,
     )
@@ -193,22 +186,22 @@ def read_through(
     try:
         with (
             Interrupts() as interrupts,
-            output.progress(Path(path).name, size if text else None, show=not quiet) as bar,
+            output.progress(Path(file).name, size if text else None, show=not quiet) as bar,
         ):
             stopped = lambda: interrupts.signal is not None  # noqa: E731
-            for items in read_items(path, contract.chunk, asked.form, found, stopped, tokenizer):
-                if times is not None and items.times is not None:
-                    times.extend(items.times, reading.waiting)
+            for items in read_items(file, contract.chunk, asked.form, found, stopped, tokenizer):
+                if texts is not None and items.times is not None:
+                    texts.extend(items.times, reading.waiting)
                 for scored in reading.read(items.values) if len(items.values) else reading.settle():
                     report.take(scored)
                     if meter.add(len(scored.items)):
                         bar.at(meter.items, note(report, measure, meter))
                     done = reading.items - saved_at
                     if asked.save_every and asked.state and done >= asked.save_every:
-                        _save(reading, asked.state, report, file)
+                        _save(reading, asked.state, report, written)
                         saved_at = reading.items
                 for sentence in found.notes[told:]:
-                    said = f"[yellow]note:[/] {foreign(path)}: {foreign(sentence)}"
+                    said = f"[yellow]note:[/] {foreign(file)}: {foreign(sentence)}"
                     output.err.print(said, soft_wrap=True)
                 told = len(found.notes)
                 report.flush()
@@ -216,19 +209,19 @@ def read_through(
             came = reading.items - began_at
             if not came and not interrupts.signal:
                 why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
-                raise WrongUseError(f"{path}: is empty, there is nothing to read{why}")
+                raise WrongUseError(f"{file}: is empty, there is nothing to read{why}")
             if asked.state is not None and came:
-                if file is not None:
-                    file.mark(reading.items)
+                if written is not None:
+                    written.mark(reading.items)
                 reading.save(asked.state)
-            if file is not None:
-                file.close()
+            if written is not None:
+                written.close()
             if refused is not None and not interrupts.signal:
                 saved = "" if asked.state is None or not came else f"; they wait in {asked.state}"
                 raise PartialChunkError(f"{refused}{saved}")
     finally:
-        if file is not None:
-            file.abandon()
+        if written is not None:
+            written.abandon()
     meter.sample()
     result = RunResult(
         bundle=session.bundle.root.name,
@@ -261,6 +254,8 @@ def read_through(
 
 def _check_files(bundle: str, path: str, asked: Asked, output: Output) -> None:
     """Find out before any work whether all files of the call are different and can be written."""
+    from dst.cli.answers.forms import STREAMS, ending_of
+
     check_folder("--state", asked.state)
     state = state_files("--state", asked.state)
     given = {f"--stream-input {t}": t.partition("=")[2] or None for t in asked.stream_inputs}
@@ -275,9 +270,12 @@ def _check_files(bundle: str, path: str, asked: Asked, output: Output) -> None:
 
 
 def _open(
-    asked: Asked, chosen: tuple[Answer, ...], classes: Classes | None, reading: Reading
-) -> AnswerFile | None:
+    asked: Asked, chosen: "tuple[Answer, ...]", classes: "Classes | None", reading: "Reading"
+) -> "AnswerFile | None":
     """Open the file of the answers, if one was asked for."""
+    from dst.cli.answers.file import AnswerFile
+    from dst.cli.answers.forms import ending_of, form_of
+
     if asked.out is None:
         return None
     form = form_of(ending_of(asked.out), chosen, classes, asked.form.time)
@@ -285,7 +283,7 @@ def _open(
     return AnswerFile(asked.out, form, reading.items if goes_on else None)
 
 
-def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None) -> None:
+def _save(reading: "Reading", state: Path, report: "Report", file: "AnswerFile | None") -> None:
     """Save on the way: first what was answered, then the state that has answered for it."""
     for scored in reading.catch_up():
         report.take(scored)
@@ -296,8 +294,10 @@ def _save(reading: Reading, state: Path, report: Report, file: AnswerFile | None
         file.confirm()
 
 
-def _end(reading: Reading, report: Report) -> PartialChunkError | None:
+def _end(reading: "Reading", report: "Report") -> "PartialChunkError | None":
     """Answer for what is left, or keep it for the next run and return why that was refused."""
+    from dst.runtime.errors import PartialChunkError
+
     refused = None
     try:
         for scored in reading.end():
@@ -310,9 +310,11 @@ def _end(reading: Reading, report: Report) -> PartialChunkError | None:
 
 
 def _check(
-    asked: Asked, measure: Measure | None, text: bool, output: Output, contract: Contract
+    asked: Asked, measure: "Measure | None", text: bool, output: Output, contract: "Contract"
 ) -> None:
     """Raise unless the options fit each other and the model."""
+    from dst.cli.answers.forms import STREAMS
+
     if asked.save_every is not None and asked.state is None:
         raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
     to_stdout = [
@@ -355,8 +357,11 @@ def _check(
         )
 
 
-def _show(result: RunResult, item: str, asked: Asked, output: Output) -> None:
+def _show(result: "RunResult", item: str, asked: Asked, output: Output) -> None:
     """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
+    from dst.cli.answers.forms import STREAMS
+    from dst.cli.answers.run_report import summary, top_table
+
     console = output.err if asked.out in STREAMS else output.out
     for line in top_table(result.top, result.unit or "", item):
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)

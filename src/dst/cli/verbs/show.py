@@ -3,26 +3,22 @@
 With `--provider` print what would run where.
 """
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from dst.cli.chunk_sizes import over_t
 from dst.cli.errors import WrongUseError
-from dst.cli.footprint import memory_bytes, show_memory
 from dst.cli.options import BUNDLE_HELP, Json, ProviderName
-from dst.cli.output import Output, foreign, pairs, table
-from dst.cli.paths import check_paths
-from dst.runtime import Bundle, Memory, Session, open_bundle, predict, shipped
-from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Tokens, Zeros, item_shape
-from dst.runtime.execution.buffers import Layout
-from dst.runtime.execution.placement import LoadReport, ProviderShare
+from dst.cli.output import Output, check_paths, foreign, pairs, table
 from dst.words import counted, mib
+
+if TYPE_CHECKING:
+    from dst.runtime import Bundle, Memory
+    from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Zeros
+    from dst.runtime.execution.placement import LoadReport
 
 
 def show(
@@ -43,7 +39,7 @@ def show(
         typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
     ] = None,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Print what a bundle is: contract, state, graphs, memory, certificates.
 
     Without BUNDLE: the bundles that come with the package.
@@ -54,6 +50,8 @@ def show(
         dst show text --provider openvino
         dst show ./my-bundle --json -
     """
+    from dst.cli.footprint import show_memory
+
     output = Output.to(json)
     if provider is not None and (bundle is None or memory):
         raise WrongUseError("--provider needs a BUNDLE, and goes without --memory")
@@ -62,29 +60,19 @@ def show(
     if memory and bundle is None:
         raise WrongUseError("--memory needs a BUNDLE, for example: dst show text --memory")
     if bundle is None:
-        return lambda: show_shipped(output)
+        return _shipped(output)
     if memory:
-        return lambda: show_memory(bundle, slots or 1, measure, output)
+        return show_memory(bundle, slots or 1, measure, output)
     if provider is not None:
-        return lambda: show_placement(bundle, provider, output)
-    return lambda: show_bundle(bundle, output)
+        return _placement(bundle, provider, output)
+    return _bundle(bundle, output)
 
 
-class Placed(msgspec.Struct, frozen=True):
-    """Where the nodes of one graph run; `refused` says why strict would refuse it, if it would."""
-
-    graph: str
-    lowering: str
-    recorded: bool
-    multiply_adds: int
-    unknown_multiply_adds: int
-    part: float
-    refused: str | None
-    parts: tuple[ProviderShare, ...]
-
-
-def show_shipped(output: Output) -> int:
+def _shipped(output: Output) -> int:
     """List the bundles that come with the package, and return the exit code."""
+    from dst.runtime import open_bundle, shipped
+    from dst.runtime.execution.buffers import Layout
+
     bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
     grid = table("name", "precision", ">state", ">weights", "")
     for name, m in bundles.items():
@@ -100,13 +88,11 @@ def show_shipped(output: Output) -> int:
     return 0
 
 
-def show_bundle(path: str, output: Output) -> int:
-    """Print what a bundle says of itself, and return the exit code.
+def _bundle(path: str, output: Output) -> int:
+    """Print what a bundle says of itself, and return the exit code."""
+    from dst.cli.footprint import memory_bytes
+    from dst.runtime import open_bundle, predict
 
-    Raises:
-        BundleError: the bundle is broken.
-        WrongUseError: the JSON would be written into it.
-    """
     check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest = bundle.manifest
@@ -126,13 +112,10 @@ def show_bundle(path: str, output: Output) -> int:
     return 0
 
 
-def show_placement(path: str, provider: ProviderName, output: Output) -> int:
-    """Open a bundle on a provider, print what runs where, and return the exit code.
+def _placement(path: str, provider: ProviderName, output: Output) -> int:
+    """Open a bundle on a provider, print what runs where, and return the exit code."""
+    from dst.runtime import Session
 
-    Raises:
-        DstError: the bundle is broken, or a graph cannot be opened here at all.
-        WrongUseError: the JSON would be written into the bundle.
-    """
     check_paths(output, {"BUNDLE": path})
     with output.progress(f"open on {provider}", None):
         report = Session.open(path, provider=provider, strict=False).report()
@@ -143,23 +126,23 @@ def show_placement(path: str, provider: ProviderName, output: Output) -> int:
                 f"[bold red]strict refuses {foreign(load.graph)}[/]: {load.fallback_reason}"
             )
     placed = [
-        Placed(
-            graph=load.graph,
-            lowering=load.lowering,
-            recorded=load.recorded,
-            multiply_adds=load.multiply_adds,
-            unknown_multiply_adds=load.unknown_multiply_adds,
-            part=load.fraction,
-            refused=load.fallback_reason,
-            parts=load.shares,
-        )
+        {
+            "graph": load.graph,
+            "lowering": load.lowering,
+            "recorded": load.recorded,
+            "multiply_adds": load.multiply_adds,
+            "unknown_multiply_adds": load.unknown_multiply_adds,
+            "part": load.fraction,
+            "refused": load.fallback_reason,  # null where strict would take it
+            "parts": load.shares,
+        }
         for load in report.graphs
     ]
     output.write_json({"provider": provider, "graphs": placed})
     return 0
 
 
-def _heading(bundle: Bundle, console: Console) -> None:
+def _heading(bundle: "Bundle", console: Console) -> None:
     m = bundle.manifest
     console.print(f"[bold]{foreign(bundle.root.name)}[/]  {foreign(m.description)}")
     grid = pairs()
@@ -178,7 +161,9 @@ def _heading(bundle: Bundle, console: Console) -> None:
     console.print(grid)
 
 
-def _contract(manifest: Manifest) -> Table:
+def _contract(manifest: "Manifest") -> Table:
+    from dst.runtime.bundle.manifest import Tokens, item_shape
+
     contract, grid = manifest.contract, pairs()
     chunk, content = contract.chunk, contract.chunk.content
     grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
@@ -219,14 +204,16 @@ def _contract(manifest: Manifest) -> Table:
     return grid
 
 
-def _features(content: Features, item: tuple[int, ...]) -> str:
+def _features(content: "Features", item: tuple[int, ...]) -> str:
     plain = " × ".join(map(str, item)) + " values" if item else "one signal"
     rate = f" at {content.sample_rate_hz:g} Hz" if content.sample_rate_hz is not None else ""
     scaled = ", normalised" if content.normalisation is not None else ""
     return foreign(", ".join(content.names) or plain) + rate + scaled
 
 
-def _state(manifest: Manifest) -> Table:
+def _state(manifest: "Manifest") -> Table:
+    from dst.runtime.execution.buffers import Layout
+
     grid = table("name", "shape", "dtype", "role", "starts as", ">bytes")
     layout = Layout.of(manifest.contract)
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
@@ -243,13 +230,15 @@ def _state(manifest: Manifest) -> Table:
     return grid
 
 
-def _init(init: Zeros | Fill | Stored) -> str:
+def _init(init: "Zeros | Fill | Stored") -> str:
+    from dst.runtime.bundle.manifest import Fill, Zeros
+
     if isinstance(init, Fill):
         return f"{init.value:g}"
     return "zeros" if isinstance(init, Zeros) else f"tensor {foreign(init.tensor)}"
 
 
-def _graphs(manifest: Manifest) -> Table:
+def _graphs(manifest: "Manifest") -> Table:
     grid = table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
     for g in manifest.graphs:
         grid.add_row(
@@ -264,7 +253,7 @@ def _graphs(manifest: Manifest) -> Table:
     return grid
 
 
-def _memory(memory: Memory) -> Table:
+def _memory(memory: "Memory") -> Table:
     grid = pairs()
     grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
     grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
@@ -275,7 +264,7 @@ def _memory(memory: Memory) -> Table:
     return grid
 
 
-def _certificates(manifest: Manifest) -> Table | str:
+def _certificates(manifest: "Manifest") -> Table | str:
     if not manifest.certificates:
         return "[dim]none[/]"
     numbers = (">steps", ">items", ">outputs", ">state", ">bound", ">growth")
@@ -300,7 +289,7 @@ def shape(sizes: tuple[int | str, ...]) -> str:
     return foreign("[" + ", ".join(str(size) for size in sizes) + "]")
 
 
-def _shares(report: LoadReport) -> Table:
+def _shares(report: "LoadReport") -> Table:
     """One row per graph and provider; the part is of the graph's multiply-adds."""
     names = ("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
     grid = table(*names)
@@ -321,3 +310,40 @@ def _shares(report: LoadReport) -> Table:
 
 def _nodes(count: int, unknown: int) -> str:
     return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"
+
+
+EXACT_UP_TO = {
+    ("int4-weights", 32): {"AVX512": 32, "AVX2": 16},
+    ("int4-mixed", 32): {"AVX512": 32, "AVX2": 16},
+    ("int8-weights", 64): {"AVX512": 64, "AVX2": 128},
+}
+"""Recipes in blocks, with their usual block -> the largest block whose kernel (`MatMulNBits`, ONNX
+Runtime 1.32) answers an item alone as it does among others, bit for bit; by kind of CPU."""
+BY_ITEM = ("int8-rows", "int8-static")
+"""Recipes whose products are sums of whole numbers, exact on every CPU."""
+
+
+def over_t(recipe: str) -> str:
+    """Return one line about a recipe's products, from the manifest's `recipe`.
+
+    It tells of products only: what stays float32 may depend on where in a chunk an item stands.
+
+    Example:
+        >>> over_t("int8-rows")
+        'products are the same bit for bit, on every CPU'
+    """
+    name, *changes = recipe.split(", ")
+    if "non-causal" in changes:
+        return "each T is another model: one scale spans the chunk"
+    if name in BY_ITEM:
+        return "products are the same bit for bit, on every CPU"
+    for (known, usual), limits in EXACT_UP_TO.items():
+        if name == known:
+            given = (int(change[6:]) for change in changes if change.startswith("block "))
+            block = next(given, usual)
+            exact = [kind for kind, limit in limits.items() if block <= limit]
+            other = [kind for kind in limits if kind not in exact]
+            parts = [f"the same bit for bit with {' and '.join(exact)} kernels"] if exact else []
+            parts += [f"the same but for last bits with {' and '.join(other)}"] if other else []
+            return f"products are {', '.join(parts)}"
+    return "products are the same but for last bits"

@@ -1,24 +1,20 @@
 """`dst store`: list, show, export, import, rewind and delete the states in a store's file."""
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from dst.cli.errors import INTERRUPTED, WrongUseError
 from dst.cli.options import Json
-from dst.cli.output import Output, check_folder, foreign, table
-from dst.cli.paths import check_paths, state_files
-from dst.runtime import StateStore
-from dst.runtime.state.file import read_record, write_record
-from dst.runtime.state.record import Saved
+from dst.cli.output import Output, check_folder, check_paths, foreign, state_files, table
 from dst.words import counted, mib
 
-Job = Callable[[], int]
+if TYPE_CHECKING:
+    from dst.runtime import StateStore
+    from dst.runtime.state.record import Saved
 
 KEY_BYTES = 32
 _ALL_OF_IT = 2**62  # bytes of history: the app sets the budget, and the command drops nothing
@@ -57,7 +53,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @store.command("list")
-def list_streams(database: Database, json: Json = None) -> Job:
+def list_streams(database: Database, json: Json = None) -> int:
     """List the streams of a store with their newest states.
 
     Needs no key: the names in an encrypted store are readable.
@@ -66,34 +62,30 @@ def list_streams(database: Database, json: Json = None) -> Job:
         dst store list memory.db --json -
     """
     output = Output.to(json)
-
-    def work() -> int:
-        check_paths(output, {"DB": database})
-        with _existing(database) as states:
-            entries = states.list()
-        total = sum(entry.total_bytes for entry in entries)
-        names = ("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
-        listed = table(*names)
-        for e in entries:
-            listed.add_row(
-                foreign(e.name),
-                f"{e.items_consumed:,}",
-                _time(e.saved_at_ms),
-                mib(e.size_bytes),
-                f"{e.states:,}",
-                mib(e.total_bytes),
-            )
-        if entries:
-            output.out.print(listed)
-        output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(total)}[/]")
-        output.write_json({"store": str(database), "streams": entries, "total_bytes": total})
-        return 0
-
-    return work
+    check_paths(output, {"DB": database})
+    with _existing(database) as states:
+        entries = states.list()
+    total = sum(entry.total_bytes for entry in entries)
+    names = ("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
+    listed = table(*names)
+    for e in entries:
+        listed.add_row(
+            foreign(e.name),
+            f"{e.items_consumed:,}",
+            _time(e.saved_at_ms),
+            mib(e.size_bytes),
+            f"{e.states:,}",
+            mib(e.total_bytes),
+        )
+    if entries:
+        output.out.print(listed)
+    output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(total)}[/]")
+    output.write_json({"store": str(database), "streams": entries, "total_bytes": total})
+    return 0
 
 
 @store.command()
-def show(database: Database, name: Name, json: Json = None) -> Job:
+def show(database: Database, name: Name, json: Json = None) -> int:
     """List the kept states of a stream, the newest first.
 
     States that are set aside do not lead up to the newest one: the stream was put back since.
@@ -101,26 +93,22 @@ def show(database: Database, name: Name, json: Json = None) -> Job:
         dst store show memory.db alice
     """
     output = Output.to(json)
-
-    def work() -> int:
-        check_paths(output, {"DB": database})
-        with _existing(database) as states:
-            history = states.history(name)
-        listed = table(">record", ">items", ">stored at (UTC)", ">size", "")
-        for kept in history:
-            listed.add_row(
-                str(kept.record),
-                f"{kept.items_consumed:,}",
-                _time(kept.saved_at_ms),
-                mib(kept.size_bytes),
-                "set aside" if kept.set_aside else "",
-            )
-        output.out.print(f"[bold]{foreign(name)}[/]")
-        output.out.print(listed)
-        output.write_json({"store": str(database), "name": name, "states": history})
-        return 0
-
-    return work
+    check_paths(output, {"DB": database})
+    with _existing(database) as states:
+        history = states.history(name)
+    listed = table(">record", ">items", ">stored at (UTC)", ">size", "")
+    for kept in history:
+        listed.add_row(
+            str(kept.record),
+            f"{kept.items_consumed:,}",
+            _time(kept.saved_at_ms),
+            mib(kept.size_bytes),
+            "set aside" if kept.set_aside else "",
+        )
+    output.out.print(f"[bold]{foreign(name)}[/]")
+    output.out.print(listed)
+    output.write_json({"store": str(database), "name": name, "states": history})
+    return 0
 
 
 @store.command()
@@ -135,7 +123,7 @@ def export(
     record: Record = None,
     key_file: KeyFile = None,
     json: Json = None,
-) -> Job:
+) -> int:
     """Write a state of a stream to a file, which --state of the other verbs and Stream.load read.
 
     The newest one, unless --item or --record names another. The file is not encrypted. One that
@@ -144,19 +132,17 @@ def export(
         dst store export memory.db alice alice.state
         dst store export memory.db alice before.state --item 100000
     """
+    from dst.runtime.state.file import write_record
+
     output = Output.to(json)
     if item is not None and record is not None:
         raise WrongUseError("--item and --record exclude each other; give one of them, or none")
-
-    def work() -> int:
-        check_folder("FILE", file)
-        check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
-        with _existing(database, key_file) as states:
-            saved = _chosen(states, name, item, record)
-        write_record(file, saved)
-        return _tell(_moved(database, name, saved, file), "written to", output)
-
-    return work
+    check_folder("FILE", file)
+    check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
+    with _existing(database, key_file) as states:
+        saved = _chosen(states, name, item, record)
+    write_record(file, saved)
+    return _tell(database, name, saved, file, "written to", output)
 
 
 @store.command("import")
@@ -166,24 +152,22 @@ def import_state(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A saved state.")],
     key_file: KeyFile = None,
     json: Json = None,
-) -> Job:
+) -> int:
     """Store a saved state as the newest of a stream; a store that does not exist is made.
 
     With --key-file a new store is encrypted.
 
         dst store import memory.db alice alice.state
     """
+    from dst.runtime.state.file import read_record
+
     output = Output.to(json)
-
-    def work() -> int:
-        check_folder("DB", database)
-        check_paths(output, {"FILE": file, "--key-file": key_file}, {"DB": database})
-        saved = read_record(file)
-        with _open(database, key_file) as states:
-            states.put(name, saved)
-        return _tell(_moved(database, name, saved, file), "stored from", output)
-
-    return work
+    check_folder("DB", database)
+    check_paths(output, {"FILE": file, "--key-file": key_file}, {"DB": database})
+    saved = read_record(file)
+    with _open(database, key_file) as states:
+        states.put(name, saved)
+    return _tell(database, name, saved, file, "stored from", output)
 
 
 @store.command()
@@ -196,7 +180,7 @@ def rewind(
     record: Record = None,
     key_file: KeyFile = None,
     json: Json = None,
-) -> Job:
+) -> int:
     """Make the nearest kept state at or before ITEM the newest of its stream.
 
     What was stored beyond it is set aside, not deleted: --record brings it back.
@@ -207,19 +191,15 @@ def rewind(
     output = Output.to(json)
     if (item is None) == (record is None):
         raise WrongUseError("give either ITEM or --record N; dst store show lists both")
-
-    def work() -> int:
-        check_paths(output, {"DB": database, "--key-file": key_file})
-        with _existing(database, key_file) as states:
-            saved = _chosen(states, name, item, record)
-            states.put(name, saved)
-        return _tell(_moved(database, name, saved, None), "put back", output)
-
-    return work
+    check_paths(output, {"DB": database, "--key-file": key_file})
+    with _existing(database, key_file) as states:
+        saved = _chosen(states, name, item, record)
+        states.put(name, saved)
+    return _tell(database, name, saved, None, "put back", output)
 
 
 @store.command()
-def delete(database: Database, name: Name, yes: Yes = False, json: Json = None) -> Job:
+def delete(database: Database, name: Name, yes: Yes = False, json: Json = None) -> int:
     """Delete a stream with its history, and leave no copy of it in the store's files.
 
     Asks first, unless --yes answers.
@@ -227,24 +207,20 @@ def delete(database: Database, name: Name, yes: Yes = False, json: Json = None) 
         dst store delete memory.db alice
     """
     output = Output.to(json)
-
-    def work() -> int:
-        check_paths(output, {"DB": database})
-        with _existing(database) as states:
-            count = len(states.history(name))
-            if not _agreed(f"delete stream {name!r} and its {counted(count, 'state')}", yes):
-                return INTERRUPTED
-            states.delete(name)
-            states.vacuum()
-        output.out.print(f"deleted [bold]{foreign(name)}[/], {counted(count, 'state')}")
-        output.write_json({"store": str(database), "streams": [name], "states": count})
-        return 0
-
-    return work
+    check_paths(output, {"DB": database})
+    with _existing(database) as states:
+        count = len(states.history(name))
+        if not _agreed(f"delete stream {name!r} and its {counted(count, 'state')}", yes):
+            return INTERRUPTED
+        states.delete(name)
+        states.vacuum()
+    output.out.print(f"deleted [bold]{foreign(name)}[/], {counted(count, 'state')}")
+    output.write_json({"store": str(database), "streams": [name], "states": count})
+    return 0
 
 
 @store.command()
-def wipe(database: Database, yes: Yes = False, json: Json = None) -> Job:
+def wipe(database: Database, yes: Yes = False, json: Json = None) -> int:
     """Delete all that a store holds, and leave no byte of it in its files.
 
     Backups and blocks that the disk has set aside are out of reach. Needs no key.
@@ -252,34 +228,18 @@ def wipe(database: Database, yes: Yes = False, json: Json = None) -> Job:
         dst store wipe memory.db --yes
     """
     output = Output.to(json)
-
-    def work() -> int:
-        check_paths(output, {"DB": database})
-        with _existing(database) as states:
-            entries = states.list()
-            count = sum(e.states for e in entries)
-            held = f"{counted(len(entries), 'stream')}, {counted(count, 'state')}"
-            if not _agreed(f"wipe {database}: {held}", yes):
-                return INTERRUPTED
-            states.wipe()
-        output.out.print(f"wiped {held}")
-        names = [e.name for e in entries]
-        output.write_json({"store": str(database), "streams": names, "states": count})
-        return 0
-
-    return work
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """A state that was written, read or put back; `file` is null where none has a part in it."""
-
-    store: str
-    name: str
-    items_consumed: int
-    pending: int
-    precision: str
-    model_id: str
-    file: str | None
+    check_paths(output, {"DB": database})
+    with _existing(database) as states:
+        entries = states.list()
+        count = sum(e.states for e in entries)
+        held = f"{counted(len(entries), 'stream')}, {counted(count, 'state')}"
+        if not _agreed(f"wipe {database}: {held}", yes):
+            return INTERRUPTED
+        states.wipe()
+    output.out.print(f"wiped {held}")
+    names = [e.name for e in entries]
+    output.write_json({"store": str(database), "streams": names, "states": count})
+    return 0
 
 
 def read_key(file: Path) -> bytes:
@@ -305,18 +265,20 @@ def read_key(file: Path) -> bytes:
     return key
 
 
-def _open(path: Path, key_file: Path | None = None) -> StateStore:
+def _open(path: Path, key_file: Path | None = None) -> "StateStore":
+    from dst.runtime import StateStore
+
     key = None if key_file is None else read_key(key_file)
     return StateStore(path, key=key, history_bytes=_ALL_OF_IT)
 
 
-def _existing(path: Path, key_file: Path | None = None) -> StateStore:
+def _existing(path: Path, key_file: Path | None = None) -> "StateStore":
     if not path.exists():
         raise WrongUseError(f"{path}: there is no such file; dst store import makes a store")
     return _open(path, key_file)
 
 
-def _chosen(states: StateStore, name: str, item: int | None, record: int | None) -> Saved:
+def _chosen(states: "StateStore", name: str, item: int | None, record: int | None) -> "Saved":
     """Get the state at or before an item, the record of that number, or else the newest."""
     return states.get(name, record) if item is None else states.rewind(name, item)
 
@@ -330,25 +292,27 @@ def _agreed(what: str, yes: bool) -> bool:
     return typer.confirm(f"{what}?", err=True)
 
 
-def _moved(path: Path, name: str, saved: Saved, file: Path | None) -> Moved:
-    return Moved(
-        store=str(path),
-        name=name,
-        items_consumed=saved.items_consumed,
-        pending=len(saved.pending),
-        precision=saved.identity.precision,
-        model_id=saved.identity.model_id,
-        file=None if file is None else str(file),
-    )
-
-
-def _tell(moved: Moved, what: str, output: Output) -> int:
-    place = "" if moved.file is None else f" {foreign(moved.file)}"
-    waiting = f" and {moved.pending} that wait" if moved.pending else ""
+def _tell(
+    database: Path, name: str, saved: "Saved", file: Path | None, what: str, output: Output
+) -> int:
+    """Say where a state went or came from; `file` is None, null in the JSON, where no file did."""
+    place = "" if file is None else f" {foreign(str(file))}"
+    pending = len(saved.pending)
+    waiting = f" and {pending} that wait" if pending else ""
     output.out.print(
-        f"[bold]{foreign(moved.name)}[/] at {moved.items_consumed:,} items{waiting}, {what}{place}"
+        f"[bold]{foreign(name)}[/] at {saved.items_consumed:,} items{waiting}, {what}{place}"
     )
-    output.write_json(moved)
+    output.write_json(
+        {
+            "store": str(database),
+            "name": name,
+            "items_consumed": saved.items_consumed,
+            "pending": pending,
+            "precision": saved.identity.precision,
+            "model_id": saved.identity.model_id,
+            "file": None if file is None else str(file),
+        }
+    )
     return 0
 
 

@@ -1,31 +1,19 @@
 """`dst upgrade`: rewrite a bundle of format 1 as format 2."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from dst.cli.options import Json
-from dst.cli.output import Output, foreign
-from dst.cli.paths import check_paths
-
-
-class Upgraded(msgspec.Struct, frozen=True):
-    """The new bundle, the id that it had before, and how many golden runs it reproduced."""
-
-    bundle: str
-    bundle_id: str
-    upgraded_from: str | None
-    golden_runs: int
+from dst.cli.output import Output, check_paths, foreign
 
 
 def upgrade(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A bundle of format 1.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory to make.")],
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Rewrite a bundle of format 1, which this version no longer opens, as format 2.
 
     OLD stays as it is. Its golden runs must pass here before NEW is written. Graphs and weights
@@ -34,20 +22,23 @@ def upgrade(
         dst upgrade ./old-bundle ./new-bundle
         dst upgrade ./old-bundle ./new-bundle --json -
     """
-    output = Output.to(json)
-    check_paths(output, {"OLD": old}, {"NEW": new})
     from dst.upgrade import upgrade_bundle
 
-    def work() -> int:
-        with output.progress(f"upgrade {old}", None):
-            bundle, checks = upgrade_bundle(old, new)
-        manifest = bundle.manifest
-        made = Upgraded(bundle.root.name, manifest.bundle_id, manifest.upgraded_from, len(checks))
-        output.out.print(
-            f"[bold]{foreign(made.bundle)}[/] [dim]{made.bundle_id[:16]}… was "
-            f"{(made.upgraded_from or '')[:16]}…[/]\n{made.golden_runs} golden runs reproduced"
-        )
-        output.write_json(made)
-        return 0
-
-    return work
+    output = Output.to(json)
+    check_paths(output, {"OLD": old}, {"NEW": new})
+    with output.progress(f"upgrade {old}", None):
+        bundle, checks = upgrade_bundle(old, new)
+    name, made = bundle.root.name, bundle.manifest
+    output.out.print(
+        f"[bold]{foreign(name)}[/] [dim]{made.bundle_id[:16]}… was "
+        f"{(made.upgraded_from or '')[:16]}…[/]\n{len(checks)} golden runs reproduced"
+    )
+    output.write_json(
+        {
+            "bundle": name,
+            "bundle_id": made.bundle_id,
+            "upgraded_from": made.upgraded_from,
+            "golden_runs": len(checks),
+        }
+    )
+    return 0

@@ -1,20 +1,18 @@
 """`dst verify`: replay the golden vectors of a bundle on this machine, and compare."""
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import onnxruntime
 import typer
 from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.options import BundleArgument, Json, Provider, ProviderName, Threads
-from dst.cli.output import Output, foreign, table
-from dst.cli.paths import check_paths
-from dst.evaluate.providers import GoldenTime, time_golden
-from dst.runtime import Bundle, open_bundle, replay_golden
-from dst.runtime.execution.providers import Lowering
+from dst.cli.options import BundleArgument, Json, Provider, Threads
+from dst.cli.output import Output, check_paths, foreign, table
+
+if TYPE_CHECKING:
+    from dst.evaluate.providers import GoldenTime
+    from dst.runtime import Bundle
 
 MEASURES = {"rms": "of rms", "cost": "of own error"}
 """What an error is a share of; a recipe's own error is how far it is from full precision."""
@@ -43,7 +41,7 @@ class Verified(msgspec.Struct, frozen=True):
     onnxruntime: str
     passed: bool
     checks: tuple[Check, ...]
-    times: tuple[GoldenTime, ...]
+    times: "tuple[GoldenTime, ...]"
 
 
 def verify(
@@ -58,7 +56,7 @@ def verify(
         bool, typer.Option("--time", help="Time the provider against the CPU as well.")
     ] = False,
     json: Json = None,
-) -> Callable[[], int]:
+) -> int:
     """Replay a bundle's golden vectors here and compare with what was recorded.
 
     Every file is hashed first. Exit code 1 if a graph strays further than the bundle allows, 2
@@ -70,34 +68,26 @@ def verify(
         dst verify text --provider openvino --time
         dst verify ./my-bundle --provider cuda --graph fused
     """
+    import onnxruntime
+
+    from dst.evaluate.providers import time_golden
+    from dst.runtime import open_bundle, replay_golden
+
     output = Output.to(json)
-    return lambda: replay(bundle, provider, threads, graph, timed, output)
-
-
-def replay(
-    path: str, provider: ProviderName, threads: int, graph: str | None, timed: bool, output: Output
-) -> int:
-    """Replay every golden run, or those of one graph, and return the exit code.
-
-    With `timed`, the golden chunks are stepped on the provider and on the CPU in turn as well.
-
-    Raises:
-        DstError: the bundle is broken, or a graph cannot be run here.
-        WrongUseError: the bundle has no such graph, or the JSON would be written into it.
-    """
-    check_paths(output, {"BUNDLE": path})
-    bundle = _only(open_bundle(path), graph)
-    named: Lowering | None = None if graph is None else bundle.manifest.graphs[0].lowering
-    lowering = {g.file: g.lowering for g in bundle.manifest.graphs}
-    with output.progress(f"verify {bundle.root.name}", None):
-        found = replay_golden(bundle, provider, threads, named)
+    check_paths(output, {"BUNDLE": bundle})
+    opened = _only(open_bundle(bundle), graph)
+    manifest, name = opened.manifest, opened.root.name
+    named = None if graph is None else manifest.graphs[0].lowering
+    lowering = {g.file: g.lowering for g in manifest.graphs}
+    with output.progress(f"verify {name}", None):
+        found = replay_golden(opened, provider, threads, named)
     times: list[GoldenTime] = []
     if timed:
-        with output.progress(f"time {bundle.root.name}", 1.0) as bar:
-            times = time_golden(bundle, provider, threads, named, progress=bar.at)
+        with output.progress(f"time {name}", 1.0) as bar:
+            times = time_golden(opened, provider, threads, named, progress=bar.at)
     checks = []
     for f in found:
-        name, worst = max(f.errors.items(), key=lambda e: e[1])
+        tensor, worst = max(f.errors.items(), key=lambda e: e[1])
         checks.append(
             Check(
                 graph=f.graph,
@@ -105,15 +95,15 @@ def replay(
                 t=f.t,
                 steps=f.steps,
                 worst=worst,
-                worst_tensor=name,
+                worst_tensor=tensor,
                 measure=f.measure,
                 tolerance=f.tolerance,
                 passed=f.passed,
             )
         )
     result = Verified(
-        bundle=bundle.root.name,
-        bundle_id=bundle.manifest.bundle_id,
+        bundle=name,
+        bundle_id=manifest.bundle_id,
         provider=provider,
         onnxruntime=onnxruntime.__version__,
         passed=all(c.passed for c in checks),
@@ -125,8 +115,10 @@ def replay(
     return 0 if result.passed else CHECK_FAILED
 
 
-def _only(bundle: Bundle, graph: str | None) -> Bundle:
+def _only(bundle: "Bundle", graph: str | None) -> "Bundle":
     """Return the bundle with only the graphs of that file name or lowering."""
+    from dst.runtime import Bundle
+
     if graph is None:
         return bundle
     kept = tuple(g for g in bundle.manifest.graphs if graph in (g.file, g.lowering))

@@ -17,8 +17,8 @@ from dst.evaluate.quality.drift import reference_for
 from dst.evaluate.quality.gates import Budget, gates_of, growth_of, passed
 from dst.evaluate.quality.rollout import Progress, Rollout, Walk, check_pair, rollout
 from dst.evaluate.quality.sizes import Parts, parts_of
-from dst.runtime import Session, StepError
-from dst.runtime.bundle.manifest import Gate, Quality
+from dst.runtime import BundleError, Session, StepError, open_bundle, write_bundle
+from dst.runtime.bundle.manifest import Gate, Manifest, Quality
 
 Array = npt.NDArray[np.generic]
 DIGITS = 4
@@ -322,3 +322,32 @@ def _short(value: float) -> float:
 
 def _maybe(value: float | None) -> float | None:
     return None if value is None else _short(value)
+
+
+REPORT_FILE = "report.json"
+
+
+def attach(path: str | Path, made: Report) -> Manifest:
+    """Write a bundle anew, in one rename, with its report: in the manifest and as report.json.
+
+    The report names the bundle as it was measured: the `bundle_id` changes by attaching it.
+
+    Args:
+        path: the directory of the quantized bundle that was measured.
+        made: its report.
+
+    Raises:
+        BundleError: the bundle is broken, is not the one that was measured, or cannot be written.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    if manifest.bundle_id != made.quantized.bundle_id:
+        raise BundleError(
+            f"{bundle.label}: is not the bundle of the report: expected bundle_id "
+            f"{made.quantized.bundle_id[:16]}…, it is {manifest.bundle_id[:16]}…; measure it anew",
+            code="other-bundle",
+        )
+    files: dict[str, bytes | Path] = {name: bundle.root / name for name in manifest.files}
+    files[REPORT_FILE] = msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n"
+    with_quality = msgspec.structs.replace(manifest, quality=quality_of(made))
+    return write_bundle(bundle.root, with_quality, files, overwrite=True)

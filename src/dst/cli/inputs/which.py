@@ -4,7 +4,8 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import PurePath
 from typing import get_args
 
-from dst.cli.inputs.formats.block import Format, Wanted
+from dst.cli.inputs.block import Wanted
+from dst.cli.options import Format
 
 RAW = ("f32", "f64", "s16", "s24", "s32", "u8")
 FORMATS: tuple[str, ...] = get_args(Format)

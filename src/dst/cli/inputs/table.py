@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.formats.block import Block, Wanted
-from dst.cli.inputs.formats.columns import Columns, choose, unnamed
-from dst.cli.inputs.formats.lines import SHOWN, Rows, lines_of
+from dst.cli.inputs.block import Block, Wanted
+from dst.cli.inputs.lines import SHOWN, Columns, Rows, choose, lines_of, unnamed
 from dst.words import counted
 
 _TEXT = (

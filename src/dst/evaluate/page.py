@@ -1,10 +1,9 @@
 """Lay a bench out as one HTML file that needs nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
-from dst.evaluate.rendering.canvas import COLOURS, NoMatplotlibError
-from dst.evaluate.rendering.charts import Panel, divergence, panel_svg, ratio
+from dst.evaluate.drawing import COLOURS, NoMatplotlibError, Panel, divergence, panel_svg, ratio
 from dst.evaluate.result import BenchResult, Cell, Entry
 from dst.words import counted, mib
 
@@ -47,10 +46,10 @@ def page(result: BenchResult) -> str:
         "intervals. Above the broken line is faster.</p>",
         _drawn(ratio, result),
         "<h2>Speed</h2>",
-        _speed(result),
+        _by_t(result, _speed),
         "<h2>One step</h2>",
         "<p>Microseconds for a chunk of T items: median, and the 99th percentile below it.</p>",
-        _steps(result),
+        _by_t(result, _step),
         "<h2>Cost</h2>",
         _cost(result),
     ]
@@ -104,28 +103,25 @@ def _named(result: BenchResult, place: int) -> str:
     )
 
 
-def _by_t(result: BenchResult, show: "dict[int, list[str]]") -> str:
-    rows = [[_named(result, place), *cells] for place, cells in show.items()]
+def _by_t(result: BenchResult, cell: Callable[[Cell], str]) -> str:
+    rows = [
+        [_named(result, place), *map(cell, entry.cells)]
+        for place, entry in enumerate(result.bundles)
+    ]
     return table(["bundle", *(f"T = {t}" for t in result.sizes)], rows)
 
 
-def _speed(result: BenchResult) -> str:
-    def cell(found: Cell) -> str:
-        if found.items_per_s is None:
-            return f'<span class="none" title="{escape(found.why or "")}">–</span>'
-        ratio = "" if found.ratio is None else f"<small>{found.ratio.median:.2f} ×</small>"
-        return f"{found.items_per_s.median:,.0f}/s{ratio}"
-
-    return _by_t(result, {i: [cell(c) for c in e.cells] for i, e in enumerate(result.bundles)})
+def _speed(cell: Cell) -> str:
+    if cell.items_per_s is None:
+        return f'<span class="none" title="{escape(cell.why or "")}">–</span>'
+    ratio = "" if cell.ratio is None else f"<small>{cell.ratio.median:.2f} ×</small>"
+    return f"{cell.items_per_s.median:,.0f}/s{ratio}"
 
 
-def _steps(result: BenchResult) -> str:
-    def cell(found: Cell) -> str:
-        if found.p50_us is None or found.p99_us is None:
-            return _NONE
-        return f"{found.p50_us:,.0f}<small>{found.p99_us:,.0f}</small>"
-
-    return _by_t(result, {i: [cell(c) for c in e.cells] for i, e in enumerate(result.bundles)})
+def _step(cell: Cell) -> str:
+    if cell.p50_us is None or cell.p99_us is None:
+        return _NONE
+    return f"{cell.p50_us:,.0f}<small>{cell.p99_us:,.0f}</small>"
 
 
 def _cost(result: BenchResult) -> str:

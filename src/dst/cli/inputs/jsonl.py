@@ -4,9 +4,8 @@ import json
 import math
 from collections.abc import Iterator
 
-from dst.cli.inputs.formats.block import Block, Wanted
-from dst.cli.inputs.formats.columns import TIME_NAMES, Columns, choose
-from dst.cli.inputs.formats.lines import SHOWN, Rows, lines_of
+from dst.cli.inputs.block import Block, Wanted
+from dst.cli.inputs.lines import SHOWN, TIME_NAMES, Columns, Rows, choose, lines_of
 from dst.words import counted
 
 
