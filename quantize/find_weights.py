@@ -17,8 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.sizes import dtype_name
 from dst.graphs.walk import attribute, bodies_of, links, nodes_of, tensors_of
+from dst.graphs.weights import dtype_name
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.cells import CELLS, FILTERS, gap, slow
 from dst.runtime.bundle.manifest import Contract

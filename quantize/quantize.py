@@ -11,18 +11,24 @@ import msgspec
 import onnx
 
 import dst
-from dst.graphs.sizes import expanded_bytes, inline_bytes
 from dst.graphs.weights import FILE as WEIGHTS_FILE
-from dst.graphs.weights import INLINE_BYTES, pack
-from dst.quantize.assign import Choice, choose
+from dst.graphs.weights import INLINE_BYTES, expanded_bytes, inline_bytes, pack
+from dst.quantize.assign import Choice, NothingQuantizedError, WeightRecord, choose
+from dst.quantize.calibrate import Calibration, observed
 from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import PRECISIONS, Form, Override, Precision, Recipe, recipe_named
-from dst.quantize.record import NothingQuantizedError, WeightRecord
-from dst.quantize.rewriting.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
+from dst.quantize.rewriting.rebuild import (
+    Backend,
+    Direct,
+    Opened,
+    entry_of,
+    opened,
+    rebuilt,
+    runs_both,
+    split_graphs,
+)
 from dst.quantize.rewriting.rewrite import EMBEDDING_OPSET, OPSET
-from dst.quantize.rewriting.split import runs_both, split_graphs
-from dst.quantize.rounding.calibrate import Calibration, observed
-from dst.quantize.rounding.rounded_weights import RoundedWeights
+from dst.quantize.rounded_weights import RoundedWeights
 from dst.quantize.verify import verify
 from dst.runtime.bundle.manifest import Contract, Graph, Manifest, Producer, Stored
 from dst.runtime.bundle.reader import Bundle, open_bundle

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from dst.graphs.walk import attribute
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.rewrite import Draft, NewWeight, write_product
-from dst.quantize.rounding.rounding import Rounded, by_row
+from dst.quantize.rounding import Rounded, by_row
 
 Floats = npt.NDArray[np.float32]
 

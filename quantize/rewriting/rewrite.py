@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.recipe import Form
-from dst.quantize.rounding.rounding import Rounded, packed4
+from dst.quantize.rounding import Rounded, packed4
 
 OPSET: dict[Form, int] = {
     "float32": 1,

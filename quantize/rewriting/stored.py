@@ -16,7 +16,7 @@ from onnx import TensorProto
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.cells import CELLS, copied
 from dst.quantize.rewriting.rewrite import Draft
-from dst.quantize.rounding.rounding import by_row
+from dst.quantize.rounding import by_row
 
 Floats = npt.NDArray[np.float32]
 

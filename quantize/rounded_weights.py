@@ -1,4 +1,7 @@
-"""Round each weight once for all graphs of a bundle, to its chosen form."""
+"""Round each weight once for all graphs of a bundle, by what calibration saw of its input.
+
+Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from dst.quantize.assign import Choice
 from dst.quantize.errors import QuantizeError
 from dst.quantize.find_weights import Floats, WeightUse
 from dst.quantize.recipe import Recipe
 from dst.quantize.rewriting.rewrite import NewWeight
-from dst.quantize.rounding.gptq import by_block_compensated
-from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search, by_column, by_row
-from dst.quantize.rounding.statistics import Seen
+from dst.quantize.rounding import (
+    Rounded,
+    by_block,
+    by_block_compensated,
+    by_block_search,
+    by_column,
+    by_row,
+)
+
+_HIGHEST = 255
+"""Of a rounded activation."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of one product's input.
+
+    Attributes:
+        low: the least value, at most 0.
+        high: the greatest value, at least 0.
+        moments: (K, K), the mean of x x^T over items, or None where nobody asked for it.
+        items: how many items ``moments`` is the mean of.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    moments: npt.NDArray[np.float64] | None = None
+    items: int = 0
+
+    def add(self, values: Floats, moments: bool) -> None:
+        """Take in activations ``(..., K)``."""
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        if not moments:
+            return
+        rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        total = rows.T @ rows
+        if self.moments is None:
+            self.moments = np.zeros_like(total)
+        self.moments = (self.moments * self.items + total) / (self.items + len(rows))
+        self.items += len(rows)
+
+    @property
+    def importance(self) -> Floats | None:
+        """(K,), the mean square of each input, or None."""
+        if self.moments is None:
+            return None
+        return np.diagonal(self.moments).astype(np.float32)
+
+    def scale_and_zero(self) -> tuple[float, int]:
+        """The 8-bit scale and zero point that reach from ``low`` to ``high``."""
+        reach = self.high - self.low
+        scale = reach / _HIGHEST if reach > 0 else 1.0
+        return scale, int(np.clip(np.rint(-self.low / scale), 0, _HIGHEST))
 
 
 def result_key(key: str) -> str:

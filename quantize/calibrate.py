@@ -14,12 +14,11 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from dst.graphs.fold import given_of
+from dst.graphs.load import given_of
 from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.quantize.errors import QuantizeError
 from dst.quantize.rewriting.rebuild import Opened
-from dst.quantize.rounding.rounded_weights import result_key
-from dst.quantize.rounding.statistics import Seen
+from dst.quantize.rounded_weights import Seen, result_key
 from dst.runtime import Session, Stream
 from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Chunk, Features, item_shape
