@@ -213,7 +213,11 @@ def check_source(bundle: Bundle) -> None:
             code="quantized-already",
         )
     if precision != "float32":
-        what, cure = _NOT_FLOAT32.get(precision, (f"most of its weights are {precision}", _ADOPT))
+        what, cure = f"its weights are {precision}", _EXPORT
+        if precision == "int8":
+            what, cure = "its file holds int8 weights already", _COMPARE
+        elif precision not in ("float64", "float16"):
+            what, cure = f"most of its weights are {precision}", _ADOPT
         raise QuantizeError(
             f"{bundle.label}: {what}, and recipes round float32 weights; {cure}",
             code="not-float32",
@@ -221,22 +225,12 @@ def check_source(bundle: Bundle) -> None:
 
 
 _ADOPT = "adopt its float32 file and quantize that"
-_NOT_FLOAT32 = {
-    "float64": (
-        "its weights are float64",
-        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
-    ),
-    "float16": (
-        "its weights are float16",
-        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
-    ),
-    "int8": (
-        "its file holds int8 weights already",
-        "adopt the float32 file that it was made from and quantize that; dst report with "
-        "--other-file compares the two",
-    ),
-}
-"""What a file is that was adopted in another precision, and what to do."""
+_EXPORT = "export the model in float32 (in torch: model.float()), adopt that and quantize it"
+_COMPARE = (
+    "adopt the float32 file that it was made from and quantize that; dst report with "
+    "--other-file compares the two"
+)
+"""What to do where a file was adopted in another precision."""
 
 
 def _nothing(recipe: Recipe, made: _Made) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -101,31 +102,32 @@ class RoundedWeights:
             choice: Its form.
             weight: Its values.
         """
-        form, table = choice.form, choice.role == "embedding"
-        name = use.weight
+        form, tied = choice.form, bool(choice.table)
+        held = weight.T if tied else weight
         if form == "float16":
-            half = (weight.T if choice.table else weight).astype(np.float16)
-            return NewWeight(form, name, half=np.ascontiguousarray(half), turned=bool(choice.table))
-        if table or choice.table:
-            key = (use.key if table else choice.table, "row")
-            if key not in self.found:
-                bits = self.recipe.weight_bits if key[0] in self.shared else 8
-                self.found[key] = by_row(weight if table else weight.T, bits)
+            half, scale = held.astype(np.float16), np.empty(0, np.float32)
+            return NewWeight(form, use.weight, half, scale, turned=tied)
+        if tied or choice.role == "embedding":
+            key = (choice.table or use.key, "row")
+            bits = self.recipe.weight_bits if key[0] in self.shared else 8
+            rounds = partial(by_row, held, bits)
         elif form in ("int4-block", "int8-block") and not choice.block:
             key = (use.key, form)
-            if key not in self.found:
-                self.found[key] = self._blocks(use.key, weight, 4 if form == "int4-block" else 8)
+            rounds = partial(self._blocks, use.key, weight, 4 if form == "int4-block" else 8)
         else:
             key = (use.key, "column")
-            if key not in self.found:
-                self.found[key] = by_column(weight, self.recipe.weight_bits)
+            rounds = partial(by_column, weight, self.recipe.weight_bits)
+        if key not in self.found:
+            self.found[key] = rounds()
+        static = form == "int8-static"
         return NewWeight(
             form,
-            name,
-            rounded=self.found[key],
+            use.weight,
+            self.found[key].values,
+            self.found[key].scale,
             block=choice.block or self.recipe.block,
-            turned=bool(choice.table),
-            activation=self._activation(use.key) if form == "int8-static" else None,
+            turned=tied,
+            activation=self.seen_of(use.key).scale_and_zero() if static else (1.0, 0),
         )
 
     def _blocks(self, key: str, weight: Floats, bits: int) -> Rounded:
@@ -137,9 +139,6 @@ class RoundedWeights:
         if method == "gptq":
             return by_block_compensated(weight, bits, block, self.seen_of(key).moments)
         return by_block(weight, bits, block)
-
-    def _activation(self, key: str) -> tuple[float, int]:
-        return self.seen_of(key).scale_and_zero()
 
     def ranges(self, key: str) -> list[tuple[float, int]]:
         """Scale and zero point of what a convolution reads and of what it gives, by its key."""

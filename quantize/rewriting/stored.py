@@ -16,9 +16,7 @@ from onnx import TensorProto
 from dst.quantize.recipe import Form
 from dst.quantize.rewriting.cells import CELLS, copied
 from dst.quantize.rewriting.rewrite import Draft
-from dst.quantize.rounding import by_row
-
-Floats = npt.NDArray[np.float32]
+from dst.quantize.rounding import Floats, by_row
 
 _STORED_BITS = 8
 """Weights that are multiplied out never overflow: they take all 8 bits."""
@@ -40,7 +38,6 @@ def write_stored(
         form: ``int8-stored`` or ``float16``.
     """
     inputs = list(node.input)
-    wide = {"to": int(TensorProto.FLOAT)}
     for place, weight in weights.items():
         name = node.input[place]
         scales = 2 if node.op_type in CELLS else 1  # how many axes have a scale for each index
@@ -51,18 +48,18 @@ def write_stored(
             continue
         if form == "float16":
             held = draft.array(f"{name}.float16", weight.astype(np.float16))
-            draft.node("Cast", [held], result, result, wide)
+            draft.node("Cast", [held], result, to=TensorProto.FLOAT)
             continue
         turned = node.op_type == "ConvTranspose"  # (C, M, ...): outputs are on the second axis
         values, *by = _stored(np.moveaxis(weight, 1, 0) if turned else weight, scales)
         if turned:
             values, *by = (np.moveaxis(part, 0, 1) for part in (values, *by))
         held = draft.array(f"{name}.stored8", values)
-        read = draft.node("Cast", [held], f"{result}.wide", f"{result}.wide", wide)
+        read = draft.node("Cast", [held], f"{result}.wide", to=TensorProto.FLOAT)
         for number, scale in enumerate(by):
             part = draft.array(f"{name}.stored_scale{number}", scale)
             last = result if number == len(by) - 1 else f"{result}.scaled"
-            read = draft.node("Mul", [read, part], last, last)
+            read = draft.node("Mul", [read, part], last)
     draft.nodes.append(copied(node, inputs))
 
 

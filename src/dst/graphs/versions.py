@@ -61,7 +61,7 @@ def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
     if opset := opset_of(model):
         found.add(_OF_OPSET.get(opset, unknown))
     for node in nodes_of(model.graph):
-        if not _is_own(node.domain):
+        if node.domain not in ("", "ai.onnx"):
             found.add(_OF_OPERATOR.get((node.domain, node.op_type), unknown))
         elif node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0):
             found.add(_BLOCKS)
@@ -85,10 +85,6 @@ def domains(model: onnx.ModelProto) -> tuple[str, ...]:
 def opsets(model: onnx.ModelProto) -> dict[str, int]:
     """Read the version of each operator set that a model imports, by domain."""
     return {o.domain or "ai.onnx": o.version for o in model.opset_import}
-
-
-def _is_own(domain: str) -> bool:
-    return domain in ("", "ai.onnx")
 
 
 def random_operators(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 from onnx_ir import DataType
 
 from dst.graphs.walk import attribute, graphs_of, nodes_of, tensors_of
@@ -154,10 +154,15 @@ def pack(
                 if tensor.data_type == TensorProto.STRING or (number and not outside):
                     continue
                 data = values_of(tensor, source)
+                bare = TensorProto(
+                    name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=b""
+                )
                 if number or len(data) < INLINE_BYTES:
-                    _emptied(tensor).raw_data = bytes(data)
+                    bare.raw_data = bytes(data)
                 else:
-                    _refer(tensor, FILE, store.add(data), len(data))
+                    set_external_data(bare, FILE, store.add(data), len(data))
+                    bare.ClearField("raw_data")
+                tensor.CopyFrom(bare)
         files[file] = model.SerializeToString(deterministic=True)
     return {FILE: path, **files} if path.stat().st_size else files
 
@@ -201,20 +206,3 @@ def file_id(tensors: Iterable[TensorProto], graph: bytes, folder: Path) -> str:
     for entry in sorted(entries):
         digest.update(hashlib.sha256(entry).digest())
     return digest.hexdigest()
-
-
-def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Let a tensor refer to external data instead of holding its values."""
-    fresh = _emptied(tensor)
-    fresh.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        fresh.external_data.add(key=key, value=str(value))
-
-
-def _emptied(tensor: TensorProto) -> TensorProto:
-    """Empty a tensor but for its name, type and shape."""
-    name, dims, kind = tensor.name, list(tensor.dims), tensor.data_type
-    tensor.Clear()
-    tensor.name, tensor.data_type = name, kind
-    tensor.dims.extend(dims)
-    return tensor
