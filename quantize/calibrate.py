@@ -73,17 +73,10 @@ def observed(
 ) -> dict[str, Seen]:
     """Roll streams out and look at the inputs of every product at the sampled chunks.
 
-    The driver carries the state; what is looked at is the full-precision graph, started from
-    the driver's state. So the first pass drives with full precision, and a second one with the
-    quantized bundle shows the states that it really gets into.
-
-    Args:
-        source: The full-precision bundle.
-        driver: The bundle that carries the state.
-        graphs: The source's graphs.
-        calibration: The items.
-        moments: Also gather the mean of x x^T.
-        report: Called with what is being done and the share done.
+    The driver carries the state; what is looked at is the full-precision graph of the source,
+    started from the driver's state. So the first pass drives with full precision, and a second one
+    with the quantized bundle shows the states that it really gets into. With ``moments``, the mean
+    of x x^T is gathered too.
 
     Returns:
         Key of a weight -> what was seen of its input.

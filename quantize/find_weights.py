@@ -96,10 +96,7 @@ class FoundWeights:
 def find_weights(model: onnx.ModelProto, folder: Path, contract: Contract) -> FoundWeights:
     """Find the weights of a graph; its names must be distinct (``dst.graphs.walk``).
 
-    Args:
-        model: The graph; external data is read from ``folder``.
-        folder: Where its external data lies.
-        contract: What the graph keeps: its outputs tell which results are state.
+    External data is read from ``folder``; the contract tells which results are state.
     """
     graph = model.graph
     nodes = list(nodes_of(graph))

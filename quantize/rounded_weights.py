@@ -95,13 +95,7 @@ class RoundedWeights:
     found: dict[tuple[str, str], Rounded] = field(default_factory=dict)
 
     def in_form(self, use: WeightUse, choice: Choice, weight: Floats) -> NewWeight:
-        """Give a weight (K, N), or a table (V, D), in its chosen form.
-
-        Args:
-            use: Where it stands; names are taken from it.
-            choice: Its form.
-            weight: Its values.
-        """
+        """Give a weight (K, N), or a table (V, D), in its chosen form, under the use's names."""
         form, tied = choice.form, bool(choice.table)
         held = weight.T if tied else weight
         if form == "float16":

@@ -83,11 +83,7 @@ def by_block_search(
 ) -> Rounded:
     """As ``by_block``, with the scale that leaves the least squared error.
 
-    Args:
-        weight: (K, N).
-        bits: 4 or 8.
-        block: values per scale.
-        importance: (K,), what an error of each row counts; equal by default.
+    ``importance`` (K,) is what an error of each row counts; equal by default.
     """
     blocks = blocked(weight, block)  # (n, block, N)
     counts = np.ones(weight.shape[0], np.float32) if importance is None else importance
@@ -119,12 +115,7 @@ def by_block_compensated(
 
     Each row is rounded, and what that costs on the inputs seen is made good in the rows that are
     not rounded yet (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), in the rows' order.
-
-    Args:
-        weight: (K, N).
-        bits: 4 or 8.
-        block: values per scale.
-        moments: (K, K), the mean of x x^T.
+    ``moments`` (K, K) is the mean of x x^T.
 
     Raises:
         QuantizeError: `calibration`: ``moments`` is None.

@@ -63,13 +63,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 def sensitivities(
     task: Task, recipe: Recipe, records: Sequence[WeightRecord], progress: Progress
 ) -> tuple[Sensitivity, ...]:
-    """Rank the weights of a recipe, the most harmful first.
-
-    Args:
-        task: The bundle, the items and where to write.
-        recipe: The recipe.
-        records: What it made of every weight.
-        progress: Told of the share done.
+    """Rank the weights of a recipe, the most harmful first; ``records`` say what it made of each.
 
     Raises:
         StepError: items cannot be read, or full precision failed on them.
@@ -145,10 +139,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search, Candidate | None]:
     """Search for the mixed recipe that holds the budget, and judge it.
 
-    Args:
-        task: The bundle, the items and where to write.
-        candidate: A recipe that breaks only the budget.
-        progress: Told of what is being done and of the share done.
+    ``candidate`` is of a recipe that breaks only the budget.
 
     Returns:
         How it went, and the mixed recipe's candidate; None where none holds the budget.
@@ -182,13 +173,7 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
 
 
 def _least(mixes: "_MixedRecipes", most: int, progress: Progress) -> int:
-    """The least number of weights that must be wider, by halving; one more than ``most`` if none.
-
-    Args:
-        mixes: Where they are made and measured.
-        most: All weights.
-        progress: Told of the share done.
-    """
+    """The least number of weights that must be wider, by halving; ``most`` + 1 if none holds."""
     low, high, steps = 0, most + 1, 0  # `low` breaks the budget; `high` holds it, or is too many
     while high - low > 1:
         count = (low + high) // 2
@@ -219,11 +204,8 @@ class _MixedRecipes:
     def measured(self, count: int, progress: Progress, elsewhere: bool = False) -> Attempt:
         """Hold the worst weights wider and measure quality, unless that was done before.
 
-        Args:
-            count: how many weights.
-            progress: told of the share done.
-            elsewhere: measure one that holds on other places of the data, and forget it if it
-                does not hold there.
+        ``elsewhere`` measures one that holds on other places of the data, and forgets it if it
+        does not hold there.
         """
         if (count, elsewhere) in self.attempts:
             return self.attempts[count, elsewhere]
@@ -239,7 +221,9 @@ class _MixedRecipes:
                 self.attempts[count, False] = _attempt(count, str(nothing), elsewhere)
                 return self.attempts[count, False]
         task, told = self.task, part(progress, "quality", 0.1, 1.0)
-        items = _turned(task.items) if elsewhere else task.items
+        items = task.items
+        if elsewhere:  # from their middle on, then those before it: all streams begin elsewhere
+            items = np.roll(items, -(len(items) // 2), axis=0)
         found = quality(task.full, done.bundle, items, task.trial, told)
         attempt = _attempt(count, found, elsewhere)
         self.attempts[count, elsewhere] = attempt
@@ -257,9 +241,3 @@ def _attempt(count: int, found: Report | str, elsewhere: bool) -> Attempt:
     value = next((g.value for g in found.gates if g.name in BUDGET_RULES), None)
     holds = found.passed is not False
     return Attempt(widened=count, value=value, holds=holds, elsewhere=elsewhere)
-
-
-def _turned(items: Array) -> Array:
-    """The items from their middle on, then those before it: all streams begin elsewhere."""
-    half = len(items) // 2
-    return np.concatenate([items[half:], items[:half]])

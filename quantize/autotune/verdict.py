@@ -53,12 +53,6 @@ def measure_speed(
 ) -> tuple[Speed, ...]:
     """Run two bundles in turns at T = 1 and at the candidate's nominal T.
 
-    Args:
-        full: full precision.
-        candidate: the other bundle.
-        trial: rounds, length of a turn, threads.
-        progress: told of the share done.
-
     Returns:
         The speed at each of these T that both run, rising.
 
@@ -185,15 +179,7 @@ def verdict_of(
     speeds: Sequence[Speed],
     goal: Goal = "speed",
 ) -> Verdict:
-    """Put what was measured together and hold it against the rules.
-
-    Args:
-        full: Full precision.
-        candidate: What is judged.
-        found: Its report, or why there is none.
-        speeds: Its speeds.
-        goal: What is wanted of it.
-    """
+    """Hold what was measured against the rules; ``found`` is the report, or why there is none."""
     manifest = candidate.manifest
     before, after = _weights_bytes(full), _weights_bytes(candidate)
     nominal = manifest.contract.chunk.nominal_t
@@ -297,13 +283,7 @@ def _spread(found: Verdict) -> tuple[float, float, float]:
 
 
 def reason(pool: Sequence[Verdict], chosen: Verdict | None, goal: Goal) -> str:
-    """Say in one sentence why a recipe was chosen and not another, or why none was.
-
-    Args:
-        pool: All verdicts.
-        chosen: The best of those that hold; None where none does.
-        goal: What was wanted.
-    """
+    """Say in one sentence why a recipe was chosen of all verdicts, or why none was."""
     if chosen is None:
         refused = "; ".join(f"{j.recipe}: {', '.join(r.why for r in j.refusals)}" for j in pool)
         return f"no recipe was chosen, because each was refused ({refused})"

@@ -83,13 +83,7 @@ class Written:
 def quantized(
     products: Sequence[Product], config: QuantizationConfig, like: onnx.ModelProto
 ) -> Written:
-    """Have `ORTQuantizer` quantize products.
-
-    Args:
-        products: At least one.
-        config: How; ranges are taken from the products where it is static.
-        like: The model that they come from, for its versions.
-    """
+    """Have `ORTQuantizer` quantize one or more products; ``like`` gives the model's versions."""
     from optimum.onnxruntime import ORTQuantizer
     from transformers import PretrainedConfig
 

@@ -62,12 +62,9 @@ def slow(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) -
 
 
 def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) -> str:
-    """Say why a recurrent operator cannot be multiplied in 8 bits; empty where it can.
+    """Say why an LSTM, GRU or RNN cannot be multiplied in 8 bits; empty where it can.
 
-    Args:
-        node: LSTM, GRU or RNN.
-        tensors: The initializers in sight.
-        form: ``int8-dynamic`` or ``int8-rows``.
+    ``form`` is ``int8-dynamic`` or ``int8-rows``.
     """
     op = node.op_type
     if op == "LSTM" and form == "int8-dynamic":
@@ -92,12 +89,9 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
 
 
 def write_cell(draft: Draft, cell: Cell, form: Form) -> None:
-    """Write a recurrent operator whose products are multiplied in 8 bits.
+    """Write a recurrent operator whose products are multiplied in 8 bits, one without a ``gap``.
 
-    Args:
-        draft: The graph being written.
-        cell: The operator, one without a ``gap``.
-        form: ``int8-dynamic`` or ``int8-rows``.
+    ``form`` is ``int8-dynamic`` or ``int8-rows``.
     """
     node = cell.node
     if node.op_type != "LSTM":
@@ -117,12 +111,8 @@ def write_filter(
 ) -> None:
     """Write a Conv between rounded values, as ONNX Runtime and NPUs fuse it (QLinearConv).
 
-    Args:
-        draft: The graph being written.
-        node: The convolution.
-        weights: 1 (M, C, ...), and 2, the bias (M,), where there is one.
-        bits: of the weight.
-        ranges: Scale and zero point of its input and of its output.
+    ``weights`` are 1 (M, C, ...), and 2, the bias (M,), where there is one; ``ranges`` are scale
+    and zero point of its input and of its output.
     """
     name, weight = node.name, weights[1]
     rounded = by_row(weight.reshape(weight.shape[0], -1), bits)

@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from dst.graphs.load import drop_unused, given_of, load
-from dst.graphs.versions import domains, min_ort, opsets, version
+from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import bodies_of, nodes_of, opset_of, set_nodes, tensors_of
 from dst.quantize.assign import Choice, WeightRecord
 from dst.quantize.find_weights import Floats, FoundWeights, WeightUse, find_weights
@@ -37,6 +37,7 @@ from dst.quantize.rewriting.stored import write_stored
 from dst.quantize.rounded_weights import RoundedWeights
 from dst.runtime.bundle.manifest import Chunk, Graph
 from dst.runtime.bundle.reader import Bundle
+from dst.runtime.execution.engine import version
 
 SINGLE_BLOCK = 128
 """Values that are multiplied under one scale: larger blocks are no faster
@@ -76,12 +77,7 @@ class Opened:
 
 
 def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
-    """Open every graph of a bundle, raised to an operator set where that can be done.
-
-    Args:
-        bundle: The bundle.
-        opsets: Graph file -> the least operator set that is wanted of it.
-    """
+    """Open every graph of a bundle, raised to its file's operator set where that can be done."""
     graphs = []
     given = given_of(bundle.manifest.contract)
     for entry in bundle.manifest.graphs:
@@ -147,13 +143,7 @@ class Direct:
 def rebuilt(
     graph: Opened, choices: Mapping[str, Choice], values: RoundedWeights, backend: Backend
 ) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
-    """Write a graph with its weights in their chosen forms.
-
-    Args:
-        graph: The graph, which stays as it is.
-        choices: Key of a weight -> its form.
-        values: The numbers of weights, and what calibration saw.
-        backend: Who writes the products; look-ups are always written here.
+    """Write a graph anew, with its weights in their chosen forms: key of a weight -> its choice.
 
     Returns:
         The new model, whose untouched tensors still point into the source's external data, and a
@@ -291,10 +281,7 @@ def split_graphs(
 ) -> list[Part]:
     """Say which graphs are written: those that were, and new ones for single steps.
 
-    Args:
-        graphs: The bundle's graphs.
-        chunk: The quantized bundle's; a graph that runs none of its T is left out.
-        choices: Key of a weight -> its form.
+    A graph that runs none of the T of ``chunk``, the quantized bundle's, is left out.
     """
     by_block = {key: _by_block(choice) for key, choice in choices.items()}
     taken = {graph.entry.file for graph in graphs}

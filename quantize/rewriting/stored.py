@@ -29,13 +29,9 @@ _LEAST_SHARED = 3
 def write_stored(
     draft: Draft, node: onnx.NodeProto, weights: Mapping[int, Floats], form: Form
 ) -> None:
-    """Write an operator that reads weights held in 8 bits, or in half precision.
+    """Write a recurrent operator or a convolution that reads weights held in a smaller form.
 
-    Args:
-        draft: The graph being written.
-        node: LSTM, GRU, RNN, Conv or ConvTranspose.
-        weights: Input number -> values.
-        form: ``int8-stored`` or ``float16``.
+    ``weights`` are values by input number, ``form`` is ``int8-stored`` or ``float16``.
     """
     inputs = list(node.input)
     for place, weight in weights.items():

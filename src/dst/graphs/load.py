@@ -140,12 +140,8 @@ def fold(model: onnx.ModelProto, folder: Path, given: Mapping[str, Array]) -> No
 
     An If whose condition is known becomes the nodes of the branch that is taken, at any depth, and
     the other branch is gone. A weight that is made by moving initializers about (as torch's
-    exporter stacks those of an LSTM) becomes one initializer.
-
-    Args:
-        model: The model; external data is read from ``folder``.
-        folder: Where its external data lies.
-        given: Inputs that are constants, by name; they stay inputs.
+    exporter stacks those of an LSTM) becomes one initializer. The inputs ``given`` are constants
+    and stay inputs; external data is read from ``folder``.
     """
     _Folding(model, folder, given).graph(model.graph)
 

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from dst.graphs.walk import attribute, bodies_of, nodes_of, opset_of
+from dst.runtime.execution.engine import version
 
 _OF_OPSET = {
     **dict.fromkeys(range(1, 12), (1, 0)),
@@ -66,15 +67,6 @@ def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
         elif node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0):
             found.add(_BLOCKS)
     return ".".join(map(str, max(found)))
-
-
-def version(text: str) -> tuple[int, ...]:
-    """Read a release for comparing it.
-
-    >>> version("1.9") < version("1.18.1")
-    True
-    """
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdecimal())
 
 
 def domains(model: onnx.ModelProto) -> tuple[str, ...]:

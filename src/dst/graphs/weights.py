@@ -102,8 +102,7 @@ class WeightsFile:
     def add(self, data: bytes | memoryview) -> int:
         """Write the values of a tensor, unless they stand there already; return where they begin.
 
-        Args:
-            data: As external data holds them: little-endian, C order.
+        ``data`` is as external data holds it: little-endian, C order.
         """
         key = hashlib.sha256(data).digest()
         if key not in self._places:
@@ -170,9 +169,7 @@ def pack(
 def values_of(tensor: TensorProto, folder: Path) -> bytes | memoryview:
     """Read the values of a tensor as external data holds them: little-endian, C order.
 
-    Args:
-        tensor: Any but one of strings.
-        folder: Where its external data lies; large data is mapped, not read.
+    Large external data is mapped, not read; a tensor of strings has none.
     """
     if uses_external_data(tensor):
         info = ExternalDataInfo(tensor)
