@@ -24,13 +24,7 @@ TIED_BLOCK = 64
 """Values that such a head multiplies under one scale in the block forms: the largest size at which
 single steps equal chunks bit for bit."""
 _TABLE_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-rows")
-_CELL_FORMS: tuple[Form, ...] = (
-    "float32",
-    "float16",
-    "int8-stored",
-    "int8-dynamic",
-    "int8-rows",
-)
+_CELL_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-stored", "int8-dynamic", "int8-rows")
 _FILTER_FORMS: tuple[Form, ...] = ("float32", "float16", "int8-stored", "int8-static")
 _PRODUCT_FORMS: tuple[Form, ...] = tuple(form for form in FORMS if form != "int8-stored")
 _FITTING: dict[Role, tuple[str, tuple[Form, ...]]] = {
@@ -42,15 +36,7 @@ _REASONS: dict[Role, str] = {
     "gate": "decay and write strength stay float32",
     "narrow": "too narrow to gain anything",
 }
-_RANK: tuple[Role, ...] = (
-    "gate",
-    "narrow",
-    "embedding",
-    "recurrent",
-    "product",
-    "cell",
-    "filter",
-)
+_RANK: tuple[Role, ...] = ("gate", "narrow", "embedding", "recurrent", "product", "cell", "filter")
 _MADE_UP = re.compile(r"lifted_tensor|::")
 """In names that torch's exporters give to weights which they have put together."""
 _UNSEEN = "calibration cannot look into the body of an If, a Loop or a Scan"

@@ -219,8 +219,7 @@ def check_source(bundle: Bundle) -> None:
         elif precision not in ("float64", "float16"):
             what, cure = f"most of its weights are {precision}", _ADOPT
         raise QuantizeError(
-            f"{bundle.label}: {what}, and recipes round float32 weights; {cure}",
-            code="not-float32",
+            f"{bundle.label}: {what}, and recipes round float32 weights; {cure}", code="not-float32"
         )
 
 

@@ -168,10 +168,7 @@ def decode(data: bytes) -> Manifest:
 def check_bytes(data: bytes, manifest: Manifest, fields: dict[str, object]) -> None:
     """Check that a manifest stands in these bytes as it should, and every rule of its fields.
 
-    Args:
-        data: the bytes of manifest.json.
-        manifest: what was read from them.
-        fields: the same as JSON values, with those fields that the format writes.
+    `fields` are the manifest's as JSON values: those that the format writes.
 
     Raises:
         BundleError: `manifest-not-canonical`, `bundle-id`, `state-hash`, `contract` and others, as
