@@ -20,7 +20,8 @@ from onnx import numpy_helper
 from dst.graphs.walk import attribute, bodies_of, links, nodes_of, tensors_of
 from dst.graphs.weights import dtype_name
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.cells import CELLS, FILTERS, gap, slow
+from dst.quantize.rewriting.cells import FILTERS, gap, slow
+from dst.quantize.rewriting.rewrite import CELLS
 from dst.runtime.bundle.manifest import Contract
 
 Floats = npt.NDArray[np.float32]

@@ -22,10 +22,9 @@ from onnx import TensorProto, helper
 
 from dst.graphs.walk import attribute
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.rewrite import Draft, NewWeight, write_product
+from dst.quantize.rewriting.rewrite import Draft, NewWeight, copied, write_product
 from dst.quantize.rounding import Floats, by_column, by_row
 
-CELLS = ("LSTM", "GRU", "RNN")
 FILTERS = ("Conv", "ConvTranspose")
 MICROSOFT = "com.microsoft"
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -291,15 +290,6 @@ def _scan(
     draft.nodes.append(
         helper.make_node("Scan", inputs, outputs, node.name, num_scan_inputs=1, body=graph)
     )
-
-
-def copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
-    """Copy a node, with other inputs."""
-    fresh = onnx.NodeProto()
-    fresh.CopyFrom(node)
-    del fresh.input[:]
-    fresh.input.extend(inputs)
-    return fresh
 
 
 def _input(node: onnx.NodeProto, place: int) -> str:

@@ -32,8 +32,8 @@ from dst.quantize.rewriting.rewrite import (
     write_limits,
     write_lookup,
     write_product,
+    write_stored,
 )
-from dst.quantize.rewriting.stored import write_stored
 from dst.quantize.rounded_weights import RoundedWeights
 from dst.runtime.bundle.manifest import Chunk, Graph
 from dst.runtime.bundle.reader import Bundle

@@ -1,14 +1,17 @@
-"""Write a product or a look-up whose weight is in another form.
+"""Write a product, a look-up or another operator whose weight is in another form.
 
 Only operators of ONNX itself are written, so that one file form serves every lowering; ONNX
 Runtime fuses each pattern into its integer kernel when it opens the graph (MatMulNBits,
-DynamicQuantizeMatMul, MatMulIntegerToFloat). Shape letters: ``K`` inputs and ``N`` outputs of a
-product, ``V`` rows of a table, ``D`` width.
+DynamicQuantizeMatMul, MatMulIntegerToFloat). Weights that are smaller on disk alone are multiplied
+out to float32 once, when it opens the graph: it folds Cast and Mul of constants, but leaves
+DequantizeLinear to every run.
+
+Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +21,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.recipe import Form
-from dst.quantize.rounding import packed4
+from dst.quantize.rounding import Floats, by_row, packed4
 
 Array = npt.NDArray[Any]
 
+CELLS = ("LSTM", "GRU", "RNN")
 OPSET: dict[Form, int] = {
     "float32": 1,
     "float16": 13,
@@ -36,6 +40,12 @@ OPSET: dict[Form, int] = {
 EMBEDDING_OPSET = 13
 _HALF = 128
 """The zero point of rounded activations: 8 bits without a sign are what fast kernels read."""
+_STORED_BITS = 8
+"""Weights that are multiplied out never overflow: they take all 8 bits."""
+_LEAST_BALANCED = 16
+"""Inputs, and values of each, from which on scales by input cost next to nothing."""
+_LEAST_SHARED = 3
+"""Fewer values under one scale are no smaller in 8 bits."""
 
 
 @dataclass(slots=True)
@@ -255,3 +265,70 @@ def _values(draft: Draft, new: NewWeight, kind: str) -> str:
     if not draft.has(name):
         draft.nodes.append(helper.make_node("Transpose", [table], [name], name, perm=[1, 0]))
     return name
+
+
+def copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
+    """Copy a node, with other inputs."""
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
+    del fresh.input[:]
+    fresh.input.extend(inputs)
+    return fresh
+
+
+def write_stored(
+    draft: Draft, node: onnx.NodeProto, weights: Mapping[int, Floats], form: Form
+) -> None:
+    """Write a recurrent operator or a convolution that reads weights held in a smaller form.
+
+    ``weights`` are values by input number, ``form`` is ``int8-stored`` or ``float16``.
+    """
+    inputs = list(node.input)
+    for place, weight in weights.items():
+        name = node.input[place]
+        scales = 2 if node.op_type in CELLS else 1  # how many axes have a scale for each index
+        if place > 2 or weight.size < _LEAST_SHARED * np.prod(weight.shape[:scales]):
+            continue  # a scale would take what rounding saves
+        inputs[place] = result = draft.own(f"{name}.read")
+        if draft.has(result):
+            continue
+        if form == "float16":
+            held = draft.array(f"{name}.float16", weight.astype(np.float16))
+            draft.node("Cast", [held], result, to=TensorProto.FLOAT)
+            continue
+        turned = node.op_type == "ConvTranspose"  # (C, M, ...): outputs are on the second axis
+        values, *by = _stored(np.moveaxis(weight, 1, 0) if turned else weight, scales)
+        if turned:
+            values, *by = (np.moveaxis(part, 0, 1) for part in (values, *by))
+        held = draft.array(f"{name}.stored8", values)
+        read = draft.node("Cast", [held], f"{result}.wide", to=TensorProto.FLOAT)
+        for number, scale in enumerate(by):
+            part = draft.array(f"{name}.stored_scale{number}", scale)
+            last = result if number == len(by) - 1 else f"{result}.scaled"
+            read = draft.node("Mul", [read, part], last)
+    draft.nodes.append(copied(node, inputs))
+
+
+def _stored(weight: Floats, scales: int) -> list[npt.NDArray[np.generic]]:
+    """Round a weight whose first ``scales`` axes are outputs and whose next one is inputs.
+
+    Inputs of very unequal size come with weights of very unequal size, of which one scale per
+    output would lose the small ones. So each input has a scale too, where it shares it with many.
+
+    Returns:
+        Whole numbers, and the scales by input, if any, and by output, which multiply them.
+    """
+    outputs, inputs = int(np.prod(weight.shape[:scales])), weight.shape[scales]
+    after = weight.ndim - scales
+    by_input = np.ones((inputs, 1), np.float32)
+    rows = weight.reshape(outputs, inputs, -1)
+    shared = rows.size // inputs
+    if shared >= _LEAST_BALANCED and inputs >= _LEAST_BALANCED:
+        by_input = np.sqrt(np.square(rows).mean(axis=(0, 2), keepdims=True))[0]
+        by_input = np.where(by_input > 0, by_input, 1).astype(np.float32)
+    rounded = by_row((rows / by_input).reshape(outputs, -1), _STORED_BITS)
+    found: list[npt.NDArray[np.generic]] = [rounded.values.reshape(weight.shape)]
+    if not (by_input == 1).all():
+        found.append(by_input.reshape(*[1] * scales, inputs, *[1] * (after - 1)))
+    found.append(rounded.scale.reshape(*weight.shape[:scales], *[1] * after))
+    return found
