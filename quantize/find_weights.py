@@ -138,9 +138,21 @@ def _product(
     inside: bool,
 ) -> WeightUse | str | None:
     """A product or a look-up, its role left open; or why its weight stays; None without one."""
-    place = _weight_of(node, {**tensors, **turned}, items)
-    if not isinstance(place, int):
-        return place
+    known = {**tensors, **turned}
+    held = [i for i, n in enumerate(node.input) if n in known and _is_weight(known[n])]
+    if not held:
+        return None
+    place, op = held[0], node.op_type
+    matrix = len(known[node.input[place]].dims) == 2
+    if op == "Gather" and place == 0:
+        if not matrix or attribute(node, "axis", 0) != 0 or node.input[1] not in items:
+            return "a table that is not looked up by the chunk's items"
+    elif op in ("MatMul", "Gemm", "Einsum"):
+        plain = matrix if op == "MatMul" else op == "Gemm" and _plain(node)
+        if place != 1 or not plain:
+            return f"{op} holds its weight in a way that has no quantized kernel"
+    else:
+        return None
     value = node.input[place]
     tensor = turned.get(value) or tensors[value]
     array = np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float32)
@@ -266,28 +278,6 @@ def turned_weights(
     }
 
 
-def _weight_of(
-    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], items: set[str]
-) -> int | str | None:
-    """Which input is the weight; or why it cannot be quantized; None where there is none."""
-    held = [i for i, n in enumerate(node.input) if n in tensors and _is_weight(tensors[n])]
-    if not held:
-        return None
-    at = held[0]
-    size = tensors[node.input[at]].dims
-    if node.op_type == "Gather" and at == 0:
-        if len(size) == 2 and attribute(node, "axis", 0) == 0 and node.input[1] in items:
-            return 0
-        return "a table that is not looked up by the chunk's items"
-    if node.op_type == "MatMul" and at == 1 and len(size) == 2:
-        return 1
-    if node.op_type == "Gemm" and at == 1 and not attribute(node, "transA", 0) and _plain(node):
-        return 1
-    if node.op_type in ("MatMul", "Gemm", "Einsum"):
-        return f"{node.op_type} holds its weight in a way that has no quantized kernel"
-    return None
-
-
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor may be a weight: masks and other small constants are none."""
     matrix = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
@@ -295,8 +285,9 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
 
 
 def _plain(node: onnx.NodeProto) -> bool:
-    """Whether a Gemm scales neither its product nor its bias."""
-    return all(a.f == 1.0 for a in node.attribute if a.name in ("alpha", "beta"))
+    """Whether a Gemm turns not its input and scales neither its product nor its bias."""
+    scaled = any(a.f != 1.0 for a in node.attribute if a.name in ("alpha", "beta"))
+    return not scaled and not attribute(node, "transA", 0)
 
 
 def _items(graph: onnx.GraphProto, chunk: str) -> set[str]:
