@@ -34,7 +34,7 @@ from safetensors.numpy import load_file, save_file
 
 from dst.evaluate import measure
 from dst.quantize import quantize_bundle
-from dst.quantize.record import NothingQuantizedError
+from dst.quantize.assign import NothingQuantizedError
 from dst.runtime import Session, Stream, open_bundle, relative_error
 from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import Certificate, Chunk, Features, Manifest, item_shape

@@ -1,5 +1,7 @@
 """Make a bundle smaller or faster by rounding its weights."""
 
+from dst.quantize.assign import NothingQuantizedError, WeightRecord
+from dst.quantize.calibrate import Calibration
 from dst.quantize.errors import QuantizeError
 from dst.quantize.quantize import Quantized, quantize_bundle
 from dst.quantize.recipe import (
@@ -12,8 +14,6 @@ from dst.quantize.recipe import (
     override_named,
     recipe_named,
 )
-from dst.quantize.record import NothingQuantizedError, WeightRecord
-from dst.quantize.rounding.calibrate import Calibration
 
 __all__ = [
     "FORMS",

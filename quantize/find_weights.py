@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,11 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.sizes import dtype_name
 from dst.graphs.walk import attribute, bodies_of, links, nodes_of, tensors_of
+from dst.graphs.weights import dtype_name
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.cells import CELLS, FILTERS, gap, slow
+from dst.quantize.rewriting.cells import FILTERS, gap, slow
+from dst.quantize.rewriting.rewrite import CELLS
 from dst.runtime.bundle.manifest import Contract
 
 Floats = npt.NDArray[np.float32]
@@ -96,10 +97,7 @@ class FoundWeights:
 def find_weights(model: onnx.ModelProto, folder: Path, contract: Contract) -> FoundWeights:
     """Find the weights of a graph; its names must be distinct (``dst.graphs.walk``).
 
-    Args:
-        model: The graph; external data is read from ``folder``.
-        folder: Where its external data lies.
-        contract: What the graph keeps: its outputs tell which results are state.
+    External data is read from ``folder``; the contract tells which results are state.
     """
     graph = model.graph
     nodes = list(nodes_of(graph))
@@ -108,56 +106,77 @@ def find_weights(model: onnx.ModelProto, folder: Path, contract: Contract) -> Fo
     inputs = {value.name for value in graph.input}
     items = _items(graph, contract.chunk.input)
     turned = turned_weights(graph, tensors)
-    found: dict[str, tuple[str, Floats, bool]] = {}
-    others: dict[str, WeightUse] = {}
+    uses: dict[str, WeightUse] = {}
     left: dict[str, str] = {}
     for node in nodes:
+        inside = node.name not in top
         if node.op_type in (*CELLS, *FILTERS, "CausalConvWithState"):
-            use = _operator(node, tensors, inputs, folder, node.name not in top)
-            if isinstance(use, WeightUse):
-                others[node.name] = use
-            else:
-                left[node.name] = use
-            continue
-        weight = _weight_of(node, tensors | turned, items)
-        if isinstance(weight, int):
-            value = node.input[weight]
-            tensor = turned.get(value) or tensors[value]
-            array = np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float32)
-            flip = (value in turned) != (
-                node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
-            )
-            found[node.name] = (tensor.name, array.T if flip else array, flip)
-        elif weight:
-            left[node.name] = weight
-    left |= _read_twice(graph, tensors, turned, found, others)
-    found = {name: weight for name, weight in found.items() if name not in left}
-    others = {name: use for name, use in others.items() if name not in left}
-    follow = _Follow(nodes, set(found) | set(others) | set(left), contract)
-    uses: list[WeightUse] = []
-    for node in nodes:
-        if node.name in others:
-            uses.append(others[node.name])
-        if node.name in found:
-            name, array, flip = found[node.name]
-            rows, columns = array.shape
-            role, key, mirror = _role(node, array, follow), key_of(array), key_of(array.T)
-            inside = node.name not in top
-            uses.append(
-                WeightUse(
-                    node.name, name, flip, role, (rows, columns), key, mirror, node.op_type,
-                    inside=inside,
-                )
-            )  # fmt: skip
-    return FoundWeights(tuple(uses), left)
+            found: WeightUse | str | None = _operator(node, tensors, inputs, folder, inside)
+        else:
+            found = _product(node, tensors, turned, items, folder, inside)
+        if isinstance(found, WeightUse):
+            uses[node.name] = found
+        elif found:
+            left[node.name] = found
+    left |= _read_twice(graph, tensors, turned, uses)
+    uses = {name: use for name, use in uses.items() if name not in left}
+    follow = _Follow(nodes, {*uses, *left}, contract)
+    results = {node.name: node.output[0] for node in nodes if node.name in uses}
+    whole = (
+        use if use.operands else replace(use, role=_role(use, results[name], follow))
+        for name, use in uses.items()
+    )
+    return FoundWeights(tuple(whole), left)
+
+
+def _product(
+    node: onnx.NodeProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    turned: Mapping[str, onnx.TensorProto],
+    items: set[str],
+    folder: Path,
+    inside: bool,
+) -> WeightUse | str | None:
+    """A product or a look-up, its role left open; or why its weight stays; None without one."""
+    known = {**tensors, **turned}
+    held = [i for i, n in enumerate(node.input) if n in known and _is_weight(known[n])]
+    if not held:
+        return None
+    place, op = held[0], node.op_type
+    matrix = len(known[node.input[place]].dims) == 2
+    if op == "Gather" and place == 0:
+        if not matrix or attribute(node, "axis", 0) != 0 or node.input[1] not in items:
+            return "a table that is not looked up by the chunk's items"
+    elif op in ("MatMul", "Gemm", "Einsum"):
+        plain = matrix if op == "MatMul" else op == "Gemm" and _plain(node)
+        if place != 1 or not plain:
+            return f"{op} holds its weight in a way that has no quantized kernel"
+    else:
+        return None
+    value = node.input[place]
+    tensor = turned.get(value) or tensors[value]
+    array = np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float32)
+    flip = (value in turned) != (node.op_type == "Gemm" and bool(attribute(node, "transB", 0)))
+    array = array.T if flip else array
+    rows, columns = array.shape
+    return WeightUse(
+        node=node.name,
+        weight=tensor.name,
+        turned=flip,
+        role="product",
+        shape=(rows, columns),
+        key=key_of(array),
+        mirror=key_of(array.T),
+        operator=node.op_type,
+        inside=inside,
+    )
 
 
 def _read_twice(
     graph: onnx.GraphProto,
     tensors: Mapping[str, onnx.TensorProto],
     turned: Mapping[str, onnx.TensorProto],
-    found: Mapping[str, tuple[str, Floats, bool]],
-    others: Mapping[str, WeightUse],
+    uses: Mapping[str, WeightUse],
 ) -> dict[str, str]:
     """Find the operators whose weight something else reads too: node -> why it stays.
 
@@ -166,22 +185,19 @@ def _read_twice(
     readers: dict[str, str] = {value.name: "the graph gives back" for value in graph.output}
     for node in nodes_of(graph):
         taken: set[int] = set()
-        if node.name in others:
-            taken = {*others[node.name].operands}
-        elif node.name in found:
-            taken = {i for i, n in enumerate(node.input) if n in tensors or n in turned}
+        if node.name in uses:
+            weights = [i for i, n in enumerate(node.input) if n in tensors or n in turned]
+            taken = {*(uses[node.name].operands or weights)}
         elif any(name in turned for name in node.output):
             continue
         for place, name in enumerate(node.input):
             if place not in taken:
                 readers[name] = f"{node.op_type} reads"
     readers |= {t.name: readers[value] for value, t in turned.items() if value in readers}
-    held: dict[str, tuple[str, ...]] = {name: (found[name][0],) for name in found}
-    held |= {name: use.names for name, use in others.items()}
     return {
         node: f"{readers[name]} the same weight, which would then be held twice"
-        for node, names in held.items()
-        for name in names
+        for node, use in uses.items()
+        for name in use.names or (use.weight,)
         if name in readers
     }
 
@@ -262,28 +278,6 @@ def turned_weights(
     }
 
 
-def _weight_of(
-    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], items: set[str]
-) -> int | str | None:
-    """Which input is the weight; or why it cannot be quantized; None where there is none."""
-    held = [i for i, n in enumerate(node.input) if n in tensors and _is_weight(tensors[n])]
-    if not held:
-        return None
-    at = held[0]
-    size = tensors[node.input[at]].dims
-    if node.op_type == "Gather" and at == 0:
-        if len(size) == 2 and attribute(node, "axis", 0) == 0 and node.input[1] in items:
-            return 0
-        return "a table that is not looked up by the chunk's items"
-    if node.op_type == "MatMul" and at == 1 and len(size) == 2:
-        return 1
-    if node.op_type == "Gemm" and at == 1 and not attribute(node, "transA", 0) and _plain(node):
-        return 1
-    if node.op_type in ("MatMul", "Gemm", "Einsum"):
-        return f"{node.op_type} holds its weight in a way that has no quantized kernel"
-    return None
-
-
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor may be a weight: masks and other small constants are none."""
     matrix = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
@@ -291,8 +285,9 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
 
 
 def _plain(node: onnx.NodeProto) -> bool:
-    """Whether a Gemm scales neither its product nor its bias."""
-    return all(a.f == 1.0 for a in node.attribute if a.name in ("alpha", "beta"))
+    """Whether a Gemm turns not its input and scales neither its product nor its bias."""
+    scaled = any(a.f != 1.0 for a in node.attribute if a.name in ("alpha", "beta"))
+    return not scaled and not attribute(node, "transA", 0)
 
 
 def _items(graph: onnx.GraphProto, chunk: str) -> set[str]:
@@ -352,11 +347,11 @@ class _Follow:
                         stack.append(result)
 
 
-def _role(node: onnx.NodeProto, array: Floats, follow: _Follow) -> Role:
-    if node.op_type == "Gather":
+def _role(use: WeightUse, result: str, follow: _Follow) -> Role:
+    if use.operator == "Gather":
         return "embedding"
-    if follow.decays(node.output[0]):
+    if follow.decays(result):
         return "gate"
-    if min(array.shape) < MIN_WIDTH:
+    if min(use.shape) < MIN_WIDTH:
         return "narrow"
-    return "recurrent" if follow.into_state(node.output[0]) else "product"
+    return "recurrent" if follow.into_state(result) else "product"

@@ -11,18 +11,24 @@ import msgspec
 import onnx
 
 import dst
-from dst.graphs.sizes import expanded_bytes, inline_bytes
 from dst.graphs.weights import FILE as WEIGHTS_FILE
-from dst.graphs.weights import INLINE_BYTES, pack
-from dst.quantize.assign import Choice, choose
+from dst.graphs.weights import INLINE_BYTES, expanded_bytes, inline_bytes, pack
+from dst.quantize.assign import Choice, NothingQuantizedError, WeightRecord, choose
+from dst.quantize.calibrate import Calibration, observed
 from dst.quantize.errors import QuantizeError
 from dst.quantize.recipe import PRECISIONS, Form, Override, Precision, Recipe, recipe_named
-from dst.quantize.record import NothingQuantizedError, WeightRecord
-from dst.quantize.rewriting.rebuild import Backend, Direct, Opened, entry_of, opened, rebuilt
+from dst.quantize.rewriting.rebuild import (
+    Backend,
+    Direct,
+    Opened,
+    entry_of,
+    opened,
+    rebuilt,
+    runs_both,
+    split_graphs,
+)
 from dst.quantize.rewriting.rewrite import EMBEDDING_OPSET, OPSET
-from dst.quantize.rewriting.split import runs_both, split_graphs
-from dst.quantize.rounding.calibrate import Calibration, observed
-from dst.quantize.rounding.rounded_weights import RoundedWeights
+from dst.quantize.rounded_weights import RoundedWeights
 from dst.quantize.verify import verify
 from dst.runtime.bundle.manifest import Contract, Graph, Manifest, Producer, Stored
 from dst.runtime.bundle.reader import Bundle, open_bundle
@@ -207,30 +213,23 @@ def check_source(bundle: Bundle) -> None:
             code="quantized-already",
         )
     if precision != "float32":
-        what, cure = _NOT_FLOAT32.get(precision, (f"most of its weights are {precision}", _ADOPT))
+        what, cure = f"its weights are {precision}", _EXPORT
+        if precision == "int8":
+            what, cure = "its file holds int8 weights already", _COMPARE
+        elif precision not in ("float64", "float16"):
+            what, cure = f"most of its weights are {precision}", _ADOPT
         raise QuantizeError(
-            f"{bundle.label}: {what}, and recipes round float32 weights; {cure}",
-            code="not-float32",
+            f"{bundle.label}: {what}, and recipes round float32 weights; {cure}", code="not-float32"
         )
 
 
 _ADOPT = "adopt its float32 file and quantize that"
-_NOT_FLOAT32 = {
-    "float64": (
-        "its weights are float64",
-        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
-    ),
-    "float16": (
-        "its weights are float16",
-        "export the model in float32 (in torch: model.float()), adopt that and quantize it",
-    ),
-    "int8": (
-        "its file holds int8 weights already",
-        "adopt the float32 file that it was made from and quantize that; dst report with "
-        "--other-file compares the two",
-    ),
-}
-"""What a file is that was adopted in another precision, and what to do."""
+_EXPORT = "export the model in float32 (in torch: model.float()), adopt that and quantize it"
+_COMPARE = (
+    "adopt the float32 file that it was made from and quantize that; dst report with "
+    "--other-file compares the two"
+)
+"""What to do where a file was adopted in another precision."""
 
 
 def _nothing(recipe: Recipe, made: _Made) -> str:

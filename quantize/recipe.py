@@ -86,7 +86,7 @@ class Recipe:
     summary: str
     products: Form
     recurrent: Form
-    embedding: Literal["float32", "float16", "int8"]
+    embedding: Literal["float32", "float16", "int8"] = "int8"
     block: int = 32
     method: Method = "rtn"
     weight_bits: Literal[7, 8] = 7
@@ -132,7 +132,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="int8 weights per column, one activation scale per chunk: fastest chunks, T fixed",
         products="int8-dynamic",
         recurrent="int8-dynamic",
-        embedding="int8",
     ),
     Recipe(
         name="int8-rows",
@@ -140,7 +139,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="int8 weights per column, one activation scale per item: causal, any T",
         products="int8-rows",
         recurrent="int8-rows",
-        embedding="int8",
     ),
     Recipe(
         name="int8-static",
@@ -148,7 +146,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="int8 weights per column, calibrated activation scales: for NPUs",
         products="int8-static",
         recurrent="int8-static",
-        embedding="int8",
     ),
     Recipe(
         name="int8-weights",
@@ -156,7 +153,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="int8 weights by block, multiplied by item: close to float32, fast single steps",
         products="int8-block",
         recurrent="int8-block",
-        embedding="int8",
         block=64,
     ),
     Recipe(
@@ -165,7 +161,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="4-bit weights by block: smallest, fastest single steps",
         products="int4-block",
         recurrent="int4-block",
-        embedding="int8",
     ),
     Recipe(
         name="int4-mixed",
@@ -173,7 +168,6 @@ RECIPES: Mapping[str, Recipe] = _recipes(
         summary="4-bit weights by block, but 8 bits where a product feeds the state",
         products="int4-block",
         recurrent="int8-block",
-        embedding="int8",
     ),
     Recipe(
         name="fp16",

@@ -86,13 +86,9 @@ def golden_costs(
 ) -> dict[str, Array]:
     """Say what a recipe costs each tensor of a golden run: how far full precision is from it.
 
-    A tensor that it costs nothing may still move by its last bits on another machine, so a cost is
-    never less than `LEAST_COST` of the tensor itself.
-
-    Args:
-        recorded: what `golden_tensors` made of the quantized graph.
-        full: the same of the full-precision graph, on the same chunks.
-        t: items per chunk.
+    Both are what `golden_tensors` made of a graph on the same chunks of T = `t`. A tensor that the
+    recipe costs nothing may still move by its last bits on another machine, so a cost is never less
+    than `LEAST_COST` of the tensor itself.
 
     Returns:
         `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.

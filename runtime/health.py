@@ -115,17 +115,6 @@ class Health:
         (True, ())
     """
 
-    __slots__ = (
-        "_last_good",
-        "_limits",
-        "_policy",
-        "_stream",
-        "_tracks",
-        "_warned",
-        "every_items",
-        "report",
-    )
-
     def __init__(
         self,
         stream: Stream,

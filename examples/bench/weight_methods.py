@@ -30,11 +30,10 @@ from dst.evaluate.quality import Settings, horizon_report
 from dst.graphs.weights import pack
 from dst.quantize import Calibration, recipe_named
 from dst.quantize.assign import choose
+from dst.quantize.calibrate import observed
 from dst.quantize.rewriting.rebuild import Opened, opened
-from dst.quantize.rounding.calibrate import observed
-from dst.quantize.rounding.gptq import by_block_compensated
-from dst.quantize.rounding.rounding import Rounded, by_block, by_block_search
-from dst.quantize.rounding.statistics import Seen
+from dst.quantize.rounded_weights import Seen
+from dst.quantize.rounding import Rounded, by_block, by_block_compensated, by_block_search
 from dst.runtime import open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Stored
 from dst.runtime.bundle.reader import Bundle

@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["dst.runtime", "tests.safety.laws"]):
     from tests.safety.writer import synthetic
 
     from dst.runtime import open_bundle
-    from dst.runtime.bundle.manifest import encode, seal
+    from dst.runtime.bundle.encoding import encode, seal
     from dst.runtime.state.record import pack
     from dst.runtime.store.sealing import seal as seal_blob
 

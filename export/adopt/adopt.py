@@ -31,7 +31,7 @@ from dst.export.adopt.infer.ports import Port, ports_of, read_model
 from dst.export.adopt.reference import Plain, open_file
 from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
-from dst.graphs.randomness import random_operators
+from dst.graphs.versions import random_operators
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle

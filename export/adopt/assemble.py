@@ -20,10 +20,9 @@ from dst.export.adopt.infer.pairs import words
 from dst.export.adopt.reference import Run
 from dst.export.adopt.rewrap import rewrapped
 from dst.graphs.cost import multiply_adds
-from dst.graphs.sizes import sizes_by_dtype
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import all_tensors
-from dst.graphs.weights import file_id, pack
+from dst.graphs.weights import file_id, pack, sizes_by_dtype
 from dst.runtime.bundle.constants import model_id_with_constants
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import (

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.layout import item_shape, laid_out
+from dst.runtime.bundle.layout import laid_out
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -26,6 +26,7 @@ from dst.runtime.bundle.manifest import (
     Gate,
     Quality,
     State,
+    item_shape,
 )
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.golden import relative_error

@@ -20,8 +20,8 @@ from dst.export.infer.axes import close
 from dst.export.infer.call import Tensors, call_step
 from dst.export.infer.inferred import Inferred
 from dst.export.infer.module import called
-from dst.runtime.bundle.layout import sized, window
-from dst.runtime.bundle.manifest import Tokens
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import Tokens, window
 
 WINDOW = (
     "Where each chunk is a window that is judged alone, say so: state=() (`--state none`), and "

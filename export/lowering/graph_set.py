@@ -29,7 +29,7 @@ from dst.export.lowering.trace import (
     trace_static,
 )
 from dst.export.step import Step
-from dst.graphs.randomness import random_operators
+from dst.graphs.versions import random_operators
 from dst.graphs.weights import WeightsFile
 from dst.runtime.execution.engine import first_line
 

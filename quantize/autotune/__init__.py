@@ -1,12 +1,9 @@
 """Try recipes on this machine and keep the one that serves best."""
 
-from dst.quantize.autotune.budget import budget_for
-from dst.quantize.autotune.mixed import Search
-from dst.quantize.autotune.sensitivity import Sensitivity
-from dst.quantize.autotune.speed import Speed
-from dst.quantize.autotune.trial import Goal, Trial
+from dst.quantize.autotune.mixed import Search, Sensitivity
+from dst.quantize.autotune.trial import Goal, Trial, budget_for
 from dst.quantize.autotune.tune import CANDIDATES, Autotuned, autotune
-from dst.quantize.autotune.verdict import Refusal, Verdict, judge
+from dst.quantize.autotune.verdict import Refusal, Speed, Verdict, judge
 
 __all__ = [
     "CANDIDATES",

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dst.quantize.assign import NothingQuantizedError, WeightRecord
 from dst.quantize.autotune.trial import Trial, part
 from dst.quantize.autotune.verdict import Refusal, Verdict, judge
 from dst.quantize.quantize import Progress, Quantized, quantize_bundle
 from dst.quantize.recipe import Override, Recipe
-from dst.quantize.record import NothingQuantizedError, WeightRecord
 from dst.runtime import Bundle, SessionError, StepError
 
 Array = npt.NDArray[np.generic]

@@ -1,10 +1,15 @@
-"""Say by what a candidate is measured, and for how long."""
+"""Say by what a candidate is measured, for how long, and what it may lose."""
 
-from dataclasses import dataclass, field
+import math
+import re
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dst.evaluate.quality import Budget, Settings
+from dst.evaluate.quality.distance import divergence_for
+from dst.quantize.errors import QuantizeError
 from dst.quantize.quantize import Progress
+from dst.runtime.bundle.manifest import Contract
 
 Goal = Literal["speed", "size"]
 """What is wanted of those that hold.
@@ -16,6 +21,7 @@ Goal = Literal["speed", "size"]
 Among equals the smaller wins, to a hundredth of full precision's bytes; then one that is causal
 within a chunk; then the faster.
 """
+_WRITTEN = re.compile(r"\s*(?P<unit>nats|error)\s*<\s*(?P<most>\S+)\s*")
 HEADS = 8
 HEAD_SHARE = 4
 """Each of the ``HEADS`` short streams reads one in so many of the items of the long one."""
@@ -72,3 +78,45 @@ def part(progress: Progress | None, what: str, begin: float, end: float) -> Prog
             progress(f"{what}: {step}", begin + (end - begin) * min(max(share, 0.0), 1.0))
 
     return told
+
+
+def budget_for(text: str, contract: Contract) -> Budget:
+    """Read ``nats<0.005``, loss added per item, or ``error<0.05``, relative error of the outputs.
+
+    Args:
+        text: The budget.
+        contract: What it is for: only outputs that predict the next item have a loss in nats.
+
+    Example:
+        ``budget_for("error<0.05", bundle.manifest.contract).relative_error`` is 0.05.
+
+    Raises:
+        QuantizeError: `budget`: it is something else, or not in the unit that the model's outputs
+            have.
+    """
+    found = _WRITTEN.fullmatch(text)
+    if found is None:
+        raise QuantizeError(
+            f"budget {text!r}: expected nats<X, loss added per item, or error<X, relative error "
+            "of the outputs, e.g. nats<0.005",
+            code="budget",
+        )
+    try:
+        most = float(found["most"])
+    except ValueError:
+        most = math.nan
+    if not 0 < most < math.inf:
+        raise QuantizeError(
+            f"budget {text!r}: expected a number above 0, e.g. {found['unit']}<0.01", code="budget"
+        )
+    unit = "nats" if divergence_for(contract).judges_loss else "error"
+    if found["unit"] != unit:
+        says = "predict the next item" if unit == "nats" else "predict no next item"
+        raise QuantizeError(
+            f"budget {text!r}: the outputs of this model {says}, so it is judged in "
+            f"{unit}; write {unit}<X",
+            code="budget",
+        )
+    if unit == "nats":
+        return replace(Budget(), nats_per_item=most)
+    return replace(Budget(), relative_error=most)

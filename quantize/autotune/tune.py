@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.evaluate.quality import attach
+from dst.quantize.assign import WeightRecord
 from dst.quantize.autotune.candidate import Candidate, Task, try_recipe
-from dst.quantize.autotune.choose import best, in_order, reason
 from dst.quantize.autotune.mixed import Search, mixed
 from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
-from dst.quantize.autotune.verdict import Verdict
+from dst.quantize.autotune.verdict import Verdict, best, in_order, reason
 from dst.quantize.quantize import Progress, check_source
 from dst.quantize.recipe import RECIPES
-from dst.quantize.record import WeightRecord
 from dst.runtime import Bundle, StepError, open_bundle, write_bundle
 from dst.runtime.bundle.writer import check_target
 from dst.runtime.execution.inputs import check_items

@@ -3,7 +3,7 @@
 A bundle is refused that is not smaller than full precision; that is surely slower at its nominal
 T; that is not surely faster at its nominal T or at T = 1, unless size is the goal; that fails a
 gate of the horizon report; or that breaks the budget. *Surely* is: the whole 95 % interval of the
-ratio of speeds.
+ratio of speeds. Of those that hold, the best for a goal is chosen.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.evaluate import Spread, measure
 from dst.evaluate.quality import Report, horizon_report
 from dst.evaluate.quality.rollout import BrokeAtOnceError
 from dst.evaluate.quality.sizes import parts_of
-from dst.quantize.autotune.speed import Speed, measure_speed
 from dst.quantize.autotune.trial import USUAL, Goal, Trial, part
 from dst.quantize.quantize import Progress
 from dst.runtime import Bundle, open_bundle
@@ -26,6 +26,58 @@ Array = npt.NDArray[np.generic]
 
 BUDGET_RULES = ("loss", "error")
 """The gates that hold a budget: what breaks them alone may be mended by wider weights."""
+LEAST_GAIN = 1.01
+"""A clock that is asked often enough finds a thousandth somewhere; less than this is no gain,
+and no loss."""
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """Speed over full precision's at one T: the median of all rounds and its 95 % interval."""
+
+    t: int
+    ratio: Spread
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is surely faster: the whole interval is above ``LEAST_GAIN``."""
+        return self.ratio.low > LEAST_GAIN
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is surely slower: full precision is faster by ``LEAST_GAIN`` for sure."""
+        return self.ratio.high < 1.0 / LEAST_GAIN
+
+
+def measure_speed(
+    full: Bundle, candidate: Bundle, trial: Trial, progress: Progress
+) -> tuple[Speed, ...]:
+    """Run two bundles in turns at T = 1 and at the candidate's nominal T.
+
+    Returns:
+        The speed at each of these T that both run, rising.
+
+    Raises:
+        SessionError: a graph cannot be run here.
+    """
+    chunk = candidate.manifest.contract.chunk
+    common = set(chunk.allowed_t) & set(full.manifest.contract.chunk.allowed_t)
+    sizes = sorted({1, chunk.nominal_t} & common)
+    paths: tuple[Path, ...] = (full.root, candidate.root)
+    result = measure(
+        paths,
+        sizes,
+        trial.rounds,
+        threads=trial.threads,
+        slot_ms=trial.slot_ms,
+        starts=0,
+        progress=progress,
+    )
+    right, found = (entry.cells for entry in result.bundles)
+    return tuple(
+        Speed(t=cell.t, ratio=cell.ratio)
+        for base, cell in zip(right, found, strict=True)
+        if cell.ratio is not None and base.ratio is not None
+    )
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,15 +179,7 @@ def verdict_of(
     speeds: Sequence[Speed],
     goal: Goal = "speed",
 ) -> Verdict:
-    """Put what was measured together and hold it against the rules.
-
-    Args:
-        full: Full precision.
-        candidate: What is judged.
-        found: Its report, or why there is none.
-        speeds: Its speeds.
-        goal: What is wanted of it.
-    """
+    """Hold what was measured against the rules; ``found`` is the report, or why there is none."""
     manifest = candidate.manifest
     before, after = _weights_bytes(full), _weights_bytes(candidate)
     nominal = manifest.contract.chunk.nominal_t
@@ -205,3 +249,71 @@ def _weights_bytes(bundle: Bundle) -> int:
     nominal = bundle.manifest.contract.chunk.nominal_t
     graph = next(g for g in bundle.manifest.graphs if nominal in g.allowed_t)
     return parts_of(bundle, graph).weights_size
+
+
+def best(pool: Sequence[Verdict], goal: Goal) -> Verdict | None:
+    """Choose one of those whose speed was measured, None where there is none."""
+    able = [found for found in pool if found.speed(found.t) is not None]
+    if not able:
+        return None
+    if goal == "speed":
+        least = _spread(max(able, key=lambda found: _spread(found)[0]))[1]
+        able = [found for found in able if _spread(found)[2] >= least]
+    return min(
+        able,
+        key=lambda found: (round(found.weights_share, 2), not found.causal, -_spread(found)[0]),
+    )
+
+
+def in_order(pool: Sequence[Verdict], goal: Goal) -> list[Verdict]:
+    """Those whose speed was measured, the best first."""
+    left, order = list(pool), list[Verdict]()
+    while (first := best(left, goal)) is not None:
+        order.append(first)
+        left = [found for found in left if found is not first]
+    return order
+
+
+def _spread(found: Verdict) -> tuple[float, float, float]:
+    """Median, low and high of the speed at the nominal T."""
+    speed = found.speed(found.t)
+    if speed is None:
+        return 0.0, 0.0, 0.0
+    return speed.ratio.median, speed.ratio.low, speed.ratio.high
+
+
+def reason(pool: Sequence[Verdict], chosen: Verdict | None, goal: Goal) -> str:
+    """Say in one sentence why a recipe was chosen of all verdicts, or why none was."""
+    if chosen is None:
+        refused = "; ".join(f"{j.recipe}: {', '.join(r.why for r in j.refusals)}" for j in pool)
+        return f"no recipe was chosen, because each was refused ({refused})"
+    others = [j for j in pool if j.holds and j is not chosen and j.speed(j.t) is not None]
+    about = f"{chosen.recipe} was chosen"
+    if not others:
+        return f"{about}, the only one that holds: {_numbers(chosen)}"
+    if goal == "size":
+        rival = min(others, key=lambda found: (found.weights_share, -_spread(found)[0]))
+        if round(rival.weights_share, 2) > round(chosen.weights_share, 2):
+            return f"{about}, the smallest that holds: {_numbers(chosen)}"
+        equal = "as small to a hundredth of full precision's bytes"
+    else:
+        rival = max(others, key=lambda found: _spread(found)[0])
+        if _spread(rival)[0] <= _spread(chosen)[0]:
+            return f"{about}, the fastest that holds: {_numbers(chosen)}"
+        equal = "no faster for sure, since the 95 % intervals of their speeds overlap"
+    if round(chosen.weights_share, 2) < round(rival.weights_share, 2):
+        sizes = f"{chosen.weights_share:.2f} of full precision's bytes, {rival.weights_share:.2f}"
+        why = f"is smaller ({sizes} for the other)"
+    elif chosen.causal and not rival.causal:
+        why = "is causal within a chunk"
+    else:
+        why = "is faster"
+    return (
+        f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is "
+        f"{equal}; {chosen.recipe} {why}"
+    )
+
+
+def _numbers(found: Verdict) -> str:
+    median, low, high = _spread(found)
+    return f"{median:.2f}× ({low:.2f}–{high:.2f}) at T = {found.t}"

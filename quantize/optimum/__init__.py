@@ -5,8 +5,7 @@
 Needs the extra ``optimum``. Importing this package does not load optimum.
 """
 
-from dst.quantize.optimum.backend import OptimumBackend
+from dst.quantize.optimum.backend import ORT_CONFIG, OptimumBackend
 from dst.quantize.optimum.mapping import from_optimum, to_optimum
-from dst.quantize.optimum.products import ORT_CONFIG
 
 __all__ = ["ORT_CONFIG", "OptimumBackend", "from_optimum", "to_optimum"]

@@ -17,18 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
 from dst.graphs.walk import attribute
 from dst.quantize.recipe import Form
-from dst.quantize.rewriting.rewrite import Draft, NewWeight, write_product
-from dst.quantize.rounding.rounding import Rounded, by_row
+from dst.quantize.rewriting.rewrite import Draft, NewWeight, copied, write_product
+from dst.quantize.rounding import Floats, by_column, by_row
 
-Floats = npt.NDArray[np.float32]
-
-CELLS = ("LSTM", "GRU", "RNN")
 FILTERS = ("Conv", "ConvTranspose")
 MICROSOFT = "com.microsoft"
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -65,12 +61,9 @@ def slow(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) -
 
 
 def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) -> str:
-    """Say why a recurrent operator cannot be multiplied in 8 bits; empty where it can.
+    """Say why an LSTM, GRU or RNN cannot be multiplied in 8 bits; empty where it can.
 
-    Args:
-        node: LSTM, GRU or RNN.
-        tensors: The initializers in sight.
-        form: ``int8-dynamic`` or ``int8-rows``.
+    ``form`` is ``int8-dynamic`` or ``int8-rows``.
     """
     op = node.op_type
     if op == "LSTM" and form == "int8-dynamic":
@@ -95,12 +88,9 @@ def gap(node: onnx.NodeProto, tensors: Mapping[str, TensorProto], form: Form) ->
 
 
 def write_cell(draft: Draft, cell: Cell, form: Form) -> None:
-    """Write a recurrent operator whose products are multiplied in 8 bits.
+    """Write a recurrent operator whose products are multiplied in 8 bits, one without a ``gap``.
 
-    Args:
-        draft: The graph being written.
-        cell: The operator, one without a ``gap``.
-        form: ``int8-dynamic`` or ``int8-rows``.
+    ``form`` is ``int8-dynamic`` or ``int8-rows``.
     """
     node = cell.node
     if node.op_type != "LSTM":
@@ -120,42 +110,34 @@ def write_filter(
 ) -> None:
     """Write a Conv between rounded values, as ONNX Runtime and NPUs fuse it (QLinearConv).
 
-    Args:
-        draft: The graph being written.
-        node: The convolution.
-        weights: 1 (M, C, ...), and 2, the bias (M,), where there is one.
-        bits: of the weight.
-        ranges: Scale and zero point of its input and of its output.
+    ``weights`` are 1 (M, C, ...), and 2, the bias (M,), where there is one; ``ranges`` are scale
+    and zero point of its input and of its output.
     """
     name, weight = node.name, weights[1]
     rounded = by_row(weight.reshape(weight.shape[0], -1), bits)
     reads, gives = (
-        [draft.array(f"{name}.{end}_scale", np.float32(scale)), _zero(draft, name, end, zero)]
+        [
+            draft.array(f"{name}.{end}_scale", np.float32(scale)),
+            draft.array(f"{name}.{end}_zero", np.uint8(zero)),
+        ]
         for end, (scale, zero) in zip(("input", "output"), ranges, strict=True)
     )
     whole = draft.node("QuantizeLinear", [node.input[0], *reads], f"{name}.whole", f"{name}.whole")
-    inputs = [draft.node("DequantizeLinear", [whole, *reads], f"{name}.read", f"{name}.read")]
+    inputs = [draft.node("DequantizeLinear", [whole, *reads], f"{name}.read")]
     values = draft.array(f"{node.input[1]}.int8", rounded.values.reshape(weight.shape))
     scale = draft.array(f"{node.input[1]}.scale", rounded.scale)
-    at = {"axis": 0}
-    inputs.append(
-        draft.node("DequantizeLinear", [values, scale], f"{name}.weight", f"{name}.weight", at)
-    )
+    inputs.append(draft.node("DequantizeLinear", [values, scale], f"{name}.weight", axis=0))
     if 2 in weights:
         both = rounded.scale * np.float32(ranges[0][0])
         limit = np.iinfo(np.int32).max
         steps = np.clip(np.rint(weights[2] / both), -limit, limit).astype(np.int32)
         bias = [draft.array(f"{name}.bias32", steps), draft.array(f"{name}.bias_scale", both)]
-        inputs.append(draft.node("DequantizeLinear", bias, f"{name}.bias", f"{name}.bias", at))
+        inputs.append(draft.node("DequantizeLinear", bias, f"{name}.bias", axis=0))
     fresh = copied(node, inputs)
     fresh.output[0] = f"{name}.exact"
     draft.nodes.append(fresh)
-    end = draft.node("QuantizeLinear", [f"{name}.exact", *gives], f"{name}.given", f"{name}.given")
+    end = draft.node("QuantizeLinear", [f"{name}.exact", *gives], f"{name}.given")
     draft.node("DequantizeLinear", [end, *gives], node.output[0], f"{name}.again")
-
-
-def _zero(draft: Draft, name: str, end: str, zero: int) -> str:
-    return draft.array(f"{name}.{end}_zero", np.uint8(zero))
 
 
 def _lstm(
@@ -215,11 +197,11 @@ def _write_products(draft: Draft, cell: Cell, form: Form) -> None:
     h, x, after = f"{name}.h", f"{name}.x", f"{name}.h_next"
     if node.op_type == "RNN":
         read = _product(body, f"{name}.state", h, (node.input[2], cell.weights[2][0]), cell)
-        summed = body.node("Add", [x, read], f"{name}.sum", f"{name}.sum")
+        summed = body.node("Add", [x, read], f"{name}.sum")
         body.node("Tanh", [summed], after, f"{name}.tanh")
     else:
         _gru(body, cell, state_bias[2 * units :] if late else None, after)
-    given = body.node("Identity", [after], f"{name}.given", f"{name}.given")
+    given = body.node("Identity", [after], f"{name}.given")
     _scan(draft, node, body, ([h], x), ([after], given), items)
 
 
@@ -234,7 +216,7 @@ def _gru(body: Draft, cell: Cell, late: Floats | None, after: str) -> None:
     h, x = f"{name}.h", f"{name}.x"
 
     def node(op: str, inputs: Sequence[str], part: str) -> str:
-        return body.node(op, inputs, f"{name}.{part}", f"{name}.{part}")
+        return body.node(op, inputs, f"{name}.{part}")
 
     def split(value: str, sizes: Sequence[int], parts: Sequence[str]) -> list[str]:
         given = [f"{name}.{part}" for part in parts]
@@ -273,11 +255,10 @@ def _product(
     form: Form = "int8-dynamic",
 ) -> str:
     """Multiply (..., K) by a weight (N, K), which has a name."""
-    rounded = by_row(weight[1], cell.bits)
-    turned = Rounded(np.ascontiguousarray(rounded.values.T), rounded.scale)
+    rounded = by_column(weight[1].T, cell.bits)
     result = f"{name}.result"
     node = helper.make_node("MatMul", [x, weight[0]], [result], name)
-    write_product(draft, node, NewWeight(form, weight[0], rounded=turned))
+    write_product(draft, node, NewWeight(form, weight[0], rounded.values, rounded.scale))
     return result
 
 
@@ -285,13 +266,13 @@ def _scan(
     draft: Draft,
     node: onnx.NodeProto,
     body: Draft,
-    inputs: tuple[Sequence[str], str],
-    outputs: tuple[Sequence[str], str],
+    reads: tuple[Sequence[str], str],
+    gives: tuple[Sequence[str], str],
     items: str,
 ) -> None:
     """Add a Scan under the operator's name: states first, then the items, as its body has them."""
-    states, x = inputs
-    after, given = outputs
+    states, x = reads
+    after, given = gives
 
     def info(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
@@ -305,25 +286,10 @@ def _scan(
     initial = [node.input[5 + place] for place in range(len(states))]
     last = [_output(node, 1 + place) or f"{name}.last" for place, name in enumerate(after)]
     result = _output(node, 0) or f"{given}.all"
+    inputs, outputs = [*initial, items], [*last, result]
     draft.nodes.append(
-        helper.make_node(
-            "Scan",
-            [*initial, items],
-            [*last, result],
-            node.name,
-            num_scan_inputs=1,
-            body=graph,
-        )
+        helper.make_node("Scan", inputs, outputs, node.name, num_scan_inputs=1, body=graph)
     )
-
-
-def copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
-    """Copy a node, with other inputs."""
-    fresh = onnx.NodeProto()
-    fresh.CopyFrom(node)
-    del fresh.input[:]
-    fresh.input.extend(inputs)
-    return fresh
 
 
 def _input(node: onnx.NodeProto, place: int) -> str:

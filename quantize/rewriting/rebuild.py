@@ -1,9 +1,15 @@
-"""Write the graphs of a bundle again, with each weight in its chosen form."""
+"""Write the graphs of a bundle again, with each weight in its chosen form.
+
+A chunk is bound by arithmetic and a single step by the bytes of the weights, and no integer kernel
+is the fastest at both. So where products are `int8-dynamic`, which fixes T anyway, single steps get
+a graph of their own: it holds the same whole numbers, once on disk, and multiplies them by block,
+as `int8-block` does. Who steps both ways has both graphs in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,14 +18,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dst.graphs.fold import given_of
-from dst.graphs.load import drop_unused, load
-from dst.graphs.versions import domains, min_ort, opsets, version
+from dst.graphs.load import drop_unused, given_of, load
+from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import bodies_of, nodes_of, opset_of, set_nodes, tensors_of
-from dst.quantize.assign import Choice
+from dst.quantize.assign import Choice, WeightRecord
 from dst.quantize.find_weights import Floats, FoundWeights, WeightUse, find_weights
 from dst.quantize.recipe import Form, Recipe
-from dst.quantize.record import WeightRecord
 from dst.quantize.rewriting.cells import MICROSOFT, Cell, write_cell, write_filter
 from dst.quantize.rewriting.rewrite import (
     EMBEDDING_OPSET,
@@ -28,12 +32,16 @@ from dst.quantize.rewriting.rewrite import (
     write_limits,
     write_lookup,
     write_product,
+    write_stored,
 )
-from dst.quantize.rewriting.stored import write_stored
-from dst.quantize.rounding.rounded_weights import RoundedWeights
-from dst.runtime.bundle.manifest import Graph
+from dst.quantize.rounded_weights import RoundedWeights
+from dst.runtime.bundle.manifest import Chunk, Graph
 from dst.runtime.bundle.reader import Bundle
+from dst.runtime.execution.engine import version
 
+SINGLE_BLOCK = 128
+"""Values that are multiplied under one scale: larger blocks are no faster
+(``examples/bench/product_forms.py``)."""
 LEAST_ORT = "1.14"
 """Forms are run by kernels that no older ONNX Runtime was tried for."""
 
@@ -69,12 +77,7 @@ class Opened:
 
 
 def opened(bundle: Bundle, opsets: Mapping[str, int]) -> list[Opened]:
-    """Open every graph of a bundle, raised to an operator set where that can be done.
-
-    Args:
-        bundle: The bundle.
-        opsets: Graph file -> the least operator set that is wanted of it.
-    """
+    """Open every graph of a bundle, raised to its file's operator set where that can be done."""
     graphs = []
     given = given_of(bundle.manifest.contract)
     for entry in bundle.manifest.graphs:
@@ -140,13 +143,7 @@ class Direct:
 def rebuilt(
     graph: Opened, choices: Mapping[str, Choice], values: RoundedWeights, backend: Backend
 ) -> tuple[onnx.ModelProto, dict[str, WeightRecord]]:
-    """Write a graph with its weights in their chosen forms.
-
-    Args:
-        graph: The graph, which stays as it is.
-        choices: Key of a weight -> its form.
-        values: The numbers of weights, and what calibration saw.
-        backend: Who writes the products; look-ups are always written here.
+    """Write a graph anew, with its weights in their chosen forms: key of a weight -> its choice.
 
     Returns:
         The new model, whose untouched tensors still point into the source's external data, and a
@@ -257,3 +254,66 @@ def _record(file: str, use: WeightUse, choice: Choice) -> WeightRecord:
         forced=choice.forced,
         tied=bool(choice.table),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A graph to be written.
+
+    Attributes:
+        graph: what it is made of, under the name that it gets.
+        allowed_t: the T it runs.
+        choices: key of a weight -> its form.
+    """
+
+    graph: Opened
+    allowed_t: tuple[int, ...]
+    choices: Mapping[str, Choice]
+
+
+def runs_both(entry: Graph) -> bool:
+    """Whether a graph runs single steps and chunks."""
+    return 1 in entry.allowed_t and len(entry.allowed_t) > 1
+
+
+def split_graphs(
+    graphs: Sequence[Opened], chunk: Chunk, choices: Mapping[str, Choice]
+) -> list[Part]:
+    """Say which graphs are written: those that were, and new ones for single steps.
+
+    A graph that runs none of the T of ``chunk``, the quantized bundle's, is left out.
+    """
+    by_block = {key: _by_block(choice) for key, choice in choices.items()}
+    taken = {graph.entry.file for graph in graphs}
+    parts: list[Part] = []
+    for graph in graphs:
+        sizes = tuple(t for t in graph.entry.allowed_t if t in chunk.allowed_t)
+        able = opset_of(graph.model) >= OPSET["int8-block"] and by_block != choices
+        if len(sizes) > 1 and 1 in sizes and able:
+            chunks = tuple(t for t in sizes if t > 1)
+            parts += [
+                Part(graph, chunks, choices),
+                Part(_single(graph, chunk, taken), (1,), by_block),
+            ]
+        elif sizes:
+            parts.append(Part(graph, sizes, choices))
+    return parts
+
+
+def _by_block(choice: Choice) -> Choice:
+    if choice.form != "int8-dynamic" or choice.role == "cell":
+        return choice
+    return replace(choice, form="int8-block", block=SINGLE_BLOCK)
+
+
+def _single(graph: Opened, chunk: Chunk, taken: Collection[str]) -> Opened:
+    """The same graph under a name of its own; a node costs an item's share of what it cost."""
+    entry = graph.entry
+    stem = entry.file.removesuffix(".onnx") + "_single"
+    while f"{stem}.onnx" in taken:
+        stem += "_"
+    sizes = entry.allowed_t
+    items = chunk.nominal_t if chunk.nominal_t in sizes else max(sizes)  # that costs are stated for
+    costs = {name: cost // items for name, cost in entry.multiply_adds.items()}
+    single = msgspec.structs.replace(entry, file=f"{stem}.onnx", multiply_adds=costs)
+    return replace(graph, entry=single)

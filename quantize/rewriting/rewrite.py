@@ -1,16 +1,19 @@
-"""Write a product or a look-up whose weight is in another form.
+"""Write a product, a look-up or another operator whose weight is in another form.
 
 Only operators of ONNX itself are written, so that one file form serves every lowering; ONNX
 Runtime fuses each pattern into its integer kernel when it opens the graph (MatMulNBits,
-DynamicQuantizeMatMul, MatMulIntegerToFloat). Shape letters: ``K`` inputs and ``N`` outputs of a
-product, ``V`` rows of a table, ``D`` width.
+DynamicQuantizeMatMul, MatMulIntegerToFloat). Weights that are smaller on disk alone are multiplied
+out to float32 once, when it opens the graph: it folds Cast and Mul of constants, but leaves
+DequantizeLinear to every run.
+
+Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +21,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.recipe import Form
-from dst.quantize.rounding.rounding import Rounded, packed4
+from dst.quantize.rounding import Floats, by_row, packed4
 
+Array = npt.NDArray[Any]
+
+CELLS = ("LSTM", "GRU", "RNN")
 OPSET: dict[Form, int] = {
     "float32": 1,
     "float16": 13,
@@ -34,6 +40,12 @@ OPSET: dict[Form, int] = {
 EMBEDDING_OPSET = 13
 _HALF = 128
 """The zero point of rounded activations: 8 bits without a sign are what fast kernels read."""
+_STORED_BITS = 8
+"""Weights that are multiplied out never overflow: they take all 8 bits."""
+_LEAST_BALANCED = 16
+"""Inputs, and values of each, from which on scales by input cost next to nothing."""
+_LEAST_SHARED = 3
+"""Fewer values under one scale are no smaller in 8 bits."""
 
 
 @dataclass(slots=True)
@@ -60,33 +72,21 @@ class Draft:
         return any(value in node.output for node in self.nodes)
 
     def node(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        output: str,
-        name: str,
-        attributes: Mapping[str, int] = MappingProxyType({}),
+        self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any
     ) -> str:
-        """Add a node and return its output."""
-        node = helper.make_node(op, inputs, [output], name)
-        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
-        self.nodes.append(node)
+        """Add a node, named as its output by default, and return its output."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name or output, **attributes))
         return output
 
-    def array(self, name: str, array: npt.NDArray[np.generic] | np.generic) -> str:
+    def array(self, name: str, array: Array | np.generic) -> str:
         """Add a tensor unless it is there, and return its name."""
         return self._add(numpy_helper.from_array(np.array(array, order="C"), self.own(name)))
 
-    def int4(self, name: str, rounded: Rounded) -> str:
+    def int4(self, name: str, values: Array) -> str:
         """Add a tensor of 4-bit numbers unless it is there, and return its name."""
-        return self._add(
-            TensorProto(
-                name=self.own(name),
-                data_type=TensorProto.INT4,
-                dims=rounded.values.shape,
-                raw_data=packed4(rounded.values),
-            )
-        )
+        tensor = TensorProto(name=self.own(name), data_type=TensorProto.INT4, dims=values.shape)
+        tensor.raw_data = packed4(values)
+        return self._add(tensor)
 
     def _add(self, tensor: TensorProto) -> str:
         """Add a tensor; where its name stands for other values, give it a name of its own.
@@ -107,8 +107,8 @@ class NewWeight:
     Attributes:
         form: how the product reads it.
         name: what the tensors' names begin with.
-        rounded: whole numbers and scales; None for float16.
-        half: the weight in half precision, (K, N) or (V, D); None for the others.
+        values: whole numbers, or the weight in half precision: (K, N), or (V, D) of a table.
+        scale: as in ``Rounded``; empty for float16.
         block: values per scale along K in the block forms.
         turned: the numbers are those of a table (V, D) = (N, K), which the product shares.
         activation: scale and zero point of the input, for ``int8-static``.
@@ -116,11 +116,11 @@ class NewWeight:
 
     form: Form
     name: str
-    rounded: Rounded | None = None
-    half: npt.NDArray[np.float16] | None = None
+    values: Array
+    scale: Array
     block: int = 0
     turned: bool = False
-    activation: tuple[float, int] | None = None
+    activation: tuple[float, int] = (1.0, 0)
 
 
 def write_product(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
@@ -144,18 +144,15 @@ def write_product(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
 def write_lookup(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
     """Write a Gather of rows with its table in half precision or int8; it keeps its name."""
     name, ids, result = node.name, node.input[1], node.output[0]
-    to_float = int(TensorProto.FLOAT)
-    if new.half is not None:
-        table = draft.array(f"{new.name}.float16", new.half)
-        rows = draft.node("Gather", [table, ids], f"{name}.rows", name, {"axis": 0})
-        draft.node("Cast", [rows], result, f"{name}.wide", {"to": to_float})
+    half = new.form == "float16"
+    table = draft.array(f"{new.name}.{'float16' if half else 'int8'}", new.values)
+    rows = draft.node("Gather", [table, ids], f"{name}.rows", name, axis=0)
+    exact = result if half else f"{name}.rows_wide"
+    wide = draft.node("Cast", [rows], exact, f"{name}.wide", to=TensorProto.FLOAT)
+    if half:
         return
-    rounded = _rounded(new)
-    table = draft.array(f"{new.name}.int8", rounded.values)
-    scales = draft.array(f"{new.name}.scales", rounded.scale[:, None])  # (V, 1)
-    rows = draft.node("Gather", [table, ids], f"{name}.rows", name, {"axis": 0})
-    wide = draft.node("Cast", [rows], f"{name}.rows_wide", f"{name}.wide", {"to": to_float})
-    scale = draft.node("Gather", [scales, ids], f"{name}.row_scales", f"{name}.scale", {"axis": 0})
+    scales = draft.array(f"{new.name}.scales", new.scale[:, None])  # (V, 1)
+    scale = draft.node("Gather", [scales, ids], f"{name}.row_scales", f"{name}.scale", axis=0)
     draft.node("Mul", [wide, scale], result, f"{name}.scaled")
 
 
@@ -180,37 +177,29 @@ def write_limits(draft: Draft, node: onnx.NodeProto) -> None:
 
 
 def _float16(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
-    if new.half is None:
-        raise TypeError("a float16 form needs its weight in half precision")
-    name = node.name
-    weight = _turned(draft, new, draft.array(f"{new.name}.float16", new.half))
-    narrow = draft.own(f"{node.input[0]}.float16")
+    name, x = node.name, node.input[0]
+    weight = _values(draft, new, "float16")
+    narrow = draft.own(f"{x}.float16")
     if not draft.has(narrow):
-        draft.node(
-            "Cast", [node.input[0]], narrow, f"{name}.narrow", {"to": int(TensorProto.FLOAT16)}
-        )
+        draft.node("Cast", [x], narrow, f"{name}.narrow", to=TensorProto.FLOAT16)
     product = draft.node("MatMul", [narrow, weight], f"{name}.narrow_product", name)
-    draft.node("Cast", [product], result, f"{name}.wide", {"to": int(TensorProto.FLOAT)})
+    draft.node("Cast", [product], result, f"{name}.wide", to=TensorProto.FLOAT)
 
 
 def _dynamic(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
-    name, x, rounded = node.name, node.input[0], _rounded(new)
-    weight = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
-    scale = draft.array(f"{new.name}.scale", rounded.scale)
+    name, x = node.name, node.input[0]
+    weight = _values(draft, new, "int8")
+    scale = draft.array(f"{new.name}.scale", new.scale)
     parts = [draft.own(f"{x}.{part}") for part in ("whole", "scale", "zero")]
     if not draft.has(parts[0]):
         draft.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], parts, f"{name}.rounded"))
     whole = draft.node("MatMulInteger", [parts[0], weight, parts[2]], f"{name}.whole", name)
-    wide = draft.node(
-        "Cast", [whole], f"{name}.whole_wide", f"{name}.wide", {"to": int(TensorProto.FLOAT)}
-    )
+    wide = draft.node("Cast", [whole], f"{name}.whole_wide", f"{name}.wide", to=TensorProto.FLOAT)
     both = draft.node("Mul", [parts[1], scale], f"{name}.both_scales", f"{name}.scales")
     draft.node("Mul", [wide, both], result, f"{name}.scaled")
 
 
 def _static(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
-    if new.activation is None:
-        raise TypeError("a static form needs the scale of its input")
     name, x = node.name, node.input[0]
     scale = draft.array(f"{new.name}.input_scale", np.float32(new.activation[0]))
     zero = draft.array(f"{new.name}.input_zero", np.uint8(new.activation[1]))
@@ -243,48 +232,103 @@ def _rows(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> No
 
 
 def _blocks(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> None:
-    rounded = _rounded(new)
-    scales = rounded.scale  # (n, N)
+    scales = new.scale  # (n, N)
     if new.form == "int4-block":
-        values = draft.int4(f"{new.name}.int4", rounded)
+        values = draft.int4(f"{new.name}.int4", new.values)
     elif scales.ndim == 2:
-        values = draft.array(f"{new.name}.block8", rounded.values)
+        values = draft.array(f"{new.name}.block8", new.values)
     else:  # the numbers of int8 columns (N,): every block of a column has the column's scale
-        values = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
-        inputs = rounded.values.shape[1 if new.turned else 0]
+        values = _values(draft, new, "int8")
+        inputs = new.values.shape[1 if new.turned else 0]
         scales = np.repeat(scales[None], -(-inputs // new.block), axis=0)
-    scale = draft.array(f"{new.name}.block_scale", scales)
-    weight = draft.node(
-        "DequantizeLinear",
-        [values, scale],
-        f"{node.name}.weight",
-        f"{node.name}.weight",
-        {"axis": 0, "block_size": new.block},
-    )
+    read = [values, draft.array(f"{new.name}.block_scale", scales)]
+    name, block = f"{node.name}.weight", new.block
+    weight = draft.node("DequantizeLinear", read, name, axis=0, block_size=block)
     draft.node("MatMul", [node.input[0], weight], result, node.name)
 
 
 def _columns(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> str:
     """Write an int8 weight with a scale per column, as the float (K, N) it stands for."""
-    rounded = _rounded(new)
-    values = _turned(draft, new, draft.array(f"{new.name}.int8", rounded.values))
-    scale = draft.array(f"{new.name}.scale", rounded.scale)
-    inputs, name = [values, scale], f"{node.name}.weight"
-    return draft.node("DequantizeLinear", inputs, name, name, {"axis": 1})
+    read = [_values(draft, new, "int8"), draft.array(f"{new.name}.scale", new.scale)]
+    return draft.node("DequantizeLinear", read, f"{node.name}.weight", axis=1)
 
 
-def _turned(draft: Draft, new: NewWeight, table: str) -> str:
-    """Give a product (K, N) of a table's numbers (N, K); ONNX Runtime turns them when it loads."""
+def _values(draft: Draft, new: NewWeight, kind: str) -> str:
+    """Write the numbers of a product (K, N).
+
+    Those of a table (N, K) are turned, which ONNX Runtime does when it loads.
+    """
+    table = draft.array(f"{new.name}.{kind}", new.values)
     if not new.turned:
         return table
     name = f"{table}.turned"
     if not draft.has(name):
-        node = helper.make_node("Transpose", [table], [name], name, perm=[1, 0])
-        draft.nodes.append(node)
+        draft.nodes.append(helper.make_node("Transpose", [table], [name], name, perm=[1, 0]))
     return name
 
 
-def _rounded(new: NewWeight) -> Rounded:
-    if new.rounded is None:
-        raise TypeError(f"the form {new.form} needs whole numbers and scales")
-    return new.rounded
+def copied(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
+    """Copy a node, with other inputs."""
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
+    del fresh.input[:]
+    fresh.input.extend(inputs)
+    return fresh
+
+
+def write_stored(
+    draft: Draft, node: onnx.NodeProto, weights: Mapping[int, Floats], form: Form
+) -> None:
+    """Write a recurrent operator or a convolution that reads weights held in a smaller form.
+
+    ``weights`` are values by input number, ``form`` is ``int8-stored`` or ``float16``.
+    """
+    inputs = list(node.input)
+    for place, weight in weights.items():
+        name = node.input[place]
+        scales = 2 if node.op_type in CELLS else 1  # how many axes have a scale for each index
+        if place > 2 or weight.size < _LEAST_SHARED * np.prod(weight.shape[:scales]):
+            continue  # a scale would take what rounding saves
+        inputs[place] = result = draft.own(f"{name}.read")
+        if draft.has(result):
+            continue
+        if form == "float16":
+            held = draft.array(f"{name}.float16", weight.astype(np.float16))
+            draft.node("Cast", [held], result, to=TensorProto.FLOAT)
+            continue
+        turned = node.op_type == "ConvTranspose"  # (C, M, ...): outputs are on the second axis
+        values, *by = _stored(np.moveaxis(weight, 1, 0) if turned else weight, scales)
+        if turned:
+            values, *by = (np.moveaxis(part, 0, 1) for part in (values, *by))
+        held = draft.array(f"{name}.stored8", values)
+        read = draft.node("Cast", [held], f"{result}.wide", to=TensorProto.FLOAT)
+        for number, scale in enumerate(by):
+            part = draft.array(f"{name}.stored_scale{number}", scale)
+            last = result if number == len(by) - 1 else f"{result}.scaled"
+            read = draft.node("Mul", [read, part], last)
+    draft.nodes.append(copied(node, inputs))
+
+
+def _stored(weight: Floats, scales: int) -> list[npt.NDArray[np.generic]]:
+    """Round a weight whose first ``scales`` axes are outputs and whose next one is inputs.
+
+    Inputs of very unequal size come with weights of very unequal size, of which one scale per
+    output would lose the small ones. So each input has a scale too, where it shares it with many.
+
+    Returns:
+        Whole numbers, and the scales by input, if any, and by output, which multiply them.
+    """
+    outputs, inputs = int(np.prod(weight.shape[:scales])), weight.shape[scales]
+    after = weight.ndim - scales
+    by_input = np.ones((inputs, 1), np.float32)
+    rows = weight.reshape(outputs, inputs, -1)
+    shared = rows.size // inputs
+    if shared >= _LEAST_BALANCED and inputs >= _LEAST_BALANCED:
+        by_input = np.sqrt(np.square(rows).mean(axis=(0, 2), keepdims=True))[0]
+        by_input = np.where(by_input > 0, by_input, 1).astype(np.float32)
+    rounded = by_row((rows / by_input).reshape(outputs, -1), _STORED_BITS)
+    found: list[npt.NDArray[np.generic]] = [rounded.values.reshape(weight.shape)]
+    if not (by_input == 1).all():
+        found.append(by_input.reshape(*[1] * scales, inputs, *[1] * (after - 1)))
+    found.append(rounded.scale.reshape(*weight.shape[:scales], *[1] * after))
+    return found

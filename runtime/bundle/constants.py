@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.schema import Constant
+from dst.runtime.bundle.manifest import Constant
 
 Array = npt.NDArray[np.generic]
 

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.schema import Chunk, Shape
+from dst.runtime.bundle.manifest import Chunk, Shape
 
 Array = npt.NDArray[np.generic]
 
@@ -33,16 +33,6 @@ def fixed(shape: Shape) -> tuple[int, ...]:
         (257, 2)
     """
     return tuple(size for size in shape if not isinstance(size, str))
-
-
-def item_shape(chunk: Chunk) -> tuple[int, ...]:
-    """Return the shape of one item of a chunk."""
-    return fixed(chunk.shape)
-
-
-def window(chunk: Chunk, t: int) -> int:
-    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
-    return chunk.lookback + t + chunk.lookahead
 
 
 def laid_out(chunk: Chunk, items: Array) -> Array:

@@ -1,286 +1,369 @@
-"""Turn the bytes of manifest.json into frozen structs and back.
+"""Define what a manifest can hold: one frozen struct for each table of FORMAT.md.
 
-A manifest has one spelling only, so that its hash names the bundle. The structs of
-`dst.runtime.bundle.schema` can be imported from here too.
+A shape is a tuple of sizes and letters: `B` is the batch, `T` the items of a chunk. Each letter
+stands at most once, so the shape alone says which axis is which. A field that has a default is
+left out of the manifest where it holds that default. Rules that span several fields are in
+`dst.runtime.bundle.validation`.
 """
 
-import hashlib
-import json
-from functools import cache
-from typing import cast
+from typing import Annotated, Literal
 
 import msgspec
 
-from dst.runtime.bundle.layout import item_shape, window
-from dst.runtime.bundle.schema import (
-    FORMAT,
-    FORMAT_VERSION,
-    Certificate,
-    Chunk,
-    Constant,
-    Contract,
-    Curve,
-    DType,
-    Features,
-    FileEntry,
-    Fill,
-    Gate,
-    Golden,
-    Graph,
-    Horizon,
-    Manifest,
-    Normalisation,
-    Output,
-    Producer,
-    Quality,
-    Shape,
-    State,
-    Stored,
-    StreamInput,
-    Tokens,
-    Zeros,
-)
-from dst.runtime.bundle.validation import check, check_contract
-from dst.runtime.errors import BundleError, shown
+FORMAT = "dst-bundle"
+FORMAT_VERSION = 2
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "Certificate",
-    "Chunk",
-    "Constant",
-    "Contract",
-    "Curve",
-    "DType",
-    "Features",
-    "FileEntry",
-    "Fill",
-    "Gate",
-    "Golden",
-    "Graph",
-    "Horizon",
-    "Manifest",
-    "Normalisation",
-    "Output",
-    "Producer",
-    "Quality",
-    "Shape",
-    "State",
-    "Stored",
-    "StreamInput",
-    "Tokens",
-    "Zeros",
-    "bundle_id",
-    "canonical",
-    "claimed_files",
-    "decode",
-    "encode",
-    "item_shape",
-    "seal",
-    "state_hash",
-    "window",
-]
+MAX_AXES = 16
+Size = Annotated[int, msgspec.Meta(le=2**31 - 1)]
+Shape = Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=MAX_AXES)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
 
 
-class _Version(msgspec.Struct):
-    format: str
-    format_version: int
+class Tokens(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokens"
+):
+    """Chunk items are ids in `[0, vocabulary)`.
+
+    `tokenizer` says how text becomes ids: `bytes` means id = byte value, `tokenizers` that the
+    bundle's file `tokenizer.json` tells it, in the format of the tokenizers library.
+    """
+
+    vocabulary: Positive
+    tokenizer: Literal["bytes", "tokenizers", "none"] = "none"
 
 
-class _Claim(msgspec.Struct):
-    format: str
-    files: dict[str, object]
+class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The runtime feeds the graph `(item - mean) / std`.
+
+    There is one mean and one std for each value of an item, in C order of the chunk's axes other
+    than batch and time.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-def canonical(value: object) -> bytes:
-    """Encode JSON values as canonical bytes.
+class Features(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
+):
+    """Chunk items are real values.
 
-    Keys sorted by code point, no white space, UTF-8 without escapes beyond those JSON
-    demands, integers in decimal, floats in Python's shortest form that reads back the same.
+    `names` label the axis that is neither batch nor time; they are empty where there is none
+    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is None where
+    the graph takes items as they come.
+    """
 
-    Raises:
-        BundleError: `manifest-invalid`: a NaN, an infinity, or text that is not valid Unicode.
+    names: tuple[Name, ...] = ()
+    sample_rate_hz: float | None = None
+    normalisation: Normalisation | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step reads.
+
+    `T` in `shape` counts the new items only; the graph's input has `lookback + T + lookahead` items
+    along that axis. The items before the chunk stand in front of it, `lookback_fill` before
+    the first item of a stream. A chunk waits until the `lookahead` items behind it are there; they
+    are read again as items of the next chunk. `lookback_fill` and `pad_value` are items as the
+    caller gives them (before normalisation) and None where they have no use (`lookback` 0, `tail`
+    not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
+    that each T is another model.
 
     Example:
-        >>> canonical({"b": 1e-05, "a": [True, None]})
-        b'{"a":[true,null],"b":1e-05}'
+        >>> content = Features()
+        >>> chunk = Chunk(
+        ...     input="x", dtype="float32", shape=("B", 4, "T"), nominal_t=8, allowed_t=(1, 8),
+        ...     content=content,
+        ... )
+        >>> chunk.batch_axis, chunk.time_axis
+        (0, 2)
     """
-    try:
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode("utf-8")
-    except (ValueError, TypeError) as error:
-        raise BundleError(
-            f"manifest: cannot be written as canonical JSON: {error}", code="manifest-invalid"
-        ) from None
+
+    input: Name
+    dtype: DType
+    shape: Shape
+    nominal_t: Positive
+    allowed_t: tuple[Positive, ...]
+    content: Tokens | Features
+    lookback: Count = 0
+    lookback_fill: float | None = None
+    tail: Literal["exact", "pad", "refuse"] = "exact"
+    pad_value: float | None = None
+    lookahead: Count = 0
+    causal: bool = True
+
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
+
+    @property
+    def time_axis(self) -> int:
+        """Where `T` stands in the shape."""
+        return self.shape.index("T")
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Return the canonical bytes of a manifest, as they stand in manifest.json.
+def item_shape(chunk: Chunk) -> tuple[int, ...]:
+    """Return the shape of one item of a chunk."""
+    return tuple(size for size in chunk.shape if not isinstance(size, str))
 
-    A field that holds its default is left out.
 
-    Raises:
-        BundleError: `manifest-invalid`: a value has no canonical form (NaN, infinity).
+def window(chunk: Chunk, t: int) -> int:
+    """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
+    return chunk.lookback + t + chunk.lookahead
+
+
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that has the same value in every step; `values` in C order."""
+
+    input: Name
+    dtype: DType
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_AXES)]
+    values: tuple[Whole | float, ...]
+
+
+class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A further graph input that is given once when a stream starts, and saved with its state.
+
+    A speaker's embedding, for example. `shape` holds sizes and at most one `"B"`.
     """
-    return canonical(_fields(manifest))
+
+    input: Name
+    dtype: DType
+    shape: Shape
 
 
-_PLAIN = {str, int, float, bool, type(None)}
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one step answers.
 
-
-def _fields(manifest: Manifest) -> dict[str, object]:
-    fields = cast(dict[str, object], _sparse(manifest))
-    return {"format": manifest.format, "format_version": manifest.format_version, **fields}
-
-
-def _sparse(value: object) -> object:
-    """Return JSON values of structs, without the fields that hold their default."""
-    if isinstance(value, tuple):  # no call for each of thousands of numbers
-        return list(value) if _PLAIN.issuperset(map(type, value)) else [*map(_sparse, value)]
-    if isinstance(value, dict):
-        if _PLAIN.issuperset(map(type, value.values())):
-            return value
-        return {key: _sparse(each) for key, each in value.items()}
-    if not isinstance(value, msgspec.Struct):
-        return value
-    kind, defaults = type(value), _defaults(type(value))
-    fields: dict[str, object] = {}
-    if (tag := kind.__struct_config__.tag) is not None:
-        fields[str(kind.__struct_config__.tag_field)] = tag
-    for name in kind.__struct_fields__:
-        held = getattr(value, name)
-        if name not in defaults or held != defaults[name]:
-            fields[name] = held if type(held) in _PLAIN else _sparse(held)
-    return fields
-
-
-@cache
-def _defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
-    return {
-        field.name: field.default if field.default_factory is msgspec.NODEFAULT else {}
-        for field in msgspec.structs.fields(kind)
-        if not field.required
-    }
-
-
-def state_hash(contract: Contract) -> str:
-    """Return the SHA-256 (hex) that names the state layout of a contract.
-
-    It is taken over the canonical JSON of a list with every field of every state tensor, its
-    `batch_axis` among them. Format 1 stored that list, so a state saved with a bundle of format 1
-    still loads after the bundle was upgraded.
-    """
-    tensors = [
-        {"batch_axis": state.batch_axis, **msgspec.to_builtins(state)} for state in contract.state
-    ]
-    return hashlib.sha256(canonical(tensors)).hexdigest()
-
-
-def bundle_id(manifest: Manifest) -> str:
-    """Return the SHA-256 (hex) of the canonical manifest without its `bundle_id` field."""
-    return _hash(_fields(manifest))
-
-
-def _hash(fields: dict[str, object]) -> str:
-    rest = {name: value for name, value in fields.items() if name != "bundle_id"}
-    return hashlib.sha256(canonical(rest)).hexdigest()
-
-
-def seal(manifest: Manifest) -> Manifest:
-    """Fill in `state_hash` and `bundle_id` of a manifest that is otherwise complete.
-
-    The result has been read back by `decode`, so whatever is sealed also opens.
-
-    Raises:
-        BundleError: `manifest-invalid`: the manifest breaks the format.
-    """
-    try:  # so that 16000 in a field of float is written as it is read: 16000.0
-        manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise BundleError(
-            f"manifest: {shown(error)}; give plain Python values", code="manifest-invalid"
-        ) from None
-    check_contract(manifest.contract)
-    hashed = msgspec.structs.replace(manifest, state_hash=state_hash(manifest.contract))
-    return decode(encode(msgspec.structs.replace(hashed, bundle_id=bundle_id(hashed))))
-
-
-def decode(data: bytes) -> Manifest:
-    """Read the bytes of manifest.json and check every rule that needs no other file.
-
-    Raises:
-        BundleError: `manifest-invalid`: not JSON, or a field is missing, unknown or of the wrong
-            type.
-        BundleError: `format-version`: another format, or a version this runtime does not read.
-        BundleError: `manifest-not-canonical`: the bytes are not canonical.
-        BundleError: `bundle-id`: `bundle_id` does not belong to these bytes.
-        BundleError: `state-hash`: `state_hash` does not belong to the contract.
-        BundleError: `contract`: fields contradict each other.
-    """
-    try:
-        version = msgspec.json.decode(data, type=_Version)
-        if (version.format, version.format_version) != (FORMAT, FORMAT_VERSION):
-            old = (version.format, version.format_version) == (FORMAT, 1)
-            cure = "; `dst upgrade OLD NEW` writes it anew" if old else ""
-            raise BundleError(
-                f"manifest.json: format {version.format!r} version "
-                f"{version.format_version}; this runtime reads {FORMAT!r} version "
-                f"{FORMAT_VERSION}{cure}",
-                code="format-version",
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"manifest.json: {shown(error)}", code="manifest-invalid") from None
-    check_bytes(data, manifest, _fields(manifest))
-    return manifest
-
-
-def check_bytes(data: bytes, manifest: Manifest, fields: dict[str, object]) -> None:
-    """Check that a manifest stands in these bytes as it should, and every rule of its fields.
-
-    Args:
-        data: the bytes of manifest.json.
-        manifest: what was read from them.
-        fields: the same as JSON values, with those fields that the format writes.
-
-    Raises:
-        BundleError: `manifest-not-canonical`, `bundle-id`, `state-hash`, `contract` and others, as
-            `decode`.
-    """
-    if canonical(fields) != data:
-        raise BundleError(
-            "manifest.json: the bytes are not the canonical encoding of what they say; "
-            "write it with dst.runtime, not by hand",
-            code="manifest-not-canonical",
-        )
-    if (right := _hash(fields)) != manifest.bundle_id:
-        raise BundleError(
-            f"manifest.json: bundle_id is {shown(manifest.bundle_id[:16])}…, "
-            f"the bytes hash to {right[:16]}…: the manifest was altered",
-            code="bundle-id",
-        )
-    check(manifest)
-    if (right := state_hash(manifest.contract)) != manifest.state_hash:
-        raise BundleError(
-            f"manifest.json: state_hash is {shown(manifest.state_hash[:16])}…, "
-            f"the contract's state tensors hash to {right[:16]}…",
-            code="state-hash",
-        )
-
-
-def claimed_files(data: bytes) -> frozenset[str] | None:
-    """Return the names that a manifest of any version lists, or None if it is no manifest.
-
-    Nothing else is checked: an outdated or altered bundle is still somebody's bundle.
+    There is one answer per item where `shape` has a `"T"`, and one per chunk where it has none.
+    `levels` holds the quantile levels, in the order of the last axis, where `meaning` is
+    `quantiles`; it is empty elsewhere.
 
     Example:
-        >>> claimed_files(b'{"files":{"step.onnx":{}},"format":"dst-bundle","format_version":1}')
-        frozenset({'step.onnx'})
+        >>> Output(name="peak", dtype="float32", shape=("B", 3)).per
+        'chunk'
     """
-    try:
-        claim = msgspec.json.decode(data, type=_Claim)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return frozenset(claim.files) if claim.format == FORMAT else None
+
+    name: Name
+    dtype: DType
+    shape: Shape
+    meaning: Literal["logits", "gaussian", "quantiles", "custom"] = "custom"
+    levels: tuple[float, ...] = ()
+
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
+
+    @property
+    def time_axis(self) -> int | None:
+        """Where `T` stands in the shape; None for an output per chunk."""
+        return self.shape.index("T") if "T" in self.shape else None
+
+    @property
+    def per(self) -> Literal["item", "chunk"]:
+        """What one answer is for."""
+        return "item" if "T" in self.shape else "chunk"
+
+
+class Zeros(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zeros"):
+    """The tensor starts at zero."""
+
+
+class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
+    """The tensor starts at one finite value everywhere."""
+
+    value: float
+
+
+class Stored(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="stored"
+):
+    """The tensor starts as `tensor` of init.safetensors, whose batch axis has length 1."""
+
+    tensor: Name
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One tensor of the state: `input` before the step, `output` after it."""
+
+    input: Name
+    output: Name
+    dtype: DType
+    shape: Shape
+    init: Zeros | Fill | Stored = Zeros()
+    role: Literal["memory", "window", "conv", "counter"] = "memory"
+
+    @property
+    def batch_axis(self) -> int:
+        """Where `B` stands in the shape."""
+        return self.shape.index("B")
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What goes into a step and comes out; every graph of the bundle keeps it."""
+
+    chunk: Chunk
+    constants: tuple[Constant, ...] = ()
+    stream_inputs: tuple[StreamInput, ...] = ()
+    outputs: tuple[Output, ...]
+    state: tuple[State, ...]
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ONNX file that runs the contract.
+
+    `batch` lists the batch sizes it runs, empty for any. `opsets` are the imported versions
+    by domain and `domains` those its nodes use; the default ONNX domain is `ai.onnx`.
+    `golden_tolerance` bounds the error of each golden tensor: max|d|/rms, or, where the run records
+    what the recipe costs, ||d|| over that. `multiply_adds` says what each
+    node costs in one step at the nominal T, or the greatest it runs, with B = 1; a node whose
+    cost is not known is missing.
+    """
+
+    file: Name
+    lowering: Literal["fused", "portable", "other"] = "other"
+    allowed_t: tuple[Positive, ...]
+    batch: tuple[Positive, ...] = ()
+    opsets: dict[Name, Positive]
+    domains: tuple[Name, ...] = ("ai.onnx",)
+    min_ort: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
+    golden_tolerance: float
+    multiply_adds: dict[NodeName, Count] = {}
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recorded run of `steps` chunks of T = `t` from the initial state, in `file`."""
+
+    file: Name
+    t: Positive
+    steps: Positive
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Largest error (max|d|/rms) since the point before: `tensors[name][i]` at `steps[i]`."""
+
+    steps: tuple[Count, ...]
+    tensors: dict[Name, tuple[float, ...]]
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed.
+
+    The error of a tensor is max|d|/rms of the reference at the same place of the stream.
+    `worst` is the largest error of an output, `worst_state` that of a state tensor and
+    `worst_state_of_peak` the largest max|d|/max|x| of a state tensor. It passed where `worst`
+    and `worst_state_of_peak` are at most `bound`, and no tensor's mean error over the last tenth
+    of the steps is more than `decile_ratio_bound` times that over the first; a mean below a tenth
+    of `bound` counts as that, and errors of state tensors are those against their peak.
+    """
+
+    name: Name
+    steps: Positive
+    items_per_step: Positive
+    data: str
+    bound: float
+    decile_ratio_bound: float
+    passed: bool
+    curve: Curve
+    worst: float
+    worst_state: float
+    worst_state_of_peak: float
+    decile_ratio: float
+
+
+class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long the memory can hold a fact: half-life in items, None for no decay."""
+
+    half_life_items: float | None = None
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One condition on a quality: it holds where `value` is at most `bound`.
+
+    `value` is None where it could not be measured, and `verdict` is then `not judged`.
+    """
+
+    name: Name
+    value: float | None = None
+    bound: float
+    verdict: Literal["passed", "failed", "not judged"]
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far a quantized bundle strays from full precision, over the positions of a stream.
+
+    `full` is the `bundle_id` of the full precision, `items` the length of the longest stream and
+    `items_per_step` its T; `data` says what was read. Entry i of the curves is the mean over the
+    positions from `positions[i - 1]` (0 for the first) to `positions[i]`: `divergence` from full
+    precision (`nats`: KL per item; `relative`: error over rms), `loss_difference` in nats per
+    item (None where the outputs predict nothing), `state_distance` relative (None where nobody
+    looked). `causal` says whether outputs stayed the same when later items of their chunk
+    changed. `passed` is None where no gate failed and one was not judged.
+    """
+
+    full: Hash
+    items: Positive
+    items_per_step: Positive
+    data: str
+    unit: Literal["nats", "relative"]
+    positions: tuple[Count, ...]
+    divergence: tuple[float, ...]
+    loss_difference: tuple[float, ...] | None = None
+    state_distance: tuple[float | None, ...]
+    causal: bool
+    gates: tuple[Gate, ...]
+    passed: bool | None = None
+
+
+class Producer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The program that wrote the bundle."""
+
+    name: Name
+    version: str
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The SHA-256 and the size in bytes of one file of the bundle."""
+
+    sha256: Hash
+    size: Count
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All a reader knows of a bundle.
+
+    The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
+    which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
+    weights; every lowering and precision of one model shares it. `weights_bytes` is what one
+    open graph holds in weights. `quality` is None for full precision and where nobody measured.
+    `upgraded_from` is the `bundle_id` that the bundle had before `dst upgrade` rewrote it.
+    """
+
+    name: Name
+    description: str = ""
+    license: str = ""
+    model_id: Hash
+    precision: Name = "float32"
+    recipe: str | None = None
+    producer: Producer
+    contract: Contract
+    graphs: tuple[Graph, ...]
+    golden: tuple[Golden, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    horizon: Horizon = Horizon()
+    weights_bytes: Count
+    quality: Quality | None = None
+    upgraded_from: Hash | None = None
+    files: dict[Name, FileEntry] = {}
+    state_hash: str = ""
+    bundle_id: str = ""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION

@@ -15,8 +15,9 @@ import safetensors
 import safetensors.numpy
 
 import dst
+from dst.runtime.bundle.encoding import decode
 from dst.runtime.bundle.layout import sized
-from dst.runtime.bundle.manifest import Manifest, Stored, decode
+from dst.runtime.bundle.manifest import Manifest, Stored
 from dst.runtime.bundle.validation import INIT_FILE, MANIFEST_FILE
 from dst.runtime.errors import BundleError, BundleNotFoundError, shown
 from dst.runtime.files import sha256_of

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dst.runtime.bundle.layout import item_shape, sized, window
-from dst.runtime.bundle.schema import (
+from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
     Contract,
@@ -21,6 +21,8 @@ from dst.runtime.bundle.schema import (
     State,
     Stored,
     Tokens,
+    item_shape,
+    window,
 )
 from dst.runtime.errors import BundleError
 

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from dst.runtime.bundle.manifest import (
-    FORMAT,
-    FileEntry,
-    Manifest,
-    claimed_files,
-    encode,
-    seal,
-)
+from dst.runtime.bundle.encoding import claimed_files, encode, seal
+from dst.runtime.bundle.manifest import FORMAT, FileEntry, Manifest
 from dst.runtime.bundle.reader import MAX_MANIFEST_BYTES, REPLACED, listing
 from dst.runtime.bundle.validation import MANIFEST_FILE, check_name
 from dst.runtime.errors import BundleError, BundleExistsError, shown

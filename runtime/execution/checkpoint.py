@@ -18,10 +18,7 @@ Array = npt.NDArray[np.generic]
 def to_record(engine: Engine, core: Recurrence, *, copy: bool = True) -> Saved:
     """Return everything a recurrence is.
 
-    Args:
-        engine: the session of the recurrence.
-        core: what to look at.
-        copy: copy the state; False may give views, to be used before the next step.
+    Without `copy`, its state may be views, to be used before the next step.
     """
     if copy:
         (block,) = engine.layout.blocks(1)

@@ -253,10 +253,10 @@ def select(
                 f"{provider!r} does not run; choose 'cpu' or 'cuda', or export portable graphs",
                 code="lowering",
             )
-    here = _version(ort.__version__)
-    able = [g for g in named if _version(g.min_ort) <= here]
+    here = version(ort.__version__)
+    able = [g for g in named if version(g.min_ort) <= here]
     if not able or (every and len(able) < len(named)):
-        needed = (max if every else min)((g.min_ort for g in named), key=_version)
+        needed = (max if every else min)((g.min_ort for g in named), key=version)
         raise SessionError(
             f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed",
             code="onnxruntime-too-old",
@@ -288,7 +288,12 @@ def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> di
     return chosen
 
 
-def _version(text: str) -> tuple[int, ...]:
-    """Read the numbers of a version: `1.31.1` or `1.32.0.dev1` -> (1, 31, 1)."""
-    numbers = [int(part) for part in text.split(".")[:3] if part.isdigit()]
+def version(text: str) -> tuple[int, ...]:
+    """Read the first three numbers of a version, for comparing it.
+
+    Example:
+        >>> version("1.9") < version("1.18.1"), version("1.32.0.dev1")
+        (True, (1, 32, 0))
+    """
+    numbers = [int(part) for part in text.split(".")[:3] if part.isdecimal()]
     return tuple(numbers + [0] * (3 - len(numbers)))

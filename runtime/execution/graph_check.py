@@ -4,23 +4,15 @@ Shape letters: `B` batch, `T` items per chunk.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import onnxruntime as ort
 
-from dst.runtime.bundle.manifest import Contract, Graph, Shape, window
+from dst.runtime.bundle.manifest import Contract, DType, Graph, Shape, window
 from dst.runtime.errors import SessionError
 
-_TYPES = {
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
+_TYPES = {f"tensor({name})": name for name in get_args(DType)}
+_TYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 class _Port(NamedTuple):

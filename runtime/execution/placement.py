@@ -116,13 +116,7 @@ class LoadReport:
 
 
 def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> GraphLoad:
-    """Read from an open graph where its nodes run.
-
-    Args:
-        session: opened with `dst.runtime.execution.providers.session_options`.
-        graph: its entry in the manifest.
-        asked: the provider it was opened for.
-    """
+    """Read from an open graph where its nodes run; `session_options` have made it tell."""
     tell = getattr(session, "get_provider_graph_assignment_info", None)  # since 1.24
     left = dict(graph.multiply_adds)
     names = {place.execution: str(name) for name, place in PLACES.items()}

@@ -122,9 +122,7 @@ def suits(graph: Graph, place: Place) -> bool:
 def session_options(threads: int, prepack: bool) -> ort.SessionOptions:
     """Make the options a graph is opened with.
 
-    Args:
-        threads: threads inside one operator.
-        prepack: copy the weights into the form that the kernels read fastest.
+    With `prepack`, weights are copied into the form that the kernels read fastest.
     """
     options = ort.SessionOptions()
     options.enable_mem_pattern = False  # a pattern per T would stay in memory

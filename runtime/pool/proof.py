@@ -19,12 +19,9 @@ PROOF_ITEMS = 64  # rows are tried until so many items have been read, twice at 
 def prove(engine: Engine, step: BoundStep, given: Sequence[GivenInputs]) -> None:
     """Step the same row in every place, and in other company: not a bit of it may differ.
 
-    This also is the warm-up: ONNX Runtime allocates now and not later.
-
-    Args:
-        engine: the session.
-        step: of B streams; it is left with zeros for chunks, and its bindings are dropped.
-        given: inputs of streams, at least one, that the graph may be tried with.
+    This also is the warm-up: ONNX Runtime allocates now and not later. The step, of B streams, is
+    left with zeros for chunks and without bindings; it is tried with the inputs of one stream or
+    more, `given`.
 
     Raises:
         SessionError: `no-batches`: a row of the result depends on the other rows, or on its place.

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from dst.runtime.bundle.schema import MAX_AXES, Count, Hash, Name
+from dst.runtime.bundle.manifest import MAX_AXES, Count, Hash, Name
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 DTYPES = {

@@ -45,19 +45,6 @@ class Database:
         timeout_s: how long to wait for a lock that another process holds.
     """
 
-    __slots__ = (
-        "_birth",
-        "_closed",
-        "_durable",
-        "_idle",
-        "_lock",
-        "_log_limit",
-        "_path",
-        "_pid",
-        "_timeout_s",
-        "_uuid",
-    )
-
     def __init__(
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:

@@ -121,13 +121,7 @@ class Records(NamedTuple):
     def load(
         self, connection: sqlite3.Connection, name: str, row: Row, rows: tuple[Row, ...]
     ) -> Saved:
-        """Read one record of a stream.
-
-        Args:
-            connection: in a transaction.
-            name: the stream's name.
-            row: the record's row.
-            rows: those that a message may name in its stead.
+        """Read one record of a stream; a message may name one of `rows` in its stead.
 
         Raises:
             StateCorruptError: it was altered; the message names a good one.

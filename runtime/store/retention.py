@@ -31,12 +31,9 @@ class Row(NamedTuple):
 
 
 def line_of(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the states, newest first, that lead up to the newest one.
+    """Return the states that lead up to the newest one, of rows with the newest record first.
 
     Where a stream was put back to an earlier item, what was saved beyond it does not.
-
-    Args:
-        rows: what is kept, the newest record first.
     """
     line: list[Row] = []
     for row in rows:
@@ -48,12 +45,9 @@ def line_of(rows: Sequence[Row]) -> tuple[Row, ...]:
 def to_drop(rows: Sequence[Row], history_bytes: int) -> tuple[int, ...]:
     """Say which records go: those too close to others, then the oldest beyond the budget.
 
-    The newest never goes. Of states set aside the 16 newest stay; they go before those of the
-    line, and at the latest with the states that set them aside: nothing else tells them apart.
-
-    Args:
-        rows: what is kept, the newest record first.
-        history_bytes: what all but the newest may take together.
+    The newest never goes; `history_bytes` is what all but it may take together. Of states set aside
+    the 16 newest stay; they go before those of the line, and at the latest with the states that set
+    them aside: nothing else tells them apart. The rows have the newest record first.
     """
     line = line_of(rows)
     leading = set(line)

@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from dst.runtime import BundleError, open_bundle, replay_golden, write_bundle
-from dst.runtime.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, check_bytes
+from dst.runtime.bundle.encoding import check_bytes
+from dst.runtime.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest
 from dst.runtime.bundle.reader import Bundle, open_with
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.bundle.writer import check_target

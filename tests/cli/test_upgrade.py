@@ -15,7 +15,7 @@ from tests.cli.conftest import Dst
 from tests.raising import Fault, refused
 
 from dst.runtime import BundleError, Session, Stream, open_bundle, replay_golden
-from dst.runtime.bundle.manifest import canonical
+from dst.runtime.bundle.encoding import canonical
 from dst.runtime.errors import BundleExistsError, DstError
 from dst.runtime.state.record import pack, unpack
 from dst.upgrade import decode_format_1, upgrade_bundle

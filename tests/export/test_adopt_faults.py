@@ -17,7 +17,7 @@ from dst.export import (
     OpenQuestionsError,
     adopt_bundle,
 )
-from dst.graphs.randomness import random_operators
+from dst.graphs.versions import random_operators
 
 WIDTH = 3
 Node = onnx.NodeProto

@@ -7,7 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from dst.graphs.versions import domains, min_ort, opsets, version
+from dst.graphs.versions import domains, min_ort, opsets
+from dst.runtime.execution.engine import version
 
 INSTALLED = ".".join(ort.__version__.split(".")[:2])
 PLAIN = helper.make_node("Relu", ["x"], ["y"])

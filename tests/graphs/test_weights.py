@@ -15,10 +15,19 @@ from torch import nn
 from dst.export import export_bundle
 from dst.export.adopt.infer.ports import read_model
 from dst.export.lowering import trace
-from dst.graphs.sizes import expanded_bytes, inline_bytes, size_of, sizes_by_dtype
 from dst.graphs.strip import cleaned
 from dst.graphs.walk import all_tensors
-from dst.graphs.weights import ALIGNMENT, FILE, file_id, pack, values_of
+from dst.graphs.weights import (
+    ALIGNMENT,
+    FILE,
+    expanded_bytes,
+    file_id,
+    inline_bytes,
+    pack,
+    size_of,
+    sizes_by_dtype,
+    values_of,
+)
 
 LARGE = np.arange(5000, dtype=np.float32)
 

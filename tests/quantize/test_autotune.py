@@ -27,8 +27,14 @@ from dst.quantize.autotune import (
     autotune,
     budget_for,
 )
-from dst.quantize.autotune.choose import best, in_order, reason
-from dst.quantize.autotune.verdict import gate_refusal, size_refusals, speed_refusals
+from dst.quantize.autotune.verdict import (
+    best,
+    gate_refusal,
+    in_order,
+    reason,
+    size_refusals,
+    speed_refusals,
+)
 from dst.runtime import StepError, open_bundle, replay_golden
 from dst.runtime.bundle.manifest import Gate
 from dst.runtime.errors import BundleExistsError

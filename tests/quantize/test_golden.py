@@ -19,7 +19,7 @@ from tests.raising import refused
 
 from dst.cli.app import call
 from dst.quantize import Calibration, quantize_bundle
-from dst.quantize.rounding.rounding import packed4
+from dst.quantize.rounding import packed4
 from dst.runtime import open_bundle, replay_golden, write_bundle
 from dst.runtime.errors import BundleError
 from dst.runtime.golden import cost_error, golden_costs

@@ -36,7 +36,8 @@ from dst.evaluate.quality.report import REPORT_FILE, attach
 from dst.evaluate.quality.rollout import Walk, rollout
 from dst.evaluate.quality.sizes import parts_of
 from dst.runtime import BundleError, Session, StepError, open_bundle, surprise_bits, write_bundle
-from dst.runtime.bundle.manifest import Contract, Gate, Quality, Tokens, seal
+from dst.runtime.bundle.encoding import seal
+from dst.runtime.bundle.manifest import Contract, Gate, Quality, Tokens
 from dst.runtime.errors import SessionError, StateMismatchError
 
 VOCABULARY, WIDTH, T = 16, 8, 16

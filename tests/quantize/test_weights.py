@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from dst.quantize.rounding.gptq import by_block_compensated
-from dst.quantize.rounding.rounding import (
+from dst.quantize.rounded_weights import Seen
+from dst.quantize.rounding import (
     Rounded,
     by_block,
+    by_block_compensated,
     by_block_search,
     by_column,
     by_row,
     limits,
     packed4,
 )
-from dst.quantize.rounding.statistics import Seen
 
 Floats = npt.NDArray[np.float32]
 SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))

@@ -16,18 +16,8 @@ from tests.raising import Fault, refused
 
 import dst
 from dst.runtime import Bundle, Session, open_bundle, shipped, write_bundle
-from dst.runtime.bundle.manifest import (
-    FileEntry,
-    Fill,
-    Manifest,
-    Stored,
-    bundle_id,
-    canonical,
-    decode,
-    encode,
-    seal,
-    state_hash,
-)
+from dst.runtime.bundle.encoding import bundle_id, canonical, decode, encode, seal, state_hash
+from dst.runtime.bundle.manifest import FileEntry, Fill, Manifest, Stored
 from dst.runtime.errors import BundleError, BundleNotFoundError
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]

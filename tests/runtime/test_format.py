@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 
 import dst
-from dst.runtime.bundle import schema
-from dst.runtime.bundle.manifest import canonical, decode
+from dst.runtime.bundle import manifest as structs
+from dst.runtime.bundle.encoding import canonical, decode
 
 PAGE = (Path(dst.__file__).parent / "runtime" / "FORMAT.md").read_text("utf-8")
 ROW = re.compile(r"\| `(?P<field>[\w.]+)` \| (?P<type>[^|]+) \|(?P<default>[^|]*)\|")
 STRUCTS = {
     name: value
-    for name, value in vars(schema).items()
+    for name, value in vars(structs).items()
     if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_fields__
 }
 ALWAYS_WRITTEN = {"format", "format_version", "bundle_id", "state_hash", "files"}

@@ -14,7 +14,8 @@ import pytest
 from tests.raising import Fault, refused
 
 from dst.runtime import open_bundle, write_bundle
-from dst.runtime.bundle.manifest import Manifest, canonical
+from dst.runtime.bundle.encoding import canonical
+from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.errors import BundleError, BundleExistsError, BundleNotFoundError
 
 Parts = tuple[Manifest, dict[str, bytes | Path]]

@@ -12,7 +12,8 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from dst.runtime.bundle.manifest import FORMAT, canonical, claimed_files, decode, encode
+from dst.runtime.bundle.encoding import canonical, claimed_files, decode, encode
+from dst.runtime.bundle.manifest import FORMAT
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.state.record import pack, unpack
 from dst.runtime.store.sealing import seal, unseal

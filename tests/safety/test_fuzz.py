@@ -24,7 +24,8 @@ from tests.safety.laws import (
 from tests.safety.writer import synthetic
 
 from dst.runtime import Session, Stream, replay_golden
-from dst.runtime.bundle.manifest import FileEntry, canonical, decode
+from dst.runtime.bundle.encoding import canonical, decode
+from dst.runtime.bundle.manifest import FileEntry
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import BundleError, DstError, StateError
 from dst.runtime.state.record import Saved, pack

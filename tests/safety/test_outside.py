@@ -19,7 +19,8 @@ from tests.safety.laws import hash_of_state, with_checksum
 from tests.safety.writer import synthetic
 
 from dst.runtime import errors, open_bundle, write_bundle
-from dst.runtime.bundle.manifest import Manifest, canonical, decode, encode
+from dst.runtime.bundle.encoding import canonical, decode, encode
+from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.validation import check_name
 from dst.runtime.errors import BundleError
 from dst.runtime.state.record import pack

@@ -15,8 +15,8 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from dst.export.adopt.infer.file_kinds import what_it_is
 from dst.export.errors import AdoptError
-from dst.graphs.sizes import dtype_name, size_of
 from dst.graphs.walk import all_tensors, graphs_of
+from dst.graphs.weights import dtype_name, size_of
 from dst.runtime.bundle.manifest import DType
 from dst.runtime.execution.engine import first_line
 

@@ -1,4 +1,4 @@
-"""Say which ONNX Runtime is the oldest that runs a graph, from one table.
+"""Say what the operators of a graph need: which ONNX Runtime, and whether they draw at random.
 
 Releases are from ONNX Runtime's table of compatibility
 (https://onnxruntime.ai/docs/reference/compatibility.html); those of operators were tried.
@@ -6,10 +6,14 @@ Releases are from ONNX Runtime's table of compatibility
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 
-from dst.graphs.walk import attribute, nodes_of, opset_of
+from dst.graphs.walk import attribute, bodies_of, nodes_of, opset_of
+from dst.runtime.execution.engine import version
 
 _OF_OPSET = {
     **dict.fromkeys(range(1, 12), (1, 0)),
@@ -26,6 +30,12 @@ _OF_OPERATOR = {("com.microsoft", "LinearAttention"): (1, 31)}
 """The release that an operator outside ONNX was tried on."""
 _BLOCKS = (1, 20)
 """First release that multiplies by a weight in blocks without expanding it at every step."""
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+    "Bernoulli", "Sampling",
+}  # fmt: skip
+_SWITCH = {"Dropout": 2, "BiasDropout": 4, "BitmaskDropout": 2, "BitmaskBiasDropout": 4}
+"""Which input of a dropout says that it is on."""
 
 
 def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
@@ -52,20 +62,11 @@ def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
     if opset := opset_of(model):
         found.add(_OF_OPSET.get(opset, unknown))
     for node in nodes_of(model.graph):
-        if not _is_own(node.domain):
+        if node.domain not in ("", "ai.onnx"):
             found.add(_OF_OPERATOR.get((node.domain, node.op_type), unknown))
         elif node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0):
             found.add(_BLOCKS)
     return ".".join(map(str, max(found)))
-
-
-def version(text: str) -> tuple[int, ...]:
-    """Read a release for comparing it.
-
-    >>> version("1.9") < version("1.18.1")
-    True
-    """
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdecimal())
 
 
 def domains(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -78,5 +79,39 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
     return {o.domain or "ai.onnx": o.version for o in model.opset_import}
 
 
-def _is_own(domain: str) -> bool:
-    return domain in ("", "ai.onnx")
+def random_operators(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Name each operator that draws random numbers, and what holds it.
+
+    Returns:
+        For example ``("RandomNormalLike", "Dropout in Loop")``, each once; a dropout counts where
+        its input `training_mode` is true or computed.
+    """
+    return tuple(sorted(set(_named(model.graph, (), {}))))
+
+
+def _named(
+    graph: onnx.GraphProto, inside: tuple[str, ...], outer: dict[str, onnx.TensorProto]
+) -> Iterator[str]:
+    constants = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+    constants |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    for node in graph.node:
+        drops = node.op_type in _SWITCH and _is_on(node, constants)
+        if node.op_type in _RANDOM or drops:
+            yield " in ".join((node.op_type, *inside))
+        for body in bodies_of(node):
+            yield from _named(body, (node.op_type, *inside), constants)
+
+
+def _is_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """Say whether a dropout may drop: before operator set 12 it never does in ONNX Runtime."""
+    at = _SWITCH[node.op_type]
+    if len(node.input) <= at or not node.input[at]:
+        return False
+    switch = constants.get(node.input[at])
+    return switch is None or bool(numpy_helper.to_array(switch).any())

@@ -115,7 +115,7 @@ def distinct(model: onnx.ModelProto) -> None:
 
     Names at the top stay as they are, but for nodes that had none of their own.
     """
-    taken = set(_names(model.graph))
+    taken = {name for graph in graphs_of(model.graph) for name in _defined(graph)}
     _rename(model.graph, {}, set(), taken, top=True)
     names = {node.name for node in nodes_of(model.graph)}
     seen: set[str] = set()
@@ -123,11 +123,6 @@ def distinct(model: onnx.ModelProto) -> None:
         if not node.name or node.name in seen:
             node.name = _free(f"{node.op_type}_{number}", names)
         seen.add(node.name)
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    for found in graphs_of(graph):
-        yield from _defined(found)
 
 
 def _defined(graph: onnx.GraphProto) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Keep the weights of graphs in one file of external data, where equal tensors stand once.
+"""Keep the weights of graphs in one file, where equal tensors stand once, and count their bytes.
 
 A graph file is a protobuf, which ends at 2 GiB; what lies in the file of weights has no such end.
 """
@@ -6,15 +6,18 @@ A graph file is a protobuf, which ends at 2 GiB; what lies in the file of weight
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
+from onnx_ir import DataType
 
-from dst.graphs.walk import graphs_of
+from dst.graphs.walk import attribute, graphs_of, nodes_of, tensors_of
 
 FILE = "weights.bin"
 INLINE_BYTES = 1024
@@ -24,6 +27,67 @@ EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """The option that tells ONNX Runtime where a graph given as bytes has its external data."""
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _WEIGHTS = _FLOATS | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
+
+
+def dtype_name(data_type: int) -> str:
+    """Name an element type of ONNX as numpy and the manifest do.
+
+    >>> dtype_name(1), dtype_name(11), dtype_name(22)
+    ('float32', 'float64', 'int4')
+    """
+    kind = DataType(data_type)
+    return kind.name.lower() if kind.is_string() or not data_type else kind.numpy().name
+
+
+def size_of(tensor: TensorProto) -> int:
+    """Count the bytes of a tensor's values, wherever they lie; 4-bit numbers are two in a byte.
+
+    >>> size_of(TensorProto(data_type=TensorProto.INT4, dims=[3, 3]))
+    5
+    """
+    bits: int = math.prod(tensor.dims) * DataType(tensor.data_type).bitwidth
+    return -(-bits // 8)
+
+
+def sizes_by_dtype(tensors: Iterable[TensorProto]) -> dict[str, int]:
+    """Count the bytes of tensors by the name of their element type, e.g. {"float32": 4096}."""
+    found: Counter[str] = Counter()
+    for tensor in tensors:
+        if tensor.data_type != TensorProto.STRING:
+            found[dtype_name(tensor.data_type)] += size_of(tensor)
+    return dict(found)
+
+
+def inline_bytes(model: onnx.ModelProto, least: int = 0, *, bodies_only: bool = False) -> int:
+    """Count the bytes of the initializers whose values stand in the graph file itself.
+
+    Args:
+        model: The graph, packed.
+        least: Smaller tensors do not count.
+        bodies_only: Count only those in the graphs inside nodes.
+    """
+    graphs = list(graphs_of(model.graph))[bodies_only:]
+    sizes = [
+        size_of(tensor)
+        for graph in graphs
+        for tensor in graph.initializer
+        if tensor.data_location != TensorProto.EXTERNAL and tensor.data_type != TensorProto.STRING
+    ]
+    return sum(size for size in sizes if size >= least)
+
+
+def expanded_bytes(model: onnx.ModelProto) -> int:
+    """Count the bytes that an open graph takes beyond its file, where a Cast widens a weight.
+
+    ONNX Runtime folds a Cast to float32 when it opens the graph, and frees what was cast.
+    """
+    tensors = tensors_of(model.graph)
+    more = 0
+    for node in nodes_of(model.graph):
+        tensor = tensors.get(node.input[0]) if node.op_type == "Cast" else None
+        if tensor is not None and attribute(node, "to", 0) == TensorProto.FLOAT:
+            more += max(4 * math.prod(tensor.dims) - size_of(tensor), 0)
+    return more
 
 
 class WeightsFile:
@@ -38,8 +102,7 @@ class WeightsFile:
     def add(self, data: bytes | memoryview) -> int:
         """Write the values of a tensor, unless they stand there already; return where they begin.
 
-        Args:
-            data: As external data holds them: little-endian, C order.
+        ``data`` is as external data holds it: little-endian, C order.
         """
         key = hashlib.sha256(data).digest()
         if key not in self._places:
@@ -90,10 +153,15 @@ def pack(
                 if tensor.data_type == TensorProto.STRING or (number and not outside):
                     continue
                 data = values_of(tensor, source)
+                bare = TensorProto(
+                    name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=b""
+                )
                 if number or len(data) < INLINE_BYTES:
-                    _emptied(tensor).raw_data = bytes(data)
+                    bare.raw_data = bytes(data)
                 else:
-                    _refer(tensor, FILE, store.add(data), len(data))
+                    set_external_data(bare, FILE, store.add(data), len(data))
+                    bare.ClearField("raw_data")
+                tensor.CopyFrom(bare)
         files[file] = model.SerializeToString(deterministic=True)
     return {FILE: path, **files} if path.stat().st_size else files
 
@@ -101,9 +169,7 @@ def pack(
 def values_of(tensor: TensorProto, folder: Path) -> bytes | memoryview:
     """Read the values of a tensor as external data holds them: little-endian, C order.
 
-    Args:
-        tensor: Any but one of strings.
-        folder: Where its external data lies; large data is mapped, not read.
+    Large external data is mapped, not read; a tensor of strings has none.
     """
     if uses_external_data(tensor):
         info = ExternalDataInfo(tensor)
@@ -137,20 +203,3 @@ def file_id(tensors: Iterable[TensorProto], graph: bytes, folder: Path) -> str:
     for entry in sorted(entries):
         digest.update(hashlib.sha256(entry).digest())
     return digest.hexdigest()
-
-
-def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Let a tensor refer to external data instead of holding its values."""
-    fresh = _emptied(tensor)
-    fresh.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        fresh.external_data.add(key=key, value=str(value))
-
-
-def _emptied(tensor: TensorProto) -> TensorProto:
-    """Empty a tensor but for its name, type and shape."""
-    name, dims, kind = tensor.name, list(tensor.dims), tensor.data_type
-    tensor.Clear()
-    tensor.name, tensor.data_type = name, kind
-    tensor.dims.extend(dims)
-    return tensor

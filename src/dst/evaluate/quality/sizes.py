@@ -4,8 +4,8 @@ import msgspec
 import onnx
 from onnx import GraphProto, TensorProto
 
-from dst.graphs.sizes import dtype_name, size_of
 from dst.graphs.walk import graphs_of
+from dst.graphs.weights import dtype_name, size_of
 from dst.runtime import Bundle
 from dst.runtime.bundle.manifest import Graph
 

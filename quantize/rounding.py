@@ -1,5 +1,6 @@
 """Round float weights to whole numbers and scales: per column, per row or by block.
 
+In blocks, rounding errors may also be made good in the rows that are not rounded yet (GPTQ).
 Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width,
 ``n`` blocks along K.
 """
@@ -11,11 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dst.quantize.errors import QuantizeError
+
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.int8]
 
 _SHRINK = np.linspace(1.0, 0.6, 21)
 """Scales that ``search`` tries, as shares of the one that the largest value sets."""
+DAMPING = 0.01
+"""Share of the mean moment that is added to the diagonal: rare inputs are not trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,7 @@ def by_block_search(
 ) -> Rounded:
     """As ``by_block``, with the scale that leaves the least squared error.
 
-    Args:
-        weight: (K, N).
-        bits: 4 or 8.
-        block: values per scale.
-        importance: (K,), what an error of each row counts; equal by default.
+    ``importance`` (K,) is what an error of each row counts; equal by default.
     """
     blocks = blocked(weight, block)  # (n, block, N)
     counts = np.ones(weight.shape[0], np.float32) if importance is None else importance
@@ -105,6 +106,45 @@ def by_block_search(
             scale = np.where(better, fitted, scale)
     values = _round(blocks / scale[:, None], low, high)
     return Rounded(unblocked(values, weight.shape[0]), scale.astype(np.float32))
+
+
+def by_block_compensated(
+    weight: Floats, bits: int, block: int, moments: npt.NDArray[np.float64] | None
+) -> Rounded:
+    """Round a weight (K, N) by blocks along K so that its product strays least (GPTQ).
+
+    Each row is rounded, and what that costs on the inputs seen is made good in the rows that are
+    not rounded yet (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), in the rows' order.
+    ``moments`` (K, K) is the mean of x x^T.
+
+    Raises:
+        QuantizeError: `calibration`: ``moments`` is None.
+    """
+    if moments is None:
+        raise QuantizeError(
+            "the method gptq needs calibration data, and none was given", code="calibration"
+        )
+    rows = weight.shape[0]
+    damped = moments + np.eye(rows) * (DAMPING * max(float(np.mean(np.diagonal(moments))), 1e-12))
+    # U with U^T U = H^-1: row i of U says how an error of row i spreads over the rows after it
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    low, high = limits(bits)
+    left = weight.astype(np.float64)
+    values = np.empty(weight.shape, np.int8)
+    scales = []
+    for start in range(0, rows, block):
+        end = min(start + block, rows)
+        importance = 1.0 / np.square(np.diagonal(upper)[start:end])
+        found = by_block_search(
+            left[start:end].astype(np.float32), bits, block, importance.astype(np.float32)
+        )
+        scale = found.scale[0].astype(np.float64)
+        for i in range(start, end):
+            values[i] = np.clip(np.rint(left[i] / scale), low, high).astype(np.int8)
+            error = (left[i] - values[i] * scale) / upper[i, i]
+            left[i + 1 :] -= upper[i, i + 1 :, None] * error
+        scales.append(found.scale[0])
+    return Rounded(values, np.stack(scales))
 
 
 def blocked(weight: npt.NDArray[np.float32], block: int) -> Floats:

@@ -14,17 +14,16 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from dst.graphs.fold import given_of
+from dst.graphs.load import given_of
 from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.quantize.errors import QuantizeError
 from dst.quantize.rewriting.rebuild import Opened
-from dst.quantize.rounding.rounded_weights import result_key
-from dst.quantize.rounding.statistics import Seen
+from dst.quantize.rounded_weights import Seen, result_key
 from dst.runtime import Session, Stream
 from dst.runtime.bundle.layout import laid_out
-from dst.runtime.bundle.manifest import Chunk, Features, item_shape
+from dst.runtime.bundle.manifest import Chunk, item_shape
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.execution.inputs import check_items
+from dst.runtime.execution.inputs import ChunkInput, check_items
 from dst.runtime.golden import golden_inputs
 
 Array = npt.NDArray[np.generic]
@@ -74,17 +73,10 @@ def observed(
 ) -> dict[str, Seen]:
     """Roll streams out and look at the inputs of every product at the sampled chunks.
 
-    The driver carries the state; what is looked at is the full-precision graph, started from
-    the driver's state. So the first pass drives with full precision, and a second one with the
-    quantized bundle shows the states that it really gets into.
-
-    Args:
-        source: The full-precision bundle.
-        driver: The bundle that carries the state.
-        graphs: The source's graphs.
-        calibration: The items.
-        moments: Also gather the mean of x x^T.
-        report: Called with what is being done and the share done.
+    The driver carries the state; what is looked at is the full-precision graph of the source,
+    started from the driver's state. So the first pass drives with full precision, and a second one
+    with the quantized bundle shows the states that it really gets into. With ``moments``, the mean
+    of x x^T is gathered too.
 
     Returns:
         Key of a weight -> what was seen of its input.
@@ -92,8 +84,8 @@ def observed(
     Raises:
         QuantizeError: `calibration`: the items do not fit the contract, or fill no chunk.
     """
-    contract = source.manifest.contract
-    nominal = contract.chunk.nominal_t
+    chunk = source.manifest.contract.chunk
+    nominal = chunk.nominal_t
     graph = next((g for g in graphs if nominal in g.entry.allowed_t), None)
     if graph is None:
         raise QuantizeError(
@@ -107,15 +99,13 @@ def observed(
     looked = 0
     for number, blocks in enumerate(calibration.streams):
         stream = session.stream(inputs=golden_inputs(source))
-        before = _Lookback(contract.chunk)
-        for step, items in enumerate(_chunks(contract.chunk, blocks), start=1):
+        for step, items in enumerate(_pieces(chunk, blocks), start=1):
             if step in wanted:
                 looked += 1
-                for key, values in probe.look(before.given(items), stream):
+                for key, values in probe.look(items, stream):
                     whole = moments and key not in probe.plain
                     seen.setdefault(key, Seen()).add(values, whole)
-            stream.step(laid_out(contract.chunk, items), copy=False)
-            before.take(items)
+            stream.advance(items)
             if step >= last:
                 break
             if step % 50 == 0:
@@ -137,6 +127,7 @@ class _Probe:
 
     def __init__(self, source: Bundle, graph: Opened) -> None:
         self._contract = source.manifest.contract
+        self._chunk = ChunkInput(self._contract.chunk, self._contract.chunk.nominal_t)
         nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
         self.plain: set[str] = set()
@@ -164,56 +155,31 @@ class _Probe:
         )
         self._taken = {value.name for value in self._session.get_inputs()}
 
-    def look(self, chunk: Array, stream: Stream) -> list[tuple[str, npt.NDArray[np.float32]]]:
-        """Run one step from a stream's state: key of a weight and its input ``(..., K)``.
+    def look(self, items: Array, stream: Stream) -> list[tuple[str, npt.NDArray[np.float32]]]:
+        """Run the step that a stream is about to take: key of a weight and its input ``(..., K)``.
 
         A weight that several operators share comes once for each of them.
         """
-        feeds: dict[str, Array] = {self._contract.chunk.input: chunk}
-        feeds |= given_of(self._contract)
-        feeds |= stream.inputs
-        feeds |= dict(stream.state)
+        now, chunk = stream.snapshot(), self._contract.chunk
+        whole = np.concatenate([now.lookback, now.pending, items])
+        self._chunk.raw[...] = laid_out(chunk, whole)
+        self._chunk.readable()  # which normalises it
+        feeds: dict[str, Array] = {chunk.input: self._chunk.feed, **given_of(self._contract)}
+        feeds |= {**now.inputs, **now.state}
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)
         found = zip(self._keys.values(), values, strict=True)
         return [(key, value) for keys, value in found for key in keys]
 
 
-class _Lookback:
-    """The items before the chunk, and the chunk as the graph takes it."""
-
-    def __init__(self, chunk: Chunk) -> None:
-        self._chunk = chunk
-        fill = chunk.lookback_fill or 0.0
-        self._items: Array = np.full((chunk.lookback, *item_shape(chunk)), fill, chunk.dtype)
-
-    def given(self, items: Array) -> Array:
-        """The graph's input: lookback, chunk and look-ahead, normalised, with B = 1."""
-        whole = np.concatenate([self._items, items])
-        content = self._chunk.content
-        if isinstance(content, Features) and content.normalisation is not None:
-            item = item_shape(self._chunk)
-            mean = np.asarray(content.normalisation.mean, whole.dtype).reshape(item)
-            std = np.asarray(content.normalisation.std, whole.dtype).reshape(item)
-            whole = (whole - mean) / std
-        return laid_out(self._chunk, whole)
-
-    def take(self, items: Array) -> None:
-        """Move on behind a chunk."""
-        count = self._chunk.lookback
-        whole = np.concatenate([self._items, items])
-        end = len(whole) - self._chunk.lookahead
-        self._items = whole[end - count : end]
-
-
-def _chunks(chunk: Chunk, blocks: Iterable[Array]) -> Iterator[Array]:
-    """Cut blocks of items into chunks of the nominal T and their look-ahead; the rest is left."""
-    waiting: list[Array] = []
-    count = 0
+def _pieces(chunk: Chunk, blocks: Iterable[Array]) -> Iterator[Array]:
+    """Cut blocks of items into pieces that fill a chunk each; the rest is left."""
+    waiting: Array = np.zeros((0, *item_shape(chunk)), chunk.dtype)
+    wanted = chunk.nominal_t + chunk.lookahead  # the look-ahead of one chunk begins the next
     for block in blocks:
-        waiting.append(check_items(chunk, block))
-        count += len(block)
-        while count >= chunk.nominal_t + chunk.lookahead:
-            joined = np.concatenate(waiting)
-            yield joined[: chunk.nominal_t + chunk.lookahead]
-            waiting, count = [joined[chunk.nominal_t :]], count - chunk.nominal_t
+        waiting = np.concatenate([waiting, check_items(chunk, block)])
+        start = 0
+        while start + wanted <= len(waiting):
+            yield waiting[start : start + wanted]
+            start, wanted = start + wanted, chunk.nominal_t
+        waiting = waiting[start:]

@@ -1,1 +1,0 @@
-"""Turn float weights into small integers and scales."""
