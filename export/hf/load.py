@@ -13,20 +13,19 @@ from pathlib import Path
 import torch
 
 from dst.export.errors import ExportError
-from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
-from dst.export.hf.check import quiet
+from dst.export.hf import hybrids, mamba, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.parts import Foreign
-from dst.export.hf.step import LanguageStep
+from dst.export.hf.step import LanguageStep, quiet
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 from dst.runtime.errors import StepError
 from dst.runtime.tokenizer import TextTokenizer
 
 FAMILIES = {
     "falcon_mamba": mamba.take_apart,
-    "lfm2": lfm2.take_apart,
+    "lfm2": hybrids.lfm2,
     "mamba": mamba.take_apart,
-    "mamba2": mamba2.take_apart,
-    "qwen3_next": qwen3_next.take_apart,
+    "mamba2": mamba.take_apart,
+    "qwen3_next": hybrids.qwen3_next,
     "recurrent_gemma": recurrent_gemma.take_apart,
     "rwkv": rwkv.take_apart,
     "xlstm": xlstm.take_apart,

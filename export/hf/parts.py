@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dst.export.model.recurrence import attention_operator
+
 Foreign: TypeAlias = Any
 """A module of transformers: no type describes its attributes."""
 State = TypeVar("State")
@@ -140,6 +142,13 @@ def gated_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tup
         Outputs ``[B, T, H, V]`` and the next state.
     """
     return in_blocks(_gated_block, (q, k, v, g), state)
+
+
+def gated_attention(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run ``gated_rule`` as ONNX Runtime's own operator, which only the ONNX exporter can run."""
+    return attention_operator("gated", (q, k, v), state, g)
 
 
 def _gated_block(parts: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dst.export.model.attention import Window
 from dst.export.model.config import Config
 from dst.export.model.contract import contract_of
-from dst.export.model.fused import FUSED
 from dst.export.model.heads import head_for
 from dst.export.model.layer import TAPS, Kernels, Layer, LayerState, rms_norm
+from dst.export.model.recurrence import linear_attention
 from dst.export.step import Step
 
 State = dict[str, Tensor]
@@ -52,7 +52,7 @@ class Network(Step):
     def fused(self) -> Network:
         """The same network, sharing every parameter, with ONNX Runtime's own operators."""
         other = copy.copy(self)
-        other.kernels = FUSED
+        other.kernels = Kernels(delta_rule=linear_attention)
         return other
 
     def initial_state(self, batch: int) -> State:
