@@ -18,16 +18,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dst.export.adopt.answers import (
+    Answers,
+    Question,
+    check_names,
+    check_numbers,
+    checked_data,
+    spelled,
+)
 from dst.export.adopt.assemble import assembled, contract_of
 from dst.export.adopt.checks import prove_rows, prove_state, prove_stream_inputs
+from dst.export.adopt.chunk_input import shaped
+from dst.export.adopt.contract import Draft, draft
 from dst.export.adopt.cut import Finding, prove_cut
-from dst.export.adopt.infer.answer_checks import check_names, check_numbers, checked_data
-from dst.export.adopt.infer.answers import Answers, Question, spelled
-from dst.export.adopt.infer.chunk_input import shaped
-from dst.export.adopt.infer.contract import Draft, draft
-from dst.export.adopt.infer.layout import Placed, as_run, place_output
-from dst.export.adopt.infer.limits import check_growth
-from dst.export.adopt.infer.ports import Port, ports_of, read_model
+from dst.export.adopt.layout import Placed, as_run, place_output
+from dst.export.adopt.limits import check_growth
+from dst.export.adopt.ports import Port, ports_of, read_model
 from dst.export.adopt.reference import Plain, open_file
 from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from dst.export.adopt.contract import Draft
 from dst.export.adopt.cut import Finding
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
 from dst.export.errors import AdoptCheckError
 from dst.runtime.golden import relative_error

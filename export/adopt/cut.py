@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.contract import Draft
+from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
 from dst.export.errors import AdoptCheckError
 from dst.runtime.golden import relative_error

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.contract import Draft
+from dst.export.adopt.layout import Placed
 from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle.layout import sized
 from dst.runtime.execution.engine import first_line
@@ -83,7 +83,7 @@ class Plain:
     def initial(self, batch: int = 1) -> Tensors:
         """The state before the first item."""
         return {
-            state.before.port.name: _start(state.before, state.start, batch)
+            state.before.port.name: start_value(state.before, state.start, batch)
             for state in self._draft.states
         }
 
@@ -254,7 +254,7 @@ def _rows(example: Array, axis: int, batch: int) -> Array:
     return np.concatenate(rows, axis)
 
 
-def _start(placed: Placed, start: Array | None, batch: int) -> Array:
+def start_value(placed: Placed, start: Array | None, batch: int) -> Array:
     """Make the initial value of a state for a batch, in the contract's layout."""
     value: Array = np.zeros(sized(placed.shape, 0, batch), placed.port.dtype)
     if start is not None:

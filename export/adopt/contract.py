@@ -16,30 +16,32 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dst.export.adopt.infer.answer_checks import (
+from dst.export.adopt.answers import (
+    Answers,
+    Question,
     check_use,
     constant_of,
+    spelled,
     start_of,
     stream_shape,
     stream_value,
 )
-from dst.export.adopt.infer.answers import Answers, Question, spelled
-from dst.export.adopt.infer.chunk_input import (
+from dst.export.adopt.chunk_input import (
     CHUNK_NAMES,
     batch_names,
     chunk_input,
     place,
     shaped,
+    sizes_of,
+    vocabulary_of,
     what_are,
     which_chunk,
     with_width,
     without_batch,
 )
-from dst.export.adopt.infer.layout import Placed, place_state, place_stream_input
-from dst.export.adopt.infer.limits import check_chunk, check_streams
-from dst.export.adopt.infer.pairs import may_carry, same_kind, state_pairs
-from dst.export.adopt.infer.ports import Port, Ports
-from dst.export.adopt.infer.sizes import sizes_of, vocabulary_of
+from dst.export.adopt.layout import Placed, place_state, place_stream_input
+from dst.export.adopt.limits import check_chunk, check_streams
+from dst.export.adopt.ports import Port, Ports, may_carry, same_kind, state_pairs
 from dst.export.errors import AdoptError, OpenQuestionsError
 from dst.runtime.bundle.manifest import Shape
 
@@ -268,7 +270,9 @@ def _state(
         questions.append(placed)
         return None
     start = answers.init.get(before.name, ports.defaults.get(before.name))
-    return DraftState(placed, after, None if start is None else start_of(where, placed, start))
+    return DraftState(
+        placed, after, None if start is None else start_of(where, before, placed.own_shape, start)
+    )
 
 
 def _stream_input(

@@ -1,8 +1,14 @@
-"""Read an ONNX model and its inputs and outputs: name, dtype, and what it says of the shape."""
+"""Read an ONNX model and its inputs and outputs, and pair those that are one state tensor.
+
+Names tell the pairs: `h -> h_out`, `state -> stateN`, `h0 -> hn`, `cached_x -> new_cached_x`,
+`past.0 -> present.0`, `in_cache -> out_cache`. Both must have the same dtype and sizes that agree,
+and a name that fits two partners fits none: what is not sure is left to be asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -13,7 +19,7 @@ import onnx
 from onnx import TensorProto, inliner, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from dst.export.adopt.infer.file_kinds import what_it_is
+from dst.export.adopt.file_kinds import what_it_is
 from dst.export.errors import AdoptError
 from dst.graphs.sizes import dtype_name, size_of
 from dst.graphs.walk import all_tensors, graphs_of
@@ -25,6 +31,13 @@ Array = npt.NDArray[np.generic]
 _DTYPES: tuple[DType, ...] = get_args(DType)
 LARGE_BYTES = 1 << 16
 """Larger weights that lie outside the file are left there: a protobuf ends at 2 GiB."""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_BEFORE = frozenset(
+    ["past", "prev", "previous", "old", "in", "input", "init", "initial", "cur", "current", "last"]
+)
+_AFTER = frozenset(["present", "next", "new", "out", "output", "updated", "after"])
+
+Words = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +192,86 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
         for d in tensor.shape.dim
     )
     return Port(value.name, dtype, dims)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def may_carry(before: Port, after: Port) -> bool:
+    """Say whether an output could be the next value of an input, by dtype and sizes."""
+    return same_kind(before, after) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(before.dims, after.dims, strict=True)
+    )
+
+
+def same_kind(before: Port, after: Port) -> bool:
+    """Say whether two have one dtype and as many axes, whatever the sizes."""
+    return before.dtype == after.dtype and len(before.dims) == len(after.dims)
+
+
+def state_pairs(
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    fits: Callable[[Port, Port], bool] = may_carry,
+) -> dict[str, str]:
+    """Pair the inputs and outputs whose names and shapes leave no doubt.
+
+    Args:
+        inputs: those that may be a state.
+        outputs: those that may be the next value of one.
+        fits: whether two may be one state, apart from their names.
+
+    Returns:
+        Input name -> output name.
+    """
+    fitting = {
+        before.name: [
+            after.name
+            for after in outputs
+            if _before(before.name) & _after(after.name) and fits(before, after)
+        ]
+        for before in inputs
+    }
+    wanted = [name for names in fitting.values() for name in names]
+    return {
+        before: names[0]
+        for before, names in fitting.items()
+        if len(names) == 1 and wanted.count(names[0]) == 1
+    }
+
+
+def words(name: str) -> Words:
+    """Split a name: `past_key_values.0.key` -> past, key, values, 0, key; `stateN` -> state, n."""
+    return tuple(word.lower() for word in _WORD.findall(name))
+
+
+def _before(name: str) -> set[Words]:
+    """What an input may be called apart from the words that say `before`."""
+    core = _without(_short(words(name)), _BEFORE)
+    found = {core}
+    if core[-1:] == ("0",):  # h0, the state at time 0
+        found.add(core[:-1])
+    return found - {()}
+
+
+def _after(name: str) -> set[Words]:
+    """What an output may be called apart from the words that say `after`."""
+    core = _without(_short(words(name)), _AFTER)
+    found = {core}
+    if core[-1:] == ("n",):  # stateN, h_n
+        found.add(core[:-1])
+    elif core and core[-1].endswith("n"):  # hn
+        found.add((*core[:-1], core[-1][:-1]))
+    return found - {()}
+
+
+def _short(name: Words) -> Words:
+    """Write `past_key_values` and `present_key_values` as `past` and `present`."""
+    if name[:1] in (("past",), ("present",)) and name[1:3] == ("key", "values"):
+        return (name[0], *name[3:])
+    return name
+
+
+def _without(name: Words, marks: frozenset[str]) -> Words:
+    return tuple(word for word in name if word not in marks)

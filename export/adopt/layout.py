@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from dst.export.adopt.infer.answers import Question
-from dst.export.adopt.infer.pairs import words
-from dst.export.adopt.infer.ports import Port
+from dst.export.adopt.answers import Question
+from dst.export.adopt.ports import Port, words
 from dst.runtime.bundle.manifest import Shape
 
 _BATCH = frozenset(["batch", "batchsize", "nbatch", "bsz"])

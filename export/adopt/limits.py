@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.export.adopt.infer.answers import Answers
-from dst.export.adopt.infer.chunk_input import CHUNK_NAMES
-from dst.export.adopt.infer.layout import is_batch, is_time
-from dst.export.adopt.infer.pairs import same_kind, state_pairs, words
-from dst.export.adopt.infer.ports import Port, Ports
+from dst.export.adopt.answers import Answers
+from dst.export.adopt.chunk_input import CHUNK_NAMES
+from dst.export.adopt.layout import is_batch, is_time
+from dst.export.adopt.ports import Port, Ports, same_kind, state_pairs, words
 from dst.export.errors import AdoptError
 
 Array = npt.NDArray[np.generic]
