@@ -427,7 +427,7 @@ def test_a_constant_belongs_to_the_model_and_is_why_one_stream_runs(tmp_path: Pa
     stream = Session.open(tmp_path / "a").stream()
     stream.advance(drawn(3, 8, seed=3))
     stream.save(tmp_path / "state")
-    with refused(StateMismatchError, "other-model"):
+    with refused(StateMismatchError, "other-constant"):
         Stream.load(Session.open(tmp_path / "b"), tmp_path / "state")
     again = adopt(tmp_path, speaker(), Answers(shapes=ITEM, constants={"d": values[0]}), "c")
     assert again.manifest.model_id == made[0].manifest.model_id

@@ -141,7 +141,7 @@ def test_a_file_with_other_ends_is_refused(
 ) -> None:
     full, _, rows, _ = made_elsewhere
     with refused(
-        StateMismatchError, "other-model", match="two files of one model must take the same items"
+        StateMismatchError, "other-ends", match="two files of one model must take the same items"
     ):
         horizon_report(
             full, text_bundle, np.load(rows), 100, Settings(t=1, other_file=True, drift_items=0)
