@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dst.export.adopt.contract import Draft
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
+from dst.export.curves import error_of_peak
 from dst.export.errors import AdoptCheckError
 from dst.runtime.golden import relative_error
 
@@ -288,13 +289,3 @@ def _joined(placed: Placed, values: list[Array]) -> Array:
     """An output over a whole run: along time; where it has none, what the last step answered."""
     axis = placed.time_axis
     return values[-1] if axis is None else np.concatenate(values, axis)
-
-
-def error_of_peak(found: Array, expected: Array) -> float:
-    """max|found - expected| / max|expected|, in float64; infinite for another shape."""
-    if found.shape != expected.shape:
-        return np.inf
-    wide, right = found.astype(np.float64), expected.astype(np.float64)
-    difference = float(np.abs(wide - right).max(initial=0.0))
-    peak = float(np.abs(right).max(initial=0.0))
-    return difference / peak if peak else (np.inf if difference else 0.0)

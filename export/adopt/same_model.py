@@ -15,27 +15,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
+from dst.export.adopt.cut import CUT_BOUND, Finding
+from dst.export.curves import Distances
 from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle.layout import item_shape, laid_out
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
-    Curve,
     Features,
     Gate,
     Quality,
     State,
 )
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.golden import relative_error
 from dst.runtime.session import Session
 
 Array = npt.NDArray[np.generic]
 
 STEPS = 1000
 """How many carried steps are compared, where the items allow it."""
-DECILE_RATIO_BOUND = 2.0
 CERTIFICATE = "adopted-vs-model"
 DATA = "as given with --data, or noise"
 
@@ -59,29 +57,23 @@ class SameModel:
     finding: Finding
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    """What was measured after each step, by output and state input name.
+class _Distances(Distances):
+    """What was measured after each step, and the sums for the distance over several steps."""
 
-    Attributes:
-        t: items per step.
-        outputs: max|d|/rms of each output.
-        states: max|d|/max|x| of each state tensor.
-        squares: the squared difference of each, and the squared reference.
-    """
+    def __init__(self, t: int, outputs: Sequence[str], states: Sequence[str]) -> None:
+        super().__init__(outputs, states)
+        self.t, self.steps = t, 0
+        self._squares: dict[str, list[tuple[float, float]]] = {n: [] for n in (*outputs, *states)}
 
-    t: int
-    outputs: dict[str, list[float]]
-    states: dict[str, list[float]]
-    squares: dict[str, list[tuple[float, float]]]
-
-    @property
-    def steps(self) -> int:
-        return len(next(iter(self.outputs.values())))
+    def add_squares(self, name: str, found: Array, right: Array) -> None:
+        """Keep the squared difference of a tensor, and the squared reference."""
+        wide, reference = found.astype(np.float64), right.astype(np.float64)
+        sums = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
+        self._squares[name].append(sums)
 
     def share(self, name: str, first: int = 0, end: int | None = None) -> float:
         """How far two are apart over some steps: rms of the difference over the reference's."""
-        part = np.array(self.squares[name][first:end])
+        part = np.array(self._squares[name][first:end])
         difference, reference = part.sum(axis=0)
         return float(np.sqrt(difference / reference)) if reference else float(difference > 0)
 
@@ -155,20 +147,17 @@ def prove_same(
     return same
 
 
-def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> SameModel:
-    worst = {name: max(values) for name, values in (errors.outputs | errors.states).items()}
-    name = max(worst, key=lambda key: worst[key])
-    kind, share = ("output", "rms") if name in errors.outputs else ("state", "peak")
-    told = f"over {errors.steps:,} steps of T = {errors.t} {kind} `{name}` strays by "
-    told += f"{worst[name]:.1e} of its {share}"
-    if not worst[name] <= within:
+def _as_the_same(where: str, old: Bundle, errors: _Distances, within: float) -> SameModel:
+    tensor, worst, of = errors.worst
+    told = f"over {errors.steps:,} steps of T = {errors.t} {tensor} strays by {worst:.1e} of {of}"
+    if not worst <= within:
         raise AdoptCheckError(
             f"{where}: is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
             "--model-of out, and it gets an id of its own",
             code="not-the-model",
         )
     told = f"is the model of {old.label}, and keeps its id: {told}"
-    certificate = _certificate(errors, within)
+    certificate = errors.certificate(CERTIFICATE, DATA, t=errors.t, bound=within)
     manifest = old.manifest
     return SameModel(
         manifest.model_id, manifest.contract.state, certificate, None, Finding(told, True)
@@ -176,7 +165,7 @@ def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> Sam
 
 
 def _as_another_precision(
-    where: str, new: Bundle, old: Bundle, errors: _Errors, within: float
+    where: str, new: Bundle, old: Bundle, errors: _Distances, within: float
 ) -> SameModel:
     ours, theirs = new.manifest.precision, old.manifest.precision
     shares = {name: errors.share(name) for name in errors.outputs}
@@ -190,7 +179,7 @@ def _as_another_precision(
             f"recorded as {ours} of that model together with its distance",
             code="not-the-model",
         )
-    points = _points(errors.steps)
+    points = sorted({max(1, errors.steps * (i + 1) // 10) for i in range(10)})
     bins = list(zip([0, *points[:-1]], points, strict=True))
     quality = Quality(
         full=old.manifest.bundle_id,
@@ -201,7 +190,7 @@ def _as_another_precision(
         positions=tuple(point * errors.t for point in points),
         divergence=tuple(max(errors.share(n, a, b) for n in errors.outputs) for a, b in bins),
         loss_difference=None,
-        state_distance=tuple(max(errors.share(n, a, b) for n in errors.states) for a, b in bins),
+        state_distance=tuple(max(errors.share(n, a, b) for n in errors.state) for a, b in bins),
         causal=new.manifest.contract.chunk.causal,
         gates=(Gate(name="distance", value=shares[name], bound=within, verdict="passed"),),
         passed=True,
@@ -270,7 +259,7 @@ def _shown(value: object) -> str:
 
 def _errors(
     new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], t: int, names: list[str]
-) -> _Errors:
+) -> _Distances:
     """Step both over the same items, and compare after each step."""
     streams = [
         Session.open(bundle.root, chunk_sizes=[t]).stream(inputs=dict(given) or None)
@@ -278,12 +267,7 @@ def _errors(
     ]
     chunks = [bundle.manifest.contract.chunk for bundle in (new, old)]
     states = [state.input for state in new.manifest.contract.state]
-    errors = _Errors(
-        t,
-        {name: [] for name in names},
-        {name: [] for name in states},
-        {name: [] for name in (*names, *states)},
-    )
+    errors = _Distances(t, names, states)
     ahead = chunks[0].lookahead
     for at in range(0, len(items) - t - ahead + 1, t):
         own = items[at : at + t + ahead]
@@ -291,54 +275,13 @@ def _errors(
             stream.step(laid_out(chunk, own)) for stream, chunk in zip(streams, chunks, strict=True)
         )
         for name in names:
-            errors.outputs[name].append(relative_error(found[name], right[name]))
-            errors.squares[name].append(_squares(found[name], right[name]))
+            errors.add_output(name, found[name], right[name])
+            errors.add_squares(name, found[name], right[name])
         for name in states:
             values = [stream.state[name] for stream in streams]
-            errors.states[name].append(error_of_peak(*values))
-            errors.squares[name].append(_squares(*values))
+            errors.add_state(name, *values)
+            errors.add_squares(name, *values)
+        errors.steps += 1
         if errors.steps == STEPS:
             break
     return errors
-
-
-def _squares(found: Array, right: Array) -> tuple[float, float]:
-    wide, reference = found.astype(np.float64), right.astype(np.float64)
-    return float(((wide - reference) ** 2).sum()), float((reference**2).sum())
-
-
-def _points(steps: int) -> list[int]:
-    """About ten places of a run, the last at its end."""
-    return sorted({max(1, steps * (i + 1) // 10) for i in range(10)})
-
-
-def _certificate(errors: _Errors, within: float) -> Certificate:
-    points = _points(errors.steps)
-    bins = list(zip([0, *points[:-1]], points, strict=True))
-    together = errors.outputs | errors.states
-    tenth = max(1, errors.steps // 10)
-    ratios = [
-        float(np.mean(values[-tenth:]) / np.mean(values[:tenth]))
-        for values in together.values()
-        if np.mean(values[:tenth]) > 0
-    ]
-    state = max((max(values) for values in errors.states.values()), default=0.0)
-    return Certificate(
-        name=CERTIFICATE,
-        steps=errors.steps,
-        items_per_step=errors.t,
-        data=DATA,
-        bound=within,
-        decile_ratio_bound=DECILE_RATIO_BOUND,
-        passed=True,
-        curve=Curve(
-            steps=tuple(points),
-            tensors={
-                name: tuple(max(values[a:b]) for a, b in bins) for name, values in together.items()
-            },
-        ),
-        worst=max(max(values) for values in errors.outputs.values()),
-        worst_state=state,
-        worst_state_of_peak=state,
-        decile_ratio=max(ratios, default=0.0),
-    )

@@ -17,18 +17,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dst.export.certify import DECILE_RATIO_BOUND, decile_ratio
+from dst.export.curves import DECILE_RATIO_BOUND, Distances
 from dst.export.errors import CertificateError
 from dst.export.hf.parts import Foreign, Kept, Stack
 from dst.export.step import Step
 from dst.runtime.bundle import manifest as m
-from dst.runtime.bundle.manifest import Certificate, Curve
+from dst.runtime.bundle.manifest import Certificate
 from dst.runtime.bundle.validation import TOKENIZER_FILE
-from dst.runtime.golden import relative_error
 
 BOUND = 1e-4
 """Largest error of the logits at any step: transformers orders its sums in another way."""
-CURVE_POINTS = 40
 
 
 class LanguageStep(Step):
@@ -215,36 +213,19 @@ def _certify_whole(
     """
     line = torch.from_numpy(ids)[None]
     expected = whole_run(model, line).numpy()
-    errors = []
+    errors = Distances(["logits"], [])
     with torch.no_grad():
         for start in range(0, len(ids), t):
             outputs, state = forward(line[:, start : start + t], state)
             part = expected[:, start : start + t]
-            errors.append(relative_error(outputs["logits"].numpy(), part))
-    worst, ratio = max(errors), decile_ratio(errors, BOUND)
-    if not (worst <= BOUND and ratio <= DECILE_RATIO_BOUND):
+            errors.add_output("logits", outputs["logits"].numpy(), part)
+    found = errors.certificate(f"transformers-vs-torch-t{t}", about, t=t, bound=BOUND)
+    if not found.passed:
         raise CertificateError(
-            f"transformers-vs-torch-t{t}: expected errors of at most {BOUND:g} and a last tenth of "
-            f"at most {DECILE_RATIO_BOUND:g} x the first over {len(ids)} tokens; came: logits "
-            f"{worst:.2g} of their rms in step {int(np.argmax(errors))}, ratio {ratio:.3g}; "
-            "nothing was written",
+            f"{found.name}: expected errors of at most {BOUND:g} and a last tenth of at most "
+            f"{DECILE_RATIO_BOUND:g} x the first over {len(ids)} tokens; came: logits "
+            f"{found.worst:.2g} of their rms in step {int(np.argmax(errors.outputs['logits']))}, "
+            f"ratio {found.decile_ratio:.3g}; nothing was written",
             code="hf-differs",
         )
-    ends = np.unique(np.linspace(1, len(errors), min(CURVE_POINTS, len(errors))).astype(int))
-    curve = tuple(
-        float(f"{max(errors[a:b]):.2g}") for a, b in zip((0, *ends[:-1]), ends, strict=True)
-    )
-    return Certificate(
-        name=f"transformers-vs-torch-t{t}",
-        steps=len(errors),
-        items_per_step=t,
-        data=about,
-        bound=BOUND,
-        decile_ratio_bound=DECILE_RATIO_BOUND,
-        passed=True,
-        curve=Curve(steps=tuple(int(end) for end in ends), tensors={"logits": curve}),
-        worst=worst,
-        worst_state=0.0,
-        worst_state_of_peak=0.0,
-        decile_ratio=ratio,
-    )
+    return found

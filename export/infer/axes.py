@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.export.infer.module import Caller, Tensors, called, spelled
+from dst.export.infer.call import Tensors, spelled
+from dst.export.infer.module import Caller, called
 
 CLOSE = 1e-4
 """Two ways to compute the same are this near, in terms of the largest value; others are not."""

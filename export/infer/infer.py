@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dst.export.errors import ExportError, StepFaultError
 from dst.export.infer.axes import Axes, Hints, Prober, close, find_axes
-from dst.export.infer.contract import DTYPE_NAMES, Known, assembled
-from dst.export.infer.inferred import Inferred
-from dst.export.infer.module import Caller, called, prepared, spelled, state_names, told
+from dst.export.infer.call import spelled
+from dst.export.infer.inferred import DTYPE_NAMES, Inferred, Known, assembled
+from dst.export.infer.module import Caller, called, prepared, state_names, told
 from dst.export.infer.output_axes import find_outputs
 from dst.export.infer.probe import kept_randomness
 from dst.export.infer.tree import taken

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.export.infer.call import seed_all
+from dst.export.infer.call import Tensors, first_line, seed_all, spelled
 from dst.export.infer.tree import Tree, taken
-
-Tensors = dict[str, Tensor]
 
 _LSTMS = (nn.LSTM, nn.LSTMCell)
 _SINGLE = (nn.GRU, nn.RNN, nn.GRUCell, nn.RNNCell)
@@ -107,17 +105,6 @@ def _bare(module: nn.Module) -> nn.Module:
 def called(module: nn.Module) -> str:
     """The name of a module's class."""
     return type(module).__name__
-
-
-def first_line(error: Exception) -> str:
-    """An error's class and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
-
-
-def spelled(tensor: Tensor) -> str:
-    """The dtype and shape of a tensor, such as ``float32 [1, 16, 40]``."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def told(value: object) -> str:

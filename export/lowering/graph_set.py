@@ -15,11 +15,11 @@ import numpy.typing as npt
 from dst.export.certify import (
     Chunks,
     Progress,
-    error_of_peak,
     initial_state,
     onnx_form,
     torch_form,
 )
+from dst.export.curves import error_of_peak
 from dst.export.errors import LoweringError, StepFaultError
 from dst.export.lowering.trace import (
     Traced,
