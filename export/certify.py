@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import torch
 from numpy.typing import ArrayLike
@@ -20,10 +19,9 @@ from dst.export.errors import CertificateError, ExportError
 from dst.export.step import Step
 from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.runtime.bundle.constants import constant_array
-from dst.runtime.bundle.layout import laid_out
+from dst.runtime.bundle.layout import Array, laid_out
 from dst.runtime.bundle.manifest import Certificate, Contract, Features, Tokens
 
-Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
 Form = Callable[[Array, Tensors], tuple[Tensors, Tensors]]
 """``(chunk, state) -> (outputs, state)`` for B = 1."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ from dst.graphs.cost import multiply_adds
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import WeightsFile, pack
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -50,8 +50,6 @@ from dst.runtime.bundle.manifest import (
 )
 from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
-
-Array = npt.NDArray[np.generic]
 
 WHOLE = "torch-whole-vs-chunked"
 """Name of the certificate that compares torch with itself at two T."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from dst.export.adopt.answers import (
     Answers,
@@ -38,13 +37,12 @@ from dst.export.adopt.reference import Plain, open_file
 from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
 from dst.graphs.randomness import random_operators
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import replay_golden
 
-Array = npt.NDArray[np.generic]
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 

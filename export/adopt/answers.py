@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.bundle.manifest import Shape
 
-Array = npt.NDArray[np.generic]
 Tail = Literal["exact", "pad", "refuse"]
 Meaning = Literal["logits", "gaussian", "custom"]
 

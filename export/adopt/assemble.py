@@ -15,7 +15,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
 import safetensors.numpy
 from onnx import helper, numpy_helper
@@ -33,6 +32,7 @@ from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import all_tensors, opset_of
 from dst.graphs.weights import file_id, pack
 from dst.runtime.bundle.constants import model_id_with_constants
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
@@ -54,8 +54,6 @@ from dst.runtime.bundle.manifest import (
 )
 from dst.runtime.bundle.validation import INIT_FILE
 from dst.runtime.golden import golden_tensors
-
-Array = npt.NDArray[np.generic]
 
 STEP_FILE, GOLDEN_FILE = "step.onnx", "golden.safetensors"
 GOLDEN_TOLERANCE = 1e-4

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from dst.export.adopt.answers import (
@@ -43,9 +42,8 @@ from dst.export.adopt.layout import Placed, place_state, place_stream_input
 from dst.export.adopt.limits import check_chunk, check_streams
 from dst.export.adopt.ports import Port, Ports, may_carry, same_kind, state_pairs
 from dst.export.errors import AdoptError, OpenQuestionsError
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import Shape
-
-Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, slots=True)

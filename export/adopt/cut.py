@@ -14,16 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dst.export.adopt.contract import Draft
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
 from dst.export.curves import error_of_peak
 from dst.export.errors import AdoptCheckError
+from dst.runtime.bundle.layout import Array
 from dst.runtime.golden import relative_error
 
-Array = npt.NDArray[np.generic]
 Outputs = Mapping[str, Placed]
 
 CUT_BOUND = 1e-5

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.export.adopt.answers import Answers
@@ -17,8 +16,7 @@ from dst.export.adopt.chunk_input import CHUNK_NAMES
 from dst.export.adopt.layout import is_batch, is_time
 from dst.export.adopt.ports import Port, Ports, same_kind, state_pairs, words
 from dst.export.errors import AdoptError
-
-Array = npt.NDArray[np.generic]
+from dst.runtime.bundle.layout import Array
 
 _TOKEN_DTYPES = ("int64", "int32", "uint8")
 _LONG = 1021

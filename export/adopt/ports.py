@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, inliner, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
@@ -23,10 +21,9 @@ from dst.export.adopt.file_kinds import what_it_is
 from dst.export.errors import AdoptError
 from dst.graphs.sizes import dtype_name, size_of
 from dst.graphs.walk import all_tensors, graphs_of
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import DType
 from dst.runtime.execution.engine import first_line
-
-Array = npt.NDArray[np.generic]
 
 _DTYPES: tuple[DType, ...] = get_args(DType)
 LARGE_BYTES = 1 << 16

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.export.adopt.contract import Draft
 from dst.export.adopt.layout import Placed
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.execution.engine import first_line
 
-Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
 
 

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from dst.export.adopt.cut import CUT_BOUND, Finding
 from dst.export.curves import Distances
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.layout import item_shape, laid_out
+from dst.runtime.bundle.layout import Array, item_shape, laid_out
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -29,8 +28,6 @@ from dst.runtime.bundle.manifest import (
 )
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.session import Session
-
-Array = npt.NDArray[np.generic]
 
 STEPS = 1000
 """How many carried steps are compared, where the items allow it."""

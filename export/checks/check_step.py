@@ -20,13 +20,14 @@ would mean on a stream, and how it is mended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dst.export.certify import Progress
 from dst.export.checks.branch import check_branches
 from dst.export.checks.cut import check_cut
 from dst.export.checks.memory import check_reads, check_updates
@@ -47,7 +48,6 @@ from dst.export.step import Step
 
 __all__ = ["Finding", "check_recurrence"]
 
-Progress = Callable[[str, float], None]
 SAME_SHAPE_SHARE = 1e-5
 """Share of a tensor's peak that rounding may move between two calls of the same shapes."""
 OTHER_SHAPE_SHARE = 1e-4

@@ -15,7 +15,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,9 +31,9 @@ from dst.export.infer.call import (
     items_of,
 )
 from dst.export.step import Step
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import Contract, Tokens
 
-Array = npt.NDArray[np.generic]
 HUGE = 1e15
 """Beyond it a number stands for an infinity (a state may start at -1e30); compared by itself."""
 NOISE_FACTOR = 10.0

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from dst.export.certify import (
     Chunks,
@@ -31,9 +30,9 @@ from dst.export.lowering.trace import (
 from dst.export.step import Step
 from dst.graphs.randomness import random_operators
 from dst.graphs.weights import WeightsFile
+from dst.runtime.bundle.layout import Array
 from dst.runtime.execution.engine import first_line
 
-Array = npt.NDArray[np.generic]
 Tell = Callable[[str], None]
 """Called with a sentence about what was decided."""
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from torch import Tensor
@@ -19,8 +18,7 @@ from torch import Tensor
 from dst.export.infer.inferred import Inferred
 from dst.export.step import TORCH_DTYPES, Step
 from dst.graphs.weights import WeightsFile
-
-Array = npt.NDArray[np.generic]
+from dst.runtime.bundle.layout import Array
 
 LARGE_BYTES = 1 << 16
 """Larger weights are kept out; smaller ones may be sizes that shape inference reads."""
