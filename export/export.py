@@ -28,8 +28,9 @@ from dst.export.certify import (
 from dst.export.checks.check_step import check_recurrence
 from dst.export.checks.forgets import check_carried
 from dst.export.errors import CertificateError, ExportError, StepFaultError
+from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer
-from dst.export.infer.inferred import Inferred, Known
+from dst.export.infer.inferred import Inferred
 from dst.export.lowering.graph_set import Tell, silent, trace_all
 from dst.export.lowering.trace import Traced
 from dst.export.step import Step

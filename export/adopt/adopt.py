@@ -181,7 +181,7 @@ def adopt_bundle(
 def _other_t(plan: Draft, plain: Plain, items: Array) -> str:
     """Say which T does run, where the file leaves it open but was traced with one."""
     chunk = plan.chunk
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return ""
     stated = {d for port in plan.outputs for d in port.dims if isinstance(d, int)}
     able: list[int] = []
@@ -283,7 +283,7 @@ def _outputs(
 def _at_two(plan: Draft, plain: Plain, items: Array) -> dict[str, tuple[int, ...]]:
     """The shapes of outputs at T = 2: at T = 1 alone an axis of time looks like any other of 1."""
     chunk = plan.chunk
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return {}
     try:
         found = plain.shapes(items[: 2 + plan.lookahead])

@@ -141,7 +141,7 @@ def _check_read(
         return []
     told = f"of the {count} items that a step takes only the first {read} make a difference"
     chunk = plan.chunk
-    if chunk.own_shape.index("T") in chunk.port.free:
+    if chunk.free_time:
         try:
             larger = plain.carry([items], 2 * t, outputs)
         except AdoptCheckError:
@@ -183,7 +183,7 @@ def _at_another_t(
 ) -> list[Finding]:
     """Try a T that was not asked for, where the file leaves it open; it may well not run."""
     chunk, (t,) = plan.chunk, plan.sizes
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return []
     tried = (2, 3) if t == 1 else (*([t // 2] if t % 2 == 0 else []), 1, 2 * t)
     for other in tried:

@@ -62,6 +62,11 @@ class Placed:
         return self.shape.index("T") if "T" in self.shape else None
 
     @property
+    def free_time(self) -> bool:
+        """Whether the file has the axis `T`, and leaves its length open."""
+        return "T" in self.own_shape and self.own_shape.index("T") in self.port.free
+
+    @property
     def own_shape(self) -> Shape:
         """The shape in the file."""
         return tuple(d for axis, d in enumerate(self.shape) if axis not in self.added)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from dst.export.checks.branch import quiet
 from dst.export.errors import ExportError
 from dst.export.hf import hybrids, mamba, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.parts import Foreign
-from dst.export.hf.step import LanguageStep, quiet
+from dst.export.hf.step import LanguageStep
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 from dst.runtime.errors import StepError
 from dst.runtime.tokenizer import TextTokenizer

@@ -21,8 +21,6 @@ State = TypeVar("State")
 Role = Literal["memory", "window", "conv", "counter"]
 BLOCK = 64
 """Items per block of a chunk form, at most: its work grows with the square of the block."""
-MASKED = -1e9
-"""Added to a logarithm that must not count: its exponential is exactly 0."""
 
 
 class Kept(NamedTuple):

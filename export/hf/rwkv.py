@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, in_blocks
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, in_blocks
+from dst.export.model.attention import MASKED
 
 NOTHING_READ = -1e30
 BLOCK = 16

@@ -7,16 +7,15 @@ Shape letters: B batch, T items, V vocabulary, W window.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dst.export.checks.branch import quiet
 from dst.export.curves import DECILE_RATIO_BOUND, Distances
 from dst.export.errors import CertificateError
 from dst.export.hf.parts import Foreign, Kept, Stack
@@ -158,24 +157,6 @@ def whole_run(model: Foreign, ids: Tensor) -> Tensor:
     with torch.no_grad(), quiet():
         logits: Tensor = model(ids, use_cache=False).logits
     return logits
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back the progress of transformers, and what it says of kernels for other machines."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _window_mask(window: int) -> Callable[..., Tensor]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, decay_tables, in_blocks
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, decay_tables, in_blocks
+from dst.export.model.attention import MASKED
 from dst.export.model.layer import rms_norm
 
 

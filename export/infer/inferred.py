@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dst.export.errors import ExportError
-from dst.export.infer.axes import Axes, Prober
+from dst.export.infer.axes import Axes, Known, Prober
 from dst.export.infer.call import spelled
 from dst.export.infer.module import Caller, called, state_names
 from dst.export.infer.output_axes import OutputAxes
@@ -36,29 +36,6 @@ from dst.runtime.bundle.validation import check_contract
 
 DTYPE_NAMES: dict[torch.dtype, DType] = {kind: name for name, kind in TORCH_DTYPES.items()}  # type: ignore[misc]
 _WINDOWS = re.compile(r"(^|[._])(cached?|keys?|k|values?|v|past|window|buffer|ring)([._]|$)")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a caller may say about a module; whatever is left out is found out.
-
-    The fields are the arguments of ``dst.export.export_bundle``, which tells what each means.
-    """
-
-    t: tuple[int, ...] | None = None
-    batch_axis: int | None = None
-    time_axis: int | None = None
-    lookback: int = 0
-    lookback_fill: float = 0.0
-    lookahead: int = 0
-    causal: bool = True
-    tail: Literal["exact", "pad", "refuse"] | None = None
-    pad_value: float = 0.0
-    vocabulary: int | None = None
-    tokenizer: Literal["bytes", "none"] = "none"
-    features: tuple[str, ...] = ()
-    sample_rate_hz: float | None = None
-    meanings: tuple[tuple[str, Literal["logits", "gaussian", "custom"]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +143,13 @@ def assembled(
     probe: Prober,
     axes: Axes,
     found: dict[str, OutputAxes],
-    sizes: tuple[int, ...],
     vocabulary: int | None,
     known: Known,
 ) -> Inferred:
     """Spell the contract and make the step."""
     call, example = probe.call, probe.chunk
     assert call.state is not None
-    cell = axes.time is None
+    cell, sizes = axes.time is None, known.sizes
     names = _unlike(state_names(call.module, call.state), {call.chunk_name})
     notes: list[str] = []
     base, _ = call(example, probe.state)

@@ -120,21 +120,28 @@ def _free(step: Step, items: Array, store: WeightsFile) -> tuple[list[Traced], s
     """Trace with free T and, if the step has any, free B; or say why that cannot be."""
     if step.fused() is not step:  # written by hand: it keeps both free, or that is its fault
         return [trace_fused(step, store)], ""
-    allowed = step.contract.chunk.allowed_t
+    if not step.any_batch and len(step.contract.chunk.allowed_t) == 1:
+        return [], ""
+    traced, why = _told_or_found(step, items, store)
+    return ([] if traced is None else [traced]), why
+
+
+def _told_or_found(
+    step: Step, items: Array, store: WeightsFile, t: int | None = None
+) -> tuple[Traced | None, str]:
+    """Trace with axes that torch is told to leave free, else those it finds; or say why not."""
     why = ""
-    if not step.any_batch and len(allowed) == 1:
-        return [], why
     for automatic in (False, True):
         try:
-            traced = trace_fused(step, store, automatic=automatic)
+            traced = trace_fused(step, store, t, automatic=automatic)
         except LoweringError as error:
             why = str(error)
             continue
         fault = _strays(traced, step, items)
         if fault is None:
-            return [traced], ""
+            return traced, ""
         why = fault
-    return [], why
+    return None, why
 
 
 def _static(step: Step, items: Array, store: WeightsFile, t: int) -> Traced:
@@ -144,11 +151,9 @@ def _static(step: Step, items: Array, store: WeightsFile, t: int) -> Traced:
         LoweringError: torch can do none of it.
     """
     if step.any_batch and len(step.contract.chunk.allowed_t) > 1:
-        for automatic in (False, True):
-            with contextlib.suppress(LoweringError):
-                traced = trace_fused(step, store, t, automatic=automatic)
-                if _strays(traced, step, items) is None:
-                    return traced
+        free, _ = _told_or_found(step, items, store, t)
+        if free is not None:
+            return free
     with contextlib.suppress(LoweringError):
         traced = trace_portable(step, store, t)
         if _strays(traced, step, items) is None:

@@ -15,8 +15,8 @@ from dst.export.model.attention import Window
 from dst.export.model.config import Config
 from dst.export.model.contract import contract_of
 from dst.export.model.heads import head_for
-from dst.export.model.layer import TAPS, Kernels, Layer, LayerState, rms_norm
-from dst.export.model.recurrence import linear_attention
+from dst.export.model.layer import TAPS, DeltaRule, Layer, LayerState, rms_norm
+from dst.export.model.recurrence import delta_rule, linear_attention
 from dst.export.step import Step
 
 State = dict[str, Tensor]
@@ -41,7 +41,7 @@ class Network(Step):
         start = torch.zeros(c.layers, c.heads, c.key, c.value)
         self.start = nn.Parameter(start) if c.learned_start else None
         self.out_norm = nn.Parameter(torch.ones(config.width))
-        self.kernels = Kernels()
+        self.delta_rule: DeltaRule = delta_rule
 
     @property
     def half_life_items(self) -> float | None:
@@ -52,7 +52,7 @@ class Network(Step):
     def fused(self) -> Network:
         """The same network, sharing every parameter, with ONNX Runtime's own operators."""
         other = copy.copy(self)
-        other.kernels = Kernels(delta_rule=linear_attention)
+        other.delta_rule = linear_attention
         return other
 
     def initial_state(self, batch: int) -> State:
@@ -93,7 +93,7 @@ class Network(Step):
         following: State = {}
         for i, layer in enumerate(self.layers):
             before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
-            x, after = layer(x, before, frame, self.kernels)
+            x, after = layer(x, before, frame, self.delta_rule)
             following |= {f"{name}.{i}": t for name, t in after._asdict().items()}
         following["ok"] = ok[:, items:]
         return self.head.decode(rms_norm(x, self.out_norm)), following

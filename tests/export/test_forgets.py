@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dst.export import export_bundle
 from dst.export.checks.forgets import check_carried
 from dst.export.errors import StepFaultError
+from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer
-from dst.export.infer.inferred import Inferred, Known
+from dst.export.infer.inferred import Inferred
 
 F = nn.functional
 

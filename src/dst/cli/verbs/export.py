@@ -37,7 +37,7 @@ from dst.words import counted, mib
 
 if TYPE_CHECKING:
     from dst.export import Step
-    from dst.export.infer.inferred import Known
+    from dst.export.infer.axes import Known
     from dst.export.model import Network
 
 Array = npt.NDArray[np.generic]
@@ -138,7 +138,7 @@ def export(
     with needing("export", "export"):
         from dst.export import export_bundle
         from dst.export.certify import BOUND
-        from dst.export.infer.inferred import Known
+        from dst.export.infer.axes import Known
 
     def load() -> Material:
         if from_hf is not None and not is_network(from_hf):
