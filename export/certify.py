@@ -4,8 +4,6 @@ A form is anything that maps ``(chunk, state) -> (outputs, state)`` on numpy arr
 carries its own state; nothing is reset in between. See ``dst.export.curves`` for what is measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -7,8 +7,6 @@ rounding of one float32 product alone, torch against itself in float64, reaches 
 2e-6 of the peak).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Export a torch module: find its contract, check it, trace it, compare it, write the bundle."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ recorded as the bundle's golden run. Then the bundle is made, and must do the sa
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Callable, Mapping

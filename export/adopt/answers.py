@@ -3,8 +3,6 @@
 Values are brought to the graph's dtypes and shapes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

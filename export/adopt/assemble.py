@@ -7,8 +7,6 @@ not (a batch axis of length 1) is put around them; names, notes and paths of the
 it go.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal

@@ -3,8 +3,6 @@
 Shape letters: `B` batch, `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

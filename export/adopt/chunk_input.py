@@ -5,8 +5,6 @@ What the graph does not tell is asked for.
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

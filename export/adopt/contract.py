@@ -8,8 +8,6 @@ index). What it does not tell is asked for, all of it in one message.
 Shape letters: `B` batch, `T` items per chunk, `L` lookback.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -7,8 +7,6 @@ model. Or something that an uncut run carries on is lost at the end of a chunk.
 Shape letters: `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 

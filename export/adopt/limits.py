@@ -3,8 +3,6 @@
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

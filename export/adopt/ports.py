@@ -5,8 +5,6 @@ Names tell the pairs: `h -> h_out`, `state -> stateN`, `h0 -> hn`, `cached_x -> 
 and a name that fits two partners fits none: what is not sure is left to be asked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

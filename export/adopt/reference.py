@@ -9,8 +9,6 @@ numbers has no one answer.
 Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ state; outputs and states are compared after every step.
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ down for good. The values that leave torch are watched in a plain call; where th
 step is captured and the capture is held against the module on several streams.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import linecache

@@ -18,8 +18,6 @@ would mean on a stream, and how it is mended.
 | ``cut-matters`` | another cut into chunks gives other answers |
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ The same items are stepped over at two T that the contract allows; answers and t
 be the same. See ``dst.export.checks.check_step``.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 `random`, `hidden-state`; see ``dst.export.checks.check_step``.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Nothing is downloaded, and no code of the directory is run.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping, Sequence

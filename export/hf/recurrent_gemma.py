@@ -8,8 +8,6 @@ Shape letters: B batch, T items, D width, A heads, G key heads, d head width, W 
 window alone, so that a stream has no end.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

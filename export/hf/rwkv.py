@@ -6,8 +6,6 @@ The sums are kept divided by ``e^top``, where ``top`` is the largest exponent so
 -1e30: nothing has been read.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -10,8 +10,6 @@ Shape letters: B batch, T items, H heads, K/V key and value width per head.
 leads from any item, or from the start, to item t, which a chunk finds at once.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,8 +6,6 @@ that may have other sizes while the state keeps its own.
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ may keep what it returns.
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

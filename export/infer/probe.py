@@ -7,8 +7,6 @@ seeds the random numbers before each call, so that a step that draws some still 
 Shape letters: ``B`` batch, ``T`` items per chunk, ``n`` items of any number.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random

@@ -3,8 +3,6 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ and run where ONNX Runtime has their kernels. Portable graphs hold plain operato
 only, B = 1 and one T, and run anywhere.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ to. torch's exporter turns some weights and calls them ``val_48``: what holds a 
 or transposed, gets the parameter's name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """Write the contract of a DST-GD network of given sizes."""
 
-from __future__ import annotations
-
 from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
 from dst.export.model.layer import TAPS
 from dst.runtime.bundle import manifest as m

@@ -8,8 +8,6 @@ d their width, W window, P = H(2K+V) channels of the memories' q, k and v.
     x' = y + W_2( silu(W_1a n) * W_1b n ),  n = RMSNorm(y)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -10,8 +10,6 @@ are gathered by one triangular inverse, so that everything is a matrix product. 
 is ONNX Runtime's own operator for it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
