@@ -137,7 +137,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
             questions,
         )
     if chunk is not None:
-        check_streams(where, chunk, _time_name(placed), others)
+        check_streams(where, chunk, placed.name_of("T") if placed else None, others)
     questions += what_are(others, free_outputs)
     states = [
         _state(where, port, after[pairs[port.name]], placed, ports, answers, questions)
@@ -174,7 +174,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         outputs=tuple(free_outputs),
         sizes=sizes,
         vocabulary=vocabulary,
-        named_t=None if answers.lookback or answers.lookahead else _time_name(placed),
+        named_t=None if answers.lookback or answers.lookahead else placed.name_of("T"),
         kept=tuple(port.name for port in rest if port.name != placed.port.name),
     )
 
@@ -240,14 +240,6 @@ def _pairs(where: str, ports: Ports, outputs: list[Port], answers: Answers) -> d
     return pairs
 
 
-def _time_name(placed: Placed | None) -> str | None:
-    """What the file calls the chunk's time axis."""
-    if placed is None or "T" not in placed.own_shape:
-        return None
-    name = placed.port.dims[placed.own_shape.index("T")]
-    return name if isinstance(name, str) else None
-
-
 def _state(
     where: str,
     before: Port,
@@ -260,7 +252,7 @@ def _state(
     placed = (
         shaped(where, before, answers, state=True)
         if before.name in answers.shapes
-        else place_state(before, after, _batch_name(chunk))
+        else place_state(before, after, chunk.name_of("B") if chunk else None)
     )
     if isinstance(placed, Question):
         questions.append(placed)
@@ -283,20 +275,13 @@ def _stream_input(
     if port.name in answers.shapes:
         shape = stream_shape(where, port, answers.shapes[port.name])
     else:
-        found = place_stream_input(port, _batch_name(chunk), None if value is None else value.shape)
+        batch_name = chunk.name_of("B") if chunk else None
+        found = place_stream_input(port, batch_name, None if value is None else value.shape)
         if isinstance(found, Question):
             questions.append(found)
             return None
         shape = found
     return DraftStreamInput(port, shape, stream_value(where, port, shape, value))
-
-
-def _batch_name(chunk: Placed | None) -> str | None:
-    """What the file calls the batch axis of the chunk."""
-    if chunk is None or "B" not in chunk.own_shape:
-        return None
-    name = chunk.port.dims[chunk.own_shape.index("B")]
-    return name if isinstance(name, str) else None
 
 
 def _found(

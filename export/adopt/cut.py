@@ -159,11 +159,8 @@ def _read(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> int:
     axis = plan.chunk.shape.index("T")
     count = run.windows[0].shape[axis] - plan.lookback
     for kept in range(count - 1, -1, -1):
-        for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
-            later = [slice(None)] * run.windows[number].ndim
-            later[axis] = slice(plan.lookback + kept, None)
-            changed = run.windows[number].copy()
-            changed[tuple(later)] = _others(run.windows, number)[tuple(later)]
+        for number in _some(run):
+            changed = _changed(run, number, axis, plan.lookback + kept)
             answers, state = plain.step(changed, run.states[number], outputs, run.given)
             was = [run.outputs[name][number] for name in answers]
             was += [run.states[number + 1][name] for name in state]
@@ -248,21 +245,28 @@ def _moved_by_later(plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: in
         return None
     axis = plan.chunk.shape.index("T")
     found: list[_Moved] = []
-    for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
-        window, state = run.windows[number], run.states[number]
-        other = _others(run.windows, number)
+    for number in _some(run):
         for kept in sorted({1, t // 2, t - 1}):
-            later = [slice(None)] * window.ndim
-            later[axis] = slice(plan.lookback + kept + plan.lookahead, None)
-            changed = window.copy()
-            changed[tuple(later)] = other[tuple(later)]
-            answers = plain.step(changed, state, timed, run.given)[0]
+            changed = _changed(run, number, axis, plan.lookback + kept + plan.lookahead)
+            answers = plain.step(changed, run.states[number], timed, run.given)[0]
             for name, placed in timed.items():
                 at = placed.shape.index("T")
                 old, new = run.outputs[name][number], answers[name]
                 first = [np.take(value, range(kept), at) for value in (new, old)]
                 found.append(_Moved(name, relative_error(*first)))
     return _worst(found)
+
+
+def _some(run: Run) -> list[int]:
+    """The first, the middle and the last chunk."""
+    return sorted({0, len(run.windows) // 2, len(run.windows) - 1})
+
+
+def _changed(run: Run, number: int, axis: int, first: int) -> Array:
+    """A chunk of a run with other items from item ``first`` on."""
+    kept = np.take(run.windows[number], range(first), axis)
+    other = _others(run.windows, number)
+    return np.concatenate([kept, np.take(other, range(first, other.shape[axis]), axis)], axis)
 
 
 def _others(windows: list[Array], number: int) -> Array:

@@ -64,6 +64,13 @@ class Placed:
         """Whether the file has the axis `T`, and leaves its length open."""
         return "T" in self.own_shape and self.own_shape.index("T") in self.port.free
 
+    def name_of(self, letter: str) -> str | None:
+        """What the file calls the axis `B` or `T`; None where it has none, or no name for it."""
+        if letter not in self.own_shape:
+            return None
+        name = self.port.dims[self.own_shape.index(letter)]
+        return name if isinstance(name, str) else None
+
     @property
     def own_shape(self) -> Shape:
         """The shape in the file."""

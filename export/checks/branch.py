@@ -168,9 +168,7 @@ def _compare(probe: Probe, program: nn.Module, t: int, place: str) -> None:
                 found = program(chunk.clone(), *(state[n].clone() for n in names))
             expected = {**outputs, **{f"next state {n}": after[n] for n in names}}
             keys = [*(o.name for o in probe.contract.outputs), *(f"next state {n}" for n in names)]
-            gaps = Gaps()
-            gaps.add(dict(zip(keys, found, strict=True)), expected)
-            apart = gaps.beyond(CAPTURE_SHARE)
+            apart = Gaps((dict(zip(keys, found, strict=True)), expected)).beyond(CAPTURE_SHARE)
             if apart:
                 name = max(apart, key=lambda key: apart[key])
                 raise StepFaultError(

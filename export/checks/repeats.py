@@ -136,10 +136,7 @@ def _own_module(probe: Probe) -> nn.Module:
 
 
 def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> None:
-    gaps = Gaps()
-    for found, expected in zip(again, first, strict=True):
-        gaps.add(found, expected)
-    apart = gaps.beyond(REPEAT_SHARE)
+    apart = _apart(again, first)
     if not apart:
         return
     name = max(apart, key=lambda key: apart[key])
@@ -207,7 +204,8 @@ def _repeatable(probe: Probe, question: Asked) -> bool:
 
 
 def _alike(a: Answer, b: Answer) -> bool:
-    gaps = Gaps()
-    for found, expected in zip(a, b, strict=True):
-        gaps.add(found, expected)
-    return not gaps.beyond(REPEAT_SHARE)
+    return not _apart(a, b)
+
+
+def _apart(found: Answer, expected: Answer) -> dict[str, float]:
+    return Gaps(*zip(found, expected, strict=True)).beyond(REPEAT_SHARE)
