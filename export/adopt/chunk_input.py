@@ -149,7 +149,6 @@ def batch_names(
 
 
 def place(
-    where: str,
     port: Port,
     names: frozenset[str],
     batchless: bool,
@@ -159,7 +158,6 @@ def place(
     """Place the axes of the chunk, or add a question.
 
     Args:
-        where: the file, for messages.
         port: the chunk's input.
         names: what states call the batch.
         batchless: whether no state has an axis that could be a batch.
@@ -170,7 +168,7 @@ def place(
         AdoptError: the shape that the caller gave does not fit the file.
     """
     if port.name in answers.shapes:
-        return shaped(where, port, answers, timed=True)
+        return shaped(port, answers, timed=True)
     around = answers.lookback + answers.lookahead
     if not around and (row := _row_of_numbers(port)) is not None:
         return _place_row(port, row, names, batchless, answers, questions)
@@ -235,9 +233,7 @@ def _place_row(
     return None
 
 
-def shaped(
-    where: str, port: Port, answers: Answers, *, timed: bool = False, state: bool = False
-) -> Placed:
+def shaped(port: Port, answers: Answers, *, timed: bool = False, state: bool = False) -> Placed:
     """Take the shape that the caller gave a port.
 
     Raises:
@@ -246,12 +242,10 @@ def shaped(
     try:
         return given(port, answers.shapes[port.name], timed=timed, state=state)
     except ValueError as error:
-        raise AdoptError(f"{where}: --shape {port.name}: {error}") from None
+        raise AdoptError(f"--shape {port.name}: {error}") from None
 
 
-def sizes_of(
-    where: str, chunk: Placed | None, answers: Answers, questions: list[Question]
-) -> tuple[int, ...]:
+def sizes_of(chunk: Placed | None, answers: Answers, questions: list[Question]) -> tuple[int, ...]:
     """The T to run, from the file where its time axis is fixed.
 
     Raises:
@@ -271,15 +265,12 @@ def sizes_of(
         if t < 1 or ("T" not in chunk.own_shape and around):
             said = f"--lookback {answers.lookback}"
             said += f" --lookahead {answers.lookahead}" if answers.lookahead else ""
-            raise AdoptError(
-                f"{where}: {said}: the chunk {chunk.port} leaves no room for an item besides"
-            )
+            raise AdoptError(f"{said}: the chunk {chunk.port} leaves no room for an item besides")
         if sizes not in ((), (t,)):
             beside = f" with lookback {answers.lookback}" if answers.lookback else ""
             beside += f" with look-ahead {answers.lookahead}" if answers.lookahead else ""
             raise AdoptError(
-                f"{where}: --t {','.join(map(str, sizes))}: the chunk {chunk.port}{beside} runs "
-                f"T = {t} only"
+                f"--t {','.join(map(str, sizes))}: the chunk {chunk.port}{beside} runs T = {t} only"
             )
         sizes = (t,)
     elif not sizes:
@@ -296,10 +287,10 @@ def sizes_of(
             when = f"the last items of a stream lack the {answers.lookahead} behind them"
         questions.append(_tail(when))
     if answers.tail == "exact" and sizes and 1 not in sizes:
-        raise AdoptError(f"{where}: --tail exact needs 1 among the sizes of --t")
+        raise AdoptError("--tail exact needs 1 among the sizes of --t")
     if answers.tail == "exact" and answers.lookahead:
         raise AdoptError(
-            f"{where}: --tail exact with --lookahead {answers.lookahead}: the last items of a "
+            f"--tail exact with --lookahead {answers.lookahead}: the last items of a "
             "stream have no items behind them; say --tail pad or --tail refuse"
         )
     return sizes

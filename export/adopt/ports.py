@@ -129,11 +129,10 @@ def _load_small(model: onnx.ModelProto, folder: Path) -> None:
                 tensor.CopyFrom(loaded)
 
 
-def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
+def ports_of(model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
     """Read the inputs and outputs of a model.
 
     Args:
-        where: what messages call it.
         model: the model.
         drop: outputs that are left out, whatever they are.
 
@@ -145,11 +144,9 @@ def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Po
     if model.ir_version < 4:  # before that, every weight had to be listed as an input
         inputs = [value for value in inputs if value.name not in weights]
     return Ports(
-        inputs=tuple(_port(f"{where}: input", value) for value in inputs),
+        inputs=tuple(_port("input", value) for value in inputs),
         outputs=tuple(
-            _port(f"{where}: output", value)
-            for value in model.graph.output
-            if value.name not in drop
+            _port("output", value) for value in model.graph.output if value.name not in drop
         ),
         dropped=tuple(value.name for value in model.graph.output if value.name in drop),
         defaults={

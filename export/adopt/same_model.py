@@ -73,7 +73,7 @@ class _Distances(Distances):
         return float(np.sqrt(difference / reference)) if reference else float(difference > 0)
 
 
-def check_within(where: str, new: str, old: Bundle, within: float | None) -> float:
+def check_within(new: str, old: Bundle, within: float | None) -> float:
     """Return how far a bundle of a precision may stray from an older one: 1e-5, or as said.
 
     Raises:
@@ -82,29 +82,28 @@ def check_within(where: str, new: str, old: Bundle, within: float | None) -> flo
     theirs = old.manifest.precision
     if new != theirs and new == "float32":
         raise AdoptError(
-            f"{where}: is float32, and {old.label} is {theirs}: a quantized bundle is another "
+            f"is float32, and {old.label} is {theirs}: a quantized bundle is another "
             "precision of a float32 one; adopt the float32 file first, and then the other with "
             "--model-of that bundle"
         )
     if within is None:
         return CUT_BOUND
     if not 0 < within <= 1:
-        raise AdoptError(f"{where}: --within {within:g}: expected a share above 0 and at most 1")
+        raise AdoptError(f"--within {within:g}: expected a share above 0 and at most 1")
     if new == theirs:
         raise AdoptError(
-            f"{where}: --within {within:g}: both are {new}, and then the same model strays by "
+            f"--within {within:g}: both are {new}, and then the same model strays by "
             f"{CUT_BOUND:.0e} at most; a wider bound is for another precision of it"
         )
     return within
 
 
 def prove_same(
-    where: str, new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], within: float
+    new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], within: float
 ) -> SameModel:
     """Run both over the same items and compare.
 
     Args:
-        where: the file that the new bundle was made of, for messages.
         new: the bundle that was made of it.
         old: the bundle whose model it is said to be.
         items: what is read, `[n, ...]`.
@@ -119,18 +118,18 @@ def prove_same(
     """
     ours, theirs = new.manifest, old.manifest
     same_precision = ours.precision == theirs.precision
-    t = _check_contracts(where, ours.contract, theirs.contract, same_precision)
+    t = _check_contracts(ours.contract, theirs.contract, same_precision)
     names = [o.name for o in ours.contract.outputs if o in theirs.contract.outputs]
     if not names:
         raise AdoptError(
-            f"{where}: answers {', '.join(o.name for o in ours.contract.outputs)}, {old.label} "
+            f"answers {', '.join(o.name for o in ours.contract.outputs)}, {old.label} "
             f"{', '.join(o.name for o in theirs.contract.outputs)}: no output has the same name "
             "and shape, so there is nothing to compare"
         )
     errors = _errors(new, old, items, given, t, names)
     if not same_precision:
-        return _as_another_precision(where, new, old, errors, within)
-    same = _as_the_same(where, old, errors, within)
+        return _as_another_precision(new, old, errors, within)
+    same = _as_the_same(old, errors, within)
     content = ours.contract.chunk.content
     if isinstance(content, Features):
         return same
@@ -142,12 +141,12 @@ def prove_same(
     return same
 
 
-def _as_the_same(where: str, old: Bundle, errors: _Distances, within: float) -> SameModel:
+def _as_the_same(old: Bundle, errors: _Distances, within: float) -> SameModel:
     tensor, worst, of = errors.worst
     told = f"over {errors.steps:,} steps of T = {errors.t} {tensor} strays by {worst:.1e} of {of}"
     if not worst <= within:
         raise AdoptCheckError(
-            f"{where}: is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
+            f"is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
             "--model-of out, and it gets an id of its own",
             code="not-the-model",
         )
@@ -159,9 +158,7 @@ def _as_the_same(where: str, old: Bundle, errors: _Distances, within: float) -> 
     )
 
 
-def _as_another_precision(
-    where: str, new: Bundle, old: Bundle, errors: _Distances, within: float
-) -> SameModel:
+def _as_another_precision(new: Bundle, old: Bundle, errors: _Distances, within: float) -> SameModel:
     ours, theirs = new.manifest.precision, old.manifest.precision
     shares = {name: errors.share(name) for name in errors.outputs}
     name = max(shares, key=lambda key: shares[key])
@@ -169,7 +166,7 @@ def _as_another_precision(
     told += f"{shares[name]:.1e} of its rms"
     if not shares[name] <= within:
         raise AdoptCheckError(
-            f"{where}: is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; "
+            f"is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; "
             "where that is what the other precision costs, say it with --within X, and it is "
             f"recorded as {ours} of that model together with its distance",
             code="not-the-model",
@@ -197,7 +194,7 @@ def _as_another_precision(
     return SameModel(old.manifest.model_id, there if fits else None, None, quality, finding)
 
 
-def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precision: bool) -> int:
+def _check_contracts(ours: Contract, theirs: Contract, same_precision: bool) -> int:
     """A state of one must fit the other, and both must read the same items; return a common T."""
     for name, mine, other in (
         ("item shape", item_shape(ours.chunk), item_shape(theirs.chunk)),
@@ -208,19 +205,19 @@ def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precisio
         ("inputs per stream", ours.stream_inputs, theirs.stream_inputs),
     ):
         if mine != other:
-            raise AdoptError(f"{where}: --model-of: {name} {_shown(mine)}, there {_shown(other)}")
+            raise AdoptError(f"--model-of: {name} {_shown(mine)}, there {_shown(other)}")
     here, there = (_layouts(c.state, same_precision) for c in (ours, theirs))
     if here != there:
         first = next(((m, o) for m, o in zip(here, there, strict=False) if m != o), (here, there))
         raise AdoptError(
-            f"{where}: --model-of: a state of the other bundle would not fit: here "
+            "--model-of: a state of the other bundle would not fit: here "
             f"{_shown(first[0])}, there {_shown(first[1])}; export it with the same names, shapes "
             "and first values"
         )
     common = set(ours.chunk.allowed_t) & set(theirs.chunk.allowed_t)
     if not common:
         raise AdoptError(
-            f"{where}: --model-of: runs T = {list(ours.chunk.allowed_t)}, there "
+            f"--model-of: runs T = {list(ours.chunk.allowed_t)}, there "
             f"{list(theirs.chunk.allowed_t)}: no T in common; give one of those with --t"
         )
     nominal = ours.chunk.nominal_t
