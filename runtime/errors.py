@@ -47,7 +47,10 @@ class DstError(Exception):
 
 def shown(text: object) -> str:
     """Spell foreign text for a message: no line break, nothing a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    spelled = str(text)
+    if spelled.isprintable():
+        return spelled
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in spelled)
 
 
 # --- bundles: what is on disk ---------------------------------------------------------------

@@ -127,6 +127,9 @@ def encode(manifest: Manifest) -> bytes:
     return canonical(_fields(manifest))
 
 
+_PLAIN = {str, int, float, bool, type(None)}
+
+
 def _fields(manifest: Manifest) -> dict[str, object]:
     fields = cast(dict[str, object], _sparse(manifest))
     return {"format": manifest.format, "format_version": manifest.format_version, **fields}
@@ -134,9 +137,11 @@ def _fields(manifest: Manifest) -> dict[str, object]:
 
 def _sparse(value: object) -> object:
     """Return JSON values of structs, without the fields that hold their default."""
-    if isinstance(value, tuple):
-        return [_sparse(each) for each in value]
+    if isinstance(value, tuple):  # no call for each of thousands of numbers
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [*map(_sparse, value)]
     if isinstance(value, dict):
+        if _PLAIN.issuperset(map(type, value.values())):
+            return value
         return {key: _sparse(each) for key, each in value.items()}
     if not isinstance(value, msgspec.Struct):
         return value
@@ -147,7 +152,7 @@ def _sparse(value: object) -> object:
     for name in kind.__struct_fields__:
         held = getattr(value, name)
         if name not in defaults or held != defaults[name]:
-            fields[name] = _sparse(held)
+            fields[name] = held if type(held) in _PLAIN else _sparse(held)
     return fields
 
 

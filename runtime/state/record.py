@@ -75,7 +75,7 @@ class Saved(msgspec.Struct, frozen=True):
         inputs: what the stream was given when it started, by input name.
 
     Example:
-        >>> from dst.runtime import Session
+        >>> from dst.runtime import Saved, Session
         >>> session = Session.open("text")
         >>> stream = session.stream()
         >>> outputs = stream.advance(b"The quick brown fox")

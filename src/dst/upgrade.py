@@ -5,6 +5,7 @@ field at its default. All other files stay as they are, byte for byte, and so do
 `state_hash`: a state that was saved before goes on after.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dst.runtime.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, check_
 from dst.runtime.bundle.reader import Bundle, open_with
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.bundle.writer import check_target
-from dst.runtime.errors import shown
+from dst.runtime.errors import BundleExistsError, shown
 from dst.runtime.golden import GoldenCheck, golden_runs
 
 _LATER = {"lookahead": 0, "causal": True}  # fields of the chunk that format 1 left out as well
@@ -38,6 +39,8 @@ def upgrade_bundle(old: str | Path, new: str | Path) -> tuple[Bundle, list[Golde
         BundleExistsError: something stands at `new`.
         SessionError: a graph cannot be run here.
     """
+    if os.path.lexists(new):
+        raise BundleExistsError(f"{new} exists, and an upgrade replaces nothing; give another path")
     check_target(Path(new), overwrite=False)
     before = open_with(decode_format_1, old)
     held = before.manifest

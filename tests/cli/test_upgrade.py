@@ -199,6 +199,10 @@ def test_what_stands_at_the_new_place_stays(copy: Path, dst: Dst, tmp_path: Path
     with pytest.raises(BundleExistsError):
         upgrade_bundle(copy, tmp_path / "new")
     assert contents(tmp_path / "new") == {"thesis.txt": b"x"}
+    done = dst("upgrade", copy, tmp_path / "new")
+    assert done.code == 2
+    assert "give another path" in done.err
+    assert "--overwrite" not in done.err  # which this verb has not
     for new in (copy, copy / "inside"):
         assert dst("upgrade", copy, new).code == 2
     assert contents(copy) == contents(WINDOW)
