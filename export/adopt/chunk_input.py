@@ -157,12 +157,7 @@ def place(
 ) -> Placed | None:
     """Place the axes of the chunk, or add a question.
 
-    Args:
-        port: the chunk's input.
-        names: what states call the batch.
-        batchless: whether no state has an axis that could be a batch.
-        answers: what the caller said.
-        questions: where what is not known is added.
+    States call their batch by one of ``names``; ``batchless`` says that none has such an axis.
 
     Raises:
         AdoptError: the shape that the caller gave does not fit the file.

@@ -59,8 +59,8 @@ def prove_cut(
     Args:
         plan: what the graph and the caller said.
         plain: the file.
-        runs: T -> a run over the items.
-        outputs: output name -> its place.
+        runs: T -> a run over ``items``.
+        outputs: where each output has its axes.
         items: what was run.
         exact: whether the tail rule is to be `exact`, so that no cut may matter.
 

@@ -75,10 +75,8 @@ def grows(states: Mapping[str, Port], axes: Mapping[str, int]) -> str:
 def check_streams(chunk: Port | None, time_name: int | str | None, able: Sequence[Port]) -> None:
     """Refuse a second input that takes new items in each step.
 
-    Args:
-        chunk: the input that takes the chunk, None where that is not known.
-        time_name: what the file calls the chunk's time axis, if that is known.
-        able: the other inputs of which nothing is known yet.
+    ``time_name`` is what the file calls the chunk's time axis, and ``able`` are the inputs of which
+    nothing is known yet.
 
     Raises:
         AdoptError: there is one.

@@ -130,11 +130,7 @@ def _load_small(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def ports_of(model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
-    """Read the inputs and outputs of a model.
-
-    Args:
-        model: the model.
-        drop: outputs that are left out, whatever they are.
+    """Read the inputs and outputs of a model; outputs in ``drop`` are left out, whatever they are.
 
     Raises:
         AdoptError: one is no tensor, or of a dtype that the runtime does not carry.
@@ -207,16 +203,7 @@ def state_pairs(
     outputs: Sequence[Port],
     fits: Callable[[Port, Port], bool] = may_carry,
 ) -> dict[str, str]:
-    """Pair the inputs and outputs whose names and shapes leave no doubt.
-
-    Args:
-        inputs: those that may be a state.
-        outputs: those that may be the next value of one.
-        fits: whether two may be one state, apart from their names.
-
-    Returns:
-        Input name -> output name.
-    """
+    """Pair the inputs and outputs whose names leave no doubt, and that ``fits`` allows by shape."""
     fitting = {
         before.name: [
             after.name

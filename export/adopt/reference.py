@@ -66,13 +66,9 @@ class Plain:
     def __init__(
         self, session: ort.InferenceSession, draft: Draft, fill: float, random: Sequence[str] = ()
     ) -> None:
-        """Take an open file.
+        """Take an open file; ``fill`` stands in front of the first item of a stream.
 
-        Args:
-            session: as ``open_file`` gives it.
-            draft: what the graph and the caller said.
-            fill: what stands in front of the first item of a stream.
-            random: the operators in it that draw random numbers, for messages.
+        Messages name the operators ``random``, which draw random numbers.
         """
         self._session, self._draft, self._fill, self._random = session, draft, fill, random
 

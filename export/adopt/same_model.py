@@ -104,7 +104,7 @@ def prove_same(
     """Run both over the same items and compare.
 
     Args:
-        new: the bundle that was made of it.
+        new: the bundle that was made of the file.
         old: the bundle whose model it is said to be.
         items: what is read, `[n, ...]`.
         given: what is given once per stream.
