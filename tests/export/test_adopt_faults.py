@@ -29,7 +29,7 @@ def adopt(folder: Path, model: bytes, answers: Answers, **more: object) -> Adopt
 
 
 def refused(
-    folder: Path, model: bytes, answers: Answers, code: str = "", data: Array | None = None
+    folder: Path, model: bytes, answers: Answers, code: str = "adopt", data: Array | None = None
 ) -> str:
     """Adopt what must be refused, and return the message."""
     with pytest.raises(AdoptError) as caught:
