@@ -114,14 +114,14 @@ def adopt_bundle(
     Example:
         ``adopt_bundle("gru.onnx", "gru", Answers(t=(1, 16)), name="gru")``
     """
-    source = Path(model)
+    source, progress = Path(model), progress or (lambda what, share: None)
     check_target(Path(path), overwrite)
     old = None if model_of is None else open_bundle(model_of)
     if within is not None and old is None:
         raise AdoptError(
             f"{source.name}: --within {within:g} needs --model-of, the model it is held to"
         )
-    _tell(progress, "reading the file", 0.0)
+    progress("reading the file", 0.0)
     loaded = read_model(source)
     with _told_of(source):
         ports = ports_of(loaded, answers.drop)
@@ -134,7 +134,7 @@ def adopt_bundle(
         items = _items(plan, data)
         random = random_operators(loaded)
         plain = Plain(session, plan, answers.lookback_fill, random)
-        _tell(progress, "running the file", 0.2)
+        progress("running the file", 0.2)
         exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
         try:
             outputs, stale = _outputs(plan, plain, answers, items)
@@ -151,7 +151,7 @@ def adopt_bundle(
         contract = contract_of(
             plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
         )
-        _tell(progress, "writing", 0.7)
+        progress("writing", 0.7)
         with tempfile.TemporaryDirectory() as folder:
             files, manifest = assembled(
                 loaded, source.parent, Path(folder), plan, contract, outputs, batch, runs
@@ -159,7 +159,7 @@ def adopt_bundle(
             manifest = msgspec.structs.replace(
                 manifest, name=name, description=description, license=license
             )
-            _tell(progress, "running the bundle", 0.8)
+            progress("running the bundle", 0.8)
             worst, same = _tried(manifest, files, old, within, plan, data)
             about_model: list[Finding] = []
             if same is not None:
@@ -223,11 +223,6 @@ def _other_axes(plan: Draft, answers: Answers) -> str:
     other = ",".join(str({"B": "T", "T": "B"}.get(str(d), d)) for d in chunk.own_shape)
     option = f"--shape {chunk.port.name}={other}"
     return f"; the chunk was taken as {chunk}: if that is wrong, say {option}"
-
-
-def _tell(progress: Progress | None, what: str, share: float) -> None:
-    if progress is not None:
-        progress(what, share)
 
 
 def _items(plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:

@@ -143,10 +143,10 @@ def find_axes(probe: Prober, known: Known) -> Axes:
         try:
             axes = _try(probe, known, batch, time)
         except ExportError as error:
-            faults.append((_preference(probe, known, batch, time), error))
+            faults.append((_preference(probe, known, time), error))
             continue
         if axes is not None:
-            found.append((_level(axes) * 10 + _preference(probe, known, batch, time), axes))
+            found.append((_level(axes) * 10 + _preference(probe, known, time), axes))
     if not found:
         raise _nothing_runs(probe, known, faults)
     best = min(rank for rank, _ in found)
@@ -178,7 +178,7 @@ def _placements(rank: int, known: Known) -> Iterator[tuple[int | None, int | Non
             yield None, None
 
 
-def _preference(probe: Prober, known: Known, batch: int | None, time: int | None) -> int:
+def _preference(probe: Prober, known: Known, time: int | None) -> int:
     """Say how well the sizes fit what the caller said: 0 is best."""
     if time is None:
         return 1
