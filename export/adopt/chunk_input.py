@@ -149,11 +149,7 @@ def batch_names(
 
 
 def place(
-    port: Port,
-    names: frozenset[str],
-    batchless: bool,
-    answers: Answers,
-    questions: list[Question],
+    port: Port, names: frozenset[str], batchless: bool, answers: Answers, questions: list[Question]
 ) -> Placed | None:
     """Place the axes of the chunk, or add a question.
 

@@ -178,10 +178,7 @@ def draft(model: onnx.ModelProto, ports: Ports, answers: Answers) -> Draft:
 
 
 def _check_some_state(
-    ports: Ports,
-    pairs: dict[str, str],
-    others: list[Port],
-    free_outputs: list[Port],
+    ports: Ports, pairs: dict[str, str], others: list[Port], free_outputs: list[Port]
 ) -> None:
     """A step carries a state and answers something."""
     listed = ", ".join(str(port) for port in (*ports.inputs, *ports.outputs))
@@ -256,10 +253,7 @@ def _state(
 
 
 def _stream_input(
-    port: Port,
-    chunk: Placed | None,
-    answers: Answers,
-    questions: list[Question],
+    port: Port, chunk: Placed | None, answers: Answers, questions: list[Question]
 ) -> DraftStreamInput | None:
     example = answers.stream_inputs[port.name]
     value = None if example is None else np.asarray(example)

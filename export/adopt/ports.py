@@ -199,9 +199,7 @@ def same_kind(before: Port, after: Port) -> bool:
 
 
 def state_pairs(
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
-    fits: Callable[[Port, Port], bool] = may_carry,
+    inputs: Sequence[Port], outputs: Sequence[Port], fits: Callable[[Port, Port], bool] = may_carry
 ) -> dict[str, str]:
     """Pair the inputs and outputs whose names leave no doubt, and that ``fits`` allows by shape."""
     fitting = {

@@ -16,14 +16,7 @@ from dst.export.adopt.cut import CUT_BOUND, Finding
 from dst.export.curves import Distances
 from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle.layout import Array, item_shape, laid_out
-from dst.runtime.bundle.manifest import (
-    Certificate,
-    Contract,
-    Features,
-    Gate,
-    Quality,
-    State,
-)
+from dst.runtime.bundle.manifest import Certificate, Contract, Features, Gate, Quality, State
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.session import Session
 

@@ -33,14 +33,7 @@ from dst.export.checks.own_memory import Operators
 from dst.export.checks.repeats import Finding, check_counters, check_repeats, first_answers
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Answer, Tensors, check_step, where
-from dst.export.infer.probe import (
-    Gaps,
-    Probe,
-    finite,
-    kept_randomness,
-    nudged_chunk,
-    said,
-)
+from dst.export.infer.probe import Gaps, Probe, finite, kept_randomness, nudged_chunk, said
 from dst.export.step import Step
 
 __all__ = ["Finding", "check_recurrence"]
@@ -133,8 +126,7 @@ def _check_cut(probe: Probe, share: float, findings: list[Finding]) -> list[Find
             else "read it in `forward`, instead of zeros"
         )
         raise StepFaultError(
-            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}",
-            code=first.code,
+            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}", code=first.code
         ) from fault
 
 

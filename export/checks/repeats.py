@@ -147,8 +147,7 @@ def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> Non
     code, why = _culprit(probe, question)
     if code == "random":
         raise StepFaultError(
-            f"{seen}: the module draws random numbers in a step{why}. {NO_RANDOM}",
-            code=code,
+            f"{seen}: the module draws random numbers in a step{why}. {NO_RANDOM}", code=code
         )
     raise StepFaultError(
         f"{seen}: the module keeps a memory of its own{why}. A graph keeps nothing between calls, "

@@ -32,7 +32,7 @@ FAMILIES = {
 """``model_type`` of config.json to what takes such a model apart."""
 _OVERRIDES: dict[str, dict[str, object]] = {
     # transformers 4 fails in its own chunk form; the step does not use either
-    "xlstm": {"chunk_size": 1 << 30, "mode": "inference"},
+    "xlstm": {"chunk_size": 1 << 30, "mode": "inference"}
 }
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _GROWS = (
@@ -76,13 +76,7 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
     tokenizer = _tokenizer(root, vocabulary)
     stack = FAMILIES[family](model)
     return LanguageStep(
-        model,
-        stack,
-        family=family,
-        vocabulary=vocabulary,
-        t=t,
-        tokenizer=tokenizer,
-        notes=notes,
+        model, stack, family=family, vocabulary=vocabulary, t=t, tokenizer=tokenizer, notes=notes
     ).eval()
 
 

@@ -140,11 +140,7 @@ class Inferred(Step):
 
 
 def assembled(
-    probe: Prober,
-    axes: Axes,
-    found: dict[str, OutputAxes],
-    vocabulary: int | None,
-    known: Known,
+    probe: Prober, axes: Axes, found: dict[str, OutputAxes], vocabulary: int | None, known: Known
 ) -> Inferred:
     """Spell the contract and make the step."""
     call, example = probe.call, probe.chunk
@@ -273,12 +269,7 @@ def _output(name: str, value: Tensor, place: Place, vocabulary: int | None, know
         scores = vocabulary is not None and place.shape[-1] == vocabulary and "T" in place.shape
         shares = bool((value >= 0).all()) and value.is_floating_point()
         meaning = "logits" if scores and value.is_floating_point() and not shares else "custom"
-    return Output(
-        name=name,
-        dtype=DTYPE_NAMES[value.dtype],
-        shape=place.shape,
-        meaning=meaning,
-    )
+    return Output(name=name, dtype=DTYPE_NAMES[value.dtype], shape=place.shape, meaning=meaning)
 
 
 def _described(contract: Contract) -> list[str]:

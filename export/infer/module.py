@@ -158,8 +158,7 @@ class Caller:
                 names = ", ".join(inspect.signature(self.module.forward).parameters)
                 given += f" and no state (called as forward({names}), the chunk first)"
             raise StepFaultError(
-                f"{called(self.module)} failed on {given}: {first_line(error)}",
-                code="step-failed",
+                f"{called(self.module)} failed on {given}: {first_line(error)}", code="step-failed"
             ) from error
 
     def _runs(self, seed: int) -> nn.Module:

@@ -9,13 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dst.export.certify import (
-    Chunks,
-    Progress,
-    initial_state,
-    onnx_form,
-    torch_form,
-)
+from dst.export.certify import Chunks, Progress, initial_state, onnx_form, torch_form
 from dst.export.curves import error_of_peak
 from dst.export.errors import LoweringError, StepFaultError
 from dst.export.lowering.trace import (

@@ -165,11 +165,7 @@ def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
 
 
 def _trace(
-    step: Step,
-    store: WeightsFile,
-    opset: int,
-    sizes: tuple[int, int],
-    free: Mapping[str, object],
+    step: Step, store: WeightsFile, opset: int, sizes: tuple[int, int], free: Mapping[str, object]
 ) -> onnx.ModelProto:
     """Trace at B and T, with the axes of ``free`` left open."""
     contract = step.contract
@@ -274,10 +270,7 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
 
 
 def _declare(
-    graph: onnx.GraphProto,
-    contract: Contract,
-    sizes: tuple[int, int],
-    free: Mapping[str, object],
+    graph: onnx.GraphProto, contract: Contract, sizes: tuple[int, int], free: Mapping[str, object]
 ) -> None:
     """Give inputs and outputs the contract's shapes: the exporter leaves sizes it has seen."""
     batch, items = sizes

@@ -114,8 +114,7 @@ def _contract(config: Config) -> m.Contract:
 def _chunk(items: Tokens | Gaussian | Quantiles, sizes: tuple[int, ...]) -> m.Chunk:
     if isinstance(items, Tokens):
         content: m.Tokens | m.Features = m.Tokens(
-            vocabulary=items.vocabulary,
-            tokenizer="bytes" if items.vocabulary == 256 else "none",
+            vocabulary=items.vocabulary, tokenizer="bytes" if items.vocabulary == 256 else "none"
         )
         shape: m.Shape = ("B", "T")
     else:
