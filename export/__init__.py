@@ -6,7 +6,7 @@ What needs torch is loaded when it is first asked for: adopting an ONNX file doe
 from typing import TYPE_CHECKING
 
 from dst.export.adopt import Adopted, adopt_bundle
-from dst.export.adopt.infer.answers import Answers
+from dst.export.adopt.answers import Answers
 from dst.export.errors import (
     AdoptCheckError,
     AdoptError,

@@ -1,47 +1,35 @@
 """Compare two forms of the same step over many carried steps, and certify that they agree.
 
 A form is anything that maps ``(chunk, state) -> (outputs, state)`` on numpy arrays. Each form
-carries its own state; nothing is reset in between. The error of a tensor is max|d| / rms of the
-reference, taken at the same place of the stream. For outputs it is bounded. For state tensors it
-is reported, and what is bounded is max|d| / max|x|: a trained memory is nearly of rank one, its
-largest element up to 50 times its rms, so that the rounding of one float32 product alone, torch
-against itself in float64, reaches 3e-5 of the rms (and 2e-6 of the peak).
+carries its own state; nothing is reset in between. See ``dst.export.curves`` for what is measured.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import torch
+from numpy.typing import ArrayLike
 
-from dst.export.errors import CertificateError
+from dst.export.curves import DECILE_RATIO_BOUND, Distances, decile_ratio
+from dst.export.errors import CertificateError, ExportError
 from dst.export.step import Step
 from dst.graphs.weights import EXTERNAL_FOLDER
 from dst.runtime.bundle.constants import constant_array
-from dst.runtime.bundle.layout import laid_out
-from dst.runtime.bundle.manifest import Certificate, Contract, Curve, Features
-from dst.runtime.golden import relative_error
+from dst.runtime.bundle.layout import Array, laid_out
+from dst.runtime.bundle.manifest import Certificate, Contract, Features, Tokens
 
-Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
 Form = Callable[[Array, Tensors], tuple[Tensors, Tensors]]
 """``(chunk, state) -> (outputs, state)`` for B = 1."""
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
+RANDOM_ITEMS = 4096
+"""Items that are drawn where no data is given."""
 BOUND = 1e-5
 """Largest error of an output at any step, and of a state tensor against its peak."""
-DECILE_RATIO_BOUND = 2.0
-"""Largest mean error of a tensor over the last tenth of the steps, over that of the first.
-
-A mean below a tenth of the bound counts as a tenth of the bound. Errors of state tensors are taken
-of their peak here as well: of the rms, a trained memory shows rounding as growth.
-"""
-CURVE_POINTS = 40
 
 
 def torch_form(step: Step) -> Form:
@@ -90,6 +78,48 @@ def initial_state(step: Step, batch: int = 1) -> Tensors:
     return _arrays(step.initial_state(batch))
 
 
+def items_for(step: Step, data: ArrayLike | None, about: str | None) -> tuple[Array, str]:
+    """Return the items to run on, ``[n, ...]`` in the chunk's dtype, and what they are.
+
+    Raises:
+        ExportError: ``data`` is empty, or holds no items of this step.
+    """
+    chunk = step.contract.chunk
+    item = tuple(size for size in chunk.shape if not isinstance(size, str))
+    if data is None:
+        return _random_items(
+            step, (RANDOM_ITEMS, *item)
+        ), about or "random items: no data was given"
+    items = np.asarray(data)
+    if len(items) == 0:
+        raise ExportError("export: data is empty; give real items to prove the graphs on")
+    if items.shape[1:] != item:
+        shape = ", ".join(["n", *map(str, item)])
+        raise ExportError(
+            f"export: data has the shape {list(items.shape)}; expected one row for each item, "
+            f"[{shape}], without a batch axis"
+        )
+    items = items.astype(chunk.dtype)
+    if isinstance(chunk.content, Tokens):
+        worst = items.min() if items.min() < 0 else items.max()
+        if not 0 <= worst < chunk.content.vocabulary:
+            raise ExportError(
+                f"export: data holds the id {worst}; expected 0 to {chunk.content.vocabulary - 1}"
+            )
+    elif not np.isfinite(items).all():
+        raise ExportError("export: data holds a NaN or an infinity; the runtime refuses such items")
+    return items, about or "items given by the caller"
+
+
+def _random_items(step: Step, shape: tuple[int, ...]) -> Array:
+    chunk, source = step.contract.chunk, np.random.default_rng(0)
+    if isinstance(chunk.content, Tokens):
+        return source.integers(chunk.content.vocabulary, size=shape).astype(chunk.dtype)
+    if step.example is not None:
+        return source.choice(step.example.flatten().numpy(), shape)
+    return source.normal(size=shape).astype(chunk.dtype)
+
+
 class Chunks:
     """Endless chunks cut from one array of items ``[n, ...]``, read round and round."""
 
@@ -123,27 +153,6 @@ class Chunks:
         items = self._data[places % len(self._data)]
         items[places < 0] = self._chunk.lookback_fill or 0
         return items
-
-
-class _Errors:
-    """What one comparison has measured so far, per tensor and round."""
-
-    def __init__(self, contract: Contract) -> None:
-        self.outputs: dict[str, list[float]] = {o.name: [] for o in contract.outputs}
-        self.state: dict[str, list[float]] = {s.input: [] for s in contract.state}
-        self.of_peak: dict[str, list[float]] = {s.input: [] for s in contract.state}
-
-    def add_output(self, name: str, found: Array, expected: Array) -> None:
-        self.outputs[name].append(relative_error(found, expected))
-
-    def add_state(self, name: str, found: Array, expected: Array) -> None:
-        self.state[name].append(relative_error(found, expected))
-        self.of_peak[name].append(error_of_peak(found, expected))
-
-    @property
-    def bounded(self) -> dict[str, list[float]]:
-        """The errors that a bound holds for: outputs of the rms, state tensors of the peak."""
-        return {n: v for n, v in (self.outputs | self.of_peak).items() if v}
 
 
 def certify(
@@ -185,7 +194,9 @@ def certify(
     rounds = -(-steps // group)
     wide, narrow = Chunks(contract, data, group * t), Chunks(contract, data, t)
     left, right = state, state
-    errors = _Errors(contract)
+    errors = Distances(
+        [output.name for output in contract.outputs], [part.input for part in contract.state]
+    )
     for number in range(rounds):
         expected, left = reference(wide[number], left)
         parts = []
@@ -204,78 +215,24 @@ def certify(
             errors.add_state(key, right[key], value)
         if progress is not None and number % max(rounds // 100, 1) == 0:
             progress(name, number / rounds)
-    certificate = _certificate(name, errors, group, t, about, bound)
+    certificate = errors.certificate(name, about, t=t, bound=bound, group=group)
     if not certificate.passed:
         raise CertificateError(_why(certificate, errors))
     return certificate
 
 
-def _certificate(
-    name: str, errors: _Errors, group: int, t: int, about: str, bound: float
-) -> Certificate:
-    tensors = {key: v for key, v in (errors.outputs | errors.state).items() if v}
-    rounds = max(len(values) for values in tensors.values())
-    worst = max((max(values) for values in errors.outputs.values() if values), default=0.0)
-    of_peak = max((max(values) for values in errors.of_peak.values()), default=0.0)
-    ratio = max(decile_ratio(values, bound) for values in errors.bounded.values())
-    ends = np.unique(np.linspace(1, rounds, min(CURVE_POINTS, rounds)).astype(int))
-    curve = {
-        key: tuple(
-            float(f"{max(values[start:end]):.2g}")
-            for start, end in zip((0, *ends[:-1]), ends, strict=True)
-        )
-        for key, values in tensors.items()
-    }
-    return Certificate(
-        name=name,
-        steps=rounds * group,
-        items_per_step=t,
-        data=about,
-        bound=bound,
-        decile_ratio_bound=DECILE_RATIO_BOUND,
-        passed=max(worst, of_peak) <= bound and ratio <= DECILE_RATIO_BOUND,
-        curve=Curve(steps=tuple(int(e) * group for e in ends), tensors=curve),
-        worst=worst,
-        worst_state=max((max(values) for values in errors.state.values()), default=0.0),
-        worst_state_of_peak=of_peak,
-        decile_ratio=ratio,
-    )
-
-
-def decile_ratio(values: list[float], bound: float) -> float:
-    """Mean of the last tenth over mean of the first; 1 where a tenth is less than 10 rounds.
-
-    A mean below a tenth of the bound counts as that: below it an error finds its level while the
-    state fills, which is no drift.
-    """
-    tenth = len(values) // 10
-    if tenth < 10:
-        return 1.0
-    first, last = (max(float(np.mean(v)), bound / 10) for v in (values[:tenth], values[-tenth:]))
-    return last / first
-
-
-def error_of_peak(found: Array, expected: Array) -> float:
-    """max|found - expected| / max|expected|; infinite where only the difference is not 0."""
-    difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
-    if difference == 0.0:
-        return 0.0
-    peak = float(np.abs(expected).max())
-    return difference / peak if peak > 0.0 and np.isfinite(difference) else float("inf")
-
-
-def _why(certificate: Certificate, errors: _Errors) -> str:
+def _why(certificate: Certificate, errors: Distances) -> str:
     """Name the tensor that is furthest off and the one that grew most."""
     bound, bounded = certificate.bound, errors.bounded
-    worst = max(bounded, key=lambda key: max(bounded[key]))
+    tensor, worst, of = errors.worst
+    rounds = bounded[tensor.split("`")[1]]
     grown = max(bounded, key=lambda key: decile_ratio(bounded[key], bound))
-    kind, share = ("output", "rms") if worst in errors.outputs else ("state", "peak")
     return (
         f"certificate {certificate.name}: expected errors of at most {bound:g} and a last tenth of "
-        f"at most {DECILE_RATIO_BOUND:g} x the first; came: {kind} `{worst}` "
-        f"{max(bounded[worst]):.2g} of its {share} in round {int(np.argmax(bounded[worst]))}, "
-        f"`{grown}` ratio {certificate.decile_ratio:.3g}; nothing was written. Where the model is "
-        f"right and only its rounding is larger, accept it by `bound=` (`--bound`)"
+        f"at most {DECILE_RATIO_BOUND:g} x the first; came: {tensor} {worst:.2g} of {of} in round "
+        f"{int(np.argmax(rounds))}, `{grown}` ratio {certificate.decile_ratio:.3g}; nothing was "
+        "written. Where the model is right and only its rounding is larger, accept it by `bound=` "
+        "(`--bound`)"
     )
 
 

@@ -1,7 +1,5 @@
 """What can go wrong between a torch module or an ONNX file and a bundle."""
 
-from __future__ import annotations
-
 from dst.runtime.errors import DstError
 
 

@@ -1,7 +1,5 @@
 """Export a torch module: find its contract, check it, trace it, compare it, write the bundle."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +7,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -22,14 +19,14 @@ from dst.export.certify import (
     Progress,
     certify,
     initial_state,
+    items_for,
     onnx_form,
     torch_form,
 )
 from dst.export.checks.check_step import check_recurrence
 from dst.export.checks.forgets import check_carried
 from dst.export.errors import CertificateError, ExportError, StepFaultError
-from dst.export.infer.contract import Known
-from dst.export.infer.data import items_for
+from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer
 from dst.export.infer.inferred import Inferred
 from dst.export.lowering.graph_set import Tell, silent, trace_all
@@ -39,6 +36,7 @@ from dst.graphs.cost import multiply_adds
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.weights import FILE as WEIGHTS_FILE
 from dst.graphs.weights import WeightsFile, pack
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
@@ -51,8 +49,6 @@ from dst.runtime.bundle.manifest import (
 )
 from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
-
-Array = npt.NDArray[np.generic]
 
 WHOLE = "torch-whole-vs-chunked"
 """Name of the certificate that compares torch with itself at two T."""

@@ -23,11 +23,11 @@ from dst.export.certify import (
     Chunks,
     Form,
     Tensors,
-    error_of_peak,
     initial_state,
     onnx_form,
     torch_form,
 )
+from dst.export.curves import error_of_peak
 from dst.export.lowering.trace import trace_fused, trace_portable
 from dst.export.model import Network, sized
 from dst.graphs.weights import WeightsFile

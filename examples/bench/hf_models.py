@@ -24,7 +24,7 @@ import transformers as hf
 
 from dst.export import export_bundle
 from dst.export.hf import from_pretrained
-from dst.export.hf.check import whole_run
+from dst.export.hf.step import whole_run
 from dst.runtime import Session
 from dst.runtime.execution.providers import Lowering
 from dst.runtime.golden import relative_error

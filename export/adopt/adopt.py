@@ -6,39 +6,42 @@ recorded as the bundle's golden run. Then the bundle is made, and must do the sa
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from dst.export.adopt.answers import (
+    Answers,
+    Question,
+    check_names,
+    check_numbers,
+    checked_data,
+    spelled,
+)
 from dst.export.adopt.assemble import assembled, contract_of
 from dst.export.adopt.checks import prove_rows, prove_state, prove_stream_inputs
+from dst.export.adopt.chunk_input import shaped
+from dst.export.adopt.contract import Draft, draft
 from dst.export.adopt.cut import Finding, prove_cut
-from dst.export.adopt.infer.answer_checks import check_names, check_numbers, checked_data
-from dst.export.adopt.infer.answers import Answers, Question, spelled
-from dst.export.adopt.infer.chunk_input import shaped
-from dst.export.adopt.infer.contract import Draft, draft
-from dst.export.adopt.infer.layout import Placed, as_run, place_output
-from dst.export.adopt.infer.limits import check_growth
-from dst.export.adopt.infer.ports import Port, ports_of, read_model
+from dst.export.adopt.layout import Placed, as_run, place_output
+from dst.export.adopt.limits import check_growth
+from dst.export.adopt.ports import Port, ports_of, read_model
 from dst.export.adopt.reference import Plain, open_file
 from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
 from dst.graphs.versions import random_operators
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import replay_golden
 
-Array = npt.NDArray[np.generic]
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
@@ -111,73 +114,89 @@ def adopt_bundle(
     Example:
         ``adopt_bundle("gru.onnx", "gru", Answers(t=(1, 16)), name="gru")``
     """
-    source, where = Path(model), Path(model).name
+    source, progress = Path(model), progress or (lambda what, share: None)
     check_target(Path(path), overwrite)
     old = None if model_of is None else open_bundle(model_of)
     if within is not None and old is None:
-        raise AdoptError(f"{where}: --within {within:g} needs --model-of, the model it is held to")
-    _tell(progress, "reading the file", 0.0)
+        raise AdoptError(
+            f"{source.name}: --within {within:g} needs --model-of, the model it is held to"
+        )
+    progress("reading the file", 0.0)
     loaded = read_model(source)
-    ports = ports_of(where, loaded, answers.drop)
-    check_names(where, ports, answers)
-    check_numbers(where, answers)
+    with _told_of(source):
+        ports = ports_of(loaded, answers.drop)
+        check_names(ports, answers)
+        check_numbers(answers)
     session = open_file(source)
-    check_growth(where, ports, answers, session)
-    plan = draft(where, loaded, ports, answers)
-    items = _items(where, plan, data)
-    random = random_operators(loaded)
-    plain = Plain(session, plan, answers.lookback_fill, random)
-    _tell(progress, "running the file", 0.2)
-    exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
-    try:
-        outputs, stale = _outputs(where, plan, plain, answers, items)
-        runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
-        findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
-        about_cut, causal = prove_cut(plan, plain, runs, outputs, items, exact)
-        batch, about_rows = prove_rows(plan, plain, items, outputs)
-        about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
-    except AdoptCheckError as error:
-        hint = ""
-        if error.code == "step-failed":
-            hint = _other_t(plan, plain, items) or _other_axes(plan, answers)
-        raise AdoptCheckError(f"{where}: {error}{hint}", code=error.code) from None
-    contract = contract_of(
-        plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
-    )
-    _tell(progress, "writing", 0.7)
-    with tempfile.TemporaryDirectory() as folder:
-        files, manifest = assembled(
-            loaded, source.parent, Path(folder), plan, contract, outputs, batch, runs
+    with _told_of(source):
+        check_growth(ports, answers, session)
+        plan = draft(loaded, ports, answers)
+        items = _items(plan, data)
+        random = random_operators(loaded)
+        plain = Plain(session, plan, answers.lookback_fill, random)
+        progress("running the file", 0.2)
+        exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
+        try:
+            outputs, stale = _outputs(plan, plain, answers, items)
+            runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
+            findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
+            about_cut, causal = prove_cut(plan, plain, runs, outputs, items, exact)
+            batch, about_rows = prove_rows(plan, plain, items, outputs)
+            about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
+        except AdoptCheckError as error:
+            hint = ""
+            if error.code == "step-failed":
+                hint = _other_t(plan, plain, items) or _other_axes(plan, answers)
+            raise AdoptCheckError(f"{error}{hint}", code=error.code) from None
+        contract = contract_of(
+            plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
         )
-        manifest = msgspec.structs.replace(
-            manifest, name=name, description=description, license=license
-        )
-        _tell(progress, "running the bundle", 0.8)
-        worst, same = _tried(where, manifest, files, old, within, plan, data)
-        about_model: list[Finding] = []
-        if same is not None:
-            about_model.append(same.finding)
-            if same.state is not None:  # in the older bundle's order, so that its states fit
-                contract = msgspec.structs.replace(contract, state=same.state)
-                manifest = msgspec.structs.replace(manifest, contract=contract)
-            certificates = () if same.certificate is None else (same.certificate,)
-            manifest = msgspec.structs.replace(
-                manifest, model_id=same.model_id, certificates=certificates, quality=same.quality
+        progress("writing", 0.7)
+        with tempfile.TemporaryDirectory() as folder:
+            files, manifest = assembled(
+                loaded, source.parent, Path(folder), plan, contract, outputs, batch, runs
             )
-        written = write_bundle(path, manifest, files, overwrite=overwrite)
-    kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
-    drawn = [
-        Finding(f"holds {name}, which drew nothing that shows in these runs", False)
-        for name in random
-    ]
-    findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
-    return Adopted(written, tuple(findings), worst)
+            manifest = msgspec.structs.replace(
+                manifest, name=name, description=description, license=license
+            )
+            progress("running the bundle", 0.8)
+            worst, same = _tried(manifest, files, old, within, plan, data)
+            about_model: list[Finding] = []
+            if same is not None:
+                about_model.append(same.finding)
+                if same.state is not None:  # in the older bundle's order, so that its states fit
+                    contract = msgspec.structs.replace(contract, state=same.state)
+                    manifest = msgspec.structs.replace(manifest, contract=contract)
+                certificates = () if same.certificate is None else (same.certificate,)
+                manifest = msgspec.structs.replace(
+                    manifest,
+                    model_id=same.model_id,
+                    certificates=certificates,
+                    quality=same.quality,
+                )
+            written = write_bundle(path, manifest, files, overwrite=overwrite)
+        kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
+        drawn = [
+            Finding(f"holds {name}, which drew nothing that shows in these runs", False)
+            for name in random
+        ]
+        findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
+        return Adopted(written, tuple(findings), worst)
+
+
+@contextlib.contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """Put the name of the file before what is wrong with it."""
+    try:
+        yield
+    except AdoptError as error:
+        raise error.within(file.name) from None
 
 
 def _other_t(plan: Draft, plain: Plain, items: Array) -> str:
     """Say which T does run, where the file leaves it open but was traced with one."""
     chunk = plan.chunk
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return ""
     stated = {d for port in plan.outputs for d in port.dims if isinstance(d, int)}
     able: list[int] = []
@@ -206,19 +225,14 @@ def _other_axes(plan: Draft, answers: Answers) -> str:
     return f"; the chunk was taken as {chunk}: if that is wrong, say {option}"
 
 
-def _tell(progress: Progress | None, what: str, share: float) -> None:
-    if progress is not None:
-        progress(what, share)
-
-
-def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:
+def _items(plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:
     """Enough items to carry the state for some chunks of every T; data is read round and round."""
     period = math.lcm(*plan.sizes)
     steps = max(LEAST_STEPS, min(steps, MOST_ITEMS // period))
     count = period * max(-(-LEAST_ITEMS // period), steps) + plan.lookahead
     if count > MOST_ITEMS:
         raise AdoptError(
-            f"{where}: to compare T = {list(plan.sizes)} with each other, {count:,} items would "
+            f"to compare T = {list(plan.sizes)} with each other, {count:,} items would "
             f"be run at each, and {MOST_ITEMS:,} is the cap; give fewer T, or such as divide one "
             "another"
         )
@@ -226,13 +240,13 @@ def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
     width = tuple(d for d in chunk.shape if not isinstance(d, str))
     if data is not None and (not data.ndim or not len(data) or data.shape[1:] != width):
         raise AdoptError(
-            f"{where}: the data has shape {list(data.shape)}, expected [n, …] with items of "
+            f"the data has shape {list(data.shape)}, expected [n, …] with items of "
             f"{list(width)}, n at least 1"
         )
     if data is not None and data.dtype.kind not in "biuf":
-        raise AdoptError(f"{where}: the data has dtype {data.dtype}, expected numbers")
+        raise AdoptError(f"the data has dtype {data.dtype}, expected numbers")
     if data is not None:
-        return np.resize(checked_data(where, data[:count], chunk.port.dtype), (count, *width))
+        return np.resize(checked_data(data[:count], chunk.port.dtype), (count, *width))
     random = np.random.default_rng(0)
     if plan.vocabulary is not None:
         rounds = range(-(-count // plan.vocabulary))  # each token as often as any other
@@ -242,7 +256,7 @@ def _items(where: str, plan: Draft, data: Array | None, steps: int = LEAST_STEPS
 
 
 def _outputs(
-    where: str, plan: Draft, plain: Plain, answers: Answers, items: Array
+    plan: Draft, plain: Plain, answers: Answers, items: Array
 ) -> tuple[dict[str, Placed], list[Finding]]:
     """Place every output: as the caller said, or as its shapes at each T tell."""
     shapes = {t: plain.shapes(items[: t + plan.lookahead]) for t in plan.sizes}
@@ -254,13 +268,13 @@ def _outputs(
         runs = {t: shape[port.name] for t, shape in shapes.items()}
         if len({len(shape) for shape in runs.values()}) > 1:
             told = ", ".join(f"{list(shape)} at T = {t}" for t, shape in runs.items())
-            raise AdoptError(f"{where}: output `{port.name}` has {told}; give --t one size")
+            raise AdoptError(f"output `{port.name}` has {told}; give --t one size")
         true = as_run(port, runs.values())
-        found = _placed(where, plan, answers, true, runs)
+        found = _placed(plan, answers, true, runs)
         if port.name in wider and port.name not in answers.shapes:
             both = runs | {2: wider[port.name]}
             longer = as_run(port, both.values())
-            at_two = _placed(where, plan, answers, longer, both)
+            at_two = _placed(plan, answers, longer, both)
             if isinstance(at_two, Placed) and at_two.time_axis is not None:
                 true, found = longer, at_two
         if isinstance(found, Question):
@@ -272,14 +286,14 @@ def _outputs(
             stale.append(Finding(told, True))
     if questions:
         known = [f"output {port}" for port in placed.values()]
-        raise OpenQuestionsError(spelled(where, questions, known))
+        raise OpenQuestionsError(spelled(questions, known))
     return placed, stale
 
 
 def _at_two(plan: Draft, plain: Plain, items: Array) -> dict[str, tuple[int, ...]]:
     """The shapes of outputs at T = 2: at T = 1 alone an axis of time looks like any other of 1."""
     chunk = plan.chunk
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return {}
     try:
         found = plain.shapes(items[: 2 + plan.lookahead])
@@ -291,23 +305,22 @@ def _at_two(plan: Draft, plain: Plain, items: Array) -> dict[str, tuple[int, ...
 
 
 def _placed(
-    where: str, plan: Draft, answers: Answers, port: Port, found: dict[int, tuple[int, ...]]
+    plan: Draft, answers: Answers, port: Port, found: dict[int, tuple[int, ...]]
 ) -> Placed | Question:
     if port.name not in answers.shapes:
         return place_output(port, plan.chunk, found, plan.named_t)
-    placed = shaped(where, port, answers, timed=bool(plan.chunk.added))
+    placed = shaped(port, answers, timed=bool(plan.chunk.added))
     for t, shape in found.items():
         said = sized(placed.own_shape, t)
         if said != shape:
             raise AdoptError(
-                f"{where}: --shape {port.name}: the output has shape {list(shape)} at T = {t}, "
+                f"--shape {port.name}: the output has shape {list(shape)} at T = {t}, "
                 f"that says {list(said)}"
             )
     return placed
 
 
 def _tried(
-    where: str,
     manifest: Manifest,
     files: Mapping[str, bytes | Path],
     old: Bundle | None,
@@ -320,23 +333,23 @@ def _tried(
         trial = Path(folder) / "bundle"
         write_bundle(trial, manifest, files)
         bundle = open_bundle(trial)
-        worst = _worst(where, bundle)
+        worst = _worst(bundle)
         if old is None:
             return worst, None
-        bound = check_within(where, manifest.precision, old, within)
-        items = _items(where, plan, data, STEPS)
+        bound = check_within(manifest.precision, old, within)
+        items = _items(plan, data, STEPS)
         given = {s.port.name: s.example for s in plan.stream_inputs}
-        return worst, prove_same(where, bundle, old, items, given, bound)
+        return worst, prove_same(bundle, old, items, given, bound)
 
 
-def _worst(where: str, bundle: Bundle) -> float:
+def _worst(bundle: Bundle) -> float:
     """Replay the file's run on the bundle, through the runtime."""
     checks = replay_golden(bundle)
     errors = {name: error for check in checks for name, error in check.errors.items()}
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > SAME:
         raise AdoptCheckError(
-            f"{where}: the bundle does not do what the file does: `{worst}` strays by "
+            f"the bundle does not do what the file does: `{worst}` strays by "
             f"{errors[worst]:.1e} of its rms, {SAME:.0e} is allowed; please report this"
         )
     return errors[worst]

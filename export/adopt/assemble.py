@@ -1,6 +1,11 @@
-"""Write the contract, the files and the manifest of a bundle for an adopted file."""
+"""Write the contract, the graph, the files and the manifest of a bundle for an adopted file.
 
-from __future__ import annotations
+The file gets the contract's inputs and outputs. Its nodes and the shapes that it states stay as
+they are, but for an output's sizes that runs have shown to be wrong: a shape that is said more
+exactly may turn a branch that is never taken into an error. What the contract has and the file does
+not (a batch axis of length 1) is put around them; names, notes and paths of the program that wrote
+it go.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,23 +13,23 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
 import safetensors.numpy
+from onnx import helper, numpy_helper
 
 from dst import __version__
-from dst.export.adopt.infer.answers import Answers, Tail
-from dst.export.adopt.infer.contract import Draft, DraftState
-from dst.export.adopt.infer.layout import Placed
-from dst.export.adopt.infer.pairs import words
-from dst.export.adopt.reference import Run
-from dst.export.adopt.rewrap import rewrapped
+from dst.export.adopt.answers import Answers, Tail
+from dst.export.adopt.contract import Draft, DraftState
+from dst.export.adopt.layout import Placed
+from dst.export.adopt.ports import words
+from dst.export.adopt.reference import Run, start_value
 from dst.graphs.cost import multiply_adds
+from dst.graphs.strip import cleaned
 from dst.graphs.versions import domains, min_ort, opsets
-from dst.graphs.walk import all_tensors
+from dst.graphs.walk import all_tensors, opset_of
 from dst.graphs.weights import file_id, pack, sizes_by_dtype
 from dst.runtime.bundle.constants import model_id_with_constants
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
@@ -46,8 +51,6 @@ from dst.runtime.bundle.manifest import (
 )
 from dst.runtime.bundle.validation import INIT_FILE
 from dst.runtime.golden import golden_tensors
-
-Array = npt.NDArray[np.generic]
 
 STEP_FILE, GOLDEN_FILE = "step.onnx", "golden.safetensors"
 GOLDEN_TOLERANCE = 1e-4
@@ -133,11 +136,11 @@ def assembled(
     """
     placed = [plan.chunk, *outputs.values(), *(state.before for state in plan.states)]
     placed += [Placed(s.after, s.before.shape, s.before.added) for s in plan.states]
-    graph = rewrapped(model, contract, placed, plan.sizes, batch)
+    graph = _rewrapped(model, contract, placed, plan.sizes, batch)
     costs = multiply_adds(graph, contract, plan.sizes, batch)
     files = pack({STEP_FILE: graph}, source, folder)
     stored = {
-        s.init.tensor: _start(state)
+        s.init.tensor: start_value(state.before, state.start, 1)
         for s, state in zip(contract.state, plan.states, strict=True)
         if isinstance(s.init, Stored)
     }
@@ -218,14 +221,6 @@ def _init(state: DraftState) -> Zeros | Fill | Stored:
     return Stored(tensor=port.name)
 
 
-def _start(state: DraftState) -> Array:
-    """A stored initial value, in the contract's layout with B = 1."""
-    value: Array = np.zeros(sized(state.before.shape, 0), state.before.port.dtype)
-    if state.start is not None:
-        value[...] = state.start.reshape(value.shape) if state.start.ndim else state.start
-    return value
-
-
 def _role(placed: Placed) -> Literal["memory", "window", "conv", "counter"]:
     """Guess what a state is from its dtype and name; people and quantizers look at it."""
     called = set(words(placed.port.name))
@@ -234,3 +229,104 @@ def _role(placed: Placed) -> Literal["memory", "window", "conv", "counter"]:
     if "conv" in called:
         return "conv"
     return "window" if called & _WINDOW else "memory"
+
+
+# --- the graph ------------------------------------------------------------------------------------
+
+
+def _rewrapped(
+    model: onnx.ModelProto,
+    contract: Contract,
+    placed: Sequence[Placed],
+    sizes: Sequence[int],
+    batch: Sequence[int],
+) -> onnx.ModelProto:
+    """Give a file the contract's inputs and outputs, and drop what tells where it was made.
+
+    ``placed`` holds the chunk and every state and output that is in the contract, each by the name
+    of its place in the file; a state is there twice. ``batch`` is empty for any size.
+    """
+    wrapped = onnx.ModelProto()
+    wrapped.CopyFrom(model)
+    wrapped.ir_version = max(model.ir_version, 4)  # before 4 every weight was an input
+    graph = wrapped.graph
+    inputs = [contract.chunk.input]
+    inputs += [c.input for c in contract.constants]
+    inputs += [given.input for given in contract.stream_inputs]
+    inputs += [s.input for s in contract.state]
+    outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
+    _keep(graph, inputs, outputs)
+    opset = opset_of(wrapped)
+    if not opset and any(port.added for port in placed):
+        opset = 18
+        wrapped.opset_import.add(domain="", version=opset)
+    for port in placed:
+        _correct(graph, port, sizes, batch)
+    for port in placed:
+        _wrap(graph, port, opset, before=port.port.name in inputs)
+    return cleaned(wrapped, wrapped.ir_version, inputs, outputs)
+
+
+def _keep(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Keep the contract's inputs and outputs, in its order; a default of one of them goes."""
+    for values, names in ((graph.input, inputs), (graph.output, outputs)):
+        found = {value.name: value.SerializeToString() for value in values}
+        kept = [onnx.ValueInfoProto.FromString(found[name]) for name in names]
+        del values[:]
+        values.extend(kept)
+    for place, tensor in reversed(list(enumerate(graph.initializer))):
+        if tensor.name in inputs:
+            del graph.initializer[place]
+
+
+def _correct(
+    graph: onnx.GraphProto, placed: Placed, sizes: Sequence[int], batch: Sequence[int]
+) -> None:
+    """Replace what the file says of an output's axes where the contract says otherwise."""
+    value = next((v for v in graph.output if v.name == placed.port.name), None)
+    if value is None:
+        return
+    shape, dims = placed.own_shape, value.type.tensor_type.shape.dim
+    letters = {"B": list(batch), "T": list(sizes)}
+    if len(dims) != len(shape):
+        del dims[:]
+        dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
+    for dim, size in zip(dims, shape, strict=True):
+        right = letters[size] if isinstance(size, str) else [size]
+        if dim.HasField("dim_value") and [dim.dim_value] != right:
+            dim.Clear()
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif len(right) == 1:
+                dim.dim_value = right[0]
+            else:
+                dim.dim_param = f"{size}_axis"
+
+
+def _wrap(graph: onnx.GraphProto, placed: Placed, opset: int, *, before: bool) -> None:
+    """Take the axes off an input that the file does not have, or put them on an output."""
+    if not placed.added:
+        return
+    name = placed.port.name
+    value = next(v for v in (graph.input if before else graph.output) if v.name == name)
+    value.name = f"{name}/whole"
+    dims = value.type.tensor_type.shape.dim
+    own = [onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in dims]
+    for axis in placed.added:
+        own.insert(axis, onnx.TensorShapeProto.Dimension(dim_value=1))
+    del dims[:]
+    dims.extend(own)
+    if before:
+        graph.node.insert(0, _reshaping("Squeeze", value.name, name, placed, graph, opset))
+    else:
+        graph.node.append(_reshaping("Unsqueeze", name, value.name, placed, graph, opset))
+
+
+def _reshaping(
+    kind: str, source: str, target: str, placed: Placed, graph: onnx.GraphProto, opset: int
+) -> onnx.NodeProto:
+    if opset < 13:
+        return helper.make_node(kind, [source], [target], axes=list(placed.added))
+    axes = f"{placed.port.name}/axes"
+    graph.initializer.append(numpy_helper.from_array(np.array(placed.added, np.int64), axes))
+    return helper.make_node(kind, [source, axes], [target])

@@ -3,22 +3,17 @@
 Shape letters: `B` batch, `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from dst.export.adopt.cut import Finding
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.contract import Draft
+from dst.export.adopt.cut import Finding, Outputs
+from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
 from dst.export.errors import AdoptCheckError
+from dst.runtime.bundle.layout import Array
 from dst.runtime.golden import relative_error
-
-Array = npt.NDArray[np.generic]
-Outputs = Mapping[str, Placed]
 
 ROW_BOUND = 1e-5
 """Largest max|d|/rms of a row of a batch against the same row alone."""

@@ -7,22 +7,20 @@ model. Or something that an uncut run carries on is lost at the end of a chunk.
 Shape letters: `T` items per chunk, `L` lookback, `A` look-ahead.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.contract import Draft
+from dst.export.adopt.layout import Placed
 from dst.export.adopt.reference import Plain, Run
+from dst.export.curves import error_of_peak
 from dst.export.errors import AdoptCheckError
+from dst.runtime.bundle.layout import Array
 from dst.runtime.golden import relative_error
 
-Array = npt.NDArray[np.generic]
 Outputs = Mapping[str, Placed]
 
 CUT_BOUND = 1e-5
@@ -61,8 +59,8 @@ def prove_cut(
     Args:
         plan: what the graph and the caller said.
         plain: the file.
-        runs: T -> a run over the items.
-        outputs: output name -> its place.
+        runs: T -> a run over ``items``.
+        outputs: where each output has its axes.
         items: what was run.
         exact: whether the tail rule is to be `exact`, so that no cut may matter.
 
@@ -141,7 +139,7 @@ def _check_read(
         return []
     told = f"of the {count} items that a step takes only the first {read} make a difference"
     chunk = plan.chunk
-    if chunk.own_shape.index("T") in chunk.port.free:
+    if chunk.free_time:
         try:
             larger = plain.carry([items], 2 * t, outputs)
         except AdoptCheckError:
@@ -161,11 +159,8 @@ def _read(plan: Draft, plain: Plain, run: Run, outputs: Outputs) -> int:
     axis = plan.chunk.shape.index("T")
     count = run.windows[0].shape[axis] - plan.lookback
     for kept in range(count - 1, -1, -1):
-        for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
-            later = [slice(None)] * run.windows[number].ndim
-            later[axis] = slice(plan.lookback + kept, None)
-            changed = run.windows[number].copy()
-            changed[tuple(later)] = _others(run.windows, number)[tuple(later)]
+        for number in _some(run):
+            changed = _changed(run, number, axis, plan.lookback + kept)
             answers, state = plain.step(changed, run.states[number], outputs, run.given)
             was = [run.outputs[name][number] for name in answers]
             was += [run.states[number + 1][name] for name in state]
@@ -183,7 +178,7 @@ def _at_another_t(
 ) -> list[Finding]:
     """Try a T that was not asked for, where the file leaves it open; it may well not run."""
     chunk, (t,) = plan.chunk, plan.sizes
-    if "T" not in chunk.own_shape or chunk.own_shape.index("T") not in chunk.port.free:
+    if not chunk.free_time:
         return []
     tried = (2, 3) if t == 1 else (*([t // 2] if t % 2 == 0 else []), 1, 2 * t)
     for other in tried:
@@ -250,21 +245,28 @@ def _moved_by_later(plan: Draft, plain: Plain, run: Run, outputs: Outputs, t: in
         return None
     axis = plan.chunk.shape.index("T")
     found: list[_Moved] = []
-    for number in sorted({0, len(run.windows) // 2, len(run.windows) - 1}):
-        window, state = run.windows[number], run.states[number]
-        other = _others(run.windows, number)
+    for number in _some(run):
         for kept in sorted({1, t // 2, t - 1}):
-            later = [slice(None)] * window.ndim
-            later[axis] = slice(plan.lookback + kept + plan.lookahead, None)
-            changed = window.copy()
-            changed[tuple(later)] = other[tuple(later)]
-            answers = plain.step(changed, state, timed, run.given)[0]
+            changed = _changed(run, number, axis, plan.lookback + kept + plan.lookahead)
+            answers = plain.step(changed, run.states[number], timed, run.given)[0]
             for name, placed in timed.items():
                 at = placed.shape.index("T")
                 old, new = run.outputs[name][number], answers[name]
                 first = [np.take(value, range(kept), at) for value in (new, old)]
                 found.append(_Moved(name, relative_error(*first)))
     return _worst(found)
+
+
+def _some(run: Run) -> list[int]:
+    """The first, the middle and the last chunk."""
+    return sorted({0, len(run.windows) // 2, len(run.windows) - 1})
+
+
+def _changed(run: Run, number: int, axis: int, first: int) -> Array:
+    """A chunk of a run with other items from item ``first`` on."""
+    kept = np.take(run.windows[number], range(first), axis)
+    other = _others(run.windows, number)
+    return np.concatenate([kept, np.take(other, range(first, other.shape[axis]), axis)], axis)
 
 
 def _others(windows: list[Array], number: int) -> Array:
@@ -288,13 +290,3 @@ def _joined(placed: Placed, values: list[Array]) -> Array:
     """An output over a whole run: along time; where it has none, what the last step answered."""
     axis = placed.time_axis
     return values[-1] if axis is None else np.concatenate(values, axis)
-
-
-def error_of_peak(found: Array, expected: Array) -> float:
-    """max|found - expected| / max|expected|, in float64; infinite for another shape."""
-    if found.shape != expected.shape:
-        return np.inf
-    wide, right = found.astype(np.float64), expected.astype(np.float64)
-    difference = float(np.abs(wide - right).max(initial=0.0))
-    peak = float(np.abs(right).max(initial=0.0))
-    return difference / peak if peak else (np.inf if difference else 0.0)

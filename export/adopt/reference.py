@@ -9,23 +9,19 @@ numbers has no one answer.
 Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.export.adopt.infer.contract import Draft
-from dst.export.adopt.infer.layout import Placed
+from dst.export.adopt.contract import Draft
+from dst.export.adopt.layout import Placed
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.execution.engine import first_line
 
-Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
 
 
@@ -70,20 +66,16 @@ class Plain:
     def __init__(
         self, session: ort.InferenceSession, draft: Draft, fill: float, random: Sequence[str] = ()
     ) -> None:
-        """Take an open file.
+        """Take an open file; ``fill`` stands in front of the first item of a stream.
 
-        Args:
-            session: as ``open_file`` gives it.
-            draft: what the graph and the caller said.
-            fill: what stands in front of the first item of a stream.
-            random: the operators in it that draw random numbers, for messages.
+        Messages name the operators ``random``, which draw random numbers.
         """
         self._session, self._draft, self._fill, self._random = session, draft, fill, random
 
     def initial(self, batch: int = 1) -> Tensors:
         """The state before the first item."""
         return {
-            state.before.port.name: _start(state.before, state.start, batch)
+            state.before.port.name: start_value(state.before, state.start, batch)
             for state in self._draft.states
         }
 
@@ -254,7 +246,7 @@ def _rows(example: Array, axis: int, batch: int) -> Array:
     return np.concatenate(rows, axis)
 
 
-def _start(placed: Placed, start: Array | None, batch: int) -> Array:
+def start_value(placed: Placed, start: Array | None, batch: int) -> Array:
     """Make the initial value of a state for a batch, in the contract's layout."""
     value: Array = np.zeros(sized(placed.shape, 0, batch), placed.port.dtype)
     if start is not None:

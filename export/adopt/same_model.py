@@ -7,21 +7,18 @@ state; outputs and states are compared after every step.
 Shape letters: `T` items per chunk, `n` items of any number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from dst.export.adopt.cut import CUT_BOUND, Finding, error_of_peak
+from dst.export.adopt.cut import CUT_BOUND, Finding
+from dst.export.curves import Distances
 from dst.export.errors import AdoptCheckError, AdoptError
-from dst.runtime.bundle.layout import laid_out
+from dst.runtime.bundle.layout import Array, laid_out
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
-    Curve,
     Features,
     Gate,
     Quality,
@@ -29,14 +26,10 @@ from dst.runtime.bundle.manifest import (
     item_shape,
 )
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.golden import relative_error
 from dst.runtime.session import Session
-
-Array = npt.NDArray[np.generic]
 
 STEPS = 1000
 """How many carried steps are compared, where the items allow it."""
-DECILE_RATIO_BOUND = 2.0
 CERTIFICATE = "adopted-vs-model"
 DATA = "as given with --data, or noise"
 
@@ -60,34 +53,28 @@ class SameModel:
     finding: Finding
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    """What was measured after each step, by output and state input name.
+class _Distances(Distances):
+    """What was measured after each step, and the sums for the distance over several steps."""
 
-    Attributes:
-        t: items per step.
-        outputs: max|d|/rms of each output.
-        states: max|d|/max|x| of each state tensor.
-        squares: the squared difference of each, and the squared reference.
-    """
+    def __init__(self, t: int, outputs: Sequence[str], states: Sequence[str]) -> None:
+        super().__init__(outputs, states)
+        self.t, self.steps = t, 0
+        self._squares: dict[str, list[tuple[float, float]]] = {n: [] for n in (*outputs, *states)}
 
-    t: int
-    outputs: dict[str, list[float]]
-    states: dict[str, list[float]]
-    squares: dict[str, list[tuple[float, float]]]
-
-    @property
-    def steps(self) -> int:
-        return len(next(iter(self.outputs.values())))
+    def add_squares(self, name: str, found: Array, right: Array) -> None:
+        """Keep the squared difference of a tensor, and the squared reference."""
+        wide, reference = found.astype(np.float64), right.astype(np.float64)
+        sums = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
+        self._squares[name].append(sums)
 
     def share(self, name: str, first: int = 0, end: int | None = None) -> float:
         """How far two are apart over some steps: rms of the difference over the reference's."""
-        part = np.array(self.squares[name][first:end])
+        part = np.array(self._squares[name][first:end])
         difference, reference = part.sum(axis=0)
         return float(np.sqrt(difference / reference)) if reference else float(difference > 0)
 
 
-def check_within(where: str, new: str, old: Bundle, within: float | None) -> float:
+def check_within(new: str, old: Bundle, within: float | None) -> float:
     """Return how far a bundle of a precision may stray from an older one: 1e-5, or as said.
 
     Raises:
@@ -96,30 +83,29 @@ def check_within(where: str, new: str, old: Bundle, within: float | None) -> flo
     theirs = old.manifest.precision
     if new != theirs and new == "float32":
         raise AdoptError(
-            f"{where}: is float32, and {old.label} is {theirs}: a quantized bundle is another "
+            f"is float32, and {old.label} is {theirs}: a quantized bundle is another "
             "precision of a float32 one; adopt the float32 file first, and then the other with "
             "--model-of that bundle"
         )
     if within is None:
         return CUT_BOUND
     if not 0 < within <= 1:
-        raise AdoptError(f"{where}: --within {within:g}: expected a share above 0 and at most 1")
+        raise AdoptError(f"--within {within:g}: expected a share above 0 and at most 1")
     if new == theirs:
         raise AdoptError(
-            f"{where}: --within {within:g}: both are {new}, and then the same model strays by "
+            f"--within {within:g}: both are {new}, and then the same model strays by "
             f"{CUT_BOUND:.0e} at most; a wider bound is for another precision of it"
         )
     return within
 
 
 def prove_same(
-    where: str, new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], within: float
+    new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], within: float
 ) -> SameModel:
     """Run both over the same items and compare.
 
     Args:
-        where: the file that the new bundle was made of, for messages.
-        new: the bundle that was made of it.
+        new: the bundle that was made of the file.
         old: the bundle whose model it is said to be.
         items: what is read, `[n, ...]`.
         given: what is given once per stream.
@@ -133,18 +119,18 @@ def prove_same(
     """
     ours, theirs = new.manifest, old.manifest
     same_precision = ours.precision == theirs.precision
-    t = _check_contracts(where, ours.contract, theirs.contract, same_precision)
+    t = _check_contracts(ours.contract, theirs.contract, same_precision)
     names = [o.name for o in ours.contract.outputs if o in theirs.contract.outputs]
     if not names:
         raise AdoptError(
-            f"{where}: answers {', '.join(o.name for o in ours.contract.outputs)}, {old.label} "
+            f"answers {', '.join(o.name for o in ours.contract.outputs)}, {old.label} "
             f"{', '.join(o.name for o in theirs.contract.outputs)}: no output has the same name "
             "and shape, so there is nothing to compare"
         )
     errors = _errors(new, old, items, given, t, names)
     if not same_precision:
-        return _as_another_precision(where, new, old, errors, within)
-    same = _as_the_same(where, old, errors, within)
+        return _as_another_precision(new, old, errors, within)
+    same = _as_the_same(old, errors, within)
     content = ours.contract.chunk.content
     if isinstance(content, Features):
         return same
@@ -156,29 +142,24 @@ def prove_same(
     return same
 
 
-def _as_the_same(where: str, old: Bundle, errors: _Errors, within: float) -> SameModel:
-    worst = {name: max(values) for name, values in (errors.outputs | errors.states).items()}
-    name = max(worst, key=lambda key: worst[key])
-    kind, share = ("output", "rms") if name in errors.outputs else ("state", "peak")
-    told = f"over {errors.steps:,} steps of T = {errors.t} {kind} `{name}` strays by "
-    told += f"{worst[name]:.1e} of its {share}"
-    if not worst[name] <= within:
+def _as_the_same(old: Bundle, errors: _Distances, within: float) -> SameModel:
+    tensor, worst, of = errors.worst
+    told = f"over {errors.steps:,} steps of T = {errors.t} {tensor} strays by {worst:.1e} of {of}"
+    if not worst <= within:
         raise AdoptCheckError(
-            f"{where}: is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
+            f"is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
             "--model-of out, and it gets an id of its own",
             code="not-the-model",
         )
     told = f"is the model of {old.label}, and keeps its id: {told}"
-    certificate = _certificate(errors, within)
+    certificate = errors.certificate(CERTIFICATE, DATA, t=errors.t, bound=within)
     manifest = old.manifest
     return SameModel(
         manifest.model_id, manifest.contract.state, certificate, None, Finding(told, True)
     )
 
 
-def _as_another_precision(
-    where: str, new: Bundle, old: Bundle, errors: _Errors, within: float
-) -> SameModel:
+def _as_another_precision(new: Bundle, old: Bundle, errors: _Distances, within: float) -> SameModel:
     ours, theirs = new.manifest.precision, old.manifest.precision
     shares = {name: errors.share(name) for name in errors.outputs}
     name = max(shares, key=lambda key: shares[key])
@@ -186,12 +167,12 @@ def _as_another_precision(
     told += f"{shares[name]:.1e} of its rms"
     if not shares[name] <= within:
         raise AdoptCheckError(
-            f"{where}: is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; "
+            f"is {ours}, and {old.label} is {theirs}: {told}, {within:g} is allowed; "
             "where that is what the other precision costs, say it with --within X, and it is "
             f"recorded as {ours} of that model together with its distance",
             code="not-the-model",
         )
-    points = _points(errors.steps)
+    points = sorted({max(1, errors.steps * (i + 1) // 10) for i in range(10)})
     bins = list(zip([0, *points[:-1]], points, strict=True))
     quality = Quality(
         full=old.manifest.bundle_id,
@@ -202,7 +183,7 @@ def _as_another_precision(
         positions=tuple(point * errors.t for point in points),
         divergence=tuple(max(errors.share(n, a, b) for n in errors.outputs) for a, b in bins),
         loss_difference=None,
-        state_distance=tuple(max(errors.share(n, a, b) for n in errors.states) for a, b in bins),
+        state_distance=tuple(max(errors.share(n, a, b) for n in errors.state) for a, b in bins),
         causal=new.manifest.contract.chunk.causal,
         gates=(Gate(name="distance", value=shares[name], bound=within, verdict="passed"),),
         passed=True,
@@ -214,7 +195,7 @@ def _as_another_precision(
     return SameModel(old.manifest.model_id, there if fits else None, None, quality, finding)
 
 
-def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precision: bool) -> int:
+def _check_contracts(ours: Contract, theirs: Contract, same_precision: bool) -> int:
     """A state of one must fit the other, and both must read the same items; return a common T."""
     for name, mine, other in (
         ("item shape", item_shape(ours.chunk), item_shape(theirs.chunk)),
@@ -225,19 +206,19 @@ def _check_contracts(where: str, ours: Contract, theirs: Contract, same_precisio
         ("inputs per stream", ours.stream_inputs, theirs.stream_inputs),
     ):
         if mine != other:
-            raise AdoptError(f"{where}: --model-of: {name} {_shown(mine)}, there {_shown(other)}")
+            raise AdoptError(f"--model-of: {name} {_shown(mine)}, there {_shown(other)}")
     here, there = (_layouts(c.state, same_precision) for c in (ours, theirs))
     if here != there:
         first = next(((m, o) for m, o in zip(here, there, strict=False) if m != o), (here, there))
         raise AdoptError(
-            f"{where}: --model-of: a state of the other bundle would not fit: here "
+            "--model-of: a state of the other bundle would not fit: here "
             f"{_shown(first[0])}, there {_shown(first[1])}; export it with the same names, shapes "
             "and first values"
         )
     common = set(ours.chunk.allowed_t) & set(theirs.chunk.allowed_t)
     if not common:
         raise AdoptError(
-            f"{where}: --model-of: runs T = {list(ours.chunk.allowed_t)}, there "
+            f"--model-of: runs T = {list(ours.chunk.allowed_t)}, there "
             f"{list(theirs.chunk.allowed_t)}: no T in common; give one of those with --t"
         )
     nominal = ours.chunk.nominal_t
@@ -271,7 +252,7 @@ def _shown(value: object) -> str:
 
 def _errors(
     new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], t: int, names: list[str]
-) -> _Errors:
+) -> _Distances:
     """Step both over the same items, and compare after each step."""
     streams = [
         Session.open(bundle.root, chunk_sizes=[t]).stream(inputs=dict(given) or None)
@@ -279,12 +260,7 @@ def _errors(
     ]
     chunks = [bundle.manifest.contract.chunk for bundle in (new, old)]
     states = [state.input for state in new.manifest.contract.state]
-    errors = _Errors(
-        t,
-        {name: [] for name in names},
-        {name: [] for name in states},
-        {name: [] for name in (*names, *states)},
-    )
+    errors = _Distances(t, names, states)
     ahead = chunks[0].lookahead
     for at in range(0, len(items) - t - ahead + 1, t):
         own = items[at : at + t + ahead]
@@ -292,54 +268,13 @@ def _errors(
             stream.step(laid_out(chunk, own)) for stream, chunk in zip(streams, chunks, strict=True)
         )
         for name in names:
-            errors.outputs[name].append(relative_error(found[name], right[name]))
-            errors.squares[name].append(_squares(found[name], right[name]))
+            errors.add_output(name, found[name], right[name])
+            errors.add_squares(name, found[name], right[name])
         for name in states:
             values = [stream.state[name] for stream in streams]
-            errors.states[name].append(error_of_peak(*values))
-            errors.squares[name].append(_squares(*values))
+            errors.add_state(name, *values)
+            errors.add_squares(name, *values)
+        errors.steps += 1
         if errors.steps == STEPS:
             break
     return errors
-
-
-def _squares(found: Array, right: Array) -> tuple[float, float]:
-    wide, reference = found.astype(np.float64), right.astype(np.float64)
-    return float(((wide - reference) ** 2).sum()), float((reference**2).sum())
-
-
-def _points(steps: int) -> list[int]:
-    """About ten places of a run, the last at its end."""
-    return sorted({max(1, steps * (i + 1) // 10) for i in range(10)})
-
-
-def _certificate(errors: _Errors, within: float) -> Certificate:
-    points = _points(errors.steps)
-    bins = list(zip([0, *points[:-1]], points, strict=True))
-    together = errors.outputs | errors.states
-    tenth = max(1, errors.steps // 10)
-    ratios = [
-        float(np.mean(values[-tenth:]) / np.mean(values[:tenth]))
-        for values in together.values()
-        if np.mean(values[:tenth]) > 0
-    ]
-    state = max((max(values) for values in errors.states.values()), default=0.0)
-    return Certificate(
-        name=CERTIFICATE,
-        steps=errors.steps,
-        items_per_step=errors.t,
-        data=DATA,
-        bound=within,
-        decile_ratio_bound=DECILE_RATIO_BOUND,
-        passed=True,
-        curve=Curve(
-            steps=tuple(points),
-            tensors={
-                name: tuple(max(values[a:b]) for a, b in bins) for name, values in together.items()
-            },
-        ),
-        worst=max(max(values) for values in errors.outputs.values()),
-        worst_state=state,
-        worst_state_of_peak=state,
-        decile_ratio=max(ratios, default=0.0),
-    )

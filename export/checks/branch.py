@@ -5,11 +5,13 @@ down for good. The values that leave torch are watched in a plain call; where th
 step is captured and the capture is held against the module on several streams.
 """
 
-from __future__ import annotations
-
+import contextlib
+import io
 import linecache
+import logging
 import os
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from dst.export.errors import StepFaultError
 from dst.export.infer import probe as probe_module
 from dst.export.infer.call import Tensors, seed_all, where
 from dst.export.infer.probe import Gaps, Probe, said
-from dst.export.lowering.quiet import quiet
 from dst.export.step import Step
 
 CAPTURE_SHARE = 1e-3
@@ -116,24 +117,43 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Flat(nn.Module):
-    """The step with its state as positional tensors."""
+class Flat(nn.Module):
+    """The step with its state as positional tensors, in the contract's order."""
 
     def __init__(self, step: Step) -> None:
         super().__init__()
         self.step = step
 
     def forward(self, chunk: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        names = [s.input for s in self.step.contract.state]
+        """Return the outputs, and then the next state."""
+        contract = self.step.contract
+        names = [s.input for s in contract.state]
         outputs, after = self.step(chunk, dict(zip(names, state, strict=True)))
-        return (*(outputs[o.name] for o in self.step.contract.outputs), *(after[n] for n in names))
+        return (*(outputs[o.name] for o in contract.outputs), *(after[n] for n in names))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing be printed, logged or warned of while entered; errors still raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _captured(step: Step, chunk: Tensor, state: Tensors) -> nn.Module:
     names = [s.input for s in step.contract.state]
     args = (chunk.clone(), *(state[n].clone() for n in names))
     with torch.no_grad(), quiet():
-        return torch.export.export(_Flat(step).eval(), args, strict=False).module()
+        return torch.export.export(Flat(step).eval(), args, strict=False).module()
 
 
 def _compare(probe: Probe, program: nn.Module, t: int, place: str) -> None:
@@ -148,9 +168,7 @@ def _compare(probe: Probe, program: nn.Module, t: int, place: str) -> None:
                 found = program(chunk.clone(), *(state[n].clone() for n in names))
             expected = {**outputs, **{f"next state {n}": after[n] for n in names}}
             keys = [*(o.name for o in probe.contract.outputs), *(f"next state {n}" for n in names)]
-            gaps = Gaps()
-            gaps.add(dict(zip(keys, found, strict=True)), expected)
-            apart = gaps.beyond(CAPTURE_SHARE)
+            apart = Gaps((dict(zip(keys, found, strict=True)), expected)).beyond(CAPTURE_SHARE)
             if apart:
                 name = max(apart, key=lambda key: apart[key])
                 raise StepFaultError(

@@ -18,15 +18,14 @@ would mean on a stream, and how it is mended.
 | ``cut-matters`` | another cut into chunks gives other answers |
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dst.export.certify import Progress
 from dst.export.checks.branch import check_branches
 from dst.export.checks.cut import check_cut
 from dst.export.checks.memory import check_reads, check_updates
@@ -34,20 +33,11 @@ from dst.export.checks.own_memory import Operators
 from dst.export.checks.repeats import Finding, check_counters, check_repeats, first_answers
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Answer, Tensors, check_step, where
-from dst.export.infer.probe import (
-    Gaps,
-    Probe,
-    finite,
-    kept_randomness,
-    noise_beyond,
-    nudged_chunk,
-    said,
-)
+from dst.export.infer.probe import Gaps, Probe, finite, kept_randomness, nudged_chunk, said
 from dst.export.step import Step
 
 __all__ = ["Finding", "check_recurrence"]
 
-Progress = Callable[[str, float], None]
 SAME_SHAPE_SHARE = 1e-5
 """Share of a tensor's peak that rounding may move between two calls of the same shapes."""
 OTHER_SHAPE_SHARE = 1e-4
@@ -136,8 +126,7 @@ def _check_cut(probe: Probe, share: float, findings: list[Finding]) -> list[Find
             else "read it in `forward`, instead of zeros"
         )
         raise StepFaultError(
-            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}",
-            code=first.code,
+            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}", code=first.code
         ) from fault
 
 
@@ -201,10 +190,10 @@ def _check_rows(probe: Probe) -> None:
                 other = 1 - row
                 changed = _with_row(probe, chunk, other, _other_row(probe, t, number))
                 found = probe.call(changed, _other_state(probe, state, other))
-                apart = _row_gaps(probe, found, base, row).beyond(SAME_SHAPE_SHARE)
-                if apart:
+                gaps = _row_gaps(probe, found, base, row)
+                if gaps.beyond(SAME_SHAPE_SHARE):
                     noise = _row_gaps(probe, probe.call(nudged_chunk(chunk), state), base, row)
-                    if noise_beyond(apart, noise, _row_gaps(probe, found, base, row)):
+                    if apart := gaps.beyond(SAME_SHAPE_SHARE, noise.worst):
                         _rows_fault(probe, apart, chunk, operators)
             if number == 0:
                 _check_alone(probe, chunk, state, base)
@@ -225,10 +214,9 @@ def _check_alone(probe: Probe, chunk: Tensor, state: Tensors, base: Answer) -> N
         except StepFaultError:
             return  # told by the check that runs one row
         gaps = _row_gaps(probe, base, alone, row, alone=True)
-        apart = gaps.beyond(OTHER_SHAPE_SHARE)
-        if apart:
+        if gaps.beyond(OTHER_SHAPE_SHARE):
             noise = _row_gaps(probe, probe.call(nudged_chunk(own), single), alone, 0)
-            if noise_beyond(apart, noise, gaps):
+            if apart := gaps.beyond(OTHER_SHAPE_SHARE, noise.worst):
                 _rows_fault(probe, apart, chunk, None)
 
 
@@ -291,15 +279,17 @@ def _row_gaps(
     probe: Probe, found: Answer, expected: Answer, row: int, *, alone: bool = False
 ) -> Gaps:
     """The gaps of one row; ``alone`` where what is expected holds that row only."""
-    gaps = Gaps()
     axes = {o.name: o.batch_axis for o in probe.contract.outputs}
     states = {s.input: s.batch_axis for s in probe.contract.state}
-    for part, other, places in zip(found, expected, (axes, states), strict=True):
-        gaps.add(
-            {n: part[n].narrow(axis, row, 1) for n, axis in places.items()},
-            {n: other[n] if alone else other[n].narrow(axis, row, 1) for n, axis in places.items()},
+    return Gaps(
+        *(
+            (
+                {n: part[n].narrow(axis, row, 1) for n, axis in places.items()},
+                other if alone else {n: other[n].narrow(a, row, 1) for n, a in places.items()},
+            )
+            for part, other, places in zip(found, expected, (axes, states), strict=True)
         )
-    return gaps
+    )
 
 
 # --- later items ----------------------------------------------------------------------------
@@ -317,23 +307,21 @@ def _check_causal(probe: Probe) -> None:
         return
     for t in probe.sizes:
         places = sorted({p for p in (1, t // 2, t - 1) if 0 < p < t})
+        if not places:
+            continue
         for number, stream in enumerate(probe.streams):
             state = probe.start() if number == 0 else probe.late(stream, t, 2)
             chunk = probe.chunk(stream, 2, t)
-            base = probe.call(chunk, state)[0] if places else {}
+            base = probe.call(chunk, state)[0]
             for p in places:
                 cut = p + c.lookahead  # the first item that outputs before p may not see
-                if cut >= t + c.lookahead:
-                    continue
+                expected = _before(base, timed, p)
                 for found in (probe.call(o, state)[0] for o in _later(probe, chunk, cut, t)):
-                    gaps = Gaps()
-                    gaps.add(_before(found, timed, p), _before(base, timed, p))
-                    apart = gaps.beyond(SAME_SHAPE_SHARE)
-                    if apart:
-                        noise = Gaps()
+                    gaps = Gaps((_before(found, timed, p), expected))
+                    if gaps.beyond(SAME_SHAPE_SHARE):
                         moved = probe.call(nudged_chunk(chunk), state)[0]
-                        noise.add(_before(moved, timed, p), _before(base, timed, p))
-                        if noise_beyond(apart, noise, gaps):
+                        noise = Gaps((_before(moved, timed, p), expected))
+                        if apart := gaps.beyond(SAME_SHAPE_SHARE, noise.worst):
                             _causal_fault(probe, apart, chunk, p)
 
 

@@ -4,8 +4,6 @@ The same items are stepped over at two T that the contract allows; answers and t
 be the same. See ``dst.export.checks.check_step``.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -59,23 +57,13 @@ def _compare_cuts(
 ) -> list[Finding]:
     small, large = sizes
     whole, pieces = (_walk(probe, stream, t, items, state) for t in (large, small))
-    gaps, once = Gaps(), Gaps()
-    gaps.add(pieces[0], whole[0])
-    gaps.add(
-        {f"next state {n}": v for n, v in pieces[2].items()},
-        {f"next state {n}": v for n, v in whole[2].items()},
-    )
-    once.add(pieces[1], whole[1])
+    gaps = Gaps((pieces[0], whole[0]), (_next(pieces[2]), _next(whole[2])))
+    once = Gaps((pieces[1], whole[1]))
     exact = probe.contract.chunk.tail == "exact"
     apart = gaps.beyond(share) | (once.beyond(share) if exact else {})
     if apart:
         moved = _walk(probe, stream, small, items, nudged(state), nudge=True)
-        noise = Gaps()
-        noise.add(moved[0] | moved[1], pieces[0] | pieces[1])
-        noise.add(
-            {f"next state {n}": v for n, v in moved[2].items()},
-            {f"next state {n}": v for n, v in pieces[2].items()},
-        )
+        noise = Gaps(*zip(moved[:2], pieces[:2], strict=True), (_next(moved[2]), _next(pieces[2])))
         apart = gaps.beyond(share, noise.worst) | (once.beyond(share, noise.worst) if exact else {})
     if apart:
         name = max(apart, key=lambda key: apart[key])
@@ -95,6 +83,10 @@ def _compare_cuts(
         )
         for name in once.beyond(share)
     ]
+
+
+def _next(state: Tensors) -> Tensors:
+    return {f"next state {name}": value for name, value in state.items()}
 
 
 def _walk(

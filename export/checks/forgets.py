@@ -7,8 +7,6 @@ compare with. Here the recurrent layers are watched, and the first item of a chu
 Shape letters: ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

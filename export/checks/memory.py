@@ -3,8 +3,6 @@
 `state-never-updated`, `state-never-read`; see ``dst.export.checks.check_step``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

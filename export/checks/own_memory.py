@@ -3,8 +3,6 @@
 Used only where a module has answered one chunk and state in two ways: to name the culprit.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import hashlib

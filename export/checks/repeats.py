@@ -3,8 +3,6 @@
 `random`, `hidden-state`; see ``dst.export.checks.check_step``.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 
@@ -138,10 +136,7 @@ def _own_module(probe: Probe) -> nn.Module:
 
 
 def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> None:
-    gaps = Gaps()
-    for found, expected in zip(again, first, strict=True):
-        gaps.add(found, expected)
-    apart = gaps.beyond(REPEAT_SHARE)
+    apart = _apart(again, first)
     if not apart:
         return
     name = max(apart, key=lambda key: apart[key])
@@ -152,8 +147,7 @@ def _compare(probe: Probe, question: Asked, first: Answer, again: Answer) -> Non
     code, why = _culprit(probe, question)
     if code == "random":
         raise StepFaultError(
-            f"{seen}: the module draws random numbers in a step{why}. {NO_RANDOM}",
-            code=code,
+            f"{seen}: the module draws random numbers in a step{why}. {NO_RANDOM}", code=code
         )
     raise StepFaultError(
         f"{seen}: the module keeps a memory of its own{why}. A graph keeps nothing between calls, "
@@ -209,7 +203,8 @@ def _repeatable(probe: Probe, question: Asked) -> bool:
 
 
 def _alike(a: Answer, b: Answer) -> bool:
-    gaps = Gaps()
-    for found, expected in zip(a, b, strict=True):
-        gaps.add(found, expected)
-    return not gaps.beyond(REPEAT_SHARE)
+    return not _apart(a, b)
+
+
+def _apart(found: Answer, expected: Answer) -> dict[str, float]:
+    return Gaps(*zip(found, expected, strict=True)).beyond(REPEAT_SHARE)

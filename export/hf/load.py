@@ -3,8 +3,6 @@
 Nothing is downloaded, and no code of the directory is run.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -12,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from dst.export.checks.branch import quiet
 from dst.export.errors import ExportError
-from dst.export.hf import lfm2, mamba, mamba2, qwen3_next, recurrent_gemma, rwkv, xlstm
-from dst.export.hf.check import quiet
+from dst.export.hf import hybrids, mamba, recurrent_gemma, rwkv, xlstm
 from dst.export.hf.parts import Foreign
 from dst.export.hf.step import LanguageStep
 from dst.runtime.bundle.validation import TOKENIZER_FILE
@@ -23,10 +21,10 @@ from dst.runtime.tokenizer import TextTokenizer
 
 FAMILIES = {
     "falcon_mamba": mamba.take_apart,
-    "lfm2": lfm2.take_apart,
+    "lfm2": hybrids.lfm2,
     "mamba": mamba.take_apart,
-    "mamba2": mamba2.take_apart,
-    "qwen3_next": qwen3_next.take_apart,
+    "mamba2": mamba.take_apart,
+    "qwen3_next": hybrids.qwen3_next,
     "recurrent_gemma": recurrent_gemma.take_apart,
     "rwkv": rwkv.take_apart,
     "xlstm": xlstm.take_apart,
@@ -34,7 +32,7 @@ FAMILIES = {
 """``model_type`` of config.json to what takes such a model apart."""
 _OVERRIDES: dict[str, dict[str, object]] = {
     # transformers 4 fails in its own chunk form; the step does not use either
-    "xlstm": {"chunk_size": 1 << 30, "mode": "inference"},
+    "xlstm": {"chunk_size": 1 << 30, "mode": "inference"}
 }
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _GROWS = (
@@ -78,13 +76,7 @@ def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> Language
     tokenizer = _tokenizer(root, vocabulary)
     stack = FAMILIES[family](model)
     return LanguageStep(
-        model,
-        stack,
-        family=family,
-        vocabulary=vocabulary,
-        t=t,
-        tokenizer=tokenizer,
-        notes=notes,
+        model, stack, family=family, vocabulary=vocabulary, t=t, tokenizer=tokenizer, notes=notes
     ).eval()
 
 

@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dst.export.model.recurrence import attention_operator
+
 Foreign: TypeAlias = Any
 """A module of transformers: no type describes its attributes."""
 State = TypeVar("State")
 Role = Literal["memory", "window", "conv", "counter"]
 BLOCK = 64
 """Items per block of a chunk form, at most: its work grows with the square of the block."""
-MASKED = -1e9
-"""Added to a logarithm that must not count: its exponential is exactly 0."""
 
 
 class Kept(NamedTuple):
@@ -140,6 +140,13 @@ def gated_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tup
         Outputs ``[B, T, H, V]`` and the next state.
     """
     return in_blocks(_gated_block, (q, k, v, g), state)
+
+
+def gated_attention(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run ``gated_rule`` as ONNX Runtime's own operator, which only the ONNX exporter can run."""
+    return attention_operator("gated", (q, k, v), state, g)
 
 
 def _gated_block(parts: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:

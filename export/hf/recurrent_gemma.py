@@ -8,15 +8,13 @@ Shape letters: B batch, T items, D width, A heads, G key heads, d head width, W 
 window alone, so that a stream has no end.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, continued_conv, item_by_item
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv, item_by_item
 from dst.export.hf.xlstm import soft_cap
-from dst.export.model.attention import rotate
+from dst.export.model.attention import MASKED, rotate
 
 
 class GemmaLayer(Layer):

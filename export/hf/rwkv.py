@@ -6,12 +6,11 @@ The sums are kept divided by ``e^top``, where ``top`` is the largest exponent so
 -1e30: nothing has been read.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, in_blocks
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, in_blocks
+from dst.export.model.attention import MASKED
 
 NOTHING_READ = -1e30
 BLOCK = 16

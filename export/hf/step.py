@@ -1,24 +1,31 @@
-"""A language model of transformers as one step of a recurrence.
+"""A language model of transformers as one step of a recurrence, held against transformers.
 
-Shape letters: B batch, T items.
+transformers reads the same tokens at once and keeps no state.
+
+Shape letters: B batch, T items, V vocabulary, W window.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dst.export.hf.check import certify_whole
-from dst.export.hf.parts import Kept, Stack
+from dst.export.checks.branch import quiet
+from dst.export.curves import DECILE_RATIO_BOUND, Distances
+from dst.export.errors import CertificateError
+from dst.export.hf.parts import Foreign, Kept, Stack
 from dst.export.step import Step
 from dst.runtime.bundle import manifest as m
 from dst.runtime.bundle.manifest import Certificate
 from dst.runtime.bundle.validation import TOKENIZER_FILE
+
+BOUND = 1e-4
+"""Largest error of the logits at any step: transformers orders its sums in another way."""
 
 
 class LanguageStep(Step):
@@ -97,7 +104,7 @@ class LanguageStep(Step):
             items = -(-steps // t) * t
             ids = np.resize(data, items).astype(np.int64)
             start = self.initial_state(1)
-            found.append(certify_whole(self, start, self.model, ids, about=about, t=t))
+            found.append(_certify_whole(self, start, self.model, ids, about=about, t=t))
         return tuple(found)
 
     def files(self) -> Mapping[str, bytes]:
@@ -138,3 +145,68 @@ def _contract(
             for kept in layer
         ),
     )
+
+
+# --- held against transformers --------------------------------------------------------------------
+
+
+def whole_run(model: Foreign, ids: Tensor) -> Tensor:
+    """Logits ``[1, n, V]`` of tokens ``[1, n]`` that transformers reads in one call."""
+    if hasattr(getattr(model, "model", None), "_update_causal_mask"):
+        model.model._update_causal_mask = _window_mask(model.config.attention_window_size)
+    with torch.no_grad(), quiet():
+        logits: Tensor = model(ids, use_cache=False).logits
+    return logits
+
+
+def _window_mask(window: int) -> Callable[..., Tensor]:
+    """The mask of RecurrentGemma: transformers 4 forgets the window where it keeps no cache."""
+
+    def mask(attention_mask: object, x: Tensor, place: Tensor) -> Tensor:
+        behind = place[:, None] - place
+        hidden = (behind < 0) | (behind >= window)
+        return hidden.to(x.dtype)[None, None] * torch.finfo(x.dtype).min
+
+    return mask
+
+
+def _certify_whole(
+    forward: LanguageStep,
+    state: dict[str, Tensor],
+    model: Foreign,
+    ids: npt.NDArray[np.int64],
+    *,
+    about: str,
+    t: int,
+) -> Certificate:
+    """Run a step over tokens in chunks of ``t``, and hold each against the whole run.
+
+    Args:
+        forward: The step.
+        state: Its initial state, B = 1.
+        model: The model of transformers.
+        ids: Tokens ``[n]``; n is a multiple of ``t``.
+        about: What they are, for the manifest.
+        t: Tokens per step.
+
+    Raises:
+        CertificateError: an error exceeds ``BOUND``, or grows beyond ``DECILE_RATIO_BOUND``.
+    """
+    line = torch.from_numpy(ids)[None]
+    expected = whole_run(model, line).numpy()
+    errors = Distances(["logits"], [])
+    with torch.no_grad():
+        for start in range(0, len(ids), t):
+            outputs, state = forward(line[:, start : start + t], state)
+            part = expected[:, start : start + t]
+            errors.add_output("logits", outputs["logits"].numpy(), part)
+    found = errors.certificate(f"transformers-vs-torch-t{t}", about, t=t, bound=BOUND)
+    if not found.passed:
+        raise CertificateError(
+            f"{found.name}: expected errors of at most {BOUND:g} and a last tenth of at most "
+            f"{DECILE_RATIO_BOUND:g} x the first over {len(ids)} tokens; came: logits "
+            f"{found.worst:.2g} of their rms in step {int(np.argmax(errors.outputs['logits']))}, "
+            f"ratio {found.decile_ratio:.3g}; nothing was written",
+            code="hf-differs",
+        )
+    return found

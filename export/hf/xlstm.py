@@ -10,13 +10,12 @@ Shape letters: B batch, T items, H heads, K/V key and value width per head.
 leads from any item, or from the start, to item t, which a chunk finds at once.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import MASKED, Foreign, Kept, Layer, Stack, decay_tables, in_blocks
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, decay_tables, in_blocks
+from dst.export.model.attention import MASKED
 from dst.export.model.layer import rms_norm
 
 

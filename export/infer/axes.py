@@ -6,17 +6,17 @@ that may have other sizes while the state keeps its own.
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.export.infer.module import Caller, Tensors, called, spelled
+from dst.export.infer.call import Tensors, spelled
+from dst.export.infer.module import Caller, called
 
 CLOSE = 1e-4
 """Two ways to compute the same are this near, in terms of the largest value; others are not."""
@@ -46,22 +46,31 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Hints:
-    """What the caller knows.
+class Known:
+    """What a caller may say about a module; whatever is left out is found out.
 
-    Attributes:
-        batch: The chunk's batch axis; None if not said.
-        time: The chunk's time axis; None if not said.
-        sizes: The T asked for; empty if not said.
-        lookback: Past items in front of the chunk.
-        lookahead: Items behind it.
+    The fields are the arguments of ``dst.export.export_bundle``, which tells what each means.
     """
 
-    batch: int | None
-    time: int | None
-    sizes: tuple[int, ...]
+    t: tuple[int, ...] | None = None
+    batch_axis: int | None = None
+    time_axis: int | None = None
     lookback: int = 0
+    lookback_fill: float = 0.0
     lookahead: int = 0
+    causal: bool = True
+    tail: Literal["exact", "pad", "refuse"] | None = None
+    pad_value: float = 0.0
+    vocabulary: int | None = None
+    tokenizer: Literal["bytes", "none"] = "none"
+    features: tuple[str, ...] = ()
+    sample_rate_hz: float | None = None
+    meanings: tuple[tuple[str, Literal["logits", "gaussian", "custom"]], ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The T asked for; empty if not said."""
+        return self.t or ()
 
     @property
     def extra(self) -> int:
@@ -113,7 +122,7 @@ class Prober:
         ]
 
 
-def find_axes(probe: Prober, hints: Hints) -> Axes:
+def find_axes(probe: Prober, known: Known) -> Axes:
     """Find the axes of a chunk and its state.
 
     Raises:
@@ -121,25 +130,25 @@ def find_axes(probe: Prober, hints: Hints) -> Axes:
         ExportError: two ways run equally well, or a hint is no axis; the message says what to give.
     """
     rank = probe.chunk.dim()
-    for name, axis in (("batch_axis", hints.batch), ("time_axis", hints.time)):
+    for name, axis in (("batch_axis", known.batch_axis), ("time_axis", known.time_axis)):
         if axis is not None and not 0 <= axis < rank:
             raise ExportError(
                 f"{name} is {axis}; the chunk {spelled(probe.chunk)} has the axes 0 to {rank - 1}"
             )
     found: list[tuple[int, Axes]] = []
     faults: list[tuple[int, Exception]] = []
-    for batch, time in _placements(rank, hints):
-        if time is not None and probe.chunk.shape[time] <= hints.extra:
+    for batch, time in _placements(rank, known):
+        if time is not None and probe.chunk.shape[time] <= known.extra:
             continue
         try:
-            axes = _try(probe, hints, batch, time)
+            axes = _try(probe, known, batch, time)
         except ExportError as error:
-            faults.append((_preference(probe, hints, batch, time), error))
+            faults.append((_preference(probe, known, time), error))
             continue
         if axes is not None:
-            found.append((_level(axes) * 10 + _preference(probe, hints, batch, time), axes))
+            found.append((_level(axes) * 10 + _preference(probe, known, time), axes))
     if not found:
-        raise _nothing_runs(probe, hints, faults)
+        raise _nothing_runs(probe, known, faults)
     best = min(rank for rank, _ in found)
     equal = [axes for rank, axes in found if rank == best]
     if len({axes.time for axes in equal}) > 1:
@@ -154,29 +163,29 @@ def find_axes(probe: Prober, hints: Hints) -> Axes:
     return equal[0]  # features that do not meet could be rows as well: batch comes first
 
 
-def _placements(rank: int, hints: Hints) -> Iterator[tuple[int | None, int | None]]:
+def _placements(rank: int, known: Known) -> Iterator[tuple[int | None, int | None]]:
     axes = range(rank)
     for batch, time in itertools.permutations(axes, 2):
-        if hints.batch in (None, batch) and hints.time in (None, time):
+        if known.batch_axis in (None, batch) and known.time_axis in (None, time):
             yield batch, time
-    cell = hints.sizes == (1,) or (not hints.sizes and rank <= 2)
-    cell = cell and hints.time is None and not hints.extra
+    cell = known.sizes == (1,) or (not known.sizes and rank <= 2)
+    cell = cell and known.time_axis is None and not known.extra
     if cell:
-        yield from ((b, None) for b in axes if hints.batch in (None, b))
-    if hints.batch is None:
-        yield from ((None, t) for t in axes if hints.time in (None, t))
+        yield from ((b, None) for b in axes if known.batch_axis in (None, b))
+    if known.batch_axis is None:
+        yield from ((None, t) for t in axes if known.time_axis in (None, t))
         if cell:
             yield None, None
 
 
-def _preference(probe: Prober, hints: Hints, batch: int | None, time: int | None) -> int:
+def _preference(probe: Prober, known: Known, time: int | None) -> int:
     """Say how well the sizes fit what the caller said: 0 is best."""
     if time is None:
         return 1
-    if not hints.sizes:
+    if not known.sizes:
         return 0
-    size = probe.chunk.shape[time] - hints.extra
-    return 0 if size == max(hints.sizes) else 1 if size in hints.sizes else 2
+    size = probe.chunk.shape[time] - known.extra
+    return 0 if size == max(known.sizes) else 1 if size in known.sizes else 2
 
 
 def _level(axes: Axes) -> int:
@@ -188,7 +197,7 @@ def _level(axes: Axes) -> int:
     return 2 * level + (0 if axes.free else 1)
 
 
-def _try(probe: Prober, hints: Hints, batch: int | None, time: int | None) -> Axes | None:
+def _try(probe: Prober, known: Known, batch: int | None, time: int | None) -> Axes | None:
     """Find out what a placement can do; None where it can be ruled out.
 
     Raises:
@@ -203,12 +212,12 @@ def _try(probe: Prober, hints: Hints, batch: int | None, time: int | None) -> Ax
         axes = rows or axes
     if time is None:
         return axes
-    here = probe.chunk.shape[time] - hints.extra
-    asked = [t for t in hints.sizes if t != here]
-    fits = not hints.sizes or here in hints.sizes
+    here = probe.chunk.shape[time] - known.extra
+    asked = [t for t in known.sizes if t != here]
+    fits = not known.sizes or here in known.sizes
     one = 1 if axes.any_batch else None
     for t in (*asked, here + 1):
-        chunk, state = probe.resized(axes, one, t + hints.extra), probe.states(axes, one)
+        chunk, state = probe.resized(axes, one, t + known.extra), probe.states(axes, one)
         try:
             _, after = probe.call(chunk, state)
         except ExportError:
@@ -216,15 +225,15 @@ def _try(probe: Prober, hints: Hints, batch: int | None, time: int | None) -> Ax
                 raise
             if asked:
                 break
-            return axes if _may_be_fixed(probe, hints) else None
+            return axes if _may_be_fixed(probe, known) else None
         if [tensor.shape for tensor in after] != [tensor.shape for tensor in state]:
             return None
     return replace(axes, free=True)
 
 
-def _may_be_fixed(probe: Prober, hints: Hints) -> bool:
+def _may_be_fixed(probe: Prober, known: Known) -> bool:
     """Say whether an axis may be time although it takes no other size: a cell's cannot."""
-    return bool(hints.sizes) or hints.time is not None or probe.chunk.dim() > 2
+    return bool(known.sizes) or known.time_axis is not None or probe.chunk.dim() > 2
 
 
 def _rows(probe: Prober, axes: Axes, batch: int) -> Axes | None:
@@ -319,14 +328,14 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _nothing_runs(
-    probe: Prober, hints: Hints, faults: Sequence[tuple[int, Exception]]
+    probe: Prober, known: Known, faults: Sequence[tuple[int, Exception]]
 ) -> ExportError:
     for _, error in faults:
         if isinstance(error, StepFaultError) and error.code == "hidden-state":
             return error  # all that failed after it may have failed for this reason
     best = min((rank for rank, _ in faults), default=0)
     why = next((str(error) for rank, error in faults if rank == best), "")
-    asked = f" with T = {', '.join(map(str, hints.sizes))}" if hints.sizes else ""
+    asked = f" with T = {', '.join(map(str, known.sizes))}" if known.sizes else ""
     if "Expected more than 1 value per channel when training" in why:
         return StepFaultError(
             f"rows of a batch are mixed: {called(probe.call.module)} has a batch normalisation "

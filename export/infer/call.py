@@ -6,8 +6,6 @@ may keep what it returns.
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Mapping
@@ -121,12 +119,14 @@ def first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {first.strip()}" if first else type(error).__name__
 
 
-def _shapes(contract: Contract, chunk: Tensor, state: Mapping[str, Tensor]) -> str:
-    def shape(tensor: Tensor) -> str:
-        return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def spelled(tensor: Tensor) -> str:
+    """The dtype and shape of a tensor, such as ``float32 [1, 16, 40]``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
-    told = [f"`{contract.chunk.input}` {shape(chunk)}"]
-    return ", ".join(told + [f"state `{n}` {shape(v)}" for n, v in state.items()])
+
+def _shapes(contract: Contract, chunk: Tensor, state: Mapping[str, Tensor]) -> str:
+    told = [f"`{contract.chunk.input}` {spelled(chunk)}"]
+    return ", ".join(told + [f"state `{n}` {spelled(v)}" for n, v in state.items()])
 
 
 # --- what it returned, held against the contract ------------------------------------------------
@@ -195,8 +195,7 @@ def _compare(
         tensor = came[name]
         if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
             raise ExportError(
-                f"{what} `{name}` is {str(tensor.dtype).removeprefix('torch.')} "
-                f"{list(tensor.shape)}, the contract says {dtype} {list(sizes)} "
+                f"{what} `{name}` is {spelled(tensor)}, the contract says {dtype} {list(sizes)} "
                 f"for B={batch}, T={t}",
                 code="step-contract",
             )

@@ -3,8 +3,6 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.export.infer.axes import Axes, Hints, Prober, close, find_axes
-from dst.export.infer.contract import DTYPE_NAMES, Known, assembled
-from dst.export.infer.inferred import Inferred
-from dst.export.infer.module import Caller, called, prepared, spelled, state_names, told
+from dst.export.infer.axes import Axes, Known, Prober, close, find_axes
+from dst.export.infer.call import spelled
+from dst.export.infer.inferred import DTYPE_NAMES, Inferred, assembled
+from dst.export.infer.module import Caller, called, prepared, state_names, told
 from dst.export.infer.output_axes import find_outputs
 from dst.export.infer.probe import kept_randomness
 from dst.export.infer.tree import taken
@@ -43,9 +41,9 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
 
 
 def _inferred(module: object, chunk: object, state: object, known: Known) -> Inferred:
-    sizes = _sizes(known)
+    known = replace(known, t=_sizes(known))
     own = prepared(module)
-    example = _chunk(chunk, own, known.lookback + known.lookahead)
+    example = _chunk(chunk, own, known.extra)
     call = Caller(own)
     try:
         start = _start(call, example, state)
@@ -53,14 +51,12 @@ def _inferred(module: object, chunk: object, state: object, known: Known) -> Inf
         raise StepFaultError(f"{error}{_token_cure(call, example)}", code=error.code) from error
     vocabulary = _vocabulary(own, call, example, start, known)
     _check_run(call, example, start)
-    hints = Hints(known.batch_axis, known.time_axis, sizes, known.lookback, known.lookahead)
     probe = Prober(call, example, start, vocabulary)
-    axes = find_axes(probe, hints)
-    if not sizes:
-        sizes = _own_sizes(probe, axes, hints)
-        hints = replace(hints, sizes=sizes)
-    outputs = find_outputs(probe, axes, hints)
-    step = assembled(probe, axes, outputs, sizes, vocabulary, known)
+    axes = find_axes(probe, known)
+    if not known.sizes:
+        known = replace(known, t=_own_sizes(probe, axes, known))
+    outputs = find_outputs(probe, axes, known)
+    step = assembled(probe, axes, outputs, vocabulary, known)
     step.alone = state is not None and not start
     return step
 
@@ -275,11 +271,11 @@ def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
             )
 
 
-def _own_sizes(probe: Prober, axes: Axes, hints: Hints) -> tuple[int, ...]:
+def _own_sizes(probe: Prober, axes: Axes, known: Known) -> tuple[int, ...]:
     """The T of the example, and 1 where single items give the same."""
     if axes.time is None:
         return (1,)
-    whole = probe.chunk.shape[axes.time] - hints.extra
+    whole = probe.chunk.shape[axes.time] - known.extra
     if whole == 1:
         return (1,)
     batch = 1 if axes.any_batch else None
@@ -288,7 +284,7 @@ def _own_sizes(probe: Prober, axes: Axes, hints: Hints) -> tuple[int, ...]:
     try:
         expected = probe.call(chunk, state)[1]
         for at in range(whole):
-            _, state = probe.call(chunk.narrow(axes.time, at, hints.extra + 1), state)
+            _, state = probe.call(chunk.narrow(axes.time, at, known.extra + 1), state)
     except ExportError:
         return (whole,)
     same = all(close(*pair) for pair in zip(state, expected, strict=True))

@@ -3,8 +3,6 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import re
@@ -16,10 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dst.export.errors import ExportError, StepFaultError
-from dst.export.infer.call import seed_all
+from dst.export.infer.call import Tensors, first_line, seed_all, spelled
 from dst.export.infer.tree import Tree, taken
-
-Tensors = dict[str, Tensor]
 
 _LSTMS = (nn.LSTM, nn.LSTMCell)
 _SINGLE = (nn.GRU, nn.RNN, nn.GRUCell, nn.RNNCell)
@@ -109,17 +105,6 @@ def called(module: nn.Module) -> str:
     return type(module).__name__
 
 
-def first_line(error: Exception) -> str:
-    """An error's class and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
-
-
-def spelled(tensor: Tensor) -> str:
-    """The dtype and shape of a tensor, such as ``float32 [1, 16, 40]``."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
 def told(value: object) -> str:
     """What a value is, in a few words, for a message."""
     if isinstance(value, Tensor):
@@ -173,8 +158,7 @@ class Caller:
                 names = ", ".join(inspect.signature(self.module.forward).parameters)
                 given += f" and no state (called as forward({names}), the chunk first)"
             raise StepFaultError(
-                f"{called(self.module)} failed on {given}: {first_line(error)}",
-                code="step-failed",
+                f"{called(self.module)} failed on {given}: {first_line(error)}", code="step-failed"
             ) from error
 
     def _runs(self, seed: int) -> nn.Module:

@@ -3,14 +3,12 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from dst.export.errors import ExportError
-from dst.export.infer.axes import Axes, Hints, Prober, grown
+from dst.export.infer.axes import Axes, Known, Prober, grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class OutputAxes:
     whole: bool = False
 
 
-def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxes]:
+def find_outputs(probe: Prober, axes: Axes, known: Known) -> dict[str, OutputAxes]:
     """Find batch and time in each output.
 
     Raises:
@@ -44,7 +42,7 @@ def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxe
     there = here
     longer = None
     if axes.time is not None and axes.free:
-        others = [t + hints.extra for t in hints.sizes if t + hints.extra != here]
+        others = [t + known.extra for t in known.sizes if t + known.extra != here]
         there = max(others, default=here + 1)
         longer, _ = probe.call(probe.resized(axes, one, there), probe.states(axes, one))
     found: dict[str, OutputAxes] = {}
@@ -57,7 +55,7 @@ def find_outputs(probe: Prober, axes: Axes, hints: Hints) -> dict[str, OutputAxe
         time, whole = None, False
         if axes.time is not None:
             time, whole = _time_of(
-                name, tensor, None if longer is None else longer[name], (here, there), batch, hints
+                name, tensor, None if longer is None else longer[name], (here, there), batch, known
             )
         found[name] = OutputAxes(batch, time, whole)
     return found
@@ -69,11 +67,11 @@ def _time_of(
     longer: Tensor | None,
     sizes: tuple[int, int],
     batch: int | None,
-    hints: Hints,
+    known: Known,
 ) -> tuple[int | None, bool]:
     """Return the time axis of an output, and whether it has a row for every item that is read."""
     here, there = sizes
-    for less in dict.fromkeys((hints.extra, 0)):
+    for less in dict.fromkeys((known.extra, 0)):
         lengths = (here - less, there - less)
         if longer is not None:
             axis = grown(base, longer, *lengths)
@@ -81,12 +79,12 @@ def _time_of(
             fits = [i for i, n in enumerate(base.shape) if n == lengths[0] and i != batch]
             axis = fits[0] if fits else None
         if axis is not None:
-            return axis, less < hints.extra
-    one = len(hints.sizes) == 1  # then no other length is ever asked for
+            return axis, less < known.extra
+    one = len(known.sizes) == 1  # then no other length is ever asked for
     if longer is not None and base.shape != longer.shape and not one:
         raise ExportError(
-            f"output `{name}` is {list(base.shape)} for T = {here - hints.extra} and "
-            f"{list(longer.shape)} for T = {there - hints.extra}; expected one row for each "
+            f"output `{name}` is {list(base.shape)} for T = {here - known.extra} and "
+            f"{list(longer.shape)} for T = {there - known.extra}; expected one row for each "
             "item, or the same shape always; give one T only, t=(n,), to have it per chunk",
             code="output-length",
         )

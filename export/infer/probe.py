@@ -7,15 +7,12 @@ seeds the random numbers before each call, so that a step that draws some still 
 Shape letters: ``B`` batch, ``T`` items per chunk, ``n`` items of any number.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,9 +29,9 @@ from dst.export.infer.call import (
     items_of,
 )
 from dst.export.step import Step
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import Contract, Tokens
 
-Array = npt.NDArray[np.generic]
 HUGE = 1e15
 """Beyond it a number stands for an infinity (a state may start at -1e30); compared by itself."""
 NOISE_FACTOR = 10.0
@@ -186,18 +183,17 @@ def gap(found: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 class Gaps:
-    """The largest difference of each tensor over several calls, and its peak."""
+    """The largest difference of each tensor over some comparisons, and its peak."""
 
-    def __init__(self) -> None:
+    def __init__(self, *compared: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> None:
+        """Compare tensors that were found with those that were expected, pair by pair."""
         self.worst: dict[str, float] = {}
         self.peak: dict[str, float] = {}
-
-    def add(self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-        """Take in one more comparison."""
-        for name, value in expected.items():
-            difference, peak = gap(found[name], value)
-            self.worst[name] = max(self.worst.get(name, 0.0), difference)
-            self.peak[name] = max(self.peak.get(name, 0.0), peak)
+        for found, expected in compared:
+            for name, value in expected.items():
+                difference, peak = gap(found[name], value)
+                self.worst[name] = max(self.worst.get(name, 0.0), difference)
+                self.peak[name] = max(self.peak.get(name, 0.0), peak)
 
     def beyond(self, share: float, noise: Mapping[str, float] | None = None) -> dict[str, float]:
         """Tensors that differ by more than a share of their peak and more than their noise."""
@@ -224,15 +220,6 @@ def nudged(tensors: Mapping[str, Tensor]) -> Tensors:
 def nudged_chunk(chunk: Tensor) -> Tensor:
     """The chunk, each float a rounding error away."""
     return nudged({"chunk": chunk})["chunk"]
-
-
-def noise_beyond(apart: dict[str, float], noise: Gaps, gaps: Gaps) -> bool:
-    """Keep what is beyond the float noise that was measured; whether anything is left."""
-    kept = gaps.beyond(0.0, noise.worst)
-    for name in list(apart):
-        if name not in kept:
-            del apart[name]
-    return bool(apart)
 
 
 def said(share: float) -> str:

@@ -1,7 +1,5 @@
 """Take the tensors out of a nested state and put others back: names, tensors, and the way back."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence

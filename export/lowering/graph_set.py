@@ -3,23 +3,14 @@
 Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from dst.export.certify import (
-    Chunks,
-    Progress,
-    error_of_peak,
-    initial_state,
-    onnx_form,
-    torch_form,
-)
+from dst.export.certify import Chunks, Progress, initial_state, onnx_form, torch_form
+from dst.export.curves import error_of_peak
 from dst.export.errors import LoweringError, StepFaultError
 from dst.export.lowering.trace import (
     Traced,
@@ -31,9 +22,9 @@ from dst.export.lowering.trace import (
 from dst.export.step import Step
 from dst.graphs.versions import random_operators
 from dst.graphs.weights import WeightsFile
+from dst.runtime.bundle.layout import Array
 from dst.runtime.execution.engine import first_line
 
-Array = npt.NDArray[np.generic]
 Tell = Callable[[str], None]
 """Called with a sentence about what was decided."""
 
@@ -121,21 +112,28 @@ def _free(step: Step, items: Array, store: WeightsFile) -> tuple[list[Traced], s
     """Trace with free T and, if the step has any, free B; or say why that cannot be."""
     if step.fused() is not step:  # written by hand: it keeps both free, or that is its fault
         return [trace_fused(step, store)], ""
-    allowed = step.contract.chunk.allowed_t
+    if not step.any_batch and len(step.contract.chunk.allowed_t) == 1:
+        return [], ""
+    traced, why = _told_or_found(step, items, store)
+    return ([] if traced is None else [traced]), why
+
+
+def _told_or_found(
+    step: Step, items: Array, store: WeightsFile, t: int | None = None
+) -> tuple[Traced | None, str]:
+    """Trace with axes that torch is told to leave free, else those it finds; or say why not."""
     why = ""
-    if not step.any_batch and len(allowed) == 1:
-        return [], why
     for automatic in (False, True):
         try:
-            traced = trace_fused(step, store, automatic=automatic)
+            traced = trace_fused(step, store, t, automatic=automatic)
         except LoweringError as error:
             why = str(error)
             continue
         fault = _strays(traced, step, items)
         if fault is None:
-            return [traced], ""
+            return traced, ""
         why = fault
-    return [], why
+    return None, why
 
 
 def _static(step: Step, items: Array, store: WeightsFile, t: int) -> Traced:
@@ -145,11 +143,9 @@ def _static(step: Step, items: Array, store: WeightsFile, t: int) -> Traced:
         LoweringError: torch can do none of it.
     """
     if step.any_batch and len(step.contract.chunk.allowed_t) > 1:
-        for automatic in (False, True):
-            with contextlib.suppress(LoweringError):
-                traced = trace_fused(step, store, t, automatic=automatic)
-                if _strays(traced, step, items) is None:
-                    return traced
+        free, _ = _told_or_found(step, items, store, t)
+        if free is not None:
+            return free
     with contextlib.suppress(LoweringError):
         traced = trace_portable(step, store, t)
         if _strays(traced, step, items) is None:

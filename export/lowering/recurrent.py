@@ -6,8 +6,6 @@ Here each layer becomes one node whose length stays free.
 Shape letters: ``B`` batch, ``T`` items per chunk, ``F`` features, ``H`` hidden width, ``N`` layers.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial

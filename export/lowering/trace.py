@@ -5,8 +5,6 @@ and run where ONNX Runtime has their kernels. Portable graphs hold plain operato
 only, B = 1 and one T, and run anywhere.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +16,13 @@ import torch
 from onnx import helper
 from onnxscript import opset18, script
 from onnxscript.onnx_types import FLOAT
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from dst.export.checks.branch import data_dependence
+from dst.export.checks.branch import Flat, data_dependence, quiet
 from dst.export.errors import ExportError, LoweringError
-from dst.export.lowering.quiet import quiet
 from dst.export.lowering.recurrent import as_onnx_operators, has_recurrences
 from dst.export.lowering.weights import names_of_weights, without_weights
 from dst.export.step import Step, example_chunk
@@ -161,20 +158,6 @@ def _attention(
     return scaled_dot_product_attention(*parts, attn_mask, *more, **named)[:, 0]
 
 
-class _Flat(nn.Module):
-    """The step with its state as positional tensors, in the contract's order."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(self, chunk: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        contract = self.step.contract
-        names = [s.input for s in contract.state]
-        outputs, after = self.step(chunk, dict(zip(names, state, strict=True)))
-        return (*(outputs[o.name] for o in contract.outputs), *(after[n] for n in names))
-
-
 @script()
 def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
     """Softplus as the one operator it is: torch's own lowering adds Greater and Where."""
@@ -182,11 +165,7 @@ def _softplus(x: FLOAT, beta: float = 1.0, threshold: float = 20.0) -> FLOAT:
 
 
 def _trace(
-    step: Step,
-    store: WeightsFile,
-    opset: int,
-    sizes: tuple[int, int],
-    free: Mapping[str, object],
+    step: Step, store: WeightsFile, opset: int, sizes: tuple[int, int], free: Mapping[str, object]
 ) -> onnx.ModelProto:
     """Trace at B and T, with the axes of ``free`` left open."""
     contract = step.contract
@@ -199,7 +178,7 @@ def _trace(
     )
     try:
         with torch.no_grad(), quiet(), as_onnx_operators(step) as tables, _AsOnnxHas():
-            flat = _Flat(step).eval()
+            flat = Flat(step).eval()
             captured = torch.export.export(
                 flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
             )
@@ -291,10 +270,7 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
 
 
 def _declare(
-    graph: onnx.GraphProto,
-    contract: Contract,
-    sizes: tuple[int, int],
-    free: Mapping[str, object],
+    graph: onnx.GraphProto, contract: Contract, sizes: tuple[int, int], free: Mapping[str, object]
 ) -> None:
     """Give inputs and outputs the contract's shapes: the exporter leaves sizes it has seen."""
     batch, items = sizes

@@ -5,13 +5,10 @@ to. torch's exporter turns some weights and calls them ``val_48``: what holds a 
 or transposed, gets the parameter's name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from torch import Tensor
@@ -19,8 +16,7 @@ from torch import Tensor
 from dst.export.infer.inferred import Inferred
 from dst.export.step import TORCH_DTYPES, Step
 from dst.graphs.weights import WeightsFile
-
-Array = npt.NDArray[np.generic]
+from dst.runtime.bundle.layout import Array
 
 LARGE_BYTES = 1 << 16
 """Larger weights are kept out; smaller ones may be sizes that shape inference reads."""

@@ -6,8 +6,6 @@ Item i of a chunk sees the W items before it and itself. Positions exist only re
 window, from constant tables, so a stream has no end.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

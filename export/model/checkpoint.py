@@ -4,8 +4,6 @@ transformers itself is not needed: config.json holds the fields of ``Config`` be
 "dst"``, and the weights are safetensors under the names of ``Network.state_dict()``.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The sizes of a DST-GD network: what a user chooses, what follows from it, and named presets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 ALPHA_MAX = 1.0 - 2.0**-16

@@ -3,8 +3,6 @@
 Shape letters: B batch, T items, D width, F features, Q quantile levels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -8,11 +8,8 @@ d their width, W window, P = H(2K+V) channels of the memories' q, k and v.
     x' = y + W_2( silu(W_1a n) * W_1b n ),  n = RMSNorm(y)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,7 +18,6 @@ from torch.nn import functional as F
 
 from dst.export.model.attention import Frame, window_attention
 from dst.export.model.config import Config
-from dst.export.model.recurrence import delta_rule
 
 TAPS = 4
 """Items the causal convolution sees; its state holds the last ``TAPS - 1``."""
@@ -61,12 +57,8 @@ def causal_conv(x: Tensor, past: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     return F.silu(mixed), line[:, items:].transpose(1, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """The two operations a lowering may replace; the defaults are plain torch."""
-
-    conv: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = causal_conv
-    delta_rule: Callable[..., tuple[Tensor, Tensor]] = delta_rule
+DeltaRule = Callable[..., tuple[Tensor, Tensor]]
+"""``delta_rule``, or another form of it with the same arguments, as a lowering may need."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = EPS) -> Tensor:
@@ -101,12 +93,12 @@ class Layer(nn.Module):
         self.feed_out = linear(c.hidden, c.width, residual)  # W_2
 
     def forward(
-        self, x: Tensor, state: LayerState, frame: Frame, kernels: Kernels
+        self, x: Tensor, state: LayerState, frame: Frame, delta_rule: DeltaRule
     ) -> tuple[Tensor, LayerState]:
         """Transform a chunk ``x [B, T, D]``."""
         u = rms_norm(x, self.mix_norm)
         qkv, z, local = self.mix_in(u).split(self.split, -1)
-        recalled, memory, conv = self._memory(u, qkv, state, kernels)
+        recalled, memory, conv = self._memory(u, qkv, state, delta_rule)
         seen, Kc, Vc = self._local(local, state, frame)
         gated = recalled * F.silu(z)
         y = x + self.mix_out(torch.cat([gated, seen], -1))
@@ -114,11 +106,11 @@ class Layer(nn.Module):
         return y + self.feed_out(F.silu(a) * b), LayerState(memory, conv, Kc, Vc)
 
     def _memory(
-        self, u: Tensor, qkv: Tensor, state: LayerState, kernels: Kernels
+        self, u: Tensor, qkv: Tensor, state: LayerState, delta_rule: DeltaRule
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Write the chunk into the matrix memories and read it out: ``[B, T, H V]``."""
         c = self.config
-        p, conv = kernels.conv(qkv, state.conv, self.conv)  # (B, T, P)
+        p, conv = causal_conv(qkv, state.conv, self.conv)  # (B, T, P)
         qk, v = p.split([2 * c.heads * c.key, c.heads * c.value], -1)
         qk = qk.unflatten(-1, (2 * c.heads, c.key))
         # x / |x| is the norm with weight 1/sqrt(K): one operator for queries and keys
@@ -128,7 +120,7 @@ class Layer(nn.Module):
         if c.alpha_max < 1.0:
             g = g.clamp(max=math.log(c.alpha_max))
         b = c.beta_max * torch.sigmoid(b)
-        o, S = kernels.delta_rule(q, k, v.unflatten(-1, (c.heads, c.value)), g, b, state.S)
+        o, S = delta_rule(q, k, v.unflatten(-1, (c.heads, c.value)), g, b, state.S)
         return rms_norm(o, self.head_norm, RECALL_EPS).flatten(2), S, conv
 
     def _local(self, qkv: Tensor, state: LayerState, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The DST-GD network: an embedding, a stack of layers that carry a state, and a head.
+"""The DST-GD network: an embedding, a stack of layers that carry a state, and a head; its contract.
 
 Shape letters: B batch, T items, D width, W window; the state tensors are named in ``LayerState``.
 """
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dst.export.model.attention import Window
-from dst.export.model.config import Config
-from dst.export.model.contract import contract_of
-from dst.export.model.fused import FUSED
+from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
 from dst.export.model.heads import head_for
-from dst.export.model.layer import TAPS, Kernels, Layer, LayerState, rms_norm
+from dst.export.model.layer import TAPS, DeltaRule, Layer, LayerState, rms_norm
+from dst.export.model.recurrence import delta_rule, linear_attention
 from dst.export.step import Step
+from dst.runtime.bundle import manifest as m
 
+NOMINAL_T = 32
 State = dict[str, Tensor]
 """``S.i``, ``conv.i``, ``Kc.i``, ``Vc.i`` for each layer i, and one ``ok [B, W]``; all float32."""
 
@@ -33,7 +34,7 @@ class Network(Step):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.contract = contract_of(config)
+        self.contract = _contract(config)
         self.head = head_for(config.items, config.width)
         self.window = Window(config.window, config.max_chunk, config.attention_width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -41,7 +42,7 @@ class Network(Step):
         start = torch.zeros(c.layers, c.heads, c.key, c.value)
         self.start = nn.Parameter(start) if c.learned_start else None
         self.out_norm = nn.Parameter(torch.ones(config.width))
-        self.kernels = Kernels()
+        self.delta_rule: DeltaRule = delta_rule
 
     @property
     def half_life_items(self) -> float | None:
@@ -52,7 +53,7 @@ class Network(Step):
     def fused(self) -> Network:
         """The same network, sharing every parameter, with ONNX Runtime's own operators."""
         other = copy.copy(self)
-        other.kernels = FUSED
+        other.delta_rule = linear_attention
         return other
 
     def initial_state(self, batch: int) -> State:
@@ -93,7 +94,89 @@ class Network(Step):
         following: State = {}
         for i, layer in enumerate(self.layers):
             before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
-            x, after = layer(x, before, frame, self.kernels)
+            x, after = layer(x, before, frame, self.delta_rule)
             following |= {f"{name}.{i}": t for name, t in after._asdict().items()}
         following["ok"] = ok[:, items:]
         return self.head.decode(rms_norm(x, self.out_norm)), following
+
+
+def _contract(config: Config) -> m.Contract:
+    """Describe the step of a network: every power of two up to ``max_chunk`` is an allowed T."""
+    sizes = tuple(2**i for i in range(config.max_chunk.bit_length()) if 2**i <= config.max_chunk)
+    return m.Contract(
+        chunk=_chunk(config.items, sizes),
+        constants=(),
+        outputs=_outputs(config.items),
+        state=_state(config),
+    )
+
+
+def _chunk(items: Tokens | Gaussian | Quantiles, sizes: tuple[int, ...]) -> m.Chunk:
+    if isinstance(items, Tokens):
+        content: m.Tokens | m.Features = m.Tokens(
+            vocabulary=items.vocabulary, tokenizer="bytes" if items.vocabulary == 256 else "none"
+        )
+        shape: m.Shape = ("B", "T")
+    else:
+        content = m.Features(
+            names=items.features, sample_rate_hz=items.sample_rate_hz, normalisation=None
+        )
+        shape = ("B", "T", len(items.features))
+    return m.Chunk(
+        input="chunk",
+        dtype="int64" if isinstance(items, Tokens) else "float32",
+        shape=shape,
+        nominal_t=min(NOMINAL_T, sizes[-1]),
+        allowed_t=sizes,
+        content=content,
+        lookback=0,
+        lookback_fill=None,
+        tail="exact",
+        pad_value=None,
+    )
+
+
+def _outputs(items: Tokens | Gaussian | Quantiles) -> tuple[m.Output, ...]:
+    def output(name: str, *rest: int, levels: tuple[float, ...] = ()) -> m.Output:
+        meaning = {"logits": "logits", "quantiles": "quantiles"}.get(name, "gaussian")
+        return m.Output(
+            name=name,
+            dtype="float32",
+            shape=("B", "T", *rest),
+            meaning=meaning,  # type: ignore[arg-type]
+            levels=levels,
+        )
+
+    match items:
+        case Tokens():
+            return (output("logits", items.vocabulary),)
+        case Gaussian():
+            return (output("mean", len(items.features)), output("log_std", len(items.features)))
+        case Quantiles():
+            shape = (len(items.features), len(items.levels))
+            return (output("quantiles", *shape, levels=items.levels),)
+
+
+def _state(c: Config) -> tuple[m.State, ...]:
+    cache = (c.attention_heads, c.window, c.attention_width)
+    found: list[m.State] = []
+
+    def add(name: str, role: str, *rest: int, learned: bool = False) -> None:
+        found.append(
+            m.State(
+                input=name,
+                output=f"next.{name}",
+                dtype="float32",
+                shape=("B", *rest),
+                init=m.Stored(tensor=name) if learned else m.Zeros(),
+                role=role,  # type: ignore[arg-type]
+            )
+        )
+
+    for i in range(c.layers):
+        add(f"S.{i}", "memory", c.heads, c.key, c.value, learned=c.learned_start)
+        add(f"conv.{i}", "conv", c.memory_channels, TAPS - 1)
+        add(f"Kc.{i}", "window", *cache)
+        add(f"Vc.{i}", "window", *cache)
+    add("ok", "window", c.window)
+    return tuple(found)

@@ -176,7 +176,7 @@ def test_what_describes_a_module_does_not_go_with_a_network_of_ours(
 def test_a_certificate_that_does_not_hold_is_exit_code_1(
     dst: Dst, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dst.export.certify.error_of_peak", lambda found, expected: 1.0)
+    monkeypatch.setattr("dst.export.curves.error_of_peak", lambda found, expected: 1.0)
     monkeypatch.setattr("dst.export.lowering.graph_set.error_of_peak", lambda found, expected: 0.0)
     done = dst("export", "my_model.py:small", "--chunk", "B,T,3", "--t", "1", "--out", "b")
     assert (done.code, "certificate" in done.err) == (1, True), done.err

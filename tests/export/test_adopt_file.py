@@ -14,9 +14,8 @@ from tests.steps import FLOAT, INT64, Array, info
 
 from dst.cli.app import call
 from dst.export import Answers, adopt_bundle
-from dst.export.adopt.infer.layout import Placed, place_chunk, place_output, place_state
-from dst.export.adopt.infer.pairs import state_pairs
-from dst.export.adopt.infer.ports import Port
+from dst.export.adopt.layout import Placed, place_chunk, place_output, place_state
+from dst.export.adopt.ports import Port, state_pairs
 from dst.export.errors import AdoptError
 from dst.runtime import Session, Stream, open_bundle
 from dst.runtime.bundle.manifest import Manifest, Stored, Tokens

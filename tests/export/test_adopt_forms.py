@@ -13,8 +13,8 @@ from tests.raising import refused
 from tests.steps import Array, drawn, info, model_bytes
 
 from dst.export import AdoptCheckError, AdoptError, Answers
-from dst.export.adopt.infer.layout import Placed, place_chunk
-from dst.export.adopt.infer.ports import Port
+from dst.export.adopt.layout import Placed, place_chunk
+from dst.export.adopt.ports import Port
 from dst.runtime import Session, Stream, open_bundle, replay_golden
 from dst.runtime.errors import StateMismatchError
 

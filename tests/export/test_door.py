@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dst.export import ExportError, export_bundle
 from dst.export.errors import StepFaultError
-from dst.export.infer.contract import Known
+from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer
 from dst.export.infer.inferred import Inferred
 from dst.runtime import Session

@@ -21,7 +21,7 @@ from dst.export import CertificateError
 from dst.export.errors import ExportError
 from dst.export.hf import FAMILIES as SUPPORTED
 from dst.export.hf import LanguageStep, from_pretrained
-from dst.export.hf.check import whole_run
+from dst.export.hf.step import whole_run
 from dst.export.infer.call import check_step
 
 TOKENS = 1024

@@ -13,7 +13,7 @@ from tests.export.hf_models import FAMILIES, VOCABULARY, saved, trained_tokenize
 from dst.cli.app import call
 from dst.export.export import export_bundle
 from dst.export.hf import LanguageStep, from_pretrained
-from dst.export.hf.check import whole_run
+from dst.export.hf.step import whole_run
 from dst.runtime import Session, Stream, generate, open_bundle, replay_golden
 from dst.runtime.tokenizer import TextTokenizer
 

@@ -13,7 +13,7 @@ from tests.steps import Array
 from torch import nn
 
 from dst.export import export_bundle
-from dst.export.adopt.infer.ports import read_model
+from dst.export.adopt.ports import read_model
 from dst.export.lowering import trace
 from dst.graphs.strip import cleaned
 from dst.graphs.walk import all_tensors

@@ -29,7 +29,7 @@ from dst.words import counted, mib
 if TYPE_CHECKING:
     from dst.cli.inputs.user_module import Array, Spec
     from dst.export import Step
-    from dst.export.infer.contract import Known
+    from dst.export.infer.axes import Known
     from dst.export.model import Network
     from dst.runtime.bundle.manifest import Contract
 
@@ -128,7 +128,7 @@ def export(
         from dst.cli.inputs.user_module import Spec, hf_data, hf_step, is_network
         from dst.export import CertificateError, Step, export_bundle
         from dst.export.certify import BOUND
-        from dst.export.infer.contract import Known
+        from dst.export.infer.axes import Known
 
     step: Step
     if from_hf is not None and not is_network(from_hf):

@@ -1,9 +1,10 @@
-"""Qwen3-Next: gated delta memories; its attention layers, if any, keep every past token.
+"""LFM2 and Qwen3-Next: families whose attention layers, if any, keep every past token.
+
+Such a model is refused; without them LFM2 is short gated convolutions, and Qwen3-Next gated delta
+memories. Their rule is that of the DST network (``dst.export.model.recurrence``), with queries
+divided by the root of K.
 
 Shape letters: B batch, T items, H value heads, K/V key and value width per head, J key heads.
-
-The rule is that of the DST network (``dst.export.model.recurrence``), with queries divided by the
-root of K.
 """
 
 from __future__ import annotations
@@ -15,10 +16,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv
-from dst.export.model.fused import linear_attention
-from dst.export.model.recurrence import delta_rule
+from dst.export.model.layer import rms_norm
+from dst.export.model.recurrence import delta_rule, linear_attention
 
 LENGTH_EPS = 1e-6
+
+
+class Lfm2Layer(Layer):
+    """A convolution layer of ``Lfm2ForCausalLM``."""
+
+    def __init__(self, layer: Foreign) -> None:
+        super().__init__()
+        self.mix_norm, self.mix = layer.operator_norm, layer.conv
+        self.feed_norm, self.feed = layer.ffn_norm, layer.feed_forward
+        conv = self.mix.conv
+        self.kept = (Kept("conv", "conv", (conv.kernel_size[0] - 1, conv.in_channels)),)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take one chunk."""
+        u = rms_norm(x, self.mix_norm.weight, self.mix_norm.variance_epsilon)
+        before, after, line = self.mix.in_proj(u).chunk(3, -1)
+        mixed, past = continued_conv(before * line, state[0], self.mix.conv)
+        x = x + self.mix.out_proj(after * mixed)
+        w = rms_norm(x, self.feed_norm.weight, self.feed_norm.variance_epsilon)
+        return x + self.feed(w), (past,)
 
 
 class Qwen3NextLayer(Layer):
@@ -64,7 +85,17 @@ class Qwen3NextLayer(Layer):
         return x.expand(-1, -1, -1, m.num_v_heads // m.num_k_heads, -1).flatten(2, 3)
 
 
-def take_apart(model: Foreign) -> Stack:
+def lfm2(model: Foreign) -> Stack:
+    """Take a ``Lfm2ForCausalLM`` without attention layers apart."""
+    net, norm = model.model, model.model.embedding_norm
+    return Stack(
+        net.embed_tokens,
+        tuple(Lfm2Layer(layer) for layer in net.layers),
+        lambda x: model.lm_head(rms_norm(x, norm.weight, norm.variance_epsilon)),
+    )
+
+
+def qwen3_next(model: Foreign) -> Stack:
     """Take a ``Qwen3NextForCausalLM`` without attention layers apart."""
     net = model.model
     return Stack(

@@ -3,23 +3,18 @@
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
-from dst.export.adopt.infer.answers import Answers
-from dst.export.adopt.infer.chunk_input import CHUNK_NAMES
-from dst.export.adopt.infer.layout import is_batch, is_time
-from dst.export.adopt.infer.pairs import same_kind, state_pairs, words
-from dst.export.adopt.infer.ports import Port, Ports
+from dst.export.adopt.answers import Answers
+from dst.export.adopt.chunk_input import CHUNK_NAMES
+from dst.export.adopt.layout import is_batch, is_time
+from dst.export.adopt.ports import Port, Ports, same_kind, state_pairs, words
 from dst.export.errors import AdoptError
-
-Array = npt.NDArray[np.generic]
+from dst.runtime.bundle.layout import Array
 
 _TOKEN_DTYPES = ("int64", "int32", "uint8")
 _LONG = 1021
@@ -28,7 +23,7 @@ _FREE_SIZES = (3, 5, 7, 11, 13)
 """Sizes to try for free axes: all different, so that a sum of two is told from each of them."""
 
 
-def check_growth(where: str, ports: Ports, answers: Answers, session: ort.InferenceSession) -> None:
+def check_growth(ports: Ports, answers: Answers, session: ort.InferenceSession) -> None:
     """Refuse a state that grows with each chunk, by the names of its axes or by a step on trial.
 
     Raises:
@@ -60,7 +55,7 @@ def check_growth(where: str, ports: Ports, answers: Answers, session: ort.Infere
     if not told and any(not is_batch(i.dims[axis]) for i, _ in couples for axis in i.free):
         told = _grows_in_a_run(ports, couples, answers, session)
     if told:
-        raise AdoptError(f"{where}: {grows(before, told)}", code="state-grows")
+        raise AdoptError(grows(before, told), code="state-grows")
 
 
 def grows(states: Mapping[str, Port], axes: Mapping[str, int]) -> str:
@@ -77,16 +72,11 @@ def grows(states: Mapping[str, Port], axes: Mapping[str, int]) -> str:
     )
 
 
-def check_streams(
-    where: str, chunk: Port | None, time_name: int | str | None, able: Sequence[Port]
-) -> None:
+def check_streams(chunk: Port | None, time_name: int | str | None, able: Sequence[Port]) -> None:
     """Refuse a second input that takes new items in each step.
 
-    Args:
-        where: the file, for the message.
-        chunk: the input that takes the chunk, None where that is not known.
-        time_name: what the file calls the chunk's time axis, if that is known.
-        able: the other inputs of which nothing is known yet.
+    ``time_name`` is what the file calls the chunk's time axis, and ``able`` are the inputs of which
+    nothing is known yet.
 
     Raises:
         AdoptError: there is one.
@@ -103,7 +93,7 @@ def check_streams(
     if chunk is None or second is None:
         return
     raise AdoptError(
-        f"{where}: `{chunk.name}` and `{second.name}` both take new items in each step (axis "
+        f"`{chunk.name}` and `{second.name}` both take new items in each step (axis "
         f"`{min(_parts(second) & shared)}`), and a step takes one chunk. Export it with one input "
         "that holds them side by side along the feature axis and is split inside; if one is the "
         f"same in each step, as a mask of ones is, say --chunk {chunk.name} --constant "
@@ -111,7 +101,7 @@ def check_streams(
     )
 
 
-def check_chunk(where: str, chunk: Port) -> None:
+def check_chunk(chunk: Port) -> None:
     """Refuse a chunk that is neither features nor token ids.
 
     Raises:
@@ -121,7 +111,7 @@ def check_chunk(where: str, chunk: Port) -> None:
         return
     if chunk.dtype not in _TOKEN_DTYPES or len(chunk.dims) > 2:
         raise AdoptError(
-            f"{where}: the chunk {chunk} holds whole numbers that are no token ids: those are "
+            f"the chunk {chunk} holds whole numbers that are no token ids: those are "
             f"{', '.join(_TOKEN_DTYPES)} with no axes but batch and time. Features, as sound or "
             "pictures, are floats: export it with float32 and a Cast inside the graph"
         )

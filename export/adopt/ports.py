@@ -1,30 +1,38 @@
-"""Read an ONNX model and its inputs and outputs: name, dtype, and what it says of the shape."""
+"""Read an ONNX model and its inputs and outputs, and pair those that are one state tensor.
 
-from __future__ import annotations
+Names tell the pairs: `h -> h_out`, `state -> stateN`, `h0 -> hn`, `cached_x -> new_cached_x`,
+`past.0 -> present.0`, `in_cache -> out_cache`. Both must have the same dtype and sizes that agree,
+and a name that fits two partners fits none: what is not sure is left to be asked.
+"""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, inliner, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from dst.export.adopt.infer.file_kinds import what_it_is
+from dst.export.adopt.file_kinds import what_it_is
 from dst.export.errors import AdoptError
 from dst.graphs.walk import all_tensors, graphs_of
 from dst.graphs.weights import dtype_name, size_of
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import DType
 from dst.runtime.execution.engine import first_line
-
-Array = npt.NDArray[np.generic]
 
 _DTYPES: tuple[DType, ...] = get_args(DType)
 LARGE_BYTES = 1 << 16
 """Larger weights that lie outside the file are left there: a protobuf ends at 2 GiB."""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_BEFORE = frozenset(
+    ["past", "prev", "previous", "old", "in", "input", "init", "initial", "cur", "current", "last"]
+)
+_AFTER = frozenset(["present", "next", "new", "out", "output", "updated", "after"])
+
+Words = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +129,8 @@ def _load_small(model: onnx.ModelProto, folder: Path) -> None:
                 tensor.CopyFrom(loaded)
 
 
-def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
-    """Read the inputs and outputs of a model.
-
-    Args:
-        where: what messages call it.
-        model: the model.
-        drop: outputs that are left out, whatever they are.
+def ports_of(model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
+    """Read the inputs and outputs of a model; outputs in ``drop`` are left out, whatever they are.
 
     Raises:
         AdoptError: one is no tensor, or of a dtype that the runtime does not carry.
@@ -137,11 +140,9 @@ def ports_of(where: str, model: onnx.ModelProto, drop: Sequence[str] = ()) -> Po
     if model.ir_version < 4:  # before that, every weight had to be listed as an input
         inputs = [value for value in inputs if value.name not in weights]
     return Ports(
-        inputs=tuple(_port(f"{where}: input", value) for value in inputs),
+        inputs=tuple(_port("input", value) for value in inputs),
         outputs=tuple(
-            _port(f"{where}: output", value)
-            for value in model.graph.output
-            if value.name not in drop
+            _port("output", value) for value in model.graph.output if value.name not in drop
         ),
         dropped=tuple(value.name for value in model.graph.output if value.name in drop),
         defaults={
@@ -179,3 +180,75 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
         for d in tensor.shape.dim
     )
     return Port(value.name, dtype, dims)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def may_carry(before: Port, after: Port) -> bool:
+    """Say whether an output could be the next value of an input, by dtype and sizes."""
+    return same_kind(before, after) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(before.dims, after.dims, strict=True)
+    )
+
+
+def same_kind(before: Port, after: Port) -> bool:
+    """Say whether two have one dtype and as many axes, whatever the sizes."""
+    return before.dtype == after.dtype and len(before.dims) == len(after.dims)
+
+
+def state_pairs(
+    inputs: Sequence[Port], outputs: Sequence[Port], fits: Callable[[Port, Port], bool] = may_carry
+) -> dict[str, str]:
+    """Pair the inputs and outputs whose names leave no doubt, and that ``fits`` allows by shape."""
+    fitting = {
+        before.name: [
+            after.name
+            for after in outputs
+            if _before(before.name) & _after(after.name) and fits(before, after)
+        ]
+        for before in inputs
+    }
+    wanted = [name for names in fitting.values() for name in names]
+    return {
+        before: names[0]
+        for before, names in fitting.items()
+        if len(names) == 1 and wanted.count(names[0]) == 1
+    }
+
+
+def words(name: str) -> Words:
+    """Split a name: `past_key_values.0.key` -> past, key, values, 0, key; `stateN` -> state, n."""
+    return tuple(word.lower() for word in _WORD.findall(name))
+
+
+def _before(name: str) -> set[Words]:
+    """What an input may be called apart from the words that say `before`."""
+    core = _without(_short(words(name)), _BEFORE)
+    found = {core}
+    if core[-1:] == ("0",):  # h0, the state at time 0
+        found.add(core[:-1])
+    return found - {()}
+
+
+def _after(name: str) -> set[Words]:
+    """What an output may be called apart from the words that say `after`."""
+    core = _without(_short(words(name)), _AFTER)
+    found = {core}
+    if core[-1:] == ("n",):  # stateN, h_n
+        found.add(core[:-1])
+    elif core and core[-1].endswith("n"):  # hn
+        found.add((*core[:-1], core[-1][:-1]))
+    return found - {()}
+
+
+def _short(name: Words) -> Words:
+    """Write `past_key_values` and `present_key_values` as `past` and `present`."""
+    if name[:1] in (("past",), ("present",)) and name[1:3] == ("key", "values"):
+        return (name[0], *name[3:])
+    return name
+
+
+def _without(name: Words, marks: frozenset[str]) -> Words:
+    return tuple(word for word in name if word not in marks)

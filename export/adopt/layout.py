@@ -3,14 +3,11 @@
 Shape letters: `B` batch, `T` items per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from dst.export.adopt.infer.answers import Question
-from dst.export.adopt.infer.pairs import words
-from dst.export.adopt.infer.ports import Port
+from dst.export.adopt.answers import Question
+from dst.export.adopt.ports import Port, words
 from dst.runtime.bundle.manifest import Shape
 
 _BATCH = frozenset(["batch", "batchsize", "nbatch", "bsz"])
@@ -61,6 +58,18 @@ class Placed:
     def time_axis(self) -> int | None:
         """Where `T` stands, None for a shape without time."""
         return self.shape.index("T") if "T" in self.shape else None
+
+    @property
+    def free_time(self) -> bool:
+        """Whether the file has the axis `T`, and leaves its length open."""
+        return "T" in self.own_shape and self.own_shape.index("T") in self.port.free
+
+    def name_of(self, letter: str) -> str | None:
+        """What the file calls the axis `B` or `T`; None where it has none, or no name for it."""
+        if letter not in self.own_shape:
+            return None
+        name = self.port.dims[self.own_shape.index(letter)]
+        return name if isinstance(name, str) else None
 
     @property
     def own_shape(self) -> Shape:

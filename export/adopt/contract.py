@@ -8,42 +8,40 @@ index). What it does not tell is asked for, all of it in one message.
 Shape letters: `B` batch, `T` items per chunk, `L` lookback.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
-from dst.export.adopt.infer.answer_checks import (
+from dst.export.adopt.answers import (
+    Answers,
+    Question,
     check_use,
     constant_of,
+    spelled,
     start_of,
     stream_shape,
     stream_value,
 )
-from dst.export.adopt.infer.answers import Answers, Question, spelled
-from dst.export.adopt.infer.chunk_input import (
+from dst.export.adopt.chunk_input import (
     CHUNK_NAMES,
     batch_names,
     chunk_input,
     place,
     shaped,
+    sizes_of,
+    vocabulary_of,
     what_are,
     which_chunk,
     with_width,
     without_batch,
 )
-from dst.export.adopt.infer.layout import Placed, place_state, place_stream_input
-from dst.export.adopt.infer.limits import check_chunk, check_streams
-from dst.export.adopt.infer.pairs import may_carry, same_kind, state_pairs
-from dst.export.adopt.infer.ports import Port, Ports
-from dst.export.adopt.infer.sizes import sizes_of, vocabulary_of
+from dst.export.adopt.layout import Placed, place_state, place_stream_input
+from dst.export.adopt.limits import check_chunk, check_streams
+from dst.export.adopt.ports import Port, Ports, may_carry, same_kind, state_pairs
 from dst.export.errors import AdoptError, OpenQuestionsError
+from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import Shape
-
-Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Draft:
     kept: tuple[str, ...]
 
 
-def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) -> Draft:
+def draft(model: onnx.ModelProto, ports: Ports, answers: Answers) -> Draft:
     """Put together what the graph tells and what the caller said.
 
     Raises:
@@ -105,7 +103,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         AdoptError: an answer does not fit the graph.
     """
     outputs = [*ports.outputs]
-    pairs = _pairs(where, ports, outputs, answers)
+    pairs = _pairs(ports, outputs, answers)
     after = {port.name: port for port in outputs}
     said = (*pairs, *answers.constants, *answers.stream_inputs)
     rest = [port for port in ports.inputs if port.name not in said]
@@ -113,9 +111,9 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
     free_outputs = [port for port in outputs if port.name not in pairs.values()]
     chunk = chunk_input(rest, open_inputs, free_outputs, answers)
     others = [port for port in open_inputs if port != chunk]
-    check_streams(where, chunk, None, others)
-    _check_some_state(where, ports, pairs, others, free_outputs)
-    check_use(where, chunk, pairs, answers)
+    check_streams(chunk, None, others)
+    _check_some_state(ports, pairs, others, free_outputs)
+    check_use(chunk, pairs, answers)
     questions: list[Question] = []
     if chunk is None:
         able = [port for port in open_inputs if port.dims]
@@ -123,7 +121,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         likely = able[0] if able else None
         others = [port for port in open_inputs if port != likely]
     else:
-        check_chunk(where, chunk)
+        check_chunk(chunk)
         likely = chunk
     placed = None
     if likely is not None and likely.name not in answers.shapes:
@@ -131,7 +129,6 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
     if likely is not None:
         kept = [port for port in ports.inputs if port.name != likely.name]
         placed = place(
-            where,
             likely,
             batch_names(likely, ports.inputs, outputs, pairs),
             without_batch(kept, outputs),
@@ -139,24 +136,23 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
             questions,
         )
     if chunk is not None:
-        check_streams(where, chunk, _time_name(placed), others)
+        check_streams(chunk, placed.name_of("T") if placed else None, others)
     questions += what_are(others, free_outputs)
     states = [
-        _state(where, port, after[pairs[port.name]], placed, ports, answers, questions)
+        _state(port, after[pairs[port.name]], placed, ports, answers, questions)
         for port in ports.inputs
         if port.name in pairs
     ]
     stream_inputs = [
-        _stream_input(where, port, placed, answers, questions)
+        _stream_input(port, placed, answers, questions)
         for port in ports.inputs
         if port.name in answers.stream_inputs
     ]
-    sizes = sizes_of(where, placed, answers, questions)
+    sizes = sizes_of(placed, answers, questions)
     vocabulary = vocabulary_of(model, likely, answers, questions)
     if questions or placed is None:
         raise OpenQuestionsError(
             spelled(
-                where,
                 questions,
                 _found(placed if chunk is not None else None, pairs, free_outputs, answers),
             )
@@ -165,7 +161,7 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         chunk=placed,
         states=tuple(state for state in states if state is not None),
         constants={
-            port.name: constant_of(where, port, answers.constants[port.name])
+            port.name: constant_of(port, answers.constants[port.name])
             for port in ports.inputs
             if port.name in answers.constants
         },
@@ -176,47 +172,41 @@ def draft(where: str, model: onnx.ModelProto, ports: Ports, answers: Answers) ->
         outputs=tuple(free_outputs),
         sizes=sizes,
         vocabulary=vocabulary,
-        named_t=None if answers.lookback or answers.lookahead else _time_name(placed),
+        named_t=None if answers.lookback or answers.lookahead else placed.name_of("T"),
         kept=tuple(port.name for port in rest if port.name != placed.port.name),
     )
 
 
 def _check_some_state(
-    where: str,
-    ports: Ports,
-    pairs: dict[str, str],
-    others: list[Port],
-    free_outputs: list[Port],
+    ports: Ports, pairs: dict[str, str], others: list[Port], free_outputs: list[Port]
 ) -> None:
     """A step carries a state and answers something."""
     listed = ", ".join(str(port) for port in (*ports.inputs, *ports.outputs))
     if not pairs and not any(may_carry(i, o) for i in others for o in free_outputs):
         raise AdoptError(
-            f"{where}: no output could be the next value of an input besides the chunk, so there "
+            "no output could be the next value of an input besides the chunk, so there "
             f"is no state to carry; there are {listed}. Export the step with each state tensor as "
             "an input and its next value as an output; a model that keeps nothing needs no bundle"
         )
     if not free_outputs:
         raise AdoptError(
-            f"{where}: no output is left besides the state, and a step must answer something; "
+            "no output is left besides the state, and a step must answer something; "
             f"there are {listed}. Export it with its answer as an output too, which may be an "
             "Identity of the state"
         )
 
 
-def _pairs(where: str, ports: Ports, outputs: list[Port], answers: Answers) -> dict[str, str]:
+def _pairs(ports: Ports, outputs: list[Port], answers: Answers) -> dict[str, str]:
     """The pairs the caller named, then those that the other names tell."""
     taken = {answers.chunk, *answers.constants, *answers.stream_inputs, *answers.states}
     kept = {port.name: port for port in outputs}
     before = {port.name: port for port in ports.inputs}
     for name, output in answers.states.items():
         if output not in kept:
-            raise AdoptError(
-                f"{where}: --drop {output} and --state {name}={output} exclude each other"
-            )
+            raise AdoptError(f"--drop {output} and --state {name}={output} exclude each other")
         if not same_kind(before[name], kept[output]):  # a stated size may be stale: a run tells
             raise AdoptError(
-                f"{where}: --state {name}={output}: {before[name]} cannot become {kept[output]}; "
+                f"--state {name}={output}: {before[name]} cannot become {kept[output]}; "
                 "a state keeps its dtype and shape"
             )
     named = state_pairs(
@@ -236,22 +226,11 @@ def _pairs(where: str, ports: Ports, outputs: list[Port], answers: Answers) -> d
     pairs = {**answers.states, **named}
     for name in answers.init:
         if name not in pairs:
-            raise AdoptError(
-                f"{where}: --init {name}: `{name}` is no state; say --state {name}=OUTPUT too"
-            )
+            raise AdoptError(f"--init {name}: `{name}` is no state; say --state {name}=OUTPUT too")
     return pairs
 
 
-def _time_name(placed: Placed | None) -> str | None:
-    """What the file calls the chunk's time axis."""
-    if placed is None or "T" not in placed.own_shape:
-        return None
-    name = placed.port.dims[placed.own_shape.index("T")]
-    return name if isinstance(name, str) else None
-
-
 def _state(
-    where: str,
     before: Port,
     after: Port,
     chunk: Placed | None,
@@ -260,43 +239,34 @@ def _state(
     questions: list[Question],
 ) -> DraftState | None:
     placed = (
-        shaped(where, before, answers, state=True)
+        shaped(before, answers, state=True)
         if before.name in answers.shapes
-        else place_state(before, after, _batch_name(chunk))
+        else place_state(before, after, chunk.name_of("B") if chunk else None)
     )
     if isinstance(placed, Question):
         questions.append(placed)
         return None
     start = answers.init.get(before.name, ports.defaults.get(before.name))
-    return DraftState(placed, after, None if start is None else start_of(where, placed, start))
+    return DraftState(
+        placed, after, None if start is None else start_of(before, placed.own_shape, start)
+    )
 
 
 def _stream_input(
-    where: str,
-    port: Port,
-    chunk: Placed | None,
-    answers: Answers,
-    questions: list[Question],
+    port: Port, chunk: Placed | None, answers: Answers, questions: list[Question]
 ) -> DraftStreamInput | None:
     example = answers.stream_inputs[port.name]
     value = None if example is None else np.asarray(example)
     if port.name in answers.shapes:
-        shape = stream_shape(where, port, answers.shapes[port.name])
+        shape = stream_shape(port, answers.shapes[port.name])
     else:
-        found = place_stream_input(port, _batch_name(chunk), None if value is None else value.shape)
+        batch_name = chunk.name_of("B") if chunk else None
+        found = place_stream_input(port, batch_name, None if value is None else value.shape)
         if isinstance(found, Question):
             questions.append(found)
             return None
         shape = found
-    return DraftStreamInput(port, shape, stream_value(where, port, shape, value))
-
-
-def _batch_name(chunk: Placed | None) -> str | None:
-    """What the file calls the batch axis of the chunk."""
-    if chunk is None or "B" not in chunk.own_shape:
-        return None
-    name = chunk.port.dims[chunk.own_shape.index("B")]
-    return name if isinstance(name, str) else None
+    return DraftStreamInput(port, shape, stream_value(port, shape, value))
 
 
 def _found(

@@ -1,25 +1,104 @@
-"""Check what the caller said of a graph, and bring values to its dtypes and shapes."""
+"""Hold what a caller says of an ONNX file, check it, and write what is still to be asked.
 
-from __future__ import annotations
+Values are brought to the graph's dtypes and shapes.
+"""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from dst.export.adopt.infer.answers import Answers
-from dst.export.adopt.infer.layout import Placed
-from dst.export.adopt.infer.ports import Port, Ports
+from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
-from dst.runtime.bundle.layout import sized
+from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.bundle.manifest import Shape
 
-Array = npt.NDArray[np.generic]
+Tail = Literal["exact", "pad", "refuse"]
+Meaning = Literal["logits", "gaussian", "custom"]
 
 MOST_LOOKBACK = 1 << 16
 
 
-def check_names(where: str, ports: Ports, answers: Answers) -> None:
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the graph alone does not tell; what is left out is inferred, or asked for.
+
+    Attributes:
+        chunk: the input that takes the chunk.
+        states: state input -> the output that gives its next value.
+        init: state input -> what it starts from: one number, or a tensor in the file's shape with
+            B = 1. A state without one starts from the default the file gives it, else from zeros.
+        constants: further input -> its value in every step.
+        stream_inputs: further input -> an example of its value for one stream, in the file's shape
+            with B = 1, or None to try it with random numbers. It is given when a stream starts,
+            and saved with its state.
+        shapes: input or output -> its axes in the file's order: `B`, `T` or a size.
+        drop: outputs that are no part of the contract.
+        t: the chunk sizes to run, in items; the largest is the nominal one.
+        lookback: items before the chunk that the graph wants in front of it.
+        lookahead: items behind the chunk that the graph wants as well.
+        lookback_fill: what stands there before the first item of a stream.
+        tail: what happens to items that fill no chunk.
+        pad_value: what is put behind them where the tail is `pad`.
+        vocabulary: how many token ids there are, for a chunk of integers.
+        tokenizer: `bytes` where a token id is a byte.
+        sample_rate_hz: items per second.
+        meanings: output -> what it says of the item that follows.
+    """
+
+    chunk: str | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    init: Mapping[str, Array] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    stream_inputs: Mapping[str, Array | None] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    t: Sequence[int] = ()
+    lookback: int = 0
+    lookahead: int = 0
+    lookback_fill: float = 0.0
+    tail: Tail | None = None
+    pad_value: float = 0.0
+    vocabulary: int | None = None
+    tokenizer: Literal["bytes", "none"] = "none"
+    sample_rate_hz: float | None = None
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that the graph does not tell.
+
+    Attributes:
+        option: how it is answered, as an option of `dst adopt`.
+        why: what is not known, and what may help to decide.
+        guess: the answer that is most likely, to be added to the command as it is; the option up to
+            the first wide gap where nothing is likelier.
+        one_item: whether a chunk is one item by the guess, so that no tail need be known.
+    """
+
+    option: str
+    why: str
+    guess: str = ""
+    one_item: bool = False
+
+
+def spelled(questions: Sequence[Question], found: Sequence[str]) -> str:
+    """Write all questions as one message, a line each, and below them what was found."""
+    count = f"{len(questions)} questions are" if len(questions) > 1 else "one question is"
+    lines = [f"{count} open; answer with"]
+    for question in questions:
+        lines += [f"  {question.option}", f"      {question.why}"]
+    guesses = [question.guess or question.option.split("  ")[0] for question in questions]
+    lines.append(f"for example, add: {' '.join(guesses)}")
+    if found:
+        lines.append(f"found so far: {'; '.join(found)}")
+    return "\n".join(lines)
+
+
+def check_names(ports: Ports, answers: Answers) -> None:
     """Every name in an answer must be one of the graph's.
 
     Raises:
@@ -40,18 +119,16 @@ def check_names(where: str, ports: Ports, answers: Answers) -> None:
         for name in names:
             if name not in known:
                 raise AdoptError(
-                    f"{where}: {option} names `{name}`, which is no {kind}; there are "
+                    f"{option} names `{name}`, which is no {kind}; there are "
                     + ", ".join(f"`{n}`" for n in known)
                 )
     given_as = [answers.chunk, *answers.states, *answers.constants, *answers.stream_inputs]
     twice = [name for name in given_as if name is not None and given_as.count(name) > 1]
     if twice:
-        raise AdoptError(
-            f"{where}: `{twice[0]}` is one of chunk, state, constant and stream input, not two"
-        )
+        raise AdoptError(f"`{twice[0]}` is one of chunk, state, constant and stream input, not two")
 
 
-def check_numbers(where: str, answers: Answers) -> None:
+def check_numbers(answers: Answers) -> None:
     """Counts must be whole numbers that something can be counted by, and the others finite.
 
     Raises:
@@ -63,21 +140,19 @@ def check_numbers(where: str, answers: Answers) -> None:
         counts.append(("--vocabulary", answers.vocabulary, 1))
     for option, count, least in counts:
         if not isinstance(count, int | np.integer) or count < least:
-            raise AdoptError(
-                f"{where}: {option} {count}: expected a whole number of {least} or more"
-            )
+            raise AdoptError(f"{option} {count}: expected a whole number of {least} or more")
     for option, count in (("--lookback", answers.lookback), ("--lookahead", answers.lookahead)):
         if count > MOST_LOOKBACK:
-            raise AdoptError(f"{where}: {option} {count}: expected at most {MOST_LOOKBACK:,} items")
+            raise AdoptError(f"{option} {count}: expected at most {MOST_LOOKBACK:,} items")
     for option, fill in (("--lookback-fill", answers.lookback_fill), ("--pad", answers.pad_value)):
         if not math.isfinite(fill):
-            raise AdoptError(f"{where}: {option} {fill}: expected a finite number")
+            raise AdoptError(f"{option} {fill}: expected a finite number")
     rate = answers.sample_rate_hz
     if rate is not None and not 0 < rate < math.inf:
-        raise AdoptError(f"{where}: --sample-rate {rate}: expected a number above 0")
+        raise AdoptError(f"--sample-rate {rate}: expected a number above 0")
 
 
-def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
+def check_use(chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
     """An answer that answers nothing is a mistake.
 
     Raises:
@@ -85,30 +160,28 @@ def check_use(where: str, chunk: Port | None, pairs: dict[str, str], answers: An
     """
     for name in answers.shapes:
         if name in answers.constants:
-            raise AdoptError(f"{where}: --shape {name}: a constant's value tells its shape")
+            raise AdoptError(f"--shape {name}: a constant's value tells its shape")
         if name in pairs.values():
-            raise AdoptError(
-                f"{where}: --shape {name}: give the shape of the state's input instead"
-            )
+            raise AdoptError(f"--shape {name}: give the shape of the state's input instead")
     for name in answers.meanings:
         if name in pairs.values():
-            raise AdoptError(f"{where}: --meaning {name}: a state's output goes to no reader")
-    _check_meanings(where, chunk, answers)
+            raise AdoptError(f"--meaning {name}: a state's output goes to no reader")
+    _check_meanings(chunk, answers)
     tokens = answers.vocabulary is not None or answers.tokenizer == "bytes"
     if chunk is not None and tokens and chunk.dtype.startswith("float"):
-        raise AdoptError(f"{where}: the chunk {chunk} holds features, which have no vocabulary")
+        raise AdoptError(f"the chunk {chunk} holds features, which have no vocabulary")
     if answers.pad_value and answers.tail != "pad":
-        raise AdoptError(f"{where}: --pad {answers.pad_value:g} needs --tail pad")
+        raise AdoptError(f"--pad {answers.pad_value:g} needs --tail pad")
     if answers.lookback_fill and not answers.lookback:
-        raise AdoptError(f"{where}: --lookback-fill {answers.lookback_fill:g} needs --lookback")
+        raise AdoptError(f"--lookback-fill {answers.lookback_fill:g} needs --lookback")
 
 
-def _check_meanings(where: str, chunk: Port | None, answers: Answers) -> None:
+def _check_meanings(chunk: Port | None, answers: Answers) -> None:
     """Logits foretell token ids, and the outputs `mean` and `log_std` together features."""
     features = chunk is not None and chunk.dtype.startswith("float")
     heads = {name for name, meaning in answers.meanings.items() if meaning == "gaussian"}
     for name, meaning in answers.meanings.items():
-        said = f"{where}: --meaning {name}={meaning}"
+        said = f"--meaning {name}={meaning}"
         if meaning == "logits" and features:
             raise AdoptError(f"{said}: logits foretell token ids, the chunk {chunk} holds features")
         if meaning != "gaussian":
@@ -121,7 +194,7 @@ def _check_meanings(where: str, chunk: Port | None, answers: Answers) -> None:
             )
 
 
-def checked_data(where: str, data: Array, dtype: str) -> Array:
+def checked_data(data: Array, dtype: str) -> Array:
     """Bring the first items to the chunk's dtype.
 
     Raises:
@@ -134,7 +207,7 @@ def checked_data(where: str, data: Array, dtype: str) -> Array:
     ):
         bad = ~np.isfinite(held.reshape(len(held), -1).astype(np.float64)).all(axis=1)
         if bad.any():
-            raise AdoptError(f"{where}: --data: item {int(np.argmax(bad)) + 1} holds {what}")
+            raise AdoptError(f"--data: item {int(np.argmax(bad)) + 1} holds {what}")
     return cast
 
 
@@ -143,25 +216,24 @@ def _cast(value: Array, dtype: str) -> Array:
         return value.astype(dtype)
 
 
-def start_of(where: str, placed: Placed, start: Array) -> Array:
+def start_of(port: Port, shape: Shape, start: Array) -> Array:
     """Bring what a state starts from to its dtype: one number, or a tensor with B = 1.
 
     Raises:
         AdoptError: it has another shape, or holds what the state cannot.
     """
-    port, start = placed.port, np.asarray(start)
-    one = sized(placed.own_shape, 1)
+    start = np.asarray(start)
+    one = sized(shape, 1)
     if start.ndim and start.shape != one:
         raise AdoptError(
-            f"{where}: --init {port.name}: has shape {list(start.shape)}, expected one number or "
-            f"{list(one)}"
+            f"--init {port.name}: has shape {list(start.shape)}, expected one number or {list(one)}"
         )
     value = _cast(start, port.dtype)
-    _check_held(f"{where}: --init {port.name}", start, value)
+    _check_held(f"--init {port.name}", start, value)
     return value
 
 
-def stream_shape(where: str, port: Port, shape: Shape) -> Shape:
+def stream_shape(port: Port, shape: Shape) -> Shape:
     """Check the shape that the caller gave an input fixed per stream: sizes and at most one `B`.
 
     Raises:
@@ -173,13 +245,13 @@ def stream_shape(where: str, port: Port, shape: Shape) -> Shape:
     )
     if not fits or "T" in shape or shape.count("B") > 1:
         raise AdoptError(
-            f"{where}: --shape {port.name}: {','.join(map(str, shape))} does not fit {port}: "
+            f"--shape {port.name}: {','.join(map(str, shape))} does not fit {port}: "
             "expected its sizes in order, and at most one B; what is fixed per stream has no T"
         )
     return shape
 
 
-def stream_value(where: str, port: Port, shape: Shape, value: Array | None) -> Array:
+def stream_value(port: Port, shape: Shape, value: Array | None) -> Array:
     """Bring an example of an input fixed per stream to its dtype; random numbers without one.
 
     Raises:
@@ -193,15 +265,15 @@ def stream_value(where: str, port: Port, shape: Shape, value: Array | None) -> A
         return random.integers(0, 2, one).astype(port.dtype)
     if value.shape not in ((), one):
         raise AdoptError(
-            f"{where}: --stream-input {port.name}: has shape {list(value.shape)}, expected one "
+            f"--stream-input {port.name}: has shape {list(value.shape)}, expected one "
             f"number or {list(one)}"
         )
     cast = np.full(one, _cast(value, port.dtype)) if not value.ndim else _cast(value, port.dtype)
-    _check_held(f"{where}: --stream-input {port.name}", value, cast)
+    _check_held(f"--stream-input {port.name}", value, cast)
     return cast
 
 
-def constant_of(where: str, port: Port, value: Array) -> Array:
+def constant_of(port: Port, value: Array) -> Array:
     """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
     value = np.asarray(value)
     cast = _cast(value, port.dtype)
@@ -213,16 +285,16 @@ def constant_of(where: str, port: Port, value: Array) -> Array:
     )
     if not fits:
         raise AdoptError(
-            f"{where}: --constant {port.name}: has shape {list(value.shape)}, the input is {port}"
+            f"--constant {port.name}: has shape {list(value.shape)}, the input is {port}"
         )
-    _check_held(f"{where}: --constant {port.name}", value, cast)
+    _check_held(f"--constant {port.name}", value, cast)
     return cast
 
 
-def _check_held(where: str, given: Array, held: Array) -> None:
+def _check_held(option: str, given: Array, held: Array) -> None:
     """What was given must be finite, and be there still in the dtype that holds it."""
     if not np.isfinite(given.astype(np.float64)).all():
-        raise AdoptError(f"{where}: holds a NaN or an infinity")
+        raise AdoptError(f"{option}: holds a NaN or an infinity")
     same = held.dtype.kind == "f" or bool((held == given).all())
     if not same or not np.isfinite(held.astype(np.float64)).all():
-        raise AdoptError(f"{where}: {held.dtype} cannot hold {given}")
+        raise AdoptError(f"{option}: {held.dtype} cannot hold {given}")

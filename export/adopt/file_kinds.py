@@ -1,7 +1,5 @@
 """Tell by its first bytes what a file is that is no ONNX model, and say what to do with it."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 
