@@ -46,6 +46,7 @@ from dst.runtime.bundle.manifest import (
     Manifest,
     Producer,
     Stored,
+    Tail,
 )
 from dst.runtime.bundle.writer import check_target, write_bundle
 from dst.runtime.golden import golden_tensors
@@ -73,7 +74,7 @@ def export_bundle(
     lookback_fill: float = 0.0,
     lookahead: int = 0,
     causal: bool = True,
-    tail: Literal["exact", "pad", "refuse"] | None = None,
+    tail: Tail | None = None,
     pad_value: float = 0.0,
     vocabulary: int | None = None,
     tokenizer: Literal["bytes", "none"] = "none",

@@ -1,6 +1,6 @@
 """Round float weights to whole numbers and scales: per column, per row or by block.
 
-In blocks, rounding errors may also be made good in the rows that are not rounded yet (GPTQ).
+In blocks, the rows that are not rounded yet may be corrected for the errors made so far (GPTQ).
 Shape letters: ``K`` inputs and ``N`` outputs of a product, ``V`` rows of a table, ``D`` width,
 ``n`` blocks along K.
 """
@@ -20,7 +20,7 @@ Bytes = npt.NDArray[np.int8]
 _SHRINK = np.linspace(1.0, 0.6, 21)
 """Scales that ``search`` tries, as shares of the one that the largest value sets."""
 DAMPING = 0.01
-"""Share of the mean moment that is added to the diagonal: rare inputs are not trusted."""
+"""Share of the mean moment that is added to the diagonal: inputs seldom seen weigh less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def by_row(table: Floats, bits: int) -> Rounded:
 def by_block(weight: Floats, bits: int, block: int) -> Rounded:
     """Round a weight (K, N) by blocks of ``block`` along K; the last may be shorter.
 
-    The value of largest magnitude becomes the lowest number exactly, which has no positive twin.
+    The value of largest magnitude becomes the lowest number, -8 of -8 .. 7 for example: the
+    positive side has one number less.
 
     Returns:
         Values in -2^(bits-1) .. 2^(bits-1) - 1 and scales (n, N), which may be negative.
@@ -111,7 +112,7 @@ def by_block_search(
 def by_block_compensated(
     weight: Floats, bits: int, block: int, moments: npt.NDArray[np.float64] | None
 ) -> Rounded:
-    """Round a weight (K, N) by blocks along K so that its product strays least (GPTQ).
+    """Round a weight (K, N) by blocks along K so that the error of the output is smallest (GPTQ).
 
     Each row is rounded, and what that costs on the inputs seen is made good in the rows that are
     not rounded yet (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), in the rows' order.
@@ -186,7 +187,7 @@ def packed4(values: Bytes) -> bytes:
 
 
 def _peak(values: Floats) -> Floats:
-    """Replace zeros by ones: all-zero values divide by anything."""
+    """Replace zeros by ones, to avoid a division by zero."""
     return np.where(values == 0, np.float32(1), values).astype(np.float32)
 
 

@@ -176,7 +176,8 @@ class StateCorruptError(StateError):
 class StateMismatchError(StateError):
     """A sound saved state that this session cannot go on with.
 
-    The codes: `state-version`, `other-model`, `other-state-layout`, `other-precision`.
+    The codes: `state-version`, `other-model`, `other-state-layout`, `other-precision`,
+    `other-constant`, and `other-ends` where two files are compared.
     """
 
     code = "state-mismatch"

@@ -13,9 +13,8 @@ import numpy as np
 from dst.export.adopt.ports import Port, Ports
 from dst.export.errors import AdoptError
 from dst.runtime.bundle.layout import Array, sized
-from dst.runtime.bundle.manifest import Shape
+from dst.runtime.bundle.manifest import Shape, Tail
 
-Tail = Literal["exact", "pad", "refuse"]
 Meaning = Literal["logits", "gaussian", "custom"]
 
 MOST_LOOKBACK = 1 << 16

@@ -18,7 +18,7 @@ import safetensors.numpy
 from onnx import helper, numpy_helper
 
 from dst import __version__
-from dst.export.adopt.answers import Answers, Tail
+from dst.export.adopt.answers import Answers
 from dst.export.adopt.contract import Draft, DraftState
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.ports import words
@@ -46,6 +46,7 @@ from dst.runtime.bundle.manifest import (
     State,
     Stored,
     StreamInput,
+    Tail,
     Tokens,
     Zeros,
 )

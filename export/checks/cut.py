@@ -31,7 +31,7 @@ def check_cut(probe: Probe, share: float) -> list[Finding]:
         common = math.lcm(small, large)
         if common > max(CUT_ITEMS, large):
             continue
-        # a stream that has begun shows most; the longest chunk is looked at from everywhere
+        # differences are largest in mid-stream; the longest chunk is also compared elsewhere
         for stream in probe.streams[:2] if large == larger[-1] else probe.streams[:1]:
             starts = [(_multiple(2 * large, common), probe.late(stream, large, 2))]
             if large == larger[-1]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dst.export.errors import ExportError, StepFaultError
 from dst.export.infer.call import Tensors, spelled
 from dst.export.infer.module import Caller, called
+from dst.runtime.bundle.manifest import Tail
 
 CLOSE = 1e-4
 """Two ways to compute the same are this near, in terms of the largest value; others are not."""
@@ -59,7 +60,7 @@ class Known:
     lookback_fill: float = 0.0
     lookahead: int = 0
     causal: bool = True
-    tail: Literal["exact", "pad", "refuse"] | None = None
+    tail: Tail | None = None
     pad_value: float = 0.0
     vocabulary: int | None = None
     tokenizer: Literal["bytes", "none"] = "none"

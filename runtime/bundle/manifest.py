@@ -22,6 +22,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Tail = Literal["exact", "pad", "refuse"]
+"""What is done with the items at the end of an input that fill no chunk."""
 DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"]
 
 
@@ -93,7 +95,7 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     content: Tokens | Features
     lookback: Count = 0
     lookback_fill: float | None = None
-    tail: Literal["exact", "pad", "refuse"] = "exact"
+    tail: Tail = "exact"
     pad_value: float | None = None
     lookahead: Count = 0
     causal: bool = True

@@ -28,7 +28,7 @@ class Memory:
         streams: live streams.
         weights_bytes: weights of all open graphs.
         state_bytes: two states per stream.
-        guard_bytes: per stream the last good state and room to undo a call, as large again.
+        guard_bytes: per stream, the last good state and a copy of the state to undo a call.
         waiting_bytes: per stream the items that wait for their chunk, the lookback, and the inputs
             that the stream was given.
         scratch_bytes: chunk and output buffers of every chunk size, per stream.
@@ -131,7 +131,7 @@ def peak_rss_bytes() -> int:
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     if sys.platform == "win32":
         return _windows()[1]
-    import resource  # where there is no Windows
+    import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
@@ -139,7 +139,7 @@ def peak_rss_bytes() -> int:
 def give_back_freed() -> None:
     """Give memory that was freed in this process back to the system.
 
-    Opening a graph moves its weights from form to form, and glibc keeps what that frees: up to
+    Opening a graph copies its weights between formats, and glibc keeps what that frees: up to
     twice the weights, for good. Other C libraries give it back by themselves.
     """
     if sys.platform == "linux":

@@ -71,7 +71,7 @@ def options_for(provider: Provider, given: Options | None, threads: int) -> dict
     OpenVINO is told its threads, and on its CPU device to keep float32: it might choose bfloat16.
 
     Raises:
-        SessionError: an option is no text.
+        SessionError: an option is not a string.
     """
     options: dict[str, str] = {}
     if provider == "openvino":
@@ -115,7 +115,7 @@ def preferred(graph: Graph, place: Place) -> int:
 
 
 def suits(graph: Graph, place: Place) -> bool:
-    """Say whether a provider has kernels for what sets a fused graph apart."""
+    """Say whether a provider can run the operators that only fused graphs have."""
     return place.contrib or graph.lowering != "fused" or "com.microsoft" not in graph.domains
 
 

@@ -45,9 +45,10 @@ def line_of(rows: Sequence[Row]) -> tuple[Row, ...]:
 def to_drop(rows: Sequence[Row], history_bytes: int) -> tuple[int, ...]:
     """Say which records go: those too close to others, then the oldest beyond the budget.
 
-    The newest never goes; `history_bytes` is what all but it may take together. Of states set aside
-    the 16 newest stay; they go before those of the line, and at the latest with the states that set
-    them aside: nothing else tells them apart. The rows have the newest record first.
+    The rows have the newest record first. The newest never goes; all others together may take
+    `history_bytes`. When a stream was put back, the states after that point are set aside: the 16
+    newest of them stay, they go before the other states, and at the latest with the state that was
+    stored after the stream was put back, by which alone they can be recognised.
     """
     line = line_of(rows)
     leading = set(line)

@@ -1,6 +1,6 @@
 """Keep the weights of graphs in one file, where equal tensors stand once, and count their bytes.
 
-A graph file is a protobuf, which ends at 2 GiB; what lies in the file of weights has no such end.
+A graph file is a protobuf, which cannot exceed 2 GiB; the file of weights has no such limit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def inline_bytes(model: onnx.ModelProto, least: int = 0, *, bodies_only: bool = 
     Args:
         model: The graph, packed.
         least: Smaller tensors do not count.
-        bodies_only: Count only those in the graphs inside nodes.
+        bodies_only: Count only those in subgraphs.
     """
     graphs = list(graphs_of(model.graph))[bodies_only:]
     sizes = [
@@ -118,13 +118,13 @@ def pack(
 ) -> dict[str, bytes | Path]:
     """Move the large weights of graphs to one file.
 
-    Weights in the graphs inside nodes stay in the graph file: ONNX Runtime wants them there.
+    Weights in subgraphs stay in the graph file: ONNX Runtime wants them there.
 
     Args:
         models: File name -> graph; changed in place.
         source: Folder of the external data that the graphs refer to now.
-        target: Folder to write the file of weights to; not that of a file of that name they
-            refer to.
+        target: Folder to write the file of weights to. It must not hold a file of that name that
+            the graphs still use.
 
     Returns:
         File name -> content: ``weights.bin``, where any weight is large, and every graph.

@@ -4,11 +4,11 @@ Where the outputs of an item predict the next one, a reading holds the newest it
 scored at once and stepped when another follows, or waits in the saved state for the next
 reading, whose first item it then predicts. Cutting an input in two changes no score.
 
-Every item is answered for in the reading in which it came. What waits in a saved state was
-answered for before that was saved.
+Each item is answered in the run in which it came. Items that wait in a saved state were answered
+before the state was saved.
 
-Where the tail rule is `pad` or `refuse`, the items of the last chunk are answered for but not
-stepped: they wait with the newest, so that the grid of the next reading is the same.
+Where the tail rule is `pad` or `refuse`, the items of the last chunk are answered but not
+stepped: they go on waiting, so that the next run cuts chunks at the same positions.
 
 Shape letters: `T` items per chunk, `n` items of any number.
 """
@@ -71,10 +71,10 @@ class Reading:
     def __init__(
         self, stream: Stream, t: int | None, measure: Measure | None, answering: bool = False
     ) -> None:
-        """Take over a stream; items that wait in it count as scored and answered for.
+        """Take over a stream; items that wait in it count as scored and answered.
 
-        Under the tail rule `refuse`, which answers for whole chunks only, just the first of a
-        part of a chunk does: the rest is scored and answered for now.
+        Under the tail rule `refuse` a model answers only whole chunks. If part of a chunk waits,
+        only its first item counts as scored; the others are scored and answered in this run.
 
         Args:
             stream: fresh or loaded.
@@ -96,10 +96,10 @@ class Reading:
         self._stream = stream
         self._measure = measure
         self._answering = answering
-        self._ahead = 0 if measure is None else 1  # items that are held back to be predicted from
+        self._ahead = 0 if measure is None else 1  # items kept to predict the next from
         self._behind = self._contract.chunk.lookahead  # items that a step wants behind its chunk
         before = stream.snapshot()
-        self._held = before.pending  # items not stepped yet; those before the newest move on soon
+        self._held = before.pending  # items not stepped yet
         self._kept = len(self._held)  # of these, the items that a saved state holds
         part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
         self._skip = 0 if part else max(0, self._kept - 1)  # scored, apart from the first
@@ -125,7 +125,7 @@ class Reading:
         """Take items `[n, ...]` and step every chunk they fill; yields after each step.
 
         Raises:
-            StepError: the items do not fit, or a step failed; the reading stands before it.
+            StepError: the items do not fit, or a step failed; the reading is as it was before.
         """
         if not len(items):
             return
@@ -268,7 +268,7 @@ class Reading:
         ends: list[int],
         stacked: bool = False,
     ) -> Answers:
-        """Lay out the outputs for the `count` items after `base`, less those told before.
+        """Lay out the outputs for the `count` items after `base`, without those given before.
 
         `ends` says how many of these there were at the end of each chunk. The outputs are those of
         one step, or with `stacked` those of `Stream.advance`: outputs per chunk then have an axis

@@ -28,8 +28,8 @@ class Distance:
     Attributes:
         error: `[T, O]`: KL in nats, or squared errors summed over an item.
         scale: `[T, O]`: ones where KL was taken, or the squared reference.
-        losses: `[T, 2]`: nats that reference and other paid for the item that followed; None
-            where the outputs predict none.
+        losses: `[T, 2]`: the loss in nats of the item that followed, for the reference and the
+            other; None where the outputs predict none.
     """
 
     error: Floats
