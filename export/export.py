@@ -162,6 +162,8 @@ def export_bundle(
         raise ExportError(
             f"export: bound is {bound:g}; expected {BOUND:g} (the default) to below 1"
         )
+    if certify_steps < 1:
+        raise ExportError(f"export: certify_steps is {certify_steps}; expected 1 or more")
     known = Known(
         t=(t,) if isinstance(t, int) else None if t is None else tuple(t),
         batch_axis=batch_axis,

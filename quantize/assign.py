@@ -121,8 +121,12 @@ class NothingQuantizedError(QuantizeError):
         records: what every weight is, with the reason why it stays so.
     """
 
-    def __init__(self, message: str, records: Sequence[WeightRecord]) -> None:
-        super().__init__(message, code="nothing-quantized")
+    code = "nothing-quantized"
+
+    def __init__(
+        self, message: str = "", records: Sequence[WeightRecord] = (), *, code: str = ""
+    ) -> None:
+        super().__init__(message, code=code)
         self.records = tuple(records)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from dst.quantize.errors import QuantizeError
 
@@ -228,6 +228,14 @@ class Override:
     pattern: str
     form: Form
 
+    def __post_init__(self) -> None:
+        """Refuse a form that there is not."""
+        if self.form not in FORMS:
+            raise QuantizeError(
+                f"override {self.pattern!r}: no form {self.form!r}; there are {', '.join(FORMS)}",
+                code="override",
+            )
+
 
 def override_named(pattern: str, form: str) -> Override:
     """Make an override from the name of a form.
@@ -239,9 +247,4 @@ def override_named(pattern: str, form: str) -> Override:
     Raises:
         QuantizeError: `override`: there is no such form.
     """
-    chosen = next((f for f in FORMS if f == form), None)
-    if chosen is None:
-        raise QuantizeError(
-            f"override {pattern!r}: no form {form!r}; there are {', '.join(FORMS)}", code="override"
-        )
-    return Override(pattern, chosen)
+    return Override(pattern, cast(Form, form))

@@ -141,6 +141,10 @@ class SlotError(StepError):
             f"others went on, their answers are in `outputs`. Slot {first}: {why}"
         )
 
+    def within(self, place: str) -> Self:
+        """Return the same error: its slots say where it happened."""
+        return self
+
     def __reduce__(self) -> tuple[type["SlotError"], tuple[object, object]]:
         """Copy and pickle by what it was made of, not by its message."""
         return type(self), (self.failed, self.outputs)

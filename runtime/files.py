@@ -65,6 +65,8 @@ def replace_keeping_previous(
         NotSyncedError: `path` is the new file, but a loss of power may bring the old one back.
         OSError: the disk is full, or a file cannot be written; `path` is then the old file.
     """
+    if path.exists() and not path.is_file():  # a device or a pipe would become a plain file
+        raise OSError(errno.EINVAL, "what stands there is no plain file")
     fresh = path.with_name(f".{path.name}.tmp")
     kept = path.with_name(f".{previous.name}.tmp")
     # What a killed writer left goes first and is never written into: it may share its content

@@ -51,8 +51,14 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite)
-    for name in files:
+    for name, content in files.items():
         check_name(name)
+        if not isinstance(content, bytes | str | os.PathLike):  # `open` takes a number for a handle
+            raise BundleError(
+                f"bundle {target.name}/: {name} is a {type(content).__name__}; expected bytes, or "
+                "the path of a file to copy",
+                code="argument",
+            )
     work = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         os.mkdir(work)
@@ -72,11 +78,17 @@ def check_target(target: Path, overwrite: bool) -> None:
 
     Raises:
         BundleExistsError: something stands there that is not to be replaced.
-        BundleError: `bundle-unwritable`: the folder it would stand in is missing.
+        BundleError: `bundle-unwritable`: the folder it would stand in is missing, or is a bundle.
     """
     if not target.absolute().parent.is_dir():
         raise BundleError(
             f"{target}: there is no folder {target.parent} to write it in; make it",
+            code="bundle-unwritable",
+        )
+    if (target.absolute().parent / MANIFEST_FILE).is_file():
+        raise BundleError(
+            f"{target}: the folder {target.absolute().parent} is a bundle, which may hold no other "
+            "one; give a path outside of it",
             code="bundle-unwritable",
         )
     if not os.path.lexists(target):

@@ -116,4 +116,4 @@ def put_saved(
     try:
         put_record(engine, core, saved, where, allow_precision=allow_precision)
     except NonFiniteError as bad:
-        raise StateCorruptError(f"{where}: {bad}", code="state-tensors") from None
+        raise StateCorruptError(f"{where}: {bad}", code="state-not-finite") from None

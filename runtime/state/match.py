@@ -16,12 +16,23 @@ Array = npt.NDArray[np.generic]
 
 
 def check_record(value: object, where: str) -> None:
-    """Raise unless a value is a `Saved`, and say how to make one of what it is.
+    """Raise unless a value is a `Saved` whose numbers a stream can have.
 
     Raises:
-        StateError: it is not.
+        StateError: `no-record`: it is none, and the message says how to make one of what it is;
+            `state-numbers`: a number is out of range.
     """
     if isinstance(value, Saved):
+        for name, number, most in (
+            ("items_consumed", value.items_consumed, 2**64 - 1),
+            ("seed", 0 if value.seed is None else value.seed, 2**64 - 1),
+            ("draws", value.draws, 2**64 - 1),
+        ):
+            if not isinstance(number, int) or not 0 <= number <= most:
+                raise StateError(
+                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {most}",
+                    code="state-numbers",
+                )
         return
     cure = {
         "str": "Stream.load(session, path) reads a file",

@@ -296,3 +296,11 @@ def test_progress_is_told_without_a_terminal(
     assert "bits/item" in done.err
     assert "100%" in done.err
     assert dst("run", shelf / "text", tmp_path / "in", "--per", "line").err.count("bits/item") > 0
+
+
+@pytest.mark.parametrize("place", [".", "", "/"])
+def test_a_state_that_is_a_directory_is_refused(dst: Dst, tmp_path: Path, place: str) -> None:
+    (tmp_path / "a.txt").write_text("abc")
+    done = dst("run", "text", tmp_path / "a.txt", "--state", place)
+    assert (done.code, done.out) == (2, "")
+    assert "is a directory" in done.err

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tests.cli.conftest import Dst
 from tests.raising import Fault, refused
 
-from dst.runtime import BundleError, Session, Stream, open_bundle, replay_golden
+from dst.runtime import BundleError, Session, Stream, open_bundle, replay_golden, write_bundle
 from dst.runtime.bundle.encoding import canonical
 from dst.runtime.errors import BundleExistsError, DstError
 from dst.runtime.state.record import pack, unpack
@@ -212,3 +212,15 @@ def test_a_bundle_of_format_2_needs_no_upgrade(tmp_path: Path) -> None:
     upgrade_bundle(WINDOW, tmp_path / "new")
     with refused(BundleError, "format-version", match="version 2.*needs no upgrade"):
         upgrade_bundle(tmp_path / "new", tmp_path / "newer")
+
+
+def test_no_bundle_is_written_inside_another(copy: Path, tmp_path: Path) -> None:
+    with refused(BundleError, "bundle-unwritable", match="is a bundle"):
+        upgrade_bundle(copy, copy / "inside")
+    assert contents(copy) == contents(WINDOW)
+    new, _ = upgrade_bundle(copy, tmp_path / "new")
+    files = {name: new.root / name for name in new.manifest.files}
+    with refused(BundleError, "bundle-unwritable", match="is a bundle"):
+        write_bundle(tmp_path / "new" / "inside", new.manifest, files)
+    with refused(BundleError, "argument", match="is a int"):
+        write_bundle(tmp_path / "other", new.manifest, {**files, "step.onnx": 1})  # type: ignore[dict-item]

@@ -185,3 +185,30 @@ def test_files_that_cannot_be_used_are_named(stream: Stream, tmp_path: Path, cal
     if call == "save":
         with pytest.raises(StateError, match="No space left"):
             use(Full())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_plain_file_is_not_replaced(stream: Stream, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with refused(StateError, "state-unwritable", match="no plain file"):
+            stream.save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items_consumed": -1},
+        {"items_consumed": 2**64},
+        {"items_consumed": 1.5},
+        {"seed": "x"},
+        {"draws": -1},
+    ],
+)
+def test_numbers_that_no_stream_has_are_refused(stream: Stream, change: dict[str, object]) -> None:
+    session = session_of(stream)
+    with refused(StateError, "state-numbers", match=next(iter(change))):
+        session.stream(replace(stream.saved(), **change))

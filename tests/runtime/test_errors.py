@@ -1,6 +1,7 @@
 """Every error has a code: one for each fault, the same in every language."""
 
 import ast
+import copy
 import pickle
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import dst
 from dst.export import errors as export_errors
+from dst.quantize import NothingQuantizedError
 from dst.quantize import errors as quantize_errors
 from dst.runtime import DstError, errors
 
@@ -62,3 +64,12 @@ def test_a_code_survives_a_place_and_a_pickle() -> None:
     assert (str(error), error.code) == ("state a: of another model", "other-model")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.code) == (type(error), str(error), error.code)
+
+
+def test_errors_that_hold_more_are_copied_and_told_a_place() -> None:
+    nothing = NothingQuantizedError("nothing to do", [])
+    slots = errors.SlotError({1: DstError("no")}, {})
+    for error in (nothing, slots):
+        for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+            assert (type(again), str(again)) == (type(error), str(error))
+        assert error.within("here").code == error.code

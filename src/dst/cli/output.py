@@ -239,6 +239,8 @@ def state_files(option: str, path: Path | None) -> Places:
     """Name the two files that saving a state writes."""
     from dst.runtime.state.file import previous_of
 
+    if path is not None and not path.name:
+        raise WrongUseError(f"{option} {path}: is a directory; give the path of a file")
     previous = None if path is None else previous_of(path)
     return {option: path, f"the copy that {option} keeps": previous}
 

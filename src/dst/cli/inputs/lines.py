@@ -171,12 +171,20 @@ def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
             raise wanted.refuse(
                 f"line {line} names {len(names)} columns ({_list(names)}), this model reads "
                 f"{_reads(wanted)}",
-                _CHOOSE,
+                f"{_CHOOSE}; --time NAME keeps one beside the answers"
+                if len(places) == wanted.width + 1 and form.time is None
+                else _CHOOSE,
             )
         for name in (names[place] for place in places if names[place].lower() in TIME_NAMES):
             wanted.found.notes.append(
                 f"line {line} names the column `{name}`; it is read as a feature, as without it "
                 f"there are too few: this model reads {_reads(wanted)}"
+            )
+        if wanted.width > 1:
+            read = [names[place] for place in places]
+            wanted.found.notes.append(
+                f"the columns are read in the order of the file: {_list(read)}; this model has no "
+                "names to match them with (export_bundle takes `features`)"
             )
     left = [place for place in others if place not in places]
     extra = [names[place] for place in left if names[place].lower() not in TIME_NAMES]
