@@ -234,13 +234,18 @@ def _reason(error: Exception) -> str:
     )
 
 
+_PIECES = [["aten", "split"], ["aten", "unbind"], ["aten", "chunk"]]
+"""Operators that cut an axis into a number of pieces that the tracer writes down."""
+
+
 def _check_free(
     captured: torch.export.ExportedProgram, contract: Contract, free: Mapping[str, object]
 ) -> None:
     """Refuse early what the tracer has fixed without a word.
 
     Raises:
-        LoweringError: an axis of the chunk that should be free has one size.
+        LoweringError: an axis of the chunk that should be free has one size, or is cut into a
+            fixed number of pieces.
     """
     (chunk,) = (
         node.meta["val"]
@@ -254,6 +259,16 @@ def _check_free(
                 if letter == "T"
                 else "torch fixes the batch size"
             )
+    for node in captured.graph.nodes:
+        if str(node.target).split(".")[:2] not in _PIECES:
+            continue
+        value = node.args[0].meta["val"]
+        at = {"unbind": 1}.get(str(node.target).split(".")[1], 2)
+        axis = node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)
+        if not isinstance(value.shape[axis], int):
+            # as many pieces as the tracer saw: at another size ONNX Runtime gets empty ones, on
+            # which its recurrent operators end the process
+            raise LoweringError("a loop over the pieces of an axis whose size is free")
 
 
 def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, ...]:

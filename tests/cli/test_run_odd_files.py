@@ -116,6 +116,10 @@ def test_a_time_that_has_to_be_a_feature_is_told(tmp_path: Path) -> None:
     assert "`time`; it is read as a feature" in found.notes[0]
     found = Found()
     assert read(put(path, "time,a,b\n1,2,3\n"), nameless, found).tolist() == [[2, 3]]
+    (told,) = found.notes  # the time is left out; the others are matched by nothing but their order
+    assert "in the order of the file: a, b;" in told
+    found = Found()
+    assert read(put(path, "right,left\n2,1\n"), TWO, found).tolist() == [[1, 2]]
     assert not found.notes
 
 

@@ -142,3 +142,23 @@ def test_what_wraps_a_module_for_speed_is_taken_off(tmp_path: Path) -> None:
     compiled: Any = torch.compile(nn.GRU(5, 6, batch_first=True), backend="eager")
     module: nn.Module = nn.DataParallel(compiled)
     held(module, torch.zeros(1, 1, 6), tmp_path / "m")
+
+
+class Pieces(nn.Module):
+    """A recurrent layer that is called for each item, as ``split`` cuts the chunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        answers = []
+        for item in x.split(1, 1):
+            y, h = self.gru(item, 0.9 * h)
+            answers.append(y)
+        return torch.cat(answers, 1), h
+
+
+def test_a_layer_that_is_called_for_each_piece_of_a_chunk_exports(tmp_path: Path) -> None:
+    held(Pieces(), torch.zeros(1, 1, 4), tmp_path / "b")

@@ -35,7 +35,7 @@ VERBS = {
     ),
     "export": "Export a torch module to a bundle, and prove that it does what torch does.",
     "adopt": "Wrap an existing stateful ONNX file into a bundle, without torch.",
-    "quantize": "Make a smaller or faster bundle of a model; a saved state loads in both.",
+    "quantize": "Make a smaller or faster bundle of a model.",
     "bench": (
         "Measure what bundles cost on this machine, in turns, and compare them with the first."
     ),

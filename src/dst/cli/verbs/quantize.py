@@ -69,7 +69,7 @@ def quantize(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> int:
-    """Make a smaller or faster bundle of a model; a saved state loads in both.
+    """Make a smaller or faster bundle of a model.
 
     State, decay, gates, norms and softmax stay float32; what else does, and why, is printed.
     Patterns are shell patterns for the names printed; forms are float32, float16, int8-dynamic,
