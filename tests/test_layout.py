@@ -134,10 +134,12 @@ def imported_by(file: Path) -> set[str]:
 PARTS: dict[str, set[str]] = {
     "runtime": set(),
     "graphs": {"runtime"},
-    "evaluate": {"runtime", "graphs"},
+    "evaluate": {"runtime", "graphs", "words"},
     "export": {"runtime", "graphs"},
     "quantize": {"runtime", "graphs", "evaluate"},
-    "cli": {"runtime", "graphs", "evaluate", "export", "quantize"},
+    "cli": {"runtime", "graphs", "evaluate", "export", "quantize", "upgrade", "words"},
+    "upgrade": {"runtime"},
+    "words": set(),
 }
 """The top-level parts of the package, each with the parts of ours that it may import."""
 BARRED = {"runtime": HEAVY, "graphs": {"torch"}, "evaluate": {"torch"}, "quantize": {"torch"}}
@@ -147,6 +149,8 @@ def modules_of(part: str) -> dict[str, Path]:
     """Return the modules of a top-level part by their dotted names."""
     folder = ROOT / FOLDERS.get(f"dst.{part}", f"src/dst/{part}")
     found = {}
+    if (alone := folder.with_suffix(".py")).is_file():
+        return {f"dst.{part}": alone}
     for file in sorted(folder.rglob("*.py")):
         inside = file.relative_to(folder).with_suffix("").parts
         found[".".join(("dst", part, *(p for p in inside if p != "__init__")))] = file
