@@ -102,7 +102,7 @@ class WeightRecord(msgspec.Struct, frozen=True):
             The names of its weights as the model has them; the node where an exporter made the
             names up, or where its weights were left.
 
-        Example:
+        Examples:
             >>> lstm = ("cell", (80, 256), "int8-stored")
             >>> WeightRecord("step.onnx", "LSTM_5", "lstm.weight_ih_l0", *lstm).label
             'lstm.weight_ih_l0'
@@ -181,7 +181,7 @@ def operator_form(operator: str, products: Form) -> Form:
     Convolutions have an 8-bit kernel for ranges that calibration found. Recurrent operators have
     one that rounds their input; where products round only weights, theirs are only stored.
 
-    Example:
+    Examples:
         >>> operator_form("LSTM", "int8-rows"), operator_form("LSTM", "int4-block")
         ('int8-rows', 'int8-stored')
     """

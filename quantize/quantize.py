@@ -84,7 +84,7 @@ def quantize_bundle(
         overwrite: Replace a bundle that stands at ``path``.
         progress: Called with what is being done and the share done.
 
-    Example:
+    Examples:
         ``quantize_bundle("text", "text-int4", "int4-weights").weights_bytes`` is what weights of
         the shipped bundle took, and what they take now.
 
@@ -264,7 +264,7 @@ def precision_of(recipe: Recipe, forms: Iterable[Form]) -> Precision:
         recipe: The recipe.
         forms: How each weight is held.
 
-    Example:
+    Examples:
         >>> from dst.quantize import RECIPES
         >>> precision_of(RECIPES["int4-weights"], ["float32", "int4-block", "int8-stored"])
         'int4'

@@ -190,7 +190,7 @@ def recipe_named(
 ) -> Recipe:
     """Look up a recipe, with another block size, method or range of int8 weights if given.
 
-    Example:
+    Examples:
         >>> recipe_named("int4-weights", block=64, method="search").label
         'int4-weights, block 64, search'
 
@@ -240,7 +240,7 @@ class Override:
 def override_named(pattern: str, form: str) -> Override:
     """Make an override from the name of a form.
 
-    Example:
+    Examples:
         >>> override_named("lstm.*", "float32")
         Override(pattern='lstm.*', form='float32')
 

@@ -43,7 +43,7 @@ def by_column(weight: Floats, bits: int) -> Rounded:
         weight: (K, N).
         bits: 8 for -127..127; 7 for -64..64, where two products with 8 bits fit in 16.
 
-    Example:
+    Examples:
         >>> by_column(np.array([[1.0, 0.5], [-0.5, 2.0]], np.float32), 8).values.tolist()
         [[127, 32], [-64, 127]]
     """
@@ -67,7 +67,7 @@ def by_block(weight: Floats, bits: int, block: int) -> Rounded:
     Returns:
         Values in -2^(bits-1) .. 2^(bits-1) - 1 and scales (n, N), which may be negative.
 
-    Example:
+    Examples:
         >>> found = by_block(np.array([[4.0], [-2.0], [1.0]], np.float32), 4, 2)
         >>> found.values.tolist(), found.scale.tolist()
         ([[-8], [4], [-8]], [[-0.5], [-0.125]])

@@ -4,7 +4,7 @@ Catch a class where the reaction differs: retry a busy store, start afresh where
 state. Match `code` where the fault itself matters; it is the same in every language (FORMAT.md
 lists the codes of bundles and saved states), and it does not change when a message does.
 
-Example:
+Examples:
     >>> from dst.runtime import Session, StateError, Stream
     >>> session = Session.open("text")
     >>> try:

@@ -50,7 +50,7 @@ def generate(
         StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
         StepError: the prompt does not fit the contract, or a step failed.
 
-    Example:
+    Examples:
         >>> from dst.runtime import Session, decode_bytes
         >>> stream = Session.open("text").stream()
         >>> text = decode_bytes(generate(stream, "The quick brown ", 8, seed=0))

@@ -68,7 +68,7 @@ def golden_tensors(
         `t<T>/chunk` and `t<T>/out/<output>` with a new first axis of steps,
         `t<T>/state/<input>`, and `stream/<input>`.
 
-    Example:
+    Examples:
         >>> chunks, y = [np.zeros((1, 8))] * 3, [np.ones((1, 8))] * 3
         >>> found = golden_tensors(8, chunks, {"y": y}, {"h": np.zeros((1, 4))})
         >>> {name: tensor.shape for name, tensor in found.items()}
@@ -122,7 +122,7 @@ def relative_error(found: Array, expected: Array) -> float:
 
     Where the expected values are all zero, any difference is infinite.
 
-    Example:
+    Examples:
         >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0])).__round__(3)
         0.316
     """

@@ -105,7 +105,7 @@ class Health:
     Attributes:
         report: what the last look found.
 
-    Example:
+    Examples:
         >>> from dst.runtime import Session
         >>> stream = Session.open("text").stream()
         >>> health = Health(stream, every_items=10, policy="rollback", limits=Limits(peak=1e4))

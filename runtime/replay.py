@@ -49,7 +49,7 @@ def replay(
             another bundle.
         NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an infinity.
 
-    Example:
+    Examples:
         >>> session = Session.open("text")
         >>> stream, text = session.stream(), bytes(range(100))
         >>> before = stream.saved()

@@ -24,7 +24,7 @@ def surprise_bits(logits: Logits, items: Ids) -> Bits:
     Raises:
         ValueError: the shapes do not fit.
 
-    Example:
+    Examples:
         >>> surprise_bits(np.zeros((2, 256)), np.array([65, 66]))  # any byte is as likely
         array([8., 8.])
     """

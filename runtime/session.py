@@ -24,7 +24,7 @@ Array = npt.NDArray[np.generic]
 class Session(Engine):
     """A bundle open on one provider. Threads may share it; each stream is one thread's.
 
-    Example:
+    Examples:
         >>> session = Session.open("text")
         >>> stream = session.stream()
         >>> stream.advance(b"any number of bytes, such as these")["logits"].shape
@@ -73,7 +73,7 @@ class Session(Engine):
             SessionError: `argument`: `path` is neither text nor a path, or a number is out of its
                 range; no such lowering.
 
-        Example:
+        Examples:
             >>> Session.open("text", chunk_sizes=[1, 8]).chunk_sizes
             (1, 8)
         """
@@ -121,7 +121,7 @@ class Session(Engine):
             StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
                 to another bundle.
 
-        Example:
+        Examples:
             >>> session = Session.open("text")
             >>> stream = session.stream()
             >>> outputs = stream.advance(b"The quick brown fox")

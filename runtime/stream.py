@@ -32,7 +32,7 @@ class Stream:
     Every method is transactional: if it raises, whatever it raises, the stream is as it was
     before the call (`NonFiniteError` alone may put it further back, and says so).
 
-    Example:
+    Examples:
         >>> from dst.runtime import Session
         >>> stream = Session.open("text").stream()
         >>> outputs = stream.advance(b"any number of bytes")  # whole chunks; the rest waits
@@ -84,7 +84,7 @@ class Stream:
             NonFiniteError: `output-not-finite`, `state-not-finite`: the step gave a NaN or an
                 infinity.
 
-        Example:
+        Examples:
             >>> from dst.runtime import Session
             >>> stream = Session.open("text").stream()
             >>> stream.step(np.array([[72, 105, 33, 10]]))["logits"].shape
@@ -212,7 +212,7 @@ class Stream:
     def fork(self) -> "Stream":
         """Return a second stream that stands where this one does and goes its own way.
 
-        Example:
+        Examples:
             >>> from dst.runtime import Session
             >>> stream = Session.open("text").stream()
             >>> other = stream.fork()
@@ -268,7 +268,7 @@ class Stream:
             StateError: the disk refused, and the file that stood there still does; or the open
                 file is closed, of text or not for writing.
 
-        Example:
+        Examples:
             >>> import io
             >>> from dst.runtime import Session
             >>> session, file = Session.open("text"), io.BytesIO()

@@ -26,7 +26,7 @@ def encode_bytes(text: str | bytes | bytearray | memoryview) -> npt.NDArray[np.u
     Raises:
         UnicodeEncodeError: a text with lone surrogates.
 
-    Example:
+    Examples:
         >>> encode_bytes("é!")
         array([195, 169,  33], dtype=uint8)
     """
@@ -41,7 +41,7 @@ def decode_bytes(ids: Iterable[int]) -> bytes:
     Raises:
         ValueError: an id is not in 0 .. 255.
 
-    Example:
+    Examples:
         >>> decode_bytes([195, 169]).decode()
         'é'
     """

@@ -111,7 +111,7 @@ def adopt_bundle(
             ``model_of``; nothing was written.
         BundleError: ``path`` cannot be written to, or ``model_of`` is no bundle.
 
-    Example:
+    Examples:
         ``adopt_bundle("gru.onnx", "gru", Answers(t=(1, 16)), name="gru")``
     """
     source, progress = Path(model), progress or (lambda what, share: None)

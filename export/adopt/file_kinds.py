@@ -43,7 +43,7 @@ def what_it_is(path: Path) -> str | None:
     Raises:
         OSError: it cannot be read.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "model.onnx"

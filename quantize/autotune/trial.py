@@ -87,7 +87,7 @@ def budget_for(text: str, contract: Contract) -> Budget:
         text: The budget.
         contract: What it is for: only outputs that predict the next item have a loss in nats.
 
-    Example:
+    Examples:
         ``budget_for("error<0.05", bundle.manifest.contract).relative_error`` is 0.05.
 
     Raises:

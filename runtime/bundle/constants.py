@@ -26,7 +26,7 @@ def constant_mark(constant: Constant) -> str:
         dtype, shape and the value, such as `int64 [] 16000` or `float32 [2] [0.5, 1.0]`; beyond
         `SHOWN_VALUES` values `sha256` and 32 hex digits of their little-endian bytes.
 
-    Example:
+    Examples:
         >>> constant_mark(Constant(input="rate", dtype="int64", shape=(), values=(16000,)))
         'int64 [] 16000'
     """

@@ -34,7 +34,7 @@ def canonical(value: object) -> bytes:
     Raises:
         BundleError: `manifest-invalid`: a NaN, an infinity, or text that is not valid Unicode.
 
-    Example:
+    Examples:
         >>> canonical({"b": 1e-05, "a": [True, None]})
         b'{"a":[true,null],"b":1e-05}'
     """
@@ -205,7 +205,7 @@ def claimed_files(data: bytes) -> frozenset[str] | None:
 
     Nothing else is checked: an outdated or altered bundle is still somebody's bundle.
 
-    Example:
+    Examples:
         >>> claimed_files(b'{"files":{"step.onnx":{}},"format":"dst-bundle","format_version":1}')
         frozenset({'step.onnx'})
     """

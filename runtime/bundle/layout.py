@@ -17,7 +17,7 @@ Array = npt.NDArray[np.generic]
 def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
     """Return a shape with numbers in place of its letters.
 
-    Example:
+    Examples:
         >>> sized(("B", "T", 40), t=8)
         (1, 8, 40)
     """
@@ -28,7 +28,7 @@ def sized(shape: Shape, t: int, batch: int = 1) -> tuple[int, ...]:
 def fixed(shape: Shape) -> tuple[int, ...]:
     """Return the axes of a shape that are neither batch nor time, in their order.
 
-    Example:
+    Examples:
         >>> fixed(("B", 257, "T", 2))
         (257, 2)
     """
@@ -50,7 +50,7 @@ def rows_of(shape: Shape, array: Array) -> Array:
 
     Where the shape has no `T`, the result is `[1, ...]`: one row per chunk.
 
-    Example:
+    Examples:
         >>> rows_of((2, "T", "B"), np.zeros((2, 8, 1))).shape
         (8, 2)
         >>> rows_of(("B", 2), np.zeros((1, 2))).shape

@@ -77,7 +77,7 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
     that each T is another model.
 
-    Example:
+    Examples:
         >>> content = Features()
         >>> chunk = Chunk(
         ...     input="x", dtype="float32", shape=("B", 4, "T"), nominal_t=8, allowed_t=(1, 8),
@@ -148,7 +148,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `levels` holds the quantile levels, in the order of the last axis, where `meaning` is
     `quantiles`; it is empty elsewhere.
 
-    Example:
+    Examples:
         >>> Output(name="peak", dtype="float32", shape=("B", 3)).per
         'chunk'
     """

@@ -108,7 +108,7 @@ class Bundle:
 def shipped() -> dict[str, Path]:
     """Return the directories of the bundles that come with the package, by name.
 
-    Example:
+    Examples:
         >>> list(shipped())
         ['text', 'text-int4', 'text-int8']
     """
@@ -124,7 +124,7 @@ def locate(path: str | Path) -> Path:
     Raises:
         BundleNotFoundError: neither; the message lists the shipped names.
 
-    Example:
+    Examples:
         >>> locate("text").name
         'text'
     """
@@ -164,7 +164,7 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
     Raises:
         BundleError: a rule of FORMAT.md is broken; `code` says which, the message where.
 
-    Example:
+    Examples:
         >>> bundle = open_bundle("text", verify="size")
         >>> bundle.label, [graph.file for graph in bundle.manifest.graphs]
         ('bundle text/', ['step.onnx', 'step_t32.onnx', 'step_t1.onnx'])

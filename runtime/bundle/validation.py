@@ -111,7 +111,7 @@ def check_name(name: str) -> None:
         BundleError: `path-outside`: it could leave the directory, or would not work on every
             platform.
 
-    Example:
+    Examples:
         >>> check_name("step_t1.onnx")
         >>> check_name("../step.onnx")  # doctest: +ELLIPSIS
         Traceback (most recent call last):

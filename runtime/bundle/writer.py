@@ -39,7 +39,7 @@ def write_bundle(
         BundleExistsError: something stands at `path` that is not to be replaced; it is untouched.
         BundleError: the manifest breaks the format, or the disk refused.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from dst.runtime import open_bundle
         >>> bundle = open_bundle("text-int4", verify="size")

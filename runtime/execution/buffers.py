@@ -126,7 +126,7 @@ def finite(pieces: list[Floats]) -> bool:
     A NaN or an infinity shows in the sum of squares. So does an overflow of that sum, and then
     the values are looked at one by one. `vdot` alone gives no floating-point warnings.
 
-    Example:
+    Examples:
         >>> finite(pieces(np.ones(3))), finite(pieces(np.array([1.0, np.inf])))
         (True, False)
     """

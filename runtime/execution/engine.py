@@ -291,7 +291,7 @@ def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> di
 def version(text: str) -> tuple[int, ...]:
     """Read the first three numbers of a version, for comparing it.
 
-    Example:
+    Examples:
         >>> version("1.9") < version("1.18.1"), version("1.32.0.dev1")
         (True, (1, 32, 0))
     """

@@ -58,7 +58,7 @@ def predict(manifest: Manifest, graphs: int, streams: int, chunk_sizes: Sequence
         streams: how many streams are live.
         chunk_sizes: the T each stream uses.
 
-    Example:
+    Examples:
         >>> from dst.runtime import open_bundle
         >>> manifest = open_bundle("text").manifest
         >>> one, ten = (predict(manifest, 1, n, [32]).total_bytes for n in (1, 10))

@@ -103,7 +103,7 @@ class LoadReport:
         strict: whether a graph that falls back is refused.
         graphs: the open graphs.
 
-    Example:
+    Examples:
         >>> from dst.runtime import Session
         >>> report = Session.open("text", chunk_sizes=[1]).report()
         >>> [(load.fraction, load.fallback_reason) for load in report.graphs]

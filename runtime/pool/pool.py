@@ -40,7 +40,7 @@ class StreamPool:
 
     Threads may share a pool: their calls take turns. One call with many slots is what is fast.
 
-    Example:
+    Examples:
         >>> from dst.runtime import Session
         >>> pool = StreamPool(Session.open("text", chunk_sizes=[1, 32]), slots=3)
         >>> outputs = pool.advance({0: b"one stream, " * 3, 2: b"and another one " * 3})

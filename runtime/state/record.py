@@ -74,7 +74,7 @@ class Saved(msgspec.Struct, frozen=True):
         lookback: the items before the next chunk, `[L, ...]`.
         inputs: what the stream was given when it started, by input name.
 
-    Example:
+    Examples:
         >>> from dst.runtime import Saved, Session
         >>> session = Session.open("text")
         >>> stream = session.stream()

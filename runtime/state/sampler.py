@@ -23,7 +23,7 @@ class Sampler:
         seed: 0 .. 2^64 - 1, the key of the Philox generator.
         draws: how many numbers have been drawn, the generator's counter.
 
-    Example:
+    Examples:
         >>> number, after = Sampler.seeded(7).draw()
         >>> after
         Sampler(seed=7, draws=1)

@@ -92,7 +92,7 @@ class StateStore:
         StoreKeyError: the key is of another length, wrong or not wanted, or the package
             `cryptography` is not installed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from dst.runtime import Session
         >>> stream = Session.open("text").stream()

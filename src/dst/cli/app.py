@@ -52,7 +52,7 @@ VERBS = {
 def help_text(text: str) -> str:
     r"""Join the lines of each paragraph for a terminal to break; keep those of indented blocks.
 
-    Example:
+    Examples:
         >>> help_text("One\nparagraph.\n\n    dst demo\n    dst show")
         'One paragraph.\n\n\x08\ndst demo\ndst show'
     """
@@ -136,7 +136,7 @@ def top(
 def call(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit code.
 
-    Example:
+    Examples:
         >>> call(["--version"])  # doctest: +ELLIPSIS
         dst ...
         0

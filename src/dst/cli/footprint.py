@@ -162,7 +162,7 @@ class Meter:
         items: items told so far.
         peak_bytes: the most resident memory seen.
 
-    Example:
+    Examples:
         >>> meter = Meter()
         >>> due = meter.add(100)
         >>> (meter.items, meter.growth_bytes)

@@ -72,7 +72,7 @@ def at_least(option: str, value: float, least: float) -> None:
     Raises:
         WrongUseError: it is not.
 
-    Example:
+    Examples:
         >>> at_least("--budget", 0.5, 0)
         >>> at_least("--budget", float("nan"), 0)
         Traceback (most recent call last):
@@ -88,7 +88,7 @@ def sizes_of(text: str | None) -> tuple[int, ...]:
     Raises:
         WrongUseError: it is something else.
 
-    Example:
+    Examples:
         >>> sizes_of("16,1")
         (16, 1)
     """
@@ -107,7 +107,7 @@ def names_of(option: str, found: list[str]) -> tuple[str, ...]:
     Raises:
         WrongUseError: a name is empty or comes twice.
 
-    Example:
+    Examples:
         >>> names_of("--columns", ["left", " right"])
         ('left', 'right')
     """

@@ -195,7 +195,7 @@ def _encodable(value: object) -> object:
 def foreign(text: str) -> str:
     r"""Make text from a manifest or the command line plain: no markup, no control characters.
 
-    Example:
+    Examples:
         >>> print(foreign("[red]a\a"))
         \[red]a\x07
     """

@@ -46,7 +46,7 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
 def plain(label: str) -> str:
     r"""Return a label in which no `$` begins a formula.
 
-    Example:
+    Examples:
         >>> plain("cost in $")
         'cost in \\$'
     """

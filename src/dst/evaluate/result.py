@@ -24,7 +24,7 @@ def spread_of(values: Sequence[float]) -> Spread:
     Rounds are drawn with replacement, always in the same way, so that equal numbers give equal
     intervals.
 
-    Example:
+    Examples:
         >>> spread_of([2.0, 2.0, 2.0])
         Spread(median=2.0, low=2.0, high=2.0)
     """

@@ -57,7 +57,7 @@ class Times:
         max_ns: the longest, exactly.
         total_ns: their sum, exactly.
 
-    Example:
+    Examples:
         >>> times = Times()
         >>> for micros in range(1, 101):
         ...     times.add(1000 * micros)
@@ -168,7 +168,7 @@ def judge(steps: Integers, resident: Integers) -> Growth:
         steps: `[n]`, evenly spaced and rising; the last is the length of the run. n is 1 or more.
         resident: `[n]`, resident bytes at these steps.
 
-    Example:
+    Examples:
         >>> steps = np.arange(1000) * 10
         >>> judge(steps, np.full(1000, 50 << 20)).flat
         True

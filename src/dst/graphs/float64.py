@@ -18,7 +18,7 @@ def widen(graph: GraphProto) -> None:
     Args:
         graph: A graph of plain operators, its weights loaded.
 
-    Example:
+    Examples:
         >>> from onnx import helper
         >>> x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
         >>> graph = helper.make_graph([], "g", [x], [])

@@ -49,7 +49,7 @@ def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
     Returns:
         The release, as the manifest has it.
 
-    Example:
+    Examples:
         >>> from onnx import helper
         >>> node = helper.make_node("Relu", ["x"], ["y"])
         >>> graph = helper.make_graph([node], "g", [], [])

@@ -129,7 +129,7 @@ def pack(
     Returns:
         File name -> content: ``weights.bin``, where any weight is large, and every graph.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from onnx import helper
         >>> weight = numpy_helper.from_array(np.ones(1024, np.float32), "w")

@@ -79,7 +79,7 @@ class Lines:
 def escape(data: bytes) -> str:
     r"""Decode UTF-8 and escape control characters and what is not UTF-8.
 
-    Example:
+    Examples:
         >>> print(escape(b"caf\xc3\xa9\t\xff"))
         café\t\xff
     """
@@ -93,7 +93,7 @@ Kind = TypeVar("Kind")
 class Top(Generic[Kind]):
     """Keeps the `count` things of the highest rate; among equals the earlier ones.
 
-    Example:
+    Examples:
         >>> top = Top[str](2)
         >>> for number, (rate, what) in enumerate([(1.0, "a"), (3.0, "b"), (2.0, "c")]):
         ...     top.offer(rate, number, what)

@@ -94,7 +94,7 @@ class Classes:
         Logits become probabilities by softmax. Where the contract does not call the output logits,
         a row without a negative number that adds up to 1 holds probabilities already.
 
-        Example:
+        Examples:
             >>> names, shares = Classes("y", ("cat", "dog"), False).top(np.array([[0.25, 0.75]]))
             >>> (names, shares.tolist())
             (['dog'], [0.75])

@@ -24,7 +24,7 @@ def named(
     Raises:
         WrongUseError: a name is missing or comes twice.
 
-    Example:
+    Examples:
         >>> named("--state", ["h=h_next"], lambda name, text: text)
         {'h': 'h_next'}
     """
@@ -68,7 +68,7 @@ def value(option: str, name: str, text: str) -> Array:
     Raises:
         WrongUseError: it is neither.
 
-    Example:
+    Examples:
         >>> value("--init", "h", "1,2").tolist()
         [1, 2]
     """
@@ -122,7 +122,7 @@ def shape(name: str, text: str) -> tuple[int | str, ...]:
     Raises:
         WrongUseError: it is no shape.
 
-    Example:
+    Examples:
         >>> shape("x", "b,T,80")
         ('B', 'T', 80)
     """

@@ -50,7 +50,7 @@ class Spec:
         Raises:
             WrongUseError: it is none.
 
-        Example:
+        Examples:
             >>> Spec.read("--chunk", "B,T,40")
             Spec(shape=('B', 'T', 40), dtype='float32', value=None)
         """

@@ -328,7 +328,7 @@ def over_t(recipe: str) -> str:
 
     It tells of products only: what stays float32 may depend on where in a chunk an item stands.
 
-    Example:
+    Examples:
         >>> over_t("int8-rows")
         'products are the same bit for bit, on every CPU'
     """

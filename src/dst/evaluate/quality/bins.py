@@ -22,7 +22,7 @@ def edges(length: int) -> tuple[int, ...]:
 
     A last range that would be less than half as wide as the others joins the one before.
 
-    Example:
+    Examples:
         >>> edges(100)
         (10, 18, 32, 56, 100)
     """
@@ -36,7 +36,7 @@ def edges(length: int) -> tuple[int, ...]:
 def ratio(error: Floats, scale: Floats) -> Floats:
     """Return `error / scale` per place; 0 / 0 is 0, and anything else over 0 counts as 1.
 
-    Example:
+    Examples:
         >>> ratio(np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])).tolist()
         [0.5, 0.0, 1.0]
     """
@@ -110,7 +110,7 @@ class Bins:
     Attributes:
         ends: where each range ends.
 
-    Example:
+    Examples:
         >>> bins = Bins(edges(20), 1, root=False)
         >>> bins.add(0, np.arange(20.0)[:, None], np.ones((20, 1)), None)
         >>> bins.close()

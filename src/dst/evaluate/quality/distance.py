@@ -81,7 +81,7 @@ def rows(output: Output, value: Array) -> Floats:
 def log_softmax(logits: Floats) -> Floats:
     """Return the log-probabilities of logits `[..., V]`.
 
-    Example:
+    Examples:
         >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
         [[0.25, 0.25, 0.25, 0.25]]
     """
