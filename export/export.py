@@ -23,8 +23,8 @@ from dst.export.certify import (
     onnx_form,
     torch_form,
 )
-from dst.export.checks.check_step import check_recurrence
 from dst.export.checks.forgets import check_carried
+from dst.export.checks.recurrence import check_recurrence
 from dst.export.errors import CertificateError, ExportError, StepFaultError
 from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer

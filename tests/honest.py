@@ -405,7 +405,21 @@ class Ahead(Core):
         return self.head(y), {"h": h}
 
 
+class Logged(Gru):
+    """Notes its last four calls in a ring, whose place no answer depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.at = [0.0] * 4, 0
+
+    def forward(self, x: Tensor, s: dict[str, Tensor]) -> Pair:
+        self.seen[self.at] = 1.0
+        self.at = (self.at + 1) % 4
+        return super().forward(x, s)
+
+
 HONEST: tuple[type[Core], ...] = (
+    Logged,
     Gru,
     TwoLayers,
     Cells,

@@ -1,7 +1,7 @@
 """Check that the way in which a stream is cut into chunks does not matter (`cut-matters`).
 
 The same items are stepped over at two T that the contract allows; answers and the next state must
-be the same. See ``dst.export.checks.check_step``.
+be the same. See ``dst.export.checks.recurrence``.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Check that every tensor of the state moves, and is read.
 
-`state-never-updated`, `state-never-read`; see ``dst.export.checks.check_step``.
+`state-never-updated`, `state-never-read`; see ``dst.export.checks.recurrence``.
 """
 
 from collections.abc import Iterator

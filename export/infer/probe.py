@@ -1,6 +1,6 @@
 """Run a torch step on streams of several kinds and measure how far two answers are apart.
 
-The checks of a step (``dst.export.checks.check_step``) ask their questions through a ``Probe``. It
+The checks of a step (``dst.export.checks.recurrence``) ask their questions through a ``Probe``. It
 hands out fresh copies of every tensor, so that a step may write into the state it is given, and it
 seeds the random numbers before each call, so that a step that draws some still answers the same.
 

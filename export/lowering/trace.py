@@ -234,8 +234,9 @@ def _reason(error: Exception) -> str:
     )
 
 
-_PIECES = [["aten", "split"], ["aten", "unbind"], ["aten", "chunk"]]
-"""Operators that cut an axis into a number of pieces that the tracer writes down."""
+_PIECES = {"split": 2, "chunk": 2, "unbind": 1}
+"""Operators that cut an axis into a number of pieces that the tracer writes down -> which argument
+is the axis."""
 
 
 def _check_free(
@@ -260,10 +261,11 @@ def _check_free(
                 else "torch fixes the batch size"
             )
     for node in captured.graph.nodes:
-        if str(node.target).split(".")[:2] not in _PIECES:
+        package, _, operator = str(node.target).partition(".")
+        at = _PIECES.get(operator.partition(".")[0]) if package == "aten" else None
+        if at is None:
             continue
         value = node.args[0].meta["val"]
-        at = {"unbind": 1}.get(str(node.target).split(".")[1], 2)
         axis = node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)
         if not isinstance(value.shape[axis], int):
             # as many pieces as the tracer saw: at another size ONNX Runtime gets empty ones, on

@@ -130,7 +130,7 @@ class Saved(msgspec.Struct, frozen=True):
         try:
             return unpack(bytes(data))
         except StateError as error:
-            raise type(error)(f"{where}: {error}", code=error.code) from None
+            raise error.within(where) from None
 
 
 Snapshot = Saved

@@ -16,7 +16,7 @@ from tests.signed import Core, Signed
 from tests.steps import Tail
 
 from dst.export import StepFaultError, export_bundle
-from dst.export.checks.check_step import check_recurrence
+from dst.export.checks.recurrence import check_recurrence
 from dst.export.step import Step
 
 Array = npt.NDArray[np.generic]

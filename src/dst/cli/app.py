@@ -43,7 +43,7 @@ VERBS = {
         "Measure how far a quantized bundle strays from full precision, over the horizon of a "
         "stream."
     ),
-    "upgrade": ("Rewrite a bundle of format 1, which this version no longer opens, as format 2."),
+    "upgrade": "Rewrite a bundle of format 1, which this version no longer opens, as format 2.",
     "store": "Look after a store: one file that holds the states of many streams, with their past.",
 }
 """Each verb with the first sentence of its help, so that the list of them imports none."""
