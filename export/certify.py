@@ -44,13 +44,19 @@ def torch_form(step: Step) -> Form:
     return run
 
 
-def onnx_form(graph: Path | bytes, contract: Contract, folder: Path | None = None) -> Form:
+def onnx_form(
+    graph: Path | bytes,
+    contract: Contract,
+    folder: Path | None = None,
+    answers: str | None = None,
+) -> Form:
     """A traced graph, a file or its bytes, on ONNX Runtime's CPU provider, one thread.
 
     Args:
         graph: The file, or its bytes.
         contract: What the graph keeps.
         folder: Where the external data lies that bytes refer to.
+        answers: The input that says which items are answered for; all are.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -63,7 +69,10 @@ def onnx_form(graph: Path | bytes, contract: Contract, folder: Path | None = Non
     constants = {c.input: constant_array(c) for c in contract.constants}
 
     def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
-        found = session.run(names, {contract.chunk.input: chunk, **constants, **state})
+        feeds = {contract.chunk.input: chunk, **constants, **state}
+        if answers is not None:
+            feeds[answers] = np.arange(chunk.shape[contract.chunk.time_axis])
+        found = session.run(names, feeds)
         outputs, after = found[: len(contract.outputs)], found[len(contract.outputs) :]
         return (
             {o.name: value for o, value in zip(contract.outputs, outputs, strict=True)},

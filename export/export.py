@@ -274,7 +274,7 @@ def _certificates(
         """Open a graph only when its turn comes: large ones share no memory; None is torch."""
         if graph is None:
             return torch_step
-        return onnx_form(_serialized(graph), contract, graph.folder)
+        return onnx_form(_serialized(graph), contract, graph.folder, graph.answers)
 
     pairs: list[tuple[str, Traced | None, Traced | None, int, int]] = []
     if (cut := _cut(contract)) is not None:
@@ -285,7 +285,15 @@ def _certificates(
         if free and graph is free[0]:
             pairs.append(("torch-vs-fused", None, graph, size, size))
         elif free:
-            pairs.append((f"fused-vs-portable-t{size}", free[0], graph, size, size))
+            pairs.append(
+                (
+                    f"fused-vs-{'single' if graph.lowering == 'fused' else 'portable'}-t{size}",
+                    free[0],
+                    graph,
+                    size,
+                    size,
+                )
+            )
         else:
             pairs.append((f"torch-vs-{graph.lowering}-t{size}", None, graph, size, size))
     certificates = []
@@ -383,6 +391,7 @@ def _graph(traced: Traced, contract: Contract, bound: float) -> Graph:
         min_ort=min_ort(traced.model),
         golden_tolerance=max(GOLDEN_TOLERANCE, GOLDEN_TOLERANCE / BOUND * bound),
         multiply_adds=multiply_adds(traced.model, contract, traced.allowed_t, traced.batch),
+        answers=traced.answers,
     )
 
 

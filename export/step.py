@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.manifest import Certificate, Contract, window
 
+ANSWERS = "answers"
+"""What a graph calls the input that says which items are answered for."""
 TORCH_DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
@@ -50,6 +52,9 @@ class Step(nn.Module):
     contract: Contract
     any_batch: bool = True
     """Whether several streams can be stepped together."""
+    answers: bool = False
+    """Whether ``forward`` takes a third argument: the items to answer for, int64 ``[A]``. Outputs
+    per item then have A in the place of T."""
     example: Tensor | None = None
     """Values that random items are drawn from; normal numbers where there are none."""
     notes: Sequence[str] = ()
@@ -73,6 +78,10 @@ class Step(nn.Module):
     def fused(self) -> Step:
         """The same step written with ONNX Runtime's own operators, where it has a faster one."""
         return self
+
+    def single(self) -> Step | None:
+        """The same step for single items (T = 1), where that has a faster form than ``fused``."""
+        return None
 
     def files(self) -> Mapping[str, bytes]:
         """Further files of the bundle, name to content: a tokenizer, for example."""

@@ -167,7 +167,7 @@ def _possible(use: WeightUse, choice: Choice, recipe: Recipe) -> Choice:
     gap = use.gaps.get(choice.form)
     if gap:
         return replace(choice, form="int8-stored", reason=gap)
-    blocks = choice.form in ("int8-block", "int4-block") and recipe.method == "gptq"
+    blocks = choice.form in ("int8-block", "int4-block", "int4-rows") and recipe.method == "gptq"
     if use.inside and (choice.form == "int8-static" or blocks):
         if use.role == "filter":
             return replace(choice, form="int8-stored", reason=_UNSEEN)
@@ -179,7 +179,8 @@ def operator_form(operator: str, products: Form) -> Form:
     """The form of a recurrent operator or a convolution where products have one.
 
     Convolutions have an 8-bit kernel for ranges that calibration found. Recurrent operators have
-    one that rounds their input; where products round only weights, theirs are only stored.
+    one that rounds their input; where products round only weights, theirs are only stored. None
+    has one for 4 bits.
 
     Examples:
         >>> operator_form("LSTM", "int8-rows"), operator_form("LSTM", "int4-block")
@@ -187,6 +188,8 @@ def operator_form(operator: str, products: Form) -> Form:
     """
     if products in ("float32", "float16"):
         return products
+    if products == "int4-rows":
+        products = "int8-rows"
     able: tuple[Form, ...] = ("int8-dynamic", "int8-rows")
     if operator == "Conv":
         able = ("int8-static",)

@@ -105,9 +105,10 @@ class RoundedWeights:
             key = (choice.table or use.key, "row")
             bits = self.recipe.weight_bits if key[0] in self.shared else 8
             rounds = partial(by_row, held, bits)
-        elif form in ("int4-block", "int8-block") and not choice.block:
-            key = (use.key, form)
-            rounds = partial(self._blocks, use.key, weight, 4 if form == "int4-block" else 8)
+        elif form in ("int4-block", "int4-rows", "int8-block") and not choice.block:
+            width = 8 if form == "int8-block" else 4
+            key = (use.key, f"{width}-bit blocks")
+            rounds = partial(self._blocks, use.key, weight, width)
         else:
             key = (use.key, "column")
             rounds = partial(by_column, weight, self.recipe.weight_bits)

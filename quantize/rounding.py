@@ -79,6 +79,12 @@ def by_block(weight: Floats, bits: int, block: int) -> Rounded:
     return Rounded(unblocked(values, weight.shape[0]), scale)
 
 
+def from_blocks(rounded: Rounded, block: int) -> Floats:
+    """The weight (K, N) that numbers rounded by blocks of ``block`` stand for."""
+    rows = np.arange(len(rounded.values)) // block
+    return np.asarray(rounded.values * rounded.scale[rows], np.float32)
+
+
 def by_block_search(
     weight: Floats, bits: int, block: int, importance: Floats | None = None
 ) -> Rounded:

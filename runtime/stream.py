@@ -57,11 +57,18 @@ class Stream:
         self._engine = engine
         self._chunk = engine.contract.chunk
         self._core = Recurrence(engine)
-        self._steps: dict[tuple[int, ...], BoundStep] = {}
+        self._steps: dict[tuple[tuple[int, ...], bool], BoundStep] = {}
 
     # --- feeding
 
-    def step(self, chunk: Array, *, copy: bool = True, deadline_ms: float | None = None) -> Outputs:
+    def step(
+        self,
+        chunk: Array,
+        *,
+        copy: bool = True,
+        deadline_ms: float | None = None,
+        last: bool = False,
+    ) -> Outputs:
         """Step on one chunk.
 
         Args:
@@ -71,6 +78,7 @@ class Stream:
             copy: give copies; False gives read-only views, valid until the next step.
             deadline_ms: give up after so many milliseconds. It is looked at between the
                 operators of the graph, so one long operator is not interrupted.
+            last: answer for the last item only; many graphs then save the work of the others.
 
         Returns:
             Output name -> array in the contract's shape with B = 1.
@@ -91,9 +99,9 @@ class Stream:
             (1, 4, 256)
         """
         core = self._core
-        step = self._steps.get(chunk.shape) if type(chunk) is np.ndarray else None
+        step = self._steps.get((chunk.shape, last)) if type(chunk) is np.ndarray else None
         if step is None or chunk.dtype != step.dtype:
-            step = self._step_for(chunk)
+            step = self._step_for(chunk, last)
         if core.position.waiting:
             raise overtaking(core.position.waiting)
         before = core.begin()
@@ -105,7 +113,7 @@ class Stream:
                 with deadline(deadline_ms) as options:
                     core.step_once(step, options)
             if copy:
-                return {name: value.copy() for name, value in step.outputs.items()}
+                return {name: value.copy() for name, value in step.views.items()}
             return dict(step.views)
         except BadStateError as bad:
             raise core.recover(before, bad) from None
@@ -113,7 +121,7 @@ class Stream:
             core.position = before  # one step: nothing that it began with was written to
             raise
 
-    def advance(self, items: Items) -> Outputs:
+    def advance(self, items: Items, *, last: bool = False) -> Outputs:
         """Read any number of items, stepping each time a chunk of the nominal T is full.
 
         A chunk is full when its look-ahead is there too. The items left over wait for the next
@@ -123,6 +131,7 @@ class Stream:
         Args:
             items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
                 their order, without a batch axis; or bytes, where the tokenizer is `bytes`.
+            last: answer for the last item that is stepped only, as for `step`.
 
         Returns:
             Output name -> array in the contract's shape with B = 1, joined along the time axis
@@ -137,15 +146,14 @@ class Stream:
                 infinity.
         """
         fresh = check_items(self._chunk, items)
-        return self._whole(lambda: self._advance(fresh))
+        return self._whole(lambda: self._advance(fresh, last))
 
     def flush(self) -> Outputs:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
-        `exact` steps them with the largest chunks that fit, and the next chunk begins here;
-        `pad` answers for all of them as if padding followed, and leaves state and items as they
-        were (with look-ahead that may take several steps);
-        `refuse` takes no partial chunk.
+        `exact` steps them with the largest chunks that fit, and the next chunk begins here; `pad`
+        answers for all of them as if padding followed, and leaves state and items as they were
+        (with look-ahead that may take several steps); `refuse` takes no partial chunk.
 
         Returns:
             As `advance`.
@@ -156,7 +164,7 @@ class Stream:
             NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an
                 infinity.
         """
-        return self._whole(self._flush)
+        return self._whole(lambda: self._flush(last=False))
 
     # --- state
 
@@ -336,17 +344,14 @@ class Stream:
         items: Items,
         choose: Callable[[Outputs, Sampler | None], tuple[int, Sampler | None]],
     ) -> int:
-        """Read items, flush, choose a token from the outputs and let it wait, as one call.
+        """Read items, flush, choose a token by the last answers and let it wait, as one call.
 
         This is the step of `dst.runtime.generation`. Between two calls the chosen token waits
         and is not in the state: whatever is saved then goes on to the same text.
 
         Args:
             items: as for `advance`.
-            choose: outputs and random source in, token and next source out.
-
-        Returns:
-            The token.
+            choose: takes outputs and random source, returns a token and the next source.
 
         Raises:
             StepError: as `advance`, or what `choose` raises.
@@ -354,20 +359,20 @@ class Stream:
         fresh = check_items(self._chunk, items)
 
         def work() -> int:
-            contract = self._engine.contract
-            outputs = join(contract, self._advance(fresh), self._flush())
-            token, sampler = choose(outputs, self._core.position.sampler)
+            outputs = self._advance(fresh, last=True), self._flush(last=True)
+            joined = join(self._engine.contract, *outputs)
+            token, sampler = choose(joined, self._core.position.sampler)
             self._core.append(np.array([token], self._chunk.dtype), sampler)
             return token
 
         return self._whole(work)
 
-    def _advance(self, items: Array) -> Outputs:
-        return take_steps(self._core, plan_chunks(self._core, self._engine.contract, items))
+    def _advance(self, items: Array, last: bool) -> Outputs:
+        return take_steps(self._core, plan_chunks(self._core, self._engine.contract, items, last))
 
-    def _flush(self) -> Outputs:
-        engine = self._engine
-        return take_steps(self._core, plan_tail(self._core, engine.contract, engine.chunk_sizes))
+    def _flush(self, last: bool) -> Outputs:
+        contract, sizes = self._engine.contract, self._engine.chunk_sizes
+        return take_steps(self._core, plan_tail(self._core, contract, sizes, last))
 
     def _whole(self, work: Callable[[], Result]) -> Result:
         """Do some steps as one call: all of them, or none."""
@@ -387,9 +392,9 @@ class Stream:
                 raise
             raise
 
-    def _step_for(self, chunk: Array) -> BoundStep:
+    def _step_for(self, chunk: Array, last: bool) -> BoundStep:
         """The step for a chunk whose shape is new, or which does not fit."""
         t = check_chunk(self._chunk, chunk, self._engine.chunk_sizes)
-        step = self._core.step_for(t)
-        self._steps[step.shape] = step
+        step = self._core.step_for(t, last)
+        self._steps[step.shape, last] = step
         return step

@@ -118,7 +118,10 @@ class _Watch(TorchFunctionMode):
 
 
 class Flat(nn.Module):
-    """The step with its state as positional tensors, in the contract's order."""
+    """The step with its state as positional tensors, in the contract's order.
+
+    A step with ``answers`` takes that tensor behind the state.
+    """
 
     def __init__(self, step: Step) -> None:
         super().__init__()
@@ -128,7 +131,8 @@ class Flat(nn.Module):
         """Return the outputs, and then the next state."""
         contract = self.step.contract
         names = [s.input for s in contract.state]
-        outputs, after = self.step(chunk, dict(zip(names, state, strict=True)))
+        held = dict(zip(names, state, strict=not self.step.answers))
+        outputs, after = self.step(chunk, held, *state[len(names) :])
         return (*(outputs[o.name] for o in contract.outputs), *(after[n] for n in names))
 
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv
 from dst.export.model.layer import rms_norm
-from dst.export.model.recurrence import delta_rule, linear_attention
+from dst.export.model.operators import linear_attention
+from dst.export.model.recurrence import delta_rule
 
 LENGTH_EPS = 1e-6
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dst.export.model.recurrence import attention_operator
+from dst.export.model.operators import attention_operator
 
 Foreign: TypeAlias = Any
 """A module of transformers: no type describes its attributes."""

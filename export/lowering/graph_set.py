@@ -17,6 +17,7 @@ from dst.export.lowering.trace import (
     portable_file,
     trace_fused,
     trace_portable,
+    trace_single,
     trace_static,
 )
 from dst.export.step import Step
@@ -111,7 +112,9 @@ def trace_all(
 def _free(step: Step, items: Array, store: WeightsFile) -> tuple[list[Traced], str]:
     """Trace with free T and, if the step has any, free B; or say why that cannot be."""
     if step.fused() is not step:  # written by hand: it keeps both free, or that is its fault
-        return [trace_fused(step, store)], ""
+        graphs = [trace_fused(step, store)]
+        single = step.single() if 1 in step.contract.chunk.allowed_t[:-1] else None
+        return [*graphs, *([trace_single(step, single, store)] if single else [])], ""
     if not step.any_batch and len(step.contract.chunk.allowed_t) == 1:
         return [], ""
     traced, why = _told_or_found(step, items, store)
@@ -163,7 +166,8 @@ def _strays(traced: Traced, step: Step, items: Array) -> str | None:
     """
     contract = step.contract
     try:
-        run = onnx_form(traced.model.SerializeToString(), contract, traced.folder)
+        graph = traced.model.SerializeToString()
+        run = onnx_form(graph, contract, traced.folder, traced.answers)
     except Exception as error:  # onnxruntime's own classes share no base but this
         return f"ONNX Runtime does not load it: {first_line(error)}"
     reference = torch_form(step)

@@ -25,7 +25,7 @@ from dst.export.checks.branch import Flat, data_dependence, quiet
 from dst.export.errors import ExportError, LoweringError
 from dst.export.lowering.recurrent import as_onnx_operators, has_recurrences
 from dst.export.lowering.weights import names_of_weights, without_weights
-from dst.export.step import Step, example_chunk
+from dst.export.step import ANSWERS, Step, example_chunk
 from dst.graphs.strip import cleaned
 from dst.graphs.versions import domains
 from dst.graphs.weights import WeightsFile
@@ -50,6 +50,7 @@ class Traced:
     batch: tuple[int, ...]  # empty for any
     model: onnx.ModelProto
     folder: Path
+    answers: str | None = None  # the input that says which items are answered for
 
 
 def trace_fused(
@@ -77,7 +78,8 @@ def trace_fused(
         free["B"] = Dim.AUTO if automatic else Dim("B", min=1, max=MAX_BATCH)
     if t is None:
         free["T"] = Dim.AUTO if automatic else Dim("T", min=1, max=max(allowed))
-    model = _trace(step.fused(), store, FUSED_OPSET, (batch, items), free)
+    fused = step.fused()
+    model = _trace(fused, store, FUSED_OPSET, (batch, items), free)
     return Traced(
         "step.onnx" if t is None or len(allowed) == 1 else f"any_t{t}.onnx",
         "fused",
@@ -85,7 +87,20 @@ def trace_fused(
         () if step.any_batch else (1,),
         model,
         store.path.parent,
+        ANSWERS if fused.answers else None,
     )
+
+
+def trace_single(step: Step, single: Step, store: WeightsFile) -> Traced:
+    """Trace the form of a step for T = 1, with free B, into ``any_t1.onnx``.
+
+    Raises:
+        LoweringError: torch cannot export it.
+    """
+    batch, free = (2, {"B": Dim("B", min=1, max=MAX_BATCH)}) if step.any_batch else (1, {})
+    model = _trace(single, store, FUSED_OPSET, (batch, 1), free)
+    batches = () if step.any_batch else (1,)
+    return Traced("any_t1.onnx", "fused", (1,), batches, model, store.path.parent)
 
 
 def trace_static(step: Step, store: WeightsFile, t: int) -> Traced:
@@ -175,12 +190,13 @@ def _trace(
     args = (
         example_chunk(contract, batch, items),
         *(state[s.input].clone(memory_format=torch.contiguous_format) for s in contract.state),
+        *((torch.arange(items),) if step.answers else ()),
     )
     try:
         with torch.no_grad(), quiet(), as_onnx_operators(step) as tables, _AsOnnxHas():
             flat = Flat(step).eval()
             captured = torch.export.export(
-                flat, args, dynamic_shapes=_free_axes(contract, free), strict=False
+                flat, args, dynamic_shapes=_free_axes(step, free), strict=False
             )
             _check_free(captured, contract, free)
             if has_recurrences(step):  # what is left of them, the exporter would get wrong
@@ -204,11 +220,11 @@ def _trace(
     model = cleaned(
         without_weights(program.model, store),
         helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
-        [contract.chunk.input, *(s.input for s in contract.state)],
+        [contract.chunk.input, *(s.input for s in contract.state), *[ANSWERS] * step.answers],
         [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
         names,
     )
-    _declare(model.graph, contract, sizes, free)
+    _declare(model.graph, step, sizes, free)
     return model
 
 
@@ -273,7 +289,8 @@ def _check_free(
             raise LoweringError("a loop over the pieces of an axis whose size is free")
 
 
-def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, ...]:
+def _free_axes(step: Step, free: Mapping[str, object]) -> tuple[object, ...]:
+    contract = step.contract
     chunk = contract.chunk
     axes: dict[int, object] = {}
     batch, items = free.get("B"), free.get("T")
@@ -282,15 +299,18 @@ def _free_axes(contract: Contract, free: Mapping[str, object]) -> tuple[object, 
     if items is not None:
         more = chunk.lookback + chunk.lookahead
         axes[chunk.time_axis] = items + more if isinstance(items, Dim) and more else items
-    states = tuple({s.batch_axis: batch} if batch is not None else {} for s in contract.state)
-    return (axes, states) if states else (axes,)
+    others = [{s.batch_axis: batch} if batch is not None else {} for s in contract.state]
+    if step.answers:
+        others.append({0: Dim("A", min=1, max=max(chunk.allowed_t))})
+    return (axes, tuple(others)) if others else (axes,)
 
 
 def _declare(
-    graph: onnx.GraphProto, contract: Contract, sizes: tuple[int, int], free: Mapping[str, object]
+    graph: onnx.GraphProto, step: Step, sizes: tuple[int, int], free: Mapping[str, object]
 ) -> None:
     """Give inputs and outputs the contract's shapes: the exporter leaves sizes it has seen."""
     batch, items = sizes
+    contract = step.contract
     chunk = contract.chunk
     here: dict[str, int | str] = {
         "B": "B" if "B" in free else batch,
@@ -303,10 +323,14 @@ def _declare(
     shapes: list[Sequence[int | str]] = [
         [long if d == "T" else d for d in chunk.shape],
         *(s.shape for s in contract.state),
+        *[("A",)] * step.answers,
+    ]
+    answers = [
+        tuple("A" if d == "T" and step.answers else d for d in o.shape) for o in contract.outputs
     ]
     for values, wanted in (
         (graph.input, shapes),
-        (graph.output, [*(o.shape for o in contract.outputs), *(s.shape for s in contract.state)]),
+        (graph.output, [*answers, *(s.shape for s in contract.state)]),
     ):
         for value, shape in zip(values, wanted, strict=True):
             tensor = value.type.tensor_type

@@ -18,8 +18,8 @@ MASKED = -1e9
 class Frame(NamedTuple):
     """What every layer of one step shares: the angles of its keys and the mask of its scores."""
 
-    cos: Tensor  # (W+T, d/2), the cache's items first
-    sin: Tensor  # (W+T, d/2)
+    cos: Tensor  # (W+Tmax, d/2), the cache's items first
+    sin: Tensor  # (W+Tmax, d/2)
     bias: Tensor  # (B, 1, T, W+T), 0 where the score counts
 
 
@@ -64,7 +64,7 @@ class Window(nn.Module):
         # how far a key lies outside of its query's window, 0 inside: (T, W+T)
         outside = torch.relu(query - key) + torch.relu(key - query - window)
         bias = (outside + (1.0 - ok)) * MASKED
-        return Frame(self.cos[:length], self.sin[:length], bias.unsqueeze(1))
+        return Frame(self.cos, self.sin, bias.unsqueeze(1))
 
 
 def window_attention(q: Tensor, keys: Tensor, values: Tensor, frame: Frame) -> Tensor:
@@ -79,8 +79,9 @@ def window_attention(q: Tensor, keys: Tensor, values: Tensor, frame: Frame) -> T
     Returns:
         ``[B, A, T, d]``.
     """
-    cos, sin, bias = frame
+    bias = frame.bias
     queries, length = bias.shape[-2:]
+    cos, sin = frame.cos[:length], frame.sin[:length]
     in_blocks = bias.ndim == 5
     if in_blocks:  # each block of W queries meets only its 2 W keys
         q = q.unflatten(2, (-1, queries))  # (B, A, N, W, d)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dst.export.model.attention import Frame, window_attention
+from dst.export.model.attention import Frame
 from dst.export.model.config import Config
 
 TAPS = 4
@@ -57,8 +57,15 @@ def causal_conv(x: Tensor, past: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     return F.silu(mixed), line[:, items:].transpose(1, 2)
 
 
-DeltaRule = Callable[..., tuple[Tensor, Tensor]]
-"""``delta_rule``, or another form of it with the same arguments, as a lowering may need."""
+class Forms(NamedTuple):
+    """How the parts of a layer are calculated: plainly, or with operators of one runtime."""
+
+    convolve: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """``causal_conv``, or another form of it."""
+    delta_rule: Callable[..., tuple[Tensor, Tensor]]
+    """``dst.export.model.recurrence.delta_rule``, or another form of it."""
+    attend: Callable[[Tensor, Tensor, Tensor, Frame], Tensor]
+    """``dst.export.model.attention.window_attention``, or another form of it."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = EPS) -> Tensor:
@@ -93,24 +100,24 @@ class Layer(nn.Module):
         self.feed_out = linear(c.hidden, c.width, residual)  # W_2
 
     def forward(
-        self, x: Tensor, state: LayerState, frame: Frame, delta_rule: DeltaRule
+        self, x: Tensor, state: LayerState, frame: Frame, forms: Forms
     ) -> tuple[Tensor, LayerState]:
         """Transform a chunk ``x [B, T, D]``."""
         u = rms_norm(x, self.mix_norm)
         qkv, z, local = self.mix_in(u).split(self.split, -1)
-        recalled, memory, conv = self._memory(u, qkv, state, delta_rule)
-        seen, Kc, Vc = self._local(local, state, frame)
+        recalled, memory, conv = self._memory(u, qkv, state, forms)
+        seen, Kc, Vc = self._local(local, state, frame, forms)
         gated = recalled * F.silu(z)
         y = x + self.mix_out(torch.cat([gated, seen], -1))
         a, b = self.feed_in(rms_norm(y, self.feed_norm)).chunk(2, -1)
         return y + self.feed_out(F.silu(a) * b), LayerState(memory, conv, Kc, Vc)
 
     def _memory(
-        self, u: Tensor, qkv: Tensor, state: LayerState, delta_rule: DeltaRule
+        self, u: Tensor, qkv: Tensor, state: LayerState, forms: Forms
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Write the chunk into the matrix memories and read it out: ``[B, T, H V]``."""
         c = self.config
-        p, conv = causal_conv(qkv, state.conv, self.conv)  # (B, T, P)
+        p, conv = forms.convolve(qkv, state.conv, self.conv)  # (B, T, P)
         qk, v = p.split([2 * c.heads * c.key, c.heads * c.value], -1)
         qk = qk.unflatten(-1, (2 * c.heads, c.key))
         # x / |x| is the norm with weight 1/sqrt(K): one operator for queries and keys
@@ -120,20 +127,20 @@ class Layer(nn.Module):
         if c.alpha_max < 1.0:
             g = g.clamp(max=math.log(c.alpha_max))
         b = c.beta_max * torch.sigmoid(b)
-        o, S = delta_rule(q, k, v.unflatten(-1, (c.heads, c.value)), g, b, state.S)
+        o, S = forms.delta_rule(q, k, v.unflatten(-1, (c.heads, c.value)), g, b, state.S)
         return rms_norm(o, self.head_norm, RECALL_EPS).flatten(2), S, conv
 
-    def _local(self, qkv: Tensor, state: LayerState, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    def _local(
+        self, qkv: Tensor, state: LayerState, frame: Frame, forms: Forms
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend to the window: ``[B, T, A d]``."""
         c = self.config
         items = qkv.shape[1]
-        q, k, v = (
-            x.unflatten(-1, (c.attention_heads, c.attention_width)).transpose(1, 2)
-            for x in qkv.chunk(3, -1)
-        )  # (B, A, T, d)
+        heads = qkv.unflatten(-1, (3 * c.attention_heads, c.attention_width))
+        q, k, v = heads.transpose(1, 2).chunk(3, 1)  # (B, A, T, d)
         keys = torch.cat([state.Kc, rms_norm(k, self.k_norm)], 2)  # (B, A, W+T, d)
         values = torch.cat([state.Vc, v], 2)
-        seen = window_attention(rms_norm(q, self.q_norm), keys, values, frame)
+        seen = forms.attend(rms_norm(q, self.q_norm), keys, values, frame)
         return seen.transpose(1, 2).flatten(2), keys[:, :, items:], values[:, :, items:]
 
 

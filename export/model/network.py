@@ -11,11 +11,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dst.export.model.attention import Window
+from dst.export.model.attention import Window, window_attention
 from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
 from dst.export.model.heads import head_for
-from dst.export.model.layer import TAPS, DeltaRule, Layer, LayerState, rms_norm
-from dst.export.model.recurrence import delta_rule, linear_attention
+from dst.export.model.layer import TAPS, Forms, Layer, LayerState, causal_conv, rms_norm
+from dst.export.model.operators import convolve_one, linear_attention, window_attention_operator
+from dst.export.model.recurrence import delta_rule
 from dst.export.step import Step
 from dst.runtime.bundle import manifest as m
 
@@ -42,7 +43,7 @@ class Network(Step):
         start = torch.zeros(c.layers, c.heads, c.key, c.value)
         self.start = nn.Parameter(start) if c.learned_start else None
         self.out_norm = nn.Parameter(torch.ones(config.width))
-        self.delta_rule: DeltaRule = delta_rule
+        self.forms = Forms(causal_conv, delta_rule, window_attention)
 
     @property
     def half_life_items(self) -> float | None:
@@ -53,7 +54,14 @@ class Network(Step):
     def fused(self) -> Network:
         """The same network, sharing every parameter, with ONNX Runtime's own operators."""
         other = copy.copy(self)
-        other.delta_rule = linear_attention
+        other.forms = Forms(causal_conv, linear_attention, window_attention_operator)
+        other.answers = True
+        return other
+
+    def single(self) -> Network:
+        """The same network for T = 1, sharing every parameter, with ONNX Runtime's operators."""
+        other = copy.copy(self)
+        other.forms = Forms(convolve_one, linear_attention, window_attention_operator)
         return other
 
     def initial_state(self, batch: int) -> State:
@@ -72,15 +80,19 @@ class Network(Step):
         state["ok"] = weight.new_zeros(batch, c.window)
         return state
 
-    def forward(self, chunk: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
+    def forward(
+        self, chunk: Tensor, state: State, answers: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], State]:
         """Take one step.
 
         Args:
             chunk: ``[B, T]`` int64 for tokens, ``[B, T, F]`` float32 for features.
             state: As ``initial_state`` gives it.
+            answers: Items of the chunk to answer for, int64 ``[A]``; None for all.
 
         Returns:
-            The head's outputs, each with axes ``[B, T, ...]``, and the next state.
+            The head's outputs, each with axes ``[B, T, ...]`` or ``[B, A, ...]``, and the next
+            state.
         """
         items, window = chunk.shape[1], self.config.window
         if items > self.config.max_chunk and items % window:  # long training input, in two parts
@@ -94,9 +106,11 @@ class Network(Step):
         following: State = {}
         for i, layer in enumerate(self.layers):
             before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
-            x, after = layer(x, before, frame, self.delta_rule)
+            x, after = layer(x, before, frame, self.forms)
             following |= {f"{name}.{i}": t for name, t in after._asdict().items()}
         following["ok"] = ok[:, items:]
+        if answers is not None:
+            x = x.index_select(1, answers)
         return self.head.decode(rms_norm(x, self.out_norm)), following
 
 

@@ -6,20 +6,16 @@ Shape letters: B batch, T items, H memories, K key width, V value width, N block
 
 ``delta_rule_sequential`` is this equation, item by item. ``delta_rule`` is the same map in chunk
 form (Yang et al. 2024, Gated Delta Networks): within a block of C items the rank-one updates
-are gathered by one triangular inverse, so that everything is a matrix product. ``linear_attention``
-is ONNX Runtime's own operator for it.
+are gathered by one triangular inverse, so that everything is a matrix product. ONNX Runtime's own
+operator for it is in ``dst.export.model.operators``.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 BLOCK = 16
 """Items per block of the chunk form; its rounding error grows with the block
 (``examples/bench/block_size.py``)."""
-LANES = 32
-"""Key and value widths are padded to a multiple of this: for other widths ONNX Runtime 1.31's CPU
-kernel takes several times as long (``examples/bench/kernel_widths.py``)."""
 
 
 def delta_rule_sequential(
@@ -63,59 +59,6 @@ def delta_rule(
     head, state = _equal_blocks(tuple(x[:, :whole] for x in inputs), state, BLOCK)
     tail, state = _equal_blocks(tuple(x[:, whole:] for x in inputs), state, items - whole)
     return torch.cat([head, tail], 1), state
-
-
-def linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run the recurrence as ``com.microsoft.LinearAttention``, as ``delta_rule_sequential`` does.
-
-    Only the ONNX exporter can run it; torch has no kernel for it. The convolution before it stays
-    as shifted products: ``com.microsoft.CausalConvWithState`` made the whole step slower at every T
-    above 1.
-    """
-    key, value = q.shape[-1], v.shape[-1]
-    more_key, more_value = -key % LANES, -value % LANES
-    if more_key:
-        q, k = F.pad(q, (0, more_key)), F.pad(k, (0, more_key))
-    if more_value:
-        v = F.pad(v, (0, more_value))
-    if more_key or more_value:
-        state = F.pad(state, (0, more_value, 0, more_key))
-    out, after = attention_operator("gated_delta", (q, k, v), state, g, b)
-    return out[..., :value], after[:, :, :key, :value]
-
-
-def attention_operator(
-    rule: str, qkv: tuple[Tensor, Tensor, Tensor], state: Tensor, *gates: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write ``com.microsoft.LinearAttention`` into the graph; only the ONNX exporter can run it.
-
-    Args:
-        rule: How it updates the state: ``gated``, or ``gated_delta``.
-        qkv: Queries and keys ``[B, T, H, K]``, values ``[B, T, H, V]``.
-        state: ``[B, H, K, V]``.
-        gates: Log decay ``[B, T, H]``, and write strength ``[B, T, H]`` where the rule has one.
-
-    Returns:
-        Outputs ``[B, T, H, V]`` and the next state.
-    """
-    v = qkv[2]
-    batch, items, heads, value = v.shape
-    out, after = torch.onnx.ops.symbolic_multi_out(
-        "com.microsoft::LinearAttention",
-        (*(part.flatten(2) for part in qkv), state, *gates),
-        attrs={
-            "q_num_heads": heads,
-            "kv_num_heads": heads,
-            "update_rule": rule,
-            "scale": 1.0,  # the default, 0, would mean 1/sqrt(K)
-        },
-        dtypes=(v.dtype, state.dtype),
-        shapes=((batch, items, heads * value), tuple(state.shape)),
-        version=1,
-    )
-    return out.unflatten(-1, (heads, value)), after
 
 
 def _equal_blocks(inputs: tuple[Tensor, ...], state: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """Write the graphs of a bundle again, with each weight in its chosen form.
 
 A chunk is bound by arithmetic and a single step by the bytes of the weights, and no integer kernel
-is the fastest at both. So where products are `int8-dynamic`, which fixes T anyway, single steps get
-a graph of their own: it holds the same whole numbers, once on disk, and multiplies them by block,
-as `int8-block` does. Who steps both ways has both graphs in memory.
+is the fastest at both. So where products are `int8-dynamic` or `int4-rows`, single steps get a
+graph of their own: it holds the same whole numbers, once on disk, and multiplies them by block,
+as `int8-block` and `int4-block` do. Who steps both ways has both graphs in memory.
 """
 
 from __future__ import annotations
@@ -283,27 +283,38 @@ def split_graphs(
 
     A graph that runs none of the T of ``chunk``, the quantized bundle's, is left out.
     """
-    by_block = {key: _by_block(choice) for key, choice in choices.items()}
+    singles = {key: _for_single_steps(choice) for key, choice in choices.items()}
     taken = {graph.entry.file for graph in graphs}
+    # the form for T = 1 that a fused bundle brings is faster than that for any T
+    brought = {g.entry.lowering for g in graphs if g.entry.allowed_t == (1,) and _able(g)}
     parts: list[Part] = []
     for graph in graphs:
         sizes = tuple(t for t in graph.entry.allowed_t if t in chunk.allowed_t)
-        able = opset_of(graph.model) >= OPSET["int8-block"] and by_block != choices
-        if len(sizes) > 1 and 1 in sizes and able:
-            chunks = tuple(t for t in sizes if t > 1)
-            parts += [
-                Part(graph, chunks, choices),
-                Part(_single(graph, chunk, taken), (1,), by_block),
-            ]
-        elif sizes:
+        if not sizes:
+            continue
+        if singles == choices or 1 not in sizes or not _able(graph):
             parts.append(Part(graph, sizes, choices))
+        elif len(sizes) == 1:
+            parts.append(Part(graph, sizes, singles))
+        else:
+            parts.append(Part(graph, tuple(t for t in sizes if t > 1), choices))
+            if graph.entry.lowering not in brought:
+                parts.append(Part(_single(graph, chunk, taken), (1,), singles))
     return parts
 
 
-def _by_block(choice: Choice) -> Choice:
-    if choice.form != "int8-dynamic" or choice.role == "cell":
-        return choice
-    return replace(choice, form="int8-block", block=SINGLE_BLOCK)
+def _able(graph: Opened) -> bool:
+    """Whether a graph's operators can multiply by block."""
+    return opset_of(graph.model) >= OPSET["int8-block"]
+
+
+def _for_single_steps(choice: Choice) -> Choice:
+    """The form in which a single step reads the same numbers fastest."""
+    if choice.form == "int4-rows":
+        return replace(choice, form="int4-block")
+    if choice.form == "int8-dynamic" and choice.role != "cell":
+        return replace(choice, form="int8-block", block=SINGLE_BLOCK)
+    return choice
 
 
 def _single(graph: Opened, chunk: Chunk, taken: Collection[str]) -> Opened:

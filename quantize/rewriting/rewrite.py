@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dst.quantize.recipe import Form
-from dst.quantize.rounding import Floats, by_row, packed4
+from dst.quantize.rounding import Floats, Rounded, by_column, by_row, from_blocks, packed4
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +35,7 @@ OPSET: dict[Form, int] = {
     "int8-rows": 18,
     "int8-block": 21,
     "int4-block": 21,
+    "int4-rows": 21,
 }
 """The first operator set that has what a form is written in."""
 EMBEDDING_OPSET = 13
@@ -135,6 +136,7 @@ def write_product(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> None:
         "int8-rows": _rows,
         "int8-block": _blocks,
         "int4-block": _blocks,
+        "int4-rows": _rows,
     }
     writers[new.form](draft, node, new, product)
     if bias:
@@ -249,8 +251,33 @@ def _blocks(draft: Draft, node: onnx.NodeProto, new: NewWeight, result: str) -> 
 
 def _columns(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> str:
     """Write an int8 weight with a scale per column, as the float (K, N) it stands for."""
-    read = [_values(draft, new, "int8"), draft.array(f"{new.name}.scale", new.scale)]
+    if new.form == "int4-rows":
+        read = list(_rounded_again(draft, new))
+    else:
+        read = [_values(draft, new, "int8"), draft.array(f"{new.name}.scale", new.scale)]
     return draft.node("DequantizeLinear", read, f"{node.name}.weight", axis=1)
+
+
+def _rounded_again(draft: Draft, new: NewWeight) -> tuple[str, str]:
+    """Round 4-bit blocks once more, to int8 per column: the numbers (K, N) and their scales (N,).
+
+    All of it is calculated from constants, which ONNX Runtime does once, when it opens the graph.
+    """
+    inputs, name = len(new.values), new.name
+    weight = from_blocks(Rounded(new.values, new.scale), new.block)
+    columns = draft.array(f"{name}.column_scale", by_column(weight, bits=7).scale)
+    numbers = draft.own(f"{name}.columns")
+    if not draft.has(numbers):
+        values = draft.int4(f"{name}.int4", new.values)
+        wide = draft.node("Cast", [values], draft.own(f"{name}.wide"), to=TensorProto.FLOAT)
+        scales = draft.array(f"{name}.block_scale", new.scale)
+        rows = draft.array(f"quantize.block_of_{inputs}", np.arange(inputs) // new.block)
+        scale = draft.node("Gather", [scales, rows], draft.own(f"{name}.row_scale"), axis=0)
+        read = draft.node("Mul", [wide, scale], draft.own(f"{name}.again"))
+        even = draft.node("Div", [read, columns], draft.own(f"{name}.even"))
+        near = draft.node("Round", [even], draft.own(f"{name}.near"))
+        draft.node("Cast", [near], numbers, to=TensorProto.INT8)
+    return numbers, columns
 
 
 def _values(draft: Draft, new: NewWeight, kind: str) -> str:

@@ -227,7 +227,9 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `golden_tolerance` bounds the error of each golden tensor: max|d|/rms, or, where the run records
     what the recipe costs, ||d|| over that. `multiply_adds` says what each
     node costs in one step at the nominal T, or the greatest it runs, with B = 1; a node whose
-    cost is not known is missing.
+    cost is not known is missing. `answers` names a further input of the graph, int64 `[A]`: the
+    items of the chunk that are answered for, counted from 0. Outputs per item then have A in the
+    place of T, so that a caller who wants the last answer only does not pay for all of them.
     """
 
     file: Name
@@ -239,6 +241,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     min_ort: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
     golden_tolerance: float
     multiply_adds: dict[NodeName, Count] = {}
+    answers: Name | None = None
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -29,6 +29,7 @@ class ChunkPlan:
     Attributes:
         sizes: the T of every chunk.
         done: how many of them were taken.
+        last: only the last of these items is answered for.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class ChunkPlan:
         "_read",
         "_waiting",
         "done",
+        "last",
         "sizes",
     )
 
@@ -53,6 +55,7 @@ class ChunkPlan:
         items: Array,
         sizes: Sequence[int],
         padded: int = 0,
+        last: bool = False,
     ) -> None:
         """Plan chunks of these sizes over the items that wait and then `items` `[n, ...]`.
 
@@ -69,13 +72,15 @@ class ChunkPlan:
         self._read = sum(sizes)
         self._answered = self._read + padded
         self._at = 0
+        self.last = last and not padded  # the last item before padding is not the chunk's last
         nominal = contract.chunk.nominal_t
         self.sizes = [*sizes, *[nominal] * -(-padded // nominal)]
         self.done = 0
         self._outputs: Outputs = {}
         for o in contract.outputs:
             per_chunk = (len(self.sizes), *sized(o.shape, 0))
-            shape = sized(o.shape, self._answered) if o.per == "item" else per_chunk
+            count = min(1, self._answered) if self.last else self._answered
+            shape = sized(o.shape, count) if o.per == "item" else per_chunk
             self._outputs[o.name] = np.empty(shape, o.dtype)
 
     @property
@@ -102,9 +107,11 @@ class ChunkPlan:
         """Copy the outputs of the row, when the step is done."""
         count = min(self.sizes[self.done], self._answered - self._at)
         for o in self._contract.outputs:
-            value, target = row.outputs[o.name], self._outputs[o.name]
+            value, target = row.answers[o.name], self._outputs[o.name]
             if o.time_axis is None:
                 target[self.done] = value
+            elif self.last:
+                target[...] = value
             else:
                 before = (slice(None),) * o.time_axis
                 place = slice(self._at, self._at + count)
@@ -124,13 +131,17 @@ class ChunkPlan:
         return self._outputs
 
 
-def plan_chunks(core: Recurrence, contract: Contract, items: Array) -> ChunkPlan:
+def plan_chunks(
+    core: Recurrence, contract: Contract, items: Array, last: bool = False
+) -> ChunkPlan:
     """Plan every chunk of the nominal T that pending and new items `[n, ...]` fill."""
     count = _whole_chunks(contract, core.position.waiting + len(items))
-    return ChunkPlan(core, contract, items, [contract.chunk.nominal_t] * count)
+    return ChunkPlan(core, contract, items, [contract.chunk.nominal_t] * count, last=last)
 
 
-def plan_tail(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) -> ChunkPlan:
+def plan_tail(
+    core: Recurrence, contract: Contract, chunk_sizes: Sequence[int], last: bool = False
+) -> ChunkPlan:
     """Plan the answer for the items that wait, by the contract's tail rule.
 
     Raises:
@@ -158,18 +169,18 @@ def plan_tail(core: Recurrence, contract: Contract, chunk_sizes: Sequence[int]) 
             "open the session with T = 1 among its chunk_sizes",
             code="chunk-size",
         )
-    return ChunkPlan(core, contract, nothing, sizes)
+    return ChunkPlan(core, contract, nothing, sizes, last=last)
 
 
 def take_steps(core: Recurrence, plan: ChunkPlan) -> Outputs:
-    """Take every step of a plan, and return the outputs.
+    """Take every step of a plan, and return the outputs that it wants.
 
     Raises:
         SessionError: `chunk-size`: the session does not run a T that is needed.
         StepError: a step was refused or failed.
         BadStateError: the state after a step was checked and is not finite.
     """
-    steps = {t: core.step_for(t) for t in set(plan.sizes)}
+    steps = {t: core.step_for(t, plan.last) for t in set(plan.sizes)}
     for t in plan.sizes:
         step = steps[t]
         plan.fill(step.row)

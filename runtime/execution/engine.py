@@ -261,7 +261,7 @@ def select(
             f"{bundle.label}: needs onnxruntime {needed} or newer, {ort.__version__} is installed",
             code="onnxruntime-too-old",
         )
-    return sorted(able, key=lambda g: (preferred(g, place), -len(g.allowed_t)))
+    return sorted(able, key=lambda g: (preferred(g, place), len(g.allowed_t)))
 
 
 def first_line(error: Exception) -> str:
@@ -270,10 +270,16 @@ def first_line(error: Exception) -> str:
 
 
 def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> dict[int, Graph]:
-    """Pick for each T the first graph that runs it for one stream."""
+    """Pick the first graph that runs every T for one stream, or for each T the first that does.
+
+    Each open graph holds its weights once more, so one graph for all is worth more than one made
+    for a single T. Graphs for fewer T come first in `graphs`: they are the faster ones.
+    """
     chosen: dict[int, Graph] = {}
+    alone = [g for g in graphs if not g.batch or 1 in g.batch]
+    for_all = [g for g in alone if set(sizes) <= set(g.allowed_t)]
     for t in sizes:
-        able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
+        able = [g for g in for_all or alone if t in g.allowed_t]
         if not able:
             allowed = sorted({t for g in graphs for t in g.allowed_t})
             raise SessionError(

@@ -53,6 +53,8 @@ def check_graph(
     for given in contract.stream_inputs:
         what = f"stream input `{given.input}`"
         inputs[given.input] = _Port(what, given.dtype, given.shape, letters)
+    if graph.answers is not None:
+        inputs[graph.answers] = _Port("input of what is answered", "int64", ("A",), letters)
     outputs = {
         o.name: _Port(f"output `{o.name}`", o.dtype, o.shape, letters) for o in contract.outputs
     }

@@ -125,7 +125,6 @@ def session_options(threads: int, prepack: bool) -> ort.SessionOptions:
     With `prepack`, weights are copied into the form that the kernels read fastest.
     """
     options = ort.SessionOptions()
-    options.enable_mem_pattern = False  # a pattern per T would stay in memory
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

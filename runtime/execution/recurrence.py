@@ -107,7 +107,7 @@ class Recurrence:
         self._pending = [
             np.zeros((chunk.nominal_t + chunk.lookahead, *item), chunk.dtype) for _ in range(3)
         ]
-        self._steps: dict[int, BoundStep] = {}
+        self._steps: dict[tuple[int, bool], BoundStep] = {}
         self._taken = 0  # steps of this call; 2 for more than one
         self._checked = False
         self.position = Position(0, 0, 0, 0, 0, False, None, NO_INPUTS)
@@ -138,23 +138,26 @@ class Recurrence:
         """View the items before the next chunk, `[L, ...]`."""
         return self._look[self.position.active]
 
-    def step_for(self, t: int) -> BoundStep:
+    def step_for(self, t: int, last: bool = False) -> BoundStep:
         """Return the step for T = `t`, made at the first call and run once.
+
+        With `last` it answers for the last item of the chunk only.
 
         That run lets ONNX Runtime allocate now and not later; it only reads the state that counts.
 
         Raises:
             SessionError: this session does not run such a T, or its graph does not open.
         """
-        step = self._steps.get(t)
+        last = last and t > 1
+        step = self._steps.get((t, last))
         if step is None:
-            step = BoundStep(self._engine, t)
+            step = BoundStep(self._engine, t, last=last)
             here, there = (state.values for state in self._states)
             step.bindings = (step.bind(here, there), step.bind(there, here))
             step.give(self.position.given)
             self._guard()
             step.call(self.position.active)
-            self._steps[t] = step
+            self._steps[t, last] = step
         return step
 
     # --- one call

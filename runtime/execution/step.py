@@ -39,13 +39,25 @@ class Row:
         back: where the lookback goes, `[L, ...]`; None without lookback.
         newest: the L items before the next chunk, `[L, ...]`; None without lookback.
         outputs: the outputs of the last step, by name, in the contract's shape with B = 1.
+        answers: those of them that are wanted, read-only.
         raw: lookback, chunk and look-ahead.
         feed: the same as the graph sees it.
         inputs: where the inputs of its stream go in a batch, by name; none where B = 1.
         given: whose inputs they hold; None where nobody's.
     """
 
-    __slots__ = ("back", "feed", "fresh", "given", "inputs", "items", "newest", "outputs", "raw")
+    __slots__ = (
+        "answers",
+        "back",
+        "feed",
+        "fresh",
+        "given",
+        "inputs",
+        "items",
+        "newest",
+        "outputs",
+        "raw",
+    )
 
     def __init__(self, step: "BoundStep", engine: Engine, number: int) -> None:
         contract = engine.contract
@@ -61,6 +73,9 @@ class Row:
             self.newest = rows[step.t : step.t + chunk.lookback]
         self.outputs: dict[str, Array] = {
             o.name: row_of(step.outputs[o.name], o.batch_axis, number) for o in contract.outputs
+        }
+        self.answers = {
+            o.name: row_of(step.views[o.name], o.batch_axis, number) for o in contract.outputs
         }
         self.inputs = {
             g.input: row_of(step.inputs[g.input], g.shape.index("B"), number)
@@ -82,7 +97,8 @@ class BoundStep:
     """Everything a step of B streams by T items needs.
 
     A stream of its own (B = 1) is bound to the very inputs it was given, which other streams may
-    share (`give`); the rows of a batch have a copy each (`Row.give`).
+    share (`give`); the rows of a batch have a copy each (`Row.give`). A step for the last item only
+    answers for that one; what the graph need not calculate for the others, it does not.
 
     Attributes:
         t: items per chunk.
@@ -95,7 +111,7 @@ class BoundStep:
         inputs: the inputs of the rows' streams, by name; none where B = 1.
         rows: what each of the streams has of this.
         row: the first of them, and where B = 1 the only one.
-        views: the outputs, read-only.
+        views: the outputs, read-only; of the last item only, where the step is made for it.
         given: whose inputs the graph is bound to, where B = 1.
         bindings: the ways to run, each from one state to another; see `bind`.
     """
@@ -125,7 +141,7 @@ class BoundStep:
         "views",
     )
 
-    def __init__(self, engine: Engine, t: int, batch: int = 1) -> None:
+    def __init__(self, engine: Engine, t: int, batch: int = 1, last: bool = False) -> None:
         """Make the buffers.
 
         Raises:
@@ -136,7 +152,8 @@ class BoundStep:
         self.t = t
         self.dtype = np.dtype(contract.chunk.dtype)
         self.shape = sized(contract.chunk.shape, t + contract.chunk.lookahead)
-        self.graph = engine.graph_for(t).file
+        graph = engine.graph_for(t)
+        self.graph = graph.file
         self._run = session.run_with_iobinding
         self._io_binding = session.io_binding
         self._contract = contract
@@ -144,8 +161,10 @@ class BoundStep:
         self._provider_options = engine.provider_options
 
         self.chunk = ChunkInput(contract.chunk, t, batch)
+        answered = 1 if last and graph.answers else t
+        asked = {graph.answers: np.arange(t - answered, t)} if graph.answers else {}
         self.outputs: dict[str, Array] = {
-            o.name: np.zeros(sized(o.shape, t, batch), o.dtype) for o in contract.outputs
+            o.name: np.zeros(sized(o.shape, answered, batch), o.dtype) for o in contract.outputs
         }
         self.inputs: dict[str, Array] = {
             g.input: np.zeros(sized(g.shape, 0, batch), g.dtype)
@@ -153,10 +172,15 @@ class BoundStep:
             if batch > 1
         }
         self.views = {name: value.view() for name, value in self.outputs.items()}
+        if last:
+            for o in contract.outputs:
+                if o.time_axis is not None:
+                    ends = (slice(None),) * o.time_axis
+                    self.views[o.name] = self.outputs[o.name][(*ends, slice(-1, None))]
         for view in self.views.values():
             view.flags.writeable = False
         self.floats = [part for value in self.outputs.values() for part in pieces(value)]
-        self._feed = engine.buffers({contract.chunk.input: self.chunk.feed})
+        self._feed = engine.buffers({contract.chunk.input: self.chunk.feed, **asked})
         self._answers = engine.buffers(self.outputs)
         self._given = engine.buffers(self.inputs)
         self.rows = tuple(Row(self, engine, number) for number in range(batch))

@@ -66,6 +66,7 @@ def _light(model: onnx.ModelProto, contract: Contract, t: int, batch: int) -> on
     sizes |= {c.input: tuple(c.shape) for c in contract.constants}
     sizes |= {s.input: sized(s.shape, t, batch) for s in contract.state}
     sizes |= {g.input: sized(g.shape, t, batch) for g in contract.stream_inputs}
+    sizes |= {value.name: (t,) for value in model.graph.input if value.name not in sizes}
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)

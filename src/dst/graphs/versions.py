@@ -26,7 +26,10 @@ _OF_FORMAT = {
     **{8: (1, 10), 9: (1, 15), 10: (1, 18), 11: (1, 23)},
 }
 """First release that reads a version of the file format."""
-_OF_OPERATOR = {("com.microsoft", "LinearAttention"): (1, 31)}
+_OF_OPERATOR = {
+    ("com.microsoft", name): (1, 31)
+    for name in ("LinearAttention", "CausalConvWithState", "RotaryEmbedding")
+}
 """The release that an operator outside ONNX was tried on."""
 _BLOCKS = (1, 20)
 """First release that multiplies by a weight in blocks without expanding it at every step."""
