@@ -61,11 +61,11 @@ export class Stream {
     const stored = contract.state.some((s) => s.init?.kind === "stored")
       ? readSafetensors(await bundle.file("init.safetensors"))
       : {};
-    return new Stream(ort, contract, session, stored);
+    return new Stream(ort, contract, session, stored, graph.answers);
   }
 
-  constructor(ort, contract, session, stored) {
-    Object.assign(this, { ort, contract, session, stored });
+  constructor(ort, contract, session, stored, answers) {
+    Object.assign(this, { ort, contract, session, stored, answers });
     this.constants = Object.fromEntries(
       (contract.constants ?? []).map((c) => [c.input, this.#tensor(c.dtype, c.values, c.shape)]),
     );
@@ -78,8 +78,13 @@ export class Stream {
 
   // One chunk [1, T, ...] in, the outputs by name out. If the step throws, the state stays.
   async step(chunk) {
+    const t = chunk.dims[this.contract.chunk.shape.indexOf("T")];
+    const all = this.answers // some graphs want to be told which items to answer for
+      ? { [this.answers]: this.#tensor("int64", [...Array(t).keys()], [t]) }
+      : {};
     const results = await this.session.run({
       [this.contract.chunk.input]: chunk,
+      ...all,
       ...this.constants,
       ...this.state,
     });

@@ -33,7 +33,11 @@ Array = npt.NDArray[np.generic]
 ITEMS = np.random.default_rng(3).integers(0, 256, 400)
 CALIBRATION = Calibration.of_items(ITEMS, streams=2)
 EIGHT = dict.fromkeys(("int8-dynamic", "int8-rows", "int8-static", "int8-weights"), 0.05)
-BUDGET = {**EIGHT, "int4-weights": 0.25, "int4-mixed": 0.25, "fp16": 0.002}
+BUDGET = {
+    **EIGHT,
+    **dict.fromkeys(("int4-weights", "int4-rows", "int4-mixed"), 0.25),
+    "fp16": 0.002,
+}
 """Error over size, as lengths of vectors. Rounding normal values costs 0.01 at 8 bits and 0.09 in
 blocks at 4, and an output has been through three products."""
 
@@ -120,6 +124,7 @@ FUSED = {
     "int8-static": {"MatMulIntegerToFloat": 2, "QLinearMatMul": 1},  # one feeds another
     "int8-weights": {"MatMulNBits": 3},
     "int4-weights": {"MatMulNBits": 3},
+    "int4-rows": {"MatMulIntegerToFloat": 3},
     "int4-mixed": {"MatMulNBits": 3},
 }
 

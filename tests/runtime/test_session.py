@@ -15,6 +15,8 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper
 from tests.raising import refused
+from tests.runtime.conftest import text_files, text_manifest, text_model
+from tests.steps import graph_of
 
 from dst.runtime import (
     Session,
@@ -51,6 +53,25 @@ def test_the_lowerings_agree(shelf: Path) -> None:
         )
         np.testing.assert_allclose(first, second, atol=1e-5)
     assert fused.state["n"] == portable.state["n"] == 8
+
+
+def test_a_graph_made_for_one_t_runs_where_that_t_runs_alone(tmp_path: Path) -> None:
+    manifest, files = text_manifest(), text_files()
+    single = graph_of((1,), file="single.onnx", lowering="fused")
+    manifest = replace(manifest, graphs=(*manifest.graphs, single))
+    write_bundle(tmp_path / "b", manifest, files | {"single.onnx": text_model(1)})
+    assert Session.open(tmp_path / "b", chunk_sizes=[1]).graph_for(1).file == "single.onnx"
+    both = Session.open(tmp_path / "b")  # one graph, so that the weights are held once
+    assert {both.graph_for(t).file for t in both.chunk_sizes} == {"step.onnx"}
+    # where no graph runs all of them, each T has the graph that runs the fewest
+    fewer = tuple(
+        replace(g, allowed_t=(4, 8)) if g.file == "step.onnx" else g for g in manifest.graphs
+    )
+    write_bundle(
+        tmp_path / "c", replace(manifest, graphs=fewer), files | {"single.onnx": text_model(1)}
+    )
+    split = Session.open(tmp_path / "c")
+    assert [split.graph_for(t).file for t in (1, 4, 8)] == ["single.onnx", "step.onnx", "step.onnx"]
 
 
 def test_what_cannot_run_is_refused(shelf: Path) -> None:
