@@ -1,0 +1,184 @@
+"""Compare network shapes of equal size: loss after a short training, and time per step.
+
+    python examples/train/shapes.py --out runs/shapes --steps 400
+    python examples/train/shapes.py --out runs/shapes --steps 0     # the times alone
+
+Every candidate has about as many parameters as the shipped text model. All are trained on the same
+bytes in the same order, 8 x 512 a step, a third of the steps from the zero state; their loss is
+that on the first held-out bytes, read once with a carried state. Times are those of the thread, of
+bare ONNX Runtime calls on the graphs that a session chooses, candidates in turns in one process.
+Trained candidates and losses are kept in the folder; a second call goes on with what is missing.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from corpus import split
+from text import STREAMS, carried_segments, detached, rate_at, zero_state_segments
+from torch import nn
+from torch.nn import functional as F
+
+from dst.export.lowering.trace import Traced, trace_fused, trace_single
+from dst.export.model import Network, sized
+from dst.export.model.config import Config
+from dst.graphs.versions import domains, min_ort, opsets
+from dst.graphs.weights import WeightsFile, pack
+from dst.quantize import quantize_bundle
+from dst.runtime import Session, write_bundle
+from dst.runtime.bundle.manifest import Graph, Horizon, Manifest, Producer
+
+SMALL = sized("small")
+WIDE = replace(SMALL, heads=2, key=64, value=64)
+SHAPES: dict[str, Config] = {
+    "4 layers of 224, 4 x 32 x 48": SMALL,
+    "4 layers of 224, 2 x 64 x 64": replace(WIDE, hidden=600),
+    "3 layers of 256, 2 x 64 x 64": replace(WIDE, width=256, layers=3, hidden=784),
+    "2 layers of 320, 2 x 64 x 64": replace(WIDE, width=320, layers=2, hidden=1024),
+    "2 layers of 320, 4 x 64 x 64": replace(WIDE, width=320, layers=2, heads=4, hidden=832),
+}
+"""Name -> sizes; the memories of H x K x V are those of one layer."""
+RECIPES = ("float32", "int8-rows", "int4-rows")
+RATE, DECAY, HELD_OUT, SEGMENT = 3e-3, 0.5, 1 << 17, 512
+
+
+def trained(config: Config, steps: int, file: Path) -> Network:
+    """Train a network, or read it where that was done before."""
+    torch.manual_seed(0)
+    network = Network(config)
+    if file.exists():
+        network.load_state_dict(torch.load(file, weights_only=True))
+        return network.eval()
+    modules = list(split()[0].values())
+    near, far = zero_state_segments(modules, 0), carried_segments(modules, 0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.98))
+    state, none = network.initial_state(STREAMS), torch.zeros(STREAMS)
+    for layer in network.layers:
+        layer.compile(dynamic=False)
+    for step in range(steps):
+        first = step < steps // 3
+        segment = next(near if first else far)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * rate_at(step, steps, DECAY)
+        outputs, state = network(segment[:, :-1], state)
+        loss = F.cross_entropy(outputs["logits"].flatten(0, 1), segment[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        state = detached(state, network.initial_state(STREAMS), none if first else none + 1)
+        if step % 50 == 49:
+            print(f"  step {step + 1}: {loss.item() / math.log(2):.3f} bits per byte", flush=True)
+    torch.save({name: tensor for name, tensor in network.state_dict().items()}, file)
+    return network.eval()
+
+
+def held_out_bits(network: Network) -> float:
+    """Bits per byte on held-out text, read once."""
+    text = b"".join(split()[1].values())[: HELD_OUT + 1]
+    items = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()[None]
+    state, total = network.initial_state(1), 0.0
+    with torch.no_grad():
+        for start in range(0, HELD_OUT, SEGMENT):
+            outputs, state = network(items[:, start : start + SEGMENT], state)
+            target = items[0, start + 1 : start + SEGMENT + 1]
+            total += F.cross_entropy(outputs["logits"][0], target, reduction="sum").item()
+    return total / HELD_OUT / math.log(2)
+
+
+def bundled(network: Network, path: Path) -> None:
+    """Write a network as a bundle of its fused graphs, without proofs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = WeightsFile(path.parent / "traced.bin")
+    graphs: Sequence[Traced] = (
+        trace_fused(network, store),
+        trace_single(network, network.single(), store),
+    )
+    files = pack({g.file: g.model for g in graphs}, path.parent, path.parent)
+    entries = tuple(
+        Graph(
+            file=g.file,
+            lowering="fused",
+            allowed_t=g.allowed_t,
+            opsets=opsets(g.model),
+            domains=domains(g.model),
+            min_ort=min_ort(g.model),
+            golden_tolerance=1.0,
+            answers=g.answers,
+        )
+        for g in graphs
+    )
+    manifest = Manifest(
+        name=path.name,
+        model_id="0" * 64,
+        producer=Producer(name="shapes", version="0"),
+        contract=network.contract,
+        graphs=entries,
+        horizon=Horizon(half_life_items=network.half_life_items),
+        weights_bytes=1,
+    )
+    write_bundle(path, manifest, files, overwrite=True)
+
+
+def times_us(paths: dict[str, Path], t: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds of this thread per step of T items, all bundles in turns."""
+    streams = {n: Session.open(p, chunk_sizes=[t]).stream() for n, p in paths.items()}
+    random = np.random.default_rng(0)
+    repeats = 8 if t == 1 else 1
+    spent: dict[str, list[float]] = {name: [] for name in paths}
+    for number in range(rounds + 2):
+        for name in random.permutation(list(streams)):
+            chunk = random.integers(0, 256, (1, t))
+            streams[name].step(chunk, copy=False)
+            start = time.thread_time()
+            for _ in range(repeats):
+                streams[name].step(chunk, copy=False)
+            if number >= 2:  # the first steps touch the memory
+                spent[name].append(1e6 * (time.thread_time() - start) / repeats)
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Network shapes: loss and time per step.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of networks and results")
+    parser.add_argument("--steps", type=int, default=400, help="0 leaves the training out")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2, help="of the training")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, dict[str, float]] = {}
+    paths: dict[str, Path] = {}
+    for number, (name, config) in enumerate(SHAPES.items()):
+        print(name, flush=True)
+        network = Network(config).eval()
+        rows[name] = {"parameters": sum(p.numel() for p in network.parameters())}
+        if given.steps:
+            network = trained(config, given.steps, given.out / f"{number}-{given.steps}.pt")
+            rows[name]["bits_per_byte"] = round(held_out_bits(network), 4)
+            print(f"  held out: {rows[name]['bits_per_byte']}", flush=True)
+        for recipe in RECIPES:
+            path = given.out / str(number) / recipe
+            paths[f"{name} | {recipe}"] = path
+            if recipe == "float32":
+                bundled(network, path)
+            else:
+                quantize_bundle(given.out / str(number) / "float32", path, recipe, overwrite=True)
+    for t in (1, 32):
+        for key, spent in times_us(paths, t, given.rounds).items():
+            name, _, recipe = key.partition(" | ")
+            rows[name][f"{recipe} T={t} us"] = round(float(np.median(spent)), 1)
+            rows[name][f"{recipe} T={t} us least"] = round(min(spent), 1)
+    for name, row in rows.items():
+        print(name, json.dumps(row), flush=True)
+    (given.out / "shapes.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
