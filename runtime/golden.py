@@ -164,17 +164,29 @@ def replay_golden(
                 f"{bundle.label}: no golden run fits a T of {graph.file}, {list(graph.allowed_t)}",
                 code="golden-tensors",
             )
-        engine = Engine(
-            bundle,
-            provider=provider,
-            threads=threads,
-            graphs=[graph],
-            chunk_sizes=graph.allowed_t,
-            check_state_every=1,
-            provider_options=provider_options,
-        )
+        engine = golden_engine(bundle, graph, provider, threads, provider_options)
         checks += [_replay(engine, graph, golden, t) for golden, t in runs]
     return checks
+
+
+def golden_engine(
+    bundle: Bundle,
+    graph: Graph,
+    provider: Provider,
+    threads: int,
+    options: Options | None,
+    check_state_every: int = 1,
+) -> Engine:
+    """Open one graph alone, at every T that it runs."""
+    return Engine(
+        bundle,
+        provider=provider,
+        threads=threads,
+        graphs=[graph],
+        chunk_sizes=graph.allowed_t,
+        check_state_every=check_state_every,
+        provider_options=options,
+    )
 
 
 def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]:

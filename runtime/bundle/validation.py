@@ -14,6 +14,7 @@ from dst.runtime.bundle.manifest import (
     DType,
     Features,
     Fill,
+    Gate,
     Manifest,
     Output,
     Quality,
@@ -342,12 +343,25 @@ def _quality(quality: Quality) -> None:
         if len(values) != len(positions):
             _refuse(f"quality.{name} has {len(values)} values for {len(positions)} positions")
     for gate in quality.gates:
-        right = "not judged"
-        if gate.value is not None:
-            right = "passed" if gate.value <= gate.bound else "failed"
+        right = judged_gate(gate.name, gate.value, gate.bound).verdict
         if gate.verdict != right:
             _refuse(f"quality: gate {gate.name!r} is `{gate.verdict}`, its value says `{right}`")
-    verdicts = {gate.verdict for gate in quality.gates}
-    passed = None if "not judged" in verdicts else True
-    if quality.passed is not (False if "failed" in verdicts else passed):
-        _refuse(f"quality.passed is {quality.passed}, its gates say {sorted(verdicts)}")
+    if quality.passed is not passed(quality.gates):
+        verdicts = sorted({gate.verdict for gate in quality.gates})
+        _refuse(f"quality.passed is {quality.passed}, its gates say {verdicts}")
+
+
+def judged_gate(name: str, value: float | None, bound: float) -> Gate:
+    """Return a gate with the verdict that follows from its value."""
+    if value is None:
+        return Gate(name=name, bound=bound, verdict="not judged")
+    held = value <= bound
+    return Gate(name=name, value=value, bound=bound, verdict="passed" if held else "failed")
+
+
+def passed(gates: Iterable[Gate]) -> bool | None:
+    """Say whether all gates passed: False where one failed, None where one was not judged."""
+    verdicts = {gate.verdict for gate in gates}
+    if "failed" in verdicts:
+        return False
+    return None if "not judged" in verdicts else True

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.manifest import Graph
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.execution.engine import Engine, select
+from dst.runtime.execution.engine import select
 from dst.runtime.execution.providers import Lowering, Options, Provider
-from dst.runtime.golden import golden_chunks, golden_runs, golden_stream
+from dst.runtime.golden import golden_chunks, golden_engine, golden_runs, golden_stream
 from dst.runtime.stream import Stream
 
 Array = npt.NDArray[np.generic]
@@ -72,8 +71,8 @@ def time_golden(
     graphs = select(bundle, lowering, provider, every=True)
     found: list[GoldenTime] = []
     for number, graph in enumerate(graphs):
-        engine = _engine(bundle, graph, provider, threads, provider_options)
-        beside = _engine(bundle, graph, "cpu", threads, None)
+        engine = golden_engine(bundle, graph, provider, threads, provider_options, 1 << 30)
+        beside = golden_engine(bundle, graph, "cpu", threads, None, 1 << 30)
         runs = golden_runs(bundle.manifest, graph)
         if not runs:
             continue
@@ -98,20 +97,6 @@ def time_golden(
                 )
             )
     return found
-
-
-def _engine(
-    bundle: Bundle, graph: Graph, provider: Provider, threads: int, options: Options | None
-) -> Engine:
-    return Engine(
-        bundle,
-        provider=provider,
-        threads=threads,
-        graphs=[graph],
-        chunk_sizes=graph.allowed_t,
-        check_state_every=1 << 30,
-        provider_options=options,
-    )
 
 
 def _pair(there: Stream, here: Stream, chunk: Array, there_first: bool) -> tuple[float, float]:

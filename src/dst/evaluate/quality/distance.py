@@ -5,8 +5,7 @@ Shape letters: `T` items per chunk, `V` classes, `F` features, `O` outputs that 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,12 @@ Outputs = Mapping[str, Array]
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-@dataclass(frozen=True, slots=True)
-class Distance:
+class Distance(NamedTuple):
     """How far the outputs of one step are from the reference, per item.
 
-    Attributes:
-        error: `[T, O]`: KL in nats, or squared errors summed over an item.
-        scale: `[T, O]`: ones where KL was taken, or the squared reference.
-        losses: `[T, 2]`: the loss in nats of the item that followed, for the reference and the
-            other; None where the outputs predict none.
+    `error` `[T, O]` is KL in nats, or squared errors summed over an item; `scale` `[T, O]` is one
+    where KL was taken, or the squared reference. `losses` `[T, 2]` are those of the item that
+    followed, in nats, for the reference and the other; None where the outputs predict none.
     """
 
     error: Floats
@@ -37,8 +33,7 @@ class Distance:
     losses: Floats | None
 
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
+class Divergence(NamedTuple):
     """How the outputs of one contract are compared.
 
     Attributes:
