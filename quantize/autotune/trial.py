@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dst.evaluate.quality import Budget, Settings
@@ -83,9 +83,7 @@ def part(progress: Progress | None, what: str, begin: float, end: float) -> Prog
 def budget_for(text: str, contract: Contract) -> Budget:
     """Read ``nats<0.005``, loss added per item, or ``error<0.05``, relative error of the outputs.
 
-    Args:
-        text: The budget.
-        contract: What it is for: only outputs that predict the next item have a loss in nats.
+    Only outputs that predict the next item have a loss in nats.
 
     Examples:
         ``budget_for("error<0.05", bundle.manifest.contract).relative_error`` is 0.05.
@@ -117,6 +115,4 @@ def budget_for(text: str, contract: Contract) -> Budget:
             f"{unit}; write {unit}<X",
             code="budget",
         )
-    if unit == "nats":
-        return replace(Budget(), nats_per_item=most)
-    return replace(Budget(), relative_error=most)
+    return Budget(nats_per_item=most) if unit == "nats" else Budget(relative_error=most)

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -39,17 +38,11 @@ _PREFIX = "optimum."
 """What the names of optimum's values begin with in the graph: they may be taken there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One product that is to be quantized.
+class Product(NamedTuple):
+    """One product that is to be quantized: the value that it reads times a weight (K, N).
 
-    Attributes:
-        name: of its node.
-        reads: the value that it multiplies.
-        weight: name of the weight, ending in ``.weight``; products of the same name share it.
-        values: the weight, (K, N).
-        low: the least value of the input that calibration saw; 0 without calibration.
-        high: the greatest.
+    Products of one ``weight``, whose name ends in ``.weight``, share it. ``low`` and ``high`` are
+    the range of the input that calibration saw; 0 without calibration.
     """
 
     name: str
@@ -65,14 +58,10 @@ class Product:
         return f"{self.name}.result"
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What optimum made.
+class Written(NamedTuple):
+    """What optimum made: the products, quantized, their tensors inside; and its configuration.
 
-    Attributes:
-        model: the products, quantized; its tensors stand inside.
-        inputs: input of the model -> the value that it stands for.
-        config: the bytes of its ``ort_config.json``.
+    ``inputs`` name for each input of the model the value that it stands for.
     """
 
     model: onnx.ModelProto
@@ -191,8 +180,7 @@ class OptimumBackend:
             return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
-        for use in uses:
-            choice = chosen[use.node]
+        for use, choice in zip(uses, taken, strict=True):
             if choice.role == "embedding" or choice.form == "float32":
                 continue
             if choice.form != recipe.products:
@@ -268,14 +256,13 @@ class _Splice:
     def _write(self, draft: Draft, at: int, product: Product, result: str | None) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(self._nodes[at])
-        node.name = product.name if _multiplies(node) else f"{_PREFIX}{node.name}"
-        for place, name in enumerate(self._nodes[at].input):
-            node.input[place] = self._named(name)
-            if name in self._tensors:
-                node.input[place] = self._tensor(draft, name, product)
-        outputs = [self._named(name) for name in self._nodes[at].output]
-        del node.output[:]
-        node.output.extend(outputs if result is None else [result])
+        multiplies = node.op_type in ("MatMul", "MatMulInteger")
+        node.name = product.name if multiplies else f"{_PREFIX}{node.name}"
+        node.input[:] = [
+            self._tensor(draft, name, product) if name in self._tensors else self._named(name)
+            for name in node.input
+        ]
+        node.output[:] = [self._named(name) for name in node.output] if result is None else [result]
         draft.nodes.append(node)
 
     def _named(self, name: str) -> str:
@@ -286,10 +273,9 @@ class _Splice:
         tensor, named = self._tensors[name], self._named(name)
         if product.name not in self._tied or len(tensor.dims) < 2:
             if named not in draft.tensors:
-                copy = TensorProto()
+                draft.tensors[named] = copy = TensorProto()
                 copy.CopyFrom(tensor)
                 copy.name = named
-                draft.tensors[named] = copy
             return named
         turned = f"{named}.turned"
         if named not in draft.tensors:
@@ -298,7 +284,3 @@ class _Splice:
                 helper.make_node("Transpose", [table], [turned], turned, perm=[1, 0])
             )
         return turned
-
-
-def _multiplies(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("MatMul", "MatMulInteger")

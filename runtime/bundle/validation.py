@@ -52,13 +52,11 @@ def check(manifest: Manifest) -> None:
     _graphs(manifest)
     _golden(manifest)
     for certificate in manifest.certificates:
-        steps = certificate.curve.steps
+        count = len(certificate.curve.steps)
         for tensor, values in certificate.curve.tensors.items():
-            if len(values) != len(steps):
-                _refuse(
-                    f"certificate {certificate.name!r}: tensor {tensor!r} has {len(values)} "
-                    f"points for {len(steps)} steps"
-                )
+            if len(values) != count:
+                where = f"certificate {certificate.name!r}: tensor {tensor!r}"
+                _refuse(f"{where} has {len(values)} points for {count} steps")
     if manifest.quality is not None:
         if is_full_precision(manifest):
             _refuse("quality is given for full precision, which strays from nothing; expected null")
@@ -82,9 +80,8 @@ def check_contract(contract: Contract) -> None:
         BundleError: `contract`: fields contradict each other; the message names them.
     """
     _chunk(contract.chunk)
-    inputs = [contract.chunk.input]
+    inputs = [contract.chunk.input, *(g.input for g in contract.stream_inputs)]
     inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
-    inputs += [g.input for g in contract.stream_inputs]
     _unique("graph input", inputs)
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _unique("graph output", outputs)
@@ -282,11 +279,10 @@ def _sizes(manifest: Manifest) -> None:
                 f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}",
                 code="file-too-large",
             )
-    contract = manifest.contract
-    longest = window(contract.chunk, max(contract.chunk.allowed_t))
-    shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
-    shapes += [state.shape for state in contract.state]
-    shapes += [given.shape for given in contract.stream_inputs]
+    contract, chunk = manifest.contract, manifest.contract.chunk
+    longest = window(chunk, max(chunk.allowed_t))
+    shapes = [chunk.shape, *(o.shape for o in contract.outputs)]
+    shapes += [s.shape for s in contract.state] + [g.shape for g in contract.stream_inputs]
     items = sum(math.prod(sized(shape, longest)) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:
         raise BundleError(
@@ -333,14 +329,9 @@ def _quality(quality: Quality) -> None:
     positions = quality.positions
     if not positions or list(positions) != sorted(set(positions)) or positions[0] < 1:
         _refuse(f"quality.positions is {list(positions)}; expected rising from 1 or more")
-    curves: dict[str, Sequence[float | None]] = {
-        "divergence": quality.divergence,
-        "state_distance": quality.state_distance,
-    }
-    if quality.loss_difference is not None:
-        curves["loss_difference"] = quality.loss_difference
-    for name, values in curves.items():
-        if len(values) != len(positions):
+    for name in ("divergence", "state_distance", "loss_difference"):
+        values = getattr(quality, name)
+        if values is not None and len(values) != len(positions):
             _refuse(f"quality.{name} has {len(values)} values for {len(positions)} positions")
     for gate in quality.gates:
         right = judged_gate(gate.name, gate.value, gate.bound).verdict

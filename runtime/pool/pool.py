@@ -171,12 +171,12 @@ class StreamPool:
     def items_consumed(self, slot: int) -> int:
         """Return how many items are in the state of a slot; those that wait are not among them."""
         with self._lock:
-            return self._find((slot,))[0].position.items
+            return self._slot(slot).position.items
 
     def pending(self, slot: int) -> int:
         """Return how many items of a slot wait for their chunk to fill."""
         with self._lock:
-            return self._find((slot,))[0].position.waiting
+            return self._slot(slot).position.waiting
 
     def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
@@ -190,7 +190,7 @@ class StreamPool:
             SessionError: `inputs` are not those that the model takes.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             core.reset(None if inputs is None else GivenInputs.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
@@ -202,7 +202,7 @@ class StreamPool:
             SessionError: the model takes inputs once per stream, and it was given none.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             self._need_inputs(core)
             return to_finite_record(self._engine, core)
 
@@ -221,22 +221,19 @@ class StreamPool:
                 to another bundle.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             put_saved(self._engine, core, saved, allow_precision, "saved state")
 
     # --- inside
 
-    def _find(self, numbers: Iterable[int]) -> list[Slot]:
-        found: list[Slot] = []
-        for number in numbers:
-            place = index(number) if isinstance(number, SupportsIndex) else -1
-            if not 0 <= place < len(self._slots):
-                raise StepError(
-                    f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
-                    code="no-such-slot",
-                )
-            found.append(self._slots[place])
-        return found
+    def _slot(self, number: int) -> Slot:
+        place = index(number) if isinstance(number, SupportsIndex) else -1
+        if not 0 <= place < len(self._slots):
+            raise StepError(
+                f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
+                code="no-such-slot",
+            )
+        return self._slots[place]
 
     def _need_inputs(self, slot: Slot) -> None:
         if self._engine.contract.stream_inputs and not slot.position.given.arrays:
@@ -254,7 +251,7 @@ class StreamPool:
         with self._lock:
             failed: dict[int, DstError] = {}
             works: list[Work] = []
-            for slot, value in zip(self._find(given), given.values(), strict=True):
+            for slot, value in [(self._slot(number), value) for number, value in given.items()]:
                 try:
                     self._need_inputs(slot)
                     work = Work(slot, slot.position, plan(slot, value))

@@ -23,14 +23,14 @@ def check_record(value: object, where: str) -> None:
             `state-numbers`: a number is out of range.
     """
     if isinstance(value, Saved):
-        for name, number, most in (
-            ("items_consumed", value.items_consumed, 2**64 - 1),
-            ("seed", 0 if value.seed is None else value.seed, 2**64 - 1),
-            ("draws", value.draws, 2**64 - 1),
+        for name, number in (
+            ("items_consumed", value.items_consumed),
+            ("seed", 0 if value.seed is None else value.seed),
+            ("draws", value.draws),
         ):
-            if not isinstance(number, int) or not 0 <= number <= most:
+            if not isinstance(number, int) or not 0 <= number < 2**64:
                 raise StateError(
-                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {most}",
+                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {2**64 - 1}",
                     code="state-numbers",
                 )
         return

@@ -49,17 +49,13 @@ class Database:
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
         self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
-        self._uuid: bytes | None = None
+        self.uuid: bytes | None = None  # once known, no other store is opened, and none made
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
         self._log_limit = LOG_BYTES
         self._pid = os.getpid()
-
-    def hold_to(self, uuid: bytes) -> None:
-        """From here on open only the store of this uuid, and make none."""
-        self._uuid = uuid
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -227,7 +223,7 @@ class Database:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             made = self._is_store(connection)
-            if self._uuid is not None:
+            if self.uuid is not None:
                 self._check_same(connection, made)
             elif not made:
                 self._make(connection)
@@ -272,7 +268,7 @@ class Database:
     def _check_same(self, connection: sqlite3.Connection, made: bool) -> None:
         """Raise unless this is the store that was opened at first."""
         found = connection.execute("SELECT uuid FROM store").fetchall() if made else []
-        if found != [(self._uuid,)]:
+        if found != [(self.uuid,)]:
             raise StoreError(
                 f"store {self._path}: was taken away or replaced while it was open; nothing was "
                 "touched; put it back, or open what stands there now",

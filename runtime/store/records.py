@@ -18,13 +18,9 @@ MAX_RECORD = 2**62
 
 
 class Records(NamedTuple):
-    """The records of one store.
+    """The records of one store, which messages call `label`; `key` encrypts the blobs.
 
-    Attributes:
-        label: what messages call the store.
-        uuid: its 16 bytes.
-        key: what the blobs are encrypted with, or None.
-        history_bytes: what the older states of a stream may take.
+    The older states of a stream may take `history_bytes`.
     """
 
     label: str

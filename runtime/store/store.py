@@ -134,7 +134,7 @@ class StateStore:
         except BaseException:
             self._database.close()
             raise
-        self._database.hold_to(uuid)
+        self._database.uuid = uuid
         self._records = Records(self._label, uuid, key, history_bytes)
 
     # --- storing

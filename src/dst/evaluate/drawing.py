@@ -186,8 +186,8 @@ def _latency(axes: "Axes", result: BenchResult) -> None:
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [c for c in entry.cells if c.p50_us is not None and c.p99_us is not None]
         sizes, label = [c.t for c in cells], plain(entry.label)
-        axes.plot(sizes, [c.p50_us for c in cells], "o-", color=colour, label=label)
-        axes.plot(sizes, [c.p99_us for c in cells], "o--", color=colour, alpha=0.5)
+        axes.plot(sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=label)
+        axes.plot(sizes, [c.p99_us or 0 for c in cells], "o--", color=colour, alpha=0.5)
     axes.set_yscale("log")
     _ts(axes, result)
     dress(axes, "One step: p50 (line) and p99 (dashes)", "items per chunk (T)", "microseconds")

@@ -25,13 +25,8 @@ ROUNDS = 30
 class GoldenTime:
     """How fast a provider steps one graph, against the CPU provider on the same graph.
 
-    Attributes:
-        graph: the graph's file.
-        t: items per chunk.
-        steps: steps that were timed on each of the two.
-        seconds: median seconds of a step on the provider.
-        cpu_seconds: median seconds of a step on the CPU.
-        ratio: median over pairs of neighbouring steps of provider / CPU; below 1 is faster.
+    `steps` were timed on each of the two at T = `t`; seconds are medians of a step, and `ratio` is
+    the median over pairs of neighbouring steps of provider / CPU: below 1 is faster.
     """
 
     graph: str

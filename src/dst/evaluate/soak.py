@@ -50,10 +50,7 @@ _OCTAVES = 45
 class Times:
     """A histogram of times in fixed memory: 32 bins per doubling, from 1 ns to 9 hours.
 
-    Attributes:
-        count: times added.
-        max_ns: the longest, exactly.
-        total_ns: their sum, exactly.
+    The number of times that were added, the longest and their sum are exact.
 
     Examples:
         >>> times = Times()
@@ -83,15 +80,10 @@ class Times:
             self.max_ns = time_ns
 
     def percentile_ns(self, percent: float) -> float:
-        """Return a time that at least `percent` % of all times do not exceed.
+        """Return the nanoseconds that at least `percent` % of all times do not exceed.
 
-        It is the upper edge of a bin, so up to 2.2 % above the exact one, and never below it.
-
-        Args:
-            percent: above 0, at most 100.
-
-        Returns:
-            Nanoseconds; 0 where nothing was added.
+        That is the upper edge of a bin, so up to 2.2 % above the exact one, and never below it; 0
+        where nothing was added.
         """
         wanted = math.ceil(self.count * percent / 100)
         seen = 0

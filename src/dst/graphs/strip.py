@@ -20,14 +20,9 @@ def cleaned(
     """Name a graph's inputs and outputs and drop what tells where it was made.
 
     The exporter leaves source lines, paths and names of torch calls (472 lines of them in one
-    graph), and names of its own that may equal the contract's.
-
-    Args:
-        model: As the exporter gives it.
-        ir_version: The ONNX IR version to state.
-        inputs: Names of the graph's inputs, in its order.
-        outputs: Names of the graph's outputs, in its order.
-        weights: Better names for some initializers, by the names they have.
+    graph), and names of its own that may equal the contract's. ``inputs`` and ``outputs`` are the
+    new names in the graph's order, ``weights`` better names for some initializers by the names
+    they have.
     """
     clean = onnx.ModelProto()
     clean.CopyFrom(model)

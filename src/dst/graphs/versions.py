@@ -39,15 +39,10 @@ _SWITCH = {"Dropout": 2, "BiasDropout": 4, "BitmaskDropout": 2, "BitmaskBiasDrop
 
 
 def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
-    """Find the oldest ONNX Runtime that runs a graph.
+    """Find the oldest ONNX Runtime that runs a graph, as the manifest has it.
 
-    Args:
-        model: The graph; weights are not looked at.
-        foreign: The release that counts for what the table does not hold, such as operators of
-            another domain: by default the installed one.
-
-    Returns:
-        The release, as the manifest has it.
+    ``foreign`` is the release that counts for what the table does not hold, such as operators of
+    another domain: by default the installed one.
 
     Examples:
         >>> from onnx import helper
@@ -80,11 +75,10 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def random_operators(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Name each operator that draws random numbers, and what holds it.
+    """Name each operator that draws random numbers, and what holds it, each once.
 
-    Returns:
-        For example ``("RandomNormalLike", "Dropout in Loop")``, each once; a dropout counts where
-        its input `training_mode` is true or computed.
+    For example ``("RandomNormalLike", "Dropout in Loop")``; a dropout counts where its input
+    `training_mode` is true or computed.
     """
     return tuple(sorted(set(_named(model.graph, (), {}))))
 

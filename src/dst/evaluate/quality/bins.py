@@ -122,6 +122,10 @@ class Bins:
         """Return the mean over one range; 0 where nothing was added."""
         return self._mean(self._sums[where]) if self._sums[where, -1] else 0.0
 
+    def whole(self) -> float:
+        """Return the mean over all ranges."""
+        return self._mean(self._sums.sum(axis=0))
+
     def error(self, where: int) -> float | None:
         """Return the standard error of that weighted mean; None for fewer than two blocks."""
         count, weight, first, squares, wide_first, wide_second = map(float, self._samples[where])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dst.runtime.bundle.layout import rows_of
 from dst.runtime.bundle.manifest import Contract, Features, Output, Tokens
+from dst.runtime.scoring import log_softmax
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -34,14 +35,11 @@ class Distance(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """How the outputs of one contract are compared.
+    """How the `places` = `O` outputs of one contract are compared.
 
-    Attributes:
-        unit: `nats` (KL per item) or `relative` (error over the rms of the reference).
-        places: `O`.
-        judges_loss: whether the outputs predict the next item.
-        distance: outputs of the reference, those of the other, and the items `[T, ...]` that follow
-            those of the chunk -> their distance.
+    `unit` is `nats` (KL per item) or `relative` (error over the rms of the reference);
+    `judges_loss` says whether the outputs predict the next item. `distance` takes the outputs of
+    the reference, those of the other, and the items `[T, ...]` that follow those of the chunk.
     """
 
     unit: Literal["nats", "relative"]
@@ -71,17 +69,6 @@ def divergence_for(contract: Contract) -> Divergence:
 def rows(output: Output, value: Array) -> Floats:
     """View one output, B = 1, as float64 `[T, ...]`, or `[1, ...]` where it is one per chunk."""
     return np.asarray(rows_of(output.shape, value), np.float64)
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Return the log-probabilities of logits `[..., V]`.
-
-    Examples:
-        >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
-        [[0.25, 0.25, 0.25, 0.25]]
-    """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 
 
 def _categorical(contract: Contract, logits: Sequence[Output]) -> Divergence:

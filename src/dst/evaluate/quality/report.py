@@ -166,15 +166,8 @@ def horizon_report(
     right = Session.open(full, threads=settings.threads, chunk_sizes=[t])
     check_pair(right, other, settings.other_file)
     apart = settings.other_file
-    walk = Walk(
-        length=length,
-        t=t,
-        heads=settings.heads,
-        head_items=settings.head_items,
-        sample_every=settings.sample_every,
-        inject=not apart,
-        states=not apart,
-    )
+    sampling = settings.heads, settings.head_items, settings.sample_every
+    walk = Walk(length, t, *sampling, inject=not apart, states=not apart)
     ran = rollout(right, other, items, walk, progress)
     causality = causality_of(other, t, items)
     growth = growth_of(ran)

@@ -34,15 +34,11 @@ DENSE_CHUNKS = 32
 class Walk:
     """Which streams are read.
 
-    Attributes:
-        length: items of the long stream, from the first item of the data; rounded up to chunks.
-        t: items per chunk.
-        heads: further streams, which begin at places spread evenly over the data, so that early
-            positions are judged on as varied input as late ones.
-        head_items: items of each head.
-        sample_every: of how many chunks one is sampled for state distance and injected state.
-        inject: whether the injected stream is run.
-        states: whether state tensors are compared; two files of one model may hold other ones.
+    The long stream has `length` items from the first of the data, rounded up to chunks of T = `t`.
+    The `heads`, of `head_items` each, begin at places spread evenly over the data, so that early
+    positions are judged on as varied input as late ones. One of `sample_every` chunks is sampled
+    for state distance (`states`; two files of one model may hold other ones) and for the injected
+    stream (`inject`).
     """
 
     length: int
@@ -56,17 +52,12 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was measured, per range of positions.
+    """What was measured in `nats` or `relative`, per range of positions.
 
-    Attributes:
-        unit: `nats` or `relative`.
-        items: items read of the long stream.
-        free: outputs of the free stream.
-        free_sampled: the same, at sampled chunks only.
-        injected: outputs from the reference's state, at sampled chunks.
-        state: state tensors after sampled chunks, whose roles are `roles`.
-        judges_loss: whether losses were summed.
-        broke_at: the item at which the other gave a NaN or an infinity; None if it never did.
+    `free` is of the outputs of the free stream, `free_sampled` the same at sampled chunks, where
+    `injected` is of those from the reference's state and `state` of the state tensors afterwards,
+    whose roles are `roles`. `items` were read of the long stream; `judges_loss` says whether losses
+    were summed. At item `broke_at` the other gave a NaN or an infinity; None if it never did.
     """
 
     unit: str
