@@ -24,12 +24,8 @@ import numpy.typing as npt
 class DstError(Exception):
     """Anything this package refuses or cannot do; the message is one line a person can act on.
 
-    Args:
-        message: what was expected, what came, where, and what to do.
-        code: the fault, in kebab case, such as `file-hash`; by default that of the class.
-
-    Attributes:
-        code: a stable name of the fault, for programs and tests.
+    It says what was expected, what came, where, and what to do. `code` is a stable name of the
+    fault in kebab case, such as `file-hash`, by default that of the class.
     """
 
     code: str = "dst"

@@ -46,9 +46,8 @@ def generate(
 
     Raises:
         StepError: `generate`: the model cannot generate, an argument is out of its range, or there
-            is nothing to continue.
-        StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
-        StepError: the prompt does not fit the contract, or a step failed.
+            is nothing to continue. Another code: the package `tokenizers` is missing, the prompt
+            does not fit the contract, or a step failed.
 
     Examples:
         >>> from dst.runtime import Session, decode_bytes

@@ -1,5 +1,6 @@
 """Record golden runs, and replay them to check that a bundle answers as it did when it was made.
 
+A golden file that breaks its layout raises `BundleError`, `golden-tensors`, wherever it is read.
 Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
 """
 
@@ -88,10 +89,8 @@ def golden_costs(
     """Say what a recipe costs each tensor of a golden run: how far full precision is from it.
 
     Both are `golden_tensors` of the same chunks of T = `t`. What costs nothing may still move by
-    its last bits on another machine, so a cost is never less than `LEAST_COST` of the tensor.
-
-    Returns:
-        `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.
+    its last bits on another machine, so a cost is never less than `LEAST_COST` of the tensor. The
+    result holds `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.
     """
     costs: dict[str, Array] = {}
     for name, value in recorded.items():
@@ -190,11 +189,7 @@ def golden_engine(
 
 
 def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]:
-    """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`.
-
-    Raises:
-        BundleError: `golden-tensors`: a golden file breaks its layout.
-    """
+    """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`."""
     runs = golden_runs(engine.bundle.manifest, graph)
     return [(t, [*chain.from_iterable(_Run(engine, golden).chunks(t))]) for golden, t in runs]
 
@@ -213,11 +208,7 @@ def golden_inputs(bundle: Bundle, golden: Golden | None = None) -> dict[str, Arr
 
 
 def golden_stream(engine: Engine, golden: Golden) -> Stream:
-    """Start a stream with the inputs that a golden run was recorded with.
-
-    Raises:
-        BundleError: `golden-tensors`: the golden file does not hold them as the contract has them.
-    """
+    """Start a stream with the inputs that a golden run was recorded with."""
     try:
         return Stream(engine, golden_inputs(engine.bundle, golden))
     except SessionError as error:

@@ -101,9 +101,7 @@ class Health:
     - `refuse_to_save`: `save` and `saved` raise `StateError` until a look is healthy.
 
     Under every policy a state that is not finite is never saved: the stream itself sees to that.
-
-    Attributes:
-        report: what the last look found.
+    `report` is what the last look found.
 
     Examples:
         >>> from dst.runtime import Session
@@ -147,13 +145,10 @@ class Health:
         """Look if `every_items` items were read since the last look, or the stream went back.
 
         Returns:
-            What was found, or None where it was not time.
-
-        Raises:
-            StateError: `state-unhealthy`: as `look`.
+            What `look` found, or None where it was not time.
         """
         gone = self._stream.items_consumed - self.report.items
-        return self.look() if gone >= self.every_items or gone < 0 else None
+        return None if 0 <= gone < self.every_items else self.look()
 
     def look(self) -> HealthReport:
         """Look at the state now and do what the policy says.
@@ -175,7 +170,16 @@ class Health:
         elif self._policy == "warn":
             self._warn(wrong, causes)
         elif self._policy == "rollback":
-            back = self._roll_back(causes)
+            if self._last_good is None:
+                raise StateError(
+                    f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
+                    "load another state",
+                    code="state-unhealthy",
+                )
+            self._stream.restore(self._last_good)
+            back = self._last_good.items_consumed
+            for track in self._tracks.values():
+                track.forget_after(back)
         self.report = HealthReport(items, tensors, causes, back)
         return self.report
 
@@ -213,19 +217,6 @@ class Health:
             if (name, clause) not in self._warned:
                 self._warned.add((name, clause))
                 warnings.warn(cause, HealthWarning, stacklevel=4)
-
-    def _roll_back(self, causes: tuple[str, ...]) -> int:
-        if self._last_good is None:
-            raise StateError(
-                f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
-                "load another state",
-                code="state-unhealthy",
-            )
-        self._stream.restore(self._last_good)
-        at = self._last_good.items_consumed
-        for track in self._tracks.values():
-            track.forget_after(at)
-        return at
 
 
 def _wrong(tensor: TensorHealth, limits: Limits) -> list[tuple[str, str, str]]:

@@ -49,11 +49,6 @@ class Task(NamedTuple):
         )
 
 
-def discard(done: Quantized) -> None:
-    """Delete a candidate's files: together they may be larger than the model."""
-    shutil.rmtree(done.bundle.root, ignore_errors=True)
-
-
 class Candidate(NamedTuple):
     """A recipe that was tried, what was found of it, and what became of every weight.
 
@@ -95,5 +90,5 @@ def try_recipe(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
     told = part(progress, "measuring", 0.1, 1.0)
     judged = judge(full, done.bundle, task.items, task.trial, told)
     if not judged.holds:
-        discard(done)
+        shutil.rmtree(done.bundle.root, ignore_errors=True)  # together they may be very large
     return Candidate(recipe, judged, done, done.records)

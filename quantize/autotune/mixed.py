@@ -1,17 +1,17 @@
 """Hold the most harmful weights of a recipe in a wider form, until the budget holds.
 
-The weights are ranked by how much each harms alone: it is put into its form while all others stay
-float32, and a short rollout sums up how far the outputs part from full precision: KL in nats per
-item, or the error over their rms. Unlike a difference of losses this is never below zero and hardly
-noisy, so that a short run ranks.
+The weights are ranked by how much each harms alone, all others in float32: a short rollout sums up
+how far the outputs part from full precision (KL in nats per item, or the error over their rms).
+Unlike a difference of losses this is never below zero and hardly noisy, so that a short run ranks.
 
 Halving finds the least number of weights that must be wider, the worst first; it takes for granted
-that a model with more wider weights is no worse. Such a search ends just below the budget, where
-chance decides. So the result must also hold the budget elsewhere in the data, or one more weight is
-held wider. Equal data give an equal result.
+that a model with more wider weights is no worse. It ends just below the budget, where chance
+decides. So the result must also hold the budget elsewhere in the data, or one more weight is held
+wider. Equal data give an equal result.
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from glob import escape
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dst.evaluate.quality import Report
 from dst.evaluate.quality.rollout import BrokeAtOnceError, Walk, rollout
 from dst.quantize.assign import NothingQuantizedError, WeightRecord
-from dst.quantize.autotune.candidate import Candidate, Task, discard
+from dst.quantize.autotune.candidate import Candidate, Task
 from dst.quantize.autotune.trial import part
 from dst.quantize.autotune.verdict import BUDGET_RULES, measure_speed, quality, verdict_of
 from dst.quantize.quantize import Progress, Quantized
@@ -212,7 +212,7 @@ class _MixedRecipes:
         attempt = self._noted(count, elsewhere, report)
         if report is None or not attempt.holds:
             self.made.pop(count, None)
-            discard(done)
+            shutil.rmtree(done.bundle.root, ignore_errors=True)
         elif not elsewhere:
             self.made[count] = wide, done, report
         return attempt

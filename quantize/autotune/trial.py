@@ -72,12 +72,10 @@ USUAL = Trial()
 
 def part(progress: Progress | None, what: str, begin: float, end: float) -> Progress:
     """Give one piece of the work a progress of its own, from ``begin`` to ``end`` of the whole."""
-
-    def told(step: str, share: float) -> None:
-        if progress is not None:
-            progress(f"{what}: {step}", begin + (end - begin) * min(max(share, 0.0), 1.0))
-
-    return told
+    tell = progress or (lambda step, share: None)
+    return lambda step, share: tell(
+        f"{what}: {step}", begin + (end - begin) * min(max(share, 0.0), 1.0)
+    )
 
 
 def budget_for(text: str, contract: Contract) -> Budget:

@@ -52,11 +52,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 def measure_speed(
     full: Bundle, candidate: Bundle, trial: Trial, progress: Progress
 ) -> tuple[Speed, ...]:
-    """Run two bundles in turns at T = 1 and the candidate's nominal T, as far as both run these.
-
-    Raises:
-        SessionError: a graph cannot be run here.
-    """
+    """Run two bundles in turns at T = 1 and the candidate's nominal T, as far as both run these."""
     chunk = candidate.manifest.contract.chunk
     common = set(chunk.allowed_t) & set(full.manifest.contract.chunk.allowed_t)
     sizes = sorted({1, chunk.nominal_t} & common)
@@ -294,13 +290,10 @@ def reason(pool: Sequence[Verdict], chosen: Verdict | None, goal: Goal) -> str:
         if _spread(rival)[0] <= _spread(chosen)[0]:
             return f"{about}, the fastest that holds: {_numbers(chosen)}"
         equal = "no faster for sure, since the 95 % intervals of their speeds overlap"
+    why = "is causal within a chunk" if chosen.causal and not rival.causal else "is faster"
     if round(chosen.weights_share, 2) < round(rival.weights_share, 2):
         sizes = f"{chosen.weights_share:.2f} of full precision's bytes, {rival.weights_share:.2f}"
         why = f"is smaller ({sizes} for the other)"
-    elif chosen.causal and not rival.causal:
-        why = "is causal within a chunk"
-    else:
-        why = "is faster"
     return (
         f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is "
         f"{equal}; {chosen.recipe} {why}"

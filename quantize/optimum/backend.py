@@ -1,10 +1,9 @@
 """Let optimum's `ORTQuantizer` round the products of a bundle's graphs.
 
-`ORTQuantizer` is shown a model that holds the chosen products side by side and nothing else. Shown
-the whole graph it would do more than it was asked for: take every Gemm apart, chosen or not; round
-what the other readers of a product's input get; and fail behind operators that it does not know.
-It makes names by adding to others: inputs, weights and results end in `.in0`, `.weight` and
-`.result`, so that no name is made twice.
+`ORTQuantizer` is shown the chosen products side by side and nothing else. Shown the whole graph it
+would take every Gemm apart, chosen or not; round what the other readers of a product's input get;
+and fail behind operators that it does not know. It makes names by adding to others: inputs, weights
+and results end in `.in0`, `.weight` and `.result`, so that no name is made twice.
 
 Shape letters: ``K`` inputs and ``N`` outputs of a product.
 """
@@ -73,10 +72,22 @@ def quantized(
     products: Sequence[Product], config: QuantizationConfig, like: onnx.ModelProto
 ) -> Written:
     """Have `ORTQuantizer` quantize one or more products; ``like`` gives the model's versions."""
+    from onnxruntime.quantization.calibrate import TensorData
     from optimum.onnxruntime import ORTQuantizer
     from transformers import PretrainedConfig
 
-    reads = _reads(products)
+    # A value is read once for each range: a weight that two products share has one range.
+    names: dict[tuple[str, float, float], str] = {}
+    for p in products:
+        names.setdefault((p.reads, p.low, p.high), f"{p.reads}.in{len(names)}")
+    reads = {p.name: names[p.reads, p.low, p.high] for p in products}
+    # It wants the ranges of results as well; they are any, since results are left in float32.
+    reach = {p.result: (0.0, 1.0) for p in products}
+    reach |= {reads[p.name]: (p.low, p.high) for p in products}
+    ranges = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in reach.items()
+    }
     model = _side_by_side(products, reads, like)
     with tempfile.TemporaryDirectory() as folder:
         path, made = Path(folder) / "products.onnx", Path(folder) / "made"
@@ -86,7 +97,7 @@ def quantized(
             config,
             save_dir=made,
             file_suffix="",
-            calibration_tensors_range=_ranges(products, reads) if config.is_static else None,
+            calibration_tensors_range=ranges if config.is_static else None,
         )
         return Written(
             model=onnx.load(str(made / path.name)),
@@ -114,34 +125,8 @@ def _side_by_side(
     return helper.make_model(graph, opset_imports=opsets, ir_version=like.ir_version)
 
 
-def _reads(products: Sequence[Product]) -> dict[str, str]:
-    """Name the inputs: name of a product -> of its input, the same where value and range are.
-
-    A weight that two products share has one range, so that a value may be read in several.
-    """
-    names: dict[tuple[str, float, float], str] = {}
-    for p in products:
-        names.setdefault((p.reads, p.low, p.high), f"{p.reads}.in{len(names)}")
-    return {p.name: names[p.reads, p.low, p.high] for p in products}
-
-
 def _floats(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-
-def _ranges(products: Sequence[Product], reads: Mapping[str, str]) -> dict[str, object]:
-    """Ranges as optimum takes them.
-
-    It wants those of results as well; they are any, since results are left in float32.
-    """
-    from onnxruntime.quantization.calibrate import TensorData
-
-    reach = {p.result: (0.0, 1.0) for p in products}
-    reach |= {reads[p.name]: (p.low, p.high) for p in products}
-    return {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in reach.items()
-    }
 
 
 class OptimumBackend:
@@ -189,7 +174,13 @@ class OptimumBackend:
                     f"{recipe.products}, the recipe's, or float32: leave optimum out",
                     code="no-counterpart",
                 )
-            products.append(_product(graph, use, inputs[use.node], values))
+            low = high = 0.0
+            if recipe.products == "int8-static":
+                seen = values.seen_of(use.key)
+                low, high = seen.low, seen.high
+            weight = f"{use.weight}.turned.weight" if use.turned else f"{use.weight}.weight"
+            taken_from = inputs[use.node]
+            products.append(Product(use.node, taken_from, weight, graph.weight(use), low, high))
         if not products:
             return Direct().writer(graph, chosen, values)
         made = quantized(products, to_optimum(recipe), graph.model)
@@ -199,15 +190,6 @@ class OptimumBackend:
     def files(self) -> Mapping[str, bytes]:
         """Optimum's configuration, as it wrote it: the same for every graph."""
         return {ORT_CONFIG: self._config} if self._config else {}
-
-
-def _product(graph: Opened, use: WeightUse, reads: str, values: RoundedWeights) -> Product:
-    low = high = 0.0
-    if values.recipe.products == "int8-static":
-        seen = values.seen_of(use.key)
-        low, high = seen.low, seen.high
-    weight = f"{use.weight}.turned" if use.turned else use.weight
-    return Product(use.node, reads, f"{weight}.weight", graph.weight(use), low, high)
 
 
 class _Splice:

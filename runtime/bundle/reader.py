@@ -170,11 +170,7 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
 def open_with(
     read: Callable[[bytes], Manifest], path: str | Path, verify: Literal["full", "size"] = "full"
 ) -> Bundle:
-    """Open a bundle as `open_bundle` does, with another reader of manifest.json.
-
-    Raises:
-        BundleError: as `open_bundle`, and what `read` raises.
-    """
+    """Open a bundle as `open_bundle` does, with another reader of manifest.json."""
     try:
         root = locate(path).resolve()
         try:

@@ -111,11 +111,8 @@ class Saved(msgspec.Struct, frozen=True):
     def from_bytes(data: bytes | bytearray | memoryview, where: str = "saved state") -> "Saved":
         """Read what `to_bytes` returned, or the bytes of a file that `Stream.save` has written.
 
-        Whether the state belongs to a model is checked when a stream is made of it.
-
-        Args:
-            data: all of the bytes.
-            where: what error messages call them.
+        Whether the state belongs to a model is checked when a stream is made of it. Messages of
+        errors call the bytes `where`.
 
         Raises:
             StateCorruptError: not a saved state, or any bit of it has changed.
@@ -212,12 +209,7 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
 
 
 def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file.
-
-    Raises:
-        StateCorruptError: not a saved state, or any bit of it has changed.
-        StateMismatchError: `state-version`: a version this runtime does not read.
-    """
+    """Read the bytes of a saved-state file, as `unpack_from` does."""
     return unpack_from(io.BytesIO(data), len(data), {})
 
 

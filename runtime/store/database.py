@@ -38,6 +38,8 @@ _PATIENCE_MS = 500
 class Database:
     """An SQLite database in WAL mode.
 
+    Every method raises `StoreError` where the file cannot be read or written; a subclass says why.
+
     Args:
         path: the file; made if it does not exist.
         birth: what a new store gets: its uuid, and the proof of its key or None.
@@ -59,21 +61,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that sees the database as it is at the first read.
-
-        Raises:
-            StoreError: the file cannot be read; a subclass says why.
-        """
+        """Lend a connection that sees the database as it is at the first read."""
         with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that is the only writer; all it did holds, or nothing.
-
-        Raises:
-            StoreError: the file cannot be written; a subclass says why.
-        """
+        """Lend a connection that is the only writer; all it did holds, or nothing."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
         self._shorten_log()
@@ -83,7 +77,6 @@ class Database:
 
         Raises:
             StoreBusyError: somebody else reads or writes all the time.
-            StoreError: the file cannot be written; a subclass says why.
         """
         with self._lent() as connection:
             connection.executescript("PRAGMA incremental_vacuum")  # execute would free one page
@@ -210,7 +203,8 @@ class Database:
                 f"store {self._path}: cannot be opened: {error}", code="store-unopenable"
             ) from None
         try:
-            connection.text_factory = _text
+            # text may have been altered, and is read all the same
+            connection.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
             for pragma in (
                 "trusted_schema = OFF",
                 "cell_size_check = ON",
@@ -343,8 +337,3 @@ def _primary(error: sqlite3.Error) -> int:
     """Return the primary result code; -1 for an error that SQLite did not number."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else -1
-
-
-def _text(data: bytes) -> str:
-    """Read text that may have been altered."""
-    return data.decode("utf-8", "backslashreplace")

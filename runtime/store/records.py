@@ -117,10 +117,10 @@ class Records(NamedTuple):
     def load(
         self, connection: sqlite3.Connection, name: str, row: Row, rows: tuple[Row, ...]
     ) -> Saved:
-        """Read one record of a stream; a message may name one of `rows` in its stead.
+        """Read one record of a stream.
 
         Raises:
-            StateCorruptError: it was altered; the message names a good one.
+            StateCorruptError: it was altered; the message names a good one of `rows`.
             StateMismatchError: `state-version`: a version this runtime does not read.
         """
         try:

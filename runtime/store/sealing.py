@@ -21,12 +21,7 @@ _HEAD_BYTES = 128  # holds the checksum of a saved state, which covers the rest
 
 
 def seal(key: bytes | None, place: bytes, data: bytes) -> bytes:
-    """Bind a saved state to its place, and encrypt it where there is a key.
-
-    Raises:
-        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
-            not installed.
-    """
+    """Bind a saved state to its place, and encrypt it where there is a checked key."""
     if key is None:
         return _label(place, data) + data
     nonce = os.urandom(_NONCE_BYTES)
@@ -38,8 +33,6 @@ def unseal(key: bytes | None, place: bytes, blob: bytes) -> bytes:
 
     Raises:
         StateCorruptError: the bytes were altered, or were sealed for another place.
-        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
-            not installed.
     """
     if key is not None:
         cipher = _cipher(key)

@@ -1,4 +1,7 @@
-"""Draw a bench or a horizon report by matplotlib: as a PNG, or in single panels for the page."""
+"""Draw a bench or a horizon report by matplotlib: as a PNG, or in single panels for the page.
+
+What draws raises `NoMatplotlibError` where matplotlib is not installed.
+"""
 
 from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
@@ -90,9 +93,6 @@ def picture(result: BenchResult) -> bytes:
     """Return a PNG: items per second, speed over the first bundle, bytes, and divergence.
 
     Where no bundle has a horizon report, the last panel shows the time of a step.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
     """
     with_quality = any(entry.quality is not None for entry in result.bundles)
     env = result.environment
@@ -108,9 +108,6 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
     """Return one panel, `ratio` or `divergence`, as an `<svg>` element for the page.
 
     Words stay words, the background is that of the page, and ink follows its colours of `CSS`.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
     """
     figure = _figure(9.6, 3.2)
     axes = figure.subplots()
@@ -131,25 +128,24 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
 
 
 def _speed(axes: "Axes", result: BenchResult) -> None:
-    _curves(axes, result, lambda cell: cell.items_per_s)
-    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _ts(axes, result)
-    axes.legend()
-    dress(axes, "Speed", "items per chunk (T)", "items per second")
+    _curves(axes, result, lambda cell: cell.items_per_s, "Speed", "items per second")
 
 
 def ratio(axes: "Axes", result: BenchResult) -> None:
     """Draw speed over the first bundle, by T."""
-    _curves(axes, result, lambda cell: cell.ratio)
     axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle="--")
-    axes.set_ylim(bottom=0)
-    _ts(axes, result)
-    axes.legend()
-    dress(axes, f"Speed over {plain(result.bundles[0].label)}", "items per chunk (T)", "ratio")
+    title = f"Speed over {plain(result.bundles[0].label)}"
+    _curves(axes, result, lambda cell: cell.ratio, title, "ratio")
 
 
-def _curves(axes: "Axes", result: BenchResult, pick: Callable[[Cell], Spread | None]) -> None:
+def _curves(
+    axes: "Axes",
+    result: BenchResult,
+    pick: Callable[[Cell], Spread | None],
+    title: str,
+    beside: str,
+) -> None:
     """Draw a number of each bundle by T, with its interval as whiskers."""
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [(cell.t, found) for cell in entry.cells if (found := pick(cell)) is not None]
@@ -161,6 +157,10 @@ def _curves(axes: "Axes", result: BenchResult, pick: Callable[[Cell], Spread | N
         axes.errorbar(
             sizes, middle, whiskers, fmt="o-", color=colour, label=label, markersize=4, capsize=3
         )
+    axes.set_ylim(bottom=0)
+    _ts(axes, result)
+    axes.legend()
+    dress(axes, title, "items per chunk (T)", beside)
 
 
 def _bytes(axes: "Axes", result: BenchResult) -> None:
@@ -217,11 +217,7 @@ def _colours(result: BenchResult) -> list[str]:
 
 
 def horizon_picture(made: "Report") -> bytes:
-    """Return a PNG: divergence, loss, state distance and accumulation over the horizon.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
-    """
+    """Return a PNG: divergence, loss, state distance and accumulation over the horizon."""
     word = {True: "all gates passed", False: "a gate failed", None: "not all gates judged"}
     return _four(
         made,

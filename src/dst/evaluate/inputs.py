@@ -34,9 +34,6 @@ def feed_of(bundle: Bundle) -> Feed:
 
     Tokens are drawn from the whole vocabulary; features evenly from 0 to 1, or where they are
     normalised, so that the graph sees that.
-
-    Raises:
-        BundleError: a golden file cannot be read.
     """
     contract = bundle.manifest.contract
     runs = sorted(bundle.manifest.golden, key=lambda g: g.t * g.steps)

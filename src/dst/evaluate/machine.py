@@ -36,10 +36,7 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
     The last cores are taken: systems tend to do their own work on the first. Yields their
     numbers, or None where the system knows no such thing or there are not enough.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        yield None
-        return
-    before = os.sched_getaffinity(0)
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
     cores = tuple(sorted(before)[-threads:])
     if len(cores) < threads:
         yield None
@@ -108,15 +105,10 @@ class EnergyMeter(NamedTuple):
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 return EnergyMeter((), f"{folder.name}/energy_uj cannot be read: {reason}")
             zones.append((folder / "energy_uj", limit))
-        why = None if zones else f"{root} has no package counters"
-        return EnergyMeter(tuple(zones), why)
+        return EnergyMeter(tuple(zones), None if zones else f"{root} has no package counters")
 
     def read(self) -> tuple[int, ...]:
-        """Return what the counters show now, in microjoules.
-
-        Raises:
-            OSError: a counter cannot be read any more.
-        """
+        """Return what the counters show now, in microjoules."""
         return tuple(int(counter.read_text()) for counter, _ in self.zones)
 
     def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:

@@ -37,10 +37,15 @@ _NONE = '<span class="none">–</span>'
 def page(result: BenchResult) -> str:
     """Return a bench as HTML; it refers to no other file and runs no script."""
     first = result.bundles[0].label
+    summary = (
+        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
+        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
+        f"{result.slot_ms:g} ms per bundle and T."
+    )
     title = escape(" · ".join(entry.label for entry in result.bundles))
     parts = [
         f"<h1>{title}</h1>",
-        f"<p>{escape(_summary(result))}</p>",
+        f"<p>{escape(summary)}</p>",
         f"<h2>Speed over {escape(first)}</h2>",
         "<p>Items per second, divided round by round by the first bundle's; whiskers are 95 % "
         "intervals. Above the broken line is faster.</p>",
@@ -76,14 +81,6 @@ def _drawn(panel: Panel, result: BenchResult) -> str:
         return panel_svg(panel, result)
     except NoMatplotlibError as error:
         return f"<p>{escape(str(error))}</p>"
-
-
-def _summary(result: BenchResult) -> str:
-    return (
-        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
-        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
-        f"{result.slot_ms:g} ms per bundle and T."
-    )
 
 
 def _table(
@@ -161,21 +158,20 @@ def _quality_cells(entry: Entry) -> list[str]:
 
 def _machine(result: BenchResult) -> str:
     env = result.environment
-    cores = None if env.pinned_to is None else ", ".join(str(core) for core in env.pinned_to)
-    pinned = "not pinned" if cores is None else f"pinned to core {cores}"
+    cores = ", ".join(map(str, env.pinned_to or ()))
+    before, after = (
+        "not told" if load is None else " ".join(f"{value:g}" for value in load)
+        for load in (env.load_before, env.load_after)
+    )
     facts = {
         "processor": f"{env.cpu}, {env.cores} cores, {' '.join(env.instructions)}",
-        "threads": f"{result.threads}, {pinned}",
+        "threads": f"{result.threads}, {f'pinned to core {cores}' if cores else 'not pinned'}",
         "provider": f"{result.provider}, onnxruntime {env.onnxruntime}",
         "governor": env.governor or "not told",
-        "load before and after": f"{_load(env.load_before)} and {_load(env.load_after)}",
+        "load before and after": f"{before} and {after}",
         "energy": result.energy_why or "package counters (RAPL), everything on the package counts",
         "system": f"{env.system}, Python {env.python}, numpy {env.numpy}",
         "input": ", ".join(f"{e.label}: {e.data}" for e in result.bundles),
     }
     pairs = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in facts.items())
     return f"<dl>{pairs}</dl>"
-
-
-def _load(load: tuple[float, ...] | None) -> str:
-    return "not told" if load is None else " ".join(f"{value:g}" for value in load)

@@ -41,8 +41,7 @@ def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> 
         except subprocess.TimeoutExpired:
             return f"it did not end in {_LIMIT_S} s"
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            return lines[-1]
+            return [f"it ended with {done.returncode}", *done.stderr.strip().splitlines()][-1]
         found.append(msgspec.json.decode(done.stdout, type=Start))
     return Start(
         t=t,

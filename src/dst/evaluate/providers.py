@@ -48,16 +48,9 @@ def time_golden(
 ) -> list[GoldenTime]:
     """Step each graph over its golden chunks, on the provider and on the CPU in turn.
 
-    Both carry their own state over all rounds. Copies to and from a device are part of a step.
-
-    Args:
-        bundle: what runs.
-        provider: where it runs.
-        threads: threads inside one operator, for both.
-        lowering: only graphs of this lowering; None for all that suit the provider.
-        provider_options: passed to the provider as they are.
-        rounds: how often the golden chunks are read.
-        progress: told of the share done.
+    Both carry their own state over all rounds, in each of which the golden chunks are read.
+    Copies to and from a device are part of a step. Without a lowering, all graphs are timed that
+    suit the provider; `progress` is told of the share done.
 
     Raises:
         SessionError: a graph cannot be run here.

@@ -66,9 +66,7 @@ class Times:
 
     def __init__(self) -> None:
         self._bins = array("Q", bytes(8 * _PER_OCTAVE * _OCTAVES))
-        self.count = 0
-        self.max_ns = 0
-        self.total_ns = 0
+        self.count = self.max_ns = self.total_ns = 0
 
     def add(self, time_ns: int) -> None:
         """Count one time; below 1 ns counts as 1 ns."""
@@ -76,8 +74,7 @@ class Times:
         self._bins[min(place, len(self._bins) - 1)] += 1
         self.count += 1
         self.total_ns += time_ns
-        if time_ns > self.max_ns:
-            self.max_ns = time_ns
+        self.max_ns = max(self.max_ns, time_ns)
 
     def percentile_ns(self, percent: float) -> float:
         """Return the nanoseconds that at least `percent` % of all times do not exceed.
@@ -85,13 +82,11 @@ class Times:
         That is the upper edge of a bin, so up to 2.2 % above the exact one, and never below it; 0
         where nothing was added.
         """
-        wanted = math.ceil(self.count * percent / 100)
-        seen = 0
-        for place, held in enumerate(self._bins):
-            seen += held
-            if seen >= wanted and held:
-                return min(math.exp2((place + 1) / _PER_OCTAVE), float(self.max_ns))
-        return 0.0
+        if not self.count:
+            return 0.0
+        wanted = max(1, math.ceil(self.count * percent / 100))
+        place = int(np.searchsorted(np.cumsum(self._bins), wanted))
+        return min(math.exp2((place + 1) / _PER_OCTAVE), float(self.max_ns))
 
 
 class Slope(msgspec.Struct, frozen=True):
@@ -280,16 +275,12 @@ def soak(
     stopped: Callable[[], bool],
     tell: Tell,
 ) -> SoakResult:
-    """Step until all steps are done, and judge memory, times and the state.
+    """Step until all `steps` are done, and judge memory, times and the state.
 
-    Args:
-        session: what steps.
-        chunks: `[n, ...]`, fed round and round, each as `Stream.step` takes it.
-        t: items per chunk.
-        steps: how many.
-        deadline_ms: steps that take longer are counted; None for no deadline.
-        stopped: asked before every step whether to end early.
-        tell: called now and then with the steps done and the memory held.
+    The `chunks` of T = `t`, `[n, ...]`, are fed round and round, each as `Stream.step` takes it.
+    Steps that take longer than `deadline_ms`, if that is given, are counted. `stopped` is asked
+    before every step whether to end early; `tell` is told now and then of the steps done and the
+    memory held.
 
     Raises:
         DstError: a step failed.

@@ -147,10 +147,6 @@ def _convolution(weight: int) -> Rule:
     )
 
 
-def _transposed_convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-
-
 def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
     """One multiply-add per combination of letters, for each operand after the first."""
     terms = attribute(node, "equation", "").replace(" ", "").split("->")[0].split(",")
@@ -198,10 +194,6 @@ def _loop(node: onnx.NodeProto, shapes: Shapes) -> int:
     return 0
 
 
-def _if(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return max(_body(node, name, shapes) for name in ("then_branch", "else_branch"))
-
-
 def _like(*inputs: int) -> Callable[[onnx.NodeProto, Shapes], list[Shape]]:
     """Output i has the shape of input ``inputs[i]``."""
     return lambda node, shapes: [shapes[node.input[i]] for i in inputs[: len(node.output)]]
@@ -211,10 +203,6 @@ def _attention_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     batch, items = shapes[node.input[0]][:2]
     _, heads, _, values = state = shapes[node.input[3]]
     return [(batch, items, max(heads, attribute(node, "q_num_heads", heads)) * values), state]
-
-
-def _nbits_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
-    return [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))]
 
 
 def _lstm_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
@@ -239,9 +227,13 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"), _recurrent),
     **dict.fromkeys(("DynamicQuantizeMatMul", "FusedMatMul", "Gemm", "MatMul"), _matmul),
     **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"), _matmul),
-    "ConvTranspose": _transposed_convolution,
+    "ConvTranspose": lambda node, shapes: (
+        math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    ),
     "Einsum": _einsum,
-    "If": _if,
+    "If": lambda node, shapes: max(
+        _body(node, name, shapes) for name in ("then_branch", "else_branch")
+    ),
     "LinearAttention": _linear_attention,
     "Loop": _loop,
     "MatMulNBits": _matmul_nbits,
@@ -257,5 +249,5 @@ _OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Shapes], list[Shape]]] = {
     "FusedMatMul": _product_shape,
     "LinearAttention": _attention_shapes,
     "MatMulIntegerToFloat": _product_shape,
-    "MatMulNBits": _nbits_shape,
+    "MatMulNBits": lambda node, shapes: [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))],
 }

@@ -70,7 +70,7 @@ def load(
         model = inliner.inline_local_functions(model)
     distinct(model)
     _lift_constants(model.graph)
-    fold(model, path.parent, given)
+    _Folding(model, path.parent, given).graph(model.graph)
     if opset_of(model) < opset:
         model = _raised(model, opset)
         _lift_constants(model.graph)
@@ -132,18 +132,15 @@ def given_of(contract: Contract) -> dict[str, Array]:
     return {c.input: constant_array(c) for c in contract.constants}
 
 
-def fold(model: onnx.ModelProto, folder: Path, given: Mapping[str, Array]) -> None:
-    """Fold a model in place; its names must be distinct (see ``dst.graphs.walk``).
+class _Folding:
+    """Folds a model in place; its names must be distinct (see ``dst.graphs.walk``).
 
     An If whose condition is known becomes the nodes of the branch that is taken, at any depth, and
     the other branch is gone. A weight that is made by moving initializers about (as torch's
     exporter stacks those of an LSTM) becomes one initializer. The inputs ``given`` are constants
     and stay inputs; external data is read from ``folder``.
     """
-    _Folding(model, folder, given).graph(model.graph)
 
-
-class _Folding:
     def __init__(self, model: onnx.ModelProto, folder: Path, given: Mapping[str, Array]) -> None:
         self._folder = folder
         self._opsets = list(model.opset_import)

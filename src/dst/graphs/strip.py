@@ -33,7 +33,13 @@ def cleaned(
     del clean.training_info[:]
     graph = clean.graph
     graph.name = "step"
-    _own_outputs(graph)
+    seen = {v.name for v in (*graph.input, *graph.initializer)}
+    for number, value in enumerate(graph.output):
+        if value.name in seen:  # an input, a constant or another output: it gets a value of its own
+            node = graph.node.add(op_type="Identity", input=[value.name])
+            value.name = f"own_output_{number}"
+            node.output.append(value.name)
+        seen.add(value.name)
     taken = {*inputs, *outputs}
     names = dict(zip((v.name for v in graph.input), inputs, strict=True))
     names |= dict(zip((v.name for v in graph.output), outputs, strict=True))
@@ -43,17 +49,6 @@ def cleaned(
     _strip(graph)
     _rename(graph, names, "t")
     return clean
-
-
-def _own_outputs(graph: onnx.GraphProto) -> None:
-    """Give every output a value of its own: none is an input, a constant or another output."""
-    seen = {v.name for v in (*graph.input, *graph.initializer)}
-    for number, value in enumerate(graph.output):
-        if value.name in seen:
-            node = graph.node.add(op_type="Identity", input=[value.name])
-            value.name = f"own_output_{number}"
-            node.output.append(value.name)
-        seen.add(value.name)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

@@ -95,17 +95,11 @@ def _named(
         if attribute.name == "value"
     }
     for node in graph.node:
-        drops = node.op_type in _SWITCH and _is_on(node, constants)
+        at = _SWITCH.get(node.op_type, len(node.input))
+        drops = at < len(node.input) and node.input[at] != ""  # before operator set 12 none does
+        if drops and (switch := constants.get(node.input[at])) is not None:
+            drops = bool(numpy_helper.to_array(switch).any())
         if node.op_type in _RANDOM or drops:
             yield " in ".join((node.op_type, *inside))
         for body in bodies_of(node):
             yield from _named(body, (node.op_type, *inside), constants)
-
-
-def _is_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    """Say whether a dropout may drop: before operator set 12 it never does in ONNX Runtime."""
-    at = _SWITCH[node.op_type]
-    if len(node.input) <= at or not node.input[at]:
-        return False
-    switch = constants.get(node.input[at])
-    return switch is None or bool(numpy_helper.to_array(switch).any())

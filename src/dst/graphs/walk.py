@@ -8,6 +8,7 @@ a name, so that a graph and its bodies can be looked at, and joined, as one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import TypeVar
 
 import onnx
@@ -148,8 +149,6 @@ def _rename(
 
 
 def _free(name: str, taken: set[str]) -> str:
-    number = 1
-    while f"{name}{number}" in taken:
-        number += 1
-    taken.add(f"{name}{number}")
-    return f"{name}{number}"
+    free = next(new for number in count(1) if (new := f"{name}{number}") not in taken)
+    taken.add(free)
+    return free

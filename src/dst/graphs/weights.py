@@ -115,12 +115,9 @@ def pack(
 ) -> dict[str, bytes | Path]:
     """Move the large weights of graphs to one file.
 
-    Weights in subgraphs stay in the graph file: ONNX Runtime wants them there.
-
-    Args:
-        models: File name -> graph; changed in place.
-        source: Folder of the external data that the graphs refer to now.
-        target: Folder to write the file to, which must hold none of its name that they still use.
+    Weights in subgraphs stay in the graph file: ONNX Runtime wants them there. The graphs, by file
+    name, are changed in place. Their external data is in the folder ``source``; ``target``, where
+    the file is written, must hold none of its name that they still use.
 
     Returns:
         File name -> content: ``weights.bin``, where any weight is large, and every graph.

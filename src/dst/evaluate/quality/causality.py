@@ -39,10 +39,7 @@ class Causality(msgspec.Struct, frozen=True, kw_only=True):
 def causality_of(session: Session, t: int, items: Array) -> Causality:
     """Change the last item of some chunks of T = `t` and look at the outputs before it.
 
-    Chunks are taken from `items`, `[n]` or `[n, F]`.
-
-    Raises:
-        StepError: an item cannot be read.
+    Chunks are taken from `items`, `[n]` or `[n, F]`; one that cannot be read is a `StepError`.
     """
     path = session.bundle.root / session.graph_for(t).file
     nodes = onnx.load(str(path), load_external_data=False).graph.node

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import safetensors.numpy
 from msgspec.structs import replace
@@ -69,7 +68,6 @@ GRAPH_FILE = "wide.onnx"
 MOST_BYTES = 1 << 29
 """Float32 weights that are widened at most: they double, and protobuf ends at 2 GiB."""
 
-Array = npt.NDArray[np.generic]
 Port = TypeVar("Port", Chunk, Constant, StreamInput, Output, State)
 
 
@@ -106,8 +104,9 @@ def widened(full: Bundle, graph: Graph, path: Path) -> Bundle:
     )
     files: dict[str, bytes | Path] = {GRAPH_FILE: model.SerializeToString()}
     if INIT_FILE in full.manifest.files:
-        held = {name: _wide(value) for name, value in full.tensors(INIT_FILE).items()}
-        files[INIT_FILE] = safetensors.numpy.save(held)
+        held = full.tensors(INIT_FILE)
+        wide = {n: v.astype(np.float64) for n, v in held.items() if v.dtype == np.float32}
+        files[INIT_FILE] = safetensors.numpy.save(held | wide)
     return Bundle(path, write_bundle(path, manifest, files, overwrite=True))
 
 
@@ -130,7 +129,3 @@ def _contract(contract: Contract, graph: Graph) -> Contract:
 
 def _retyped(port: Port) -> Port:
     return replace(port, dtype="float64") if port.dtype == "float32" else port
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value

@@ -8,6 +8,7 @@ predict nothing. `finite`: how often the quantized stream gave a NaN or an infin
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,6 @@ POOLED_ITEMS = 1_000
 """Ranges of fewer items are judged together: a mean over a few items says little of loss."""
 FLOOR = 1e-9
 """Divergence below this is the rounding of float32, and does not grow."""
-_Z95 = 1.6448536269514722
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def _t95(freedom: int) -> float:
 
     Cornish and Fisher's expansion (Abramowitz and Stegun 26.7.5).
     """
-    z, n = _Z95, freedom
+    z, n = NormalDist().inv_cdf(0.95), freedom
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -39,8 +39,7 @@ class Settings:
         drift_items: items over which full precision's own drift is measured; 0 for not at all.
         threads: threads inside one operator.
         data: what the items are, for the reader.
-        other_file: the bundles are of two files of one model, so that states are neither exchanged
-            nor compared.
+        other_file: the bundles are of two files of one model: states are not to be compared.
     """
 
     budget: Budget = field(default_factory=Budget)

@@ -135,12 +135,8 @@ def rollout(
 ) -> Rollout:
     """Run two forms of one model side by side and sum up how far they part.
 
-    Args:
-        reference: taken as right; its state tensors have the names and shapes of the other's.
-        other: held against it.
-        items: `[n]` or `[n, F]` as callers give them; read round and round.
-        walk: which streams are read.
-        progress: told of the share done.
+    The `reference` is taken as right; its state tensors have the names and shapes of the other's.
+    `items`, `[n]` or `[n, F]` as callers give them, are read round and round, as `walk` says.
 
     Raises:
         BrokeAtOnceError: the other broke at its first chunk.
@@ -216,8 +212,7 @@ class _Runs:
     def chunk(self, start: int, number: int) -> str | None:
         """Step on chunk `number` of the stream that begins at item `start` of the data.
 
-        Returns:
-            How the other's graph broke, by a NaN or an infinity; None if it did not.
+        The result says how the other's graph broke, by a NaN or an infinity, if it did.
         """
         walk, ran = self._walk, self.ran
         at = number * walk.t

@@ -30,10 +30,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parts_of(bundle: Bundle, graph: Graph) -> Parts:
-    """Measure a bundle and one of its graphs; a weight counts once, however many operators read it.
-
-    Inner graphs count too.
-    """
+    """Measure a bundle and one of its graphs, inner ones included; each weight counts once."""
     model = onnx.load(str(bundle.root / graph.file), load_external_data=False)
     readers: dict[str, set[str]] = {}
     held: dict[str, TensorProto] = {}
