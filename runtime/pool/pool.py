@@ -193,8 +193,8 @@ class StreamPool:
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
 
-        What `saved` is comes from `swap_out`, `Stream.saved` or a store. `allow_precision` takes a
-        state that another precision of the model has made.
+        `saved` comes from `swap_out`, `Stream.saved` or a store. With `allow_precision` it may be
+        a state that another precision of the model has made.
 
         Raises:
             StateCorruptError: `saved` does not fit the contract.

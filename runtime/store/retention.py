@@ -15,7 +15,7 @@ MAX_ASIDE = 16
 
 
 class Row(NamedTuple):
-    """One kept state: a row of `states` without its blob, whose numbers rise with every put."""
+    """A row of `states` without its blob; `saved_at_ms` counts from 1970 UTC, records by put."""
 
     record: int
     item: int
