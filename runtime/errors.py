@@ -15,7 +15,6 @@ Examples:
     state-not-found
 """
 
-from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -25,15 +24,14 @@ import numpy.typing as npt
 class DstError(Exception):
     """Anything this package refuses or cannot do; the message is one line a person can act on.
 
-    Args:
-        message: what was expected, what came, where, and what to do.
-        code: the fault, in kebab case, such as `file-hash`; by default that of the class.
-
-    Attributes:
-        code: a stable name of the fault, for programs and tests.
+    It says what was expected, what came, where, and what to do. `code` is a stable name of the
+    fault in kebab case, such as `file-hash`, by default that of the class.
     """
 
     code: str = "dst"
+
+    def __init_subclass__(cls, code: str = "") -> None:
+        cls.code = code or cls.code
 
     def __init__(self, message: str = "", *, code: str = "") -> None:
         super().__init__(message)
@@ -56,71 +54,53 @@ def shown(text: object) -> str:
 # --- bundles: what is on disk ---------------------------------------------------------------
 
 
-class BundleError(DstError):
+class BundleError(DstError, code="bundle"):
     """A bundle is broken, or cannot be read or written."""
 
-    code = "bundle"
 
-
-class BundleNotFoundError(BundleError):
+class BundleNotFoundError(BundleError, code="bundle-not-found"):
     """No directory at the path, and no shipped bundle of that name."""
 
-    code = "bundle-not-found"
 
-
-class BundleExistsError(BundleError):
+class BundleExistsError(BundleError, code="bundle-exists"):
     """The target of a write exists and `overwrite` was not asked for."""
-
-    code = "bundle-exists"
 
 
 # --- sessions: what runs --------------------------------------------------------------------
 
 
-class SessionError(DstError):
+class SessionError(DstError, code="session"):
     """A bundle cannot be run here as asked."""
 
-    code = "session"
 
-
-class ProviderError(SessionError):
+class ProviderError(SessionError, code="provider"):
     """The execution provider asked for is unknown, not installed, or did not take the graph."""
-
-    code = "provider"
 
 
 # --- steps: what goes in and comes out ------------------------------------------------------
 
 
-class StepError(DstError):
+class StepError(DstError, code="step"):
     """A step was refused or failed; the stream is as it was before the call."""
 
-    code = "step"
 
-
-class NonFiniteError(StepError):
+class NonFiniteError(StepError, code="not-finite"):
     """A value is NaN or infinite.
 
     The codes: `input-not-finite`, `output-not-finite`, and `state-not-finite`, after which the
     stream stands at its last good state.
     """
 
-    code = "not-finite"
 
-
-class PartialChunkError(StepError):
+class PartialChunkError(StepError, code="partial-chunk"):
     """`flush` with items pending, under the tail rule `refuse`."""
 
-    code = "partial-chunk"
 
-
-class DeadlineError(StepError):
+class DeadlineError(StepError, code="deadline"):
     """The step did not finish within its deadline."""
 
-    code = "deadline"
 
-
-class SlotError(StepError):
+class SlotError(StepError, code="slots-failed"):
     """Some slots of a pool failed and are as they were before the call; the others went on.
 
     Attributes:
@@ -128,16 +108,15 @@ class SlotError(StepError):
         outputs: slot -> what the call answered for the others.
     """
 
-    code = "slots-failed"
-
     def __init__(
         self, failed: dict[int, DstError], outputs: dict[int, dict[str, npt.NDArray[np.generic]]]
     ) -> None:
         self.failed = failed
         self.outputs = outputs
         first, why = next(iter(failed.items()))
+        listed = ", ".join([*map(str, [*failed][:8]), *(["…"] if len(failed) > 8 else [])])
         super().__init__(
-            f"{len(failed)} of {len(failed) + len(outputs)} slots failed ({_listed(failed)}); the "
+            f"{len(failed)} of {len(failed) + len(outputs)} slots failed ({listed}); the "
             f"others went on, their answers are in `outputs`. Slot {first}: {why}"
         )
 
@@ -150,75 +129,51 @@ class SlotError(StepError):
         return type(self), (self.failed, self.outputs)
 
 
-def _listed(slots: Iterable[int]) -> str:
-    """Spell slot numbers, the first few of many."""
-    numbers = [str(slot) for slot in slots]
-    return ", ".join(numbers[:8]) + (", …" if len(numbers) > 8 else "")
-
-
 # --- saved states ---------------------------------------------------------------------------
 
 
-class StateError(DstError):
+class StateError(DstError, code="state"):
     """A saved state or snapshot cannot be written, read or used here."""
 
-    code = "state"
 
-
-class StateNotFoundError(StateError):
+class StateNotFoundError(StateError, code="state-not-found"):
     """No file at the path of the saved state."""
 
-    code = "state-not-found"
 
-
-class StateCorruptError(StateError):
+class StateCorruptError(StateError, code="state-corrupt"):
     """A saved state's bytes are not the ones that were written."""
 
-    code = "state-corrupt"
 
-
-class StateMismatchError(StateError):
+class StateMismatchError(StateError, code="state-mismatch"):
     """A sound saved state that this session cannot go on with.
 
     The codes: `state-version`, `other-model`, `other-state-layout`, `other-precision`,
     `other-constant`, and `other-ends` where two files are compared.
     """
 
-    code = "state-mismatch"
-
 
 # --- stores ---------------------------------------------------------------------------------
 
 
-class StoreError(DstError):
+class StoreError(DstError, code="store"):
     """A store cannot be opened, read or written."""
 
-    code = "store"
 
-
-class StoreFullError(StoreError):
+class StoreFullError(StoreError, code="store-full"):
     """The disk is full; nothing of the call was stored."""
 
-    code = "store-full"
 
-
-class StoreBusyError(StoreError):
+class StoreBusyError(StoreError, code="store-busy"):
     """Others held the store's lock for too long."""
 
-    code = "store-busy"
 
-
-class StreamNotFoundError(StoreError):
+class StreamNotFoundError(StoreError, code="stream-not-found"):
     """The store holds no stream of that name."""
 
-    code = "stream-not-found"
 
-
-class StoreKeyError(StoreError):
+class StoreKeyError(StoreError, code="store-key"):
     """The key does not fit the store.
 
     The codes: `key-length`, `key-missing`, `key-wrong`, `key-unwanted`,
     `encryption-not-installed`.
     """
-
-    code = "store-key"

@@ -4,8 +4,8 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 Bytes = bytes | bytearray | memoryview
@@ -19,11 +19,7 @@ class NotSyncedError(OSError):
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside `path` durable, where directories can be synced.
-
-    Raises:
-        OSError: they can be, and it failed.
-    """
+    """Make a rename inside `path` durable, where directories can be synced."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -47,10 +43,8 @@ def write_synced(path: Path, parts: Iterable[Bytes], durable: bool = True) -> No
 
 def copy_synced(source: Path, path: Path) -> None:
     """Copy a file to a path that is free, piece by piece, and wait until the disk has it."""
-    with open(source, "rb") as origin, open(path, "xb") as file:
-        shutil.copyfileobj(origin, file, _PIECE)
-        file.flush()
-        os.fsync(file.fileno())
+    with open(source, "rb") as origin:
+        write_synced(path, iter(partial(origin.read, _PIECE), b""))
 
 
 def replace_keeping_previous(

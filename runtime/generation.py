@@ -46,9 +46,8 @@ def generate(
 
     Raises:
         StepError: `generate`: the model cannot generate, an argument is out of its range, or there
-            is nothing to continue.
-        StepError: the text cannot be turned into ids: the package `tokenizers` is missing.
-        StepError: the prompt does not fit the contract, or a step failed.
+            is nothing to continue. Another code: the package `tokenizers` is missing, the prompt
+            does not fit the contract, or a step failed.
 
     Examples:
         >>> from dst.runtime import Session, decode_bytes
@@ -70,20 +69,18 @@ def generate(
             "give a prompt",
             code="generate",
         )
-    return _continue(stream, first, items, logits_name, choice, start, frozenset(stop))
+    return _continue(stream, first, items, start, frozenset(stop), logits_name, choice)
 
 
 def _continue(
     stream: Stream,
     prompt: Items,
     items: int,
-    logits_name: str,
-    choice: Choice,
     start: Sampler | None,
     stop: frozenset[int],
+    logits_name: str,
+    choice: Choice,
 ) -> Iterator[int]:
-    nothing = np.zeros(0, stream.engine.contract.chunk.dtype)
-
     def choose(
         outputs: dict[str, npt.NDArray[np.generic]], sampler: Sampler | None
     ) -> tuple[int, Sampler]:
@@ -92,7 +89,7 @@ def _continue(
 
     for _ in range(items):
         token = stream.predict(prompt, choose)
-        prompt, start = nothing, None
+        prompt, start = np.zeros(0, stream.engine.contract.chunk.dtype), None
         yield token
         if token in stop:
             return
@@ -123,21 +120,18 @@ def _logits(contract: Contract) -> str:
     """Name the output to sample from."""
     chunk = contract.chunk
     if not isinstance(chunk.content, Tokens):
-        raise StepError(
-            "this model reads features, and only a token model can generate", code="generate"
-        )
-    if chunk.lookahead:
-        raise StepError(
+        why = "this model reads features, and only a token model can generate"
+    elif chunk.lookahead:
+        why = (
             f"this model looks {chunk.lookahead} items ahead: it answers for a token when those "
-            "behind it are known, and so cannot choose the next one",
-            code="generate",
+            "behind it are known, and so cannot choose the next one"
         )
-    if chunk.tail != "exact":
-        raise StepError(
-            f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time",
-            code="generate",
-        )
-    for output in contract.outputs:
-        if output.meaning == "logits" and output.shape == ("B", "T", chunk.content.vocabulary):
-            return output.name
-    raise StepError("this model has no logits per item over its vocabulary", code="generate")
+    elif chunk.tail != "exact":
+        why = f"this model's tail rule is `{chunk.tail}`: it cannot step one token at a time"
+    else:
+        shape = ("B", "T", chunk.content.vocabulary)
+        for output in contract.outputs:
+            if output.meaning == "logits" and output.shape == shape:
+                return output.name
+        why = "this model has no logits per item over its vocabulary"
+    raise StepError(why, code="generate")

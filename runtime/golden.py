@@ -1,10 +1,12 @@
 """Record golden runs, and replay them to check that a bundle answers as it did when it was made.
 
+A golden file that breaks its layout raises `BundleError`, `golden-tensors`, wherever it is read.
 Shape letters: `B` batch (1), `T` items per chunk, `L` lookback.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -86,12 +88,9 @@ def golden_costs(
 ) -> dict[str, Array]:
     """Say what a recipe costs each tensor of a golden run: how far full precision is from it.
 
-    Both are what `golden_tensors` made of a graph on the same chunks of T = `t`. A tensor that the
-    recipe costs nothing may still move by its last bits on another machine, so a cost is never less
-    than `LEAST_COST` of the tensor itself.
-
-    Returns:
-        `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.
+    Both are `golden_tensors` of the same chunks of T = `t`. What costs nothing may still move by
+    its last bits on another machine, so a cost is never less than `LEAST_COST` of the tensor. The
+    result holds `t<T>/cost/out/<output>` and `t<T>/cost/state/<input>`, float64 without axes.
     """
     costs: dict[str, Array] = {}
     for name, value in recorded.items():
@@ -104,10 +103,14 @@ def golden_costs(
 
 def cost_error(found: Array, expected: Array, cost: float) -> float:
     """Return ||found - expected|| / cost, in float64; infinite if not finite."""
-    difference = _length(found, expected)
+    return _over(_length(found, expected), cost)
+
+
+def _over(difference: float, scale: float) -> float:
+    """Divide; 0 where there is no difference, infinite where it is not finite or over nothing."""
     if difference == 0.0:
         return 0.0
-    error = difference / cost if cost > 0 else np.inf
+    error = difference / scale if 0 < scale < np.inf else np.inf
     return error if np.isfinite(error) else np.inf
 
 
@@ -129,12 +132,8 @@ def relative_error(found: Array, expected: Array) -> float:
     if expected.size == 0:
         return 0.0
     wide, right = found.astype(np.float64), expected.astype(np.float64)
-    difference = float(np.abs(wide - right).max())
-    if difference == 0.0:
-        return 0.0
-    rms = float(np.sqrt(np.mean(right * right)))
-    error = difference / rms if 0 < rms < np.inf else np.inf  # an rms may overflow
-    return error if np.isfinite(error) else np.inf
+    rms = float(np.sqrt(np.mean(right * right)))  # which may overflow
+    return _over(float(np.abs(wide - right).max()), rms)
 
 
 def replay_golden(
@@ -164,43 +163,41 @@ def replay_golden(
                 f"{bundle.label}: no golden run fits a T of {graph.file}, {list(graph.allowed_t)}",
                 code="golden-tensors",
             )
-        engine = Engine(
-            bundle,
-            provider=provider,
-            threads=threads,
-            graphs=[graph],
-            chunk_sizes=graph.allowed_t,
-            check_state_every=1,
-            provider_options=provider_options,
-        )
+        engine = golden_engine(bundle, graph, provider, threads, provider_options)
         checks += [_replay(engine, graph, golden, t) for golden, t in runs]
     return checks
 
 
-def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]:
-    """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`.
+def golden_engine(
+    bundle: Bundle,
+    graph: Graph,
+    provider: Provider,
+    threads: int,
+    options: Options | None,
+    check_state_every: int = 1,
+) -> Engine:
+    """Open one graph alone, at every T that it runs."""
+    return Engine(
+        bundle,
+        provider=provider,
+        threads=threads,
+        graphs=[graph],
+        chunk_sizes=graph.allowed_t,
+        check_state_every=check_state_every,
+        provider_options=options,
+    )
 
-    Raises:
-        BundleError: `golden-tensors`: a golden file breaks its layout.
-    """
-    found: list[tuple[int, list[Array]]] = []
-    for golden, t in golden_runs(engine.bundle.manifest, graph):
-        chunks = _Run(engine, golden).chunks(t)
-        found.append((t, [piece for pieces in chunks for piece in pieces]))
-    return found
+
+def golden_chunks(engine: Engine, graph: Graph) -> list[tuple[int, list[Array]]]:
+    """Return the chunks of every golden run that a graph takes, cut to its T: `(t, chunks)`."""
+    runs = golden_runs(engine.bundle.manifest, graph)
+    return [(t, [*chain.from_iterable(_Run(engine, golden).chunks(t))]) for golden, t in runs]
 
 
 def golden_inputs(bundle: Bundle, golden: Golden | None = None) -> dict[str, Array]:
-    """Return the stream inputs that a golden run was recorded with, by name.
+    """Return the stream inputs that a golden run, or else the first, was recorded with, by name.
 
-    They are an example of what the model takes, for whoever has none at hand.
-
-    Args:
-        bundle: whose run it is.
-        golden: which run; the first one where None.
-
-    Returns:
-        What the file holds of the contract's inputs; nothing where there are no such runs.
+    They are an example of what the model takes. Where there are no such runs, there are none.
     """
     names = [given.input for given in bundle.manifest.contract.stream_inputs]
     runs = bundle.manifest.golden if golden is None else (golden,)
@@ -211,11 +208,7 @@ def golden_inputs(bundle: Bundle, golden: Golden | None = None) -> dict[str, Arr
 
 
 def golden_stream(engine: Engine, golden: Golden) -> Stream:
-    """Start a stream with the inputs that a golden run was recorded with.
-
-    Raises:
-        BundleError: `golden-tensors`: the golden file does not hold them as the contract has them.
-    """
+    """Start a stream with the inputs that a golden run was recorded with."""
     try:
         return Stream(engine, golden_inputs(engine.bundle, golden))
     except SessionError as error:
@@ -232,11 +225,8 @@ def golden_runs(manifest: Manifest, graph: Graph) -> list[tuple[Golden, int]]:
     recorded = [(golden, golden.t) for golden in manifest.golden if golden.t in graph.allowed_t]
     if recorded or manifest.contract.chunk.tail != "exact":
         return recorded
-    sizes = [
-        (golden, max((t for t in graph.allowed_t if golden.t % t == 0), default=0))
-        for golden in manifest.golden
-    ]
-    return [(golden, t) for golden, t in sizes if t]
+    fits = ((run, [t for t in graph.allowed_t if run.t % t == 0]) for run in manifest.golden)
+    return [(run, max(sizes)) for run, sizes in fits if sizes]
 
 
 class _Run:
@@ -293,18 +283,14 @@ def _replay(engine: Engine, graph: Graph, golden: Golden, t: int) -> GoldenCheck
     stream = golden_stream(engine, golden)
     chunks = run.chunks(t)
     # All of them before the first step: the outputs kept then fit what the file holds.
-    wanted = {
-        f"out/{o.name}": run.tensor(f"out/{o.name}", (golden.steps, *sized(o.shape, golden.t)))
-        for o in engine.contract.outputs
-    }
-    wanted |= {
-        f"state/{name}": run.tensor(f"state/{name}", value.shape)
-        for name, value in stream.state.items()
-    }
+    outputs = engine.contract.outputs
+    shapes = {f"out/{o.name}": (golden.steps, *sized(o.shape, golden.t)) for o in outputs}
+    shapes |= {f"state/{name}": value.shape for name, value in stream.state.items()}
+    wanted = {name: run.tensor(name, shape) for name, shape in shapes.items()}
     costs = run.costs(list(wanted))
     steps = [[stream.step(piece) for piece in pieces] for pieces in chunks]
     found = {f"state/{name}": value for name, value in stream.state.items()}
-    for output in engine.contract.outputs:
+    for output in outputs:
         name, axis = output.name, output.time_axis
         joined = [
             pieces[-1][name] if axis is None else np.concatenate([p[name] for p in pieces], axis)

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -101,9 +101,7 @@ class Health:
     - `refuse_to_save`: `save` and `saved` raise `StateError` until a look is healthy.
 
     Under every policy a state that is not finite is never saved: the stream itself sees to that.
-
-    Attributes:
-        report: what the last look found.
+    `report` is what the last look found.
 
     Examples:
         >>> from dst.runtime import Session
@@ -147,13 +145,10 @@ class Health:
         """Look if `every_items` items were read since the last look, or the stream went back.
 
         Returns:
-            What was found, or None where it was not time.
-
-        Raises:
-            UnhealthyStateError: as `look`.
+            What `look` found, or None where it was not time.
         """
         gone = self._stream.items_consumed - self.report.items
-        return self.look() if gone >= self.every_items or gone < 0 else None
+        return None if 0 <= gone < self.every_items else self.look()
 
     def look(self) -> HealthReport:
         """Look at the state now and do what the policy says.
@@ -167,7 +162,7 @@ class Health:
         # from lists: a tuple made from a generator is cut to size, which Python's free lists keep
         tensors = tuple([track.look(n, now.state[n], items) for n, track in self._tracks.items()])
         wrong = [found for tensor in tensors for found in _wrong(tensor, self._limits)]
-        causes = tuple([f"{found.text}, at item {items:,}" for found in wrong])
+        causes = tuple([f"state `{name}`{text}, at item {items:,}" for name, _, text in wrong])
         back = None
         if not wrong:
             self._warned.clear()
@@ -175,7 +170,16 @@ class Health:
         elif self._policy == "warn":
             self._warn(wrong, causes)
         elif self._policy == "rollback":
-            back = self._roll_back(causes)
+            if self._last_good is None:
+                raise StateError(
+                    f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
+                    "load another state",
+                    code="state-unhealthy",
+                )
+            self._stream.restore(self._last_good)
+            back = self._last_good.items_consumed
+            for track in self._tracks.values():
+                track.forget_after(back)
         self.report = HealthReport(items, tensors, causes, back)
         return self.report
 
@@ -202,54 +206,31 @@ class Health:
         """Look, and write the stream to one file as `Stream.save` does.
 
         Raises:
-            UnhealthyStateError, NonFiniteStateError: as `saved`; nothing was written.
-            StateError: the disk refused; the file that stood there still does.
+            StateError, NonFiniteError: as `saved`, or the disk refused; nothing was written.
         """
         write_record(path, self.saved())
 
     # --- inside
 
-    def _warn(self, wrong: list["_Wrong"], causes: tuple[str, ...]) -> None:
-        for found, cause in zip(wrong, causes, strict=True):
-            key = (found.tensor, found.clause)
-            if key not in self._warned:
-                self._warned.add(key)
+    def _warn(self, wrong: list[tuple[str, str, str]], causes: tuple[str, ...]) -> None:
+        for (name, clause, _), cause in zip(wrong, causes, strict=True):
+            if (name, clause) not in self._warned:
+                self._warned.add((name, clause))
                 warnings.warn(cause, HealthWarning, stacklevel=4)
 
-    def _roll_back(self, causes: tuple[str, ...]) -> int:
-        if self._last_good is None:
-            raise StateError(
-                f"{causes[0]}; there is no healthy state to go back to: reset() the stream, or "
-                "load another state",
-                code="state-unhealthy",
-            )
-        self._stream.restore(self._last_good)
-        at = self._last_good.items_consumed
-        for track in self._tracks.values():
-            track.forget_after(at)
-        return at
 
-
-class _Wrong(NamedTuple):
-    """One clause that one tensor broke, and how to say it."""
-
-    tensor: str
-    clause: str
-    text: str
-
-
-def _wrong(tensor: TensorHealth, limits: Limits) -> list[_Wrong]:
+def _wrong(tensor: TensorHealth, limits: Limits) -> list[tuple[str, str, str]]:
+    """The clauses that a tensor broke: its name, the clause, and how to say it."""
     name, peak, growth = tensor.name, tensor.peak, tensor.growth_per_decade
     if not tensor.finite:
-        return [_Wrong(name, "finite", f"state `{name}` holds a NaN or an infinity")]
+        return [(name, "finite", " holds a NaN or an infinity")]
     found = []
     if limits.peak is not None and peak > limits.peak:
-        text = f"state `{name}`: max|x| is {peak:.3g}, the limit is {limits.peak:g}"
-        found.append(_Wrong(name, "peak", text))
+        found.append((name, "peak", f": max|x| is {peak:.3g}, the limit is {limits.peak:g}"))
     most = limits.growth_per_decade
     if most is not None and growth is not None and growth > most:
-        text = f"state `{name}`: rms grew {growth:.3g}-fold per tenfold of items, limit {most:g}"
-        found.append(_Wrong(name, "growth", text))
+        text = f": rms grew {growth:.3g}-fold per tenfold of items, limit {most:g}"
+        found.append((name, "growth", text))
     return found
 
 

@@ -12,11 +12,8 @@ def install_line(extra: str, *first: str) -> str:
     """Return the pip command that installs an extra beside what is installed now.
 
     It names the checkout where this package is an editable install, the file or folder that it was
-    installed from where that is still there, and the package itself otherwise.
-
-    Args:
-        extra: the extra, e.g. `onnx`.
-        first: further requirements, e.g. `torch==2.13.0`.
+    installed from where that is still there, and the package itself otherwise. Requirements in
+    `first`, e.g. `torch==2.13.0`, come before it.
     """
     source, editable = _source()
     words = ["pip install", *first, *(["-e"] if editable else []), f'"{source}[{extra}]"']

@@ -6,12 +6,12 @@ Shape letters: `V` vocabulary, `n` items.
 import numpy as np
 import numpy.typing as npt
 
-Bits = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.integer]
 Logits = npt.NDArray[np.floating]
 
 
-def surprise_bits(logits: Logits, items: Ids) -> Bits:
+def surprise_bits(logits: Logits, items: Ids) -> Floats:
     """Return -log2 softmax(logits)[item], in float64.
 
     Args:
@@ -30,9 +30,19 @@ def surprise_bits(logits: Logits, items: Ids) -> Bits:
     """
     if logits.ndim != 2 or items.shape != logits.shape[:1]:
         raise ValueError(f"logits {list(logits.shape)} do not fit items {list(items.shape)}")
-    scores = logits.astype(np.float64)
-    if not len(scores):
+    if not len(items):
         return np.zeros(0)
-    scores -= scores.max(axis=1, keepdims=True)
-    nats = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(items)), items]
+    nats = -log_softmax(logits)[np.arange(len(items)), items]
     return np.asarray(nats / np.log(2.0), np.float64)
+
+
+def log_softmax(logits: Logits) -> Floats:
+    """Return the log-probabilities of logits `[..., V]`, in float64.
+
+    Examples:
+        >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    return np.asarray(scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True)), np.float64)

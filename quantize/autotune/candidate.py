@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,11 @@ from dst.runtime import Bundle, SessionError, StepError
 Array = npt.NDArray[np.generic]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """What all candidates have in common.
 
-    Attributes:
-        full: full precision.
-        items: ``[n]`` or ``[n, F]``, to measure quality on.
-        trial: budget, and how long to measure.
-        folder: where candidates are written.
+    They are made from the full precision `full`, judged on `items` (``[n]`` or ``[n, F]``) as
+    `trial` says, and written in `folder`.
     """
 
     full: Bundle
@@ -53,20 +49,10 @@ class Task:
         )
 
 
-def discard(done: Quantized) -> None:
-    """Delete a candidate's files: together they may be larger than the model."""
-    shutil.rmtree(done.bundle.root, ignore_errors=True)
+class Candidate(NamedTuple):
+    """A recipe that was tried, what was found of it, and what became of every weight.
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A recipe that was tried.
-
-    Attributes:
-        recipe: the recipe.
-        verdict: what was found of it.
-        quantized: its bundle, whose files are there if it holds; None where it could not be made.
-        records: what became of every weight.
+    The files of `quantized` are there if it holds; it is None where no bundle could be made.
     """
 
     recipe: Recipe
@@ -81,29 +67,28 @@ def try_recipe(task: Task, recipe: Recipe, progress: Progress) -> Candidate:
     Raises:
         StepError: items cannot be read, or full precision failed on them.
     """
+    full = task.full
+
+    def refused(rule: str, why: str, records: tuple[WeightRecord, ...] = ()) -> Candidate:
+        verdict = Verdict(
+            recipe=recipe.label,
+            t=full.manifest.contract.chunk.nominal_t,
+            weights_bytes=full.manifest.weights_bytes,
+            weights_share=1.0,
+            speeds=(),
+            report=None,
+            refusals=(Refusal(rule=rule, why=why),),
+        )
+        return Candidate(recipe, verdict, None, records)
+
     try:
         done = task.made(recipe, recipe.name, part(progress, "quantizing", 0.0, 0.1))
     except (SessionError, StepError) as error:
-        why = Refusal(rule="unable", why=f"does not run here: {error}")
-        return Candidate(recipe, _unmeasured(task.full, recipe, why), None, ())
+        return refused("unable", f"does not run here: {error}")
     except NothingQuantizedError as nothing:
-        why = Refusal(rule="unchanged", why="nothing could be quantized")
-        return Candidate(recipe, _unmeasured(task.full, recipe, why), None, nothing.records)
-    judged = judge(
-        task.full, done.bundle, task.items, task.trial, part(progress, "measuring", 0.1, 1.0)
-    )
+        return refused("unchanged", "nothing could be quantized", nothing.records)
+    told = part(progress, "measuring", 0.1, 1.0)
+    judged = judge(full, done.bundle, task.items, task.trial, told)
     if not judged.holds:
-        discard(done)
+        shutil.rmtree(done.bundle.root, ignore_errors=True)  # together they may be very large
     return Candidate(recipe, judged, done, done.records)
-
-
-def _unmeasured(full: Bundle, recipe: Recipe, why: Refusal) -> Verdict:
-    return Verdict(
-        recipe=recipe.label,
-        t=full.manifest.contract.chunk.nominal_t,
-        weights_bytes=full.manifest.weights_bytes,
-        weights_share=1.0,
-        speeds=(),
-        report=None,
-        refusals=(why,),
-    )

@@ -1,19 +1,19 @@
 """Hold the most harmful weights of a recipe in a wider form, until the budget holds.
 
-The weights are ranked by how much each harms alone: it is put into its form while all others stay
-float32, and a short rollout sums up how far the outputs part from full precision: KL in nats per
-item, or the error over their rms. Unlike a difference of losses this is never below zero and hardly
-noisy, so that a short run ranks.
+The weights are ranked by how much each harms alone, all others in float32: a short rollout sums up
+how far the outputs part from full precision (KL in nats per item, or the error over their rms).
+Unlike a difference of losses this is never below zero and hardly noisy, so that a short run ranks.
 
 Halving finds the least number of weights that must be wider, the worst first; it takes for granted
-that a model with more wider weights is no worse. Such a search ends just below the budget, where
-chance decides. So the result must also hold the budget elsewhere in the data, or one more weight is
-held wider. Equal data give an equal result.
+that a model with more wider weights is no worse. It ends just below the budget, where chance
+decides. So the result must also hold the budget elsewhere in the data, or one more weight is held
+wider. Equal data give an equal result.
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from glob import escape
 from types import MappingProxyType
 
@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.evaluate.quality import Report
-from dst.evaluate.quality.bins import Floats, mean_of
 from dst.evaluate.quality.rollout import BrokeAtOnceError, Walk, rollout
 from dst.quantize.assign import NothingQuantizedError, WeightRecord
-from dst.quantize.autotune.candidate import Candidate, Task, discard
+from dst.quantize.autotune.candidate import Candidate, Task
 from dst.quantize.autotune.trial import part
 from dst.quantize.autotune.verdict import BUDGET_RULES, measure_speed, quality, verdict_of
 from dst.quantize.quantize import Progress, Quantized
@@ -69,12 +68,9 @@ def sensitivities(
         StepError: items cannot be read, or full precision failed on them.
     """
     quantized = {r.weight: r for r in records if r.weight and r.form != "float32"}
-    found = []
-    for number, record in enumerate(quantized.values()):
-        count = len(quantized)
-        told = part(
-            progress, f"{number + 1} of {count} alone", number / count, (number + 1) / count
-        )
+    found, count = [], len(quantized)
+    for number, record in enumerate(quantized.values(), 1):
+        told = part(progress, f"{number} of {count} alone", (number - 1) / count, number / count)
         alone = [Override("*", "float32"), Override(escape(record.weight), record.form)]
         done = task.made(recipe, "alone", part(told, "quantizing", 0.0, 0.5), alone)
         harm = Sensitivity(
@@ -91,9 +87,8 @@ def sensitivities(
 def _apart(task: Task, other: Bundle, progress: Progress) -> float:
     """Mean divergence over a short rollout; infinite where the outputs broke."""
     t = other.manifest.contract.chunk.nominal_t
-    threads = task.trial.threads
     right, found = (
-        Session.open(bundle.root, threads=threads, chunk_sizes=[t], verify="size")
+        Session.open(bundle.root, threads=task.trial.threads, chunk_sizes=[t], verify="size")
         for bundle in (task.full, other)
     )
     length = max(LEAST_ITEMS, task.trial.items // SHARE)
@@ -102,12 +97,7 @@ def _apart(task: Task, other: Bundle, progress: Progress) -> float:
         ran = rollout(right, found, task.items, walk, progress)
     except BrokeAtOnceError:
         return math.inf
-    if ran.broke_at is not None:
-        return math.inf
-    sums = [ran.free.sums(where) for where in range(len(ran.free.ends))]
-    error: Floats = np.sum([held.error for held in sums], axis=0)
-    scale: Floats = np.sum([held.scale for held in sums], axis=0)
-    return mean_of(error, scale, root=ran.unit == "relative")
+    return ran.free.whole() if ran.broke_at is None else math.inf
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,9 +137,8 @@ def mixed(task: Task, candidate: Candidate, progress: Progress) -> tuple[Search,
     Raises:
         SessionError, StepError: a graph cannot be run here, or full precision failed.
     """
-    ranked = sensitivities(
-        task, candidate.recipe, candidate.records, part(progress, "harm", 0.0, 0.5)
-    )
+    told = part(progress, "harm", 0.0, 0.5)
+    ranked = sensitivities(task, candidate.recipe, candidate.records, told)
     mixes = _MixedRecipes(task, candidate.recipe, ranked)
     count = _least(mixes, len(ranked), part(progress, "search", 0.5, 0.8))
     told = part(progress, "elsewhere", 0.8, 0.8)  # how often it is measured, nobody knows
@@ -183,23 +172,18 @@ def _least(mixes: "_MixedRecipes", most: int, progress: Progress) -> int:
     return high
 
 
-@dataclass(slots=True)
 class _MixedRecipes:
     """Mixed recipes of one recipe, by how many of its worst weights are held wider.
 
     Attributes:
-        task: the bundle, the items and where to write.
-        recipe: the recipe.
-        ranked: its weights, the worst first.
         attempts: what was measured, in order: by number of weights, and whether elsewhere.
         made: number of weights -> recipe, bundle and report of those that hold the budget.
     """
 
-    task: Task
-    recipe: Recipe
-    ranked: tuple[Sensitivity, ...]
-    attempts: dict[tuple[int, bool], Attempt] = field(default_factory=dict)
-    made: dict[int, tuple[Recipe, Quantized, Report]] = field(default_factory=dict)
+    def __init__(self, task: Task, recipe: Recipe, ranked: Sequence[Sensitivity]) -> None:
+        self._task, self._recipe, self._ranked = task, recipe, ranked
+        self.attempts: dict[tuple[int, bool], Attempt] = {}
+        self.made: dict[int, tuple[Recipe, Quantized, Report]] = {}
 
     def measured(self, count: int, progress: Progress, elsewhere: bool = False) -> Attempt:
         """Hold the worst weights wider and measure quality, unless that was done before.
@@ -207,37 +191,36 @@ class _MixedRecipes:
         ``elsewhere`` measures one that holds on other places of the data, and forgets it if it
         does not hold there.
         """
-        if (count, elsewhere) in self.attempts:
-            return self.attempts[count, elsewhere]
-        wide = replace(self.recipe, name=f"{self.recipe.name}, {count} wider")
+        if (known := self.attempts.get((count, elsewhere))) is not None:
+            return known
+        task, items = self._task, self._task.items
+        wide = replace(self._recipe, name=f"{self._recipe.name}, {count} wider")
         if elsewhere:
             done = self.made[count][1]
+            # from their middle on, then those before it: all streams begin elsewhere
+            items = np.roll(items, -(len(items) // 2), axis=0)
         else:
-            wider = [harm.widened() for harm in self.ranked[:count]]
+            wider = [harm.widened() for harm in self._ranked[:count]]
             told = part(progress, "quantizing", 0.0, 0.1)
             try:
-                done = self.task.made(wide, wide.name, told, wider)
-            except NothingQuantizedError as nothing:
-                self.attempts[count, False] = _attempt(count, str(nothing), elsewhere)
-                return self.attempts[count, False]
-        task, told = self.task, part(progress, "quality", 0.1, 1.0)
-        items = task.items
-        if elsewhere:  # from their middle on, then those before it: all streams begin elsewhere
-            items = np.roll(items, -(len(items) // 2), axis=0)
+                done = task.made(wide, wide.name, told, wider)
+            except NothingQuantizedError:
+                return self._noted(count, elsewhere, None)
+        told = part(progress, "quality", 0.1, 1.0)
         found = quality(task.full, done.bundle, items, task.trial, told)
-        attempt = _attempt(count, found, elsewhere)
-        self.attempts[count, elsewhere] = attempt
-        if not attempt.holds:
+        report = found if isinstance(found, Report) else None
+        attempt = self._noted(count, elsewhere, report)
+        if report is None or not attempt.holds:
             self.made.pop(count, None)
-            discard(done)
-        elif isinstance(found, Report) and not elsewhere:
-            self.made[count] = wide, done, found
+            shutil.rmtree(done.bundle.root, ignore_errors=True)
+        elif not elsewhere:
+            self.made[count] = wide, done, report
         return attempt
 
-
-def _attempt(count: int, found: Report | str, elsewhere: bool) -> Attempt:
-    if isinstance(found, str):
-        return Attempt(widened=count, value=None, holds=False, elsewhere=elsewhere)
-    value = next((g.value for g in found.gates if g.name in BUDGET_RULES), None)
-    holds = found.passed is not False
-    return Attempt(widened=count, value=value, holds=holds, elsewhere=elsewhere)
+    def _noted(self, count: int, elsewhere: bool, report: Report | None) -> Attempt:
+        gates = () if report is None else report.gates
+        value = next((g.value for g in gates if g.name in BUDGET_RULES), None)
+        holds = report is not None and report.passed is not False
+        attempt = Attempt(widened=count, value=value, holds=holds, elsewhere=elsewhere)
+        self.attempts[count, elsewhere] = attempt
+        return attempt

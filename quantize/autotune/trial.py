@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dst.evaluate.quality import Budget, Settings
@@ -72,20 +72,16 @@ USUAL = Trial()
 
 def part(progress: Progress | None, what: str, begin: float, end: float) -> Progress:
     """Give one piece of the work a progress of its own, from ``begin`` to ``end`` of the whole."""
-
-    def told(step: str, share: float) -> None:
-        if progress is not None:
-            progress(f"{what}: {step}", begin + (end - begin) * min(max(share, 0.0), 1.0))
-
-    return told
+    tell = progress or (lambda step, share: None)
+    return lambda step, share: tell(
+        f"{what}: {step}", begin + (end - begin) * min(max(share, 0.0), 1.0)
+    )
 
 
 def budget_for(text: str, contract: Contract) -> Budget:
     """Read ``nats<0.005``, loss added per item, or ``error<0.05``, relative error of the outputs.
 
-    Args:
-        text: The budget.
-        contract: What it is for: only outputs that predict the next item have a loss in nats.
+    Only outputs that predict the next item have a loss in nats.
 
     Examples:
         ``budget_for("error<0.05", bundle.manifest.contract).relative_error`` is 0.05.
@@ -117,6 +113,4 @@ def budget_for(text: str, contract: Contract) -> Budget:
             f"{unit}; write {unit}<X",
             code="budget",
         )
-    if unit == "nats":
-        return replace(Budget(), nats_per_item=most)
-    return replace(Budget(), relative_error=most)
+    return Budget(nats_per_item=most) if unit == "nats" else Budget(relative_error=most)

@@ -95,7 +95,11 @@ def autotune(
         )
     with tempfile.TemporaryDirectory(prefix="dst-autotune-") as folder:
         task = Task(full, items, trial, Path(folder))
-        candidates = [_plain(task, number, progress) for number in range(len(CANDIDATES))]
+        share = _PLAIN_SHARE / len(CANDIDATES)
+        candidates = [
+            try_recipe(task, RECIPES[name], part(progress, name, share * n, share * (n + 1)))
+            for n, name in enumerate(CANDIDATES)
+        ]
         searches = []
         for search, found in _searches(task, candidates, goal, progress):
             searches.append(search)
@@ -114,13 +118,6 @@ def autotune(
         )
 
 
-def _plain(task: Task, number: int, progress: Progress | None) -> Candidate:
-    name, share = CANDIDATES[number], _PLAIN_SHARE / len(CANDIDATES)
-    return try_recipe(
-        task, RECIPES[name], part(progress, name, share * number, share * (number + 1))
-    )
-
-
 def _searches(
     task: Task, plain: Sequence[Candidate], goal: Goal, progress: Progress | None
 ) -> Iterator[tuple[Search, Candidate | None]]:
@@ -131,10 +128,9 @@ def _searches(
         if held is not None and best([held.verdict, verdict], goal) is held.verdict:
             continue
         candidate = next(c for c in plain if c.verdict is verdict)
-        begin, end = ((1 - _PLAIN_SHARE) * n / len(wanted) for n in (number, number + 1))
-        told = part(
-            progress, f"{candidate.recipe.name} mixed", _PLAIN_SHARE + begin, _PLAIN_SHARE + end
-        )
+        share = (1 - _PLAIN_SHARE) / len(wanted)
+        begin, end = (_PLAIN_SHARE + share * n for n in (number, number + 1))
+        told = part(progress, f"{candidate.recipe.name} mixed", begin, end)
         search, found = mixed(task, candidate, told)
         yield search, found
         held = _best([c for c in (held, found) if c is not None], goal)

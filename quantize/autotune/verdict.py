@@ -7,6 +7,7 @@ ratio of speeds. Of those that hold, the best for a goal is chosen.
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -51,20 +52,12 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 def measure_speed(
     full: Bundle, candidate: Bundle, trial: Trial, progress: Progress
 ) -> tuple[Speed, ...]:
-    """Run two bundles in turns at T = 1 and at the candidate's nominal T.
-
-    Returns:
-        The speed at each of these T that both run, rising.
-
-    Raises:
-        SessionError: a graph cannot be run here.
-    """
+    """Run two bundles in turns at T = 1 and the candidate's nominal T, as far as both run these."""
     chunk = candidate.manifest.contract.chunk
     common = set(chunk.allowed_t) & set(full.manifest.contract.chunk.allowed_t)
     sizes = sorted({1, chunk.nominal_t} & common)
-    paths: tuple[Path, ...] = (full.root, candidate.root)
     result = measure(
-        paths,
+        [full.root, candidate.root],
         sizes,
         trial.rounds,
         threads=trial.threads,
@@ -181,17 +174,23 @@ def verdict_of(
 ) -> Verdict:
     """Hold what was measured against the rules; ``found`` is the report, or why there is none."""
     manifest = candidate.manifest
-    before, after = _weights_bytes(full), _weights_bytes(candidate)
     nominal = manifest.contract.chunk.nominal_t
-    gates = found.gates if isinstance(found, Report) else ()
-    broke = [] if isinstance(found, Report) else [Refusal(rule="finite", why=found)]
+    sizes = []
+    for bundle in (full, candidate):  # tensor by tensor, whatever the manifest says
+        t = bundle.manifest.contract.chunk.nominal_t
+        graph = next(g for g in bundle.manifest.graphs if t in g.allowed_t)
+        sizes.append(parts_of(bundle, graph).weights_size)
+    before, after = sizes
+    report = found if isinstance(found, Report) else None
+    gates = () if report is None else report.gates
+    broke = [Refusal(rule="finite", why=found)] if isinstance(found, str) else []
     return Verdict(
         recipe=manifest.recipe or manifest.precision,
         t=nominal,
         weights_bytes=after,
         weights_share=after / before if before else 1.0,
         speeds=tuple(speeds),
-        report=found if isinstance(found, Report) else None,
+        report=report,
         refusals=(
             *size_refusals(before, after),
             *speed_refusals(speeds, nominal, goal),
@@ -203,26 +202,24 @@ def verdict_of(
 
 def size_refusals(before: int, after: int) -> list[Refusal]:
     """Refuse what is not smaller, in bytes of weights."""
-    if after < before:
-        return []
     why = f"not smaller: {after:,} bytes of weights, full precision has {before:,}"
-    return [Refusal(rule="size", why=why)]
+    return [] if after < before else [Refusal(rule="size", why=why)]
 
 
 def speed_refusals(speeds: Sequence[Speed], nominal: int, goal: Goal = "speed") -> list[Refusal]:
     """Refuse what is surely slower at the nominal T, or faster at none where speed is wanted."""
-    if not any(speed.t == nominal for speed in speeds):
-        return [Refusal(rule="speed", why=f"does not run T = {nominal}, so its speed is unknown")]
-    slower = next((s for s in speeds if s.t == nominal and s.slower), None)
-    if slower is not None:
-        others = [_told(speed) for speed in speeds if speed.faster]
-        but = f", though faster at {'; '.join(others)}" if others else ""
-        why = f"slower than full precision at {_told(slower)}{but}"
-        return [Refusal(rule="speed", why=why)]
-    if goal == "speed" and not any(speed.faster for speed in speeds):
-        told = "; ".join(_told(speed) for speed in speeds)
-        return [Refusal(rule="speed", why=f"not surely faster than full precision at {told}")]
-    return []
+    own = next((speed for speed in speeds if speed.t == nominal), None)
+    faster = [_told(speed) for speed in speeds if speed.faster]
+    if own is None:
+        why = f"does not run T = {nominal}, so its speed is unknown"
+    elif own.slower:
+        but = f", though faster at {'; '.join(faster)}" if faster else ""
+        why = f"slower than full precision at {_told(own)}{but}"
+    elif goal == "speed" and not faster:
+        why = f"not surely faster than full precision at {'; '.join(map(_told, speeds))}"
+    else:
+        return []
+    return [Refusal(rule="speed", why=why)]
 
 
 def _told(speed: Speed) -> str:
@@ -244,24 +241,16 @@ def gate_refusal(gate: Gate) -> Refusal | None:
     return Refusal(rule=gate.name, why=why)
 
 
-def _weights_bytes(bundle: Bundle) -> int:
-    """What the graph of the nominal T holds, tensor by tensor, whatever the manifest says."""
-    nominal = bundle.manifest.contract.chunk.nominal_t
-    graph = next(g for g in bundle.manifest.graphs if nominal in g.allowed_t)
-    return parts_of(bundle, graph).weights_size
-
-
 def best(pool: Sequence[Verdict], goal: Goal) -> Verdict | None:
     """Choose one of those whose speed was measured, None where there is none."""
     able = [found for found in pool if found.speed(found.t) is not None]
-    if not able:
-        return None
-    if goal == "speed":
-        least = _spread(max(able, key=lambda found: _spread(found)[0]))[1]
+    if able and goal == "speed":
+        least = max(map(_spread, able), key=itemgetter(0))[1]
         able = [found for found in able if _spread(found)[2] >= least]
     return min(
         able,
         key=lambda found: (round(found.weights_share, 2), not found.causal, -_spread(found)[0]),
+        default=None,
     )
 
 
@@ -301,13 +290,10 @@ def reason(pool: Sequence[Verdict], chosen: Verdict | None, goal: Goal) -> str:
         if _spread(rival)[0] <= _spread(chosen)[0]:
             return f"{about}, the fastest that holds: {_numbers(chosen)}"
         equal = "no faster for sure, since the 95 % intervals of their speeds overlap"
+    why = "is causal within a chunk" if chosen.causal and not rival.causal else "is faster"
     if round(chosen.weights_share, 2) < round(rival.weights_share, 2):
         sizes = f"{chosen.weights_share:.2f} of full precision's bytes, {rival.weights_share:.2f}"
         why = f"is smaller ({sizes} for the other)"
-    elif chosen.causal and not rival.causal:
-        why = "is causal within a chunk"
-    else:
-        why = "is faster"
     return (
         f"{about} ({_numbers(chosen)}) before {rival.recipe} ({_numbers(rival)}), which is "
         f"{equal}; {chosen.recipe} {why}"

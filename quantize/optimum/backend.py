@@ -1,10 +1,9 @@
 """Let optimum's `ORTQuantizer` round the products of a bundle's graphs.
 
-`ORTQuantizer` is shown a model that holds the chosen products side by side and nothing else. Shown
-the whole graph it would do more than it was asked for: take every Gemm apart, chosen or not; round
-what the other readers of a product's input get; and fail behind operators that it does not know.
-It makes names by adding to others: inputs, weights and results end in `.in0`, `.weight` and
-`.result`, so that no name is made twice.
+`ORTQuantizer` is shown the chosen products side by side and nothing else. Shown the whole graph it
+would take every Gemm apart, chosen or not; round what the other readers of a product's input get;
+and fail behind operators that it does not know. It makes names by adding to others: inputs, weights
+and results end in `.in0`, `.weight` and `.result`, so that no name is made twice.
 
 Shape letters: ``K`` inputs and ``N`` outputs of a product.
 """
@@ -13,9 +12,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -39,17 +37,11 @@ _PREFIX = "optimum."
 """What the names of optimum's values begin with in the graph: they may be taken there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One product that is to be quantized.
+class Product(NamedTuple):
+    """One product that is to be quantized: the value that it reads times a weight (K, N).
 
-    Attributes:
-        name: of its node.
-        reads: the value that it multiplies.
-        weight: name of the weight, ending in ``.weight``; products of the same name share it.
-        values: the weight, (K, N).
-        low: the least value of the input that calibration saw; 0 without calibration.
-        high: the greatest.
+    Products of one ``weight``, whose name ends in ``.weight``, share it. ``low`` and ``high`` are
+    the range of the input that calibration saw; 0 without calibration.
     """
 
     name: str
@@ -65,14 +57,10 @@ class Product:
         return f"{self.name}.result"
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What optimum made.
+class Written(NamedTuple):
+    """What optimum made: the products, quantized, their tensors inside; and its configuration.
 
-    Attributes:
-        model: the products, quantized; its tensors stand inside.
-        inputs: input of the model -> the value that it stands for.
-        config: the bytes of its ``ort_config.json``.
+    ``inputs`` name for each input of the model the value that it stands for.
     """
 
     model: onnx.ModelProto
@@ -84,10 +72,22 @@ def quantized(
     products: Sequence[Product], config: QuantizationConfig, like: onnx.ModelProto
 ) -> Written:
     """Have `ORTQuantizer` quantize one or more products; ``like`` gives the model's versions."""
+    from onnxruntime.quantization.calibrate import TensorData
     from optimum.onnxruntime import ORTQuantizer
     from transformers import PretrainedConfig
 
-    reads = _reads(products)
+    # A value is read once for each range: a weight that two products share has one range.
+    names: dict[tuple[str, float, float], str] = {}
+    for p in products:
+        names.setdefault((p.reads, p.low, p.high), f"{p.reads}.in{len(names)}")
+    reads = {p.name: names[p.reads, p.low, p.high] for p in products}
+    # It wants the ranges of results as well; they are any, since results are left in float32.
+    reach = {p.result: (0.0, 1.0) for p in products}
+    reach |= {reads[p.name]: (p.low, p.high) for p in products}
+    ranges = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in reach.items()
+    }
     model = _side_by_side(products, reads, like)
     with tempfile.TemporaryDirectory() as folder:
         path, made = Path(folder) / "products.onnx", Path(folder) / "made"
@@ -97,7 +97,7 @@ def quantized(
             config,
             save_dir=made,
             file_suffix="",
-            calibration_tensors_range=_ranges(products, reads) if config.is_static else None,
+            calibration_tensors_range=ranges if config.is_static else None,
         )
         return Written(
             model=onnx.load(str(made / path.name)),
@@ -125,34 +125,8 @@ def _side_by_side(
     return helper.make_model(graph, opset_imports=opsets, ir_version=like.ir_version)
 
 
-def _reads(products: Sequence[Product]) -> dict[str, str]:
-    """Name the inputs: name of a product -> of its input, the same where value and range are.
-
-    A weight that two products share has one range, so that a value may be read in several.
-    """
-    names: dict[tuple[str, float, float], str] = {}
-    for p in products:
-        names.setdefault((p.reads, p.low, p.high), f"{p.reads}.in{len(names)}")
-    return {p.name: names[p.reads, p.low, p.high] for p in products}
-
-
 def _floats(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-
-def _ranges(products: Sequence[Product], reads: Mapping[str, str]) -> dict[str, object]:
-    """Ranges as optimum takes them.
-
-    It wants those of results as well; they are any, since results are left in float32.
-    """
-    from onnxruntime.quantization.calibrate import TensorData
-
-    reach = {p.result: (0.0, 1.0) for p in products}
-    reach |= {reads[p.name]: (p.low, p.high) for p in products}
-    return {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in reach.items()
-    }
 
 
 class OptimumBackend:
@@ -191,8 +165,7 @@ class OptimumBackend:
             return Direct().writer(graph, chosen, values)
         inputs = {node.name: node.input[0] for node in graph.model.graph.node}
         products = []
-        for use in uses:
-            choice = chosen[use.node]
+        for use, choice in zip(uses, taken, strict=True):
             if choice.role == "embedding" or choice.form == "float32":
                 continue
             if choice.form != recipe.products:
@@ -201,7 +174,13 @@ class OptimumBackend:
                     f"{recipe.products}, the recipe's, or float32: leave optimum out",
                     code="no-counterpart",
                 )
-            products.append(_product(graph, use, inputs[use.node], values))
+            low = high = 0.0
+            if recipe.products == "int8-static":
+                seen = values.seen_of(use.key)
+                low, high = seen.low, seen.high
+            weight = f"{use.weight}.turned.weight" if use.turned else f"{use.weight}.weight"
+            taken_from = inputs[use.node]
+            products.append(Product(use.node, taken_from, weight, graph.weight(use), low, high))
         if not products:
             return Direct().writer(graph, chosen, values)
         made = quantized(products, to_optimum(recipe), graph.model)
@@ -211,15 +190,6 @@ class OptimumBackend:
     def files(self) -> Mapping[str, bytes]:
         """Optimum's configuration, as it wrote it: the same for every graph."""
         return {ORT_CONFIG: self._config} if self._config else {}
-
-
-def _product(graph: Opened, use: WeightUse, reads: str, values: RoundedWeights) -> Product:
-    low = high = 0.0
-    if values.recipe.products == "int8-static":
-        seen = values.seen_of(use.key)
-        low, high = seen.low, seen.high
-    weight = f"{use.weight}.turned" if use.turned else use.weight
-    return Product(use.node, reads, f"{weight}.weight", graph.weight(use), low, high)
 
 
 class _Splice:
@@ -268,14 +238,13 @@ class _Splice:
     def _write(self, draft: Draft, at: int, product: Product, result: str | None) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(self._nodes[at])
-        node.name = product.name if _multiplies(node) else f"{_PREFIX}{node.name}"
-        for place, name in enumerate(self._nodes[at].input):
-            node.input[place] = self._named(name)
-            if name in self._tensors:
-                node.input[place] = self._tensor(draft, name, product)
-        outputs = [self._named(name) for name in self._nodes[at].output]
-        del node.output[:]
-        node.output.extend(outputs if result is None else [result])
+        multiplies = node.op_type in ("MatMul", "MatMulInteger")
+        node.name = product.name if multiplies else f"{_PREFIX}{node.name}"
+        node.input[:] = [
+            self._tensor(draft, name, product) if name in self._tensors else self._named(name)
+            for name in node.input
+        ]
+        node.output[:] = [self._named(name) for name in node.output] if result is None else [result]
         draft.nodes.append(node)
 
     def _named(self, name: str) -> str:
@@ -286,10 +255,9 @@ class _Splice:
         tensor, named = self._tensors[name], self._named(name)
         if product.name not in self._tied or len(tensor.dims) < 2:
             if named not in draft.tensors:
-                copy = TensorProto()
+                draft.tensors[named] = copy = TensorProto()
                 copy.CopyFrom(tensor)
                 copy.name = named
-                draft.tensors[named] = copy
             return named
         turned = f"{named}.turned"
         if named not in draft.tensors:
@@ -298,7 +266,3 @@ class _Splice:
                 helper.make_node("Transpose", [table], [turned], turned, perm=[1, 0])
             )
         return turned
-
-
-def _multiplies(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("MatMul", "MatMulInteger")

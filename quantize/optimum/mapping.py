@@ -40,25 +40,19 @@ def to_optimum(recipe: Recipe) -> QuantizationConfig:
     from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
     from optimum.onnxruntime.configuration import QuantizationConfig
 
-    for form in sorted(recipe.forms):
-        if form in _ELSEWHERE:
-            raise QuantizeError(
-                f"recipe {recipe.label}: optimum has no {form}: {_ELSEWHERE[form]}; or leave "
-                "optimum out",
-                code="no-counterpart",
-            )
-    if recipe.products != recipe.recurrent or recipe.products == "float32":
-        raise QuantizeError(
-            f"recipe {recipe.label}: products are {recipe.products}, and {recipe.recurrent} where "
-            "they feed the state; optimum has one form, int8-dynamic or int8-static, for all: keep "
-            "single weights by overrides (--keep)",
-            code="no-counterpart",
+    foreign, why = sorted(recipe.forms & _ELSEWHERE.keys()), ""
+    if foreign:
+        why = f"optimum has no {foreign[0]}: {_ELSEWHERE[foreign[0]]}; or leave optimum out"
+    elif recipe.products != recipe.recurrent or recipe.products == "float32":
+        why = (
+            f"products are {recipe.products}, and {recipe.recurrent} where they feed the state; "
+            "optimum has one form, int8-dynamic or int8-static, for all: keep single weights by "
+            "overrides (--keep)"
         )
-    if recipe.embedding == "float16":
-        raise QuantizeError(
-            f"recipe {recipe.label}: the embedding is float16; optimum has int8 or float32",
-            code="no-counterpart",
-        )
+    elif recipe.embedding == "float16":
+        why = "the embedding is float16; optimum has int8 or float32"
+    if why:
+        raise QuantizeError(f"recipe {recipe.label}: {why}", code="no-counterpart")
     static = recipe.products == "int8-static"
     return QuantizationConfig(
         is_static=static,
@@ -81,7 +75,19 @@ def from_optimum(config: QuantizationConfig) -> Recipe:
         QuantizeError: `no-counterpart`: no recipe does that; the message says what to change.
     """
     operators = {str(getattr(name, "value", name)) for name in config.operators_to_quantize}
-    _operators(operators)
+    others, why = operators - {PRODUCT, "Gemm", LOOKUP}, ""
+    if PRODUCT not in operators:
+        why = f"is {sorted(operators)}; every recipe quantizes products: add {PRODUCT!r}"
+    elif others:
+        why = (
+            f"holds {', '.join(sorted(others))}, which recipes hold in forms of their own "
+            "(optimum's default list wrecks recurrent models); give operators_to_quantize="
+            f"{[PRODUCT, LOOKUP]}, or {[PRODUCT]} to keep the embedding"
+        )
+    if why:
+        raise QuantizeError(
+            f"optimum's configuration: operators_to_quantize {why}", code="no-counterpart"
+        )
     static = bool(config.is_static)
     _expect("weights_dtype", config.weights_dtype.name, "QInt8", _UNSIGNED)
     _expect("weights_symmetric", config.weights_symmetric, True, "weights have no zero point")
@@ -106,24 +112,6 @@ _UNSIGNED = (
     "weights of 7 bits do not either: use AutoQuantizationConfig.avx512(reduce_range=True)"
 )
 _SIGNED = "activations are rounded without a sign, from their least to their greatest value"
-
-
-def _operators(operators: set[str]) -> None:
-    if PRODUCT not in operators:
-        raise QuantizeError(
-            f"optimum's configuration: operators_to_quantize is {sorted(operators)}; every recipe "
-            f"quantizes products: add {PRODUCT!r}",
-            code="no-counterpart",
-        )
-    others = operators - {PRODUCT, "Gemm", LOOKUP}
-    if others:
-        raise QuantizeError(
-            f"optimum's configuration: operators_to_quantize holds {', '.join(sorted(others))}, "
-            "which recipes hold in forms of their own (optimum's default list wrecks recurrent "
-            "models); "
-            f"give operators_to_quantize={[PRODUCT, LOOKUP]}, or {[PRODUCT]} to keep the embedding",
-            code="no-counterpart",
-        )
 
 
 def _expect(name: str, found: object, expected: object, why: str) -> None:

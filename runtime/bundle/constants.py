@@ -34,10 +34,9 @@ def constant_mark(constant: Constant) -> str:
     if array.size > SHOWN_VALUES:
         data = array.astype(array.dtype.newbyteorder("<")).tobytes()
         value = f"sha256 {hashlib.sha256(data).hexdigest()[:32]}"
-    elif array.size == 1:
-        value = str(array.reshape(-1)[0])
     else:
-        value = f"[{', '.join(str(each) for each in array.reshape(-1))}]"
+        values = ", ".join(map(str, array.reshape(-1)))
+        value = values if array.size == 1 else f"[{values}]"
     return f"{constant.dtype} {list(constant.shape)} {value}"
 
 
@@ -51,13 +50,9 @@ def model_id_with_constants(weights_id: str, constants: Sequence[Constant]) -> s
 
     A constant can choose among the weights (one file for 8 and 16 kHz), so it tells models apart.
 
-    Args:
-        weights_id: SHA-256 (hex) of the source weights.
-        constants: as in the contract; their order does not count.
-
     Returns:
-        `weights_id` itself where there are no constants; else the SHA-256 (hex) of it and of the
-        lines `<name> <constant_mark>` by name, all ended by a newline.
+        `weights_id`, the SHA-256 (hex) of the source weights, where there are no constants; else
+        the SHA-256 of it and of the lines `<name> <constant_mark>` by name, each with a newline.
     """
     if not constants:
         return weights_id

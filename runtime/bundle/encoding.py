@@ -171,13 +171,9 @@ def decode(data: bytes) -> Manifest:
 
 
 def check_bytes(data: bytes, manifest: Manifest, fields: dict[str, object]) -> None:
-    """Check that a manifest stands in these bytes as it should, and every rule of its fields.
+    """Check that a manifest stands in these bytes as it should, and its rules, as `decode` does.
 
     `fields` are the manifest's as JSON values: those that the format writes.
-
-    Raises:
-        BundleError: `manifest-not-canonical`, `bundle-id`, `state-hash`, `contract` and others, as
-            `decode`.
     """
     if canonical(fields) != data:
         raise BundleError(

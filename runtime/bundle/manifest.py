@@ -1,4 +1,4 @@
-"""Define what a manifest can hold: one frozen struct for each table of FORMAT.md.
+"""Define what a manifest can hold: a frozen struct for each table of FORMAT.md, which tells fields.
 
 A shape is a tuple of sizes and letters: `B` is the batch, `T` the items of a chunk. Each letter
 stands at most once, so the shape alone says which axis is which. A field that has a default is
@@ -30,22 +30,14 @@ DType = Literal["float16", "float32", "float64", "int8", "int32", "int64", "uint
 class Tokens(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokens"
 ):
-    """Chunk items are ids in `[0, vocabulary)`.
-
-    `tokenizer` says how text becomes ids: `bytes` means id = byte value, `tokenizers` that the
-    bundle's file `tokenizer.json` tells it, in the format of the tokenizers library.
-    """
+    """Chunk items are ids in `[0, vocabulary)`; `tokenizer` says how text becomes ids."""
 
     vocabulary: Positive
     tokenizer: Literal["bytes", "tokenizers", "none"] = "none"
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The runtime feeds the graph `(item - mean) / std`.
-
-    There is one mean and one std for each value of an item, in C order of the chunk's axes other
-    than batch and time.
-    """
+    """The runtime feeds the graph `(item - mean) / std`, for each value of an item in C order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,12 +46,7 @@ class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Features(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="features"
 ):
-    """Chunk items are real values.
-
-    `names` label the axis that is neither batch nor time; they are empty where there is none
-    (`[B, T]`, a single signal) or more than one (`[B, 257, T, 2]`). `normalisation` is None where
-    the graph takes items as they come.
-    """
+    """Chunk items are real values; `names` label the axis that is neither batch nor time."""
 
     names: tuple[Name, ...] = ()
     sample_rate_hz: float | None = None
@@ -70,12 +57,9 @@ class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What one step reads.
 
     `T` in `shape` counts the new items only; the graph's input has `lookback + T + lookahead` items
-    along that axis. The items before the chunk stand in front of it, `lookback_fill` before
-    the first item of a stream. A chunk waits until the `lookahead` items behind it are there; they
-    are read again as items of the next chunk. `lookback_fill` and `pad_value` are items as the
-    caller gives them (before normalisation) and None where they have no use (`lookback` 0, `tail`
-    not `pad`). `causal` is False where later items of a chunk move the outputs of earlier ones, so
-    that each T is another model.
+    along that axis. A chunk waits until the `lookahead` items behind it are there; they are read
+    again as items of the next chunk. `lookback_fill` and `pad_value` are items as the caller gives
+    them, before normalisation.
 
     Examples:
         >>> content = Features()
@@ -131,10 +115,7 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A further graph input that is given once when a stream starts, and saved with its state.
-
-    A speaker's embedding, for example. `shape` holds sizes and at most one `"B"`.
-    """
+    """A further graph input that is given once when a stream starts, such as who speaks."""
 
     input: Name
     dtype: DType
@@ -142,11 +123,7 @@ class StreamInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one step answers.
-
-    There is one answer per item where `shape` has a `"T"`, and one per chunk where it has none.
-    `levels` holds the quantile levels, in the order of the last axis, where `meaning` is
-    `quantiles`; it is empty elsewhere.
+    """What one step answers: per item where `shape` has a `"T"`, per chunk where it has none.
 
     Examples:
         >>> Output(name="peak", dtype="float32", shape=("B", 3)).per
@@ -262,12 +239,9 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A measured equivalence, e.g. `torch-vs-fused`: what was run, how far it strayed.
 
-    The error of a tensor is max|d|/rms of the reference at the same place of the stream.
-    `worst` is the largest error of an output, `worst_state` that of a state tensor and
-    `worst_state_of_peak` the largest max|d|/max|x| of a state tensor. It passed where `worst`
-    and `worst_state_of_peak` are at most `bound`, and no tensor's mean error over the last tenth
-    of the steps is more than `decile_ratio_bound` times that over the first; a mean below a tenth
-    of `bound` counts as that, and errors of state tensors are those against their peak.
+    Errors are max|d|/rms of the reference at the same place of the stream. It passed where `worst`
+    and `worst_state_of_peak` (max|d|/max|x|) are at most `bound`, and no tensor's mean error over
+    the last tenth of the steps is more than `decile_ratio_bound` times that over the first.
     """
 
     name: Name
@@ -291,10 +265,7 @@ class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One condition on a quality: it holds where `value` is at most `bound`.
-
-    `value` is None where it could not be measured, and `verdict` is then `not judged`.
-    """
+    """One condition on a quality: it holds where `value`, None if unknown, is at most `bound`."""
 
     name: Name
     value: float | None = None
@@ -305,13 +276,10 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How far a quantized bundle strays from full precision, over the positions of a stream.
 
-    `full` is the `bundle_id` of the full precision, `items` the length of the longest stream and
-    `items_per_step` its T; `data` says what was read. Entry i of the curves is the mean over the
-    positions from `positions[i - 1]` (0 for the first) to `positions[i]`: `divergence` from full
-    precision (`nats`: KL per item; `relative`: error over rms), `loss_difference` in nats per
-    item (None where the outputs predict nothing), `state_distance` relative (None where nobody
-    looked). `causal` says whether outputs stayed the same when later items of their chunk
-    changed. `passed` is None where no gate failed and one was not judged.
+    Entry i of the curves is the mean over the positions from `positions[i - 1]` (0 for the first)
+    to `positions[i]`: `divergence` from full precision (`nats`: KL per item; `relative`: error over
+    rms), `loss_difference` in nats per item, `state_distance` relative. `passed` is None where no
+    gate failed and one was not judged.
     """
 
     full: Hash
@@ -347,9 +315,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     The writer of a new bundle gives everything but `files`, `state_hash` and `bundle_id`,
     which `dst.runtime.write_bundle` fills in. `model_id` is the SHA-256 of the source float32
-    weights; every lowering and precision of one model shares it. `weights_bytes` is what one
-    open graph holds in weights. `quality` is None for full precision and where nobody measured.
-    `upgraded_from` is the `bundle_id` that the bundle had before `dst upgrade` rewrote it.
+    weights; every lowering and precision of one model shares it.
     """
 
     name: Name

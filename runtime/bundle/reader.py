@@ -56,23 +56,22 @@ class Bundle:
         """
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise BundleError(f"{self.label}: has no {name}", code="file-missing")
+            raise self._fault(f"has no {name}", code="file-missing")
         try:
             with open(self.root / name, "rb") as file:
                 data = file.read(entry.size + 1)
         except OSError as error:
-            raise BundleError(
-                f"{self.label}: {name}: {error.strerror}", code="file-missing"
-            ) from None
+            raise self._fault(f"{name}: {error.strerror}", code="file-missing") from None
         if len(data) != entry.size:
-            raise BundleError(f"{self.label}: {name} changed while it was open", code="file-size")
+            raise self._fault(f"{name} changed while it was open", code="file-size")
         try:
             return safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                f"{self.label}: {name} is no safetensors file: {shown(error)}",
-                code="tensors-unreadable",
-            ) from None
+            why = f"{name} is no safetensors file: {shown(error)}"
+            raise self._fault(why, code="tensors-unreadable") from None
+
+    def _fault(self, what: str, *, code: str) -> BundleError:
+        return BundleError(f"{self.label}: {what}", code=code)
 
     def init_tensors(self) -> dict[str, Array]:
         """Read the stored initial tensors by the name of the state input, each with B = 1.
@@ -82,23 +81,21 @@ class Bundle:
                 contract.
         """
         found: dict[str, Array] = {}
-        held: dict[str, Array] | None = None
-        for state in self.manifest.contract.state:
-            if not isinstance(state.init, Stored):
-                continue
-            held = self.tensors(INIT_FILE) if held is None else held
+        stored = [(s, s.init) for s in self.manifest.contract.state if isinstance(s.init, Stored)]
+        held = self.tensors(INIT_FILE) if stored else {}
+        for state, init in stored:
             shape = sized(state.shape, 0)
-            value = held.get(state.init.tensor)
+            value = held.get(init.tensor)
             if value is None:
-                raise BundleError(
-                    f"{self.label}: {INIT_FILE} has no tensor {state.init.tensor!r}, "
-                    f"which state `{state.input}` starts from",
+                raise self._fault(
+                    f"{INIT_FILE} has no tensor {init.tensor!r}, which state `{state.input}` "
+                    "starts from",
                     code="init-tensors",
                 )
             if value.shape != shape or value.dtype != np.dtype(state.dtype):
-                raise BundleError(
-                    f"{self.label}: {INIT_FILE} tensor {state.init.tensor!r} is {value.dtype} "
-                    f"{list(value.shape)}, state `{state.input}` is {state.dtype} {list(shape)}",
+                raise self._fault(
+                    f"{INIT_FILE} tensor {init.tensor!r} is {value.dtype} {list(value.shape)}, "
+                    f"state `{state.input}` is {state.dtype} {list(shape)}",
                     code="init-tensors",
                 )
             found[state.input] = value
@@ -136,13 +133,11 @@ def locate(path: str | Path) -> Path:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
     names = f"shipped bundles: {', '.join(ours)}" if ours else _not_packed()
-    kept = (
-        sorted(given.parent.glob(f".{glob.escape(given.name)}.*{REPLACED}")) if given.name else []
-    )
+    hidden = f".{glob.escape(given.name)}.*{REPLACED}"
+    kept = sorted(given.parent.glob(hidden)) if given.name else []
     if kept:  # a process was killed between the two renames of `write_bundle`
-        why += (
-            f"; the bundle that stood there is kept as {kept[-1].name}, rename it to have it back"
-        )
+        there = f"the bundle that stood there is kept as {kept[-1].name}"
+        why += f"; {there}, rename it to have it back"
     raise BundleNotFoundError(f"bundle {str(path)!r}: {why}; {names}")
 
 
@@ -175,14 +170,13 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
 def open_with(
     read: Callable[[bytes], Manifest], path: str | Path, verify: Literal["full", "size"] = "full"
 ) -> Bundle:
-    """Open a bundle as `open_bundle` does, with another reader of manifest.json.
-
-    Raises:
-        BundleError: as `open_bundle`, and what `read` raises.
-    """
+    """Open a bundle as `open_bundle` does, with another reader of manifest.json."""
     try:
         root = locate(path).resolve()
-        return _open(read, root, f"bundle {root.name}/", verify)
+        try:
+            return Bundle(root, _checked(read, root, verify))
+        except BundleError as error:
+            raise error.within(f"bundle {root.name}/") from None
     except OSError as error:
         raise BundleError(
             f"bundle {str(path)!r}: cannot be read: {error.strerror or error}",
@@ -190,57 +184,48 @@ def open_with(
         ) from error
 
 
-def _open(
-    read: Callable[[bytes], Manifest], root: Path, label: str, verify: Literal["full", "size"]
-) -> Bundle:
-    sizes = listing(root, label)
+def _checked(
+    read: Callable[[bytes], Manifest], root: Path, verify: Literal["full", "size"]
+) -> Manifest:
+    sizes = listing(root)
     if MANIFEST_FILE not in sizes:
+        raise BundleError(f"has no {MANIFEST_FILE}; is this a bundle?", code="file-missing")
+    if (size := sizes.pop(MANIFEST_FILE)) > MAX_MANIFEST_BYTES:
         raise BundleError(
-            f"{label}: has no {MANIFEST_FILE}; is this a bundle?", code="file-missing"
-        )
-    if sizes[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            f"{label}: {MANIFEST_FILE} has {sizes[MANIFEST_FILE]} bytes, "
-            f"the cap is {MAX_MANIFEST_BYTES}",
+            f"{MANIFEST_FILE} has {size} bytes, the cap is {MAX_MANIFEST_BYTES}",
             code="file-too-large",
         )
-    try:
-        manifest = read((root / MANIFEST_FILE).read_bytes())
-    except BundleError as error:
-        raise error.within(label) from None
+    manifest = read((root / MANIFEST_FILE).read_bytes())
     for name in sizes:
-        if name != MANIFEST_FILE and name not in manifest.files:
+        if name not in manifest.files:
             raise BundleError(
-                f"{label}: {shown(name)} is not listed in {MANIFEST_FILE}; remove it",
-                code="file-unlisted",
+                f"{shown(name)} is not listed in {MANIFEST_FILE}; remove it", code="file-unlisted"
             )
     for name, entry in manifest.files.items():
         if name not in sizes:
             raise BundleError(
-                f"{label}: {name} is listed in {MANIFEST_FILE} and missing", code="file-missing"
+                f"{name} is listed in {MANIFEST_FILE} and missing", code="file-missing"
             )
         if sizes[name] != entry.size:
             raise BundleError(
-                f"{label}: {name} has {sizes[name]} bytes, {MANIFEST_FILE} says {entry.size}; "
+                f"{name} has {sizes[name]} bytes, {MANIFEST_FILE} says {entry.size}; "
                 "get the bundle again",
                 code="file-size",
             )
     if verify not in ("full", "size"):
-        raise BundleError(
-            f"{label}: verify is {verify!r}, expected 'full' or 'size'", code="argument"
-        )
+        raise BundleError(f"verify is {verify!r}, expected 'full' or 'size'", code="argument")
     if verify == "full":
         for name, entry in manifest.files.items():
             if (digest := sha256_of(root / name)) != entry.sha256:
                 raise BundleError(
-                    f"{label}: {name} has SHA-256 {digest[:16]}…, {MANIFEST_FILE} says "
+                    f"{name} has SHA-256 {digest[:16]}…, {MANIFEST_FILE} says "
                     f"{entry.sha256[:16]}…; it was altered, get the bundle again",
                     code="file-hash",
                 )
-    return Bundle(root, manifest)
+    return manifest
 
 
-def listing(root: Path, label: str) -> dict[str, int]:
+def listing(root: Path) -> dict[str, int]:
     """Return the size in bytes of everything in a bundle's directory, by name.
 
     Raises:
@@ -250,16 +235,13 @@ def listing(root: Path, label: str) -> dict[str, int]:
     with os.scandir(root) as entries:
         for entry in entries:
             name = shown(entry.name)
-            mode = entry.stat(follow_symlinks=False).st_mode
+            told = entry.stat(follow_symlinks=False)
             if entry.is_symlink():
-                raise BundleError(
-                    f"{label}: {name} is a link; put the file itself there", code="file-is-link"
-                )
-            if not stat.S_ISREG(mode):
-                kind = "directory" if stat.S_ISDIR(mode) else "special file"
-                raise BundleError(
-                    f"{label}: {name} is a {kind}; a bundle holds plain files only",
-                    code="file-not-regular",
-                )
+                why = f"{name} is a link; put the file itself there"
+                raise BundleError(why, code="file-is-link")
+            if not stat.S_ISREG(told.st_mode):
+                kind = "directory" if stat.S_ISDIR(told.st_mode) else "special file"
+                why = f"{name} is a {kind}; a bundle holds plain files only"
+                raise BundleError(why, code="file-not-regular")
             sizes[entry.name] = os.stat(entry.path, follow_symlinks=False).st_size
     return sizes

@@ -14,6 +14,7 @@ from dst.runtime.bundle.manifest import (
     DType,
     Features,
     Fill,
+    Gate,
     Manifest,
     Output,
     Quality,
@@ -51,13 +52,11 @@ def check(manifest: Manifest) -> None:
     _graphs(manifest)
     _golden(manifest)
     for certificate in manifest.certificates:
-        steps = certificate.curve.steps
+        count = len(certificate.curve.steps)
         for tensor, values in certificate.curve.tensors.items():
-            if len(values) != len(steps):
-                _refuse(
-                    f"certificate {certificate.name!r}: tensor {tensor!r} has {len(values)} "
-                    f"points for {len(steps)} steps"
-                )
+            if len(values) != count:
+                where = f"certificate {certificate.name!r}: tensor {tensor!r}"
+                _refuse(f"{where} has {len(values)} points for {count} steps")
     if manifest.quality is not None:
         if is_full_precision(manifest):
             _refuse("quality is given for full precision, which strays from nothing; expected null")
@@ -81,9 +80,8 @@ def check_contract(contract: Contract) -> None:
         BundleError: `contract`: fields contradict each other; the message names them.
     """
     _chunk(contract.chunk)
-    inputs = [contract.chunk.input]
+    inputs = [contract.chunk.input, *(g.input for g in contract.stream_inputs)]
     inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
-    inputs += [g.input for g in contract.stream_inputs]
     _unique("graph input", inputs)
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _unique("graph output", outputs)
@@ -281,11 +279,10 @@ def _sizes(manifest: Manifest) -> None:
                 f"manifest: {name} has {entry.size} bytes, the cap is {MAX_TENSOR_FILE_BYTES}",
                 code="file-too-large",
             )
-    contract = manifest.contract
-    longest = window(contract.chunk, max(contract.chunk.allowed_t))
-    shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
-    shapes += [state.shape for state in contract.state]
-    shapes += [given.shape for given in contract.stream_inputs]
+    contract, chunk = manifest.contract, manifest.contract.chunk
+    longest = window(chunk, max(chunk.allowed_t))
+    shapes = [chunk.shape, *(o.shape for o in contract.outputs)]
+    shapes += [s.shape for s in contract.state] + [g.shape for g in contract.stream_inputs]
     items = sum(math.prod(sized(shape, longest)) for shape in shapes)
     if items * 8 > MAX_STREAM_BYTES:
         raise BundleError(
@@ -332,22 +329,30 @@ def _quality(quality: Quality) -> None:
     positions = quality.positions
     if not positions or list(positions) != sorted(set(positions)) or positions[0] < 1:
         _refuse(f"quality.positions is {list(positions)}; expected rising from 1 or more")
-    curves: dict[str, Sequence[float | None]] = {
-        "divergence": quality.divergence,
-        "state_distance": quality.state_distance,
-    }
-    if quality.loss_difference is not None:
-        curves["loss_difference"] = quality.loss_difference
-    for name, values in curves.items():
-        if len(values) != len(positions):
+    for name in ("divergence", "state_distance", "loss_difference"):
+        values = getattr(quality, name)
+        if values is not None and len(values) != len(positions):
             _refuse(f"quality.{name} has {len(values)} values for {len(positions)} positions")
     for gate in quality.gates:
-        right = "not judged"
-        if gate.value is not None:
-            right = "passed" if gate.value <= gate.bound else "failed"
+        right = judged_gate(gate.name, gate.value, gate.bound).verdict
         if gate.verdict != right:
             _refuse(f"quality: gate {gate.name!r} is `{gate.verdict}`, its value says `{right}`")
-    verdicts = {gate.verdict for gate in quality.gates}
-    passed = None if "not judged" in verdicts else True
-    if quality.passed is not (False if "failed" in verdicts else passed):
-        _refuse(f"quality.passed is {quality.passed}, its gates say {sorted(verdicts)}")
+    if quality.passed is not passed(quality.gates):
+        verdicts = sorted({gate.verdict for gate in quality.gates})
+        _refuse(f"quality.passed is {quality.passed}, its gates say {verdicts}")
+
+
+def judged_gate(name: str, value: float | None, bound: float) -> Gate:
+    """Return a gate with the verdict that follows from its value."""
+    if value is None:
+        return Gate(name=name, bound=bound, verdict="not judged")
+    held = value <= bound
+    return Gate(name=name, value=value, bound=bound, verdict="passed" if held else "failed")
+
+
+def passed(gates: Iterable[Gate]) -> bool | None:
+    """Say whether all gates passed: False where one failed, None where one was not judged."""
+    verdicts = {gate.verdict for gate in gates}
+    if "failed" in verdicts:
+        return False
+    return None if "not judged" in verdicts else True

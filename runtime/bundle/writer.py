@@ -80,17 +80,15 @@ def check_target(target: Path, overwrite: bool) -> None:
         BundleExistsError: something stands there that is not to be replaced.
         BundleError: `bundle-unwritable`: the folder it would stand in is missing, or is a bundle.
     """
-    if not target.absolute().parent.is_dir():
-        raise BundleError(
-            f"{target}: there is no folder {target.parent} to write it in; make it",
-            code="bundle-unwritable",
-        )
-    if (target.absolute().parent / MANIFEST_FILE).is_file():
-        raise BundleError(
-            f"{target}: the folder {target.absolute().parent} is a bundle, which may hold no other "
-            "one; give a path outside of it",
-            code="bundle-unwritable",
-        )
+    folder = target.absolute().parent
+    why = ""
+    if not folder.is_dir():
+        why = f"there is no folder {target.parent} to write it in; make it"
+    elif (folder / MANIFEST_FILE).is_file():
+        why = f"the folder {folder} is a bundle, which may hold no other one; "
+        why += "give a path outside of it"
+    if why:
+        raise BundleError(f"{target}: {why}", code="bundle-unwritable")
     if not os.path.lexists(target):
         return
     if not overwrite:
@@ -109,24 +107,22 @@ def _why_no_bundle(target: Path) -> str | None:
     if not target.is_dir():
         return "it is no directory"
     try:
-        held = listing(target, f"bundle {target.name}/")
+        held = listing(target)
         if MANIFEST_FILE not in held:
             return f"it has no {MANIFEST_FILE}"
         if held[MANIFEST_FILE] > MAX_MANIFEST_BYTES:
             return f"its {MANIFEST_FILE} has more than {MAX_MANIFEST_BYTES} bytes"
         listed = claimed_files((target / MANIFEST_FILE).read_bytes())
     except BundleError as error:
-        return str(error)
+        return f"bundle {target.name}/: {error}"
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     if listed is None:
         return f"its {MANIFEST_FILE} does not say that its format is {FORMAT!r}"
     unlisted = sorted(held.keys() - listed - {MANIFEST_FILE})
-    return (
-        f"it holds {shown(unlisted[0])}, which its {MANIFEST_FILE} does not list"
-        if unlisted
-        else None
-    )
+    if unlisted:
+        return f"it holds {shown(unlisted[0])}, which its {MANIFEST_FILE} does not list"
+    return None
 
 
 def _fill(work: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:

@@ -34,9 +34,10 @@ class StreamPool:
     others, bit for bit; it is what a stream alone answers, bit for bit or, where the kernels take
     another way for a single item, within the bound of the certificates (docs/pool.md).
 
-    A slot fails alone. If it does, it is as it was before the call, the others go on, and at the
-    end `SlotError` says what failed and carries what the others answered. Whatever else is
-    raised, an interrupt say, leaves every slot as it was.
+    A slot fails alone, for a reason that the same method of `Stream` names. If it does, it is as
+    it was before the call, the others go on, and at the end `SlotError` says what failed and
+    carries what the others answered. Whatever else is raised, an interrupt say, or `StepError`
+    (`no-such-slot`) for a number that no slot has, leaves every slot as it was.
 
     Threads may share a pool: their calls take turns. One call with many slots is what is fast.
 
@@ -64,8 +65,7 @@ class StreamPool:
         Raises:
             SessionError: `no-batches`: a graph of the session has a fixed batch size, a stream
                 input has no batch axis, or the provider wants the state in the memory of a device.
-            SessionError: `inputs` are not those that the model takes.
-            SessionError: `slots` is less than 2.
+            SessionError: `inputs` are not those that the model takes, or `slots` is less than 2.
         """
         if slots < 2:
             raise SessionError(
@@ -114,10 +114,6 @@ class StreamPool:
 
         Returns:
             Slot -> output name -> array in the contract's shape with B = 1.
-
-        Raises:
-            StepError: `no-such-slot`: there is no such slot; nothing was stepped.
-            SlotError: some slots failed, each for a reason `Stream.step` names.
         """
         _check_mapping("step", "chunk", chunks)
         return self._call(chunks, self._one_chunk)
@@ -130,10 +126,6 @@ class StreamPool:
 
         Returns:
             Slot -> outputs as from `Stream.advance`.
-
-        Raises:
-            StepError: `no-such-slot`: there is no such slot; nothing was read.
-            SlotError: some slots failed, each for a reason `Stream.advance` names.
         """
         _check_mapping("advance", "items", items)
         contract = self._engine.contract
@@ -146,10 +138,6 @@ class StreamPool:
 
         Returns:
             Slot -> outputs as from `Stream.flush`.
-
-        Raises:
-            StepError: `no-such-slot`: there is no such slot; nothing was stepped.
-            SlotError: some slots failed, each for a reason `Stream.flush` names.
         """
         contract, sizes = self._engine.contract, self._engine.chunk_sizes
         return self._call(dict.fromkeys(slots), lambda slot, _: plan_tail(slot, contract, sizes))
@@ -171,72 +159,62 @@ class StreamPool:
     def items_consumed(self, slot: int) -> int:
         """Return how many items are in the state of a slot; those that wait are not among them."""
         with self._lock:
-            return self._find((slot,))[0].position.items
+            return self._slot(slot).position.items
 
     def pending(self, slot: int) -> int:
         """Return how many items of a slot wait for their chunk to fill."""
         with self._lock:
-            return self._find((slot,))[0].position.waiting
+            return self._slot(slot).position.waiting
 
     def reset(self, slot: int, *, inputs: Mapping[str, Array] | None = None) -> None:
         """Start a slot anew: initial state, nothing pending, nothing sampled.
 
-        Args:
-            slot: which one.
-            inputs: what it is given for good, as for `Session.stream`; None keeps what it has.
+        It is given `inputs` for good, as for `Session.stream`; None keeps what it has.
 
         Raises:
-            StepError: `no-such-slot`: there is no such slot.
             SessionError: `inputs` are not those that the model takes.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             core.reset(None if inputs is None else GivenInputs.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
         """Return all that a slot is, for a store, a file or `Session.stream`; it stays as it is.
 
         Raises:
-            StepError: `no-such-slot`: there is no such slot.
             NonFiniteError: `state-not-finite`: its state holds a NaN or an infinity.
             SessionError: the model takes inputs once per stream, and it was given none.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             self._need_inputs(core)
             return to_finite_record(self._engine, core)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
         """Let a slot go on where a saved stream stood; what it held before is dropped.
 
-        Args:
-            slot: which one.
-            saved: from `swap_out`, `Stream.saved` or a store.
-            allow_precision: take a state that another precision of the model has made.
+        `saved` comes from `swap_out`, `Stream.saved` or a store. With `allow_precision` it may be
+        a state that another precision of the model has made.
 
         Raises:
-            StepError: `no-such-slot`: there is no such slot.
             StateCorruptError: `saved` does not fit the contract.
             StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it belongs
                 to another bundle.
         """
         with self._lock:
-            core = self._find((slot,))[0]
+            core = self._slot(slot)
             put_saved(self._engine, core, saved, allow_precision, "saved state")
 
     # --- inside
 
-    def _find(self, numbers: Iterable[int]) -> list[Slot]:
-        found: list[Slot] = []
-        for number in numbers:
-            place = index(number) if isinstance(number, SupportsIndex) else -1
-            if not 0 <= place < len(self._slots):
-                raise StepError(
-                    f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
-                    code="no-such-slot",
-                )
-            found.append(self._slots[place])
-        return found
+    def _slot(self, number: int) -> Slot:
+        place = index(number) if isinstance(number, SupportsIndex) else -1
+        if not 0 <= place < len(self._slots):
+            raise StepError(
+                f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
+                code="no-such-slot",
+            )
+        return self._slots[place]
 
     def _need_inputs(self, slot: Slot) -> None:
         if self._engine.contract.stream_inputs and not slot.position.given.arrays:
@@ -254,7 +232,7 @@ class StreamPool:
         with self._lock:
             failed: dict[int, DstError] = {}
             works: list[Work] = []
-            for slot, value in zip(self._find(given), given.values(), strict=True):
+            for slot, value in [(self._slot(number), value) for number, value in given.items()]:
                 try:
                     self._need_inputs(slot)
                     work = Work(slot, slot.position, plan(slot, value))

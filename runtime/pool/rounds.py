@@ -28,10 +28,8 @@ class OneChunk:
     __slots__ = ("_chunk", "_outputs", "sizes", "t")
 
     def __init__(self, chunk: Array, t: int) -> None:
-        self._chunk = chunk
+        self._chunk, self.t, self.sizes = chunk, t, (t,)
         self._outputs: Outputs = {}
-        self.sizes = (t,)
-        self.t = t
 
     def fill(self, row: Row) -> None:
         """Give the chunk to a row."""
@@ -57,12 +55,7 @@ class Work:
 
 
 class Rounds:
-    """The buffers of a pool, and how its slots step together.
-
-    Attributes:
-        slots: N of them, at the initial state.
-        steps: those made so far, by B and T.
-    """
+    """The buffers of a pool, its slots, and how these step together, by B and T in `steps`."""
 
     def __init__(self, engine: Engine, slots: int, given: GivenInputs) -> None:
         self._engine = engine

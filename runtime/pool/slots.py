@@ -2,11 +2,9 @@
 
 Each state tensor of all slots is one array `[N, ...]`, twice. Row i of the two are the two states
 of slot i, so that a graph with a batch axis steps every row at once and each slot still moves by
-the rules of `Recurrence`, alone.
-
-One array per tensor, not one block per slot: the graph then reads and writes the rows where they
-lie, and a batch of some of them is gathered at a third of the cost (docs/pool.md;
-`python examples/bench/pool.py layout BUNDLE`).
+the rules of `Recurrence`, alone. One array per tensor, not one block per slot: the graph then reads
+and writes the rows where they lie, and a batch of some of them is gathered at a third of the cost
+(docs/pool.md; `python examples/bench/pool.py layout BUNDLE`).
 
 Shape letters: `B` batch, `N` slots, `L` lookback.
 """
@@ -27,11 +25,7 @@ Rows = npt.NDArray[np.intp]
 
 
 class BatchState(Buffers):
-    """The state tensors of some number of streams: each array has a row per stream.
-
-    Attributes:
-        axes: the batch axis of each, by name.
-    """
+    """The state tensors of some streams: each array has a row per stream, along its batch axis."""
 
     __slots__ = ("axes",)
 
@@ -64,9 +58,6 @@ class Slot(Recurrence):
     """One stream of a pool; the batch takes the step, and `commit` makes it count.
 
     A call is `begin`, then for every step `ready`, the batch, `commit`; then as `Recurrence`.
-
-    Attributes:
-        number: which row is its own.
     """
 
     __slots__ = ("number",)

@@ -35,10 +35,8 @@ def previous_of(path: Path) -> Path:
 def write_record(place: Place, record: Saved, durable: bool = True) -> None:
     """Write a record to a path in one rename, or to a binary file that is open for writing.
 
-    Args:
-        place: the path, whose file before is kept, or the open file.
-        record: what to write.
-        durable: wait until the disk has it; of no effect for an open file.
+    The file that stood at the path is kept as its `.previous`. A `durable` write waits until the
+    disk has it, which an open file leaves to its owner.
 
     Raises:
         StateError: it cannot be written, or `place` is neither. What stood at the path still does,
@@ -66,12 +64,8 @@ def write_record(place: Place, record: Saved, durable: bool = True) -> None:
 def read_record(place: Place, room: Mapping[str, Array] = _NOWHERE) -> Saved:
     """Read a record from a path, or from a binary file that is open for reading.
 
-    An open file is read to its end, from where it stands; it need not be one that can seek.
-
-    Args:
-        place: the path or the open file.
-        room: contiguous arrays by state input, used for a path. The state is read into those
-            whose dtype and shape it has, and is then made of them; on failure they hold anything.
+    An open file is read to its end, from where it stands; it need not be one that can seek. From a
+    path the state is read into the arrays of `room` that fit, as `unpack_from` does.
 
     Raises:
         StateNotFoundError: there is no file at the path.
@@ -82,19 +76,18 @@ def read_record(place: Place, room: Mapping[str, Array] = _NOWHERE) -> Saved:
     if not isinstance(place, str | os.PathLike):
         return Saved.from_bytes(_read_open(_binary(place, "read", "rb")), "state")
     path = Path(place)
+    kind, code = StateError, "state-unreadable"
     try:
         return _read(path, room)
     except FileNotFoundError:
-        raise StateNotFoundError(f"state {path}: no such file{_hint(path)}") from None
+        kind, code, why = StateNotFoundError, "", "no such file"
     except (OSError, ValueError) as error:
         why = f"cannot be read: {_reason(error)}"
-        raise StateError(f"state {path}: {why}{_hint(path)}", code="state-unreadable") from None
     except MemoryError:
-        raise StateError(
-            f"state {path}: is larger than the free memory{_hint(path)}", code="state-unreadable"
-        ) from None
+        why = "is larger than the free memory"
     except StateError as error:
-        raise type(error)(f"state {path}: {error}{_hint(path)}", code=error.code) from None
+        kind, code, why = type(error), error.code, str(error)
+    raise kind(f"state {path}: {why}{_hint(path)}", code=code)
 
 
 # --- open files

@@ -23,14 +23,14 @@ def check_record(value: object, where: str) -> None:
             `state-numbers`: a number is out of range.
     """
     if isinstance(value, Saved):
-        for name, number, most in (
-            ("items_consumed", value.items_consumed, 2**64 - 1),
-            ("seed", 0 if value.seed is None else value.seed, 2**64 - 1),
-            ("draws", value.draws, 2**64 - 1),
+        for name, number in (
+            ("items_consumed", value.items_consumed),
+            ("seed", 0 if value.seed is None else value.seed),
+            ("draws", value.draws),
         ):
-            if not isinstance(number, int) or not 0 <= number <= most:
+            if not isinstance(number, int) or not 0 <= number < 2**64:
                 raise StateError(
-                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {most}",
+                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {2**64 - 1}",
                     code="state-numbers",
                 )
         return
@@ -53,7 +53,11 @@ def check_identity(
         StateMismatchError: `other-model`, `other-state-layout`, `other-precision`: it may not;
             `where` says which.
     """
-    _check_constants(theirs, ours, where)
+    if (fault := _constant_fault(theirs, ours)) is not None:
+        raise StateMismatchError(
+            f"{where}: constant {fault}; a state belongs to one model and its constants",
+            code="other-constant",
+        )
     if theirs.model_id != ours.model_id:
         raise StateMismatchError(
             f"{where}: made by model {theirs.model_id[:16]}…, this session runs "
@@ -74,34 +78,23 @@ def check_identity(
         )
 
 
-def _check_constants(theirs: Identity, ours: Identity, where: str) -> None:
-    """Raise where the constants of one and the same model differ, or those of one name."""
-    untold = not theirs.constants and theirs.bundle_id == ours.bundle_id
-    if theirs.constants == ours.constants or untold:
-        return
-    for name in sorted(theirs.constants.keys() & ours.constants.keys()):
-        there, here = theirs.constants[name], ours.constants[name]
-        if there != here:
-            if there.partition("] ")[0] == here.partition("] ")[0]:  # dtype and shape
-                there, here = (mark.partition("] ")[2] for mark in (there, here))
-            raise StateMismatchError(
-                f"{where}: constant `{name}` is {here} here, the state was made with {there}; a "
-                "state belongs to one model and its constants",
-                code="other-constant",
-            )
-    if theirs.model_id != ours.model_id:
-        return  # which says more than a constant that one of them does not have
-    for name in sorted(theirs.constants.keys() ^ ours.constants.keys()):
-        mark = ours.constants.get(name)
-        differs = (
-            f"is {theirs.constants[name]} in the model that made the state, and this one has none"
-            if mark is None
-            else f"is {mark} here, and the state does not say that it was made with it"
-        )
-        raise StateMismatchError(
-            f"{where}: constant `{name}` {differs}; a state belongs to one model and its constants",
-            code="other-constant",
-        )
+def _constant_fault(theirs: Identity, ours: Identity) -> str | None:
+    """Say how the constants of one and the same model differ, or those of one name."""
+    there, here = theirs.constants, ours.constants
+    if there == here or (not there and theirs.bundle_id == ours.bundle_id):
+        return None
+    for name in sorted(there.keys() & here.keys()):
+        if (made := there[name]) != (own := here[name]):
+            if made.partition("] ")[0] == own.partition("] ")[0]:  # dtype and shape
+                made, own = (mark.partition("] ")[2] for mark in (made, own))
+            return f"`{name}` is {own} here, the state was made with {made}"
+    # That the models differ says more than a constant that one of them does not have.
+    for name in sorted(there.keys() ^ here.keys()) if theirs.model_id == ours.model_id else ():
+        if name in here:
+            ours_alone = "here, and the state does not say that it was made with it"
+            return f"`{name}` is {here[name]} {ours_alone}"
+        return f"`{name}` is {there[name]} in the model that made the state, and this one has none"
+    return None
 
 
 def check_tensors(where: str, wanted: Mapping[str, Array], held: Mapping[str, Array]) -> None:

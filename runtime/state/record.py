@@ -8,7 +8,7 @@ give the same bytes. `dst.runtime.state.file` and `dst.runtime.store` keep them.
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -111,11 +111,8 @@ class Saved(msgspec.Struct, frozen=True):
     def from_bytes(data: bytes | bytearray | memoryview, where: str = "saved state") -> "Saved":
         """Read what `to_bytes` returned, or the bytes of a file that `Stream.save` has written.
 
-        Whether the state belongs to a model is checked when a stream is made of it.
-
-        Args:
-            data: all of the bytes.
-            where: what error messages call them.
+        Whether the state belongs to a model is checked when a stream is made of it. Messages of
+        errors call the bytes `where`.
 
         Raises:
             StateCorruptError: not a saved state, or any bit of it has changed.
@@ -143,11 +140,7 @@ Snapshot = Saved
 def check_finite(saved: Saved, where: str, of: str, outcome: str) -> None:
     """Raise unless every float of a record is finite.
 
-    Args:
-        saved: the record.
-        where: how the message begins.
-        of: whose the tensor is, for the message.
-        outcome: how the message ends.
+    The message begins with `where`, says `of` whom the tensor is, and ends with the `outcome`.
 
     Raises:
         NonFiniteError: `state-not-finite`: one is not.
@@ -173,18 +166,6 @@ class _Span(NamedTuple):
     shape: tuple[int, ...]
 
 
-class _Claim(NamedTuple):
-    """What a header says of its file; not believed before the checksum was found right.
-
-    Attributes:
-        spans: they fill what lies behind the header, in this order.
-        record: all but the tensors; or what is wrong with the header.
-    """
-
-    spans: list[_Span]
-    record: Saved | StateError
-
-
 def pack(saved: Saved) -> bytes:
     """Return the bytes of a saved-state file; equal records give equal bytes."""
     return b"".join(parts_of(saved))
@@ -196,16 +177,17 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
     tensors |= {f"state/{name}": value for name, value in saved.state.items()}
     tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}
     identity = msgspec.structs.asdict(saved.identity)
+    constants = identity.pop("constants")
     header: dict[str, object] = {
         "__metadata__": {
             "checksum": _BLANK.decode(),
             "format": STATE_FORMAT,
             "version": STATE_VERSION,
-            **{key: value for key, value in identity.items() if key != "constants"},
+            **identity,
             "items_consumed": str(saved.items_consumed),
             "seed": "" if saved.seed is None else str(saved.seed),
             "draws": str(saved.draws),
-            **({"constants": spelled(saved.identity.constants)} if identity["constants"] else {}),
+            **({"constants": spelled(constants)} if constants else {}),
         }
     }
     parts: list[memoryview] = []
@@ -227,25 +209,17 @@ def parts_of(saved: Saved) -> list[bytes | memoryview]:
 
 
 def unpack(data: bytes) -> Saved:
-    """Read the bytes of a saved-state file.
-
-    Raises:
-        StateCorruptError: not a saved state, or any bit of it has changed.
-        StateMismatchError: `state-version`: a version this runtime does not read.
-    """
+    """Read the bytes of a saved-state file, as `unpack_from` does."""
     return unpack_from(io.BytesIO(data), len(data), {})
 
 
 def unpack_from(
     file: io.BufferedReader | io.BytesIO, size: int, room: Mapping[str, Array]
 ) -> Saved:
-    """Read a saved-state file that stands at its beginning.
+    """Read a saved-state file of `size` bytes that stands at its beginning.
 
-    Args:
-        file: where to read.
-        size: its bytes.
-        room: contiguous arrays by state input. The state is read into those whose dtype and shape
-            it has, and is then made of them; on failure they hold anything.
+    `room` holds contiguous arrays by state input. The state is read into those whose dtype and
+    shape it has, and is then made of them; on failure they hold anything.
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
@@ -253,48 +227,55 @@ def unpack_from(
         OSError: the file cannot be read.
     """
     head = file.read(_SUM_AT)
-    head += file.read(max(0, _head_bytes(head, size) - _SUM_AT))
-    claim = _claim(head, size - len(head))
-    tensors = [_room_for(span, room) for span in claim.spans]
-    for tensor in tensors:
-        if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
-            raise StateCorruptError("it ends too early", code="state-truncated")
-    return _proved(head, claim, tensors)
-
-
-def _head_bytes(start: bytes, size: int) -> int:
-    """How long the header of a file of `size` bytes is, its first 8 bytes included.
-
-    Raises:
-        StateCorruptError: it does not begin like one.
-    """
-    if start[8:] != _OPENING:
+    if head[8:] != _OPENING:
         raise StateCorruptError(
             "it is no saved state, or its beginning was altered", code="state-header"
         )
-    return min(size, 8 + int.from_bytes(start[:8], "little"))
+    length = min(size, 8 + int.from_bytes(head[:8], "little"))
+    head += file.read(max(0, length - _SUM_AT))
+    spans, record = _claim(head, size - len(head))
+    tensors = [_room_for(span, room) for span in spans]
+    for tensor in tensors:
+        if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
+            raise StateCorruptError("it ends too early", code="state-truncated")
+    told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
+    if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
+        if _VERSION_1.match(head, _SUM_AT):
+            raise _other_version("1")
+        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
+    if isinstance(record, StateError):
+        raise record
+    named = {span.name: tensor for span, tensor in zip(spans, tensors, strict=True)}
+    return msgspec.structs.replace(
+        record,
+        pending=named.pop("pending"),
+        lookback=named.pop("lookback"),
+        state=_below("state/", named),
+        inputs=_below("stream/", named),
+    )
 
 
-def _claim(head: bytes, rest: int) -> _Claim:
-    """Read what a header says of the `rest` bytes behind it."""
+def _claim(head: bytes, rest: int) -> tuple[list[_Span], Saved | StateError]:
+    """Read what a header says of the `rest` bytes behind it, unproved before the checksum is.
+
+    Returns:
+        Spans that fill those bytes, in this order; and the record without its tensors, or what is
+        wrong with the header.
+    """
     everything = [_Span("", np.dtype(np.uint8), (max(0, rest),))]
     try:
         header = msgspec.json.decode(head[8:], type=dict[str, msgspec.Raw])
         plain = header.pop("__metadata__")
         version = msgspec.json.decode(plain, type=Version).version
         if version != STATE_VERSION:
-            return _Claim(everything, _other_version(version))
+            return everything, _other_version(version)
         metadata = msgspec.json.decode(plain, type=Metadata)
         spans = _spans(header, rest)
         missing = np.empty(0, np.uint8)
+        constants = read_constants(metadata.constants) if metadata.constants else {}
+        ids = metadata.model_id, metadata.state_hash, metadata.bundle_id, metadata.precision
         record = Saved(
-            identity=Identity(
-                metadata.model_id,
-                metadata.state_hash,
-                metadata.bundle_id,
-                metadata.precision,
-                read_constants(metadata.constants) if metadata.constants else {},
-            ),
+            identity=Identity(*ids, constants),
             items_consumed=read_count("items_consumed", metadata.items_consumed),
             seed=read_count("seed", metadata.seed) if metadata.seed else None,
             draws=read_count("draws", metadata.draws),
@@ -304,8 +285,8 @@ def _claim(head: bytes, rest: int) -> _Claim:
         )
     except (ValueError, KeyError, RecursionError, msgspec.MsgspecError) as error:
         why = f"its checksum holds but its content does not: {shown(error)}"
-        return _Claim(everything, StateCorruptError(why, code="state-header"))
-    return _Claim(spans, record)
+        return everything, StateCorruptError(why, code="state-header")
+    return spans, record
 
 
 def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
@@ -335,29 +316,6 @@ def _spans(header: Mapping[str, msgspec.Raw], rest: int) -> list[_Span]:
     if end != rest:
         raise ValueError(f"its tensors end at {end}, its bytes at {rest}")
     return spans
-
-
-def _proved(head: bytes, claim: _Claim, tensors: Sequence[Array]) -> Saved:
-    """Return the record with its tensors, once the checksum was found right.
-
-    Raises:
-        StateCorruptError, StateMismatchError: `state-version`: it is not, or the header is no good.
-    """
-    told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
-    if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
-        if _VERSION_1.match(head, _SUM_AT):
-            raise _other_version("1")
-        raise StateCorruptError("its bytes do not match its checksum", code="state-checksum")
-    if isinstance(claim.record, StateError):
-        raise claim.record
-    named = {span.name: tensor for span, tensor in zip(claim.spans, tensors, strict=True)}
-    return msgspec.structs.replace(
-        claim.record,
-        pending=named.pop("pending"),
-        lookback=named.pop("lookback"),
-        state=_below("state/", named),
-        inputs=_below("stream/", named),
-    )
 
 
 def _below(prefix: str, named: Mapping[str, Array]) -> dict[str, Array]:

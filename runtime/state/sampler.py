@@ -62,12 +62,10 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How a token is chosen from its logits.
+    """How a token is chosen from its logits, which `temperature` divides.
 
-    Attributes:
-        temperature: divides the logits; 0 takes the most likely token and draws nothing.
-        top_k: only the k most likely tokens, 0 for all.
-        top_p: only the most likely tokens that together reach this probability, 1 for all.
+    Temperature 0 takes the most likely token and draws nothing. `top_k` keeps the k most likely
+    tokens, 0 all; `top_p` the most likely that together reach this probability, 1 all.
 
     Raises:
         StepError: `generate`: a value outside its range.
@@ -78,16 +76,13 @@ class Choice:
     top_p: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise StepError(
-                f"temperature is {self.temperature}, expected 0 or more", code="generate"
-            )
-        if self.top_k < 0:
-            raise StepError(f"top_k is {self.top_k}, expected 0 (all) or more", code="generate")
-        if not 0 < self.top_p <= 1:
-            raise StepError(
-                f"top_p is {self.top_p}, expected more than 0, at most 1", code="generate"
-            )
+        for name, value, good, expected in (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all) or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
+        ):
+            if not good:
+                raise StepError(f"{name} is {value}, expected {expected}", code="generate")
 
     def pick(self, logits: npt.NDArray[np.floating], sampler: Sampler) -> tuple[int, Sampler]:
         """Choose a token from logits `[V]`; equal inputs give equal tokens."""

@@ -38,6 +38,8 @@ _PATIENCE_MS = 500
 class Database:
     """An SQLite database in WAL mode.
 
+    Every method raises `StoreError` where the file cannot be read or written; a subclass says why.
+
     Args:
         path: the file; made if it does not exist.
         birth: what a new store gets: its uuid, and the proof of its key or None.
@@ -49,7 +51,7 @@ class Database:
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
         self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
-        self._uuid: bytes | None = None
+        self.uuid: bytes | None = None  # once known, no other store is opened, and none made
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -57,27 +59,15 @@ class Database:
         self._log_limit = LOG_BYTES
         self._pid = os.getpid()
 
-    def hold_to(self, uuid: bytes) -> None:
-        """From here on open only the store of this uuid, and make none."""
-        self._uuid = uuid
-
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that sees the database as it is at the first read.
-
-        Raises:
-            StoreError: the file cannot be read; a subclass says why.
-        """
+        """Lend a connection that sees the database as it is at the first read."""
         with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that is the only writer; all it did holds, or nothing.
-
-        Raises:
-            StoreError: the file cannot be written; a subclass says why.
-        """
+        """Lend a connection that is the only writer; all it did holds, or nothing."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
         self._shorten_log()
@@ -87,7 +77,6 @@ class Database:
 
         Raises:
             StoreBusyError: somebody else reads or writes all the time.
-            StoreError: the file cannot be written; a subclass says why.
         """
         with self._lent() as connection:
             connection.executescript("PRAGMA incremental_vacuum")  # execute would free one page
@@ -214,7 +203,8 @@ class Database:
                 f"store {self._path}: cannot be opened: {error}", code="store-unopenable"
             ) from None
         try:
-            connection.text_factory = _text
+            # text may have been altered, and is read all the same
+            connection.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
             for pragma in (
                 "trusted_schema = OFF",
                 "cell_size_check = ON",
@@ -227,7 +217,7 @@ class Database:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             made = self._is_store(connection)
-            if self._uuid is not None:
+            if self.uuid is not None:
                 self._check_same(connection, made)
             elif not made:
                 self._make(connection)
@@ -272,7 +262,7 @@ class Database:
     def _check_same(self, connection: sqlite3.Connection, made: bool) -> None:
         """Raise unless this is the store that was opened at first."""
         found = connection.execute("SELECT uuid FROM store").fetchall() if made else []
-        if found != [(self._uuid,)]:
+        if found != [(self.uuid,)]:
             raise StoreError(
                 f"store {self._path}: was taken away or replaced while it was open; nothing was "
                 "touched; put it back, or open what stands there now",
@@ -347,8 +337,3 @@ def _primary(error: sqlite3.Error) -> int:
     """Return the primary result code; -1 for an error that SQLite did not number."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else -1
-
-
-def _text(data: bytes) -> str:
-    """Read text that may have been altered."""
-    return data.decode("utf-8", "backslashreplace")

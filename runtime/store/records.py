@@ -18,13 +18,9 @@ MAX_RECORD = 2**62
 
 
 class Records(NamedTuple):
-    """The records of one store.
+    """The records of one store, which messages call `label`; `key` encrypts the blobs.
 
-    Attributes:
-        label: what messages call the store.
-        uuid: its 16 bytes.
-        key: what the blobs are encrypted with, or None.
-        history_bytes: what the older states of a stream may take.
+    The older states of a stream may take `history_bytes`.
     """
 
     label: str
@@ -121,10 +117,10 @@ class Records(NamedTuple):
     def load(
         self, connection: sqlite3.Connection, name: str, row: Row, rows: tuple[Row, ...]
     ) -> Saved:
-        """Read one record of a stream; a message may name one of `rows` in its stead.
+        """Read one record of a stream.
 
         Raises:
-            StateCorruptError: it was altered; the message names a good one.
+            StateCorruptError: it was altered; the message names a good one of `rows`.
             StateMismatchError: `state-version`: a version this runtime does not read.
         """
         try:

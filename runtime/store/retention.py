@@ -15,14 +15,7 @@ MAX_ASIDE = 16
 
 
 class Row(NamedTuple):
-    """One kept state: a row of `states` without its blob.
-
-    Attributes:
-        record: its number, rising with every put.
-        item: items in it.
-        saved_at_ms: when it was stored, in milliseconds since 1970 UTC.
-        size_bytes: what its blob takes.
-    """
+    """A row of `states` without its blob; `saved_at_ms` counts from 1970 UTC, records by put."""
 
     record: int
     item: int

@@ -6,9 +6,13 @@ the bytes. FORMAT.md tells the layout.
 
 import hashlib
 import os
+from typing import TYPE_CHECKING
 
 from dst.runtime.errors import StateCorruptError, StoreKeyError
 from dst.runtime.install import install_line
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -17,16 +21,11 @@ _HEAD_BYTES = 128  # holds the checksum of a saved state, which covers the rest
 
 
 def seal(key: bytes | None, place: bytes, data: bytes) -> bytes:
-    """Bind a saved state to its place, and encrypt it where there is a key.
-
-    Raises:
-        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
-            not installed.
-    """
+    """Bind a saved state to its place, and encrypt it where there is a checked key."""
     if key is None:
         return _label(place, data) + data
     nonce = os.urandom(_NONCE_BYTES)
-    return nonce + _encrypt(key, nonce, data, place)
+    return nonce + _cipher(key).encrypt(nonce, data, place)
 
 
 def unseal(key: bytes | None, place: bytes, blob: bytes) -> bytes:
@@ -34,11 +33,15 @@ def unseal(key: bytes | None, place: bytes, blob: bytes) -> bytes:
 
     Raises:
         StateCorruptError: the bytes were altered, or were sealed for another place.
-        StoreKeyError: `encryption-not-installed`: there is a key, but the package `cryptography` is
-            not installed.
     """
     if key is not None:
-        return _decrypt(key, blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place)
+        cipher = _cipher(key)
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return cipher.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place)
+        except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
+            raise StateCorruptError("it was altered, or belongs to another record") from None
     label, data = blob[:_LABEL_BYTES], blob[_LABEL_BYTES:]
     if label != _label(place, data):
         raise StateCorruptError("it was altered, or belongs to another record")
@@ -59,35 +62,19 @@ def check_key(key: bytes) -> None:
             f"such as secrets.token_bytes({KEY_BYTES}); a password is no key",
             code="key-length",
         )
-    _encrypt(key, bytes(_NONCE_BYTES), b"", b"")
+    _cipher(key)
 
 
 def _label(place: bytes, data: bytes) -> bytes:
     return hashlib.sha256(place + data[:_HEAD_BYTES]).digest()
 
 
-def _encrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
+def _cipher(key: bytes) -> "AESGCM":
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
-        raise _missing() from None
-    return bytes(AESGCM(key).encrypt(nonce, data, place))
-
-
-def _decrypt(key: bytes, nonce: bytes, data: bytes, place: bytes) -> bytes:
-    try:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        raise _missing() from None
-    try:
-        return bytes(AESGCM(key).decrypt(nonce, data, place))
-    except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
-        raise StateCorruptError("it was altered, or belongs to another record") from None
-
-
-def _missing() -> StoreKeyError:
-    return StoreKeyError(
-        f"a key needs the package cryptography: {install_line('encrypt')}",
-        code="encryption-not-installed",
-    )
+        raise StoreKeyError(
+            f"a key needs the package cryptography: {install_line('encrypt')}",
+            code="encryption-not-installed",
+        ) from None
+    return AESGCM(key)

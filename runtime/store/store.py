@@ -73,8 +73,9 @@ class StateStore:
     """A file of named streams. Threads may share a store; each process opens it for itself.
 
     Every method raises `StoreError` where the file cannot be read or written; a subclass or the
-    code says why. A `put` that has returned survives a kill of the process and, with `durable`, a
-    loss of power.
+    code says why. It is `StreamNotFoundError` for a stream that is not there, and `StoreKeyError`
+    (`key-missing`) where states are put or read and the key was not given. A `put` that has
+    returned survives a kill of the process and, with `durable`, a loss of power.
 
     Args:
         path: the file; made if it does not exist. Not on a network share: SQLite's WAL mode
@@ -134,21 +135,15 @@ class StateStore:
         except BaseException:
             self._database.close()
             raise
-        self._database.hold_to(uuid)
+        self._database.uuid = uuid
         self._records = Records(self._label, uuid, key, history_bytes)
 
     # --- storing
 
     def put(self, name: str, saved: Saved) -> None:
-        """Store a stream's state as its newest.
+        """Store what `Stream.saved` returned as the newest state of a stream, as `put_many` does.
 
-        Args:
-            name: 1 to 200 printable characters.
-            saved: what `Stream.saved` returned.
-
-        Raises:
-            StoreError, NonFiniteError, StateError, StoreKeyError: `stream-name`,
-                `state-not-finite`, `key-missing`: as `put_many`.
+        A name has 1 to 200 printable characters.
         """
         self.put_many({name: saved})
 
@@ -159,7 +154,6 @@ class StateStore:
             StoreError: `stream-name`: a name that no stream can have.
             NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
-            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
         """
         self._unlock()
         for name, saved in states.items():
@@ -176,10 +170,8 @@ class StateStore:
         """Return a stream's newest state, or the one of a record that `history` names.
 
         Raises:
-            StreamNotFoundError: the store has no such stream.
             StateNotFoundError: the stream has no such record.
             StateCorruptError: the state was altered; the message names the newest good one kept.
-            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
         """
         self._unlock()
         self._check_name(name)
@@ -203,15 +195,9 @@ class StateStore:
         `dst.runtime.replay` to go on to the exact item. States that an earlier going back has
         set aside are passed over.
 
-        Args:
-            name: the stream.
-            item: on the stream's own clock, `items_consumed`.
-
         Raises:
-            StreamNotFoundError: the store has no such stream.
             StateNotFoundError: the oldest state kept lies beyond `item`.
             StateCorruptError: the state was altered; the message names a good one before it.
-            StoreKeyError: `key-missing`: the store is encrypted and was opened without its key.
         """
         self._unlock()
         self._check_name(name)
@@ -251,11 +237,7 @@ class StateStore:
         return tuple(Entry(*row) for row in rows)
 
     def history(self, name: str) -> tuple[Kept, ...]:
-        """Return the kept states of a stream, the newest first.
-
-        Raises:
-            StreamNotFoundError: the store has no such stream.
-        """
+        """Return the kept states of a stream, the newest first."""
         self._check_name(name)
         with self._database.reading() as connection:
             rows = self._records.rows(connection, self._records.find(connection, name)[0])
@@ -269,9 +251,6 @@ class StateStore:
 
         Its room in the database is overwritten with zeros, but the files may hold copies of it
         until `vacuum` is called.
-
-        Raises:
-            StreamNotFoundError: the store has no such stream.
         """
         self._check_name(name)
         with self._database.writing() as connection:

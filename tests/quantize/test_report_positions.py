@@ -17,11 +17,11 @@ from dst.evaluate.quality.gates import (
     Growth,
     gates_of,
     growth_of,
-    passed,
     worst_loss,
 )
 from dst.evaluate.quality.rollout import Rollout
 from dst.runtime.bundle.manifest import Gate
+from dst.runtime.bundle.validation import passed
 
 Floats = npt.NDArray[np.float64]
 

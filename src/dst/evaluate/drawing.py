@@ -1,8 +1,11 @@
-"""Draw a bench or a horizon report by matplotlib: as a PNG, or in single panels for the page."""
+"""Draw a bench or a horizon report by matplotlib: as a PNG, or in single panels for the page.
 
-from collections.abc import Callable
+What draws raises `NoMatplotlibError` where matplotlib is not installed.
+"""
+
+from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dst.evaluate.result import BenchResult, Cell, Spread
 from dst.runtime import DstError
@@ -28,12 +31,8 @@ class NoMatplotlibError(DstError):
     """A picture was asked for, and matplotlib is not installed."""
 
 
-def new_figure(width_in: float, height_in: float) -> "Figure":
-    """Make an empty figure that needs no display.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
-    """
+def _figure(width_in: float, height_in: float) -> "Figure":
+    """Make an empty figure that needs no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -71,18 +70,49 @@ def dress(axes: "Axes", title: str, below: str, beside: str) -> None:
             text.set(color=INK, fontsize=8)
 
 
-def png_of(figure: "Figure") -> bytes:
-    """Return a figure as PNG; the same figure gives the same bytes."""
+MIB = 1 << 20
+Subject = TypeVar("Subject")
+Panel = Callable[["Axes", BenchResult], None]
+"""Draws one view of a bench on empty axes."""
+
+
+def _four(
+    subject: Subject, panels: Sequence[Callable[["Axes", Subject], None]], title: str
+) -> bytes:
+    """Return four panels under a title as PNG; the same subject gives the same bytes."""
+    figure = _figure(11, 7.4)
+    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        panel(axes, subject)
+    figure.suptitle(title, fontsize=10, color=SOFT)
     room = BytesIO()
     figure.savefig(room, format="png", metadata={"Software": None})
     return room.getvalue()
 
 
-def svg_of(figure: "Figure") -> str:
-    """Return a figure as an `<svg>` element for a page that defines the colours of `CSS`.
+def picture(result: BenchResult) -> bytes:
+    """Return a PNG: items per second, speed over the first bundle, bytes, and divergence.
 
-    Words stay words, the background is that of the page, and ink follows its colours.
+    Where no bundle has a horizon report, the last panel shows the time of a step.
     """
+    with_quality = any(entry.quality is not None for entry in result.bundles)
+    env = result.environment
+    return _four(
+        result,
+        (_speed, ratio, _bytes, divergence if with_quality else _latency),
+        f"{env.cpu}, {counted(result.threads, 'thread')}, onnxruntime {env.onnxruntime}, "
+        f"{counted(result.rounds, 'round')} in turns",
+    )
+
+
+def panel_svg(panel: Panel, result: BenchResult) -> str:
+    """Return one panel, `ratio` or `divergence`, as an `<svg>` element for the page.
+
+    Words stay words, the background is that of the page, and ink follows its colours of `CSS`.
+    """
+    figure = _figure(9.6, 3.2)
+    axes = figure.subplots()
+    panel(axes, result)
+    axes.set_title("", loc="left")  # the page has its own
     import matplotlib
 
     room = StringIO()
@@ -97,67 +127,25 @@ def svg_of(figure: "Figure") -> str:
     return drawn[drawn.index("<svg") :].rstrip()
 
 
-MIB = 1 << 20
-Panel = Callable[["Axes", BenchResult], None]
-"""Draws one view of a bench on empty axes."""
-
-
-def picture(result: BenchResult) -> bytes:
-    """Return a PNG: items per second, speed over the first bundle, bytes, and divergence.
-
-    Where no bundle has a horizon report, the last panel shows the time of a step.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
-    """
-    with_quality = any(entry.quality is not None for entry in result.bundles)
-    panels = (_speed, ratio, _bytes, divergence if with_quality else _latency)
-    figure = new_figure(11, 7.4)
-    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        panel(axes, result)
-    env = result.environment
-    figure.suptitle(
-        f"{env.cpu}, {counted(result.threads, 'thread')}, onnxruntime {env.onnxruntime}, "
-        f"{counted(result.rounds, 'round')} in turns",
-        fontsize=10,
-        color=SOFT,
-    )
-    return png_of(figure)
-
-
-def panel_svg(panel: Panel, result: BenchResult) -> str:
-    """Return one panel, `ratio` or `divergence`, as SVG for the page.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
-    """
-    figure = new_figure(9.6, 3.2)
-    axes = figure.subplots()
-    panel(axes, result)
-    axes.set_title("", loc="left")  # the page has its own
-    return svg_of(figure)
-
-
 def _speed(axes: "Axes", result: BenchResult) -> None:
-    _curves(axes, result, lambda cell: cell.items_per_s)
-    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _ts(axes, result)
-    axes.legend()
-    dress(axes, "Speed", "items per chunk (T)", "items per second")
+    _curves(axes, result, lambda cell: cell.items_per_s, "Speed", "items per second")
 
 
 def ratio(axes: "Axes", result: BenchResult) -> None:
     """Draw speed over the first bundle, by T."""
-    _curves(axes, result, lambda cell: cell.ratio)
     axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle="--")
-    axes.set_ylim(bottom=0)
-    _ts(axes, result)
-    axes.legend()
-    dress(axes, f"Speed over {plain(result.bundles[0].label)}", "items per chunk (T)", "ratio")
+    title = f"Speed over {plain(result.bundles[0].label)}"
+    _curves(axes, result, lambda cell: cell.ratio, title, "ratio")
 
 
-def _curves(axes: "Axes", result: BenchResult, pick: Callable[[Cell], Spread | None]) -> None:
+def _curves(
+    axes: "Axes",
+    result: BenchResult,
+    pick: Callable[[Cell], Spread | None],
+    title: str,
+    beside: str,
+) -> None:
     """Draw a number of each bundle by T, with its interval as whiskers."""
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [(cell.t, found) for cell in entry.cells if (found := pick(cell)) is not None]
@@ -169,6 +157,10 @@ def _curves(axes: "Axes", result: BenchResult, pick: Callable[[Cell], Spread | N
         axes.errorbar(
             sizes, middle, whiskers, fmt="o-", color=colour, label=label, markersize=4, capsize=3
         )
+    axes.set_ylim(bottom=0)
+    _ts(axes, result)
+    axes.legend()
+    dress(axes, title, "items per chunk (T)", beside)
 
 
 def _bytes(axes: "Axes", result: BenchResult) -> None:
@@ -193,10 +185,8 @@ def _bytes(axes: "Axes", result: BenchResult) -> None:
 def _latency(axes: "Axes", result: BenchResult) -> None:
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
         cells = [c for c in entry.cells if c.p50_us is not None and c.p99_us is not None]
-        sizes = [c.t for c in cells]
-        axes.plot(
-            sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=plain(entry.label)
-        )
+        sizes, label = [c.t for c in cells], plain(entry.label)
+        axes.plot(sizes, [c.p50_us or 0 for c in cells], "o-", color=colour, label=label)
         axes.plot(sizes, [c.p99_us or 0 for c in cells], "o--", color=colour, alpha=0.5)
     axes.set_yscale("log")
     _ts(axes, result)
@@ -206,15 +196,14 @@ def _latency(axes: "Axes", result: BenchResult) -> None:
 def divergence(axes: "Axes", result: BenchResult) -> None:
     """Draw the distance from full precision, by position in the stream."""
     for colour, entry in zip(_colours(result), result.bundles, strict=True):
-        if entry.quality is None:
-            continue
-        values = [max(v, 1e-12) for v in entry.quality.divergence]
-        axes.plot(entry.quality.positions, values, ".-", color=colour, label=plain(entry.label))
+        if (held := entry.quality) is not None:
+            values = [max(v, 1e-12) for v in held.divergence]
+            axes.plot(held.positions, values, ".-", color=colour, label=plain(entry.label))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    where = "position in the stream, items"
     axes.legend()
-    dress(axes, "Distance from full precision", where, result.divergence_unit)
+    below = "position in the stream, items"
+    dress(axes, "Distance from full precision", below, result.divergence_unit)
 
 
 def _ts(axes: "Axes", result: BenchResult) -> None:
@@ -228,25 +217,15 @@ def _colours(result: BenchResult) -> list[str]:
 
 
 def horizon_picture(made: "Report") -> bytes:
-    """Return a PNG: divergence, loss, state distance and accumulation over the horizon.
-
-    Raises:
-        NoMatplotlibError: matplotlib is not installed.
-    """
-    figure = new_figure(11, 7.4)
-    panels = (_distance, _loss, _state, _accumulation)
-    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        panel(axes, made)
-        axes.set_xscale("log")
+    """Return a PNG: divergence, loss, state distance and accumulation over the horizon."""
     word = {True: "all gates passed", False: "a gate failed", None: "not all gates judged"}
-    figure.suptitle(
+    return _four(
+        made,
+        (_distance, _loss, _state, _accumulation),
         f"{made.quantized.name} ({made.quantized.recipe or made.quantized.precision}) against "
         f"{made.full.precision}: {made.items:,} items at T = {made.items_per_step}, "
         f"{word[made.passed]}",
-        fontsize=10,
-        color=SOFT,
     )
-    return png_of(figure)
 
 
 def _distance(axes: "Axes", made: "Report") -> None:
@@ -262,42 +241,51 @@ def _distance(axes: "Axes", made: "Report") -> None:
         values = [max(v, _LEAST) for v in made.drift.divergence]
         axes.plot(made.drift.ends, values, ".--", color="#888888", label=made.drift.what)
     axes.set_yscale("log")
-    unit = "KL, nats per item" if made.unit == "nats" else "relative error"
     axes.legend()
-    dress(axes, "Distance from full precision", "position, items", unit)
+    unit = "KL, nats per item" if made.unit == "nats" else "relative error"
+    _dress_horizon(axes, "Distance from full precision", unit)
 
 
 def _loss(axes: "Axes", made: "Report") -> None:
-    ranges = [r for r in made.ranges if r.loss_difference is not None]
     axes.axhline(0.0, color=SOFT, linewidth=0.8)
-    if ranges:
-        values = [r.loss_difference or 0.0 for r in ranges]
-        axes.plot([r.end for r in ranges], values, "o-", color=COLOURS[1], markersize=3.5)
+    points = [(r.end, r.loss_difference) for r in made.ranges if r.loss_difference is not None]
+    if points:
+        _plot(axes, points, COLOURS[1])
         bound = next((g.bound for g in made.gates if g.name == "loss"), None)
         if bound is not None:
             axes.axhline(bound, color=COLOURS[7], linestyle="--", linewidth=1, label="budget")
             axes.legend()
     else:
         axes.text(0.5, 0.5, "the outputs predict nothing", transform=axes.transAxes, ha="center")
-    dress(axes, "Loss over full precision", "position, items", "nats per item")
+    _dress_horizon(axes, "Loss over full precision", "nats per item")
 
 
 def _state(axes: "Axes", made: "Report") -> None:
     roles = sorted({role for r in made.ranges for role in r.state_distance})
     for colour, role in zip(COLOURS, roles, strict=False):
         points = [(r.end, r.state_distance[role]) for r in made.ranges if role in r.state_distance]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5, label=role)
+        _plot(axes, points, colour, role)
     axes.set_ylim(bottom=0)
     if roles:
         axes.legend()
-    dress(axes, "Distance of the state", "position, items", "relative")
+    _dress_horizon(axes, "Distance of the state", "relative")
 
 
 def _accumulation(axes: "Axes", made: "Report") -> None:
     points = [(r.end, r.accumulation) for r in made.ranges if r.accumulation is not None]
     axes.axhline(1.0, color=SOFT, linewidth=0.8)
     if points:
-        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[2], markersize=3.5)
+        _plot(axes, points, COLOURS[2])
     axes.set_ylim(bottom=0)
-    title = "Accumulation: free over one chunk from the right state"
-    dress(axes, title, "position, items", "ratio")
+    _dress_horizon(axes, "Accumulation: free over one chunk from the right state", "ratio")
+
+
+def _plot(
+    axes: "Axes", points: Sequence[tuple[int, float]], colour: str, label: str | None = None
+) -> None:
+    axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5, label=label)
+
+
+def _dress_horizon(axes: "Axes", title: str, beside: str) -> None:
+    dress(axes, title, "position, items", beside)
+    axes.set_xscale("log")

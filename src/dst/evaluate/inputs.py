@@ -3,7 +3,7 @@
 Shape letters: `T` items per chunk, `n` items.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +16,17 @@ Array = npt.NDArray[np.generic]
 RANDOM_ITEMS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Items to read round and round.
-
-    Attributes:
-        what: where they come from.
-        items: `[n, ...]`, as callers give them.
-    """
+class Feed(NamedTuple):
+    """Items `[n, ...]` to read round and round, as callers give them, and what they are."""
 
     what: str
     items: Array
 
     def chunks(self, bundle: Bundle, t: int, count: int) -> list[Array]:
         """Cut `count` chunks of T = `t` with their look-ahead, as `Stream.step` takes them."""
-        chunk = bundle.manifest.contract.chunk
-        made = []
-        for number in range(count):
-            places = np.arange(number * t, (number + 1) * t + chunk.lookahead) % len(self.items)
-            made.append(laid_out(chunk, self.items[places]))
-        return made
+        chunk, items = bundle.manifest.contract.chunk, self.items
+        window = np.arange(t + chunk.lookahead)
+        return [laid_out(chunk, items[(n * t + window) % len(items)]) for n in range(count)]
 
 
 def feed_of(bundle: Bundle) -> Feed:
@@ -43,9 +34,6 @@ def feed_of(bundle: Bundle) -> Feed:
 
     Tokens are drawn from the whole vocabulary; features evenly from 0 to 1, or where they are
     normalised, so that the graph sees that.
-
-    Raises:
-        BundleError: a golden file cannot be read.
     """
     contract = bundle.manifest.contract
     runs = sorted(bundle.manifest.golden, key=lambda g: g.t * g.steps)
@@ -59,9 +47,8 @@ def feed_of(bundle: Bundle) -> Feed:
     if isinstance(content, Tokens):
         ids = random.integers(0, content.vocabulary, RANDOM_ITEMS)
         return Feed("random tokens", ids.astype(contract.chunk.dtype))
-    item = item_shape(contract.chunk)
-    drawn = random.random((RANDOM_ITEMS, *item))
-    if content.normalisation is not None:
-        scale = np.asarray(content.normalisation.std), np.asarray(content.normalisation.mean)
-        drawn = (drawn.reshape(RANDOM_ITEMS, -1) * scale[0] + scale[1]).reshape(drawn.shape)
+    drawn = random.random((RANDOM_ITEMS, *item_shape(contract.chunk)))
+    if (norm := content.normalisation) is not None:
+        std, mean = (np.reshape(values, drawn.shape[1:]) for values in (norm.std, norm.mean))
+        drawn = drawn * std + mean
     return Feed("random features", drawn.astype(contract.chunk.dtype))

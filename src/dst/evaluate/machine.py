@@ -8,8 +8,8 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -36,10 +36,7 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
     The last cores are taken: systems tend to do their own work on the first. Yields their
     numbers, or None where the system knows no such thing or there are not enough.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        yield None
-        return
-    before = os.sched_getaffinity(0)
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
     cores = tuple(sorted(before)[-threads:])
     if len(cores) < threads:
         yield None
@@ -52,20 +49,17 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
 
 
 def environment(cores: tuple[int, ...] | None, before: tuple[float, ...] | None) -> Environment:
-    """Describe the machine now.
-
-    Args:
-        cores: those held.
-        before: the load average before the work.
-    """
-    info = _cpuinfo()
+    """Describe the machine now, of which `cores` are held; `before` is the load before the work."""
+    first = (_read(_CPUINFO) or "").split("\n\n")[0]  # what Linux says of the first core
+    pairs = (line.partition(":") for line in first.splitlines())
+    info = {name.strip(): value.strip() for name, _, value in pairs}
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return Environment(
         cpu=info.get("model name") or platform.processor() or platform.machine(),
         cores=os.cpu_count() or 1,
         pinned_to=cores,
         instructions=tuple(name for name in _TELLING if name in flags),
-        governor=_first_line(_GOVERNOR),
+        governor=_read(_GOVERNOR),
         load_before=before,
         load_after=load_average(),
         system=f"{platform.system()} {platform.machine()}",
@@ -75,17 +69,7 @@ def environment(cores: tuple[int, ...] | None, before: tuple[float, ...] | None)
     )
 
 
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first core."""
-    try:
-        first = _CPUINFO.read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _first_line(path: Path) -> str | None:
+def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip() or None
     except OSError:
@@ -95,14 +79,11 @@ def _first_line(path: Path) -> str | None:
 POWERCAP = Path("/sys/class/powercap")
 
 
-@dataclass(frozen=True, slots=True)
-class EnergyMeter:
+class EnergyMeter(NamedTuple):
     """The counters of all packages.
 
-    Attributes:
-        zones: the counter of each package, and the microjoules at which it starts anew; none where
-            the machine does not tell.
-        why: why there are none.
+    `zones` are the counter of each package, and the microjoules at which it starts anew; where the
+    machine does not tell, there are none and `why` says why.
     """
 
     zones: tuple[tuple[Path, int], ...]
@@ -124,15 +105,10 @@ class EnergyMeter:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 return EnergyMeter((), f"{folder.name}/energy_uj cannot be read: {reason}")
             zones.append((folder / "energy_uj", limit))
-        why = None if zones else f"{root} has no package counters"
-        return EnergyMeter(tuple(zones), why)
+        return EnergyMeter(tuple(zones), None if zones else f"{root} has no package counters")
 
     def read(self) -> tuple[int, ...]:
-        """Return what the counters show now, in microjoules.
-
-        Raises:
-            OSError: a counter cannot be read any more.
-        """
+        """Return what the counters show now, in microjoules."""
         return tuple(int(counter.read_text()) for counter, _ in self.zones)
 
     def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:

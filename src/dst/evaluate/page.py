@@ -37,10 +37,15 @@ _NONE = '<span class="none">–</span>'
 def page(result: BenchResult) -> str:
     """Return a bench as HTML; it refers to no other file and runs no script."""
     first = result.bundles[0].label
-    title = " · ".join(entry.label for entry in result.bundles)
+    summary = (
+        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
+        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
+        f"{result.slot_ms:g} ms per bundle and T."
+    )
+    title = escape(" · ".join(entry.label for entry in result.bundles))
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(_summary(result))}</p>",
+        f"<h1>{title}</h1>",
+        f"<p>{escape(summary)}</p>",
         f"<h2>Speed over {escape(first)}</h2>",
         "<p>Items per second, divided round by round by the first bundle's; whiskers are 95 % "
         "intervals. Above the broken line is faster.</p>",
@@ -61,12 +66,11 @@ def page(result: BenchResult) -> str:
             _drawn(divergence, result),
             _quality(result),
         ]
-    parts += ["<h2>Machine</h2>", _machine(result)]
-    body = "\n".join(parts)
+    body = "\n".join([*parts, "<h2>Machine</h2>", _machine(result)])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n"
         f"<body>\n{body}\n</body></html>\n"
     )
 
@@ -79,36 +83,24 @@ def _drawn(panel: Panel, result: BenchResult) -> str:
         return f"<p>{escape(str(error))}</p>"
 
 
-def _summary(result: BenchResult) -> str:
-    return (
-        f"{counted(len(result.bundles), 'bundle')} in turns on {result.environment.cpu}, "
-        f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')} of about "
-        f"{result.slot_ms:g} ms per bundle and T."
-    )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out cells that are HTML already."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+def _table(
+    result: BenchResult, head: Sequence[str], cells: Callable[[Entry], Sequence[str]]
+) -> str:
+    """Lay out a row per bundle, of cells that are HTML already."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in ("bundle", *head))
+    body = ""
+    for place, entry in enumerate(result.bundles):
+        named = (
+            f'<span class="dot" style="background:{COLOURS[place % len(COLOURS)]}"></span>'
+            f"{escape(entry.label)}<small>{escape(entry.recipe or entry.precision)}</small>"
+        )
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in (named, *cells(entry)))}</tr>"
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _named(result: BenchResult, place: int) -> str:
-    entry = result.bundles[place]
-    colour = COLOURS[place % len(COLOURS)]
-    return (
-        f'<span class="dot" style="background:{colour}"></span>{escape(entry.label)}'
-        f"<small>{escape(entry.recipe or entry.precision)}</small>"
-    )
-
-
 def _by_t(result: BenchResult, cell: Callable[[Cell], str]) -> str:
-    rows = [
-        [_named(result, place), *map(cell, entry.cells)]
-        for place, entry in enumerate(result.bundles)
-    ]
-    return table(["bundle", *(f"T = {t}" for t in result.sizes)], rows)
+    head = [f"T = {t}" for t in result.sizes]
+    return _table(result, head, lambda entry: [cell(each) for each in entry.cells])
 
 
 def _speed(cell: Cell) -> str:
@@ -125,75 +117,61 @@ def _step(cell: Cell) -> str:
 
 
 def _cost(result: BenchResult) -> str:
-    rows = []
-    for place, entry in enumerate(result.bundles):
-        start = entry.start
-        rows.append(
-            [
-                _named(result, place),
-                mib(entry.file_bytes),
-                mib(entry.weights_bytes),
-                _NONE if start is None else f"{start.load_ms:,.0f} ms",
-                _NONE if start is None else f"{start.first_output_ms:,.0f} ms",
-                _NONE if start is None else mib(start.peak_rss_bytes),
-                _NONE if start is None else mib(start.peak_rss_bytes - start.base_rss_bytes),
-                _energy(entry),
-            ]
-        )
-    head = ["bundle", "files", "weights", "load", "first output", "peak memory", "of that its own"]
-    return table([*head, "energy"], rows)
+    head = ("files", "weights", "load", "first output", "peak memory", "of that its own", "energy")
+    return _table(result, head, _cost_cells)
 
 
-def _energy(entry: Entry) -> str:
-    told = [
+def _cost_cells(entry: Entry) -> list[str]:
+    started = [_NONE] * 4
+    if (start := entry.start) is not None:
+        own = start.peak_rss_bytes - start.base_rss_bytes
+        times = (f"{ms:,.0f} ms" for ms in (start.load_ms, start.first_output_ms))
+        started = [*times, mib(start.peak_rss_bytes), mib(own)]
+    energies = (
         f"{1e6 * c.joules_per_item:,.0f} µJ at T = {c.t}"
         for c in entry.cells
         if c.joules_per_item is not None
-    ]
-    return f"{told[0]}" if told else _NONE
+    )
+    return [mib(entry.file_bytes), mib(entry.weights_bytes), *started, next(energies, _NONE)]
 
 
 def _quality(result: BenchResult) -> str:
-    rows = []
-    for place, entry in enumerate(result.bundles):
-        held = entry.quality
-        if held is None:
-            rows.append([_named(result, place), *[_NONE] * 5])
-            continue
-        losses = held.loss_difference
-        verdict = {True: ("passed", "good"), False: ("failed", "bad"), None: ("not judged", "none")}
-        word, kind = verdict[held.passed]
-        rows.append(
-            [
-                _named(result, place),
-                f"{held.items:,}",
-                f"{held.divergence[-1]:.2g}",
-                _NONE if losses is None else f"{losses[-1]:+.4f}",
-                "yes" if held.causal else "no",
-                f'<span class="{kind}">{word}</span>',
-            ]
-        )
-    head = ["bundle", "items read", "divergence at the end", "loss at the end", "causal", "gates"]
-    return table(head, rows)
+    head = ("items read", "divergence at the end", "loss at the end", "causal", "gates")
+    return _table(result, head, _quality_cells)
+
+
+def _quality_cells(entry: Entry) -> list[str]:
+    held = entry.quality
+    if held is None:
+        return [_NONE] * 5
+    losses = held.loss_difference
+    verdict = {True: ("passed", "good"), False: ("failed", "bad"), None: ("not judged", "none")}
+    word, kind = verdict[held.passed]
+    return [
+        f"{held.items:,}",
+        f"{held.divergence[-1]:.2g}",
+        _NONE if losses is None else f"{losses[-1]:+.4f}",
+        "yes" if held.causal else "no",
+        f'<span class="{kind}">{word}</span>',
+    ]
 
 
 def _machine(result: BenchResult) -> str:
     env = result.environment
-    cores = None if env.pinned_to is None else ", ".join(str(core) for core in env.pinned_to)
-    pinned = "not pinned" if cores is None else f"pinned to core {cores}"
+    cores = ", ".join(map(str, env.pinned_to or ()))
+    before, after = (
+        "not told" if load is None else " ".join(f"{value:g}" for value in load)
+        for load in (env.load_before, env.load_after)
+    )
     facts = {
         "processor": f"{env.cpu}, {env.cores} cores, {' '.join(env.instructions)}",
-        "threads": f"{result.threads}, {pinned}",
+        "threads": f"{result.threads}, {f'pinned to core {cores}' if cores else 'not pinned'}",
         "provider": f"{result.provider}, onnxruntime {env.onnxruntime}",
         "governor": env.governor or "not told",
-        "load before and after": f"{_load(env.load_before)} and {_load(env.load_after)}",
+        "load before and after": f"{before} and {after}",
         "energy": result.energy_why or "package counters (RAPL), everything on the package counts",
         "system": f"{env.system}, Python {env.python}, numpy {env.numpy}",
         "input": ", ".join(f"{e.label}: {e.data}" for e in result.bundles),
     }
     pairs = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in facts.items())
     return f"<dl>{pairs}</dl>"
-
-
-def _load(load: tuple[float, ...] | None) -> str:
-    return "not told" if load is None else " ".join(f"{value:g}" for value in load)

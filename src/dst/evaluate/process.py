@@ -25,17 +25,10 @@ _LIMIT_S = 600
 
 
 def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> Start | str:
-    """Run a bundle alone in fresh processes.
-
-    Args:
-        path: the bundle's directory.
-        t: items per chunk.
-        threads: threads inside one operator.
-        provider: where it runs.
-        times: how many processes; times and memory are medians of all.
+    """Run the bundle at `path` at T = `t`, alone in `times` fresh processes.
 
     Returns:
-        What it took, or why it did not run.
+        What it took, medians of all; or why it did not run.
     """
     arguments = (str(path), str(t), str(threads), provider)
     command = [sys.executable, "-m", "dst.evaluate.process", *arguments]
@@ -48,8 +41,7 @@ def probed(path: Path, t: int, threads: int, provider: Provider, times: int) -> 
         except subprocess.TimeoutExpired:
             return f"it did not end in {_LIMIT_S} s"
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            return lines[-1]
+            return [f"it ended with {done.returncode}", *done.stderr.strip().splitlines()][-1]
         found.append(msgspec.json.decode(done.stdout, type=Start))
     return Start(
         t=t,
@@ -69,9 +61,8 @@ def main() -> int:
         chunks = feed_of(bundle).chunks(bundle, t, 4)
         base = rss_bytes()
         start = time.perf_counter()
-        session = Session.open(
-            path, cast(Provider, provider), threads=int(threads), chunk_sizes=[t]
-        )
+        place = cast(Provider, provider)
+        session = Session.open(path, place, threads=int(threads), chunk_sizes=[t])
         session.runner_for(t)
         loaded = time.perf_counter()
         stream = session.stream(inputs=golden_inputs(bundle))

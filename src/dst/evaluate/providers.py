@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.manifest import Graph
 from dst.runtime.bundle.reader import Bundle
-from dst.runtime.execution.engine import Engine, select
+from dst.runtime.execution.engine import select
 from dst.runtime.execution.providers import Lowering, Options, Provider
-from dst.runtime.golden import golden_chunks, golden_runs, golden_stream
+from dst.runtime.golden import golden_chunks, golden_engine, golden_runs, golden_stream
 from dst.runtime.stream import Stream
 
 Array = npt.NDArray[np.generic]
@@ -26,13 +25,8 @@ ROUNDS = 30
 class GoldenTime:
     """How fast a provider steps one graph, against the CPU provider on the same graph.
 
-    Attributes:
-        graph: the graph's file.
-        t: items per chunk.
-        steps: steps that were timed on each of the two.
-        seconds: median seconds of a step on the provider.
-        cpu_seconds: median seconds of a step on the CPU.
-        ratio: median over pairs of neighbouring steps of provider / CPU; below 1 is faster.
+    `steps` were timed on each of the two at T = `t`; seconds are medians of a step, and `ratio` is
+    the median over pairs of neighbouring steps of provider / CPU: below 1 is faster.
     """
 
     graph: str
@@ -54,16 +48,9 @@ def time_golden(
 ) -> list[GoldenTime]:
     """Step each graph over its golden chunks, on the provider and on the CPU in turn.
 
-    Both carry their own state over all rounds. Copies to and from a device are part of a step.
-
-    Args:
-        bundle: what runs.
-        provider: where it runs.
-        threads: threads inside one operator, for both.
-        lowering: only graphs of this lowering; None for all that suit the provider.
-        provider_options: passed to the provider as they are.
-        rounds: how often the golden chunks are read.
-        progress: told of the share done.
+    Both carry their own state over all rounds, in each of which the golden chunks are read.
+    Copies to and from a device are part of a step. Without a lowering, all graphs are timed that
+    suit the provider; `progress` is told of the share done.
 
     Raises:
         SessionError: a graph cannot be run here.
@@ -72,8 +59,8 @@ def time_golden(
     graphs = select(bundle, lowering, provider, every=True)
     found: list[GoldenTime] = []
     for number, graph in enumerate(graphs):
-        engine = _engine(bundle, graph, provider, threads, provider_options)
-        beside = _engine(bundle, graph, "cpu", threads, None)
+        engine = golden_engine(bundle, graph, provider, threads, provider_options, 1 << 30)
+        beside = golden_engine(bundle, graph, "cpu", threads, None, 1 << 30)
         runs = golden_runs(bundle.manifest, graph)
         if not runs:
             continue
@@ -98,20 +85,6 @@ def time_golden(
                 )
             )
     return found
-
-
-def _engine(
-    bundle: Bundle, graph: Graph, provider: Provider, threads: int, options: Options | None
-) -> Engine:
-    return Engine(
-        bundle,
-        provider=provider,
-        threads=threads,
-        graphs=[graph],
-        chunk_sizes=graph.allowed_t,
-        check_state_every=1 << 30,
-        provider_options=options,
-    )
 
 
 def _pair(there: Stream, here: Stream, chunk: Array, there_first: bool) -> tuple[float, float]:

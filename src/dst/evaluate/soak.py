@@ -1,13 +1,12 @@
 """Step a bundle very often, and judge its memory, the times of its steps and its state.
 
-Memory is a staircase: it moves by whole pages, and by whole arenas of an allocator, at rare steps,
-and stays where it went. The errors of a line fitted through it therefore hang together, and the
-textbook interval around such a line, which takes them for independent, is far too narrow. What is
-nearly independent is how much memory **moved** in one stretch and in the next. So the samples are
-cut into twenty blocks; the median of a block is its level (which drops what came and went); the
-nineteen differences between neighbours are averaged, and Student's t gives the interval. A jump
-enters one difference: one jump widens the interval, many raise the mean. Noise that comes and goes
-makes neighbouring differences opposed, and the interval too wide rather than too narrow.
+Memory moves by whole pages and whole arenas at rare steps, and stays where it went. So the errors
+of a line fitted through it hang together, and the textbook interval around it is far too narrow.
+What is nearly independent is how much memory **moved** in one stretch and in the next: the samples
+are cut into twenty blocks, the median of a block is its level, the nineteen differences between
+neighbours are averaged, and Student's t gives the interval. One jump enters one difference and
+widens the interval, many raise the mean; noise that comes and goes makes neighbouring differences
+opposed, and the interval too wide rather than too narrow.
 
 Nothing is forgiven but the warm-up, the first tenth of the samples. A single jump of J bytes after
 it, in a run of N steps, gives an upper bound of about 3.6 J / N: from one event nobody can tell a
@@ -19,7 +18,6 @@ import mmap
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -52,10 +50,7 @@ _OCTAVES = 45
 class Times:
     """A histogram of times in fixed memory: 32 bins per doubling, from 1 ns to 9 hours.
 
-    Attributes:
-        count: times added.
-        max_ns: the longest, exactly.
-        total_ns: their sum, exactly.
+    The number of times that were added, the longest and their sum are exact.
 
     Examples:
         >>> times = Times()
@@ -71,9 +66,7 @@ class Times:
 
     def __init__(self) -> None:
         self._bins = array("Q", bytes(8 * _PER_OCTAVE * _OCTAVES))
-        self.count = 0
-        self.max_ns = 0
-        self.total_ns = 0
+        self.count = self.max_ns = self.total_ns = 0
 
     def add(self, time_ns: int) -> None:
         """Count one time; below 1 ns counts as 1 ns."""
@@ -81,31 +74,22 @@ class Times:
         self._bins[min(place, len(self._bins) - 1)] += 1
         self.count += 1
         self.total_ns += time_ns
-        if time_ns > self.max_ns:
-            self.max_ns = time_ns
+        self.max_ns = max(self.max_ns, time_ns)
 
     def percentile_ns(self, percent: float) -> float:
-        """Return a time that at least `percent` % of all times do not exceed.
+        """Return the nanoseconds that at least `percent` % of all times do not exceed.
 
-        It is the upper edge of a bin, so up to 2.2 % above the exact one, and never below it.
-
-        Args:
-            percent: above 0, at most 100.
-
-        Returns:
-            Nanoseconds; 0 where nothing was added.
+        That is the upper edge of a bin, so up to 2.2 % above the exact one, and never below it; 0
+        where nothing was added.
         """
-        wanted = math.ceil(self.count * percent / 100)
-        seen = 0
-        for place, held in enumerate(self._bins):
-            seen += held
-            if seen >= wanted and held:
-                return min(math.exp2((place + 1) / _PER_OCTAVE), float(self.max_ns))
-        return 0.0
+        if not self.count:
+            return 0.0
+        wanted = max(1, math.ceil(self.count * percent / 100))
+        place = int(np.searchsorted(np.cumsum(self._bins), wanted))
+        return min(math.exp2((place + 1) / _PER_OCTAVE), float(self.max_ns))
 
 
-@dataclass(frozen=True, slots=True)
-class Slope:
+class Slope(msgspec.Struct, frozen=True):
     """How fast memory grows, in bytes per step: the estimate and its 95 % interval."""
 
     mean: float
@@ -113,42 +97,36 @@ class Slope:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """What memory did after the warm-up.
+class MemoryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident memory after the warm-up.
 
-    Attributes:
-        steps: steps between the first sample after the warm-up and the last.
-        growth_bytes: the most that a sample was above the first one, at least 0.
-        slope: None where there are fewer than 40 samples, two to a block.
-        judged_by_slope: whether the run was long enough for the limit on the slope to count.
-        flat: whether the limits that count were kept.
+    `growth_bytes` is the most that a sample was above the first one; `slope` is null where there
+    are fewer than 40 samples, two to a block; `flat` says whether the limits that count were kept,
+    and is null where the run was stopped within the warm-up.
     """
 
-    steps: int
-    growth_bytes: int
-    slope: Slope | None
+    flat: bool | None
     judged_by_slope: bool
-    flat: bool
+    rss_bytes: int
+    growth_bytes: int
+    growth_limit_bytes: int = GROWTH_LIMIT
+    slope: Slope | None
+    slope_limit: float = SLOPE_LIMIT
+    slope_counts_from_steps: int = LONG_STEPS
+    measured_steps: int
 
 
 def slope(steps: Integers, resident: Integers) -> Slope | None:
-    """Estimate how fast resident memory grows: see the head of this module.
+    """Estimate how fast resident bytes `[n]` grow over steps `[n]`: see the head of this module.
 
-    Args:
-        steps: `[n]`, evenly spaced and rising.
-        resident: `[n]`, resident bytes at these steps.
-
-    Returns:
-        None where n is below 40. The interval is never narrower than one page to each side
-        over the whole run: nothing finer can be seen.
+    Steps are evenly spaced and rising. The result is None where n is below 40. The interval is
+    never narrower than one page to each side over the whole run: nothing finer can be seen.
     """
     each = len(steps) // BLOCKS
     if each < 2:
         return None
     kept = each * BLOCKS  # the oldest samples go if they do not fill the blocks
-    levels = np.median(resident[-kept:].reshape(BLOCKS, each), axis=1)
-    moved = np.diff(levels)
+    moved = np.diff(np.median(resident[-kept:].reshape(BLOCKS, each), axis=1))
     span = float(steps[-1] - steps[-kept]) * (BLOCKS - 1) * each / (kept - 1)
     error = float(np.std(moved, ddof=1)) * math.sqrt(len(moved))
     half = max(STUDENT_T * error, mmap.PAGESIZE) / span
@@ -156,7 +134,7 @@ def slope(steps: Integers, resident: Integers) -> Slope | None:
     return Slope(mean, mean - half, mean + half)
 
 
-def judge(steps: Integers, resident: Integers) -> Growth:
+def judge(steps: Integers, resident: Integers) -> MemoryResult:
     """Say whether memory was flat.
 
     After the first tenth of the samples, resident memory may rise by 1 MiB at most above what it
@@ -179,14 +157,15 @@ def judge(steps: Integers, resident: Integers) -> Growth:
     after, held = steps[warm:], resident[warm:]
     growth = int(held.max() - held[0])
     found = slope(after, held)
-    by_slope = found is not None and bool(steps[-1] >= LONG_STEPS)
-    steep = by_slope and found is not None and found.high > SLOPE_LIMIT
-    return Growth(
-        steps=int(after[-1] - after[0]),
+    counts = found is not None and bool(steps[-1] >= LONG_STEPS)
+    steep = counts and found is not None and found.high > SLOPE_LIMIT
+    return MemoryResult(
+        flat=growth <= GROWTH_LIMIT and not steep,
+        judged_by_slope=counts,
+        rss_bytes=int(held[-1]),
         growth_bytes=growth,
         slope=found,
-        judged_by_slope=by_slope,
-        flat=growth <= GROWTH_LIMIT and not steep,
+        measured_steps=int(after[-1] - after[0]),
     )
 
 
@@ -198,23 +177,6 @@ class StepTimes(msgspec.Struct, frozen=True):
     p99_us: float
     max_us: float
     mean_us: float
-
-
-class MemoryResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Resident memory after the warm-up, a tenth of the run; `slope`, bytes per step, may be null.
-
-    `flat` is null where the run was stopped within the warm-up.
-    """
-
-    flat: bool | None
-    judged_by_slope: bool
-    rss_bytes: int
-    growth_bytes: int
-    growth_limit_bytes: int = GROWTH_LIMIT
-    slope: Slope | None
-    slope_limit: float = SLOPE_LIMIT
-    slope_counts_from_steps: int = LONG_STEPS
-    measured_steps: int
 
 
 class HealthResult(msgspec.Struct, frozen=True):
@@ -245,33 +207,21 @@ class SoakResult(msgspec.Struct, frozen=True):
     health: HealthResult
 
 
-@dataclass(slots=True)
 class _Course:
-    """A soak under way. Everything it writes to was made before the first step."""
+    """A soak under way. Everything it writes to is made before the first step."""
 
-    steps: int
-    deadline_ns: float
-    health: Health
-    times: Times = field(default_factory=Times)
-    done: int = 0
-    misses: int = 0
-    samples: int = 0
-    looks: int = 0
-    cause: str | None = None
-    every: int = field(init=False)
-    at: npt.NDArray[np.int64] = field(init=False)
-    resident: npt.NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.every = max(1, self.steps // SAMPLES)
-        size = self.steps // self.every + 1
-        self.at = np.full(size, -1, np.int64)  # written to, so that its pages are there
-        self.resident = np.full(size, -1, np.int64)
+    def __init__(self, steps: int, deadline_ns: float, health: Health) -> None:
+        self.steps, self.deadline_ns, self.health = steps, deadline_ns, health
+        self.times = Times()
+        self.done = self.misses = self.samples = self.looks = 0
+        self.cause: str | None = None
+        self.every = max(1, steps // SAMPLES)
+        # written to, so that its pages are there: steps done, and the memory then
+        self.seen: Integers = np.full((2, steps // self.every + 1), -1, np.int64)
 
     def sample(self) -> None:
         """Look at memory and at the state, now."""
-        self.at[self.samples] = self.done
-        self.resident[self.samples] = rss_bytes()
+        self.seen[:, self.samples] = self.done, rss_bytes()
         self.samples += 1
         self.look()
 
@@ -284,45 +234,35 @@ class _Course:
 
     def run(self, stream: Stream, chunks: Array, stopped: Callable[[], bool], tell: Tell) -> None:
         """Step until all is done, a signal comes, or the model gives a NaN."""
+        clock, deadline = time.perf_counter_ns, self.deadline_ns
         try:
             stream.step(chunks[0])  # opens the graph
             stream.reset()
-            self._drive(stream, chunks, stopped, tell)
+            self.sample()
+            while self.done < self.steps and not stopped():
+                chunk = chunks[self.done % len(chunks)]
+                since = clock()
+                stream.step(chunk, copy=False)
+                took = clock() - since
+                self.times.add(took)
+                self.misses += took > deadline
+                self.done += 1
+                if self.done % self.every == 0:
+                    self.sample()
+                    tell(self.done, mib(int(self.seen[1, self.samples - 1])))
+            if self.done < self.steps and self.done % self.every:
+                self.look()  # memory is looked at evenly or not at all
         except NonFiniteError as error:
             self.cause = f"{error} (step {self.done + 1:,})"
-
-    def _drive(
-        self, stream: Stream, chunks: Array, stopped: Callable[[], bool], tell: Tell
-    ) -> None:
-        clock, deadline = time.perf_counter_ns, self.deadline_ns
-        self.sample()
-        while self.done < self.steps and not stopped():
-            chunk = chunks[self.done % len(chunks)]
-            since = clock()
-            stream.step(chunk, copy=False)
-            took = clock() - since
-            self.times.add(took)
-            self.misses += took > deadline
-            self.done += 1
-            if self.done % self.every == 0:
-                self.sample()
-                tell(self.done, mib(int(self.resident[self.samples - 1])))
-        if self.done < self.steps and self.done % self.every:
-            self.look()  # memory is looked at evenly or not at all
 
     def memory(self) -> MemoryResult:
         """What memory did so far; not judged where a signal ended the run within the warm-up."""
         if not self.samples:
             self.sample()
-        found = judge(self.at[: self.samples], self.resident[: self.samples])
+        found = judge(*self.seen[:, : self.samples])
         warm = self.done == self.steps or self.samples * WARM_SHARE >= 1
-        return MemoryResult(
-            flat=found.flat if warm else None,
-            judged_by_slope=found.judged_by_slope,
-            rss_bytes=rss_bytes(),
-            growth_bytes=found.growth_bytes,
-            slope=found.slope,
-            measured_steps=found.steps,
+        return msgspec.structs.replace(
+            found, flat=found.flat if warm else None, rss_bytes=rss_bytes()
         )
 
 
@@ -335,16 +275,12 @@ def soak(
     stopped: Callable[[], bool],
     tell: Tell,
 ) -> SoakResult:
-    """Step until all steps are done, and judge memory, times and the state.
+    """Step until all `steps` are done, and judge memory, times and the state.
 
-    Args:
-        session: what steps.
-        chunks: `[n, ...]`, fed round and round, each as `Stream.step` takes it.
-        t: items per chunk.
-        steps: how many.
-        deadline_ms: steps that take longer are counted; None for no deadline.
-        stopped: asked before every step whether to end early.
-        tell: called now and then with the steps done and the memory held.
+    The `chunks` of T = `t`, `[n, ...]`, are fed round and round, each as `Stream.step` takes it.
+    Steps that take longer than `deadline_ms`, if that is given, are counted. `stopped` is asked
+    before every step whether to end early; `tell` is told now and then of the steps done and the
+    memory held.
 
     Raises:
         DstError: a step failed.

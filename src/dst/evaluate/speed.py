@@ -8,21 +8,19 @@ Sessions in one process share its caches: a slot begins with steps that are not 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from dst.evaluate.inputs import Feed, feed_of
+from dst.evaluate.inputs import feed_of
 from dst.evaluate.machine import EnergyMeter, environment, load_average, pinned
 from dst.evaluate.process import probed
-from dst.evaluate.result import BenchResult, Cell, Entry, spread_of
-from dst.runtime import Bundle, DstError, Session, SessionError, Stream, open_bundle
+from dst.evaluate.result import BenchResult, Cell, Entry, Start, spread_of
+from dst.runtime import DstError, Session, SessionError, open_bundle
 from dst.runtime.execution.providers import Provider
 from dst.runtime.golden import golden_inputs
 
-Array = npt.NDArray[np.generic]
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
@@ -72,8 +70,8 @@ def measure(
     told = progress or (lambda what, share: None)
     before, meter = load_average(), EnergyMeter.find()
     with pinned(threads) as cores:
-        racers = [_Racer.open(path, threads, provider) for path in bundles]
-        lanes = [lane for t in sizes for lane in _lanes(racers, t)]
+        racers = [_Racer(path, threads, provider) for path in bundles]
+        lanes = [_Lane(racer, t) for t in sizes for racer in racers]
         for number in range(rounds):
             for place, t in enumerate(sizes):
                 told(f"round {number + 1} of {rounds}", (number + place / len(sizes)) / rounds)
@@ -82,12 +80,19 @@ def measure(
                 for lane in (*ready[turn:], *ready[:turn]):
                     lane.take(slot_ms / 1000, meter)
         entries = []
-        labels = _labels(racers)
-        for place, racer in enumerate(racers):
-            told(f"start of {labels[place]}", place / len(racers))
-            own = [lane for lane in lanes if lane.racer is racer]
-            cells = tuple(lane.cell(_baseline(lanes, lane.t)) for lane in own)
-            entries.append(racer.entry(labels[place], cells, threads, provider, starts))
+        for place, (racer, label) in enumerate(zip(racers, _labels(racers), strict=True)):
+            told(f"start of {label}", place / len(racers))
+            # each T is compared with the first bundle that ran it in every round
+            cells = tuple(
+                lane.cell(next((o for o in lanes if o.t == lane.t and o.why is None), None))
+                for lane in lanes
+                if lane.racer is racer
+            )
+            nominal = racer.bundle.manifest.contract.chunk.nominal_t
+            start: Start | str = "load time and memory were not asked for"
+            if starts:
+                start = probed(racer.bundle.root, nominal, threads, provider, starts)
+            entries.append(racer.entry(label, cells, start))
         return BenchResult(
             provider=provider,
             threads=threads,
@@ -100,31 +105,17 @@ def measure(
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Racer:
     """One open bundle."""
 
-    bundle: Bundle
-    session: Session
-    feed: Feed
+    def __init__(self, path: str | Path, threads: int, provider: Provider) -> None:
+        self.bundle = open_bundle(path)
+        self.session = Session.open(self.bundle.root, provider, threads=threads, verify="size")
+        self.feed = feed_of(self.bundle)
 
-    @staticmethod
-    def open(path: str | Path, threads: int, provider: Provider) -> "_Racer":
-        bundle = open_bundle(path)
-        session = Session.open(bundle.root, provider, threads=threads, verify="size")
-        return _Racer(bundle, session, feed_of(bundle))
-
-    def entry(
-        self, label: str, cells: tuple[Cell, ...], threads: int, provider: Provider, starts: int
-    ) -> Entry:
-        """Say what there is to say of the bundle, its fresh start included."""
+    def entry(self, label: str, cells: tuple[Cell, ...], start: Start | str) -> Entry:
+        """Say what there is to say of the bundle."""
         manifest = self.bundle.manifest
-        nominal = manifest.contract.chunk.nominal_t
-        found = (
-            probed(self.bundle.root, nominal, threads, provider, starts)
-            if starts
-            else "load time and memory were not asked for"
-        )
         return Entry(
             label=label,
             name=manifest.name,
@@ -136,45 +127,35 @@ class _Racer:
             weights_bytes=manifest.weights_bytes,
             data=self.feed.what,
             cells=cells,
-            start=None if isinstance(found, str) else found,
-            start_why=found if isinstance(found, str) else None,
+            start=start if isinstance(start, Start) else None,
+            start_why=start if isinstance(start, str) else None,
             quality=manifest.quality,
         )
 
 
-@dataclass(slots=True, eq=False)
 class _Lane:
     """One bundle at one T, and what its turns have shown."""
 
-    racer: _Racer
-    t: int
-    why: str | None = None
-    stream: Stream | None = None
-    chunks: list[Array] = field(default_factory=list)
-    steps: int = 0
-    speeds: list[float] = field(default_factory=list)
-    times: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    joules: float = 0.0
-    metered: bool = False
-
-    def prepare(self) -> None:
+    def __init__(self, racer: _Racer, t: int) -> None:
         """Open the graph, if it is not, and step once or twice."""
-        session = self.racer.session
-        if self.t not in session.chunk_sizes:
-            runs = ", ".join(str(t) for t in session.chunk_sizes)
-            self.why = f"runs T = {runs}"
+        self.racer, self.t = racer, t
+        self.steps, self.joules, self.metered = 0, 0.0, False
+        self.speeds: list[float] = []
+        self.times: list[npt.NDArray[np.float32]] = []
+        self.why: str | None = None
+        session = racer.session
+        if t not in session.chunk_sizes:
+            self.why = f"runs T = {', '.join(map(str, session.chunk_sizes))}"
             return
         try:
             self.stream = session.stream(inputs=golden_inputs(session.bundle))
-            self.chunks = self.racer.feed.chunks(session.bundle, self.t, _CHUNKS)
+            self.chunks = racer.feed.chunks(session.bundle, t, _CHUNKS)
             self._steps(_TRIAL_STEPS)
         except DstError as error:
             self.why = str(error)
 
     def take(self, slot_s: float, meter: EnergyMeter) -> None:
         """Have one turn: some steps to warm up, then some that are timed."""
-        if self.stream is None:
-            return
         try:
             self.stream.reset()
             if not self.steps:
@@ -212,8 +193,6 @@ class _Lane:
 
     def _steps(self, count: int) -> npt.NDArray[np.float64]:
         """Step so often; returns the seconds of each step."""
-        if self.stream is None:
-            return np.zeros(0)
         step, chunks, clock = self.stream.step, self.chunks, time.perf_counter
         times = np.empty(count)
         for number in range(count):
@@ -222,18 +201,6 @@ class _Lane:
             step(chunk, copy=False)
             times[number] = clock() - begin
         return times
-
-
-def _lanes(racers: Sequence[_Racer], t: int) -> list[_Lane]:
-    lanes = [_Lane(racer, t) for racer in racers]
-    for lane in lanes:
-        lane.prepare()
-    return lanes
-
-
-def _baseline(lanes: Sequence[_Lane], t: int) -> _Lane | None:
-    """The first bundle at this T that ran in every round."""
-    return next((lane for lane in lanes if lane.t == t and lane.why is None), None)
 
 
 def _labels(racers: Sequence[_Racer]) -> list[str]:

@@ -30,15 +30,10 @@ _SMALL = 1024
 def multiply_adds(
     model: onnx.ModelProto, contract: Contract, allowed_t: Sequence[int], batch: Sequence[int]
 ) -> dict[str, int]:
-    """Count the multiply-adds of one step, node by node.
+    """Count the multiply-adds of one step of a graph of this contract, node by node.
 
-    B is 1, or the least the graph runs; T the nominal one, or the greatest the graph runs.
-
-    Args:
-        model: The graph; weights may lie in external data, which is not read.
-        contract: What the graph keeps.
-        allowed_t: The T it runs.
-        batch: The B it runs, empty for any.
+    B is 1, or the least of `batch`, those the graph runs, which is empty for any; T the nominal
+    one, or the greatest the graph runs. External data is not read.
 
     Returns:
         Node name -> multiply-adds, 0 where a node has none. A node is missing where nobody can
@@ -49,14 +44,13 @@ def multiply_adds(
     t = nominal if nominal in allowed_t else max(allowed_t)
     light = _light(model, contract, t, min(batch, default=1))
     names = Counter(node.name for node in model.graph.node)
-    found: dict[str, int] = {}
     shapes = _infer(light)
-    for node in light.graph.node:
-        if node.name and len(node.name) <= MAX_NAME and names[node.name] == 1:
-            count = _count(node, shapes)
-            if count is not None:
-                found[node.name] = count
-    return found
+    counts = {
+        node.name: _count(node, shapes)
+        for node in light.graph.node
+        if node.name and len(node.name) <= MAX_NAME and names[node.name] == 1
+    }
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _light(model: onnx.ModelProto, contract: Contract, t: int, batch: int) -> onnx.ModelProto:
@@ -77,13 +71,12 @@ def _light(model: onnx.ModelProto, contract: Contract, t: int, batch: int) -> on
         kind = value.type.tensor_type.elem_type
         graph.input.append(helper.make_tensor_value_info(value.name, kind, sizes[value.name]))
     for tensor in model.graph.initializer:
+        name, kind = tensor.name, tensor.data_type
         small = math.prod(tensor.dims) <= _SMALL
         if small and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         else:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
+            graph.input.append(helper.make_tensor_value_info(name, kind, tensor.dims))
     for value in model.graph.output:
         kind = value.type.tensor_type.elem_type
         graph.output.append(helper.make_tensor_value_info(value.name, kind, None))
@@ -107,12 +100,10 @@ def _infer(model: onnx.ModelProto) -> dict[str, Shape]:
             except (KeyError, IndexError):
                 continue
             for name, shape in zip(node.output, outputs, strict=False):
-                if not name:
-                    continue
-                told[name] = shape
-                info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-                model.graph.value_info.append(info)
-                helped = True
+                if name:
+                    told[name], helped = shape, True
+                    info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+                    model.graph.value_info.append(info)
         if not helped:
             model.CopyFrom(inferred)  # the bodies of loops have their shapes now
             return shapes
@@ -152,15 +143,9 @@ def _matmul_nbits(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _convolution(weight: int) -> Rule:
     """Every output value takes one row of the weight, which is input number ``weight``."""
-
-    def rule(node: onnx.NodeProto, shapes: Shapes) -> int:
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[weight]][1:])
-
-    return rule
-
-
-def _transposed_convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    return lambda node, shapes: (
+        math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[weight]][1:])
+    )
 
 
 def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -205,14 +190,9 @@ def _scan(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 
 def _loop(node: onnx.NodeProto, shapes: Shapes) -> int:
-    inside = _body(node, "body", shapes)
-    if inside:
+    if _body(node, "body", shapes):
         raise KeyError("trip count")  # known when it runs
     return 0
-
-
-def _if(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return max(_body(node, name, shapes) for name in ("then_branch", "else_branch"))
 
 
 def _like(*inputs: int) -> Callable[[onnx.NodeProto, Shapes], list[Shape]]:
@@ -224,10 +204,6 @@ def _attention_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
     batch, items = shapes[node.input[0]][:2]
     _, heads, _, values = state = shapes[node.input[3]]
     return [(batch, items, max(heads, attribute(node, "q_num_heads", heads)) * values), state]
-
-
-def _nbits_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
-    return [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))]
 
 
 def _lstm_shapes(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
@@ -248,27 +224,21 @@ def _product_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
 
 
 _RULES: dict[str, Rule] = {
-    "CausalConvWithState": _convolution(1),
-    "Conv": _convolution(1),
-    "ConvInteger": _convolution(1),
-    "ConvTranspose": _transposed_convolution,
-    "DynamicQuantizeLSTM": _recurrent,
-    "DynamicQuantizeMatMul": _matmul,
+    **dict.fromkeys(("CausalConvWithState", "Conv", "ConvInteger"), _convolution(1)),
+    **dict.fromkeys(("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"), _recurrent),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "FusedMatMul", "Gemm", "MatMul"), _matmul),
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"), _matmul),
+    "ConvTranspose": lambda node, shapes: (
+        math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    ),
     "Einsum": _einsum,
-    "FusedMatMul": _matmul,
-    "GRU": _recurrent,
-    "Gemm": _matmul,
-    "If": _if,
-    "LSTM": _recurrent,
+    "If": lambda node, shapes: max(
+        _body(node, name, shapes) for name in ("then_branch", "else_branch")
+    ),
     "LinearAttention": _linear_attention,
     "Loop": _loop,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "MatMulIntegerToFloat": _matmul,
     "MatMulNBits": _matmul_nbits,
     "QLinearConv": _convolution(3),
-    "QLinearMatMul": _matmul,
-    "RNN": _recurrent,
     "Scan": _scan,
 }
 _NO_RULE = {"Attention", "DFT", "DeformConv", "STFT", "SequenceMap"}
@@ -280,5 +250,5 @@ _OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Shapes], list[Shape]]] = {
     "FusedMatMul": _product_shape,
     "LinearAttention": _attention_shapes,
     "MatMulIntegerToFloat": _product_shape,
-    "MatMulNBits": _nbits_shape,
+    "MatMulNBits": lambda node, shapes: [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))],
 }

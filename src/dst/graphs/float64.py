@@ -13,10 +13,7 @@ from dst.graphs.walk import all_tensors, graphs_of
 
 
 def widen(graph: GraphProto) -> None:
-    """Make every float32 of a graph float64, in place, in the bodies of its nodes too.
-
-    Args:
-        graph: A graph of plain operators, its weights loaded.
+    """Make every float32 of a graph of plain operators float64, in place, at any depth.
 
     Examples:
         >>> from onnx import helper

@@ -7,6 +7,7 @@ Arithmetic on floats is left to ONNX Runtime, so that folding changes no result.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,19 +62,15 @@ def load(
     """Read a graph without its external data, every name in it distinct.
 
     Constants become initializers, functions of the model are written out, and what does not depend
-    on the input is folded.
-
-    Args:
-        path: The graph.
-        opset: The least operator set wanted; a graph that cannot be raised to it stays as it is.
-        given: Inputs that are constants, by name.
+    on the input is folded; ``given`` are inputs that are constants. A graph that cannot be raised
+    to the operator set ``opset`` stays as it is.
     """
     model = onnx.load(str(path), load_external_data=False)
     if model.functions:
         model = inliner.inline_local_functions(model)
     distinct(model)
     _lift_constants(model.graph)
-    fold(model, path.parent, given)
+    _Folding(model, path.parent, given).graph(model.graph)
     if opset_of(model) < opset:
         model = _raised(model, opset)
         _lift_constants(model.graph)
@@ -119,13 +116,13 @@ def _lift_constants(model: onnx.GraphProto) -> None:
         kept = []
         for node in graph.node:
             value = next((a for a in node.attribute if a.name == "value"), None)
-            constant = node.op_type == "Constant" and not node.domain and value is not None
-            if constant and value is not None and node.output[0] not in results:
-                tensor = graph.initializer.add()
-                tensor.CopyFrom(value.t)
-                tensor.name = node.output[0]
-            else:
+            constant = node.op_type == "Constant" and not node.domain
+            if value is None or not constant or node.output[0] in results:
                 kept.append(node)
+                continue
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(value.t)
+            tensor.name = node.output[0]
         if len(kept) < len(graph.node):
             set_nodes(graph, kept)
 
@@ -135,18 +132,15 @@ def given_of(contract: Contract) -> dict[str, Array]:
     return {c.input: constant_array(c) for c in contract.constants}
 
 
-def fold(model: onnx.ModelProto, folder: Path, given: Mapping[str, Array]) -> None:
-    """Fold a model in place; its names must be distinct (see ``dst.graphs.walk``).
+class _Folding:
+    """Folds a model in place; its names must be distinct (see ``dst.graphs.walk``).
 
     An If whose condition is known becomes the nodes of the branch that is taken, at any depth, and
     the other branch is gone. A weight that is made by moving initializers about (as torch's
     exporter stacks those of an LSTM) becomes one initializer. The inputs ``given`` are constants
     and stay inputs; external data is read from ``folder``.
     """
-    _Folding(model, folder, given).graph(model.graph)
 
-
-class _Folding:
     def __init__(self, model: onnx.ModelProto, folder: Path, given: Mapping[str, Array]) -> None:
         self._folder = folder
         self._opsets = list(model.opset_import)
@@ -164,7 +158,13 @@ class _Folding:
             node = waiting.popleft()
             branch = self._taken(node)
             if branch is not None:
-                waiting.extendleft(reversed(_inlined(node, branch)))
+                results_of = enumerate(zip(branch.output, node.output, strict=False))
+                handed = [  # its results under the names of the If
+                    helper.make_node("Identity", [value.name], [name], f"{node.name}.{place}")
+                    for place, (value, name) in results_of
+                    if name
+                ]
+                waiting.extendleft(reversed([*branch.node, *handed]))
                 graph.initializer.extend(branch.initializer)
                 graph.value_info.extend(branch.value_info)
                 continue
@@ -198,33 +198,29 @@ class _Folding:
 
     def _worked_out(self, node: onnx.NodeProto) -> dict[str, Array] | None:
         """What a node gives, None where that depends on the input or is better left to it."""
-        inputs = [name for name in node.input if name]
+        op, inputs = node.op_type, [name for name in node.input if name]
         names = [name for name in node.output if name]
-        if node.domain or bodies_of(node) or not all(self._known(name) for name in inputs):
-            return None
-        op = node.op_type
-        heavy = any(self._size(name) > SMALL for name in inputs)
-        if op not in _MOVES | _COMPARES | _COUNTS or (heavy and not self._weights & set(names)):
-            return None
-        if op == "Cast" and attribute(node, "to", 0) not in _CASTS:
+        if (
+            node.domain
+            or op not in _MOVES | _COMPARES | _COUNTS
+            or not all(self._known(name) for name in inputs)
+            or (op == "Cast" and attribute(node, "to", 0) not in _CASTS)
+            or (any(self._size(name) > SMALL for name in inputs) and not self._weights & set(names))
+        ):
             return None
         values = {name: self._value(name) for name in inputs}
         if op in _COUNTS and any(value.dtype.kind not in "iu" for value in values.values()):
             return None
-        found = _run(node, values, names, self._opsets)
-        if found is None or any(
-            value.size > SMALL and name not in self._weights for name, value in found.items()
-        ):
-            return None
-        return found
+        found = _run(node, values, names, self._opsets) or {}
+        large = {name for name, value in found.items() if value.size > SMALL}
+        return found if found and large <= self._weights else None
 
     def _known(self, name: str) -> bool:
         return name in self._values or name in self._tensors
 
     def _size(self, name: str) -> int:
-        if name in self._values:
-            return self._values[name].size
-        return int(np.prod(self._tensors[name].dims, dtype=np.int64))
+        value = self._values.get(name)
+        return math.prod(self._tensors[name].dims) if value is None else value.size
 
     def _value(self, name: str) -> Array:
         if name in self._values:
@@ -259,16 +255,6 @@ def _weights(graph: onnx.GraphProto, tensors: Mapping[str, TensorProto]) -> set[
         wanted.add(name)
         stack.extend(maker.input)
     return wanted
-
-
-def _inlined(node: onnx.NodeProto, branch: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of a branch, and what hands its results on under the names of the If."""
-    given = [
-        helper.make_node("Identity", [value.name], [name], f"{node.name}.{place}")
-        for place, (value, name) in enumerate(zip(branch.output, node.output, strict=False))
-        if name
-    ]
-    return [*branch.node, *given]
 
 
 def _run(

@@ -20,14 +20,9 @@ def cleaned(
     """Name a graph's inputs and outputs and drop what tells where it was made.
 
     The exporter leaves source lines, paths and names of torch calls (472 lines of them in one
-    graph), and names of its own that may equal the contract's.
-
-    Args:
-        model: As the exporter gives it.
-        ir_version: The ONNX IR version to state.
-        inputs: Names of the graph's inputs, in its order.
-        outputs: Names of the graph's outputs, in its order.
-        weights: Better names for some initializers, by the names they have.
+    graph), and names of its own that may equal the contract's. ``inputs`` and ``outputs`` are the
+    new names in the graph's order, ``weights`` better names for some initializers by the names
+    they have.
     """
     clean = onnx.ModelProto()
     clean.CopyFrom(model)
@@ -38,7 +33,13 @@ def cleaned(
     del clean.training_info[:]
     graph = clean.graph
     graph.name = "step"
-    _own_outputs(graph)
+    seen = {v.name for v in (*graph.input, *graph.initializer)}
+    for number, value in enumerate(graph.output):
+        if value.name in seen:  # an input, a constant or another output: it gets a value of its own
+            node = graph.node.add(op_type="Identity", input=[value.name])
+            value.name = f"own_output_{number}"
+            node.output.append(value.name)
+        seen.add(value.name)
     taken = {*inputs, *outputs}
     names = dict(zip((v.name for v in graph.input), inputs, strict=True))
     names |= dict(zip((v.name for v in graph.output), outputs, strict=True))
@@ -48,17 +49,6 @@ def cleaned(
     _strip(graph)
     _rename(graph, names, "t")
     return clean
-
-
-def _own_outputs(graph: onnx.GraphProto) -> None:
-    """Give every output a value of its own: none is an input, a constant or another output."""
-    seen = {v.name for v in (*graph.input, *graph.initializer)}
-    for number, value in enumerate(graph.output):
-        if value.name in seen:
-            node = graph.node.add(op_type="Identity", input=[value.name])
-            value.name = f"own_output_{number}"
-            node.output.append(value.name)
-        seen.add(value.name)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

@@ -42,15 +42,10 @@ _SWITCH = {"Dropout": 2, "BiasDropout": 4, "BitmaskDropout": 2, "BitmaskBiasDrop
 
 
 def min_ort(model: onnx.ModelProto, foreign: str = ort.__version__) -> str:
-    """Find the oldest ONNX Runtime that runs a graph.
+    """Find the oldest ONNX Runtime that runs a graph, as the manifest has it.
 
-    Args:
-        model: The graph; weights are not looked at.
-        foreign: The release that counts for what the table does not hold, such as operators of
-            another domain: by default the installed one.
-
-    Returns:
-        The release, as the manifest has it.
+    ``foreign`` is the release that counts for what the table does not hold, such as operators of
+    another domain: by default the installed one.
 
     Examples:
         >>> from onnx import helper
@@ -83,11 +78,10 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def random_operators(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Name each operator that draws random numbers, and what holds it.
+    """Name each operator that draws random numbers, and what holds it, each once.
 
-    Returns:
-        For example ``("RandomNormalLike", "Dropout in Loop")``, each once; a dropout counts where
-        its input `training_mode` is true or computed.
+    For example ``("RandomNormalLike", "Dropout in Loop")``; a dropout counts where its input
+    `training_mode` is true or computed.
     """
     return tuple(sorted(set(_named(model.graph, (), {}))))
 
@@ -104,17 +98,11 @@ def _named(
         if attribute.name == "value"
     }
     for node in graph.node:
-        drops = node.op_type in _SWITCH and _is_on(node, constants)
+        at = _SWITCH.get(node.op_type, len(node.input))
+        drops = at < len(node.input) and node.input[at] != ""  # before operator set 12 none does
+        if drops and (switch := constants.get(node.input[at])) is not None:
+            drops = bool(numpy_helper.to_array(switch).any())
         if node.op_type in _RANDOM or drops:
             yield " in ".join((node.op_type, *inside))
         for body in bodies_of(node):
             yield from _named(body, (node.op_type, *inside), constants)
-
-
-def _is_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    """Say whether a dropout may drop: before operator set 12 it never does in ONNX Runtime."""
-    at = _SWITCH[node.op_type]
-    if len(node.input) <= at or not node.input[at]:
-        return False
-    switch = constants.get(node.input[at])
-    return switch is None or bool(numpy_helper.to_array(switch).any())

@@ -8,6 +8,7 @@ a name, so that a graph and its bodies can be looked at, and joined, as one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import TypeVar
 
 import onnx
@@ -92,21 +93,17 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
 
 def links(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
     """Yield how values pass in and out of a node's bodies: from one name to another."""
-    bodies = bodies_of(node)
-    if node.op_type == "If":
-        for body in bodies:
-            yield from zip((v.name for v in body.output), node.output, strict=False)
-        return
-    for body in bodies:
+    for body in bodies_of(node):
         inputs = [value.name for value in body.input]
         outputs = [value.name for value in body.output]
-        yield from zip(node.input, inputs, strict=False)
         if node.op_type == "Loop":  # the body's first output is whether to go on
             outputs = outputs[1:]
             yield from zip(outputs, inputs[2:], strict=False)
-        else:
+        elif node.op_type != "If":
             scanned = attribute(node, "num_scan_inputs", 1)
             yield from zip(outputs, inputs[: len(inputs) - scanned], strict=False)
+        if node.op_type != "If":
+            yield from zip(node.input, inputs, strict=False)
         yield from zip(outputs, node.output, strict=False)
 
 
@@ -152,8 +149,6 @@ def _rename(
 
 
 def _free(name: str, taken: set[str]) -> str:
-    number = 1
-    while f"{name}{number}" in taken:
-        number += 1
-    taken.add(f"{name}{number}")
-    return f"{name}{number}"
+    free = next(new for number in count(1) if (new := f"{name}{number}") not in taken)
+    taken.add(free)
+    return free

@@ -61,18 +61,15 @@ def sizes_by_dtype(tensors: Iterable[TensorProto]) -> dict[str, int]:
 def inline_bytes(model: onnx.ModelProto, least: int = 0, *, bodies_only: bool = False) -> int:
     """Count the bytes of the initializers whose values stand in the graph file itself.
 
-    Args:
-        model: The graph, packed.
-        least: Smaller tensors do not count.
-        bodies_only: Count only those in subgraphs.
+    Tensors of fewer than ``least`` bytes do not count, and with ``bodies_only`` those in subgraphs
+    alone do.
     """
-    graphs = list(graphs_of(model.graph))[bodies_only:]
-    sizes = [
+    sizes = (
         size_of(tensor)
-        for graph in graphs
+        for graph in list(graphs_of(model.graph))[bodies_only:]
         for tensor in graph.initializer
         if tensor.data_location != TensorProto.EXTERNAL and tensor.data_type != TensorProto.STRING
-    ]
+    )
     return sum(size for size in sizes if size >= least)
 
 
@@ -118,13 +115,9 @@ def pack(
 ) -> dict[str, bytes | Path]:
     """Move the large weights of graphs to one file.
 
-    Weights in subgraphs stay in the graph file: ONNX Runtime wants them there.
-
-    Args:
-        models: File name -> graph; changed in place.
-        source: Folder of the external data that the graphs refer to now.
-        target: Folder to write the file of weights to. It must not hold a file of that name that
-            the graphs still use.
+    Weights in subgraphs stay in the graph file: ONNX Runtime wants them there. The graphs, by file
+    name, are changed in place. Their external data is in the folder ``source``; ``target``, where
+    the file is written, must hold none of its name that they still use.
 
     Returns:
         File name -> content: ``weights.bin``, where any weight is large, and every graph.
@@ -186,12 +179,7 @@ def file_id(tensors: Iterable[TensorProto], graph: bytes, folder: Path) -> str:
     """SHA-256 (hex) of the weights in an ONNX file: shapes and float32 bytes, and those of int8.
 
     Names and order do not count, for exporters choose them anew each time. A file without weights
-    is told from others by the bytes of its graph.
-
-    Args:
-        tensors: All that the file holds.
-        graph: The bytes of its graph.
-        folder: Where external data lies.
+    is told from others by the bytes of its graph. External data lies in ``folder``.
     """
     entries: list[bytes] = []
     for tensor in tensors:

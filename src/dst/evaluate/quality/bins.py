@@ -4,7 +4,7 @@ Shape letters: `n` items, `O` outputs or tensors that are compared.
 """
 
 import math
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,65 +50,24 @@ def mean_of(error: Floats, scale: Floats, root: bool) -> float:
     return math.sqrt(mean) if root else mean
 
 
-@dataclass(slots=True)
-class _Spread:
-    """Weighted samples of a mean, kept as sums: from them comes its standard error."""
+class Sums(NamedTuple):
+    """What was summed over one range of positions.
 
-    count: int = 0
-    weight: float = 0.0
-    first: float = 0.0
-    squares: float = 0.0
-    square_first: float = 0.0
-    square_second: float = 0.0
-
-    def add(self, value: float, weight: float) -> None:
-        """Count one sample."""
-        self.count += 1
-        self.weight += weight
-        self.first += weight * value
-        self.squares += weight * weight
-        self.square_first += weight * weight * value
-        self.square_second += weight * weight * value * value
-
-    @property
-    def error(self) -> float | None:
-        """The standard error of the weighted mean; None for fewer than two samples."""
-        if self.count < 2:
-            return None
-        mean = self.first / self.weight
-        spread = self.square_second - 2 * mean * self.square_first + mean * mean * self.squares
-        return math.sqrt(max(spread, 0.0) * self.count / (self.count - 1)) / self.weight
-
-
-@dataclass(slots=True)
-class Sums:
-    """What was summed over one range of positions, or over one block of it.
-
-    Attributes:
-        error: sums over items of what is compared, `[O]`.
-        scale: what they are divided by, `[O]`.
-        items: how many items.
-        losses: summed loss of the reference and of the other, in nats.
+    `error` `[O]` is over items of what is compared, `scale` `[O]` what it is divided by; `losses`
+    are of the reference and of the other, in nats.
     """
 
     error: Floats
     scale: Floats
-    items: int = 0
-    losses: Floats = field(default_factory=lambda: np.zeros(2))
-
-    def take(self, other: "Sums") -> None:
-        """Add other sums to these."""
-        self.error += other.error
-        self.scale += other.scale
-        self.items += other.items
-        self.losses += other.losses
+    losses: Floats
+    items: int
 
 
 class Bins:
-    """Ranges of positions; memory does not depend on how much is added.
+    """Ranges of positions, of which each ends where `ends` says.
 
-    Attributes:
-        ends: where each range ends.
+    Memory does not depend on how much is added. The value of a range is the mean over `O` of
+    error / scale, or the root of that.
 
     Examples:
         >>> bins = Bins(edges(20), 1, root=False)
@@ -118,61 +77,64 @@ class Bins:
         [4.5, 14.5]
     """
 
-    __slots__ = ("_block", "_root", "_spread", "_sums", "_where", "ends")
+    __slots__ = ("_block", "_places", "_root", "_samples", "_sums", "_where", "ends")
 
     def __init__(self, ends: tuple[int, ...], places: int, root: bool) -> None:
-        """Start with nothing.
-
-        Args:
-            ends: where each range ends.
-            places: `O`, how many things are compared.
-            root: whether the value of a range is the root of its mean ratio.
-        """
-        self.ends = ends
-        self._root = root
-        self._sums = [Sums(np.zeros(places), np.zeros(places)) for _ in ends]
-        self._spread = [_Spread() for _ in ends]
-        self._block = Sums(np.zeros(places), np.zeros(places))
-        self._where = 0
+        self.ends, self._places, self._root, self._where = ends, places, root, 0
+        self._sums = np.zeros((len(ends), 2 * places + 3))  # error, scale, two losses, items
+        self._block = np.zeros(2 * places + 3)
+        # of the blocks' values v and weights w: how many, and the sums of w, wv, w², w²v, w²v²
+        self._samples = np.zeros((len(ends), 6))
 
     def add(self, start: int, error: Floats, scale: Floats, losses: Floats | None) -> None:
         """Add items `start .. start + n`: `error` and `scale` `[n, O]`, `losses` `[n, 2]`."""
+        count = len(error)
+        two = np.zeros((count, 2)) if losses is None else losses
+        each = np.concatenate([error, scale, two, np.ones((count, 1))], axis=1)
         done = 0
-        while done < len(error):
+        while done < count:
             where = int(np.searchsorted(self.ends, start + done, side="right"))
             if where == len(self.ends):
                 return
-            if where != self._where or self._block.items >= BLOCK_ITEMS:
+            if where != self._where or self._block[-1] >= BLOCK_ITEMS:
                 self.close()
                 self._where = where
-            end = min(len(error), self.ends[where] - start)
-            part = slice(done, end)
-            block = self._block
-            block.error += error[part].sum(axis=0)
-            block.scale += scale[part].sum(axis=0)
-            block.items += end - done
-            if losses is not None:
-                block.losses += losses[part].sum(axis=0)
+            end = min(count, self.ends[where] - start)
+            self._block += each[done:end].sum(axis=0)
             done = end
 
     def close(self) -> None:
         """End the block of neighbours: what comes next is read elsewhere."""
-        block = self._block
-        if block.items:
-            value = mean_of(block.error, block.scale, self._root)
-            self._spread[self._where].add(value, float(block.items))
-            self._sums[self._where].take(block)
-        self._block = Sums(np.zeros_like(block.error), np.zeros_like(block.scale))
+        if weight := float(self._block[-1]):
+            value = self._mean(self._block)
+            square = weight * weight
+            first = (1.0, weight, weight * value)
+            self._samples[self._where] += (*first, square, square * value, square * value * value)
+            self._sums[self._where] += self._block
+        self._block[:] = 0.0
 
     def sums(self, where: int) -> Sums:
         """Return the sums over one range, as far as its blocks are closed."""
-        return self._sums[where]
+        row, places = self._sums[where], self._places
+        return Sums(row[:places], row[places : 2 * places], row[2 * places : -1], int(row[-1]))
 
     def value(self, where: int) -> float:
         """Return the mean over one range; 0 where nothing was added."""
-        held = self._sums[where]
-        return mean_of(held.error, held.scale, self._root) if held.items else 0.0
+        return self._mean(self._sums[where]) if self._sums[where, -1] else 0.0
+
+    def whole(self) -> float:
+        """Return the mean over all ranges."""
+        return self._mean(self._sums.sum(axis=0))
 
     def error(self, where: int) -> float | None:
-        """Return the standard error of that mean; None where too little was added."""
-        return self._spread[where].error
+        """Return the standard error of that weighted mean; None for fewer than two blocks."""
+        count, weight, first, squares, wide_first, wide_second = map(float, self._samples[where])
+        if count < 2:
+            return None
+        mean = first / weight
+        spread = wide_second - 2 * mean * wide_first + mean * mean * squares
+        return math.sqrt(max(spread, 0.0) * count / (count - 1)) / weight
+
+    def _mean(self, row: Floats) -> float:
+        places = self._places
+        return mean_of(row[:places], row[places : 2 * places], self._root)

@@ -37,44 +37,36 @@ class Causality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def causality_of(session: Session, t: int, items: Array) -> Causality:
-    """Change the last item of some chunks and look at the outputs before it.
+    """Change the last item of some chunks of T = `t` and look at the outputs before it.
 
-    Args:
-        session: runs T = `t`.
-        t: items per chunk.
-        items: `[n]` or `[n, F]`, from which chunks are taken.
-
-    Raises:
-        StepError: an item cannot be read.
+    Chunks are taken from `items`, `[n]` or `[n, F]`; one that cannot be read is a `StepError`.
     """
-    found = onnx.load(
-        str(session.bundle.root / session.graph_for(t).file), load_external_data=False
-    )
-    operators = tuple(sorted({n.op_type for n in found.graph.node} & set(SPANNING)))
+    path = session.bundle.root / session.graph_for(t).file
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    operators = tuple(sorted({node.op_type for node in nodes} & set(SPANNING)))
     leak = max((_leak(session, t, items, k) for k in range(_TRIES)), default=0.0) if t > 1 else 0.0
     timed = any(o.per == "item" and o.dtype.startswith("float") for o in session.contract.outputs)
     hidden = bool(operators) and t > 1 and not timed  # one answer per chunk: none before the last
+    spans = f"the scales of {', '.join(operators)} span the chunk"
+    if hidden:
+        note = (
+            f"each T is another model: {spans}; one answer per chunk leaves no earlier one to "
+            "look at"
+        )
+    elif leak == 0.0:
+        note = f"causal: no output at T = {t} moved when a later item of its chunk changed"
+    else:
+        note = (
+            f"not causal within a chunk{f' ({spans})' if operators else ''}: at T = {t} a later "
+            f"item moved an output by up to {leak:.1%} of its rms; losses at this T are not those "
+            "of a causal model"
+        )
     return Causality(
         causal=leak == 0.0 and not hidden,
         leak=leak,
         items_per_step=t,
         operators=operators,
-        note=_note(leak, t, operators, hidden),
-    )
-
-
-def _note(leak: float, t: int, operators: tuple[str, ...], hidden: bool) -> str:
-    if hidden:
-        return (
-            f"each T is another model: the scales of {', '.join(operators)} span the chunk; one "
-            "answer per chunk leaves no earlier one to look at"
-        )
-    if leak == 0.0:
-        return f"causal: no output at T = {t} moved when a later item of its chunk changed"
-    by = f" (the scales of {', '.join(operators)} span the chunk)" if operators else ""
-    return (
-        f"not causal within a chunk{by}: at T = {t} a later item moved an output by up to "
-        f"{leak:.1%} of its rms; losses at this T are not those of a causal model"
+        note=note,
     )
 
 
@@ -84,16 +76,11 @@ def _leak(session: Session, t: int, items: Array, attempt: int) -> float:
     first = attempt * len(items) // _TRIES
     taken = items[np.arange(first, first + t + contract.chunk.lookahead) % len(items)]
     other = items[(first + t + len(items) // 2) % len(items)]
-    chunk = laid_out(contract.chunk, taken)
     stream = session.stream(inputs=golden_inputs(session.bundle))
-    before = stream.step(chunk)
+    before = stream.step(laid_out(contract.chunk, taken))
     taken[-1] = other
-    chunk = laid_out(contract.chunk, taken)
     stream.reset()
-    after = stream.step(chunk)
-    worst = 0.0
-    for output in contract.outputs:
-        if output.per == "item" and output.dtype.startswith("float"):
-            right = rows(output, before[output.name])[:-1]
-            worst = max(worst, relative_error(rows(output, after[output.name])[:-1], right))
-    return worst
+    after = stream.step(laid_out(contract.chunk, taken))
+    timed = [o for o in contract.outputs if o.per == "item" and o.dtype.startswith("float")]
+    pairs = [(rows(o, after[o.name])[:-1], rows(o, before[o.name])[:-1]) for o in timed]
+    return max((relative_error(*pair) for pair in pairs), default=0.0)

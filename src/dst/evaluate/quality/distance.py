@@ -5,14 +5,14 @@ Shape letters: `T` items per chunk, `V` classes, `F` features, `O` outputs that 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.layout import rows_of
 from dst.runtime.bundle.manifest import Contract, Features, Output, Tokens
+from dst.runtime.scoring import log_softmax
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -21,15 +21,12 @@ Outputs = Mapping[str, Array]
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-@dataclass(frozen=True, slots=True)
-class Distance:
+class Distance(NamedTuple):
     """How far the outputs of one step are from the reference, per item.
 
-    Attributes:
-        error: `[T, O]`: KL in nats, or squared errors summed over an item.
-        scale: `[T, O]`: ones where KL was taken, or the squared reference.
-        losses: `[T, 2]`: the loss in nats of the item that followed, for the reference and the
-            other; None where the outputs predict none.
+    `error` `[T, O]` is KL in nats, or squared errors summed over an item; `scale` `[T, O]` is one
+    where KL was taken, or the squared reference. `losses` `[T, 2]` are those of the item that
+    followed, in nats, for the reference and the other; None where the outputs predict none.
     """
 
     error: Floats
@@ -37,16 +34,12 @@ class Distance:
     losses: Floats | None
 
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """How the outputs of one contract are compared.
+class Divergence(NamedTuple):
+    """How the `places` = `O` outputs of one contract are compared.
 
-    Attributes:
-        unit: `nats` (KL per item) or `relative` (error over the rms of the reference).
-        places: `O`.
-        judges_loss: whether the outputs predict the next item.
-        distance: outputs of the reference, those of the other, and the items `[T, ...]` that follow
-            those of the chunk -> their distance.
+    `unit` is `nats` (KL per item) or `relative` (error over the rms of the reference);
+    `judges_loss` says whether the outputs predict the next item. `distance` takes the outputs of
+    the reference, those of the other, and the items `[T, ...]` that follow those of the chunk.
     """
 
     unit: Literal["nats", "relative"]
@@ -76,17 +69,6 @@ def divergence_for(contract: Contract) -> Divergence:
 def rows(output: Output, value: Array) -> Floats:
     """View one output, B = 1, as float64 `[T, ...]`, or `[1, ...]` where it is one per chunk."""
     return np.asarray(rows_of(output.shape, value), np.float64)
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Return the log-probabilities of logits `[..., V]`.
-
-    Examples:
-        >>> np.exp(log_softmax(np.zeros((1, 4)))).tolist()
-        [[0.25, 0.25, 0.25, 0.25]]
-    """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 
 
 def _categorical(contract: Contract, logits: Sequence[Output]) -> Divergence:

@@ -1,10 +1,9 @@
 """Find a reference for full precision itself: its step in float64, or the other lowering."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import safetensors.numpy
 from msgspec.structs import replace
@@ -12,20 +11,13 @@ from msgspec.structs import replace
 from dst.graphs.float64 import widen
 from dst.runtime import Bundle, BundleError, DstError, Session, write_bundle
 from dst.runtime.bundle.layout import sized
-from dst.runtime.bundle.manifest import Chunk, Contract, DType, Graph
+from dst.runtime.bundle.manifest import Chunk, Constant, Contract, Graph, Output, State, StreamInput
 from dst.runtime.bundle.validation import INIT_FILE
+from dst.runtime.execution.providers import Lowering
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Two forms of full precision.
-
-    Attributes:
-        what: what is compared, e.g. `float32 against float64`.
-        right: the form taken as right.
-        other: the form held against it.
-        t: items per chunk, for both.
-    """
+class Reference(NamedTuple):
+    """Two forms of full precision at one T, and what is compared: `float32 against float64`."""
 
     what: str
     right: Session
@@ -34,58 +26,41 @@ class Reference:
 
 
 def reference_for(full: Bundle, folder: Path, t: int, threads: int = 1) -> Reference | str:
-    """Find the best form to hold full precision against.
+    """Find the best form to hold full precision against, or say why there is none.
 
-    That is the same step in float64, made from a graph of plain operators; where there is none, or
-    ONNX Runtime lacks a kernel for it, one lowering against the other.
-
-    Args:
-        full: the bundle of full precision.
-        folder: where a float64 bundle may be written.
-        t: items per chunk that are wanted; where they do not run, the most that do.
-        threads: threads inside one operator.
-
-    Returns:
-        The reference, or why there is none.
+    That is the same step in float64, made from a graph of plain operators and written in `folder`;
+    where there is none, or ONNX Runtime lacks a kernel for it, one lowering against the other.
+    Where T = `t` does not run, the largest T that does is taken.
     """
     graphs = [g for g in full.manifest.graphs if not g.batch or 1 in g.batch]
     whys = []
+
+    def opened(root: Path, at: int, lowering: Lowering | None = None) -> Session:
+        return Session.open(
+            root, threads=threads, lowering=lowering, chunk_sizes=[at], verify="size"
+        )
+
     for graph in sorted(graphs, key=lambda g: (t not in g.allowed_t, -max(g.allowed_t))):
-        at = _size(graph, t)
+        at = t if t in graph.allowed_t else max(graph.allowed_t)
         try:
-            wide = widened(full, graph, folder / "float64")
-            right = Session.open(wide.root, threads=threads, chunk_sizes=[at], verify="size")
+            right = opened(widened(full, graph, folder / "float64").root, at)
             chunk = right.contract.chunk
             # some operators, such as LSTM, load in float64 and fail when they run
             right.stream().step(np.zeros(sized(chunk.shape, at), chunk.dtype), copy=False)
-            other = Session.open(full.root, threads=threads, chunk_sizes=[at], verify="size")
+            other = opened(full.root, at)
         except DstError as error:
             whys.append(f"{graph.file} does not run in float64: {error}")
             continue
         return Reference(f"float32 against float64 ({graph.file})", right, other, at)
-    return _lowerings(full, graphs, t, threads) or "; ".join(whys)
-
-
-def _size(graph: Graph, t: int) -> int:
-    return t if t in graph.allowed_t else max(graph.allowed_t)
-
-
-def _lowerings(full: Bundle, graphs: list[Graph], t: int, threads: int) -> Reference | None:
-    """Two lowerings that run a T in common, the one wanted if they can."""
-    able = {g.lowering: set[int]() for g in graphs}
-    for graph in graphs:
-        able[graph.lowering] |= set(graph.allowed_t)
-    if not {"fused", "portable"} <= able.keys():
-        return None
+    able = {
+        lowering: {at for g in graphs if g.lowering == lowering for at in g.allowed_t}
+        for lowering in ("fused", "portable")
+    }
     both = able["fused"] & able["portable"]
     if not both:
-        return None
+        return "; ".join(whys)
     at = t if t in both else max(both)
-    root = full.root
-    right = Session.open(
-        root, threads=threads, lowering="portable", chunk_sizes=[at], verify="size"
-    )
-    other = Session.open(root, threads=threads, lowering="fused", chunk_sizes=[at], verify="size")
+    right, other = opened(full.root, at, "portable"), opened(full.root, at, "fused")
     return Reference("fused against portable", right, other, at)
 
 
@@ -93,7 +68,7 @@ GRAPH_FILE = "wide.onnx"
 MOST_BYTES = 1 << 29
 """Float32 weights that are widened at most: they double, and protobuf ends at 2 GiB."""
 
-Array = npt.NDArray[np.generic]
+Port = TypeVar("Port", Chunk, Constant, StreamInput, Output, State)
 
 
 class NotWidenedError(BundleError):
@@ -101,15 +76,7 @@ class NotWidenedError(BundleError):
 
 
 def widened(full: Bundle, graph: Graph, path: Path) -> Bundle:
-    """Write the step of one graph in float64.
-
-    Args:
-        full: a bundle.
-        graph: one of its graphs, of plain operators.
-        path: the directory to make.
-
-    Returns:
-        A bundle of that one graph, without golden runs.
+    """Write the step of one graph of plain operators in float64, as a bundle without golden runs.
 
     Raises:
         NotWidenedError: the graph is too large, or not made of plain operators alone.
@@ -137,15 +104,15 @@ def widened(full: Bundle, graph: Graph, path: Path) -> Bundle:
     )
     files: dict[str, bytes | Path] = {GRAPH_FILE: model.SerializeToString()}
     if INIT_FILE in full.manifest.files:
-        held = {name: _wide(value) for name, value in full.tensors(INIT_FILE).items()}
-        files[INIT_FILE] = safetensors.numpy.save(held)
+        held = full.tensors(INIT_FILE)
+        wide = {n: v.astype(np.float64) for n, v in held.items() if v.dtype == np.float32}
+        files[INIT_FILE] = safetensors.numpy.save(held | wide)
     return Bundle(path, write_bundle(path, manifest, files, overwrite=True))
 
 
 def _contract(contract: Contract, graph: Graph) -> Contract:
     """The contract in float64, cut down to the T of one graph."""
-    chunk: Chunk = replace(contract.chunk, dtype=_retyped(contract.chunk.dtype))
-    chunk = replace(chunk, allowed_t=graph.allowed_t)
+    chunk = replace(_retyped(contract.chunk), allowed_t=graph.allowed_t)
     if chunk.nominal_t not in graph.allowed_t:
         chunk = replace(chunk, nominal_t=max(graph.allowed_t))
     if chunk.tail == "exact" and 1 not in graph.allowed_t:
@@ -153,16 +120,12 @@ def _contract(contract: Contract, graph: Graph) -> Contract:
     return replace(
         contract,
         chunk=chunk,
-        constants=tuple(replace(c, dtype=_retyped(c.dtype)) for c in contract.constants),
-        stream_inputs=tuple(replace(g, dtype=_retyped(g.dtype)) for g in contract.stream_inputs),
-        outputs=tuple(replace(o, dtype=_retyped(o.dtype)) for o in contract.outputs),
-        state=tuple(replace(s, dtype=_retyped(s.dtype)) for s in contract.state),
+        constants=tuple(map(_retyped, contract.constants)),
+        stream_inputs=tuple(map(_retyped, contract.stream_inputs)),
+        outputs=tuple(map(_retyped, contract.outputs)),
+        state=tuple(map(_retyped, contract.state)),
     )
 
 
-def _retyped(dtype: DType) -> DType:
-    return "float64" if dtype == "float32" else dtype
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
+def _retyped(port: Port) -> Port:
+    return replace(port, dtype="float64") if port.dtype == "float32" else port

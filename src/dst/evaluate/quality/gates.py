@@ -7,14 +7,16 @@ predict nothing. `finite`: how often the quantized stream gave a NaN or an infin
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from dst.evaluate.quality.bins import Floats
 from dst.evaluate.quality.rollout import Rollout
 from dst.runtime.bundle.manifest import Gate
+from dst.runtime.bundle.validation import judged_gate
 
 HORIZON_ITEMS = 1_000_000
 """A shorter run does not pass `last-over-early`, and is not failed for a wide bound of growth."""
@@ -29,7 +31,6 @@ POOLED_ITEMS = 1_000
 """Ranges of fewer items are judged together: a mean over a few items says little of loss."""
 FLOOR = 1e-9
 """Divergence below this is the rounding of float32, and does not grow."""
-_Z95 = 1.6448536269514722
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,12 @@ class Budget:
     relative_error: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(NamedTuple):
     """How the divergence goes on, from item 1,000 on.
 
-    Attributes:
-        last_over_early: the last range over items 1,000 to 10,000; None for a run that ends there.
-        per_decade: growth per tenfold position, 0.1 for 10 %; None where too few ranges.
-        per_decade_lower: its lower 95 % bound, one-sided.
-        per_decade_upper: its upper 95 % bound, one-sided.
+    `last_over_early` is the last range over items 1,000 to 10,000, None for a run that ends there;
+    `per_decade` the growth per tenfold position, 0.1 for 10 %, with its one-sided 95 % bounds, None
+    where there are too few ranges.
     """
 
     last_over_early: float | None
@@ -69,28 +67,25 @@ def growth_of(ran: Rollout) -> Growth:
     standard error and by how much ranges differ beyond that, since some texts are harder than
     others (DerSimonian and Laird's estimate of the variance between).
     """
-    ends = ran.free.ends
-    early = [
-        i
-        for i, end in enumerate(ends)
-        if EARLY[0] < end <= EARLY[1] and _begin(ends, i) >= EARLY[0]
-    ]
+    free, ends = ran.free, ran.free.ends
+    starts = (0, *ends[:-1])
+    judged = [i for i, start in enumerate(starts) if start >= EARLY[0]]
+    early = [i for i in judged if ends[i] <= EARLY[1]]
     ratio = None
     if early and ends[-1] > EARLY[1]:
-        counts = [ran.free.sums(i).items for i in early]
-        values = [ran.free.value(i) for i in early]
-        mean = sum(v * c for v, c in zip(values, counts, strict=True)) / max(sum(counts), 1)
-        ratio = max(ran.free.value(len(ends) - 1), FLOOR) / max(mean, FLOOR)
+        counts = [free.sums(i).items for i in early]
+        total = sum(free.value(i) * count for i, count in zip(early, counts, strict=True))
+        mean = total / max(sum(counts), 1)
+        ratio = max(free.value(len(ends) - 1), FLOOR) / max(mean, FLOOR)
     points = []
-    for i in range(len(ends)):
-        error = ran.free.error(i)
-        if _begin(ends, i) >= EARLY[0] and error is not None:
-            value = max(ran.free.value(i), FLOOR)
-            place = math.log10(math.sqrt(_begin(ends, i) * ends[i]))
+    for i in judged:
+        if (error := free.error(i)) is not None:
+            value = max(free.value(i), FLOOR)
+            place = math.log10(math.sqrt(starts[i] * ends[i]))
             points.append((place, math.log(value), (error / value) ** 2))
     if len(points) < LEAST_RANGES:
         return Growth(ratio, None, None, None)
-    slope, error = _line(*(np.array(column) for column in zip(*points, strict=True)))
+    slope, error = _line(*np.array(points).T)
     margin = _t95(len(points) - 2) * error
     return Growth(ratio, math.expm1(slope), math.expm1(slope - margin), math.expm1(slope + margin))
 
@@ -104,10 +99,9 @@ def worst_loss(ran: Rollout) -> float:
     total, items = 0.0, 0
     for i in range(len(ran.free.ends)):
         held = ran.free.sums(i)
-        gain = (
-            held.losses[1] - held.losses[0] if ran.judges_loss else ran.free.value(i) * held.items
-        )
-        total, items = total + float(gain), items + held.items
+        before, after = held.losses
+        total += float(after - before if ran.judges_loss else ran.free.value(i) * held.items)
+        items += held.items
         if items >= POOLED_ITEMS:
             pooled.append((total, items))
             total, items = 0.0, 0
@@ -132,31 +126,11 @@ def gates_of(ran: Rollout, growth: Growth, budget: Budget) -> tuple[Gate, ...]:
             upper = None
     allowed = budget.nats_per_item if ran.judges_loss else budget.relative_error
     return (
-        _gate("last-over-early", ratio, LAST_OVER_EARLY_BOUND),
-        _gate("growth-per-decade", upper, GROWTH_BOUND),
-        _gate("loss" if ran.judges_loss else "error", worst_loss(ran), allowed),
-        _gate("finite", 0.0 if ran.broke_at is None else 1.0, 0.0),
+        judged_gate("last-over-early", ratio, LAST_OVER_EARLY_BOUND),
+        judged_gate("growth-per-decade", upper, GROWTH_BOUND),
+        judged_gate("loss" if ran.judges_loss else "error", worst_loss(ran), allowed),
+        judged_gate("finite", 0.0 if ran.broke_at is None else 1.0, 0.0),
     )
-
-
-def passed(gates: Sequence[Gate]) -> bool | None:
-    """Say whether all gates passed: False where one failed, None where one was not judged."""
-    verdicts = {gate.verdict for gate in gates}
-    if "failed" in verdicts:
-        return False
-    return None if "not judged" in verdicts else True
-
-
-def _gate(name: str, value: float | None, bound: float) -> Gate:
-    if value is None:
-        return Gate(name=name, value=None, bound=bound, verdict="not judged")
-    return Gate(
-        name=name, value=value, bound=bound, verdict="passed" if value <= bound else "failed"
-    )
-
-
-def _begin(ends: Sequence[int], where: int) -> int:
-    return ends[where - 1] if where else 0
 
 
 def _line(places: Floats, values: Floats, variances: Floats) -> tuple[float, float]:
@@ -186,7 +160,7 @@ def _t95(freedom: int) -> float:
 
     Cornish and Fisher's expansion (Abramowitz and Stegun 26.7.5).
     """
-    z, n = _Z95, freedom
+    z, n = NormalDist().inv_cdf(0.95), freedom
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

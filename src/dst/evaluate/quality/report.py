@@ -5,6 +5,7 @@ mean over a range of positions, ten thousand times as long at the end as at the 
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from dst.evaluate.quality.causality import Causality, causality_of
 from dst.evaluate.quality.drift import reference_for
-from dst.evaluate.quality.gates import Budget, gates_of, growth_of, passed
+from dst.evaluate.quality.gates import Budget, gates_of, growth_of
 from dst.evaluate.quality.rollout import Progress, Rollout, Walk, check_pair, rollout
 from dst.evaluate.quality.sizes import Parts, parts_of
 from dst.runtime import BundleError, Session, StepError, open_bundle, write_bundle
 from dst.runtime.bundle.manifest import Gate, Manifest, Quality
+from dst.runtime.bundle.validation import passed
 
 Array = npt.NDArray[np.generic]
 DIGITS = 4
@@ -37,8 +39,7 @@ class Settings:
         drift_items: items over which full precision's own drift is measured; 0 for not at all.
         threads: threads inside one operator.
         data: what the items are, for the reader.
-        other_file: the bundles are of two files of one model, so that states are neither exchanged
-            nor compared.
+        other_file: the bundles are of two files of one model: states are not to be compared.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -163,15 +164,9 @@ def horizon_report(
     other.graph_for(t)
     right = Session.open(full, threads=settings.threads, chunk_sizes=[t])
     check_pair(right, other, settings.other_file)
-    walk = Walk(
-        length=length,
-        t=t,
-        heads=settings.heads,
-        head_items=settings.head_items,
-        sample_every=settings.sample_every,
-        inject=not settings.other_file,
-        states=not settings.other_file,
-    )
+    apart = settings.other_file
+    sampling = settings.heads, settings.head_items, settings.sample_every
+    walk = Walk(length, t, *sampling, inject=not apart, states=not apart)
     ran = rollout(right, other, items, walk, progress)
     causality = causality_of(other, t, items)
     growth = growth_of(ran)
@@ -200,10 +195,7 @@ def horizon_report(
         causality=causality,
         gates=gates,
         passed=passed(gates),
-        notes=(
-            *_notes(ran, gates, causality, len(items)),
-            *([_OTHER_FILE] if settings.other_file else []),
-        ),
+        notes=(*_notes(ran, gates, causality.note, len(items)), *([_OTHER_FILE] if apart else [])),
     )
 
 
@@ -240,10 +232,9 @@ def _precision(session: Session, t: int) -> Precision:
 
 def _range(ran: Rollout, where: int) -> Range:
     held = ran.free.sums(where)
-    losses: tuple[float | None, float | None] = (None, None)
+    full = quantized = None
     if ran.judges_loss and held.items:
-        losses = float(held.losses[0]) / held.items, float(held.losses[1]) / held.items
-    before, after = losses
+        full, quantized = (held.losses / held.items).tolist()
     distances = {role: ran.state_distance(where, role) for role in sorted(set(ran.roles))}
     return Range(
         start=ran.free.ends[where - 1] if where else 0,
@@ -251,9 +242,9 @@ def _range(ran: Rollout, where: int) -> Range:
         items=held.items,
         divergence=_short(ran.free.value(where)),
         divergence_error=_maybe(ran.free.error(where)),
-        loss_full=_maybe(before),
-        loss_quantized=_maybe(after),
-        loss_difference=None if before is None or after is None else _short(after - before),
+        loss_full=_maybe(full),
+        loss_quantized=_maybe(quantized),
+        loss_difference=None if full is None else _short(quantized - full),
         state=_maybe(ran.state_distance(where)),
         state_distance={role: _short(d) for role, d in distances.items() if d is not None},
         accumulation=_maybe(ran.accumulation(where)),
@@ -270,10 +261,7 @@ def _drift(
         if isinstance(found, str):
             return found
 
-        def told(what: str, share: float) -> None:
-            if progress is not None:
-                progress("own drift", share)
-
+        told = None if progress is None else lambda _, share: progress("own drift", share)
         length = min(walk.length, settings.drift_items)
         short = replace(walk, t=found.t, length=length, heads=0, inject=False)
         ran = rollout(found.right, found.other, items, short, told)
@@ -288,10 +276,8 @@ def _drift(
     )
 
 
-def _notes(
-    ran: Rollout, gates: tuple[Gate, ...], causality: Causality, available: int
-) -> tuple[str, ...]:
-    notes = [causality.note]
+def _notes(ran: Rollout, gates: Sequence[Gate], causal: str, available: int) -> list[str]:
+    notes = [causal]
     if ran.items > available:
         notes.append(
             f"the data has {available:,} items and was read {ran.items / available:.1f} times: "
@@ -302,7 +288,7 @@ def _notes(
             notes.append(_WHY_NOT.get(gate.name, f"{gate.name} was not judged"))
     if ran.broke_at is not None:
         notes.append(f"the quantized model gave a NaN or an infinity at item {ran.broke_at:,}")
-    return tuple(notes)
+    return notes
 
 
 _OTHER_FILE = (
@@ -328,13 +314,9 @@ REPORT_FILE = "report.json"
 
 
 def attach(path: str | Path, made: Report) -> Manifest:
-    """Write a bundle anew, in one rename, with its report: in the manifest and as report.json.
+    """Write the measured bundle anew, in one rename, with its report: in the manifest and a file.
 
     The report names the bundle as it was measured: the `bundle_id` changes by attaching it.
-
-    Args:
-        path: the directory of the quantized bundle that was measured.
-        made: its report.
 
     Raises:
         BundleError: the bundle is broken, is not the one that was measured, or cannot be written.

@@ -9,15 +9,15 @@ Shape letters: `T` items per chunk, `n` items, `S` state tensors.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec.structs import replace
 
 from dst.evaluate.quality.bins import Bins, Floats, edges, mean_of
-from dst.evaluate.quality.distance import Divergence, Outputs, divergence_for
-from dst.runtime import Session, Snapshot
+from dst.evaluate.quality.distance import divergence_for
+from dst.runtime import Session
 from dst.runtime.bundle.layout import rows_of, sized
 from dst.runtime.errors import NonFiniteError, StateMismatchError, StepError
 from dst.runtime.golden import golden_inputs
@@ -34,15 +34,11 @@ DENSE_CHUNKS = 32
 class Walk:
     """Which streams are read.
 
-    Attributes:
-        length: items of the long stream, from the first item of the data; rounded up to chunks.
-        t: items per chunk.
-        heads: further streams, which begin at places spread evenly over the data, so that early
-            positions are judged on as varied input as late ones.
-        head_items: items of each head.
-        sample_every: of how many chunks one is sampled for state distance and injected state.
-        inject: whether the injected stream is run.
-        states: whether state tensors are compared; two files of one model may hold other ones.
+    The long stream has `length` items from the first of the data, rounded up to chunks of T = `t`.
+    The `heads`, of `head_items` each, begin at places spread evenly over the data, so that early
+    positions are judged on as varied input as late ones. One of `sample_every` chunks is sampled
+    for state distance (`states`; two files of one model may hold other ones) and for the injected
+    stream (`inject`).
     """
 
     length: int
@@ -56,18 +52,12 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was measured, per range of positions.
+    """What was measured in `nats` or `relative`, per range of positions.
 
-    Attributes:
-        unit: `nats` or `relative`.
-        items: items read of the long stream.
-        free: outputs of the free stream.
-        free_sampled: the same, at sampled chunks only.
-        injected: outputs from the reference's state, at sampled chunks.
-        state: state tensors after sampled chunks.
-        roles: the role of each of these, in order.
-        judges_loss: whether losses were summed.
-        broke_at: the item at which the other gave a NaN or an infinity; None if it never did.
+    `free` is of the outputs of the free stream, `free_sampled` the same at sampled chunks, where
+    `injected` is of those from the reference's state and `state` of the state tensors afterwards,
+    whose roles are `roles`. `items` were read of the long stream; `judges_loss` says whether losses
+    were summed. At item `broke_at` the other gave a NaN or an infinity; None if it never did.
     """
 
     unit: str
@@ -78,7 +68,7 @@ class Rollout:
     state: Bins
     roles: tuple[str, ...]
     judges_loss: bool
-    broke_at: int | None
+    broke_at: int | None = None
 
     def accumulation(self, where: int) -> float | None:
         """The error of the free stream over that of one chunk alone; None where none was seen."""
@@ -97,49 +87,41 @@ class Rollout:
 def check_pair(reference: Session, other: Session, other_file: bool = False) -> None:
     """Check that two sessions run one model over one kind of state.
 
-    Args:
-        reference: taken as right.
-        other: held against it.
-        other_file: the two were adopted from different files: only what goes in and comes out must
-            be the same, since nothing says whose weights and states they are.
+    Where the two were adopted from different files (`other_file`), only what goes in and comes out
+    must be the same, since nothing says whose weights and states they are.
 
     Raises:
-        StateMismatchError: `other-model`, `other-state-layout`: they do not.
+        StateMismatchError: `other-model`, `other-state-layout`, `other-ends`: they do not.
     """
-    if other_file:
-        _check_ends(reference, other)
-        return
     left, right = reference.identity, other.identity
-    if left.model_id != right.model_id:
-        raise StateMismatchError(
-            f"{other.bundle.label}: is of model {right.model_id[:16]}…, {reference.bundle.label} "
-            f"of {left.model_id[:16]}…; compare two precisions of one model; for another "
-            "file of it, such as one that was quantized elsewhere, give --other-file",
-            code="other-model",
-        )
-    if left.state_hash != right.state_hash:
-        raise StateMismatchError(
-            f"{other.bundle.label}: its state tensors are not those of {reference.bundle.label}; "
-            "quantize without changing the state",
-            code="other-state-layout",
-        )
-
-
-def _check_ends(reference: Session, other: Session) -> None:
-    """Check that two sessions take the same items and answer with the same outputs."""
-    left, right = reference.contract, other.contract
+    this, that = other.bundle.label, reference.bundle.label
+    if not other_file:
+        if left.model_id != right.model_id:
+            raise StateMismatchError(
+                f"{this}: is of model {right.model_id[:16]}…, {that} of {left.model_id[:16]}…; "
+                "compare two precisions of one model; for another file of it, such as one that "
+                "was quantized elsewhere, give --other-file",
+                code="other-model",
+            )
+        if left.state_hash != right.state_hash:
+            raise StateMismatchError(
+                f"{this}: its state tensors are not those of {that}; "
+                "quantize without changing the state",
+                code="other-state-layout",
+            )
+        return
+    one, two = reference.contract, other.contract
     ends = [
-        ("chunk", left.chunk.shape, right.chunk.shape),
-        ("kind of items", type(left.chunk.content).__name__, type(right.chunk.content).__name__),
+        ("chunk", one.chunk.shape, two.chunk.shape),
+        ("kind of items", type(one.chunk.content).__name__, type(two.chunk.content).__name__),
     ]
-    shapes = {output.name: output.shape for output in left.outputs}
-    ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in right.outputs]
+    shapes = {output.name: output.shape for output in one.outputs}
+    ends += [(f"output `{o.name}`", shapes.get(o.name, "none"), o.shape) for o in two.outputs]
     for what, expected, found in ends:
         if expected != found:
             raise StateMismatchError(
-                f"{other.bundle.label}: {what} is {found}, that of {reference.bundle.label} is "
-                f"{expected}; two files of one model must take the same items and have the same "
-                "outputs",
+                f"{this}: {what} is {found}, that of {that} is {expected}; two files of one model "
+                "must take the same items and have the same outputs",
                 code="other-ends",
             )
 
@@ -153,12 +135,8 @@ def rollout(
 ) -> Rollout:
     """Run two forms of one model side by side and sum up how far they part.
 
-    Args:
-        reference: taken as right; its state tensors have the names and shapes of the other's.
-        other: held against it.
-        items: `[n]` or `[n, F]` as callers give them; read round and round.
-        walk: which streams are read.
-        progress: told of the share done.
+    The `reference` is taken as right; its state tensors have the names and shapes of the other's.
+    `items`, `[n]` or `[n, F]` as callers give them, are read round and round, as `walk` says.
 
     Raises:
         BrokeAtOnceError: the other broke at its first chunk.
@@ -176,31 +154,26 @@ def rollout(
         (len(items) * (head + 1) // (walk.heads + 1), head_chunks) for head in range(walk.heads)
     ]
     total, done = sum(count for _, count in plan), 0
-    broke_at = None
+    broken = []
     for start, count in plan:
-        runs.begin()
+        runs.reference.reset()
+        runs.other.reset()
         for number in range(count):
-            try:
-                runs.chunk(start, number)
-            except _OtherBrokeError as broke:
+            if (broke := runs.chunk(start, number)) is not None:
                 if number == 0:
-                    raise BrokeAtOnceError(f"{other.bundle.label}: {broke}") from None
-                at = number * walk.t
-                broke_at = at if broke_at is None else min(at, broke_at)
+                    raise BrokeAtOnceError(f"{other.bundle.label}: {broke}")
+                broken.append(number * walk.t)
                 break
             if progress is not None and number % 32 == 0:
                 progress("rollout", (done + number) / total)
         done += count
-        runs.close()
-    return runs.result(chunks * walk.t, broke_at)
+        for bins in (runs.ran.free, runs.ran.free_sampled, runs.ran.injected, runs.ran.state):
+            bins.close()
+    return replace(runs.ran, broke_at=min(broken, default=None))
 
 
 class BrokeAtOnceError(StepError):
     """The other's graph gave a NaN or an infinity at its first chunk: there is nothing to judge."""
-
-
-class _OtherBrokeError(Exception):
-    """The other's graph gave a NaN or an infinity."""
 
 
 class _Runs:
@@ -209,39 +182,39 @@ class _Runs:
     def __init__(self, reference: Session, other: Session, items: Array, walk: Walk) -> None:
         contract = other.contract
         self._items, self._walk = items, walk
-        self._compare: Divergence = divergence_for(contract)
+        self._compare = compare = divergence_for(contract)
         given = golden_inputs(other.bundle)
         dtypes = {g.input: g.dtype for g in reference.contract.stream_inputs}
         wide = {name: value.astype(dtypes[name]) for name, value in given.items()}
-        self._reference, self._other = reference.stream(inputs=wide), other.stream(inputs=given)
+        self.reference, self.other = reference.stream(inputs=wide), other.stream(inputs=given)
         self._injected = other.stream(inputs=given)
         self._behind = contract.chunk.lookahead
         shape = sized(contract.chunk.shape, walk.t + self._behind)
         self._chunk = np.empty(shape, contract.chunk.dtype)
-        self._wide = np.empty(self._chunk.shape, reference.contract.chunk.dtype)
+        self._wide = np.empty(shape, reference.contract.chunk.dtype)
         self._rows = rows_of(contract.chunk.shape, self._chunk)
         states = contract.state if walk.states else ()
         self._floats = [s for s in states if s.dtype.startswith("float")]
-        ends = edges(-(-walk.length // walk.t) * walk.t)
-        root = self._compare.unit == "relative"
-        self._free, self._sampled, self._alone = (
-            Bins(ends, self._compare.places, root) for _ in range(3)
+        length = -(-walk.length // walk.t) * walk.t
+        ends, root = edges(length), compare.unit == "relative"
+        free, sampled, injected = (Bins(ends, compare.places, root) for _ in range(3))
+        self.ran = Rollout(
+            unit=compare.unit,
+            items=length,
+            free=free,
+            free_sampled=sampled,
+            injected=injected,
+            state=Bins(ends, max(1, len(self._floats)), root=True),
+            roles=tuple(s.role for s in self._floats),
+            judges_loss=compare.judges_loss,
         )
-        self._state = Bins(ends, max(1, len(self._floats)), root=True)
 
-    def begin(self) -> None:
-        """Start all streams anew."""
-        self._reference.reset()
-        self._other.reset()
+    def chunk(self, start: int, number: int) -> str | None:
+        """Step on chunk `number` of the stream that begins at item `start` of the data.
 
-    def close(self) -> None:
-        """End the blocks of this run."""
-        for bins in (self._free, self._sampled, self._alone, self._state):
-            bins.close()
-
-    def chunk(self, start: int, number: int) -> None:
-        """Step on chunk `number` of the stream that begins at item `start` of the data."""
-        walk = self._walk
+        The result says how the other's graph broke, by a NaN or an infinity, if it did.
+        """
+        walk, ran = self._walk, self.ran
         at = number * walk.t
         end = start + at + walk.t + max(1, self._behind)
         taken = self._items[np.arange(start + at, end) % len(self._items)]
@@ -249,49 +222,30 @@ class _Runs:
         following = taken[1 : walk.t + 1]
         self._wide[...] = self._chunk
         sampled = number < DENSE_CHUNKS or number % walk.sample_every == 0
-        before = self._reference.snapshot() if sampled and walk.inject else None
-        right = self._reference.step(self._wide, copy=False)
+        before = self.reference.snapshot() if sampled and walk.inject else None
+        right = self.reference.step(self._wide, copy=False)
+        alone = None
         try:
-            found = self._other.step(self._chunk, copy=False)
-            alone = None if before is None else self._from(before)
+            found = self.other.step(self._chunk, copy=False)
+            if before is not None:  # the same chunk from the reference's state
+                identity = self.other.engine.identity
+                self._injected.restore(msgspec.structs.replace(before, identity=identity))
+                alone = self._injected.step(self._chunk, copy=False)
         except NonFiniteError as broke:
-            raise _OtherBrokeError(str(broke)) from None
+            return str(broke)
         distance = self._compare.distance(right, found, following)
-        self._free.add(at, distance.error, distance.scale, distance.losses)
+        ran.free.add(at, *distance)
         if not sampled:
-            return
-        self._sampled.add(at, distance.error, distance.scale, None)
+            return None
+        ran.free_sampled.add(at, distance.error, distance.scale, None)
         if alone is not None:
             distance = self._compare.distance(right, alone, following)
-            self._alone.add(at, distance.error, distance.scale, None)
-        self._distance(at + walk.t - 1)
-
-    def _from(self, before: Snapshot) -> Outputs:
-        """Step on the chunk from the reference's state."""
-        self._injected.restore(replace(before, identity=self._other.engine.identity))
-        return self._injected.step(self._chunk, copy=False)
-
-    def _distance(self, at: int) -> None:
-        if not self._floats:
-            return
-        right, found = self._reference.state, self._other.state
-        pairs = [_squares(right[s.input], found[s.input]) for s in self._floats]
-        sums = np.array(pairs)  # (S, 2)
-        self._state.add(at, sums[None, :, 0], sums[None, :, 1], None)
-
-    def result(self, items: int, broke_at: int | None) -> Rollout:
-        """Return what was summed up."""
-        return Rollout(
-            unit=self._compare.unit,
-            items=items,
-            free=self._free,
-            free_sampled=self._sampled,
-            injected=self._alone,
-            state=self._state,
-            roles=tuple(s.role for s in self._floats),
-            judges_loss=self._compare.judges_loss,
-            broke_at=broke_at,
-        )
+            ran.injected.add(at, distance.error, distance.scale, None)
+        if self._floats:
+            state, other = self.reference.state, self.other.state
+            sums = np.array([_squares(state[s.input], other[s.input]) for s in self._floats])
+            ran.state.add(at + walk.t - 1, sums[None, :, 0], sums[None, :, 1], None)
+        return None
 
 
 def _squares(right: Array, found: Array) -> tuple[float, float]:

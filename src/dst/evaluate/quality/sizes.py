@@ -2,7 +2,7 @@
 
 import msgspec
 import onnx
-from onnx import GraphProto, TensorProto
+from onnx import TensorProto
 
 from dst.graphs.walk import graphs_of
 from dst.graphs.weights import dtype_name, size_of
@@ -30,38 +30,28 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parts_of(bundle: Bundle, graph: Graph) -> Parts:
-    """Measure a bundle; weights are counted once, however many operators read them.
-
-    Args:
-        bundle: what is measured.
-        graph: one of its graphs, whose weights are told apart.
-    """
+    """Measure a bundle and one of its graphs, inner ones included; each weight counts once."""
     model = onnx.load(str(bundle.root / graph.file), load_external_data=False)
-    counts: dict[tuple[str, str], list[int]] = {}
-    for readers, tensor in _weights(model.graph):
-        count = counts.setdefault((readers, dtype_name(tensor.data_type)), [0, 0])
-        count[0] += 1
-        count[1] += size_of(tensor)
-    groups = [
-        Group(operator=operator, dtype=dtype, tensors=count, size=size)
-        for (operator, dtype), (count, size) in counts.items()
-    ]
-    return Parts(
-        bundle_size=sum(f.size for f in bundle.manifest.files.values()),
-        weights_size=sum(group.size for group in groups),
-        graph=graph.file,
-        files={name: entry.size for name, entry in bundle.manifest.files.items()},
-        groups=tuple(sorted(groups, key=lambda g: -g.size)),
-    )
-
-
-def _weights(graph: GraphProto) -> list[tuple[str, TensorProto]]:
-    """Each initializer with the operators that read it, those of inner graphs too."""
     readers: dict[str, set[str]] = {}
     held: dict[str, TensorProto] = {}
-    for inner in graphs_of(graph):
+    for inner in graphs_of(model.graph):
         held.update({tensor.name: tensor for tensor in inner.initializer})
         for node in inner.node:
             for name in node.input:
                 readers.setdefault(name, set()).add(node.op_type)
-    return [(" + ".join(sorted(readers.get(name, {"none"}))), t) for name, t in held.items()]
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for name, tensor in held.items():
+        operator = " + ".join(sorted(readers.get(name, {"none"})))
+        sizes.setdefault((operator, dtype_name(tensor.data_type)), []).append(size_of(tensor))
+    groups = [
+        Group(operator=operator, dtype=dtype, tensors=len(each), size=sum(each))
+        for (operator, dtype), each in sizes.items()
+    ]
+    files = {name: entry.size for name, entry in bundle.manifest.files.items()}
+    return Parts(
+        bundle_size=sum(files.values()),
+        weights_size=sum(group.size for group in groups),
+        graph=graph.file,
+        files=files,
+        groups=tuple(sorted(groups, key=lambda g: -g.size)),
+    )
