@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dst import __version__
 from dst.export.certify import (
     BOUND,
-    Chunks,
     Form,
     Progress,
     certify,
@@ -26,6 +25,7 @@ from dst.export.certify import (
 from dst.export.checks.forgets import check_carried
 from dst.export.checks.recurrence import check_recurrence
 from dst.export.errors import CertificateError, ExportError, StepFaultError
+from dst.export.golden import GOLDEN_FILE, record_golden
 from dst.export.infer.axes import Known
 from dst.export.infer.infer import infer
 from dst.export.infer.inferred import Inferred
@@ -40,7 +40,6 @@ from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import (
     Certificate,
     Contract,
-    Golden,
     Graph,
     Horizon,
     Manifest,
@@ -49,14 +48,11 @@ from dst.runtime.bundle.manifest import (
     Tail,
 )
 from dst.runtime.bundle.writer import check_target, write_bundle
-from dst.runtime.golden import golden_tensors
 
 WHOLE = "torch-whole-vs-chunked"
 """Name of the certificate that compares torch with itself at two T."""
-GOLDEN_ITEMS = 64
 GOLDEN_TOLERANCE = 1e-4
 """Ten times the certificate's bound: another CPU orders its sums differently."""
-GOLDEN_FILE = "golden.safetensors"
 
 
 def export_bundle(
@@ -219,7 +215,7 @@ def export_bundle(
             store.path.unlink()
             certificates = _certificates(step, graphs, items, about, certify_steps, bound, progress)
             files = {**step.files(), **packed}
-            golden, files[GOLDEN_FILE] = _golden(step, graphs, items)
+            golden, files[GOLDEN_FILE] = record_golden(step, graphs, items)
             stored = _stored_initial_state(step)
             if stored:
                 files["init.safetensors"] = safetensors.numpy.save(stored)
@@ -336,34 +332,6 @@ def _cut(contract: Contract) -> tuple[int, int] | None:
         return None
     t = chunk.nominal_t
     return max(pairs, key=lambda p: (p[0] == t, p[1] == t, p[1] // p[0]))
-
-
-def _golden(step: Step, graphs: Sequence[Traced], data: Array) -> tuple[tuple[Golden, ...], bytes]:
-    """Record torch over the first items: once if the cut does not matter, else for every T."""
-    chunk = step.contract.chunk
-    sizes = {chunk.nominal_t}
-    if chunk.tail != "exact":
-        sizes |= set(chunk.allowed_t)
-    for graph in graphs:  # a graph takes a run at one of its T that divides the run's
-        if not any(size % t == 0 for size in sizes for t in graph.allowed_t):
-            sizes.add(graph.allowed_t[-1])
-    run = torch_form(step)
-    tensors: dict[str, Array] = {}
-    runs: list[Golden] = []
-    for t in sorted(sizes):
-        steps = max(GOLDEN_ITEMS // t, 2)
-        source = Chunks(step.contract, data, t)
-        state = initial_state(step)
-        outputs: dict[str, list[Array]] = {o.name: [] for o in step.contract.outputs}
-        for i in range(steps):
-            found, state = run(source[i], state)
-            for key, value in found.items():
-                outputs[key].append(value)
-        tensors |= golden_tensors(t, [source.fresh(i) for i in range(steps)], outputs, state)
-        runs.append(Golden(file=GOLDEN_FILE, t=t, steps=steps))
-    return tuple(runs), safetensors.numpy.save(
-        {key: np.asarray(value, order="C") for key, value in tensors.items()}
-    )
 
 
 def _stored_initial_state(step: Step) -> dict[str, Array]:

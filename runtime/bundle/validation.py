@@ -80,9 +80,7 @@ def check_contract(contract: Contract) -> None:
         BundleError: `contract`: fields contradict each other; the message names them.
     """
     _chunk(contract.chunk)
-    inputs = [contract.chunk.input, *(g.input for g in contract.stream_inputs)]
-    inputs += [c.input for c in contract.constants] + [s.input for s in contract.state]
-    _unique("graph input", inputs)
+    _unique("graph input", _inputs(contract))
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     _unique("graph output", outputs)
     if not contract.outputs:
@@ -292,6 +290,12 @@ def _sizes(manifest: Manifest) -> None:
         )
 
 
+def _inputs(contract: Contract) -> list[str]:
+    """The names of what every graph reads."""
+    given = (*contract.stream_inputs, *contract.constants, *contract.state)
+    return [contract.chunk.input, *(part.input for part in given)]
+
+
 def _graphs(manifest: Manifest) -> None:
     allowed = set(manifest.contract.chunk.allowed_t)
     covered: set[int] = set()
@@ -308,6 +312,10 @@ def _graphs(manifest: Manifest) -> None:
             _refuse(f"{where}: domains {list(graph.domains)}, opsets for {sorted(graph.opsets)}")
         if not (math.isfinite(graph.golden_tolerance) and graph.golden_tolerance >= 0):
             _refuse(f"{where}: golden_tolerance is {graph.golden_tolerance}")
+        if graph.answers is not None:
+            _unique(f"{where}: input", [*_inputs(manifest.contract), graph.answers])
+            if all(output.per == "chunk" for output in manifest.contract.outputs):
+                _refuse(f"{where}: answers is {graph.answers!r}, and no output is per item")
         covered.update(graph.allowed_t)
     if covered != allowed:
         _refuse(f"no graph runs T = {sorted(allowed - covered)} of chunk.allowed_t")

@@ -15,7 +15,7 @@ from tests.steps import INT64, graph_of, info
 
 from dst.runtime import Session, SessionError, generate, replay_golden, write_bundle
 from dst.runtime.bundle.manifest import Graph
-from dst.runtime.errors import NonFiniteError
+from dst.runtime.errors import BundleError, NonFiniteError
 
 
 def asked_model() -> bytes:
@@ -115,6 +115,12 @@ def test_a_graph_that_is_asked_passes_its_golden_runs(asked: Session) -> None:
     checks = replay_golden(asked.bundle)
     assert len(checks) == 3
     assert all(check.passed for check in checks)
+
+
+@pytest.mark.parametrize("name", ["ids", "h"])
+def test_the_input_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    with refused(BundleError, "contract", match=f"{name}.*twice|twice.*{name}|{name}"):
+        asked_bundle(tmp_path / "b", name)
 
 
 def test_a_graph_is_held_to_what_the_manifest_says(tmp_path: Path) -> None:
