@@ -292,8 +292,8 @@ def _sizes(manifest: Manifest) -> None:
 
 def _inputs(contract: Contract) -> list[str]:
     """The names of what every graph reads."""
-    given = (*contract.stream_inputs, *contract.constants, *contract.state)
-    return [contract.chunk.input, *(part.input for part in given)]
+    names = [contract.chunk.input, *(g.input for g in contract.stream_inputs)]
+    return names + [c.input for c in contract.constants] + [s.input for s in contract.state]
 
 
 def _graphs(manifest: Manifest) -> None:
