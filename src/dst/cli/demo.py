@@ -42,9 +42,6 @@ def crash_and_resume(
     Returns:
         The bytes that the saved state had read when the child was killed, and whether outputs after
         it and the final state are those of the whole run.
-
-    Raises:
-        SessionError: the child ended by itself.
     """
     with sigterm_raised(), tempfile.TemporaryDirectory(prefix="dst-demo-") as folder:
         file, state = Path(folder) / "input", Path(folder) / "state.safetensors"
@@ -119,13 +116,10 @@ class PrecisionResult(msgspec.Struct, frozen=True):
 def siblings(session: Session) -> list[Path]:
     """Find the shipped bundles of the same model in other precisions, largest first."""
     ours = session.bundle.manifest
-    found = [open_bundle(path, verify="size") for path in shipped().values()]
-    others = [
-        b
-        for b in found
-        if b.manifest.model_id == ours.model_id and b.manifest.precision != ours.precision
-    ]
-    return [b.root for b in sorted(others, key=lambda b: -b.manifest.weights_bytes)]
+    found = [(path, open_bundle(path, verify="size").manifest) for path in shipped().values()]
+    alike = [(p, m) for p, m in found if m.model_id == ours.model_id]
+    others = [(p, m) for p, m in alike if m.precision != ours.precision]
+    return [p for p, _ in sorted(others, key=lambda other: -other[1].weights_bytes)]
 
 
 def side_by_side(
@@ -138,10 +132,6 @@ def side_by_side(
         others: bundles of the same model.
         data: the text, `[n]` bytes; the first 2,048 are not timed.
         told: called with the bytes read so far, all precisions together.
-
-    Raises:
-        DstError: a bundle cannot be used.
-        WrongUseError: the text is too short to be timed, or the model predicts none.
     """
     blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
     measure = measure_for(first.contract)
@@ -158,11 +148,12 @@ def side_by_side(
         for turn in range(len(sessions)):
             who = (number + turn) % len(sessions)
             began = time.perf_counter()
-            bits[who] += _read(readings[who], block)
+            items = np.frombuffer(block, np.uint8).astype(np.int64)
+            bits[who] += sum(scored.total for scored in readings[who].read(items))
             seconds[who].append(time.perf_counter() - began)
             told((number * len(sessions) + turn + 1) * _BLOCK)
     for who, reading in enumerate(readings):
-        bits[who] += sum(float(s.scores.sum()) for s in reading.end() if s.scores is not None)
+        bits[who] += sum(scored.total for scored in reading.end())
     timed = len(b"".join(blocks[_UNTIMED:]))
     results = []
     for session, total, times in zip(sessions, bits, seconds, strict=True):
@@ -180,12 +171,6 @@ def side_by_side(
             )
         )
     return results
-
-
-def _read(reading: Reading, block: bytes) -> float:
-    """Read a block and return the bits of what was scored."""
-    items = np.frombuffer(block, np.uint8).astype(np.int64)
-    return sum(float(s.scores.sum()) for s in reading.read(items) if s.scores is not None)
 
 
 def main() -> None:

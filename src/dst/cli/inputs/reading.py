@@ -49,6 +49,11 @@ class Scored:
     number: int
     answers: Answers | None = None
 
+    @property
+    def total(self) -> float:
+        """The sum of the scores; 0 where there are none."""
+        return 0.0 if self.scores is None else float(self.scores.sum())
+
 
 class Reading:
     """A stream that reads on a fixed grid of T, scores what it reads and answers for it."""
