@@ -57,10 +57,10 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 @contextmanager
-def needing(verb: str, extra: str) -> Iterator[None]:
+def needing(verb: str, extra: str, *first: str) -> Iterator[None]:
     """While entered, a package that is not installed is wrong use of a verb, and Ctrl-C ends it.
 
-    `extra` is what of ours to install, to have the package.
+    `extra` is what of ours to install, to have the package, and `first` what besides.
     """
     end_at_ctrl_c()
     try:
@@ -70,8 +70,9 @@ def needing(verb: str, extra: str) -> Iterator[None]:
             raise
         from dst.runtime.install import install_line  # not before: it loads onnxruntime
 
+        missing = (error.name or extra).partition(".")[0]
         raise WrongUseError(
-            f"{verb} needs {error.name}, which is not installed: {install_line(extra)}"
+            f"{verb} needs {missing}, which is not installed: {install_line(extra, *first)}"
         ) from None
     finally:
         raise_ctrl_c()

@@ -104,6 +104,10 @@ class Bar:
     log: Console | None
     last: float = field(default_factory=time.monotonic)
 
+    def share(self, what: str, done: float) -> None:
+        """Move the bar to `done` of 1, with another first word."""
+        self.at(done, what=what)
+
     def at(self, done: float, note: str = "", what: str | None = None) -> None:
         """Move the bar to `done`, with a remark beside it and, if given, another first word."""
         self.bars.update(self.task, completed=done, note=note, description=what)

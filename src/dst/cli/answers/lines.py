@@ -17,19 +17,12 @@ _NEWLINE = 10
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, or what there is of one.
+    """A line, or what there is of one."""
 
-    Attributes:
-        number: 1 for the first line of this input.
-        bits: its surprise, newline included.
-        size: bytes, newline included.
-        start: its first `KEPT_BYTES` bytes, without the newline.
-    """
-
-    number: int
-    bits: float
-    size: int
-    start: bytes
+    number: int  # 1 for the first line of this input
+    bits: float  # its surprise, newline included
+    size: int  # bytes, newline included
+    start: bytes  # its first `KEPT_BYTES` bytes, without the newline
 
     @property
     def rate(self) -> float:

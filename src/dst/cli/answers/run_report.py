@@ -16,7 +16,7 @@ from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
 from dst.cli.footprint import Meter
 from dst.cli.inputs.reading import Scored
-from dst.cli.output import Output, foreign, write_out
+from dst.cli.output import Output, foreign, pairs, write_out
 from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import counted, mib
@@ -105,13 +105,7 @@ class Times:
 
 
 class Report:
-    """Takes scored items, prints and writes what was asked for, and adds up.
-
-    Attributes:
-        total: the sum of all scores.
-        scored: how many items have one.
-        rows: rows of answers written or printed.
-    """
+    """Takes scored items, prints and writes what was asked for, and adds up."""
 
     def __init__(
         self,
@@ -132,7 +126,8 @@ class Report:
         self._cuts_lines = text and (per == "line" or top > 0)
         self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
         self._top_items = Top[TopItem](0 if text else top)
-        self.total, self.scored, self.rows = 0.0, 0, 0
+        self.total, self.scored = 0.0, 0  # of the scores: their sum and number
+        self.rows = 0  # of answers, written or printed
 
     def take(self, scored: Scored) -> None:
         """Look at some more."""
@@ -140,7 +135,7 @@ class Report:
             self._answers(scored.answers)
         if scored.scores is None:
             return
-        self.total += float(scored.scores.sum())
+        self.total += scored.total
         self.scored += len(scored.scores)
         if self._per == "item":
             self._items(scored)
@@ -230,11 +225,9 @@ def foreign_plain(text: str) -> str:
 
 def note(report: Report, measure: Measure | None, meter: Meter) -> str:
     """Say how far a run is."""
-    score = (
-        f"{report.total / report.scored:.3f} {measure.unit}/item  "
-        if measure is not None and report.scored
-        else ""
-    )
+    score = ""
+    if measure is not None and report.scored:
+        score = f"{report.total / report.scored:.3f} {measure.unit}/item  "
     return f"{meter.items:,} items  {score}{meter.per_second:,.0f}/s  {mib(meter.peak_bytes)}"
 
 
@@ -276,17 +269,14 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
 
 def summary(result: RunResult, item: str) -> Table:
     """Show what a run has done."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
+    grid = pairs()
     grid.add_row("read", f"{result.items:,} {item}s in {result.seconds:.1f} s")
     if result.gaps:
         done = {"hold": "held", "skip": "left out"}[result.gap]
         grid.add_row("gaps", f"{counted(result.gaps, 'item')} with missing values, {done}")
     if result.left_out:
-        grid.add_row(
-            "not read", foreign(", ".join(name or "(no name)" for name in result.left_out))
-        )
+        names = ", ".join(name or "(no name)" for name in result.left_out)
+        grid.add_row("not read", foreign(names))
     if result.total is not None and result.per_item is not None:
         scored = f"{result.per_item:.4f} {result.unit} per {item}, {result.total:,.1f} in all"
         grid.add_row("surprise", scored)

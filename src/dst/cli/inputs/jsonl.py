@@ -5,38 +5,22 @@ import math
 from collections.abc import Iterator
 
 from dst.cli.inputs.block import Block, Wanted
-from dst.cli.inputs.lines import SHOWN, TIME_NAMES, Columns, Rows, choose, lines_of
+from dst.cli.inputs.lines import SHOWN, TIME_NAMES, Rows, choose
 from dst.words import counted
 
 
 def jsonl_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
-    """Yield the items of JSON lines.
+    """Read the items of JSON lines.
 
     A line is a number, an array of numbers in the model's order, or an object; the keys of the
     first object are matched with the model's names as the columns of a CSV are. `null` and `NaN`
     are missing values, and so is a key that is not there.
-
-    Raises:
-        WrongUseError: a line is no item of this model; the message says which.
     """
-    reader, number = _Reader(wanted), 0
-    for lines in lines_of(wanted, blocks):
-        for line in lines:
-            number += 1
-            reader.read(number, line)
-        yield reader.rows.take()
+    return _Reader(wanted).blocks(blocks)
 
 
-class _Reader:
-    def __init__(self, wanted: Wanted) -> None:
-        self.rows = Rows(wanted)
-        self._wanted = wanted
-        self._columns: Columns | None = None
-
+class _Reader(Rows):
     def read(self, number: int, line: bytes) -> None:
-        if not line.strip():
-            self.rows.blank(number)
-            return
         try:
             value = json.loads(line, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
@@ -59,7 +43,7 @@ class _Reader:
         if len(values) < self._wanted.width:
             gap = f"has {counted(len(values), 'value')}, {self._wanted.width} are expected"
             values += [math.nan] * (self._wanted.width - len(values))
-        self.rows.add(number, values, "", gap)
+        self.add(number, values, "", gap)
 
     def _object(self, number: int, found: dict[str, object]) -> None:
         if self._columns is None:
@@ -76,7 +60,7 @@ class _Reader:
         values = [self._number(number, f"`{name}`", cells.get(name)) for name in names]
         time = "" if columns.time is None else cells.get(columns.names[columns.time], "")
         told = time if isinstance(time, str) else "" if time is None else json.dumps(time)
-        self.rows.add(number, values, told, _gap([f"`{n}`" for n in names], values))
+        self.add(number, values, told, _gap([f"`{n}`" for n in names], values))
 
     def _missing(self, first: dict[str, object]) -> list[str]:
         """Name the keys that the first object lacks, where it may lack some as later ones may.

@@ -217,18 +217,18 @@ def _state(manifest: "Manifest") -> Table:
     layout = Layout.of(manifest.contract)
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
         kind = shape(state.shape), state.dtype, state.role
-        grid.add_row(foreign(state.input), *kind, starts_as(state.init), f"{place.size:,}")
+        grid.add_row(foreign(state.input), *kind, foreign(starts_as(state.init)), f"{place.size:,}")
     grid.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
     return grid
 
 
 def starts_as(init: "Zeros | Fill | Stored") -> str:
-    """Say what a state is before the first item, safe from the console's markup."""
+    """Say what a state is before its first item."""
     from dst.runtime.bundle.manifest import Fill, Zeros
 
     if isinstance(init, Fill):
         return f"{init.value:g}"
-    return "zeros" if isinstance(init, Zeros) else f"tensor {foreign(init.tensor)}"
+    return "zeros" if isinstance(init, Zeros) else f"tensor {init.tensor}"
 
 
 def _graphs(manifest: "Manifest") -> Table:
