@@ -56,7 +56,9 @@ def pick_recipe(
     output.out.print(_candidates(picked))
     for search in picked.searches:
         _tell_search(search, output)
-    _tell_left(picked, output)
+    left = Counter(record.reason for record in picked.records if record.form == "float32")
+    for reason, number in sorted(left.items()):
+        output.out.print(f"[dim]float32: {number} × {foreign(reason)}[/]")
     _tell_choice(picked, source, out, output)
     made = None if picked.bundle is None else picked.bundle.manifest
     output.write_json(
@@ -87,12 +89,15 @@ def _candidates(picked: Autotuned) -> Table:
     recipes = table("recipe", ">weights", *speeds, harm, ">growth", "verdict")
     for found in picked.verdicts:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
+        grows = NONE
+        if growth is not None:
+            grows = "[dim]not judged[/]" if growth.value is None else f"≤ {growth.value:.0%}"
         recipes.add_row(
             foreign(found.recipe),
             f"{found.weights_share:.2f}",
             *(_speed(found.speed(t)) for t in sizes),
             shown(None if loss is None else loss.value, ".2g"),
-            NONE if growth is None else _growth(growth.value),
+            grows,
             _verdict(found, picked),
         )
     return recipes
@@ -103,10 +108,6 @@ def _speed(speed: Speed | None) -> str:
         return NONE
     ratio = speed.ratio
     return f"{ratio.median:.2f}× [dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
-
-
-def _growth(value: float | None) -> str:
-    return "[dim]not judged[/]" if value is None else f"≤ {value:.0%}"
 
 
 def _verdict(found: Verdict, picked: Autotuned) -> str:
@@ -135,13 +136,6 @@ def _tell_search(search: Search, output: Output) -> None:
     output.out.print(harms)
     if len(search.sensitivities) > most:
         output.out.print(f"[dim]… and {len(search.sensitivities) - most} that hurt less[/]")
-
-
-def _tell_left(picked: Autotuned, output: Output) -> None:
-    """Say what stays float32 whatever the recipe, and why."""
-    left = Counter(record.reason for record in picked.records if record.form == "float32")
-    for reason, count in sorted(left.items()):
-        output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
 
 
 def _tell_choice(picked: Autotuned, source: str, out: Path, output: Output) -> None:

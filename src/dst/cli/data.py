@@ -66,11 +66,7 @@ def read(
 
 
 def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
-    """Read all data; or held-out text for bytes, or what the bundle itself brings.
-
-    Args:
-        bundle: the model that will read them.
-        data: a file of any kind `dst run` reads, `-` for standard input, or None.
+    """Read all data; or without any held-out text for bytes, or what the bundle itself brings.
 
     Returns:
         Items `[n, ...]`, at least 2, and what they are, for the reader.

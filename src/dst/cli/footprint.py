@@ -165,8 +165,6 @@ class Meter:
         (100, 0)
     """
 
-    __slots__ = ("_last", "_start", "_warm", "items", "peak_bytes")
-
     def __init__(self) -> None:
         self.items = 0
         self.peak_bytes = rss_bytes()

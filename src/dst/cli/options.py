@@ -18,12 +18,8 @@ def option(
 ) -> Any:  # what typer itself returns
     """Declare an option in as few lines as can be: a verb's help fits a screen of 48 lines.
 
-    Args:
-        name: the option, e.g. ``--steps``.
-        value: what stands for its value, e.g. ``N``.
-        told: its help, with the default where that is not obvious; 36 characters fit one line.
-        least: the smallest number it takes.
-        most: the largest number it takes.
+    `value` stands for its value, e.g. ``N``. What is told has the default where that is not
+    obvious; 36 characters fit one line.
     """
     return typer.Option(name, metavar=value, show_default=False, min=least, max=most, help=told)
 

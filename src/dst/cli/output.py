@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from rich.console import Console
@@ -21,6 +21,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
+from dst.words import mib
+
+if TYPE_CHECKING:
+    from dst.runtime.bundle.manifest import Manifest
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 PLAIN_EVERY_S = 10.0
@@ -68,6 +72,13 @@ class Output:
             replace_file(path, draw())
         except NoMatplotlibError as error:
             self.err.print(foreign(str(error)))
+
+    def wrote(self, out: Path, manifest: "Manifest", more: str = "") -> dict[str, object]:
+        """Say which bundle was written, and return what JSON tells of every new one."""
+        size = sum(file.size for file in manifest.files.values())
+        self.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {more}{mib(size)}")
+        ids = {"bundle_id": manifest.bundle_id, "model_id": manifest.model_id}
+        return {"path": str(out), "name": manifest.name, **ids, "bytes": size}
 
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:

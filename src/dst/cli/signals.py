@@ -54,8 +54,6 @@ def sigterm_raised() -> Iterator[None]:
 class Interrupts:
     """While entered, the first SIGINT or SIGTERM is only noted; the second acts as usual."""
 
-    __slots__ = ("_before", "signal")
-
     def __init__(self) -> None:
         self.signal: int | None = None  # the one that came
         self._before = [(number, signal.getsignal(number)) for number in _WATCHED]

@@ -23,17 +23,12 @@ from dst.cli.output import write_out
 class AnswerFile:
     """Where the answers go."""
 
-    __slots__ = ("_file", "_form", "_kept", "_target", "_work")
-
     def __init__(self, place: str, form: Form, resume_at: int | None) -> None:
         """Open it.
 
-        Args:
-            place: a path, or one of `STREAMS`.
-            form: how answers become bytes.
-            resume_at: the items of the stream that goes on; an earlier file of its answers goes on
-                too, and rows for later items, which a kill has left, are cut off. None for a
-                fresh stream.
+        `place` is a path, or one of `STREAMS`. `resume_at` is the items of a stream that goes on;
+        an earlier file of its answers goes on too, and rows for later items, which a kill has left,
+        are cut off. It is None for a fresh stream.
         """
         self._form = form
         self._file: BinaryIO | None = None

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -64,14 +64,7 @@ class Form(ABC):
 def form_of(
     ending: str, outputs: Sequence[Output], classes: Classes | None, timed: str | None
 ) -> Form:
-    """Choose how answers are written.
-
-    Args:
-        ending: one of `ENDINGS`.
-        outputs: those that are written.
-        classes: names for the values of one of them.
-        timed: the name of the time column that goes beside the answers, if there is one.
-    """
+    """Choose how answers are written; `timed` names the time column beside them, if any."""
     names = ", ".join(o.name for o in outputs)
     if ending == ".npy":
         if len(outputs) > 1:
@@ -188,9 +181,22 @@ class _JsonLines(Form):
         lines: list[tuple[int, str]] = []
         for per, numbers, outputs, held in answers.parts(self._outputs):
             key = "item" if per == "item" else "chunk_end"
-            lines += self._objects(key, numbers, outputs, held, times, answers.first)
+            columns = [[f'"{key}": {number}' for number in numbers]]
+            if self._timed is not None:
+                texts = ["" if times is None else times[n - answers.first] for n in numbers]
+                columns.append([f"{json.dumps(self._timed)}: {json.dumps(text)}" for text in texts])
+            for output, value in zip(outputs, held, strict=True):
+                if self._classes is not None and self._classes.output == output.name:
+                    top = zip(*self._classes.top(value), strict=True)
+                    columns.append(
+                        [f'"class": {json.dumps(n)}, "probability": {p:.6g}' for n, p in top]
+                    )
+            for output, value in zip(outputs, held, strict=True):
+                columns.append([f"{json.dumps(output.name)}: {v}" for v in _json_rows(value)])
+            objects = ("{" + ", ".join(parts) + "}\n" for parts in zip(*columns, strict=True))
+            lines += zip(numbers, objects, strict=True)
         lines.sort(key=lambda line: line[0])  # a chunk after its last item
-        return "".join(f"{text}\n" for _, text in lines).encode()
+        return "".join(text for _, text in lines).encode()
 
     def resume(self, file: BinaryIO, items: int) -> int:
         def number(line: bytes) -> int:
@@ -198,33 +204,6 @@ class _JsonLines(Form):
             return int(held["item"] if "item" in held else held["chunk_end"])
 
         return _known(file, items, number)
-
-    def _objects(
-        self,
-        key: str,
-        numbers: Sequence[int],
-        outputs: Sequence[Output],
-        held: Sequence[Array],
-        times: Sequence[str] | None,
-        first: int,
-    ) -> Iterator[tuple[int, str]]:
-        top: dict[int, str] = {}
-        for output, value in zip(outputs, held, strict=True):
-            if self._classes is not None and self._classes.output == output.name:
-                names, shares = self._classes.top(value)
-                top = {
-                    row: f'"class": {json.dumps(name)}, "probability": {share:.6g}'
-                    for row, (name, share) in enumerate(zip(names, shares.tolist(), strict=True))
-                }
-        values = [(json.dumps(o.name), _json_rows(v)) for o, v in zip(outputs, held, strict=True)]
-        for row, number in enumerate(numbers):
-            parts = [f'"{key}": {number}']
-            if self._timed is not None:
-                time = "" if times is None else times[number - first]
-                parts.append(f"{json.dumps(self._timed)}: {json.dumps(time)}")
-            parts += [top[row]] if row in top else []
-            parts += [f"{name}: {value[row]}" for name, value in values]
-            yield number, "{" + ", ".join(parts) + "}"
 
 
 def _known(file: BinaryIO, items: int, number: Callable[[bytes], int]) -> int:

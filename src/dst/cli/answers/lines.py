@@ -38,8 +38,6 @@ class Line:
 class Lines:
     """Cuts a scored stream into lines; keeps one line at most, and of that only the start."""
 
-    __slots__ = ("_bits", "_number", "_size", "_start")
-
     def __init__(self) -> None:
         self._number, self._bits, self._size, self._start = 1, 0.0, 0, b""
 
@@ -50,7 +48,6 @@ class Lines:
         for end in (np.flatnonzero(ids == _NEWLINE) + 1).tolist():
             self._add(ids[at:end], bits[at:end])
             done.append(self._line())
-            self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
             at = end
         self._add(ids[at:], bits[at:])
         return done
@@ -65,8 +62,11 @@ class Lines:
         self._start += ids[: KEPT_BYTES + 1 - len(self._start)].astype(np.uint8).tobytes()
 
     def _line(self) -> Line:
+        """Return the line so far, and begin the next one."""
         start = self._start.removesuffix(b"\n")[:KEPT_BYTES]
-        return Line(self._number, self._bits, self._size, start)
+        line = Line(self._number, self._bits, self._size, start)
+        self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
+        return line
 
 
 def escape(data: bytes) -> str:
@@ -93,8 +93,6 @@ class Top(Generic[Kind]):
         >>> top.best()
         ['b', 'c']
     """
-
-    __slots__ = ("_count", "_heap")
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -84,8 +84,6 @@ class RunResult(msgspec.Struct, frozen=True):
 class Times:
     """The text of the time column for the items that are on their way."""
 
-    __slots__ = ("_first", "_texts")
-
     def __init__(self, first: int) -> None:
         """Begin with the item of this number."""
         self._first = first

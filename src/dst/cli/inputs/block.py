@@ -22,12 +22,9 @@ class Form:
     """What the caller says of an input."""
 
     format: Format | None = None  # None to tell it by name and content
-    # what becomes of an item with a missing value: `refuse` the input, `hold` the value before it,
-    # or `skip` the item
-    gap: Gap = "refuse"
+    gap: Gap = "refuse"  # a missing value: refuse the input, hold the value before, skip the item
     time: str | None = None  # the column whose text goes beside the answers; it is no feature
-    # the columns to read, in the model's order; empty to match them by name
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # to read, in the model's order; empty to match them by name
     options: bool = True  # whether the caller has options for all this, which messages may name
 
 
@@ -80,12 +77,11 @@ class Block:
 
     values: Numbers  # `[n, W]`; NaN where a value is missing
     place: Callable[[int], str]  # says where row i of this block stands, such as `line 12`
-    # for rows with a missing value, what is missing: row -> `line 12 is blank`
-    gaps: dict[int, str]
+    gaps: dict[int, str]  # row with a missing value -> what is missing: `line 12 is blank`
     times: list[str] | None = None  # the text of the time column for each row; None without one
 
 
-def block_of(values: npt.NDArray[np.generic], seen: int, times: list[str] | None = None) -> Block:
+def block_of(values: npt.NDArray[np.generic], seen: int) -> Block:
     """Make a block of rows that are told by their number; `seen` of them came before."""
     numbers = values.astype(np.float64)
     missing = np.flatnonzero(np.isnan(numbers).any(axis=1)).tolist()
@@ -93,7 +89,7 @@ def block_of(values: npt.NDArray[np.generic], seen: int, times: list[str] | None
     def place(row: int) -> str:
         return f"item {seen + row + 1}"
 
-    return Block(numbers, place, {row: f"{place(row)} holds a NaN" for row in missing}, times)
+    return Block(numbers, place, {row: f"{place(row)} holds a NaN" for row in missing})
 
 
 CURE = "--gap hold repeats the value before it, --gap skip leaves the item out"

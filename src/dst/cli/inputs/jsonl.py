@@ -31,15 +31,16 @@ class _Reader(Rows):
         if isinstance(value, dict):
             self._object(number, value)
             return
-        self._check_no_choice(number)
+        if self._columns is not None or self._wanted.form.columns or self._wanted.form.time:
+            raise self._wanted.refuse(f"line {number} is no object, so its values have no names")
         flat = _flat(value) if isinstance(value, list) else [value]
         if len(flat) > self._wanted.width or not flat:
             raise self._wanted.refuse(
                 f"line {number} has {counted(len(flat), 'value')}, this model reads "
                 f"{self._wanted.width} per item"
             )
-        values = [self._number(number, f"value {i + 1}", v) for i, v in enumerate(flat)]
-        gap = _gap([f"value {i + 1}" for i in range(len(values))], values)
+        names = [f"value {place + 1}" for place in range(len(flat))]
+        values, gap = self._numbers(number, names, flat)
         if len(values) < self._wanted.width:
             gap = f"has {counted(len(values), 'value')}, {self._wanted.width} are expected"
             values += [math.nan] * (self._wanted.width - len(values))
@@ -57,10 +58,11 @@ class _Reader(Rows):
                 f"--columns {','.join(names)} leaves other keys out",
             )
         cells = {key.strip(): value for key, value in found.items()}
-        values = [self._number(number, f"`{name}`", cells.get(name)) for name in names]
+        quoted = [f"`{name}`" for name in names]
+        values, gap = self._numbers(number, quoted, [cells.get(name) for name in names])
         time = "" if columns.time is None else cells.get(columns.names[columns.time], "")
         told = time if isinstance(time, str) else "" if time is None else json.dumps(time)
-        self.add(number, values, told, _gap([f"`{n}`" for n in names], values))
+        self.add(number, values, told, gap)
 
     def _missing(self, first: dict[str, object]) -> list[str]:
         """Name the keys that the first object lacks, where it may lack some as later ones may.
@@ -76,9 +78,13 @@ class _Reader(Rows):
             return []
         return [name for name in expected if name not in keys]
 
-    def _check_no_choice(self, number: int) -> None:
-        if self._columns is not None or self._wanted.form.columns or self._wanted.form.time:
-            raise self._wanted.refuse(f"line {number} is no object, so its values have no names")
+    def _numbers(
+        self, number: int, names: list[str], held: list[object]
+    ) -> tuple[list[float], str]:
+        """Return the numbers of a line, and say what of it is missing, "" for nothing."""
+        values = [self._number(number, name, v) for name, v in zip(names, held, strict=True)]
+        missing = next((n for n, v in zip(names, values, strict=True) if math.isnan(v)), None)
+        return values, "" if missing is None else f"has no number for {missing}"
 
     def _number(self, number: int, name: str, value: object) -> float:
         if value is None:
@@ -106,8 +112,3 @@ def _flat(values: list[object]) -> list[object]:
     for value in values:
         flat += _flat(value) if isinstance(value, list) else [value]
     return flat
-
-
-def _gap(names: list[str], values: list[float]) -> str:
-    missing = [name for name, value in zip(names, values, strict=True) if math.isnan(value)]
-    return f"has no number for {missing[0]}" if missing else ""

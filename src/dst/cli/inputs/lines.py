@@ -131,16 +131,11 @@ def unnamed(wanted: Wanted) -> Columns:
 
 
 def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
-    """Match the columns of a table with what the model reads.
+    """Match the columns of a table, which a line names, with what the model reads.
 
     `--columns` says which, in the model's order. Otherwise they are matched by the model's names,
     in any order, or taken as they stand where the model has no names. A column that looks like a
     time by its name is left out, any other column too many is refused.
-
-    Args:
-        wanted: the input.
-        header: the names of its columns.
-        line: where they stand.
     """
     form, names = wanted.form, [name.strip() for name in header]
     time = None

@@ -120,12 +120,7 @@ def shape(name: str, text: str) -> tuple[int | str, ...]:
 
 
 def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Array]:
-    """Read the inputs of a stream in the contract's dtypes; the runtime checks the rest.
-
-    Args:
-        given: the arguments of `--stream-input`, each `NAME=FILE.npy`.
-        contract: knows the dtypes.
-    """
+    """Read `--stream-input NAME=FILE.npy` in the contract's dtypes; the runtime checks the rest."""
     dtypes = {wanted.input: np.dtype(wanted.dtype) for wanted in contract.stream_inputs}
 
     def read(name: str, path: str) -> Array:

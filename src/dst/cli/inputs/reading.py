@@ -57,12 +57,7 @@ class Reading:
 
         Under the tail rule `refuse` a model answers only whole chunks. If part of a chunk waits,
         only its first item counts as scored; the others are scored and answered in this run.
-
-        Args:
-            stream: fresh or loaded.
-            t: items per chunk, None for the nominal number.
-            measure: how items are scored.
-            answering: whether the outputs are wanted.
+        `t` is None for the nominal number of items per chunk.
 
         Raises:
             SessionError: `chunk-size`: the session does not run this T.
@@ -268,12 +263,7 @@ def reading_of(
 ) -> Reading:
     """Start a reading, or continue the one that was saved to `state`, if that file exists.
 
-    Args:
-        session: what reads.
-        state: the file, None to start anew.
-        t: items per chunk, None for the nominal number.
-        answering: whether the outputs are wanted.
-        inputs: what the model takes once per stream; a saved state brings them.
+    A saved state brings the inputs of its stream.
 
     Raises:
         StateError: the state cannot be used here.

@@ -3,6 +3,7 @@
 Shape letters: `n` items.
 """
 
+import math
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,14 +54,8 @@ def read_items(
 ) -> Iterator[Items]:
     """Yield the items of an input of any format; without any where a pipe has paused.
 
-    Args:
-        path: a file, a named pipe, or `-` for standard input.
-        chunk: what the model reads.
-        form: what the caller says of the input.
-        found: is told what turns up.
-        stop: says whether to read no further.
-        tokenizer: makes ids of text. The input is then text, unless it is a `.npy` file or the
-            form names a format: those hold ids.
+    With a tokenizer the input is text, unless it is a `.npy` file or the form names a format: those
+    hold ids. `found` is told what turns up.
     """
     content, tokens = chunk.content, isinstance(chunk.content, Tokens)
     if tokenizer is not None and form.format is None and not path.lower().endswith(".npy"):
@@ -75,7 +70,7 @@ def read_items(
     item = item_shape(chunk)
     wanted = Wanted(
         path="standard input" if path == "-" else path,
-        width=int(np.prod(item, dtype=np.int64)),
+        width=math.prod(item),
         names=() if isinstance(content, Tokens) else content.names,
         input=chunk.input,
         rate_hz=None if isinstance(content, Tokens) else content.sample_rate_hz,

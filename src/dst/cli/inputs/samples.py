@@ -26,14 +26,9 @@ _CODES = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 85: "MP3"}
 
 
 def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[Block]:
-    """Yield raw little-endian samples, the values of an item side by side.
+    """Yield raw little-endian samples of the kind `name`, the values of an item side by side.
 
     Integers become -1 .. 1 for a model of features, and stay what they are for one of ids.
-
-    Args:
-        wanted: the input.
-        name: what a sample is: `f32`, `f64`, `s16`, `s24`, `s32` or `u8`.
-        blocks: its bytes.
     """
     frame = wanted.width * size_of(name)
     left, seen = b"", 0

@@ -45,10 +45,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
 
     What the caller says counts, unless the first bytes are those of another format. Then the
     name's ending counts, and where that says nothing, the first bytes.
-
-    Args:
-        wanted: the input.
-        head: its first bytes, `HEAD_BYTES` or more where there are so many.
+    `head` are `HEAD_BYTES` of them or more, where there are so many.
     """
     said = wanted.form.format
     suffix = PurePath(wanted.path).suffix.lower() if wanted.path != "-" else ""

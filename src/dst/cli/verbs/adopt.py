@@ -24,7 +24,6 @@ from dst.cli.options import (
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, check_paths, foreign
-from dst.words import mib
 
 if TYPE_CHECKING:
     from dst.export import Adopted
@@ -143,16 +142,11 @@ def adopt(
         sys.stderr.write(f"dst: {error}\n")  # open questions have lines: each names an option
         return WRONG_USE if isinstance(error, OpenQuestionsError) else CHECK_FAILED
     manifest = adopted.manifest
-    size = sum(file.size for file in manifest.files.values())
-    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {mib(size)}")
+    made = output.wrote(out, manifest)
     _show(adopted, output)
     output.write_json(
         {
-            "path": str(out),
-            "name": manifest.name,
-            "bundle_id": manifest.bundle_id,
-            "model_id": manifest.model_id,
-            "bytes": size,
+            **made,
             "worst": adopted.worst,
             "findings": adopted.findings,
             "contract": manifest.contract,

@@ -3,7 +3,6 @@
 import bz2
 import lzma
 import os
-import time
 import zlib
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,7 +150,6 @@ def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, fl
 
     ids = np.frombuffer(data, np.uint8)
     bits, meter = 0.0, Meter()
-    began = time.perf_counter()
     with output.progress("reads", len(data)) as bar:
         for at in range(0, len(data), _BLOCK):
             for scored in reading.read(ids[at : at + _BLOCK].astype(np.int64)):
@@ -160,7 +158,7 @@ def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, fl
                     rate = f"{bits / meter.items:.3f} bits/byte  {meter.per_second:,.0f} bytes/s"
                     bar.at(meter.items, f"{rate}  {mib(meter.peak_bytes)}")
         bits += sum(scored.total for scored in reading.end())
-        seconds = time.perf_counter() - began
+        seconds = meter.seconds
         meter.sample()
     return bits, seconds, meter
 

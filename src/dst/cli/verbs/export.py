@@ -24,7 +24,7 @@ from dst.cli.options import (
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, check_paths, foreign
-from dst.words import counted, mib
+from dst.words import counted
 
 if TYPE_CHECKING:
     from dst.export.model import Network
@@ -190,10 +190,7 @@ def export(
         sys.stderr.write(f"dst: {error}\n")
         return CHECK_FAILED
     parameters = sum(p.numel() for p in step.parameters())
-    written = sum(file.size for file in manifest.files.values())
-    output.out.print(
-        f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {parameters:,} parameters, {mib(written)}"
-    )
+    made = output.wrote(out, manifest, f"{parameters:,} parameters, ")
     for note in notes:
         output.out.print(f"  {foreign(note)}")
     for g in manifest.graphs:
@@ -206,16 +203,7 @@ def export(
             f"over {counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(
-        {
-            "path": str(out),
-            "name": manifest.name,
-            "bundle_id": manifest.bundle_id,
-            "model_id": manifest.model_id,
-            "bytes": written,
-            "parameters": parameters,
-            "certificates": manifest.certificates,
-            "notes": notes,
-        }
+        {**made, "parameters": parameters, "certificates": manifest.certificates, "notes": notes}
     )
     return 0
 

@@ -1,7 +1,7 @@
 """`dst quantize`: make a smaller or faster bundle by a recipe, or by the best one with `--auto`."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,8 +26,7 @@ def quantize(
     recipe: Annotated[str | None, option("--recipe", "NAME", "One of the list above.")] = None,
     auto: Annotated[bool, flag("--auto", "Measure the recipes here, and pick one.")] = False,
     budget: Annotated[
-        str | None,
-        option("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05."),
+        str | None, option("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05.")
     ] = None,
     goal: Annotated[
         Literal["speed", "size"] | None,
@@ -97,7 +96,10 @@ def quantize(
         "--with": backend,
     }
     measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
-    _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
+    wrong, how = (by_hand, "without") if auto else (measured, "with")
+    for name, value in wrong.items():
+        if value is not None:
+            raise WrongUseError(f"{name} goes {how} --auto")
     with needing("quantize", "onnx"):
         from dst.cli.autotune import pick_recipe
         from dst.cli.data import read
@@ -175,12 +177,6 @@ def quantize(
         }
     )
     return CHECK_FAILED if done is None else 0
-
-
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise WrongUseError(f"{given[0]} {why}")
 
 
 def _form(text: str) -> tuple[str, str]:

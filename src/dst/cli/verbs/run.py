@@ -252,12 +252,7 @@ def _check_places(per: str, out: str | None, output: Output) -> None:
 
 
 def _check_model(
-    form: "Form",
-    per: str,
-    top: int,
-    measure: "Measure | None",
-    text: bool,
-    contract: "Contract",
+    form: "Form", per: str, top: int, measure: "Measure | None", text: bool, contract: "Contract"
 ) -> None:
     """Raise unless the options fit the model."""
     given = {

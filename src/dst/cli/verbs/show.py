@@ -262,9 +262,10 @@ def _shares(report: "LoadReport") -> Table:
     """One row per graph and provider; the part is of the graph's multiply-adds."""
     grid = table("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
     for load in report.graphs:
-        rows = [
-            (s.provider, _nodes(s.nodes, s.unknown_nodes), s.multiply_adds) for s in load.shares
-        ]
+        rows = []
+        for s in load.shares:
+            unknown = f" ({s.unknown_nodes:,} of unknown cost)" if s.unknown_nodes else ""
+            rows.append((s.provider, f"{s.nodes:,}{unknown}", s.multiply_adds))
         if load.unknown_multiply_adds:
             rows.append(("unknown", "", load.unknown_multiply_adds))
         if not load.recorded:
@@ -274,10 +275,6 @@ def _shares(report: "LoadReport") -> Table:
             name = foreign(load.graph)
             grid.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
     return grid
-
-
-def _nodes(count: int, unknown: int) -> str:
-    return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"
 
 
 EXACT_UP_TO = {
