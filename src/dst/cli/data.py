@@ -68,8 +68,7 @@ def read(
 def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
     """Read all data; or without any held-out text for bytes, or what the bundle itself brings.
 
-    Returns:
-        Items `[n, ...]`, at least 2, and what they are, for the reader.
+    Returned are items `[n, ...]`, at least 2, and what they are, for the reader.
     """
     chunk = bundle.manifest.contract.chunk
     if data is not None:
@@ -98,10 +97,8 @@ def chunks_to_repeat(chunk: Chunk, t: int, data: str | None) -> Array:
         raise WrongUseError(
             f"--data {data}: holds {len(items)} items, one chunk takes {t + chunk.lookahead}"
         )
-    rows = items.astype(chunk.dtype)
-    return np.stack(
-        [laid_out(chunk, rows[at * t : (at + 1) * t + chunk.lookahead]) for at in range(count)]
-    )
+    rows, ahead = items.astype(chunk.dtype), chunk.lookahead
+    return np.stack([laid_out(chunk, rows[n * t : (n + 1) * t + ahead]) for n in range(count)])
 
 
 def _items_to_repeat(chunk: Chunk, need: int, data: str | None) -> Array:

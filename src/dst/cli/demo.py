@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from dst.cli.inputs.reading import Reading
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Session, SessionError, Stream, open_bundle
 from dst.runtime.bundle.reader import shipped
-from dst.runtime.stream import Outputs
 
 SAVE_EVERY = 10_000  # bytes; no multiple of T, so that items wait in the saved state
 SAVES = 2
@@ -82,19 +81,15 @@ def _digest(stream: Stream, data: bytes, start: int) -> str:
     """Read on to the end and hash the logits from item `start` on, and the final state."""
     digest = hashlib.sha256()
     at = stream.items_consumed
-    for outputs in _to_the_end(stream, data):
+    pieces = [data[place : place + _PIECE] for place in range(0, len(data), _PIECE)]
+    for piece in (*pieces, None):
+        outputs = stream.flush() if piece is None else stream.advance(piece)
         rows = outputs["logits"][0]
         digest.update(rows[max(0, start - at) :].tobytes())
         at += len(rows)
     for name, value in sorted(stream.state.items()):
         digest.update(name.encode() + value.tobytes())
     return digest.hexdigest()
-
-
-def _to_the_end(stream: Stream, data: bytes) -> Iterator[Outputs]:
-    for place in range(0, len(data), _PIECE):
-        yield stream.advance(data[place : place + _PIECE])
-    yield stream.flush()
 
 
 _BLOCK = 2048
@@ -127,11 +122,8 @@ def side_by_side(
 ) -> list[PrecisionResult]:
     """Read the text in every precision, at the nominal T, block by block in turns.
 
-    Args:
-        first: what the others are compared with.
-        others: bundles of the same model.
-        data: the text, `[n]` bytes; the first 2,048 are not timed.
-        told: called with the bytes read so far, all precisions together.
+    The first 2,048 bytes are not timed. `told` is called with the bytes read so far, all precisions
+    together.
     """
     blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
     measure = measure_for(first.contract)

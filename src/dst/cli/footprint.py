@@ -154,10 +154,6 @@ class Meter:
 
     Memory counts as warm after 32,768 items, or at the end of a shorter input.
 
-    Attributes:
-        items: items told so far.
-        peak_bytes: the most resident memory seen.
-
     Examples:
         >>> meter = Meter()
         >>> due = meter.add(100)
@@ -166,8 +162,8 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.items = 0
-        self.peak_bytes = rss_bytes()
+        self.items = 0  # told so far
+        self.peak_bytes = rss_bytes()  # the most seen
         self._start = self._last = time.perf_counter()
         self._warm: int | None = None
 

@@ -44,8 +44,7 @@ Json = Annotated[str | None, option("--json", "FILE", "The result as JSON; - for
 ProviderName = Literal["cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"]
 Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
 """Of an input of numbers."""
-Gap = Literal["refuse", "hold", "skip"]
-"""What becomes of an item with a missing value."""
+Gap = Literal["refuse", "hold", "skip"]  # what becomes of an item with a missing value
 Provider = Annotated[
     ProviderName,
     option("--provider", "NAME", f"{' '.join(get_args(ProviderName))}; cpu by default."),

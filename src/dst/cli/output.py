@@ -132,8 +132,7 @@ class Bar:
         self.log.print("  ".join(words), soft_wrap=True)
 
 
-NONE = "[dim]–[/]"
-"""What stands in a table where there is no number."""
+NONE = "[dim]–[/]"  # what stands in a table where there is no number
 
 
 def shown(value: float | None, spec: str) -> str:
@@ -235,9 +234,10 @@ Places = Mapping[str, str | Path | None]
 
 
 def state_files(option: str, path: Path | None) -> Places:
-    """Name the two files that saving a state writes."""
+    """Name the two files that saving a state writes, which must be possible."""
     from dst.runtime.state.file import previous_of
 
+    check_folder(option, path)
     if path is not None and not path.name:
         raise WrongUseError(f"{option} {path}: is a directory; give the path of a file")
     previous = None if path is None else previous_of(path)
@@ -247,13 +247,9 @@ def state_files(option: str, path: Path | None) -> Places:
 def check_paths(output: Output, reads: Places, writes: Places | None = None) -> None:
     """Find out before any work whether a file to be written is another file of the call.
 
-    It must not lie in a bundle either, which holds no files but its own.
-
-    Args:
-        output: knows the file for JSON, which is one to be written.
-        reads: files, stores and bundles, which must stay as they are.
-        writes: files to be written besides; among themselves they may be the same, as a state and
-            the copy before it are for a moment.
+    It must not lie in a bundle either, which holds no files but its own. The file for JSON is one
+    to be written. The others, `writes`, may be the same among themselves, as a state and the copy
+    before it are for a moment.
     """
     kept, written, told = map(_paths, (reads, writes or {}, {"--json": output.json}))
     for files, others in ((written, kept), (told, {**kept, **written})):

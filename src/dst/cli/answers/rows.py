@@ -6,7 +6,6 @@ Shape letters: `n` items, `k` chunks, `T` items per chunk.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +31,17 @@ class Answers:
 
     def parts(
         self, outputs: Sequence[Output]
-    ) -> Iterator[tuple[Literal["item", "chunk"], Sequence[int], list[Output], list[Array]]]:
+    ) -> Iterator[tuple[str, Sequence[int], list[Output], list[Array]]]:
         """Yield the outputs that have a row per item, then those per chunk, where there are any.
 
         With them come the numbers of the rows (items, or the last items of chunks) and the rows.
         """
         numbers = range(self.first, self.first + self.count)
-        of_items = [o for o in outputs if o.per == "item"]
-        of_chunks = [o for o in outputs if o.per == "chunk"]
-        if of_items:
-            yield "item", numbers, of_items, [self.items[o.name] for o in of_items]
-        if of_chunks:
-            yield "chunk", self.ends, of_chunks, [self.chunks[o.name] for o in of_chunks]
+        kinds = ("item", numbers, self.items), ("chunk", self.ends, self.chunks)
+        for per, ends, rows in kinds:
+            chosen = [o for o in outputs if o.per == per]
+            if chosen:
+                yield per, ends, chosen, [rows[o.name] for o in chosen]
 
 
 def flat(rows: Array) -> Array:

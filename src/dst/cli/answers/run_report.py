@@ -49,13 +49,7 @@ class TopItem(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The summary of a run; what the model gives no measure for is null.
-
-    `format` is what the input was read as, `gaps` counts items with a missing value, and
-    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
-    counts what was written there. `state` is the file that was saved to, null where nothing was
-    saved.
-    """
+    """The summary of a run; what the model gives no measure for is null."""
 
     bundle: str
     items: int
@@ -63,19 +57,19 @@ class RunResult(msgspec.Struct, frozen=True):
     unit: str | None
     total: float | None
     per_item: float | None
-    format: str
+    format: str  # what the input was read as
     gap: str
-    gaps: int
-    left_out: tuple[str, ...]
+    gaps: int  # items with a missing value
+    left_out: tuple[str, ...]  # columns that were not read
     notes: tuple[str, ...]
-    out: str | None
-    rows: int
+    out: str | None  # the file of the answers
+    rows: int  # written there
     seconds: float
     items_per_second: float
     rss_peak_bytes: int
     rss_growth_bytes: int
     state_bytes: int
-    state: str | None
+    state: str | None  # the file that was saved to
     state_items: int
     interrupted: bool
     top: tuple[TopLine | TopItem, ...]
@@ -233,24 +227,21 @@ def _coloured(line: Line) -> Text:
     """Dress a line for a terminal: the more bits per byte, the warmer."""
     rate = line.rate
     style = "dim" if rate < 1 else "" if rate < 2.5 else "yellow" if rate < 4 else "bold red"
-    return Text.assemble(
-        (f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  ", style), (line.text, style)
-    )
+    return Text.assemble((f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  {line.text}", style))
 
 
 def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Text]:
     """Show the most surprising lines or items, the first of them first."""
     if not top:
         return []
-    shown: list[Text] = []
+    width = max(9, len(unit))
     if isinstance(top[0], TopLine):
-        shown.append(Text("most surprising lines, by bits per byte", "bold"))
-        shown.append(Text(f"{'/' + item:>7} {'bits':>9} {'line':>8}  text", "dim"))
+        what = "lines, by bits per byte"
+        head = f"{'/' + item:>7} {'bits':>9} {'line':>8}  text"
     else:
-        shown.append(Text(f"most surprising items, by {unit}", "bold"))
-        timed = "time  " if top[0].time is not None else ""
-        width = max(9, len(unit))
-        shown.append(Text(f"{unit:>{width}} {'item':>9}  {timed}values", "dim"))
+        what, timed = f"items, by {unit}", "time  " if top[0].time is not None else ""
+        head = f"{unit:>{width}} {'item':>9}  {timed}values"
+    shown = [Text(f"most surprising {what}", "bold"), Text(head, "dim")]
     for x in top:
         if isinstance(x, TopLine):
             numbers = f"{x.bits_per_byte:7.3f} {x.bits:9.1f} {x.line:8}  "
@@ -259,7 +250,7 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
             values = " ".join(f"{value:.6g}" for value in x.values[:SHOWN_VALUES])
             more = " …" if len(x.values) > SHOWN_VALUES else ""
             time = "" if x.time is None else f"{foreign_plain(x.time)}  "
-            numbers = f"{x.score:{max(9, len(unit))}.3f} {x.item:9}  "
+            numbers = f"{x.score:{width}.3f} {x.item:9}  "
             text = "" if x.text is None else f"  {foreign_plain(x.text)}"
             shown.append(Text.assemble((numbers, "dim"), f"{time}{values}{more}{text}"))
     return [*shown, Text()]

@@ -46,7 +46,7 @@ class Rows(ABC):
         self._wanted = wanted
         self._columns: Columns | None = None
         self._blank: list[int] = []
-        self.seen = 0
+        self.seen = 0  # rows so far
         self._start()
 
     @abstractmethod
@@ -65,11 +65,6 @@ class Rows(ABC):
             before += len(lines)
             yield self._take()
 
-    @property
-    def none(self) -> bool:
-        """Whether no row has come yet."""
-        return not (self.seen or self._rows)
-
     def _start(self) -> None:
         self._rows: list[list[float]] = []
         self._lines: list[int] = []
@@ -78,31 +73,27 @@ class Rows(ABC):
 
     def add(self, line: int, values: list[float], time: str, gap: str) -> None:
         """Take a row; `gap` says what of it is missing, "" for nothing."""
-        for number in self._blank:
-            self._put(number, [float("nan")] * self._wanted.width, "", "is blank, inside the data")
+        empty, why = [float("nan")] * self._wanted.width, "is blank, inside the data"
+        blank = [(number, empty, "", why) for number in self._blank]
         self._blank.clear()
-        self._put(line, values, time, gap)
-
-    def _put(self, line: int, values: list[float], time: str, gap: str) -> None:
-        if gap:
-            self._gaps[len(self._rows)] = f"line {line} {gap}"
-        self._rows.append(values)
-        self._lines.append(line)
-        self._times.append(time)
+        for number, row, text, missing in (*blank, (line, values, time, gap)):
+            if missing:
+                self._gaps[len(self._rows)] = f"line {number} {missing}"
+            self._rows.append(row)
+            self._lines.append(number)
+            self._times.append(text)
+            self.seen += 1
 
     def _take(self) -> Block:
         """Return the rows gathered so far and start anew."""
         lines, gaps = self._lines, self._gaps
         times = None if self._wanted.form.time is None else self._times
         values = np.asarray(self._rows, np.float64).reshape(-1, self._wanted.width)
-        self.seen += len(values)
         self._start()
         return Block(values, lambda row: f"line {lines[row]}", gaps, times)
 
 
-TIME_NAMES = frozenset(
-    {"time", "timestamp", "datetime", "date", "date_time", "ts", "t", "time_s", "time_ms"}
-)
+TIME_NAMES = {"time", "timestamp", "datetime", "date", "date_time", "ts", "t", "time_s", "time_ms"}
 
 _CHOOSE = "--columns A,B says which to read, in the model's order"
 

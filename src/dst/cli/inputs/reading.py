@@ -93,11 +93,7 @@ class Reading:
         return self._stream.items_consumed + self._kept
 
     def read(self, items: Array) -> Iterator[Scored]:
-        """Take items `[n, ...]` and step every chunk they fill; yields after each step.
-
-        Raises:
-            StepError: the items do not fit, or a step failed; the reading is as it was before.
-        """
+        """Take items `[n, ...]` and step every chunk they fill; yields after each step."""
         if not len(items):
             return
         alone = not len(self._held)
@@ -177,11 +173,7 @@ class Reading:
     def _foreseen(self, count: int) -> tuple[dict[str, Array], Answers]:
         """Answer for the first items held by the tail rule, and go back to where the stream stood.
 
-        Returns:
-            The outputs of these items, and the answers for those that had none yet.
-
-        Raises:
-            PartialChunkError: a part of a chunk is among them under the tail rule `refuse`.
+        Returned are the outputs of these items, and the answers for those that had none yet.
         """
         before, base = self._stream.snapshot(), self._stream.items_consumed
         try:
@@ -264,11 +256,6 @@ def reading_of(
     """Start a reading, or continue the one that was saved to `state`, if that file exists.
 
     A saved state brings the inputs of its stream.
-
-    Raises:
-        StateError: the state cannot be used here.
-        SessionError: an input is missing, unknown, or does not fit; `chunk-size`: the session does
-            not run this T.
     """
     if state is None or not state.exists():
         stream = session.stream(inputs=inputs)

@@ -30,7 +30,7 @@ def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[B
 
     Integers become -1 .. 1 for a model of features, and stay what they are for one of ids.
     """
-    frame = wanted.width * size_of(name)
+    frame = wanted.width * (3 if name == "s24" else np.dtype(_STORED[name]).itemsize)
     left, seen = b"", 0
     for block in blocks:
         left += block
@@ -44,11 +44,6 @@ def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[B
             f"ends with {counted(len(left), 'byte')} of an item, expected whole items of "
             f"{wanted.width} {name}"
         )
-
-
-def size_of(name: str) -> int:
-    """Bytes of a sample."""
-    return 3 if name == "s24" else np.dtype(_STORED[name]).itemsize
 
 
 def samples(data: bytes, name: str, scaled: bool) -> npt.NDArray[np.generic]:

@@ -23,8 +23,7 @@ BLOCK_BYTES = 1 << 12  # small, so that Ctrl-C is answered soon
 PAUSE_S = 0.05  # a pipe that is silent for so long has paused
 _QUEUED_BLOCKS = 1
 
-Stop = Callable[[], bool]
-"""Asked now and then whether to read no further."""
+Stop = Callable[[], bool]  # asked now and then whether to read no further
 
 
 def never() -> bool:
@@ -106,16 +105,11 @@ def input_size(path: str) -> int | None:
         return os.fstat(file.fileno()).st_size
 
 
-LINE_BYTES = 1 << 20
-"""A longer line is cut here, between two characters."""
+LINE_BYTES = 1 << 20  # a longer line is cut here, between two characters
 
 
 def tokenizer_for(bundle: Bundle) -> TextTokenizer | None:
-    """Load the tokenizer of a bundle; None where its contract names none.
-
-    Raises:
-        StepError: the package `tokenizers` is not installed, or cannot read the file.
-    """
+    """Load the tokenizer of a bundle; None where its contract names none."""
     content = bundle.manifest.contract.chunk.content
     named = isinstance(content, Tokens) and content.tokenizer == "tokenizers"
     return TextTokenizer.of(bundle) if named else None

@@ -22,8 +22,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(rb"[0-9eE+\-., ;\t]*\r?")  # no quotes, no words: split and float() read it
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?", re.ASCII)
 _LIKE_A_NUMBER = re.compile(  # a row that begins so is broken; it is no row of names
-    r"[+-]?(?:[\d._,' ]*\d[\d._,' ]*(?:[eE][+-]?\d+)?|0[xX][\da-fA-F]+|inf|infinity)",
-    re.IGNORECASE,
+    r"[+-]?(?:[\d._,' ]*\d[\d._,' ]*(?:[eE][+-]?\d+)?|0[xX][\da-fA-F]+|inf|infinity)", re.IGNORECASE
 )
 _UNDERSCORES = re.compile(r"[+-]?[\d_]+\.?[\d_]*", re.ASCII)
 
@@ -39,7 +38,7 @@ def csv_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
                 f"expected lines of numbers with commas, {wanted.width} per item"
             )
     except WrongUseError:
-        if table.header and table.none and wanted.may_be_text:
+        if table.header and not table.seen and wanted.may_be_text:
             raise WrongUseError(f"{wanted.path}: {_TEXT}") from None
         raise
 

@@ -77,11 +77,9 @@ class Spec:
 def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.Module":
     """Get the torch module that ``FILE.py:NAME`` stands for; this runs the file.
 
-    Args:
-        where: ``my_model.py:Model``: a class, a function that returns a module, or a module. The
-            name may be left out where the file has one class of modules.
-        arguments: JSON for the class or function: a list, or an object of names and values.
-        weights: A state dict, as torch.save writes it; nothing in it is run.
+    NAME is a class, a function that returns a module, or a module; it may be left out where the
+    file has one class of modules. `arguments` are JSON for the class or function, and `weights` a
+    state dict, as torch.save writes it: nothing in it is run.
     """
     from torch import nn
 
@@ -229,8 +227,7 @@ def states_of(texts: Sequence[str]) -> object:
     return made[0] if len(made) == 1 else tuple(made)
 
 
-T = (1, 16)
-"""Tokens per step where nobody says how many."""
+T = (1, 16)  # tokens per step where nobody says how many
 
 
 def is_network(source: Path) -> bool:
@@ -243,11 +240,7 @@ def is_network(source: Path) -> bool:
 
 
 def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
-    """Load the model, to run these T; none for the usual ones.
-
-    Raises:
-        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
-    """
+    """Load the model, to run these T; none for the usual ones."""
     with needing("export --from-hf", "export,hf"):
         import transformers  # noqa: F401
 

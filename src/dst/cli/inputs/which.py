@@ -44,8 +44,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
     """Return the format of an input: one of `FORMATS`.
 
     What the caller says counts, unless the first bytes are those of another format. Then the
-    name's ending counts, and where that says nothing, the first bytes.
-    `head` are `HEAD_BYTES` of them or more, where there are so many.
+    name's ending counts, and where that says nothing, the first bytes: `head`.
     """
     said = wanted.form.format
     suffix = PurePath(wanted.path).suffix.lower() if wanted.path != "-" else ""

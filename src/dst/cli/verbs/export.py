@@ -29,8 +29,7 @@ from dst.words import counted
 if TYPE_CHECKING:
     from dst.export.model import Network
 
-EXAMPLE_T = 16
-"""Items of the example chunk where nobody says how many."""
+EXAMPLE_T = 16  # items of the example chunk where nobody says how many
 MAX_SEED = 2**64 - 1  # what torch takes
 OF_MODULE = (
     "--chunk, --state, --weights, --args, --lookback, --lookahead, --non-causal, --tail and "
@@ -209,10 +208,7 @@ def export(
 
 
 def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path | None) -> "Network":
-    """Load the network that was saved in the form of transformers, or make one of that size.
-
-    One that is made has random weights, or those of a checkpoint.
-    """
+    """Load a network that was saved, or make one with random weights or those of a checkpoint."""
     import torch
 
     from dst.cli.inputs.user_module import fill, load_tensors

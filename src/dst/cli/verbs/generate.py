@@ -9,7 +9,7 @@ from typing import Annotated
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import BundleArgument, Json, Provider, State, Threads, option
-from dst.cli.output import Output, check_folder, check_paths, state_files
+from dst.cli.output import Output, check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.words import counted
 
@@ -55,7 +55,6 @@ def generate(
         raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
     text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
     end = os.fsencode(stop)
-    check_folder("--state", state)
     reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
     check_paths(output, reads, state_files("--state", state))
     session = Session.open(bundle, provider=provider, threads=threads)

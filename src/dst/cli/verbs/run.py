@@ -1,6 +1,7 @@
 """`dst run`: read an input of any size through a bundle; print or write scores and answers."""
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -17,7 +18,7 @@ from dst.cli.options import (
     names_of,
     option,
 )
-from dst.cli.output import Output, check_file, check_folder, check_paths, foreign, state_files
+from dst.cli.output import Output, check_file, check_paths, foreign, state_files
 from dst.cli.signals import Interrupts
 
 if TYPE_CHECKING:
@@ -222,7 +223,6 @@ def _check_files(
     """Find out before any work whether all files of the call are different and can be written."""
     from dst.cli.answers.forms import STREAMS, ending_of
 
-    check_folder("--state", saved)
     state = state_files("--state", saved)
     given = {f"--stream-input {t}": t.partition("=")[2] or None for t in stream_inputs}
     reads = {"BUNDLE": bundle, "FILE": path, **given}
@@ -239,12 +239,8 @@ def _check_places(per: str, out: str | None, output: Output) -> None:
     """Raise where two things want standard output."""
     from dst.cli.answers.forms import STREAMS
 
-    wanting = {
-        "--json -": output.json == "-",
-        f"--per {per}": per != "none",
-        f"--out {out}": out in STREAMS,
-    }
-    both = [name for name, there in wanting.items() if there][:2]
+    there = output.json == "-", per != "none", out in STREAMS
+    both = list(compress(("--json -", f"--per {per}", f"--out {out}"), there))[:2]
     if len(both) == 2:
         raise WrongUseError(
             f"{' and '.join(both)} both want standard output; give one of them a file"
@@ -255,13 +251,8 @@ def _check_model(
     form: "Form", per: str, top: int, measure: "Measure | None", text: bool, contract: "Contract"
 ) -> None:
     """Raise unless the options fit the model."""
-    given = {
-        "--format": form.format is not None,
-        "--time": form.time is not None,
-        "--columns": bool(form.columns),
-        "--gap": form.gap != "refuse",
-    }
-    useless = next((name for name, there in given.items() if there), None)
+    given = form.format is not None, form.time is not None, bool(form.columns), form.gap != "refuse"
+    useless = next(compress(("--format", "--time", "--columns", "--gap"), given), None)
     if text and useless is not None:
         raise WrongUseError(
             f"{useless}: this model reads bytes, so every input is bytes as it stands"

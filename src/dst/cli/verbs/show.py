@@ -255,7 +255,7 @@ def _certificates(manifest: "Manifest") -> Table | str:
 
 def shape(sizes: tuple[int | str, ...]) -> str:
     """Write a shape as `[B, T, 256]`, safe from the console's markup."""
-    return foreign("[" + ", ".join(str(size) for size in sizes) + "]")
+    return foreign(f"[{', '.join(map(str, sizes))}]")
 
 
 def _shares(report: "LoadReport") -> Table:

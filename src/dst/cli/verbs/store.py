@@ -122,7 +122,6 @@ def export(
     output = Output.to(json)
     if item is not None and record is not None:
         raise WrongUseError("--item and --record exclude each other; give one of them, or none")
-    check_folder("FILE", file)
     check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
     with _existing(database, key_file) as states:
         saved = _chosen(states, name, item, record)
