@@ -21,8 +21,7 @@ class _UsageError(Protocol):
 class WrongUseError(Exception):
     """Arguments or input that cannot be meant; the message is one line a person can act on.
 
-    All that reads an option or an input raises it; docstrings of `dst.cli` say so only where it is
-    not plain.
+    All that reads an option or an input raises it; docstrings say so only where it is not plain.
     """
 
 

@@ -102,9 +102,7 @@ def _measure(arguments: list[str]) -> Measured:
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise SessionError(
-            f"the process that is to be measured failed: {last}", code="child-failed"
-        )
+        raise SessionError(f"the process to be measured failed: {last}", code="child-failed")
     return msgspec.json.decode(done.stdout, type=Measured)
 
 

@@ -18,8 +18,7 @@ def option(
 ) -> Any:  # what typer itself returns
     """Declare an option in as few lines as can be: a verb's help fits a screen of 48 lines.
 
-    `value` stands for its value, e.g. ``N``. What is told has the default where that is not
-    obvious; 36 characters fit one line.
+    `value` stands for its value, e.g. ``N``; what is told has the default, if not obvious.
     """
     return typer.Option(name, metavar=value, show_default=False, min=least, max=most, help=told)
 

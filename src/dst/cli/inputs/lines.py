@@ -73,10 +73,12 @@ class Rows(ABC):
 
     def add(self, line: int, values: list[float], time: str, gap: str) -> None:
         """Take a row; `gap` says what of it is missing, "" for nothing."""
-        empty, why = [float("nan")] * self._wanted.width, "is blank, inside the data"
-        blank = [(number, empty, "", why) for number in self._blank]
-        self._blank.clear()
-        for number, row, text, missing in (*blank, (line, values, time, gap)):
+        rows = [(line, values, time, gap)]
+        if self._blank:
+            nothing = [float("nan")] * self._wanted.width
+            rows[:0] = [(n, nothing, "", "is blank, inside the data") for n in self._blank]
+            self._blank.clear()
+        for number, row, text, missing in rows:
             if missing:
                 self._gaps[len(self._rows)] = f"line {number} {missing}"
             self._rows.append(row)

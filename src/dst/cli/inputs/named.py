@@ -85,18 +85,20 @@ def _number(text: str) -> int | float:
 
 def array_file(option: str, path: Path, name: str) -> Array:
     """Read an array from a .npy file, or the tensor `name` from a .safetensors file."""
+    kind = ".safetensors file" if path.suffix == ".safetensors" else ".npy array"
     try:
         if path.suffix == ".safetensors":
-            found = safetensors.numpy.load(path.read_bytes())[name]
+            held = safetensors.numpy.load(path.read_bytes())
         else:
-            found = np.load(path, allow_pickle=False)
+            held = {name: np.load(path, allow_pickle=False)}
     except OSError:
         raise
-    except KeyError:
-        raise WrongUseError(f"{option}: {path} has no tensor `{name}`") from None
     except Exception as error:  # numpy lets through whatever its parsers meet
         why = first_line(error)
-        raise WrongUseError(f"{option}: {path} is no .npy array of numbers: {why}") from None
+        raise WrongUseError(f"{option}: {path} is no {kind} of numbers: {why}") from None
+    if name not in held:
+        raise WrongUseError(f"{option}: {path} has no tensor `{name}`")
+    found = held[name]
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
         what = getattr(found, "dtype", "several arrays")
         raise WrongUseError(f"{option}: {path} holds {what}, expected one array of numbers")
@@ -125,6 +127,8 @@ def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Arra
 
     def read(name: str, path: str) -> Array:
         option = f"--stream-input {name}"
+        if not path:
+            raise WrongUseError(f"{option}=: expected NAME=FILE.npy")
         value = array_file(option, Path(path), name)
         dtype = dtypes.get(name, value.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below

@@ -69,9 +69,7 @@ class Reading:
             raise SessionError(
                 f"T = {self.t}: this bundle runs T = {list(self._sizes)}", code="chunk-size"
             )
-        self._stream = stream
-        self._measure = measure
-        self._answering = answering
+        self._stream, self._measure, self._answering = stream, measure, answering
         self._ahead = 0 if measure is None else 1  # items kept to predict the next from
         self._behind = self._chunk.lookahead  # items that a step wants behind its chunk
         before = stream.snapshot()

@@ -21,7 +21,6 @@ from dst.runtime.bundle.manifest import Tokens
 
 BLOCK_BYTES = 1 << 12  # small, so that Ctrl-C is answered soon
 PAUSE_S = 0.05  # a pipe that is silent for so long has paused
-_QUEUED_BLOCKS = 1
 
 Stop = Callable[[], bool]  # asked now and then whether to read no further
 
@@ -63,7 +62,7 @@ class Source:
 
     def _piped(self, stop: Stop) -> Iterator[bytes]:
         """Let a thread wait for the pipe, which works on every platform."""
-        arrived: queue.Queue[bytes | OSError] = queue.Queue(_QUEUED_BLOCKS)
+        arrived: queue.Queue[bytes | OSError] = queue.Queue(1)
         stopped = threading.Event()
 
         def fetch() -> None:

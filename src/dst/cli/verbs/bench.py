@@ -92,7 +92,7 @@ def bench(
                 provider=provider,
                 slot_ms=slot_ms,
                 starts=starts,
-                progress=interrupts.watched(bar.share),
+                progress=interrupts.watched(lambda what, share: bar.at(share, what)),
             )
         _show(result, output)
         if html is not None:

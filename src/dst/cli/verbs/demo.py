@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json, option
+from dst.cli.options import MAX_THREADS, Json, option
 from dst.cli.output import Output, check_paths, foreign, table
 from dst.words import mib
 
@@ -35,7 +35,9 @@ def demo(
     count: Annotated[
         int | None, option("--bytes", "N", "Stream only so many bytes.", least=1)
     ] = None,
-    bundle: Annotated[str, option("--bundle", "BUNDLE", BUNDLE_HELP)] = "text",
+    bundle: Annotated[
+        str, option("--bundle", "BUNDLE", "A directory, or a shipped one; else text.")
+    ] = "text",
     chunk: Annotated[
         int | None, option("--chunk", "T", "Bytes per step; by default the most it takes.")
     ] = None,

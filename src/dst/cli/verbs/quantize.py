@@ -242,7 +242,9 @@ def measure_forced(source: "Bundle", made: Path, output: Output) -> dict[str, ob
     items, about = items_of(source, None)
     settings = Settings(heads=_HEADS, head_items=ITEMS, drift_items=0, data=about)
     with output.progress("measuring", 1.0) as bar:
-        told = horizon_report(source.root, made, items, ITEMS, settings, bar.share)
+        told = horizon_report(
+            source.root, made, items, ITEMS, settings, lambda what, share: bar.at(share, what)
+        )
     first, last = told.ranges[0].divergence, told.ranges[-1].divergence
     looked = [r.state for r in told.ranges if r.state is not None]
     if told.broke_at is None:
