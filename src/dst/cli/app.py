@@ -29,20 +29,15 @@ VERBS = {
     "generate": "Continue a prompt; the text is printed as it comes.",
     "show": "Print what a bundle is: contract, state, graphs, memory, certificates.",
     "verify": "Replay a bundle's golden vectors here and compare with what was recorded.",
-    "soak": (
-        "Run a bundle for very many steps: is memory flat, is every step in time, is the state "
-        "sound?"
-    ),
+    "soak": "Run a bundle for very many steps: "
+    "is memory flat, is every step in time, is the state sound?",
     "export": "Export a torch module to a bundle, and prove that it does what torch does.",
     "adopt": "Wrap an existing stateful ONNX file into a bundle, without torch.",
     "quantize": "Make a smaller or faster bundle of a model.",
-    "bench": (
-        "Measure what bundles cost on this machine, in turns, and compare them with the first."
-    ),
-    "report": (
-        "Measure how far a quantized bundle strays from full precision, over the horizon of a "
-        "stream."
-    ),
+    "bench": "Measure what bundles cost on this machine, in turns, and compare them with the "
+    "first.",
+    "report": "Measure how far a quantized bundle strays from full precision, over the horizon of "
+    "a stream.",
     "upgrade": "Rewrite a bundle of format 1, which this version no longer opens, as format 2.",
     "store": "Look after a store: one file that holds the states of many streams, with their past.",
 }
@@ -65,12 +60,7 @@ def help_text(text: str) -> str:
 
 def later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     """Have a verb wait until the command line is understood: typer has its own way with errors."""
-
-    @wraps(verb)
-    def deferred(**options: Any) -> Callable[[], int]:  # what typer has read
-        return partial(verb, **options)
-
-    return deferred
+    return wraps(verb)(lambda **options: partial(verb, **options))
 
 
 class Verb(TyperCommand):
@@ -126,8 +116,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def top(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Hold the options that stand before a verb."""

@@ -8,14 +8,13 @@ from rich.table import Table
 
 from dst.cli.data import items_of
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.output import Output, check_paths, foreign, table
+from dst.cli.output import NONE, Output, check_paths, foreign, shown, table
 from dst.cli.signals import Interrupts
 from dst.evaluate.quality import Budget
 from dst.quantize.autotune import (
     Autotuned,
     Goal,
     Search,
-    Sensitivity,
     Speed,
     Trial,
     Verdict,
@@ -26,7 +25,6 @@ from dst.quantize.autotune.trial import USUAL
 from dst.runtime import open_bundle
 from dst.words import counted, mib
 
-_NONE = "[dim]–[/]"
 SHOWN_HARMS = 8
 
 
@@ -58,7 +56,9 @@ def pick_recipe(
     output.out.print(_candidates(picked))
     for search in picked.searches:
         _tell_search(search, output)
-    _tell_left(picked, output)
+    left = Counter(record.reason for record in picked.records if record.form == "float32")
+    for reason, number in sorted(left.items()):
+        output.out.print(f"[dim]float32: {number} × {foreign(reason)}[/]")
     _tell_choice(picked, source, out, output)
     made = None if picked.bundle is None else picked.bundle.manifest
     output.write_json(
@@ -83,35 +83,31 @@ def pick_recipe(
 
 def _candidates(picked: Autotuned) -> Table:
     sizes = sorted({speed.t for found in picked.verdicts for speed in found.speeds})
-    harm = ">loss" if _in_nats(picked) else ">error"
+    in_nats = any(found.gate("loss") is not None for found in picked.verdicts)
+    harm = ">loss" if in_nats else ">error"
     speeds = (f"speed at T = {t}" for t in sizes)
     recipes = table("recipe", ">weights", *speeds, harm, ">growth", "verdict")
     for found in picked.verdicts:
         loss, growth = found.gate("loss", "error"), found.gate("growth-per-decade")
+        grows = NONE
+        if growth is not None:
+            grows = "[dim]not judged[/]" if growth.value is None else f"≤ {growth.value:.0%}"
         recipes.add_row(
             foreign(found.recipe),
             f"{found.weights_share:.2f}",
             *(_speed(found.speed(t)) for t in sizes),
-            _NONE if loss is None or loss.value is None else f"{loss.value:.2g}",
-            _NONE if growth is None else _growth(growth.value),
+            shown(None if loss is None else loss.value, ".2g"),
+            grows,
             _verdict(found, picked),
         )
     return recipes
 
 
-def _in_nats(picked: Autotuned) -> bool:
-    return any(found.gate("loss") is not None for found in picked.verdicts)
-
-
 def _speed(speed: Speed | None) -> str:
     if speed is None:
-        return _NONE
+        return NONE
     ratio = speed.ratio
     return f"{ratio.median:.2f}× [dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
-
-
-def _growth(value: float | None) -> str:
-    return "[dim]not judged[/]" if value is None else f"≤ {value:.0%}"
 
 
 def _verdict(found: Verdict, picked: Autotuned) -> str:
@@ -131,30 +127,15 @@ def _tell_search(search: Search, output: Output) -> None:
         f"{counted(len(search.sensitivities), 'weight')} alone: {end}"
     )
     harms = table("weight", "role", "form", "harm", "held as")
-    shown = max(SHOWN_HARMS, count or 0)
-    for place, harm in enumerate(search.sensitivities[:shown]):
+    most = max(SHOWN_HARMS, count or 0)
+    for place, harm in enumerate(search.sensitivities[:most]):
         wide = count is not None and place < count
-        harms.add_row(
-            foreign(harm.weight),
-            harm.role,
-            harm.form,
-            _harm(harm),
-            f"[bold]{harm.wider}[/]" if wide else harm.form,
-        )
+        size = f"{harm.divergence:.1e}" if math.isfinite(harm.divergence) else "not finite"
+        held = f"[bold]{harm.wider}[/]" if wide else harm.form
+        harms.add_row(foreign(harm.weight), harm.role, harm.form, size, held)
     output.out.print(harms)
-    if len(search.sensitivities) > shown:
-        output.out.print(f"[dim]… and {len(search.sensitivities) - shown} that hurt less[/]")
-
-
-def _harm(harm: Sensitivity) -> str:
-    return f"{harm.divergence:.1e}" if math.isfinite(harm.divergence) else "not finite"
-
-
-def _tell_left(picked: Autotuned, output: Output) -> None:
-    """Say what stays float32 whatever the recipe, and why."""
-    left = Counter(record.reason for record in picked.records if record.form == "float32")
-    for reason, count in sorted(left.items()):
-        output.out.print(f"[dim]float32: {count} × {foreign(reason)}[/]")
+    if len(search.sensitivities) > most:
+        output.out.print(f"[dim]… and {len(search.sensitivities) - most} that hurt less[/]")
 
 
 def _tell_choice(picked: Autotuned, source: str, out: Path, output: Output) -> None:

@@ -3,7 +3,6 @@
 Shape letters: `n` items or chunks, `B` batch (1), `T` items per chunk.
 """
 
-from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -21,6 +20,7 @@ from dst.runtime.bundle.manifest import Chunk, Tokens, item_shape
 Array = npt.NDArray[np.generic]
 
 REPEATED_ITEMS = 1 << 16
+HELD_OUT = "modules of Python's standard library"
 
 
 def held_out() -> bytes:
@@ -36,44 +36,46 @@ def held_out_ids(chunk: Chunk) -> Array | None:
     return np.frombuffer(held_out(), np.uint8).astype(chunk.dtype)
 
 
-def read_all(data: str, chunk: Chunk, tokenizer: TextTokenizer | None = None) -> Array:
-    """Read all items `[n, ...]` of `--data`.
+def proof_items(
+    data: str | None, chunk: Chunk, tokenizer: TextTokenizer | None = None
+) -> tuple[Array | None, str | None]:
+    """Read the items to prove graphs on, and say what they are; None for random ones."""
+    if data is not None:
+        found = read(data, chunk, tokenizer)
+        if not len(found):
+            raise WrongUseError(f"--data {data}: is empty")
+        return found, Path(data).name
+    if tokenizer is not None:
+        ids = tokenizer.encode(held_out().decode())
+        return (ids, HELD_OUT) if len(ids) else (None, None)
+    text = held_out_ids(chunk)
+    return text, None if text is None else f"{HELD_OUT}, not trained on"
 
-    Raises:
-        OSError: the data cannot be read.
-        WrongUseError: it is empty, or holds no items of this model.
-    """
-    read = _read(data, chunk, tokenizer)
-    if not len(read):
-        raise WrongUseError(f"--data {data}: is empty")
-    return read
 
-
-def _read(data: str, chunk: Chunk, tokenizer: TextTokenizer | None) -> Array:
-    none = np.zeros((0, *item_shape(chunk)), chunk.dtype)
-    return np.concatenate([none, *item_blocks(data, chunk, tokenizer=tokenizer)])
+def read(
+    data: str, chunk: Chunk, tokenizer: TextTokenizer | None = None, most: int | None = None
+) -> Array:
+    """Read the items `[n, ...]` of an input, at most so many."""
+    found, count = [np.zeros((0, *item_shape(chunk)), chunk.dtype)], 0
+    for block in item_blocks(data, chunk, tokenizer=tokenizer):
+        found.append(block)
+        count += len(block)
+        if most is not None and count >= most:
+            break
+    return np.concatenate(found)[:most]
 
 
 def items_of(bundle: Bundle, data: str | None) -> tuple[Array, str]:
-    """Read all data; or held-out text for bytes, or what the bundle itself brings.
+    """Read all data; or without any held-out text for bytes, or what the bundle itself brings.
 
-    Args:
-        bundle: the model that will read them.
-        data: a file of any kind `dst run` reads, `-` for standard input, or None.
-
-    Returns:
-        Items `[n, ...]`, at least 2, and what they are, for the reader.
-
-    Raises:
-        OSError: the data cannot be read.
-        WrongUseError: it holds too little, or no items of this model.
+    Returned are items `[n, ...]`, at least 2, and what they are, for the reader.
     """
     chunk = bundle.manifest.contract.chunk
     if data is not None:
-        read = _read(data, chunk, tokenizer_for(bundle))
-        if len(read) < 2:
+        found = read(data, chunk, tokenizer_for(bundle))
+        if len(found) < 2:
             raise WrongUseError(f"{data}: expected at least 2 items to read")
-        return read, PurePath(data).name if data != "-" else "standard input"
+        return found, PurePath(data).name if data != "-" else "standard input"
     text = held_out_ids(chunk)
     if text is not None:
         return text, "held-out Python source"
@@ -87,10 +89,6 @@ def chunks_to_repeat(chunk: Chunk, t: int, data: str | None) -> Array:
     They are cut from the file `data` if there is one; else from the held-out text for a model of
     bytes, and drawn at random for any other: tokens evenly, features from a normal distribution
     with the mean and deviation that the contract's normalisation names.
-
-    Raises:
-        OSError: the data cannot be read.
-        WrongUseError: the data does not fit the model or holds less than one chunk.
     """
     count = max(1, REPEATED_ITEMS // t)
     items = _items_to_repeat(chunk, count * t + chunk.lookahead, data)
@@ -99,18 +97,14 @@ def chunks_to_repeat(chunk: Chunk, t: int, data: str | None) -> Array:
         raise WrongUseError(
             f"--data {data}: holds {len(items)} items, one chunk takes {t + chunk.lookahead}"
         )
-    rows = items.astype(chunk.dtype)
-    return np.stack(
-        [laid_out(chunk, rows[at * t : (at + 1) * t + chunk.lookahead]) for at in range(count)]
-    )
+    rows, ahead = items.astype(chunk.dtype), chunk.lookahead
+    return np.stack([laid_out(chunk, rows[n * t : (n + 1) * t + ahead]) for n in range(count)])
 
 
 def _items_to_repeat(chunk: Chunk, need: int, data: str | None) -> Array:
     content, item = chunk.content, item_shape(chunk)
     if data is not None:
-        blocks = islice(item_blocks(data, chunk), -(-REPEATED_ITEMS // 1024))
-        none = np.zeros((0, *item), chunk.dtype)
-        return np.concatenate([none, *blocks])[:REPEATED_ITEMS]
+        return read(data, chunk, most=REPEATED_ITEMS)
     text = held_out_ids(chunk)
     if text is not None:
         return text[:need]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from dst.cli.inputs.reading import Reading
 from dst.cli.signals import sigterm_raised
 from dst.runtime import Session, SessionError, Stream, open_bundle
 from dst.runtime.bundle.reader import shipped
-from dst.runtime.stream import Outputs
 
 SAVE_EVERY = 10_000  # bytes; no multiple of T, so that items wait in the saved state
 SAVES = 2
@@ -42,9 +41,6 @@ def crash_and_resume(
     Returns:
         The bytes that the saved state had read when the child was killed, and whether outputs after
         it and the final state are those of the whole run.
-
-    Raises:
-        SessionError: the child ended by itself.
     """
     with sigterm_raised(), tempfile.TemporaryDirectory(prefix="dst-demo-") as folder:
         file, state = Path(folder) / "input", Path(folder) / "state.safetensors"
@@ -85,19 +81,15 @@ def _digest(stream: Stream, data: bytes, start: int) -> str:
     """Read on to the end and hash the logits from item `start` on, and the final state."""
     digest = hashlib.sha256()
     at = stream.items_consumed
-    for outputs in _to_the_end(stream, data):
+    pieces = [data[place : place + _PIECE] for place in range(0, len(data), _PIECE)]
+    for piece in (*pieces, None):
+        outputs = stream.flush() if piece is None else stream.advance(piece)
         rows = outputs["logits"][0]
         digest.update(rows[max(0, start - at) :].tobytes())
         at += len(rows)
     for name, value in sorted(stream.state.items()):
         digest.update(name.encode() + value.tobytes())
     return digest.hexdigest()
-
-
-def _to_the_end(stream: Stream, data: bytes) -> Iterator[Outputs]:
-    for place in range(0, len(data), _PIECE):
-        yield stream.advance(data[place : place + _PIECE])
-    yield stream.flush()
 
 
 _BLOCK = 2048
@@ -119,13 +111,10 @@ class PrecisionResult(msgspec.Struct, frozen=True):
 def siblings(session: Session) -> list[Path]:
     """Find the shipped bundles of the same model in other precisions, largest first."""
     ours = session.bundle.manifest
-    found = [open_bundle(path, verify="size") for path in shipped().values()]
-    others = [
-        b
-        for b in found
-        if b.manifest.model_id == ours.model_id and b.manifest.precision != ours.precision
-    ]
-    return [b.root for b in sorted(others, key=lambda b: -b.manifest.weights_bytes)]
+    found = [(path, open_bundle(path, verify="size").manifest) for path in shipped().values()]
+    alike = [(p, m) for p, m in found if m.model_id == ours.model_id]
+    others = [(p, m) for p, m in alike if m.precision != ours.precision]
+    return [p for p, _ in sorted(others, key=lambda other: -other[1].weights_bytes)]
 
 
 def side_by_side(
@@ -133,15 +122,8 @@ def side_by_side(
 ) -> list[PrecisionResult]:
     """Read the text in every precision, at the nominal T, block by block in turns.
 
-    Args:
-        first: what the others are compared with.
-        others: bundles of the same model.
-        data: the text, `[n]` bytes; the first 2,048 are not timed.
-        told: called with the bytes read so far, all precisions together.
-
-    Raises:
-        DstError: a bundle cannot be used.
-        WrongUseError: the text is too short to be timed, or the model predicts none.
+    The first 2,048 bytes are not timed. `told` is called with the bytes read so far, all precisions
+    together.
     """
     blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
     measure = measure_for(first.contract)
@@ -158,11 +140,12 @@ def side_by_side(
         for turn in range(len(sessions)):
             who = (number + turn) % len(sessions)
             began = time.perf_counter()
-            bits[who] += _read(readings[who], block)
+            items = np.frombuffer(block, np.uint8).astype(np.int64)
+            bits[who] += sum(scored.total for scored in readings[who].read(items))
             seconds[who].append(time.perf_counter() - began)
             told((number * len(sessions) + turn + 1) * _BLOCK)
     for who, reading in enumerate(readings):
-        bits[who] += sum(float(s.scores.sum()) for s in reading.end() if s.scores is not None)
+        bits[who] += sum(scored.total for scored in reading.end())
     timed = len(b"".join(blocks[_UNTIMED:]))
     results = []
     for session, total, times in zip(sessions, bits, seconds, strict=True):
@@ -180,12 +163,6 @@ def side_by_side(
             )
         )
     return results
-
-
-def _read(reading: Reading, block: bytes) -> float:
-    """Read a block and return the bits of what was scored."""
-    items = np.frombuffer(block, np.uint8).astype(np.int64)
-    return sum(float(s.scores.sum()) for s in reading.read(items) if s.scores is not None)
 
 
 def main() -> None:

@@ -19,7 +19,10 @@ class _UsageError(Protocol):
 
 
 class WrongUseError(Exception):
-    """Arguments or input that cannot be meant; the message is one line a person can act on."""
+    """Arguments or input that cannot be meant; the message is one line a person can act on.
+
+    All that reads an option or an input raises it; docstrings say so only where it is not plain.
+    """
 
 
 CHECK_FAILED, WRONG_USE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
@@ -39,9 +42,7 @@ def guarded(work: Callable[[], int]) -> int:
         return PIPE_CLOSED
     except Stopped as stopped:
         return stopped.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
         message = _explain(error, _where(error))
@@ -55,15 +56,10 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 @contextmanager
-def needing(verb: str, extra: str) -> Iterator[None]:
+def needing(verb: str, extra: str, *first: str) -> Iterator[None]:
     """While entered, a package that is not installed is wrong use of a verb, and Ctrl-C ends it.
 
-    Args:
-        verb: what needs it.
-        extra: what of ours to install, to have it.
-
-    Raises:
-        WrongUseError: an import failed.
+    `extra` is what of ours to install, to have the package, and `first` what besides.
     """
     end_at_ctrl_c()
     try:
@@ -73,8 +69,9 @@ def needing(verb: str, extra: str) -> Iterator[None]:
             raise
         from dst.runtime.install import install_line  # not before: it loads onnxruntime
 
+        missing = (error.name or extra).partition(".")[0]
         raise WrongUseError(
-            f"{verb} needs {error.name}, which is not installed: {install_line(extra)}"
+            f"{verb} needs {missing}, which is not installed: {install_line(extra, *first)}"
         ) from None
     finally:
         raise_ctrl_c()
@@ -104,11 +101,9 @@ def _explain(error: Exception, where: str) -> str | None:
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         message = error.format_message().replace("Value error, ", "")  # pydantic's word
         return f"{message.rstrip('.')}{hint}"
-    if isinstance(error, WrongUseError):
-        return str(error)
     from dst.runtime.errors import DstError  # not before: it loads onnxruntime
 
-    if isinstance(error, DstError):
+    if isinstance(error, WrongUseError | DstError):
         return str(error)
     if isinstance(error, OSError):
         return f"{where}{error.strerror or error}"

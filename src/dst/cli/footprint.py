@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import msgspec
@@ -21,23 +22,16 @@ from dst.runtime.bundle.layout import sized
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.memory import peak_rss_bytes
 from dst.runtime.golden import golden_inputs
-from dst.words import mib
+from dst.words import counted, mib
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Resident memory of a process of its own, in bytes.
+    """Resident memory of a process of its own, in bytes; null where no graph was opened."""
 
-    Attributes:
-        base_bytes: with Python, numpy, onnxruntime and this package loaded, and no bundle.
-        peak_loading_bytes: the most while the graph was opened, null where none was.
-        opened_bytes: with the graph open, null where none was.
-        running_bytes: when every stream had stepped, null where none did.
-    """
-
-    base_bytes: int
-    peak_loading_bytes: int | None = None
-    opened_bytes: int | None = None
-    running_bytes: int | None = None
+    base_bytes: int  # with Python, numpy, onnxruntime and this package loaded, and no bundle
+    peak_loading_bytes: int | None = None  # the most while the graph was opened
+    opened_bytes: int | None = None  # with the graph open
+    running_bytes: int | None = None  # when every stream had stepped
 
 
 def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
@@ -75,6 +69,16 @@ def memory_bytes(memory: Memory) -> dict[str, int]:
     return {**parts, "total_bytes": memory.total_bytes}
 
 
+def memory_parts(memory: Memory) -> Iterator[tuple[str, int, str]]:
+    """Yield each part of a prediction: its name, its bytes, and what they are for."""
+    streams = counted(memory.streams, "stream")
+    yield "weights", memory.weights_bytes, "one open graph"
+    yield "state", memory.state_bytes, f"{streams}, two arenas each"
+    yield "guard", memory.guard_bytes, f"{streams}, last good state and undo"
+    yield "waiting", memory.waiting_bytes, f"{streams}, items that wait and lookback"
+    yield "scratch", memory.scratch_bytes, f"{streams}, chunk and outputs at the nominal T"
+
+
 def _check_room(slots: int, total: int) -> None:
     """Refuse to measure more than the machine has, where the platform tells how much that is."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
@@ -98,25 +102,15 @@ def _measure(arguments: list[str]) -> Measured:
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise SessionError(
-            f"the process that is to be measured failed: {last}", code="child-failed"
-        )
+        raise SessionError(f"the process to be measured failed: {last}", code="child-failed")
     return msgspec.json.decode(done.stdout, type=Measured)
 
 
 def _show(name: str, memory: Memory, found: Measured, output: Output) -> None:
     grid = table("", ">", "")
     grid.columns[2].style = "dim"
-    streams = f"{memory.streams:,} stream" + "s" * (memory.streams != 1)
-    parts = (
-        ("process", found.base_bytes, "Python, numpy and onnxruntime; measured now"),
-        ("weights", memory.weights_bytes, "one open graph"),
-        ("state", memory.state_bytes, f"{streams}, two arenas each"),
-        ("guard", memory.guard_bytes, f"{streams}, last good state and undo"),
-        ("waiting", memory.waiting_bytes, f"{streams}, items that wait and lookback"),
-        ("scratch", memory.scratch_bytes, f"{streams}, chunk and outputs at the nominal T"),
-    )
-    for what, size, why in parts:
+    process = "process", found.base_bytes, "Python, numpy and onnxruntime; measured now"
+    for what, size, why in (process, *memory_parts(memory)):
         grid.add_row(what, mib(size), why)
     total = found.base_bytes + memory.total_bytes
     grid.add_row("[bold]predicted[/]", f"[bold]{mib(total)}[/]", "without onnxruntime's work space")
@@ -158,10 +152,6 @@ class Meter:
 
     Memory counts as warm after 32,768 items, or at the end of a shorter input.
 
-    Attributes:
-        items: items told so far.
-        peak_bytes: the most resident memory seen.
-
     Examples:
         >>> meter = Meter()
         >>> due = meter.add(100)
@@ -169,11 +159,9 @@ class Meter:
         (100, 0)
     """
 
-    __slots__ = ("_last", "_start", "_warm", "items", "peak_bytes")
-
     def __init__(self) -> None:
-        self.items = 0
-        self.peak_bytes = rss_bytes()
+        self.items = 0  # told so far
+        self.peak_bytes = rss_bytes()  # the most seen
         self._start = self._last = time.perf_counter()
         self._warm: int | None = None
 

@@ -48,9 +48,6 @@ def take_networks(command: type[BaseOptimumCLICommand]) -> None:
     """Let `optimum-cli export onnx` export a DST network by `dst export`; all else is as before.
 
     optimum's own exporter traces with TorchScript, which cannot leave T free.
-
-    Args:
-        command: optimum's command; its ``run`` is replaced.
     """
     theirs = command.run
 

@@ -14,32 +14,36 @@ _SIZE = re.compile(r"[0-9]{1,18}")  # what any machine can count
 
 
 def option(
-    name: str, value: str, told: str, least: int | None = None, most: int | None = None
+    name: str, value: str, told: str, least: float | None = None, most: int | None = None
 ) -> Any:  # what typer itself returns
     """Declare an option in as few lines as can be: a verb's help fits a screen of 48 lines.
 
-    Args:
-        name: the option, e.g. ``--steps``.
-        value: what stands for its value, e.g. ``N``.
-        told: its help, with the default where that is not obvious; 36 characters fit one line.
-        least: the smallest number it takes.
-        most: the largest number it takes.
+    `value` stands for its value, e.g. ``N``; what is told has the default, if not obvious.
     """
     return typer.Option(name, metavar=value, show_default=False, min=least, max=most, help=told)
+
+
+def flag(name: str, told: str) -> Any:
+    """Declare an option without a value."""
+    return typer.Option(name, help=told)
+
+
+def argument(value: str, told: str, least: int | None = None) -> Any:
+    """Declare what stands behind a verb without a name."""
+    return typer.Argument(metavar=value, min=least, help=told)
 
 
 BUNDLE_HELP = "A directory, or a shipped one: text."
 PNG_HELP = "Draw it; needs matplotlib."
 
-BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP)]
+BundleArgument = Annotated[str, argument("BUNDLE", BUNDLE_HELP)]
 Out = Annotated[Path, option("--out", "DIR", "The bundle to make.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that stands there.")]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace a bundle that stands there.")]
 Json = Annotated[str | None, option("--json", "FILE", "The result as JSON; - for stdout.")]
 ProviderName = Literal["cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"]
 Format = Literal["csv", "jsonl", "wav", "npy", "npz", "f32", "f64", "s16", "s24", "s32", "u8"]
 """Of an input of numbers."""
-Gap = Literal["refuse", "hold", "skip"]
-"""What becomes of an item with a missing value."""
+Gap = Literal["refuse", "hold", "skip"]  # what becomes of an item with a missing value
 Provider = Annotated[
     ProviderName,
     option("--provider", "NAME", f"{' '.join(get_args(ProviderName))}; cpu by default."),
@@ -69,11 +73,7 @@ Tokenizer = Annotated[
 def at_least(option: str, value: float, least: float) -> None:
     """Check that an option is a finite number and not too small; typer's `min` may let others pass.
 
-    Raises:
-        WrongUseError: it is not.
-
     Examples:
-        >>> at_least("--budget", 0.5, 0)
         >>> at_least("--budget", float("nan"), 0)
         Traceback (most recent call last):
         dst.cli.errors.WrongUseError: --budget nan: expected a number of 0 or more
@@ -84,9 +84,6 @@ def at_least(option: str, value: float, least: float) -> None:
 
 def sizes_of(text: str | None) -> tuple[int, ...]:
     """Read the value of `--t`: numbers of items per chunk; none where the option was left out.
-
-    Raises:
-        WrongUseError: it is something else.
 
     Examples:
         >>> sizes_of("16,1")
@@ -102,10 +99,7 @@ def sizes_of(text: str | None) -> tuple[int, ...]:
 
 
 def names_of(option: str, found: list[str]) -> tuple[str, ...]:
-    """Take names without the space around them, each once.
-
-    Raises:
-        WrongUseError: a name is empty or comes twice.
+    """Take names without the space around them, none empty and each once.
 
     Examples:
         >>> names_of("--columns", ["left", " right"])

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from rich.console import Console
@@ -20,6 +21,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
+from dst.words import mib
+
+if TYPE_CHECKING:
+    from dst.runtime.bundle.manifest import Manifest
 
 NARROW_COLUMNS = 100  # what a pipe gets, which has no width
 PLAIN_EVERY_S = 10.0
@@ -27,25 +32,15 @@ PLAIN_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where one call of a verb writes.
+    """Where one call of a verb writes."""
 
-    Attributes:
-        out: results for a reader; silent where standard output is for JSON.
-        err: progress and remarks.
-        json: the file for JSON, `-` for standard output, None for none.
-    """
-
-    out: Console
-    err: Console
-    json: str | None
+    out: Console  # results for a reader; silent where standard output is for JSON
+    err: Console  # progress and remarks
+    json: str | None  # the file for JSON, `-` for standard output, None for none
 
     @staticmethod
     def to(json: str | None) -> "Output":
-        """Open the consoles, and find out before any work whether JSON can be written.
-
-        Raises:
-            WrongUseError: the JSON file cannot be written.
-        """
+        """Open the consoles, and find out before any work whether JSON can be written."""
         if json is not None and json != "-":
             check_file("--json", Path(json))
         width = None if sys.stdout.isatty() else NARROW_COLUMNS
@@ -78,14 +73,18 @@ class Output:
         except NoMatplotlibError as error:
             self.err.print(foreign(str(error)))
 
+    def wrote(self, out: Path, manifest: "Manifest", more: str = "") -> dict[str, object]:
+        """Say which bundle was written, and return what JSON tells of every new one."""
+        size = sum(file.size for file in manifest.files.values())
+        self.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {more}{mib(size)}")
+        ids = {"bundle_id": manifest.bundle_id, "model_id": manifest.model_id}
+        return {"path": str(out), "name": manifest.name, **ids, "bytes": size}
+
     @contextmanager
     def progress(self, what: str, total: float | None, show: bool = True) -> Iterator["Bar"]:
         """Show a bar on stderr while the block runs; without a terminal, a line every 10 seconds.
 
-        Args:
-            what: the first word of the bar.
-            total: what counts as all; None where nobody knows, which gives a spinner.
-            show: False for no bar.
+        `what` is its first word, and `total` what counts as all: None gives a spinner.
         """
         columns = (
             SpinnerColumn() if total is None else BarColumn(bar_width=28),
@@ -116,6 +115,10 @@ class Bar:
     log: Console | None
     last: float = field(default_factory=time.monotonic)
 
+    def share(self, what: str, done: float) -> None:
+        """Move the bar to `done` of 1, with another first word."""
+        self.at(done, what=what)
+
     def at(self, done: float, note: str = "", what: str | None = None) -> None:
         """Move the bar to `done`, with a remark beside it and, if given, another first word."""
         self.bars.update(self.task, completed=done, note=note, description=what)
@@ -127,6 +130,14 @@ class Bar:
         share = f"{done / self.total:.0%}" if self.total else ""
         words = [foreign(word) for word in (self.what, share, note) if word]
         self.log.print("  ".join(words), soft_wrap=True)
+
+
+NONE = "[dim]–[/]"  # what stands in a table where there is no number
+
+
+def shown(value: float | None, spec: str) -> str:
+    """Write a number for a table, or that there is none."""
+    return NONE if value is None else format(value, spec)
 
 
 def table(*columns: str) -> Table:
@@ -147,11 +158,7 @@ def pairs() -> Table:
 
 
 def write_out(text: str) -> None:
-    """Write to standard output.
-
-    Raises:
-        OSError: it takes no more; the error names it.
-    """
+    """Write to standard output; where it takes no more, the OSError names it."""
     try:
         sys.stdout.write(text)
     except OSError as error:
@@ -162,14 +169,13 @@ def write_out(text: str) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file in one rename; a device or a pipe is written into.
 
-    Raises:
-        OSError: it cannot be written; the error names it, and what stood there still does.
+    Where that fails, the OSError names the file, and what stood there still does.
     """
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
-        target = Path(os.path.realpath(path))  # a link stays, and what it names is replaced
+        target = _real(path)  # a link stays, and what it names is replaced
         work = target.with_name(f".{target.name}.tmp")
         try:
             work.touch()
@@ -203,11 +209,7 @@ def foreign(text: str) -> str:
 
 
 def check_folder(option: str, path: Path | None) -> None:
-    """Find out before any work whether a file or a directory can be made at `path`.
-
-    Raises:
-        WrongUseError: the folder it is to stand in is missing or cannot be written to.
-    """
+    """Find out before any work whether a file or a directory can be made at `path`."""
     if path is None:
         return
     folder = path.parent
@@ -218,11 +220,7 @@ def check_folder(option: str, path: Path | None) -> None:
 
 
 def check_file(option: str, path: Path) -> None:
-    """Find out before any work, and without making it, whether `path` can be written.
-
-    Raises:
-        WrongUseError: it is a directory or locked, or its folder is missing or locked.
-    """
+    """Find out before any work, and without making it, whether `path` can be written."""
     if path.is_dir():
         raise WrongUseError(f"{option} {path}: is a directory; give a file")
     if path.exists() and not os.access(path, os.W_OK):
@@ -236,9 +234,10 @@ Places = Mapping[str, str | Path | None]
 
 
 def state_files(option: str, path: Path | None) -> Places:
-    """Name the two files that saving a state writes."""
+    """Name the two files that saving a state writes, which must be possible."""
     from dst.runtime.state.file import previous_of
 
+    check_folder(option, path)
     if path is not None and not path.name:
         raise WrongUseError(f"{option} {path}: is a directory; give the path of a file")
     previous = None if path is None else previous_of(path)
@@ -248,33 +247,21 @@ def state_files(option: str, path: Path | None) -> Places:
 def check_paths(output: Output, reads: Places, writes: Places | None = None) -> None:
     """Find out before any work whether a file to be written is another file of the call.
 
-    Args:
-        output: knows the file for JSON, which is one to be written.
-        reads: files, stores and bundles, which must stay as they are.
-        writes: files to be written besides; among themselves they may be the same, as a state and
-            the copy before it are for a moment.
-
-    Raises:
-        WrongUseError: it is, or it lies in a bundle, which holds no files but its own.
+    It must not lie in a bundle either, which holds no files but its own. The file for JSON is one
+    to be written. The others, `writes`, may be the same among themselves, as a state and the copy
+    before it are for a moment.
     """
-    kept, written = _paths(reads), _paths(writes or {})
-    for name, path in written.items():
-        _check(name, path, kept)
-    for name, path in _paths({"--json": output.json}).items():
-        _check(name, path, {**kept, **written})
-
-
-def _check(name: str, path: Path, others: Mapping[str, Path]) -> None:
-    for other, place in others.items():
-        if _same(path, place):
-            raise WrongUseError(f"{name} {path}: is {other} too; give a file of its own")
-        if place.is_dir() and _real(path).is_relative_to(_real(place)):
-            raise WrongUseError(f"{name} {path}: lies in {other}; give a place outside of it")
+    kept, written, told = map(_paths, (reads, writes or {}, {"--json": output.json}))
+    for files, others in ((written, kept), (told, {**kept, **written})):
+        for (name, path), (other, place) in product(files.items(), others.items()):
+            if _same(path, place):
+                raise WrongUseError(f"{name} {path}: is {other} too; give a file of its own")
+            if place.is_dir() and _real(path).is_relative_to(_real(place)):
+                raise WrongUseError(f"{name} {path}: lies in {other}; give a place outside of it")
 
 
 def _paths(places: Places) -> dict[str, Path]:
-    named = {name: place for name, place in places.items() if place is not None}
-    return {name: Path(place) for name, place in named.items() if str(place) != "-"}
+    return {n: Path(p) for n, p in places.items() if p is not None and str(p) != "-"}
 
 
 def _same(one: Path, other: Path) -> bool:

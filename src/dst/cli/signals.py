@@ -4,19 +4,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Work was stopped at a safe place because a signal had come.
-
-    Attributes:
-        exit_code: what a shell calls the signal.
-    """
+    """Work was stopped at a safe place because a signal had come."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__()
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # what a shell calls the signal
 
 
 def end_at_ctrl_c() -> None:
@@ -50,20 +48,14 @@ def sigterm_raised() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM is only noted; the second acts as usual.
-
-    Attributes:
-        signal: the signal that came, or None.
-    """
-
-    __slots__ = ("_before", "signal")
+    """While entered, the first SIGINT or SIGTERM is only noted; the second acts as usual."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: int | None = None  # the one that came
         self._before = [(number, signal.getsignal(number)) for number in _WATCHED]
 
     @property
@@ -90,12 +82,7 @@ class Interrupts:
             signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -104,7 +91,4 @@ class Interrupts:
 
     def _restore(self) -> None:
         for number, handler in self._before:
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python

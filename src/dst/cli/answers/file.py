@@ -23,22 +23,12 @@ from dst.cli.output import write_out
 class AnswerFile:
     """Where the answers go."""
 
-    __slots__ = ("_file", "_form", "_kept", "_target", "_work")
-
     def __init__(self, place: str, form: Form, resume_at: int | None) -> None:
         """Open it.
 
-        Args:
-            place: a path, or one of `STREAMS`.
-            form: how answers become bytes.
-            resume_at: the items of the stream that goes on; an earlier file of its answers goes on
-                too, and rows for later items, which a kill has left, are cut off. None for a
-                fresh stream.
-
-        Raises:
-            OSError: it cannot be written.
-            WrongUseError: a .npy was to go into a pipe, where its header cannot be mended; or
-                what stands there are no answers of this stream.
+        `place` is a path, or one of `STREAMS`. `resume_at` is the items of a stream that goes on;
+        an earlier file of its answers goes on too, and rows for later items, which a kill has left,
+        are cut off. It is None for a fresh stream.
         """
         self._form = form
         self._file: BinaryIO | None = None
@@ -74,15 +64,7 @@ class AnswerFile:
         self._kept = len(form.start())
 
     def write(self, answers: Answers, times: Sequence[str] | None) -> None:
-        """Write the rows of some answers.
-
-        Args:
-            answers: what the model answered.
-            times: the text of the time column for each of these items, if there is one.
-
-        Raises:
-            OSError: the disk is full, or the reader of a pipe has gone.
-        """
+        """Write the rows of some answers, with the time column's text for each item, if any."""
         self._put(self._form.rows(answers, times))
 
     def flush(self) -> None:
@@ -92,14 +74,7 @@ class AnswerFile:
                 self._file.flush()
 
     def mark(self, items: int) -> None:
-        """Bring what was written to the disk, before the state that has answered for it is saved.
-
-        Args:
-            items: of the stream, in that state.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Bring what was written to the disk, before the state of so many items is saved."""
         if self._file is None or not self._file.seekable():
             return
         with self._named():

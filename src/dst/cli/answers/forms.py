@@ -4,9 +4,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +24,25 @@ STREAMS = {"-": ".csv", "-.csv": ".csv", "-.jsonl": ".jsonl"}
 """Places on standard output -> what is written there."""
 
 
-class Form(Protocol):
-    """How answers become bytes."""
+class Form(ABC):
+    """How answers become bytes: by default lines of text, whose rows have numbers."""
+
+    def __init__(
+        self, outputs: Sequence[Output], classes: Classes | None = None, timed: str | None = None
+    ) -> None:
+        self._outputs, self._classes, self._timed = outputs, classes, timed
 
     def start(self) -> bytes:
         """What stands before the first row."""
+        return b""
 
+    @abstractmethod
     def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
         """Spell some rows."""
 
     def head(self) -> bytes | None:
         """What the start of a finished file is now; None where it never changes."""
+        return None
 
     def promise(self, items: int) -> bytes:
         """What stands behind the rows while the state of so many items is being saved.
@@ -41,7 +50,9 @@ class Form(Protocol):
         A run that is killed there leaves it. It tells the next run whether the rows that the head
         does not count belong to the state it goes on from. Rows with numbers need none.
         """
+        return b""
 
+    @abstractmethod
     def resume(self, file: BinaryIO, items: int) -> int:
         """Return how many bytes of an earlier file belong to a stream of so many items.
 
@@ -53,17 +64,7 @@ class Form(Protocol):
 def form_of(
     ending: str, outputs: Sequence[Output], classes: Classes | None, timed: str | None
 ) -> Form:
-    """Choose how answers are written.
-
-    Args:
-        ending: one of `ENDINGS`.
-        outputs: those that are written.
-        classes: names for the values of one of them.
-        timed: the name of the time column that goes beside the answers, if there is one.
-
-    Raises:
-        WrongUseError: this form cannot hold these outputs.
-    """
+    """Choose how answers are written; `timed` names the time column beside them, if any."""
     names = ", ".join(o.name for o in outputs)
     if ending == ".npy":
         if len(outputs) > 1:
@@ -73,7 +74,7 @@ def form_of(
             )
         if classes is not None:
             raise WrongUseError("--classes: a .npy file holds no names; write .csv or .jsonl")
-        return _Npy(outputs[0])
+        return _Npy(outputs)
     if ending == ".csv":
         if len({o.per for o in outputs}) > 1:
             kinds = ", ".join(f"{o.name} per {o.per}" for o in outputs)
@@ -86,11 +87,7 @@ def form_of(
 
 
 def ending_of(place: str) -> str:
-    """Return what is written to a place: one of `ENDINGS`.
-
-    Raises:
-        WrongUseError: its name does not tell.
-    """
+    """Return what is written to a place: one of `ENDINGS`."""
     ending = STREAMS.get(place) or PurePath(place).suffix.lower()
     if ending not in ENDINGS:
         raise WrongUseError(
@@ -100,11 +97,13 @@ def ending_of(place: str) -> str:
     return ending
 
 
-class _Npy:
+class _Npy(Form):
     """One array `[n, ...]`; its header is brought up to date at each mark."""
 
-    def __init__(self, output: Output) -> None:
-        self._output, self._count = output, 0
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        super().__init__(outputs)
+        (self._output,) = outputs
+        self._count = 0
 
     def start(self) -> bytes:
         return self.head()
@@ -130,11 +129,8 @@ class _Npy:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         want = (*shape[:1], *fixed(self._output.shape))
-        if (
-            shape != want
-            or dtype != np.dtype(self._output.dtype)
-            or file.tell() != len(self.head())
-        ):
+        same = shape == want and dtype == np.dtype(self._output.dtype)
+        if not same or file.tell() != len(self.head()):
             raise ValueError(f"it holds {dtype} {list(shape)}")
         self._count = int(shape[0])
         start, size = file.tell(), int(np.prod(want[1:], dtype=np.int64)) * dtype.itemsize
@@ -147,22 +143,7 @@ class _Npy:
         return start + self._count * size
 
 
-class _Text:
-    """Lines of text, whose rows have numbers."""
-
-    def __init__(
-        self, outputs: Sequence[Output], classes: Classes | None, timed: str | None
-    ) -> None:
-        self._outputs, self._classes, self._timed = outputs, classes, timed
-
-    def head(self) -> None:
-        return None
-
-    def promise(self, items: int) -> bytes:
-        return b""
-
-
-class _Csv(_Text):
+class _Csv(Form):
     """A first line of names, then `item`, the time if there is one, class and values."""
 
     def start(self) -> bytes:
@@ -193,19 +174,29 @@ class _Csv(_Text):
         return _known(file, items, lambda line: int(line.split(b",", 1)[0]))
 
 
-class _JsonLines(_Text):
+class _JsonLines(Form):
     """An object per item, and one per chunk for outputs that have a row per chunk."""
-
-    def start(self) -> bytes:
-        return b""
 
     def rows(self, answers: Answers, times: Sequence[str] | None) -> bytes:
         lines: list[tuple[int, str]] = []
         for per, numbers, outputs, held in answers.parts(self._outputs):
             key = "item" if per == "item" else "chunk_end"
-            lines += self._objects(key, numbers, outputs, held, times, answers.first)
+            columns = [[f'"{key}": {number}' for number in numbers]]
+            if self._timed is not None:
+                texts = ["" if times is None else times[n - answers.first] for n in numbers]
+                columns.append([f"{json.dumps(self._timed)}: {json.dumps(text)}" for text in texts])
+            for output, value in zip(outputs, held, strict=True):
+                if self._classes is not None and self._classes.output == output.name:
+                    top = zip(*self._classes.top(value), strict=True)
+                    columns.append(
+                        [f'"class": {json.dumps(n)}, "probability": {p:.6g}' for n, p in top]
+                    )
+            for output, value in zip(outputs, held, strict=True):
+                columns.append([f"{json.dumps(output.name)}: {v}" for v in _json_rows(value)])
+            objects = ("{" + ", ".join(parts) + "}\n" for parts in zip(*columns, strict=True))
+            lines += zip(numbers, objects, strict=True)
         lines.sort(key=lambda line: line[0])  # a chunk after its last item
-        return "".join(f"{text}\n" for _, text in lines).encode()
+        return "".join(text for _, text in lines).encode()
 
     def resume(self, file: BinaryIO, items: int) -> int:
         def number(line: bytes) -> int:
@@ -213,36 +204,6 @@ class _JsonLines(_Text):
             return int(held["item"] if "item" in held else held["chunk_end"])
 
         return _known(file, items, number)
-
-    def _objects(
-        self,
-        key: str,
-        numbers: Sequence[int],
-        outputs: Sequence[Output],
-        held: Sequence[Array],
-        times: Sequence[str] | None,
-        first: int,
-    ) -> Iterator[tuple[int, str]]:
-        top: dict[int, str] = {}
-        for output, value in zip(outputs, held, strict=True):
-            if self._classes is not None and self._classes.output == output.name:
-                names, shares = self._classes.top(value)
-                top = {
-                    row: f'"class": {json.dumps(name)}, "probability": {share:.6g}'
-                    for row, (name, share) in enumerate(zip(names, shares.tolist(), strict=True))
-                }
-        values = [_json_rows(value) for value in held]
-        for row, number in enumerate(numbers):
-            parts = [f'"{key}": {number}']
-            if self._timed is not None:
-                time = "" if times is None else times[number - first]
-                parts.append(f"{json.dumps(self._timed)}: {json.dumps(time)}")
-            parts += [top[row]] if row in top else []
-            parts += [
-                f"{json.dumps(o.name)}: {value[row]}"
-                for o, value in zip(outputs, values, strict=True)
-            ]
-            yield number, "{" + ", ".join(parts) + "}"
 
 
 def _known(file: BinaryIO, items: int, number: Callable[[bytes], int]) -> int:

@@ -17,19 +17,12 @@ _NEWLINE = 10
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, or what there is of one.
+    """A line, or what there is of one."""
 
-    Attributes:
-        number: 1 for the first line of this input.
-        bits: its surprise, newline included.
-        size: bytes, newline included.
-        start: its first `KEPT_BYTES` bytes, without the newline.
-    """
-
-    number: int
-    bits: float
-    size: int
-    start: bytes
+    number: int  # 1 for the first line of this input
+    bits: float  # its surprise, newline included
+    size: int  # bytes, newline included
+    start: bytes  # its first `KEPT_BYTES` bytes, without the newline
 
     @property
     def rate(self) -> float:
@@ -45,8 +38,6 @@ class Line:
 class Lines:
     """Cuts a scored stream into lines; keeps one line at most, and of that only the start."""
 
-    __slots__ = ("_bits", "_number", "_size", "_start")
-
     def __init__(self) -> None:
         self._number, self._bits, self._size, self._start = 1, 0.0, 0, b""
 
@@ -57,7 +48,6 @@ class Lines:
         for end in (np.flatnonzero(ids == _NEWLINE) + 1).tolist():
             self._add(ids[at:end], bits[at:end])
             done.append(self._line())
-            self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
             at = end
         self._add(ids[at:], bits[at:])
         return done
@@ -72,8 +62,11 @@ class Lines:
         self._start += ids[: KEPT_BYTES + 1 - len(self._start)].astype(np.uint8).tobytes()
 
     def _line(self) -> Line:
+        """Return the line so far, and begin the next one."""
         start = self._start.removesuffix(b"\n")[:KEPT_BYTES]
-        return Line(self._number, self._bits, self._size, start)
+        line = Line(self._number, self._bits, self._size, start)
+        self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
+        return line
 
 
 def escape(data: bytes) -> str:
@@ -100,8 +93,6 @@ class Top(Generic[Kind]):
         >>> top.best()
         ['b', 'c']
     """
-
-    __slots__ = ("_count", "_heap")
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -6,7 +6,6 @@ Shape letters: `n` items, `k` chunks, `T` items per chunk.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,36 +21,27 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model answered for a run of items.
+    """What a model answered for a run of items."""
 
-    Attributes:
-        first: the number of the first item, counted from 1 at the start of the stream.
-        count: how many items, n.
-        items: output name -> `[n, ...]`, outputs that have a row per item.
-        chunks: output name -> `[k, ...]`, outputs that have a row per chunk.
-        ends: the number of the last item of each chunk, `[k]`.
-    """
-
-    first: int
-    count: int
-    items: dict[str, Array]
-    chunks: dict[str, Array]
-    ends: tuple[int, ...]
+    first: int  # the number of the first item, counted from 1 at the start of the stream
+    count: int  # how many items, n
+    items: dict[str, Array]  # output name -> `[n, ...]`, outputs that have a row per item
+    chunks: dict[str, Array]  # output name -> `[k, ...]`, outputs that have a row per chunk
+    ends: tuple[int, ...]  # the number of the last item of each chunk, `[k]`
 
     def parts(
         self, outputs: Sequence[Output]
-    ) -> Iterator[tuple[Literal["item", "chunk"], Sequence[int], list[Output], list[Array]]]:
+    ) -> Iterator[tuple[str, Sequence[int], list[Output], list[Array]]]:
         """Yield the outputs that have a row per item, then those per chunk, where there are any.
 
         With them come the numbers of the rows (items, or the last items of chunks) and the rows.
         """
         numbers = range(self.first, self.first + self.count)
-        of_items = [o for o in outputs if o.per == "item"]
-        of_chunks = [o for o in outputs if o.per == "chunk"]
-        if of_items:
-            yield "item", numbers, of_items, [self.items[o.name] for o in of_items]
-        if of_chunks:
-            yield "chunk", self.ends, of_chunks, [self.chunks[o.name] for o in of_chunks]
+        kinds = ("item", numbers, self.items), ("chunk", self.ends, self.chunks)
+        for per, ends, rows in kinds:
+            chosen = [o for o in outputs if o.per == per]
+            if chosen:
+                yield per, ends, chosen, [rows[o.name] for o in chosen]
 
 
 def flat(rows: Array) -> Array:
@@ -60,11 +50,7 @@ def flat(rows: Array) -> Array:
 
 
 def choose_outputs(contract: Contract, names: Sequence[str]) -> tuple[Output, ...]:
-    """Return the outputs of these names, in this order; all of them where none is given.
-
-    Raises:
-        WrongUseError: the model has no output of that name.
-    """
+    """Return the outputs of these names, in this order; all of them where none is given."""
     known = {output.name: output for output in contract.outputs}
     for name in names:
         if name not in known:
@@ -76,17 +62,11 @@ def choose_outputs(contract: Contract, names: Sequence[str]) -> tuple[Output, ..
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """Names for the last axis of an output.
+    """Names for the last axis of an output."""
 
-    Attributes:
-        output: the output's name.
-        names: a name for each value of a row.
-        logits: whether values are logits by the contract, and not perhaps probabilities.
-    """
-
-    output: str
-    names: tuple[str, ...]
-    logits: bool
+    output: str  # the output's name
+    names: tuple[str, ...]  # a name for each value of a row
+    logits: bool  # whether values are logits by the contract, and not perhaps probabilities
 
     def top(self, rows: Array) -> tuple[list[str], Floats]:
         """Return the likeliest class of each row `[n, C]`, and its probability.
@@ -110,12 +90,7 @@ class Classes:
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them, or a file with one per line.
-
-    Raises:
-        OSError: the file cannot be read.
-        WrongUseError: it is no text, or a name is empty or comes twice.
-    """
+    """Read names with commas between them, or a file with one per line."""
     path = Path(text)
     if "," in text or not text:
         return names_of("--classes", text.split(","))
@@ -132,11 +107,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def classes_of(names: Sequence[str], outputs: Sequence[Output]) -> Classes:
-    """Find the output that these classes name the values of.
-
-    Raises:
-        WrongUseError: no output has so many values, or several have.
-    """
+    """Find the output that these classes name the values of."""
     fitting = [o for o in outputs if fixed(o.shape) == (len(names),)]
     logits = [o for o in fitting if o.meaning == "logits"]
     fitting = logits or fitting

@@ -16,7 +16,7 @@ from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
 from dst.cli.footprint import Meter
 from dst.cli.inputs.reading import Scored
-from dst.cli.output import Output, foreign, write_out
+from dst.cli.output import Output, foreign, pairs, write_out
 from dst.runtime import TextTokenizer
 from dst.runtime.bundle.manifest import Output as Answer
 from dst.words import counted, mib
@@ -49,13 +49,7 @@ class TopItem(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The summary of a run; what the model gives no measure for is null.
-
-    `format` is what the input was read as, `gaps` counts items with a missing value, and
-    `left_out` names the columns that were not read. `out` is the file of the answers and `rows`
-    counts what was written there. `state` is the file that was saved to, null where nothing was
-    saved.
-    """
+    """The summary of a run; what the model gives no measure for is null."""
 
     bundle: str
     items: int
@@ -63,19 +57,19 @@ class RunResult(msgspec.Struct, frozen=True):
     unit: str | None
     total: float | None
     per_item: float | None
-    format: str
+    format: str  # what the input was read as
     gap: str
-    gaps: int
-    left_out: tuple[str, ...]
+    gaps: int  # items with a missing value
+    left_out: tuple[str, ...]  # columns that were not read
     notes: tuple[str, ...]
-    out: str | None
-    rows: int
+    out: str | None  # the file of the answers
+    rows: int  # written there
     seconds: float
     items_per_second: float
     rss_peak_bytes: int
     rss_growth_bytes: int
     state_bytes: int
-    state: str | None
+    state: str | None  # the file that was saved to
     state_items: int
     interrupted: bool
     top: tuple[TopLine | TopItem, ...]
@@ -83,8 +77,6 @@ class RunResult(msgspec.Struct, frozen=True):
 
 class Times:
     """The text of the time column for the items that are on their way."""
-
-    __slots__ = ("_first", "_texts")
 
     def __init__(self, first: int) -> None:
         """Begin with the item of this number."""
@@ -105,13 +97,7 @@ class Times:
 
 
 class Report:
-    """Takes scored items, prints and writes what was asked for, and adds up.
-
-    Attributes:
-        total: the sum of all scores.
-        scored: how many items have one.
-        rows: rows of answers written or printed.
-    """
+    """Takes scored items, prints and writes what was asked for, and adds up."""
 
     def __init__(
         self,
@@ -132,7 +118,8 @@ class Report:
         self._cuts_lines = text and (per == "line" or top > 0)
         self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
         self._top_items = Top[TopItem](0 if text else top)
-        self.total, self.scored, self.rows = 0.0, 0, 0
+        self.total, self.scored = 0.0, 0  # of the scores: their sum and number
+        self.rows = 0  # of answers, written or printed
 
     def take(self, scored: Scored) -> None:
         """Look at some more."""
@@ -140,7 +127,7 @@ class Report:
             self._answers(scored.answers)
         if scored.scores is None:
             return
-        self.total += float(scored.scores.sum())
+        self.total += scored.total
         self.scored += len(scored.scores)
         if self._per == "item":
             self._items(scored)
@@ -230,11 +217,9 @@ def foreign_plain(text: str) -> str:
 
 def note(report: Report, measure: Measure | None, meter: Meter) -> str:
     """Say how far a run is."""
-    score = (
-        f"{report.total / report.scored:.3f} {measure.unit}/item  "
-        if measure is not None and report.scored
-        else ""
-    )
+    score = ""
+    if measure is not None and report.scored:
+        score = f"{report.total / report.scored:.3f} {measure.unit}/item  "
     return f"{meter.items:,} items  {score}{meter.per_second:,.0f}/s  {mib(meter.peak_bytes)}"
 
 
@@ -242,24 +227,21 @@ def _coloured(line: Line) -> Text:
     """Dress a line for a terminal: the more bits per byte, the warmer."""
     rate = line.rate
     style = "dim" if rate < 1 else "" if rate < 2.5 else "yellow" if rate < 4 else "bold red"
-    return Text.assemble(
-        (f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  ", style), (line.text, style)
-    )
+    return Text.assemble((f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  {line.text}", style))
 
 
 def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Text]:
     """Show the most surprising lines or items, the first of them first."""
     if not top:
         return []
-    shown: list[Text] = []
+    width = max(9, len(unit))
     if isinstance(top[0], TopLine):
-        shown.append(Text("most surprising lines, by bits per byte", "bold"))
-        shown.append(Text(f"{'/' + item:>7} {'bits':>9} {'line':>8}  text", "dim"))
+        what = "lines, by bits per byte"
+        head = f"{'/' + item:>7} {'bits':>9} {'line':>8}  text"
     else:
-        shown.append(Text(f"most surprising items, by {unit}", "bold"))
-        timed = "time  " if top[0].time is not None else ""
-        width = max(9, len(unit))
-        shown.append(Text(f"{unit:>{width}} {'item':>9}  {timed}values", "dim"))
+        what, timed = f"items, by {unit}", "time  " if top[0].time is not None else ""
+        head = f"{unit:>{width}} {'item':>9}  {timed}values"
+    shown = [Text(f"most surprising {what}", "bold"), Text(head, "dim")]
     for x in top:
         if isinstance(x, TopLine):
             numbers = f"{x.bits_per_byte:7.3f} {x.bits:9.1f} {x.line:8}  "
@@ -268,7 +250,7 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
             values = " ".join(f"{value:.6g}" for value in x.values[:SHOWN_VALUES])
             more = " …" if len(x.values) > SHOWN_VALUES else ""
             time = "" if x.time is None else f"{foreign_plain(x.time)}  "
-            numbers = f"{x.score:{max(9, len(unit))}.3f} {x.item:9}  "
+            numbers = f"{x.score:{width}.3f} {x.item:9}  "
             text = "" if x.text is None else f"  {foreign_plain(x.text)}"
             shown.append(Text.assemble((numbers, "dim"), f"{time}{values}{more}{text}"))
     return [*shown, Text()]
@@ -276,17 +258,14 @@ def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Te
 
 def summary(result: RunResult, item: str) -> Table:
     """Show what a run has done."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
+    grid = pairs()
     grid.add_row("read", f"{result.items:,} {item}s in {result.seconds:.1f} s")
     if result.gaps:
         done = {"hold": "held", "skip": "left out"}[result.gap]
         grid.add_row("gaps", f"{counted(result.gaps, 'item')} with missing values, {done}")
     if result.left_out:
-        grid.add_row(
-            "not read", foreign(", ".join(name or "(no name)" for name in result.left_out))
-        )
+        names = ", ".join(name or "(no name)" for name in result.left_out)
+        grid.add_row("not read", foreign(names))
     if result.total is not None and result.per_item is not None:
         scored = f"{result.per_item:.4f} {result.unit} per {item}, {result.total:,.1f} in all"
         grid.add_row("surprise", scored)

@@ -22,16 +22,11 @@ Unit = Literal["bits", "nats", "quantile loss"]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A score per item.
+    """A score per item."""
 
-    Attributes:
-        unit: `bits` for tokens; for feature vectors `nats`, or `quantile loss`.
-        first: what an item costs that nothing predicts; None where it is not counted.
-        score: outputs of at least n items and the n items they predict -> `[n]` float64.
-    """
-
-    unit: Unit
-    first: float | None
+    unit: Unit  # `bits` for tokens; for feature vectors `nats`, or `quantile loss`
+    first: float | None  # what an item costs that nothing predicts; None where it is not counted
+    # outputs of at least n items and the n items they predict -> `[n]` float64
     score: Callable[[Outputs, Array], Floats]
 
 

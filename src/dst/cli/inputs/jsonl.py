@@ -5,38 +5,22 @@ import math
 from collections.abc import Iterator
 
 from dst.cli.inputs.block import Block, Wanted
-from dst.cli.inputs.lines import SHOWN, TIME_NAMES, Columns, Rows, choose, lines_of
+from dst.cli.inputs.lines import SHOWN, TIME_NAMES, Rows, choose
 from dst.words import counted
 
 
 def jsonl_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
-    """Yield the items of JSON lines.
+    """Read the items of JSON lines.
 
     A line is a number, an array of numbers in the model's order, or an object; the keys of the
     first object are matched with the model's names as the columns of a CSV are. `null` and `NaN`
     are missing values, and so is a key that is not there.
-
-    Raises:
-        WrongUseError: a line is no item of this model; the message says which.
     """
-    reader, number = _Reader(wanted), 0
-    for lines in lines_of(wanted, blocks):
-        for line in lines:
-            number += 1
-            reader.read(number, line)
-        yield reader.rows.take()
+    return _Reader(wanted).blocks(blocks)
 
 
-class _Reader:
-    def __init__(self, wanted: Wanted) -> None:
-        self.rows = Rows(wanted)
-        self._wanted = wanted
-        self._columns: Columns | None = None
-
+class _Reader(Rows):
     def read(self, number: int, line: bytes) -> None:
-        if not line.strip():
-            self.rows.blank(number)
-            return
         try:
             value = json.loads(line, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
@@ -47,19 +31,20 @@ class _Reader:
         if isinstance(value, dict):
             self._object(number, value)
             return
-        self._check_no_choice(number)
+        if self._columns is not None or self._wanted.form.columns or self._wanted.form.time:
+            raise self._wanted.refuse(f"line {number} is no object, so its values have no names")
         flat = _flat(value) if isinstance(value, list) else [value]
         if len(flat) > self._wanted.width or not flat:
             raise self._wanted.refuse(
                 f"line {number} has {counted(len(flat), 'value')}, this model reads "
                 f"{self._wanted.width} per item"
             )
-        values = [self._number(number, f"value {i + 1}", v) for i, v in enumerate(flat)]
-        gap = _gap([f"value {i + 1}" for i in range(len(values))], values)
+        names = [f"value {place + 1}" for place in range(len(flat))]
+        values, gap = self._numbers(number, names, flat)
         if len(values) < self._wanted.width:
             gap = f"has {counted(len(values), 'value')}, {self._wanted.width} are expected"
             values += [math.nan] * (self._wanted.width - len(values))
-        self.rows.add(number, values, "", gap)
+        self.add(number, values, "", gap)
 
     def _object(self, number: int, found: dict[str, object]) -> None:
         if self._columns is None:
@@ -73,10 +58,11 @@ class _Reader:
                 f"--columns {','.join(names)} leaves other keys out",
             )
         cells = {key.strip(): value for key, value in found.items()}
-        values = [self._number(number, f"`{name}`", cells.get(name)) for name in names]
+        quoted = [f"`{name}`" for name in names]
+        values, gap = self._numbers(number, quoted, [cells.get(name) for name in names])
         time = "" if columns.time is None else cells.get(columns.names[columns.time], "")
         told = time if isinstance(time, str) else "" if time is None else json.dumps(time)
-        self.rows.add(number, values, told, _gap([f"`{n}`" for n in names], values))
+        self.add(number, values, told, gap)
 
     def _missing(self, first: dict[str, object]) -> list[str]:
         """Name the keys that the first object lacks, where it may lack some as later ones may.
@@ -92,9 +78,13 @@ class _Reader:
             return []
         return [name for name in expected if name not in keys]
 
-    def _check_no_choice(self, number: int) -> None:
-        if self._columns is not None or self._wanted.form.columns or self._wanted.form.time:
-            raise self._wanted.refuse(f"line {number} is no object, so its values have no names")
+    def _numbers(
+        self, number: int, names: list[str], held: list[object]
+    ) -> tuple[list[float], str]:
+        """Return the numbers of a line, and say what of it is missing, "" for nothing."""
+        values = [self._number(number, name, v) for name, v in zip(names, held, strict=True)]
+        missing = next((n for n, v in zip(names, values, strict=True) if math.isnan(v)), None)
+        return values, "" if missing is None else f"has no number for {missing}"
 
     def _number(self, number: int, name: str, value: object) -> float:
         if value is None:
@@ -122,8 +112,3 @@ def _flat(values: list[object]) -> list[object]:
     for value in values:
         flat += _flat(value) if isinstance(value, list) else [value]
     return flat
-
-
-def _gap(names: list[str], values: list[float]) -> str:
-    missing = [name for name, value in zip(names, values, strict=True) if math.isnan(value)]
-    return f"has no number for {missing[0]}" if missing else ""

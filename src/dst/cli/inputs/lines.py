@@ -1,5 +1,6 @@
 """Cut an input into lines, gather the rows that they hold, and choose the columns of a table."""
 
+from abc import ABC, abstractmethod
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,6 @@ def lines_of(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines that each block completes, and at the end what no newline ends.
 
     An empty list says that the input has paused.
-
-    Raises:
-        WrongUseError: a line is longer than 1 MiB.
     """
     left, number = b"", 0
     for block in blocks:
@@ -37,25 +35,35 @@ def lines_of(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield [left if number else left.removeprefix(BOM_UTF8)]
 
 
-class Rows:
-    """Gathers the rows of one block after the other.
+class Rows(ABC):
+    """Reads lines, and gathers the rows of one block after the other.
 
     A blank line counts as an item whose values are missing once a row follows it: only blank
     lines at the end of an input mean nothing.
     """
 
-    __slots__ = ("_blank", "_gaps", "_lines", "_rows", "_times", "_wanted", "seen")
-
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        self._columns: Columns | None = None
         self._blank: list[int] = []
-        self.seen = 0
+        self.seen = 0  # rows so far
         self._start()
 
-    @property
-    def none(self) -> bool:
-        """Whether no row has come yet."""
-        return not (self.seen or self._rows)
+    @abstractmethod
+    def read(self, number: int, line: bytes) -> None:
+        """Read one line that is not blank."""
+
+    def blocks(self, blocks: Iterator[bytes]) -> Iterator[Block]:
+        """Yield the rows of the lines that each block of bytes completes."""
+        before = 0
+        for lines in lines_of(self._wanted, blocks):
+            for number, line in enumerate(lines, before + 1):
+                if line.strip():
+                    self.read(number, line)
+                else:
+                    self._blank.append(number)
+            before += len(lines)
+            yield self._take()
 
     def _start(self) -> None:
         self._rows: list[list[float]] = []
@@ -63,59 +71,43 @@ class Rows:
         self._times: list[str] = []
         self._gaps: dict[int, str] = {}
 
-    def blank(self, line: int) -> None:
-        """Note a blank line."""
-        self._blank.append(line)
-
     def add(self, line: int, values: list[float], time: str, gap: str) -> None:
         """Take a row; `gap` says what of it is missing, "" for nothing."""
-        for number in self._blank:
-            self._put(number, [float("nan")] * self._wanted.width, "", "is blank, inside the data")
-        self._blank.clear()
-        self._put(line, values, time, gap)
+        rows = [(line, values, time, gap)]
+        if self._blank:
+            nothing = [float("nan")] * self._wanted.width
+            rows[:0] = [(n, nothing, "", "is blank, inside the data") for n in self._blank]
+            self._blank.clear()
+        for number, row, text, missing in rows:
+            if missing:
+                self._gaps[len(self._rows)] = f"line {number} {missing}"
+            self._rows.append(row)
+            self._lines.append(number)
+            self._times.append(text)
+            self.seen += 1
 
-    def _put(self, line: int, values: list[float], time: str, gap: str) -> None:
-        if gap:
-            self._gaps[len(self._rows)] = f"line {line} {gap}"
-        self._rows.append(values)
-        self._lines.append(line)
-        self._times.append(time)
-
-    def take(self) -> Block:
+    def _take(self) -> Block:
         """Return the rows gathered so far and start anew."""
-        lines = self._lines
+        lines, gaps = self._lines, self._gaps
+        times = None if self._wanted.form.time is None else self._times
         values = np.asarray(self._rows, np.float64).reshape(-1, self._wanted.width)
-        timed = self._wanted.form.time is not None
-        self.seen += len(values)
-        block = Block(
-            values, lambda row: f"line {lines[row]}", self._gaps, self._times if timed else None
-        )
         self._start()
-        return block
+        return Block(values, lambda row: f"line {lines[row]}", gaps, times)
 
 
-TIME_NAMES = frozenset(
-    {"time", "timestamp", "datetime", "date", "date_time", "ts", "t", "time_s", "time_ms"}
-)
+TIME_NAMES = {"time", "timestamp", "datetime", "date", "date_time", "ts", "t", "time_s", "time_ms"}
 
 _CHOOSE = "--columns A,B says which to read, in the model's order"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a table are read.
+    """Which columns of a table are read."""
 
-    Attributes:
-        names: all columns of the table, in its order; empty where nothing names them.
-        places: for each number of an item, its column.
-        time: the column whose text goes beside the answers, None for none.
-        count: how many columns a row has.
-    """
-
-    names: tuple[str, ...]
-    places: tuple[int, ...]
-    time: int | None
-    count: int
+    names: tuple[str, ...]  # all columns of the table, in its order; empty where nothing names them
+    places: tuple[int, ...]  # for each number of an item, its column
+    time: int | None  # the column whose text goes beside the answers, None for none
+    count: int  # how many columns a row has
 
     def called(self, place: int) -> str:
         """Say which column it is: `column 2 (right)`."""
@@ -124,11 +116,7 @@ class Columns:
 
 
 def unnamed(wanted: Wanted) -> Columns:
-    """Read every column of a table whose columns have no names, in order.
-
-    Raises:
-        WrongUseError: the caller named columns.
-    """
+    """Read every column of a table whose columns have no names, in order."""
     if wanted.form.columns or wanted.form.time is not None:
         option = "--columns" if wanted.form.columns else "--time"
         raise wanted.refuse(f"line 1 names no columns, so {option} has none to choose from")
@@ -136,19 +124,11 @@ def unnamed(wanted: Wanted) -> Columns:
 
 
 def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
-    """Match the columns of a table with what the model reads.
+    """Match the columns of a table, which a line names, with what the model reads.
 
     `--columns` says which, in the model's order. Otherwise they are matched by the model's names,
     in any order, or taken as they stand where the model has no names. A column that looks like a
     time by its name is left out, any other column too many is refused.
-
-    Args:
-        wanted: the input.
-        header: the names of its columns.
-        line: where they stand.
-
-    Raises:
-        WrongUseError: a column is missing, too many, or there twice.
     """
     form, names = wanted.form, [name.strip() for name in header]
     time = None

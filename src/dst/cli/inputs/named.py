@@ -1,6 +1,7 @@
 """Read options that give things a name: `NAME=VALUE`, where a value may be a file of numbers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +18,12 @@ Value = TypeVar("Value")
 
 
 def named(
-    option: str, given: Sequence[str] | None, read: Callable[[str, str], Value]
+    option: str,
+    given: Sequence[str] | None,
+    read: Callable[[str, str], Value],
+    form: str = "a name, `=` and what it is",
 ) -> dict[str, Value]:
     """Read `NAME=TEXT` options, each name once; `read` makes a value of name and text.
-
-    Raises:
-        WrongUseError: a name is missing or comes twice.
 
     Examples:
         >>> named("--state", ["h=h_next"], lambda name, text: text)
@@ -32,24 +33,19 @@ def named(
     for text in given or ():
         name, equals, rest = text.partition("=")
         if not name or not equals:
-            raise WrongUseError(f"{option} {text}: expected a name, `=` and what it is")
+            raise WrongUseError(f"{option} {text}: expected {form}")
         if name in found:
-            raise WrongUseError(f"{option} {text}: `{name}` was given before")
+            raise WrongUseError(f"{option} {text}: `{name}` comes twice, it was given before")
         found[name] = read(name, rest)
     return found
 
 
 def examples(given: Sequence[str] | None) -> dict[str, Array | None]:
-    """Read `--stream-input`: `NAME` or `NAME=EXAMPLE`, each name once.
-
-    Raises:
-        WrongUseError: a name is missing or comes twice, or an example is none.
-    """
-    given = given or ()
-    bare = [text for text in given if "=" not in text]
-    found: dict[str, Array | None] = dict(
-        named("--stream-input", [text for text in given if "=" in text], value_of("--stream-input"))
-    )
+    """Read `--stream-input`: `NAME` or `NAME=EXAMPLE`, each name once."""
+    bare = [text for text in given or () if "=" not in text]
+    whole = [text for text in given or () if "=" in text]
+    read = partial(value, "--stream-input")
+    found: dict[str, Array | None] = dict(named("--stream-input", whole, read))
     for name in bare:
         if not name or name in found:
             raise WrongUseError(f"--stream-input {name}: expected a name, each once")
@@ -57,16 +53,8 @@ def examples(given: Sequence[str] | None) -> dict[str, Array | None]:
     return found
 
 
-def value_of(option: str) -> Callable[[str, str], Array]:
-    """Return what reads the values of an option: see `value`."""
-    return lambda name, text: value(option, name, text)
-
-
 def value(option: str, name: str, text: str) -> Array:
     """Read numbers with commas, or a tensor file; one number gives an array without axes.
-
-    Raises:
-        WrongUseError: it is neither.
 
     Examples:
         >>> value("--init", "h", "1,2").tolist()
@@ -96,31 +84,29 @@ def _number(text: str) -> int | float:
 
 
 def array_file(option: str, path: Path, name: str) -> Array:
-    """Read an array from a .npy file, or the tensor `name` from a .safetensors file.
-
-    Raises:
-        WrongUseError: it holds no such thing.
-        OSError: it cannot be read.
-    """
+    """Read an array from a .npy file, or the tensor `name` from a .safetensors file."""
+    kind = ".safetensors file" if path.suffix == ".safetensors" else ".npy array"
     try:
-        if path.suffix == ".npy":
-            found: Array = np.load(path, allow_pickle=False)
+        if path.suffix == ".safetensors":
+            held = safetensors.numpy.load(path.read_bytes())
         else:
-            found = safetensors.numpy.load(path.read_bytes())[name]
-    except KeyError:
-        raise WrongUseError(f"{option}: {path} has no tensor `{name}`") from None
-    except (ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise WrongUseError(f"{option}: {path} is no file of numbers: {error}") from None
-    if found.dtype.kind not in "fiub":
-        raise WrongUseError(f"{option}: {path} holds {found.dtype}, expected numbers")
+            held = {name: np.load(path, allow_pickle=False)}
+    except OSError:
+        raise
+    except Exception as error:  # numpy lets through whatever its parsers meet
+        why = first_line(error)
+        raise WrongUseError(f"{option}: {path} is no {kind} of numbers: {why}") from None
+    if name not in held:
+        raise WrongUseError(f"{option}: {path} has no tensor `{name}`")
+    found = held[name]
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        what = getattr(found, "dtype", "several arrays")
+        raise WrongUseError(f"{option}: {path} holds {what}, expected one array of numbers")
     return found
 
 
 def shape(name: str, text: str) -> tuple[int | str, ...]:
     """Read `B,T,80` for `--shape`; nothing at all is the shape of a single number.
-
-    Raises:
-        WrongUseError: it is no shape.
 
     Examples:
         >>> shape("x", "b,T,80")
@@ -136,39 +122,20 @@ def shape(name: str, text: str) -> tuple[int | str, ...]:
 
 
 def stream_inputs_of(given: Sequence[str], contract: Contract) -> dict[str, Array]:
-    """Read the inputs of a stream in the contract's dtypes; the runtime checks the rest.
-
-    Args:
-        given: the arguments of `--stream-input`, each `NAME=FILE.npy`.
-        contract: knows the dtypes.
-
-    Raises:
-        OSError: a file cannot be read.
-        WrongUseError: an argument has another form, comes twice, or its file is no array of
-            numbers that fit the dtype.
-    """
+    """Read `--stream-input NAME=FILE.npy` in the contract's dtypes; the runtime checks the rest."""
     dtypes = {wanted.input: np.dtype(wanted.dtype) for wanted in contract.stream_inputs}
-    found: dict[str, Array] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path) or name in found:
-            why = "comes twice" if name in found else "expected NAME=FILE.npy"
-            raise WrongUseError(f"--stream-input {text}: {why}")
-        try:
-            value = np.load(path, allow_pickle=False)
-        except OSError:
-            raise
-        except Exception as error:  # numpy lets through whatever its parsers meet
-            why = first_line(error)
-            raise WrongUseError(f"--stream-input {text}: is no .npy array: {why}") from None
-        if not isinstance(value, np.ndarray) or np.dtype(value.dtype).kind not in "fiub":
-            raise WrongUseError(f"--stream-input {text}: expected one .npy array of numbers")
+
+    def read(name: str, path: str) -> Array:
+        option = f"--stream-input {name}"
+        if not path:
+            raise WrongUseError(f"{option}=: expected NAME=FILE.npy")
+        value = array_file(option, Path(path), name)
         dtype = dtypes.get(name, value.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
             cast = value.astype(dtype)
-        real = np.dtype(dtype).kind == "f"
-        fits = np.isfinite(cast) if real else cast.astype(value.dtype) == value
-        if not bool(np.all(fits)):
-            raise WrongUseError(f"--stream-input {text}: holds numbers that do not fit {dtype}")
-        found[name] = cast
-    return found
+        fits = np.isfinite(cast) if dtype.kind == "f" else cast.astype(value.dtype) == value
+        if not np.all(fits):
+            raise WrongUseError(f"{option}: {path} holds numbers that do not fit {dtype}")
+        return cast
+
+    return named("--stream-input", given, read, "NAME=FILE.npy")

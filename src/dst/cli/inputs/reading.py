@@ -34,39 +34,21 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became known of some items.
+    """What became known of some items."""
 
-    Attributes:
-        items: `[n, ...]`, those that were scored; where the model predicts none, those that were
-            answered for.
-        scores: `[n]`, None where the model predicts none.
-        number: the number of the first of them, counted from 1 at the start of the stream.
-        answers: what the model answered, and for which items; None where nobody asked.
-    """
+    items: Array  # `[n, ...]`: those scored, or where the model predicts none, those answered for
+    scores: Floats | None  # `[n]`, None where the model predicts none
+    number: int  # the number of the first of them, counted from 1 at the start of the stream
+    answers: Answers | None = None  # of the model, and for which items; None where nobody asked
 
-    items: Array
-    scores: Floats | None
-    number: int
-    answers: Answers | None = None
+    @property
+    def total(self) -> float:
+        """The sum of the scores; 0 where there are none."""
+        return 0.0 if self.scores is None else float(self.scores.sum())
 
 
 class Reading:
-    """A stream that reads on a fixed grid of T, scores what it reads and answers for it."""
-
-    __slots__ = (
-        "_ahead",
-        "_answering",
-        "_behind",
-        "_contract",
-        "_held",
-        "_kept",
-        "_measure",
-        "_sizes",
-        "_skip",
-        "_stream",
-        "_t",
-        "_told",
-    )
+    """A stream that reads on a fixed grid of `t` items, scores what it reads and answers for it."""
 
     def __init__(
         self, stream: Stream, t: int | None, measure: Measure | None, answering: bool = False
@@ -75,33 +57,25 @@ class Reading:
 
         Under the tail rule `refuse` a model answers only whole chunks. If part of a chunk waits,
         only its first item counts as scored; the others are scored and answered in this run.
-
-        Args:
-            stream: fresh or loaded.
-            t: items per chunk, None for the nominal number.
-            measure: how items are scored.
-            answering: whether the outputs are wanted.
+        `t` is None for the nominal number of items per chunk.
 
         Raises:
             SessionError: `chunk-size`: the session does not run this T.
         """
-        engine = stream.engine
-        self._contract = engine.contract
-        self._sizes = engine.chunk_sizes
-        self._t = self._contract.chunk.nominal_t if t is None else t
-        if self._t not in self._sizes:
+        self._contract, self._sizes = stream.engine.contract, stream.engine.chunk_sizes
+        self._chunk = self._contract.chunk
+        self.t = self._chunk.nominal_t if t is None else t
+        if self.t not in self._sizes:
             raise SessionError(
-                f"T = {self._t}: this bundle runs T = {list(self._sizes)}", code="chunk-size"
+                f"T = {self.t}: this bundle runs T = {list(self._sizes)}", code="chunk-size"
             )
-        self._stream = stream
-        self._measure = measure
-        self._answering = answering
+        self._stream, self._measure, self._answering = stream, measure, answering
         self._ahead = 0 if measure is None else 1  # items kept to predict the next from
-        self._behind = self._contract.chunk.lookahead  # items that a step wants behind its chunk
+        self._behind = self._chunk.lookahead  # items that a step wants behind its chunk
         before = stream.snapshot()
         self._held = before.pending  # items not stepped yet
         self._kept = len(self._held)  # of these, the items that a saved state holds
-        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
+        part = self._part(self._kept)
         self._skip = 0 if part else max(0, self._kept - 1)  # scored, apart from the first
         self._told = 0 if part else self._kept  # answered for
         stream.restore(replace(before, pending=before.pending[:0]))
@@ -112,44 +86,33 @@ class Reading:
         return len(self._held)
 
     @property
-    def t(self) -> int:
-        """Items per chunk."""
-        return self._t
-
-    @property
     def items(self) -> int:
         """Items in the state that `save` would write, those that wait included."""
         return self._stream.items_consumed + self._kept
 
     def read(self, items: Array) -> Iterator[Scored]:
-        """Take items `[n, ...]` and step every chunk they fill; yields after each step.
-
-        Raises:
-            StepError: the items do not fit, or a step failed; the reading is as it was before.
-        """
+        """Take items `[n, ...]` and step every chunk they fill; yields after each step."""
         if not len(items):
             return
         alone = not len(self._held)
         self._held = np.concatenate([self._held, items])
         if alone and self._measure is not None:
             self._kept = 1
-            yield from self._unforeseen()
-        while len(self._held) >= self._t + max(self._ahead, self._behind):
-            yield self._step(self._t)
+            if self._measure.first is not None:  # nothing predicts the first item
+                number = self._stream.items_consumed + 1
+                yield Scored(items[:1], np.array([self._measure.first]), number)
+        while len(self._held) >= self.t + max(self._ahead, self._behind):
+            yield self._step(self.t)
 
     def settle(self) -> Iterator[Scored]:
         """Step all but what is held back, in smaller chunks, where the tail rule allows it.
 
         The grid starts anew here. Items held back are answered for as well.
-
-        Raises:
-            SessionError: `chunk-size`: no chunk of this session is small enough.
-            StepError: a step failed.
         """
-        if self._contract.chunk.tail != "exact":
+        if self._chunk.tail != "exact":
             return
         while (left := len(self._held) - self._ahead) > 0:
-            fitting = [t for t in self._sizes if t <= min(left, self._t)]
+            fitting = [t for t in self._sizes if t <= min(left, self.t)]
             if not fitting:
                 raise SessionError(
                     f"{left} items are left that no chunk of T = {list(self._sizes)} can hold",
@@ -164,10 +127,9 @@ class Reading:
 
         Raises:
             PartialChunkError: a part of a chunk waits under the tail rule `refuse`.
-            StepError: a step failed.
         """
         yield from self.settle()
-        if self._contract.chunk.tail == "exact" or not len(self._held):
+        if self._chunk.tail == "exact" or not len(self._held):
             return
         outputs, answers = self._foreseen(len(self._held))
         if self._measure is None:
@@ -184,22 +146,12 @@ class Reading:
         self._kept = len(self._held)
 
     def catch_up(self) -> Iterator[Scored]:
-        """Answer for the items that `save` would write; the next reading takes them as answered.
-
-        Raises:
-            StepError: a step failed.
-        """
-        part = self._contract.chunk.tail == "refuse" and self._part(self._kept)
-        if self._answering and self._kept > self._told and not part:
+        """Answer for the items that `save` would write; the next reading takes them as answered."""
+        if self._answering and self._kept > self._told and not self._part(self._kept):
             yield self._answered(self._kept)
 
     def save(self, path: Path) -> None:
-        """Save the stream and the items that wait: the newest scored, and those kept with it.
-
-        Raises:
-            StateError: the state cannot be written.
-            NonFiniteError: `state-not-finite`: the state holds a NaN or an infinity.
-        """
+        """Save the stream and the items that wait: the newest scored, and those kept with it."""
         now = self._stream.snapshot()
         self._stream.restore(replace(now, pending=self._held[: self._kept].copy()))
         try:
@@ -208,14 +160,8 @@ class Reading:
             self._stream.restore(now)
 
     def _part(self, count: int) -> bool:
-        """Whether so many items are more than whole chunks that can be stepped."""
-        return bool(count and (self._behind or count % self._t))
-
-    def _unforeseen(self) -> Iterator[Scored]:
-        """Answer for the first item, which nothing predicts."""
-        if self._measure is not None and self._measure.first is not None:
-            number = self._stream.items_consumed + 1
-            yield Scored(self._held[:1], np.array([self._measure.first]), number)
+        """Whether part of so many items has to wait, by the tail rule `refuse`."""
+        return self._chunk.tail == "refuse" and bool(count and (self._behind or count % self.t))
 
     def _answered(self, count: int) -> Scored:
         """Answer for the first items held, and score nothing."""
@@ -225,11 +171,7 @@ class Reading:
     def _foreseen(self, count: int) -> tuple[dict[str, Array], Answers]:
         """Answer for the first items held by the tail rule, and go back to where the stream stood.
 
-        Returns:
-            The outputs of these items, and the answers for those that had none yet.
-
-        Raises:
-            PartialChunkError: a part of a chunk is among them under the tail rule `refuse`.
+        Returned are the outputs of these items, and the answers for those that had none yet.
         """
         before, base = self._stream.snapshot(), self._stream.items_consumed
         try:
@@ -237,7 +179,7 @@ class Reading:
         finally:
             self._stream.restore(before)
         outputs = join(self._contract, first, second)
-        nominal = self._contract.chunk.nominal_t
+        nominal = self._chunk.nominal_t
         ends = [*range(nominal, count + 1, nominal), *([count] if count % nominal else [])]
         answers = self._answers(outputs, base, count, ends, stacked=True)
         self._told = max(self._told, count)
@@ -245,7 +187,7 @@ class Reading:
 
     def _step(self, t: int) -> Scored:
         """Step the first T held items; their outputs score the items one later."""
-        chunk = laid_out(self._contract.chunk, self._held[: t + self._behind])
+        chunk = laid_out(self._chunk, self._held[: t + self._behind])
         base = self._stream.items_consumed
         outputs = self._stream.step(chunk, copy=False)
         told = self._told
@@ -311,18 +253,7 @@ def reading_of(
 ) -> Reading:
     """Start a reading, or continue the one that was saved to `state`, if that file exists.
 
-    Args:
-        session: what reads.
-        state: the file, None to start anew.
-        t: items per chunk, None for the nominal number.
-        answering: whether the outputs are wanted.
-        inputs: what the model takes once per stream; a saved state brings them.
-
-    Raises:
-        StateError: the state cannot be used here.
-        SessionError: an input is missing, unknown, or does not fit.
-        WrongUseError: inputs were given, and the saved state has some.
-        SessionError: `chunk-size`: the session does not run this T.
+    A saved state brings the inputs of its stream.
     """
     if state is None or not state.exists():
         stream = session.stream(inputs=inputs)

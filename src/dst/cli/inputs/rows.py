@@ -3,6 +3,7 @@
 Shape letters: `n` items.
 """
 
+import math
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
-from dst.cli.inputs.block import Block, Form, Found, Gaps, Wanted
+from dst.cli.inputs.block import Block, Form, Found, Wanted, without_gaps
 from dst.cli.inputs.jsonl import jsonl_blocks
 from dst.cli.inputs.samples import npy_blocks, npz_blocks, raw_blocks, wav_blocks
 from dst.cli.inputs.source import Source, Stop, never, token_blocks
@@ -29,26 +30,16 @@ _BINARY_STARTS = (b"RIFF", b"\x93NUMPY", b"PK")  # a newline among these ends no
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Some items of an input.
+    """Some items of an input."""
 
-    Attributes:
-        values: `[n, ...]` in the contract's dtype; n = 0 where a pipe has paused.
-        times: the text of the time column for each of them; None without one.
-    """
-
-    values: Array
-    times: list[str] | None
+    values: Array  # `[n, ...]` in the contract's dtype; n = 0 where a pipe has paused
+    times: list[str] | None  # the text of the time column for each of them; None without one
 
 
 def item_blocks(
     path: str, chunk: Chunk, stop: Stop = never, tokenizer: TextTokenizer | None = None
 ) -> Iterator[Array]:
-    """Yield the items of an input as it stands, `[n, ...]` in the contract's dtype.
-
-    Raises:
-        OSError: the input cannot be read.
-        WrongUseError: it does not hold items of this model; the message says where.
-    """
+    """Yield the items of an input as it stands, `[n, ...]` in the contract's dtype."""
     for items in read_items(path, chunk, AS_IT_STANDS, Found(), stop, tokenizer):
         yield items.values
 
@@ -63,20 +54,10 @@ def read_items(
 ) -> Iterator[Items]:
     """Yield the items of an input of any format; without any where a pipe has paused.
 
-    Args:
-        path: a file, a named pipe, or `-` for standard input.
-        chunk: what the model reads.
-        form: what the caller says of the input.
-        found: is told what turns up.
-        stop: says whether to read no further.
-        tokenizer: makes ids of text. The input is then text, unless it is a `.npy` file or the
-            form names a format: those hold ids.
-
-    Raises:
-        OSError: the input cannot be read.
-        WrongUseError: it does not hold items of this model; the message says where.
+    With a tokenizer the input is text, unless it is a `.npy` file or the form names a format: those
+    hold ids. `found` is told what turns up.
     """
-    content = chunk.content
+    content, tokens = chunk.content, isinstance(chunk.content, Tokens)
     if tokenizer is not None and form.format is None and not path.lower().endswith(".npy"):
         found.format = "text"
         for ids in token_blocks(path, tokenizer, chunk.dtype, stop):
@@ -87,10 +68,9 @@ def read_items(
         yield from _bytes(source, chunk, found, stop)
         return
     item = item_shape(chunk)
-    tokens = isinstance(content, Tokens)
     wanted = Wanted(
         path="standard input" if path == "-" else path,
-        width=int(np.prod(item, dtype=np.int64)),
+        width=math.prod(item),
         names=() if isinstance(content, Tokens) else content.names,
         input=chunk.input,
         rate_hz=None if isinstance(content, Tokens) else content.sample_rate_hz,
@@ -100,10 +80,8 @@ def read_items(
         found=found,
         stop=stop,
     )
-    gaps = Gaps(wanted)
     try:
-        for block in _blocks(wanted, path, source):
-            whole = gaps.fill(block)
+        for whole in without_gaps(wanted, _blocks(wanted, path, source)):
             values = _cast(whole, wanted, chunk).reshape(-1, *item)
             if len(values) or source.size is None:
                 yield Items(values, whole.times)
@@ -113,15 +91,14 @@ def read_items(
 
 
 def _bytes(source: Source, chunk: Chunk, found: Found, stop: Stop) -> Iterator[Items]:
-    first = True
+    begun = False
     for block in source.blocks(stop):
-        if first and block:
-            if block.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-                found.notes.append(
-                    "begins with the byte-order mark of UTF-16, and this model reads bytes; "
-                    "iconv -f UTF-16 -t UTF-8 FILE makes UTF-8 of it"
-                )
-            first = False
+        if not begun and block.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            found.notes.append(
+                "begins with the byte-order mark of UTF-16, and this model reads bytes; "
+                "iconv -f UTF-16 -t UTF-8 FILE makes UTF-8 of it"
+            )
+        begun = begun or bool(block)
         yield Items(np.frombuffer(block, np.uint8).astype(chunk.dtype), None)
 
 
@@ -143,22 +120,12 @@ def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
         yield from (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)
         return
     rest = chain([head], blocks)
-    if name == "csv":
-        yield from csv_blocks(wanted, rest)
-    elif name == "jsonl":
-        yield from jsonl_blocks(wanted, rest)
-    elif name == "wav":
-        yield from wav_blocks(wanted, rest)
-    else:
-        yield from raw_blocks(wanted, name, rest)
+    reader = {"csv": csv_blocks, "jsonl": jsonl_blocks, "wav": wav_blocks}.get(name)
+    yield from raw_blocks(wanted, name, rest) if reader is None else reader(wanted, rest)
 
 
 def _cast(block: Block, wanted: Wanted, chunk: Chunk) -> Array:
-    """Bring numbers to the contract's dtype, if they stand for the same items there.
-
-    Raises:
-        WrongUseError: a number is too large, or is no id of this model.
-    """
+    """Bring numbers to the contract's dtype, if they stand for the same items there."""
     values = block.values
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
         cast = values.astype(chunk.dtype)

@@ -2,8 +2,9 @@
 
 import io
 import os
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +26,11 @@ _CODES = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 85: "MP3"}
 
 
 def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[Block]:
-    """Yield raw little-endian samples, the values of an item side by side.
+    """Yield raw little-endian samples of the kind `name`, the values of an item side by side.
 
     Integers become -1 .. 1 for a model of features, and stay what they are for one of ids.
-
-    Args:
-        wanted: the input.
-        name: what a sample is: `f32`, `f64`, `s16`, `s24`, `s32` or `u8`.
-        blocks: its bytes.
-
-    Raises:
-        WrongUseError: it ends inside an item.
     """
-    frame = wanted.width * size_of(name)
+    frame = wanted.width * (3 if name == "s24" else np.dtype(_STORED[name]).itemsize)
     left, seen = b"", 0
     for block in blocks:
         left += block
@@ -51,11 +44,6 @@ def raw_blocks(wanted: Wanted, name: str, blocks: Iterator[bytes]) -> Iterator[B
             f"ends with {counted(len(left), 'byte')} of an item, expected whole items of "
             f"{wanted.width} {name}"
         )
-
-
-def size_of(name: str) -> int:
-    """Bytes of a sample."""
-    return 3 if name == "s24" else np.dtype(_STORED[name]).itemsize
 
 
 def samples(data: bytes, name: str, scaled: bool) -> npt.NDArray[np.generic]:
@@ -73,49 +61,32 @@ def samples(data: bytes, name: str, scaled: bool) -> npt.NDArray[np.generic]:
     return numbers / half
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What the header of a WAV says: the name of a sample, channels, rate, bytes of data."""
-
-    name: str
-    channels: int
-    rate_hz: int
-    size: int | None
-
-
 def wav_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
     """Yield the samples of a WAV file: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64.
 
-    Raises:
-        WrongUseError: it is another kind of file, is cut off, or has another sample rate or
-            number of channels than the model wants; the message has the command that converts.
+    One of another kind, that is cut off, or has another sample rate or number of channels than the
+    model wants is refused with the command that converts it.
     """
     source = _Bytes(wanted, blocks)
-    head = _head(wanted, source)
-    _check(wanted, head)
-    yield from raw_blocks(wanted, head.name, source.rest(head.size))
-
-
-def _check(wanted: Wanted, head: _Head) -> None:
+    name, channels, rate_hz, size = _head(wanted, source)
     rate = wanted.rate_hz
-    want = [] if rate is None else [f"-ar {rate:.0f}"]
-    cure = f"ffmpeg -i {wanted.path} {' '.join([*want, f'-ac {wanted.width}'])} out.wav"
-    if rate is not None and head.rate_hz != rate:
+    want = "" if rate is None else f"-ar {rate:.0f} "
+    cure = f"convert it: ffmpeg -i {wanted.path} {want}-ac {wanted.width} out.wav"
+    if rate is not None and rate_hz != rate:
+        raise wanted.refuse(f"has {rate_hz} samples per second, this model reads {rate:g}; {cure}")
+    if channels != wanted.width:
         raise wanted.refuse(
-            f"has {head.rate_hz} samples per second, this model reads {rate:g}; convert it: {cure}"
-        )
-    if head.channels != wanted.width:
-        raise wanted.refuse(
-            f"has {counted(head.channels, 'channel')}, this model reads {wanted.width} per item; "
-            f"convert it: {cure}"
+            f"has {counted(channels, 'channel')}, this model reads {wanted.width} per item; {cure}"
         )
     if rate is None:
         wanted.found.notes.append(
-            f"{head.rate_hz} samples per second; the bundle does not say which rate it wants"
+            f"{rate_hz} samples per second; the bundle does not say which rate it wants"
         )
+    yield from raw_blocks(wanted, name, source.rest(size))
 
 
-def _head(wanted: Wanted, source: "_Bytes") -> _Head:
+def _head(wanted: Wanted, source: "_Bytes") -> tuple[str, int, int, int | None]:
+    """Return what the header of a WAV says: kind of sample, channels, rate, bytes of data."""
     start = source.take(12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         raise wanted.refuse("is not a WAV file", "raw samples need --format s16 or f32")
@@ -133,31 +104,28 @@ def _head(wanted: Wanted, source: "_Bytes") -> _Head:
         told = part if name == b"fmt " else told
     if told is None or len(told) < 16:
         raise wanted.refuse("is a broken WAV file: no `fmt ` part comes before its data")
-    code, channels = (int.from_bytes(told[at : at + 2], "little") for at in (0, 2))
-    rate, bits = int.from_bytes(told[4:8], "little"), int.from_bytes(told[14:16], "little")
+    code, channels, rate, frame, bits = struct.unpack("<HHI4xHH", told[:16])
     if code == _EXTENSIBLE and told[26:40] in _PCM_FAMILY:
         code = int.from_bytes(told[24:26], "little")
-    frame = int.from_bytes(told[12:14], "little")
     kinds = {
         **{(_PCM, b): ("u8" if b == 8 else f"s{b}") for b in (8, 16, 24, 32)},
         **{(_FLOAT, b): f"f{b}" for b in (32, 64)},
     }
+    cure = f"convert it: ffmpeg -i {wanted.path} -c:a pcm_s16le out.wav"
     if (code, bits) not in kinds or not channels:
         raise wanted.refuse(
             f"is a WAV of {_CODES.get(code, f'code {code}')} with {bits} bits and {channels} "
-            f"channels, expected PCM or float; convert it: ffmpeg -i {wanted.path} -c:a pcm_s16le "
-            "out.wav"
+            f"channels, expected PCM or float; {cure}"
         )
     if frame != channels * bits // 8:
         raise wanted.refuse(
             f"is a WAV of {bits} bits and {counted(channels, 'channel')} with {frame} bytes per "
-            f"item, expected {channels * bits // 8}; convert it: ffmpeg -i {wanted.path} "
-            "-c:a pcm_s16le out.wav"
+            f"item, expected {channels * bits // 8}; {cure}"
         )
     # a writer that was ended, or writes into a pipe, leaves 0 or a very large size; where another
     # part follows, 0 is meant
     unknown = size >= _UNKNOWN_BYTES or not (size or _is_part(source.peek(8), in_all - seen))
-    return _Head(kinds[code, bits], channels, rate, None if unknown else size)
+    return kinds[code, bits], channels, rate, None if unknown else size
 
 
 def _is_part(head: bytes, left: int) -> bool:
@@ -173,16 +141,9 @@ class _Bytes:
         self._wanted, self._blocks, self._held = wanted, blocks, b""
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes, waiting for them.
-
-        Raises:
-            WrongUseError: the input ends before.
-        """
-        while len(self._held) < count:
-            block = next(self._blocks, None)
-            if block is None:
-                raise self._wanted.refuse("is a broken WAV file: it ends inside its header")
-            self._held += block
+        """Return the next bytes, waiting for them."""
+        if len(self.peek(count)) < count:
+            raise self._wanted.refuse("is a broken WAV file: it ends inside its header")
         taken, self._held = self._held[:count], self._held[count:]
         return taken
 
@@ -193,18 +154,13 @@ class _Bytes:
         return self._held[:count]
 
     def rest(self, size: int | None) -> Iterator[bytes]:
-        """Yield the next `size` bytes as they come, or all that come.
-
-        Raises:
-            WrongUseError: the input ends before.
-        """
+        """Yield the next `size` bytes as they come, or all that come."""
         left = size
-        block: bytes | None = self._held
-        while block is not None and left != 0:
-            piece = block if left is None else block[:left]
-            left = None if left is None else left - len(piece)
-            yield piece
-            block = next(self._blocks, None) if left != 0 else None
+        for block in chain([self._held], self._blocks):
+            yield block[:left]
+            left = None if left is None else max(0, left - len(block))
+            if left == 0:
+                return
         if left:
             raise self._wanted.refuse(
                 f"is cut off: its header promises {size} bytes of samples, {left} are missing; "
@@ -218,11 +174,7 @@ Array = npt.NDArray[np.generic]
 
 
 def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
-    """Yield the rows of a .npy file, which is mapped, or of its bytes.
-
-    Raises:
-        WrongUseError: it holds no numbers of this model.
-    """
+    """Yield the rows of a .npy file, which is mapped, or of its bytes."""
     try:
         if whole is None:
             mapped = np.lib.format.open_memmap(wanted.path, mode="r")
@@ -245,11 +197,7 @@ def npy_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
 
 
 def npz_blocks(wanted: Wanted, whole: bytes | None) -> Iterator[Block]:
-    """Yield the rows of the one array of an .npz file, or of the one named as the model's input.
-
-    Raises:
-        WrongUseError: there is no such array, or it holds no numbers of this model.
-    """
+    """Yield the rows of the one array of an .npz file, or of the one named as the model's input."""
     try:
         with np.load(
             wanted.path if whole is None else io.BytesIO(whole), allow_pickle=False

@@ -21,10 +21,8 @@ from dst.runtime.bundle.manifest import Tokens
 
 BLOCK_BYTES = 1 << 12  # small, so that Ctrl-C is answered soon
 PAUSE_S = 0.05  # a pipe that is silent for so long has paused
-_QUEUED_BLOCKS = 1
 
-Stop = Callable[[], bool]
-"""Asked now and then whether to read no further."""
+Stop = Callable[[], bool]  # asked now and then whether to read no further
 
 
 def never() -> bool:
@@ -34,23 +32,14 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open input.
+    """An open input."""
 
-    Attributes:
-        file: what is read.
-        size: bytes in all, or None for a pipe or a terminal, which may pause.
-    """
-
-    file: FileIO
-    size: int | None
+    file: FileIO  # what is read
+    size: int | None  # bytes in all, or None for a pipe or a terminal, which may pause
 
     @staticmethod
     def open(path: str) -> "Source":
-        """Open a file, a named pipe, or `-` for standard input.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """Open a file, a named pipe, or `-` for standard input."""
         file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
         status = os.fstat(file.fileno())
         return Source(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
@@ -63,9 +52,6 @@ class Source:
         Yields an empty block where a pipe has paused: then a reader should answer for all it
         has. A regular file never pauses, so that the same file is always cut in the same way.
         What was taken from a pipe before it stops is yielded still, so that nothing is lost.
-
-        Raises:
-            OSError: reading failed.
         """
         if self.size is None:
             yield from self._piped(stop)
@@ -76,7 +62,7 @@ class Source:
 
     def _piped(self, stop: Stop) -> Iterator[bytes]:
         """Let a thread wait for the pipe, which works on every platform."""
-        arrived: queue.Queue[bytes | OSError] = queue.Queue(_QUEUED_BLOCKS)
+        arrived: queue.Queue[bytes | OSError] = queue.Queue(1)
         stopped = threading.Event()
 
         def fetch() -> None:
@@ -108,11 +94,7 @@ class Source:
 
 
 def input_size(path: str) -> int | None:
-    """Return the bytes of a regular file that can be read; None for `-` and for what may pause.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-    """
+    """Return the bytes of a regular file that can be read; None for `-` and for what may pause."""
     if path == "-":
         return Source.open(path).size
     mode = os.stat(path).st_mode
@@ -122,16 +104,11 @@ def input_size(path: str) -> int | None:
         return os.fstat(file.fileno()).st_size
 
 
-LINE_BYTES = 1 << 20
-"""A longer line is cut here, between two characters."""
+LINE_BYTES = 1 << 20  # a longer line is cut here, between two characters
 
 
 def tokenizer_for(bundle: Bundle) -> TextTokenizer | None:
-    """Load the tokenizer of a bundle; None where its contract names none.
-
-    Raises:
-        StepError: the package `tokenizers` is not installed, or cannot read the file.
-    """
+    """Load the tokenizer of a bundle; None where its contract names none."""
     content = bundle.manifest.contract.chunk.content
     named = isinstance(content, Tokens) and content.tokenizer == "tokenizers"
     return TextTokenizer.of(bundle) if named else None
@@ -140,12 +117,7 @@ def tokenizer_for(bundle: Bundle) -> TextTokenizer | None:
 def token_blocks(
     path: str, tokenizer: TextTokenizer, dtype: str, stop: Stop
 ) -> Iterator[npt.NDArray[np.generic]]:
-    """Yield the ids `[n]` of the lines that each block of an input completes.
-
-    Raises:
-        OSError: the input cannot be read.
-        WrongUseError: it is no UTF-8 text; the message says in which line.
-    """
+    """Yield the ids `[n]` of the lines that each block of an input completes."""
     left, number = b"", 1
     for block in Source.open(path).blocks(stop):
         if not block:

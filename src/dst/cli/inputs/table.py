@@ -4,10 +4,11 @@ import csv
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.block import Block, Wanted
-from dst.cli.inputs.lines import SHOWN, Columns, Rows, choose, lines_of, unnamed
+from dst.cli.inputs.lines import SHOWN, Columns, Rows, choose, unnamed
 from dst.words import counted
 
 _TEXT = (
@@ -21,51 +22,35 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(rb"[0-9eE+\-., ;\t]*\r?")  # no quotes, no words: split and float() read it
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?", re.ASCII)
 _LIKE_A_NUMBER = re.compile(  # a row that begins so is broken; it is no row of names
-    r"[+-]?(?:[\d._,' ]*\d[\d._,' ]*(?:[eE][+-]?\d+)?|0[xX][\da-fA-F]+|inf|infinity)",
-    re.IGNORECASE,
+    r"[+-]?(?:[\d._,' ]*\d[\d._,' ]*(?:[eE][+-]?\d+)?|0[xX][\da-fA-F]+|inf|infinity)", re.IGNORECASE
 )
 _UNDERSCORES = re.compile(r"[+-]?[\d_]+\.?[\d_]*", re.ASCII)
 
 
 def csv_blocks(wanted: Wanted, blocks: Iterator[bytes]) -> Iterator[Block]:
-    """Yield the rows of a CSV; a first line without any number names the columns.
-
-    Raises:
-        WrongUseError: a line is not a row of this model's numbers; the message says which.
-    """
-    table, number = _Table(wanted), 0
+    """Yield the rows of a CSV; a first line without any number names the columns."""
+    table = _Table(wanted)
     try:
-        for lines in lines_of(wanted, blocks):
-            for line in lines:
-                number += 1
-                table.read(number, line)
-            yield table.rows.take()
-        if table.header and not table.rows.seen:
+        yield from table.blocks(blocks)
+        if table.header and not table.seen:
             raise wanted.refuse(
                 f"line 1 is not a row of numbers, and none follows: {table.header[:SHOWN]!r}; "
                 f"expected lines of numbers with commas, {wanted.width} per item"
             )
     except WrongUseError:
-        if table.header and table.rows.none and wanted.may_be_text:
+        if table.header and not table.seen and wanted.may_be_text:
             raise WrongUseError(f"{wanted.path}: {_TEXT}") from None
         raise
 
 
-class _Table:
+class _Table(Rows):
     """Reads the lines of one table; the first of them tells separator and columns."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.rows = Rows(wanted)
-        self.header = ""
-        self._wanted = wanted
-        self._columns: Columns | None = None
-        self._separator = ","
+    header = ""
+    _separator = ","
 
     def read(self, number: int, line: bytes) -> None:
         """Read one line."""
-        if not line.strip():
-            self.rows.blank(number)
-            return
         columns = self._columns
         if columns is None:
             columns = self._begin(number, line)
@@ -74,13 +59,10 @@ class _Table:
         if _PLAIN.fullmatch(line):
             parts = line.split(self._separator.encode())
             if len(parts) == columns.count:
-                try:
+                with suppress(ValueError):
                     values = [float(parts[place]) for place in columns.places]
-                except ValueError:
-                    pass
-                else:
                     time = "" if columns.time is None else parts[columns.time].decode().strip()
-                    self.rows.add(number, values, time, "")
+                    self.add(number, values, time, "")
                     return
         self._by_cells(number, self._cells(number, line), columns)
 
@@ -124,8 +106,7 @@ class _Table:
 
     def _by_cells(self, number: int, cells: list[str], columns: Columns) -> None:
         """Take a row that needs a look at each cell."""
-        values: list[float] = []
-        gap = ""
+        values, gap, time = list[float](), "", ""
         if len(cells) > columns.count:
             self._too_many(number, cells, columns)
         for place in columns.places:
@@ -138,10 +119,9 @@ class _Table:
                     else f"has no number in {columns.called(place)}: {cell!r}"
                 )
             values.append(value)
-        time = ""
         if columns.time is not None and columns.time < len(cells):
             time = cells[columns.time].strip()
-        self.rows.add(number, values, time, gap)
+        self.add(number, values, time, gap)
 
     def _value(self, number: int, cell: str, columns: Columns, place: int) -> float:
         if _NUMBER.fullmatch(cell):
@@ -160,11 +140,8 @@ class _Table:
         )
 
     def _too_many(self, number: int, cells: list[str], columns: Columns) -> None:
-        what = (
-            f"line 1 names {columns.count}"
-            if columns.names
-            else f"this model reads {self._wanted.width} per item"
-        )
+        reads = f"this model reads {self._wanted.width} per item"
+        what = f"line 1 names {columns.count}" if columns.names else reads
         why = f"line {number} has {counted(len(cells), 'value')}, {what}"
         if self._separator == "," and len(cells) == 2 * columns.count:
             why += "; a decimal comma is not read, write 1.5 for 1,5"

@@ -4,18 +4,14 @@ import importlib
 import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from dst.cli.data import held_out, read_all
 from dst.cli.errors import WrongUseError, needing
-from dst.runtime import TextTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -31,24 +27,15 @@ WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One tensor as the command line spells it: ``B,T,40``, ``1,16:int64``, ``B,64:-1e30``.
+    """One tensor as the command line spells it: ``B,T,40``, ``1,16:int64``, ``B,64:-1e30``."""
 
-    Attributes:
-        shape: Sizes, and the letters B and T.
-        dtype: The dtype's name.
-        value: What it holds everywhere; None for random values.
-    """
-
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-    value: float | None = None
+    shape: tuple[int | str, ...]  # sizes, and the letters B and T
+    dtype: str = "float32"  # the dtype's name
+    value: float | None = None  # what it holds everywhere; None for random values
 
     @staticmethod
     def read(option: str, text: str) -> "Spec":
         """Read a spec.
-
-        Raises:
-            WrongUseError: it is none.
 
         Examples:
             >>> Spec.read("--chunk", "B,T,40")
@@ -82,37 +69,36 @@ class Spec:
 
         shape = sized(self.shape, t)
         dtype: torch.dtype = getattr(torch, self.dtype)
-        if self.value is not None:
-            return torch.full(shape, self.value).to(dtype)
-        return (
-            torch.randn(shape).to(dtype)
-            if dtype.is_floating_point
-            else torch.zeros(shape, dtype=dtype)
-        )
+        if self.value is None and dtype.is_floating_point:
+            return torch.randn(shape).to(dtype)
+        return torch.full(shape, self.value or 0.0).to(dtype)
 
 
 def load_module(where: str, arguments: str | None, weights: Path | None) -> "nn.Module":
     """Get the torch module that ``FILE.py:NAME`` stands for; this runs the file.
 
-    Args:
-        where: ``my_model.py:Model``: a class, a function that returns a module, or a module. The
-            name may be left out where the file has one class of modules.
-        arguments: JSON for the class or function: a list, or an object of names and values.
-        weights: A state dict, as torch.save writes it; nothing in it is run.
-
-    Raises:
-        WrongUseError: there is no such thing, it fails, or the weights do not fit.
+    NAME is a class, a function that returns a module, or a module; it may be left out where the
+    file has one class of modules. `arguments` are JSON for the class or function, and `weights` a
+    state dict, as torch.save writes it: nothing in it is run.
     """
     from torch import nn
 
     file, _, name = where.rpartition(":") if not where.endswith(".py") else (where, "", "")
     found = _imported(file)
-    if not name:
-        name = _only_class(file, found)
+    classes = [
+        key
+        for key, value in vars(found).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == found.__name__
+    ]
+    told = ", ".join(classes) or "no class of torch.nn.Module"
+    if not name and len(classes) != 1:
+        raise WrongUseError(f"{file}: which module is meant? It defines {told}; give {file}:NAME")
     value: object = found
-    for part in name.split("."):
+    for part in (name or classes[0]).split("."):
         if not hasattr(value, part):
-            raise WrongUseError(f"{file} has no `{name}`; it defines {_names(found)}")
+            raise WrongUseError(f"{file} has no `{name}`; it defines {told}")
         value = getattr(value, part)
     if not isinstance(value, nn.Module):
         value = _made(f"{file}:{name}", value, arguments)
@@ -153,42 +139,14 @@ def _imported(file: str) -> ModuleType:
 
 def _line(error: BaseException, path: Path) -> str:
     """Say in which line of the user's file an error arose."""
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f" (line {line})" if line else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _short(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _own_classes(found: ModuleType) -> list[str]:
-    from torch import nn
-
-    return [
-        name
-        for name, value in vars(found).items()
-        if isinstance(value, type)
-        and issubclass(value, nn.Module)
-        and value.__module__ == found.__name__
-    ]
-
-
-def _only_class(file: str, found: ModuleType) -> str:
-    names = _own_classes(found)
-    if len(names) != 1:
-        raise WrongUseError(
-            f"{file}: which module is meant? It defines {_names(found)}; give {file}:NAME"
-        )
-    return names[0]
-
-
-def _names(found: ModuleType) -> str:
-    return ", ".join(_own_classes(found)) or "no class of torch.nn.Module"
 
 
 def _made(where: str, maker: object, arguments: str | None) -> object:
@@ -212,11 +170,7 @@ def _made(where: str, maker: object, arguments: str | None) -> object:
 
 
 def load_tensors(path: Path, refusal: str) -> object:
-    """Read what torch.save wrote; nothing in it is run.
-
-    Raises:
-        WrongUseError: it is none, or holds more than tensors and plain values: `refusal`.
-    """
+    """Read what torch.save wrote; nothing in it is run."""
     import torch
 
     try:
@@ -228,11 +182,7 @@ def load_tensors(path: Path, refusal: str) -> object:
 
 
 def fill(module: "nn.Module", weights: Mapping[str, object], misfit: str) -> None:
-    """Put weights into a module.
-
-    Raises:
-        WrongUseError: they do not fit: `misfit` and what torch says.
-    """
+    """Put weights into a module."""
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -258,11 +208,7 @@ def _fill(module: "nn.Module", path: Path) -> None:
 
 
 def states_of(texts: Sequence[str]) -> object:
-    """Read ``--state``: nothing, one tensor, several in a tuple, named ones in a dict, or a file.
-
-    Raises:
-        WrongUseError: a spec is none, or some have names and some have not.
-    """
+    """Read ``--state``: nothing, one tensor, a tuple of several, a dict of named ones, a file."""
     if not texts:
         return None
     if len(texts) == 1 and texts[0].endswith((".pt", ".pth")):
@@ -272,24 +218,16 @@ def states_of(texts: Sequence[str]) -> object:
     pairs = [text.split("=", 1) if "=" in text else ["", text] for text in texts]
     if any(name for name, _ in pairs) and not all(name for name, _ in pairs):
         raise WrongUseError("--state: give every tensor a name, or none")
-    specs = [(name.strip(), Spec.read("--state", text)) for name, text in pairs]
-    made = []
-    for _, spec in specs:
-        if "T" in spec.shape:
-            raise WrongUseError(
-                "--state: a state has no time axis; give sizes, and B for the batch"
-            )
-        made.append(Spec(spec.shape, spec.dtype, spec.value or 0.0).tensor(1))
-    if specs[0][0]:
-        return {name: tensor for (name, _), tensor in zip(specs, made, strict=True)}
+    specs = [Spec.read("--state", text) for _, text in pairs]
+    if any("T" in spec.shape for spec in specs):
+        raise WrongUseError("--state: a state has no time axis; give sizes, and B for the batch")
+    made = [Spec(spec.shape, spec.dtype, spec.value or 0.0).tensor(1) for spec in specs]
+    if pairs[0][0]:
+        return {name.strip(): tensor for (name, _), tensor in zip(pairs, made, strict=True)}
     return made[0] if len(made) == 1 else tuple(made)
 
 
-Array = npt.NDArray[np.generic]
-
-HELD_OUT = "modules of Python's standard library"
-T = (1, 16)
-"""Tokens per step where nobody says how many."""
+T = (1, 16)  # tokens per step where nobody says how many
 
 
 def is_network(source: Path) -> bool:
@@ -302,23 +240,9 @@ def is_network(source: Path) -> bool:
 
 
 def hf_step(source: Path, sizes: tuple[int, ...]) -> "LanguageStep":
-    """Load the model, to run these T; none for the usual ones.
-
-    Raises:
-        ExportError: `hugging-face`: the directory holds no model that can become a bundle.
-        WrongUseError: transformers is missing.
-    """
+    """Load the model, to run these T; none for the usual ones."""
     with needing("export --from-hf", "export,hf"):
         import transformers  # noqa: F401
 
         from dst.export.hf import from_pretrained
     return from_pretrained(source, t=sizes or T)
-
-
-def hf_data(data: str | None, step: "LanguageStep") -> tuple[Array | None, str | None]:
-    """Read the tokens to prove the graphs on, and say what they are; None for random ones."""
-    tokenizer = None if step.tokenizer is None else TextTokenizer.read(step.tokenizer)
-    if data is not None:
-        return read_all(data, step.contract.chunk, tokenizer), Path(data).name
-    ids = np.zeros(0, np.int64) if tokenizer is None else tokenizer.encode(held_out().decode())
-    return (ids, HELD_OUT) if len(ids) else (None, None)

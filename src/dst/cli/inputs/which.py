@@ -44,15 +44,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
     """Return the format of an input: one of `FORMATS`.
 
     What the caller says counts, unless the first bytes are those of another format. Then the
-    name's ending counts, and where that says nothing, the first bytes.
-
-    Args:
-        wanted: the input.
-        head: its first bytes, `HEAD_BYTES` or more where there are so many.
-
-    Raises:
-        WrongUseError: the format is none that can be read, or name and content contradict each
-            other.
+    name's ending counts, and where that says nothing, the first bytes: `head`.
     """
     said = wanted.form.format
     suffix = PurePath(wanted.path).suffix.lower() if wanted.path != "-" else ""
@@ -91,11 +83,7 @@ def format_of(wanted: Wanted, head: bytes) -> str:
 
 
 def check_text(wanted: Wanted, head: bytes) -> None:
-    """Refuse bytes that no text begins with.
-
-    Raises:
-        WrongUseError: a NUL or another control character is among them.
-    """
+    """Refuse bytes that no text begins with."""
     if any(byte < 32 and byte not in b"\t\n\r\f\v" for byte in head):
         raise wanted.refuse(
             f"is binary, not lines of text: {head[:8]!r}",

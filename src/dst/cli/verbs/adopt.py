@@ -1,11 +1,9 @@
 """`dst adopt`: wrap a stateful ONNX file into a bundle, with what its options say of it."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
 
 from dst.cli.errors import CHECK_FAILED, WRONG_USE, WrongUseError, needing
 from dst.cli.options import (
@@ -21,22 +19,22 @@ from dst.cli.options import (
     Tail,
     Tokenizer,
     Vocabulary,
+    argument,
     option,
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, check_paths, foreign
-from dst.words import mib
 
 if TYPE_CHECKING:
     from dst.export import Adopted
-    from dst.runtime.bundle.manifest import Constant, State
+    from dst.runtime.bundle.manifest import Chunk, State, StreamInput
     from dst.runtime.bundle.manifest import Output as Answer
 
 Meaning = Literal["logits", "gaussian", "custom"]
 
 
 def adopt(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A stateful ONNX file.")],
+    model: Annotated[Path, argument("MODEL.onnx", "A stateful ONNX file.")],
     out: Out,
     chunk: Annotated[
         str | None, option("--chunk", "NAME", "The input that takes the chunk.")
@@ -102,14 +100,14 @@ def adopt(
     check_folder("--out", out)
     check_paths(output, {"FILE": model, "--data": data, "--out": out})
     with needing("adopt", "onnx"):
-        from dst.cli.inputs.named import array_file, examples, named, value_of
+        from dst.cli.inputs.named import array_file, examples, named, value
         from dst.cli.inputs.named import shape as shape_of
         from dst.export import AdoptCheckError, Answers, OpenQuestionsError, adopt_bundle
     answers = Answers(
         chunk=chunk,
         states=named("--state", state, lambda name, text: text),
-        init=named("--init", init, value_of("--init")),
-        constants=named("--constant", constant, value_of("--constant")),
+        init=named("--init", init, partial(value, "--init")),
+        constants=named("--constant", constant, partial(value, "--constant")),
         stream_inputs=examples(stream_input),
         shapes=named("--shape", shape, shape_of),
         drop=drop or [],
@@ -138,22 +136,17 @@ def adopt(
                 overwrite=overwrite,
                 model_of=model_of,
                 within=within,
-                progress=lambda what, share: bar.at(share, what=what),
+                progress=bar.share,
             )
     except (OpenQuestionsError, AdoptCheckError) as error:
         sys.stderr.write(f"dst: {error}\n")  # open questions have lines: each names an option
         return WRONG_USE if isinstance(error, OpenQuestionsError) else CHECK_FAILED
     manifest = adopted.manifest
-    size = sum(file.size for file in manifest.files.values())
-    output.out.print(f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {mib(size)}")
+    made = output.wrote(out, manifest)
     _show(adopted, output)
     output.write_json(
         {
-            "path": str(out),
-            "name": manifest.name,
-            "bundle_id": manifest.bundle_id,
-            "model_id": manifest.model_id,
-            "bytes": size,
+            **made,
             "worst": adopted.worst,
             "findings": adopted.findings,
             "contract": manifest.contract,
@@ -171,52 +164,33 @@ def _meaning(name: str, text: str) -> Meaning:
 
 def _show(adopted: "Adopted", output: Output) -> None:
     """Print the contract of the new bundle, and what running the file has shown."""
+    from dst.cli.verbs.show import starts_as
+
     out, contract = output.out, adopted.manifest.contract
     chunk = contract.chunk
-    lines = [
-        f"chunk     `{chunk.input}` {chunk.dtype} {_axes(chunk.shape)}, T = "
-        f"{', '.join(map(str, chunk.allowed_t))}, tail {chunk.tail}"
-        + (f", lookback {chunk.lookback}" if chunk.lookback else "")
-        + (f", look-ahead {chunk.lookahead}" if chunk.lookahead else "")
-        + ("" if chunk.causal else ", non-causal")
-    ]
-    lines += [f"constant  {_constant(constant)}" for constant in contract.constants]
-    lines += [
-        f"stream    `{given.input}` {given.dtype} {_axes(given.shape)}, given once per stream"
-        for given in contract.stream_inputs
-    ]
-    lines += [f"state     {_state(state)}" for state in contract.state]
-    lines += [f"output    {_answer(answer)}" for answer in contract.outputs]
-    for line in lines:
-        out.print(f"  {foreign(line)}")
+
+    def tell(what: str, name: str, it: "Chunk | StreamInput | State | Answer", more: str) -> None:
+        axes = ", ".join(map(str, it.shape))
+        out.print(f"  {foreign(f'{what:9} {name} {it.dtype} [{axes}], {more}')}")
+
+    more = f", lookback {chunk.lookback}" if chunk.lookback else ""
+    more += f", look-ahead {chunk.lookahead}" if chunk.lookahead else ""
+    more += "" if chunk.causal else ", non-causal"
+    sizes = ", ".join(map(str, chunk.allowed_t))
+    tell("chunk", f"`{chunk.input}`", chunk, f"T = {sizes}, tail {chunk.tail}{more}")
+    for constant in contract.constants:
+        values = ", ".join(map(str, constant.values[:8]))
+        more = ", …" if len(constant.values) > 8 else ""
+        out.print(f"  {foreign(f'constant  `{constant.input}` = {values}{more}')}")
+    for given in contract.stream_inputs:
+        tell("stream", f"`{given.input}`", given, "given once per stream")
+    for state in contract.state:
+        start = f"starts at {starts_as(state.init)}, {state.role}"
+        tell("state", f"`{state.input}` -> `{state.output}`", state, start)
+    for answer in contract.outputs:
+        tell("output", f"`{answer.name}`", answer, f"one per {answer.per}")
     for finding in adopted.findings:
         mark = "[green]✓[/]" if finding.fine else "[yellow]![/]"
         out.print(f"  {mark} {foreign(finding.text)}")
     told = "bit for bit" if adopted.worst == 0 else f"to {adopted.worst:.0e} of its rms"
     out.print(f"  [green]✓[/] the bundle does what the file does, {told}")
-
-
-def _axes(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _constant(constant: "Constant") -> str:
-    shown = ", ".join(map(str, constant.values[:8])) + (", …" if len(constant.values) > 8 else "")
-    return f"`{constant.input}` = {shown}"
-
-
-def _state(state: "State") -> str:
-    from dst.runtime.bundle.manifest import Fill, Zeros
-
-    if isinstance(state.init, Zeros):
-        start = "zeros"
-    else:
-        start = f"{state.init.value:g}" if isinstance(state.init, Fill) else "a stored tensor"
-    return (
-        f"`{state.input}` -> `{state.output}` {state.dtype} {_axes(state.shape)}, starts at "
-        f"{start}, {state.role}"
-    )
-
-
-def _answer(answer: "Answer") -> str:
-    return f"`{answer.name}` {answer.dtype} {_axes(answer.shape)}, one per {answer.per}"

@@ -5,43 +5,57 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Provider, Threads, sizes_of
-from dst.cli.output import Output, check_folder, check_paths, foreign, replace_file, table
+from dst.cli.options import (
+    BUNDLE_HELP,
+    PNG_HELP,
+    Json,
+    Provider,
+    Threads,
+    argument,
+    option,
+    sizes_of,
+)
+from dst.cli.output import (
+    NONE,
+    Output,
+    check_folder,
+    check_paths,
+    foreign,
+    replace_file,
+    shown,
+    table,
+)
 from dst.cli.signals import Interrupts
 from dst.words import counted, mib
 
 if TYPE_CHECKING:
-    from dst.evaluate import BenchResult, Cell, Entry
+    from dst.evaluate import BenchResult, Cell
 
 BUSY_LOAD = 0.5  # of the cores; more than that disturbs what is measured
-_NONE = "[dim]–[/]"
 
 
 def bench(
-    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help=BUNDLE_HELP)],
+    bundles: Annotated[list[str], argument("BUNDLE...", BUNDLE_HELP)],
     t: Annotated[
-        str | None,
-        typer.Option("--t", metavar="N[,N]", help="Items per chunk; by default what they run."),
+        str | None, option("--t", "N[,N]", "Items per chunk; by default what they run.")
     ] = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", min=1, help="How often each has its turn.")
+        int, option("--rounds", "N", "How often each has its turn; else 10.", least=1)
     ] = 10,
     slot_ms: Annotated[
-        float, typer.Option("--slot-ms", metavar="MS", help="How long a turn is, at about.")
+        float, option("--slot-ms", "MS", "How long a turn is, at about; else 100.")
     ] = 100.0,
     starts: Annotated[
-        int,
-        typer.Option("--starts", metavar="N", min=0, help="Fresh processes for load and memory."),
+        int, option("--starts", "N", "Fresh processes for load and memory; else 3.", least=0)
     ] = 3,
     provider: Provider = "cpu",
     threads: Threads = 1,
-    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help=PNG_HELP)] = None,
+    png: Annotated[Path | None, option("--png", "FILE", PNG_HELP)] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")
+        Path | None, option("--html", "FILE", "Write a page that stands alone.")
     ] = None,
     json: Json = None,
 ) -> int:
@@ -100,7 +114,8 @@ def usual_sizes(bundles: Sequence[str]) -> tuple[int, ...]:
 
 def _show(result: "BenchResult", output: Output) -> None:
     env = result.environment
-    pinned = "not pinned" if env.pinned_to is None else f"on core {_list(env.pinned_to)}"
+    cores = ", ".join(map(str, env.pinned_to or ()))
+    pinned = "not pinned" if env.pinned_to is None else f"on core {cores}"
     threads = counted(result.threads, "thread")
     output.out.print(
         f"[dim]{foreign(env.cpu)}, {threads} {pinned}, {result.provider}, onnxruntime "
@@ -113,7 +128,7 @@ def _show(result: "BenchResult", output: Output) -> None:
         output.out.print(_quality(result))
     for entry in result.bundles:
         missing = sorted({c.why for c in entry.cells if c.why is not None})
-        for why in (*missing, *([entry.start_why] if entry.start_why else [])):
+        for why in filter(None, (*missing, entry.start_why)):
             output.out.print(f"[dim]{foreign(entry.label)}: {foreign(why)}[/]")
     first = env.load_before[0] if env.load_before else 0.0
     if first > BUSY_LOAD * env.cores:
@@ -134,66 +149,51 @@ def _by_t(result: "BenchResult", what: str, show: "Callable[[Cell], str]") -> Ta
 
 def _speed(cell: "Cell") -> str:
     if cell.items_per_s is None:
-        return _NONE
-    if cell.ratio is None:
-        return f"{cell.items_per_s.median:,.0f}"
-    ratio = cell.ratio
-    return (
-        f"{cell.items_per_s.median:,.0f}  [bold]{ratio.median:.2f}×[/] "
-        f"[dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
-    )
+        return NONE
+    speed, ratio = f"{cell.items_per_s.median:,.0f}", cell.ratio
+    if ratio is None:
+        return speed
+    return f"{speed}  [bold]{ratio.median:.2f}×[/] [dim]{ratio.low:.2f}–{ratio.high:.2f}[/]"
 
 
 def _step(cell: "Cell") -> str:
     if cell.p50_us is None or cell.p99_us is None:
-        return _NONE
+        return NONE
     return f"{cell.p50_us:,.0f}  [dim]p99 {cell.p99_us:,.0f}[/]"
 
 
 def _cost(result: "BenchResult") -> Table:
-    head = (">files", ">weights", ">load", ">first output", ">peak memory", ">its own")
-    grid = table("cost", *head, ">µJ an item" if result.energy_why is None else ">")
+    head = ("cost", ">files", ">weights", ">load", ">first output", ">peak memory", ">its own")
+    grid = table(*head, ">µJ an item" if result.energy_why is None else ">")
     for entry in result.bundles:
-        start = entry.start
-        cells = [_NONE] * 4
+        start, cells = entry.start, [NONE] * 4
         if start is not None:
-            cells = [
-                f"{start.load_ms:,.0f} ms",
-                f"{start.first_output_ms:,.0f} ms",
-                mib(start.peak_rss_bytes),
-                mib(start.peak_rss_bytes - start.base_rss_bytes),
-            ]
+            times = (f"{ms:,.0f} ms" for ms in (start.load_ms, start.first_output_ms))
+            own = start.peak_rss_bytes - start.base_rss_bytes
+            cells = [*times, mib(start.peak_rss_bytes), mib(own)]
         sizes = mib(entry.file_bytes), mib(entry.weights_bytes)
-        grid.add_row(foreign(entry.label), *sizes, *cells, _energy(entry))
+        used = [(c.t, c.joules_per_item) for c in entry.cells if c.joules_per_item is not None]
+        energy = ", ".join(f"{1e6 * joules:,.0f} at {t}" for t, joules in used)
+        grid.add_row(foreign(entry.label), *sizes, *cells, energy)
     return grid
 
 
-def _energy(entry: "Entry") -> str:
-    told = [(c.t, c.joules_per_item) for c in entry.cells if c.joules_per_item is not None]
-    return ", ".join(f"{1e6 * joules:,.0f} at {t}" for t, joules in told)
-
-
 def _quality(result: "BenchResult") -> Table:
-    head = (">items", ">divergence", ">loss", ">growth", ">causal", ">gates")
-    grid = table("quality", *head)
+    grid = table("quality", ">items", ">divergence", ">loss", ">growth", ">causal", ">gates")
     words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "not judged"}
     for entry in result.bundles:
         held = entry.quality
         if held is None:
-            grid.add_row(foreign(entry.label), *[_NONE] * 6)
+            grid.add_row(foreign(entry.label), *[NONE] * 6)
             continue
         growth = next((g.value for g in held.gates if g.name == "last-over-early"), None)
         grid.add_row(
             foreign(entry.label),
             f"{held.items:,}",
             f"{held.divergence[-1]:.2g}",
-            _NONE if held.loss_difference is None else f"{held.loss_difference[-1]:+.4f}",
-            _NONE if growth is None else f"{growth:.2f}×",
+            shown(held.loss_difference[-1] if held.loss_difference else None, "+.4f"),
+            NONE if growth is None else f"{growth:.2f}×",
             "yes" if held.causal else "no",
             words[held.passed],
         )
     return grid
-
-
-def _list(numbers: tuple[int, ...]) -> str:
-    return ", ".join(str(number) for number in numbers)

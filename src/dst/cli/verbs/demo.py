@@ -3,18 +3,16 @@
 import bz2
 import lzma
 import os
-import time
 import zlib
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from rich.console import Group
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.options import BUNDLE_HELP, MAX_THREADS, Json
+from dst.cli.options import MAX_THREADS, Json, option
 from dst.cli.output import Output, check_paths, foreign, table
 from dst.words import mib
 
@@ -35,18 +33,17 @@ _BAR = 36  # columns of the longest bar
 
 def demo(
     count: Annotated[
-        int | None, typer.Option("--bytes", min=1, help="Stream only so many bytes.")
+        int | None, option("--bytes", "N", "Stream only so many bytes.", least=1)
     ] = None,
-    bundle: Annotated[str, typer.Option("--bundle", metavar="BUNDLE", help=BUNDLE_HELP)] = "text",
+    bundle: Annotated[
+        str, option("--bundle", "BUNDLE", "A directory, or a shipped one; else text.")
+    ] = "text",
     chunk: Annotated[
-        int | None,
-        typer.Option("--chunk", metavar="T", help="Bytes per step; by default the most it takes."),
+        int | None, option("--chunk", "T", "Bytes per step; by default the most it takes.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", min=1, max=MAX_THREADS, help="Threads; by default 2, if there are."
-        ),
+        option("--threads", "N", "Threads; by default 2, if there are.", least=1, most=MAX_THREADS),
     ] = None,
     json: Json = None,
 ) -> int:
@@ -77,34 +74,50 @@ def demo(
     if measure is None or not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
         raise WrongUseError(f"{session.bundle.label}: the demo needs a model of bytes with logits")
     data = held_out()[:count]
-    out = output.out
-    said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
-    out.print(f"[bold]dst demo[/]  {said}")
 
-    _title(output, 1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
+    def title(number: int, text: str) -> None:
+        output.out.print(f"\n[bold cyan]{number}[/]  [bold]{text}[/]")
+
+    def tell(what: RenderableType) -> None:
+        output.out.print(Padding(what, (0, 0, 0, 3)))
+
+    said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
+    output.out.print(f"[bold]dst demo[/]  {said}")
+
+    title(1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
     reading = Reading(session.stream(), chunk or max(session.chunk_sizes), measure)
     total, seconds, meter = _stream(reading, data, output)
     packed = _packed(data)
-    out.print(_indented(_bars({"this model": total / len(data), **packed})))
+    tell(_bars({"this model": total / len(data), **packed}))
     state_bytes = session.layout.state_bytes
-    out.print(_indented(_costs(meter, len(data) / seconds, state_bytes)))
+    tell(
+        f"[bold]{len(data) / seconds:,.0f}[/] bytes/s   memory [bold]{mib(meter.peak_bytes)}[/], "
+        f"grew by [bold]{meter.growth_bytes / 2**20:.2f} MiB[/] over the stream   "
+        f"state [bold]{mib(state_bytes)}[/]"
+    )
 
-    _title(output, 2, "dies in mid-stream and lives on")
+    title(2, "dies in mid-stream and lives on")
     piece = held_out()[:CRASH_BYTES]
     with output.progress("crash", None) as bar:
         saved_at, equal = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
-    out.print(_indented(_survived(saved_at, len(piece), equal)))
+    tell(f"killed by force; the last saved state had read {saved_at:,} of {len(piece):,} bytes")
+    tell(
+        "[bold green]✓ [/]resumed: every output after it and the final state equal the "
+        "uninterrupted run, [bold]bit for bit[/]"
+        if equal
+        else "[bold red]✗ FAILED: the resumed run differs from the uninterrupted one[/]"
+    )
 
     piece = held_out()[:PRECISION_BYTES]
     others = siblings(session)
-    _title(output, 3, f"fits smaller places, side by side over {len(piece):,} bytes")
+    title(3, f"fits smaller places, side by side over {len(piece):,} bytes")
     with output.progress("precisions", len(piece) * (1 + len(others))) as bar:
         precisions = side_by_side(session, others, piece, lambda done: bar.at(done))
-    out.print(_indented(_compared(precisions)))
+    tell(_compared(precisions))
 
-    _title(output, 4, "writes on")
+    title(4, "writes on")
     sample = _sample(session)
-    out.print(_indented(sample))
+    tell(sample)
 
     output.write_json(
         {
@@ -131,14 +144,6 @@ def demo(
     return 0 if equal else CHECK_FAILED
 
 
-def _title(output: Output, number: int, text: str) -> None:
-    output.out.print(f"\n[bold cyan]{number}[/]  [bold]{text}[/]")
-
-
-def _indented(what: Table | Text | Group) -> Padding:
-    return Padding(what, (0, 0, 0, 3))
-
-
 def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, float, Meter]":
     """Read all the data in blocks, as a stream would come; return bits, seconds and the meter."""
     import numpy as np
@@ -147,18 +152,15 @@ def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, fl
 
     ids = np.frombuffer(data, np.uint8)
     bits, meter = 0.0, Meter()
-    began = time.perf_counter()
     with output.progress("reads", len(data)) as bar:
         for at in range(0, len(data), _BLOCK):
-            steps = reading.read(ids[at : at + _BLOCK].astype(np.int64))
-            for scored in steps:
-                bits += 0.0 if scored.scores is None else float(scored.scores.sum())
+            for scored in reading.read(ids[at : at + _BLOCK].astype(np.int64)):
+                bits += scored.total
                 if meter.add(len(scored.items)):
                     rate = f"{bits / meter.items:.3f} bits/byte  {meter.per_second:,.0f} bytes/s"
                     bar.at(meter.items, f"{rate}  {mib(meter.peak_bytes)}")
-        for scored in reading.end():
-            bits += 0.0 if scored.scores is None else float(scored.scores.sum())
-        seconds = time.perf_counter() - began
+        bits += sum(scored.total for scored in reading.end())
+        seconds = meter.seconds
         meter.sample()
     return bits, seconds, meter
 
@@ -187,45 +189,13 @@ def _bars(rates: dict[str, float]) -> Table:
     return grid
 
 
-def _costs(meter: "Meter", bytes_per_second: float, state_bytes: int) -> Text:
-    return Text.assemble(
-        (f"{bytes_per_second:,.0f}", "bold"),
-        " bytes/s   memory ",
-        (mib(meter.peak_bytes), "bold"),
-        ", grew by ",
-        (f"{meter.growth_bytes / 2**20:.2f} MiB", "bold"),
-        " over the stream   state ",
-        (mib(state_bytes), "bold"),
-    )
-
-
-def _survived(saved_at: int, total: int, equal: bool) -> Group:
-    what = f"killed by force; the last saved state had read {saved_at:,} of {total:,}"
-    if equal:
-        verdict = Text.assemble(
-            ("✓ ", "bold green"),
-            "resumed: every output after it and the final state equal the uninterrupted run, ",
-            ("bit for bit", "bold"),
-        )
-    else:
-        verdict = Text("✗ FAILED: the resumed run differs from the uninterrupted one", "bold red")
-    return Group(Text(what + " bytes"), verdict)
-
-
 def _compared(precisions: "list[PrecisionResult]") -> Table:
-    """Set the precisions side by side."""
-    numbers = (">weights", ">bits/byte", ">bytes/s", ">speed")
-    grid = table("bundle", "precision", "recipe", *numbers)
+    grid = table("bundle", "precision", "recipe", ">weights", ">bits/byte", ">bytes/s", ">speed")
     for found in precisions:
-        grid.add_row(
-            foreign(found.bundle),
-            found.precision,
-            foreign(found.recipe or "–"),
-            mib(found.weights_bytes),
-            f"{found.bits_per_byte:.4f}",
-            f"{found.bytes_per_second:,.0f}",
-            Text(f"{found.speed_ratio:.2f} ×", "bold"),
-        )
+        names = foreign(found.bundle), found.precision, foreign(found.recipe or "–")
+        cost = mib(found.weights_bytes), f"{found.bits_per_byte:.4f}"
+        speed = f"{found.bytes_per_second:,.0f}", f"[bold]{found.speed_ratio:.2f} ×[/]"
+        grid.add_row(*names, *cost, *speed)
     return grid
 
 
@@ -234,10 +204,7 @@ def _sample(session: "Session") -> Text:
     from dst.cli.answers.lines import escape
     from dst.runtime import generate
 
-    made = bytes(
-        generate(
-            session.stream(), PROMPT, SAMPLE_BYTES, temperature=0.6, top_p=0.95, seed=SAMPLE_SEED
-        )
-    )
+    stream, seed = session.stream(), SAMPLE_SEED
+    made = bytes(generate(stream, PROMPT, SAMPLE_BYTES, temperature=0.6, top_p=0.95, seed=seed))
     shown = "\n".join(escape(line) for line in made.split(b"\n"))
     return Text.assemble((PROMPT, "bold"), shown)

@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
 from dst.cli.options import (
     BundleName,
@@ -20,34 +18,30 @@ from dst.cli.options import (
     Tail,
     Tokenizer,
     Vocabulary,
+    argument,
+    flag,
     option,
     sizes_of,
 )
 from dst.cli.output import Output, check_folder, check_paths, foreign
-from dst.words import counted, mib
+from dst.words import counted
 
 if TYPE_CHECKING:
-    from dst.cli.inputs.user_module import Array, Spec
-    from dst.export import Step
-    from dst.export.infer.axes import Known
     from dst.export.model import Network
-    from dst.runtime.bundle.manifest import Contract
 
-EXAMPLE_T = 16
-"""Items of the example chunk where nobody says how many."""
+EXAMPLE_T = 16  # items of the example chunk where nobody says how many
 MAX_SEED = 2**64 - 1  # what torch takes
 OF_MODULE = (
     "--chunk, --state, --weights, --args, --lookback, --lookahead, --non-causal, --tail and "
     "--vocabulary"
 )
 """What describes a user's module."""
-HELD_OUT = "modules of Python's standard library, not trained on"
 
 
 def export(
     out: Out,
     model: Annotated[
-        str | None, typer.Argument(metavar="[FILE.py:NAME]", help="A class, function or instance.")
+        str | None, argument("[FILE.py:NAME]", "A class, function or instance.")
     ] = None,
     chunk: Annotated[
         str | None, option("--chunk", "SHAPE", "Of an example: B,T,40 or 1,16:int64.")
@@ -64,7 +58,7 @@ def export(
     lookback: Lookback = 0,
     lookahead: Lookahead = 0,
     non_causal: Annotated[
-        bool, typer.Option("--non-causal", help="Later items may move earlier answers.")
+        bool, flag("--non-causal", "Later items may move earlier answers.")
     ] = False,
     tail: Tail = None,
     vocabulary: Vocabulary = None,
@@ -108,37 +102,37 @@ def export(
     if not 0 <= seed <= MAX_SEED:
         raise WrongUseError(f"--seed {seed}: expected a whole number from 0 to {MAX_SEED}")
     check_folder("--out", out)
-    reads = {
-        "--checkpoint": checkpoint,
-        "--weights": weights,
-        "--from-hf": from_hf,
-        "--data": data,
-        "--out": out,
-    }
-    check_paths(output, reads)
+    read = {"--checkpoint": checkpoint, "--weights": weights, "--from-hf": from_hf}
+    check_paths(output, {**read, "--data": data, "--out": out})
     if [model, from_hf, size].count(None) != 2:
         raise WrongUseError(
             "give one of these: your module as FILE.py:NAME, --from-hf DIR, or --size for a "
             "network of ours"
         )
-    of_module = bool(chunk or state or weights or arguments or vocabulary or tail) or bool(
-        lookback or lookahead or non_causal
-    )
+    described = (chunk, state, weights, arguments, vocabulary, tail)
+    of_module = any((*described, lookback, lookahead, non_causal))
     with needing("export", "export"):
-        from dst.cli.inputs.user_module import Spec, hf_data, hf_step, is_network
+        import torch
+
+        from dst.cli.data import proof_items
+        from dst.cli.inputs import user_module
         from dst.export import CertificateError, Step, export_bundle
         from dst.export.certify import BOUND
         from dst.export.infer.axes import Known
+        from dst.export.infer.infer import infer
+        from dst.runtime import TextTokenizer
 
     step: Step
-    if from_hf is not None and not is_network(from_hf):
+    tokens: TextTokenizer | None = None
+    if from_hf is not None and not user_module.is_network(from_hf):
         if of_module or checkpoint:
             raise WrongUseError(
                 f"--from-hf has its own weights, chunk and state; {OF_MODULE} go with "
                 "FILE.py:NAME, --checkpoint with --size"
             )
-        step = language = hf_step(from_hf, sizes_of(t))
-        items, about = hf_data(data, language)
+        step = language = user_module.hf_step(from_hf, sizes_of(t))
+        if language.tokenizer is not None:
+            tokens = TextTokenizer.read(language.tokenizer)
     elif model is None:
         if t or of_module or (from_hf and checkpoint):
             what = "--size makes" if from_hf is None else f"{from_hf} holds"
@@ -148,14 +142,13 @@ def export(
                 f"{what} a network of ours, which knows its {knows} and state; --t, "
                 f"{OF_MODULE} go with FILE.py:NAME{more}"
             )
-        step = network = _network(from_hf, size, seed, checkpoint)
-        items, about = _data(data, network.contract)
+        step = _network(from_hf, size, seed, checkpoint)
     elif checkpoint is not None:
         raise WrongUseError("--checkpoint goes with --size; give --weights FILE.pt")
     elif chunk is None:
         raise WrongUseError("--chunk is missing: the shape of an example, such as --chunk B,T,40")
     else:
-        spec = Spec.read("--chunk", chunk)
+        spec = user_module.Spec.read("--chunk", chunk)
         axes = {letter: spec.shape.index(letter) for letter in ("B", "T") if letter in spec.shape}
         known = Known(
             t=sizes_of(t) or None,
@@ -168,8 +161,13 @@ def export(
             vocabulary=vocabulary,
             tokenizer=tokenizer,
         )
-        step = _module(model, arguments, weights, seed, spec, tuple(state or ()), known)
-        items, about = _data(data, step.contract)
+        torch.manual_seed(seed)
+        states = user_module.states_of(tuple(state or ()))
+        module = user_module.load_module(model, arguments, weights)
+        around = lookback + lookahead
+        example = spec.tensor(around + max(known.t or (EXAMPLE_T,)))
+        step = infer(module, example, states, known)
+    items, about = proof_items(data, step.contract.chunk, tokens)
     notes: list[str] = []
     try:
         with output.progress("export", 1.0) as bar:
@@ -184,17 +182,14 @@ def export(
                 overwrite=overwrite,
                 data=items,
                 about_data=about,
-                progress=lambda what, share: bar.at(share, what=what),
+                progress=bar.share,
                 tell=notes.append,
             )
     except CertificateError as error:
         sys.stderr.write(f"dst: {error}\n")
         return CHECK_FAILED
     parameters = sum(p.numel() for p in step.parameters())
-    written = sum(file.size for file in manifest.files.values())
-    output.out.print(
-        f"[green]✓[/] wrote [bold]{foreign(str(out))}[/]: {parameters:,} parameters, {mib(written)}"
-    )
+    made = output.wrote(out, manifest, f"{parameters:,} parameters, ")
     for note in notes:
         output.out.print(f"  {foreign(note)}")
     for g in manifest.graphs:
@@ -207,48 +202,13 @@ def export(
             f"over {counted(c.steps, 'step')} of {c.items_per_step}[/]"
         )
     output.write_json(
-        {
-            "path": str(out),
-            "name": manifest.name,
-            "bundle_id": manifest.bundle_id,
-            "model_id": manifest.model_id,
-            "bytes": written,
-            "parameters": parameters,
-            "certificates": manifest.certificates,
-            "notes": notes,
-        }
+        {**made, "parameters": parameters, "certificates": manifest.certificates, "notes": notes}
     )
     return 0
 
 
-def _module(
-    model: str,
-    arguments: str | None,
-    weights: Path | None,
-    seed: int,
-    spec: "Spec",
-    states: tuple[str, ...],
-    known: "Known",
-) -> "Step":
-    """Load the user's module and find its contract."""
-    import torch
-
-    from dst.cli.inputs.user_module import load_module, states_of
-    from dst.export.infer.infer import infer
-
-    state = states_of(states)
-    torch.manual_seed(seed)
-    module = load_module(model, arguments, weights)
-    around = known.lookback + known.lookahead
-    example = spec.tensor(around + (max(known.t) if known.t else EXAMPLE_T))
-    return infer(module, example, state, known)
-
-
 def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path | None) -> "Network":
-    """Load the network that was saved in the form of transformers, or make one of that size.
-
-    One that is made has random weights, or those of a checkpoint.
-    """
+    """Load a network that was saved, or make one with random weights or those of a checkpoint."""
     import torch
 
     from dst.cli.inputs.user_module import fill, load_tensors
@@ -273,13 +233,3 @@ def _network(saved: Path | None, size: str | None, seed: int, checkpoint: Path |
         raise WrongUseError(f"{checkpoint}: expected a dict with the weights under 'model'")
     fill(network, held["model"], f"{checkpoint}: does not fit --size {size}")
     return network
-
-
-def _data(data: str | None, contract: "Contract") -> "tuple[Array | None, str | None]":
-    """Read the items to prove the graphs on, and say what they are; None for random ones."""
-    from dst.cli.data import held_out_ids, read_all
-
-    if data is not None:
-        return read_all(data, contract.chunk), Path(data).name
-    text = held_out_ids(contract.chunk)
-    return text, None if text is None else HELD_OUT

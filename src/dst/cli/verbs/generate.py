@@ -7,40 +7,29 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from dst.cli.errors import WrongUseError
-from dst.cli.options import BundleArgument, Json, Provider, State, Threads
-from dst.cli.output import Output, check_folder, check_paths, state_files
+from dst.cli.options import BundleArgument, Json, Provider, State, Threads, option
+from dst.cli.output import Output, check_paths, state_files
 from dst.cli.signals import Interrupts
 from dst.words import counted
 
 
 def generate(
     bundle: BundleArgument,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="What to continue.")
-    ] = None,
+    prompt: Annotated[str | None, option("--prompt", "TEXT", "What to continue.")] = None,
     prompt_file: Annotated[
-        Path | None,
-        typer.Option("--prompt-file", metavar="FILE", help="Continue this file instead."),
+        Path | None, option("--prompt-file", "FILE", "Continue this file instead.")
     ] = None,
-    items: Annotated[
-        int, typer.Option("--items", metavar="N", min=1, help="How many bytes at most.")
-    ] = 200,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="S", help="Start of the random source.")
-    ] = None,
+    items: Annotated[int, option("--items", "N", "How many bytes at most; else 200.", 1)] = 200,
+    seed: Annotated[int | None, option("--seed", "S", "Start of the random source.")] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="Below 1 is bolder; 0 takes the likeliest.")
+        float, option("--temperature", "X", "Below 1 is bolder; 0 takes the likeliest; else 1.")
     ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="K", help="Only the K likeliest; 0 for all.")
-    ] = 0,
+    top_k: Annotated[int, option("--top-k", "K", "Only the K likeliest; else 0, for all.")] = 0,
     top_p: Annotated[
-        float, typer.Option("--top-p", metavar="P", help="Only the likeliest that reach P.")
+        float, option("--top-p", "P", "Only the likeliest that reach P; else 1.")
     ] = 1.0,
-    stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End after this text.")] = "",
+    stop: Annotated[str, option("--stop", "TEXT", "End after this text.")] = "",
     state: State = None,
     provider: Provider = "cpu",
     threads: Threads = 1,
@@ -66,7 +55,6 @@ def generate(
         raise WrongUseError("--prompt and --prompt-file exclude each other; give one of them")
     text = prompt_file.read_bytes() if prompt_file is not None else os.fsencode(prompt or "")
     end = os.fsencode(stop)
-    check_folder("--state", state)
     reads = {"BUNDLE": bundle, "--prompt-file": prompt_file}
     check_paths(output, reads, state_files("--state", state))
     session = Session.open(bundle, provider=provider, threads=threads)
@@ -75,10 +63,9 @@ def generate(
         raise WrongUseError(f"{session.bundle.label}: reads no text; use dst.runtime.generation")
     tokenizer = tokenizer_for(session.bundle)
     decoder = None if tokenizer is None else tokenizer.decoder()
-    known = state is not None and state.exists()
-    stream = Stream.load(session, state) if state is not None and known else session.stream()
-    made, count = bytearray(), 0
-    stopped = False
+    known = state if state is not None and state.exists() else None
+    stream = session.stream() if known is None else Stream.load(session, known)
+    made, count, stopped = bytearray(), 0, False
     printer = _Printer(output)
     printer.prompt(text)
     began = time.perf_counter()
@@ -138,29 +125,26 @@ class _Printer:
 
     def __init__(self, output: Output) -> None:
         self._quiet = output.json == "-"
-        self._console = output.out if output.out.is_terminal else None
+        self._console = output.out if output.out.is_terminal and not self._quiet else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def prompt(self, prompt: bytes) -> None:
         """Show the prompt, on a terminal only."""
-        if self._console is not None and not self._quiet:
+        if self._console is not None:
             shown = _harmless(prompt.decode("utf-8", "replace"))
             self._console.print(shown, style="bold", end="", markup=False, soft_wrap=True)
 
     def piece(self, piece: bytes) -> None:
         """Show what came, once it completes a character."""
-        if self._quiet:
-            return
-        if self._console is None:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-        else:
+        if self._console is not None:
             sys.stdout.write(_harmless(self._decoder.decode(piece)))
-            sys.stdout.flush()
+        elif not self._quiet:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
 
     def end(self) -> None:
         """End the line, on a terminal only."""
-        if self._console is not None and not self._quiet:
+        if self._console is not None:
             sys.stdout.write(_harmless(self._decoder.decode(b"", final=True)) + "\n")
             sys.stdout.flush()
 

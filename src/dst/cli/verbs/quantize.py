@@ -1,38 +1,32 @@
 """`dst quantize`: make a smaller or faster bundle by a recipe, or by the best one with `--auto`."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
-from dst.cli.options import BundleArgument, Json, Out, Overwrite, option
+from dst.cli.options import BundleArgument, Json, Out, Overwrite, flag, option
 from dst.cli.output import Output, check_folder, check_paths, foreign, table
 from dst.cli.signals import Interrupts
 from dst.words import mib
 
 if TYPE_CHECKING:
-    from dst.evaluate.quality import Report
-    from dst.quantize import Calibration, Quantized, Recipe, WeightRecord
-    from dst.quantize.optimum import OptimumBackend
+    from dst.quantize import Quantized, WeightRecord
     from dst.runtime import Bundle
 
-MAX_CALIBRATION_ITEMS = 1 << 22
+MAX_CALIBRATION_ITEMS = 1 << 22  # what fits in memory
 
 
 def quantize(
     bundle: BundleArgument,
     out: Out,
     recipe: Annotated[str | None, option("--recipe", "NAME", "One of the list above.")] = None,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="Measure the recipes here, and pick one.")
-    ] = False,
+    auto: Annotated[bool, flag("--auto", "Measure the recipes here, and pick one.")] = False,
     budget: Annotated[
-        str | None,
-        option("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05."),
+        str | None, option("--budget", "UNIT<X", "--auto: loss; else nats<0.02, error<0.05.")
     ] = None,
     goal: Annotated[
         Literal["speed", "size"] | None,
@@ -102,16 +96,22 @@ def quantize(
         "--with": backend,
     }
     measured = {"--budget": budget, "--goal": goal, "--items": items, "--input": data}
-    _refuse(by_hand if auto else measured, "goes without --auto" if auto else "goes with --auto")
+    wrong, how = (by_hand, "without") if auto else (measured, "with")
+    for name, value in wrong.items():
+        if value is not None:
+            raise WrongUseError(f"{name} goes {how} --auto")
     with needing("quantize", "onnx"):
         from dst.cli.autotune import pick_recipe
+        from dst.cli.data import read
         from dst.quantize import (
+            Calibration,
             NothingQuantizedError,
             Override,
             override_named,
             quantize_bundle,
             recipe_named,
         )
+        from dst.quantize.optimum import OptimumBackend
         from dst.runtime import open_bundle
     if recipe is None:
         return pick_recipe(
@@ -119,9 +119,20 @@ def quantize(
         )
     check_paths(output, {"BUNDLE": bundle, "--calibrate": calibrate, "--out": out})
     chosen = recipe_named(recipe, block=block, method=method, weight_bits=weight_bits)
-    rounder = _optimum(chosen) if backend == "optimum" else None
+    rounder = None
+    if backend == "optimum":  # found out before any work
+        rounder = OptimumBackend()
+        with needing("--with optimum", "optimum", "torch==2.13.0"):
+            rounder.check(chosen)
     source = open_bundle(bundle)
-    calibration = None if calibrate is None else _calibration(calibrate, source)
+    calibration = None
+    if calibrate is not None:
+        real = read(calibrate, source.manifest.contract.chunk, most=MAX_CALIBRATION_ITEMS)
+        if not len(real):
+            raise WrongUseError(
+                f"--calibrate {calibrate}: holds no items; give real input of the model"
+            )
+        calibration = Calibration.of_items(real)
     overrides = [Override(pattern, "float32") for pattern in keep or ()]
     overrides += [override_named(*_form(text)) for text in form or ()]
     done, manifest = None, source.manifest
@@ -136,7 +147,7 @@ def quantize(
                 overrides=overrides,
                 backend=rounder,
                 overwrite=overwrite,
-                progress=interrupts.watched(lambda what, share: bar.at(share, what=what)),
+                progress=interrupts.watched(bar.share),
             )
         records, manifest, sizes = done.records, done.bundle.manifest, done.weights_bytes
         _tell(out, done, output)
@@ -168,12 +179,6 @@ def quantize(
     return CHECK_FAILED if done is None else 0
 
 
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise WrongUseError(f"{given[0]} {why}")
-
-
 def _form(text: str) -> tuple[str, str]:
     """Read `PATTERN=FORM`."""
     pattern, found, form = text.rpartition("=")
@@ -182,52 +187,15 @@ def _form(text: str) -> tuple[str, str]:
     return pattern, form
 
 
-def _calibration(path: str, bundle: "Bundle") -> "Calibration":
-    """Read items to calibrate on, up to a number that fits in memory."""
-    import numpy as np
-
-    from dst.cli.inputs.rows import item_blocks
-    from dst.quantize import Calibration
-
-    blocks, count = [], 0
-    for block in item_blocks(path, bundle.manifest.contract.chunk):
-        blocks.append(block)
-        count += len(block)
-        if count >= MAX_CALIBRATION_ITEMS:
-            break
-    if not count:
-        raise WrongUseError(f"--calibrate {path}: holds no items; give real input of the model")
-    return Calibration.of_items(np.concatenate(blocks))
-
-
-def _optimum(recipe: "Recipe") -> "OptimumBackend":
-    """Find out before any work whether optimum is there and can do the recipe."""
-    from dst.quantize.optimum import OptimumBackend
-    from dst.runtime.install import install_line
-
-    backend = OptimumBackend()
-    try:
-        backend.check(recipe)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("dst"):
-            raise
-        missing = (error.name or "optimum").partition(".")[0]
-        raise WrongUseError(
-            f"--with optimum needs {missing}, which is not installed: "
-            f"{install_line('optimum', 'torch==2.13.0')}"
-        ) from None
-    return backend
-
-
 def _weights(records: "Sequence[WeightRecord]") -> Table:
     """Show what became of the weights, those of one fate in one row."""
-    fates = table("form", "weights", "which")
-    kinds = Counter((r.form, r.role, r.reason) for r in records)
-    for (form, role, reason), count in sorted(kinds.items()):
-        alike = [r for r in records if (r.form, r.role, r.reason) == (form, role, reason)]
-        shown = ", ".join(r.label for r in alike[:3]) + (", …" if count > 3 else "")
+    fates, kinds = table("form", "weights", "which"), defaultdict(list)
+    for r in records:
+        kinds[r.form, r.role, r.reason].append(r.label)
+    for (form, role, reason), labels in sorted(kinds.items()):
+        some = ", ".join(labels[:3]) + (", …" if len(labels) > 3 else "")
         why = f" ({reason})" if reason else ""
-        fates.add_row(form, f"{count} {role}", foreign(f"{shown}{why}"))
+        fates.add_row(form, f"{len(labels)} {role}", foreign(f"{some}{why}"))
     return fates
 
 
@@ -267,9 +235,6 @@ def measure_forced(source: "Bundle", made: Path, output: Output) -> dict[str, ob
         For JSON: `divergence` and `state` of the first and of the last range of positions, KL in
         nats per item or relative error, as `unit` says, and relative distance, null where nobody
         looked.
-
-    Raises:
-        StepError: a graph failed, or gave a NaN or an infinity in its first chunk.
     """
     from dst.cli.data import items_of
     from dst.evaluate.quality import Settings, horizon_report
@@ -280,31 +245,23 @@ def measure_forced(source: "Bundle", made: Path, output: Output) -> dict[str, ob
         told = horizon_report(
             source.root, made, items, ITEMS, settings, lambda what, share: bar.at(share, what)
         )
-    output.err.print(f"[yellow]{foreign(_said(told))}[/]")
+    first, last = told.ranges[0].divergence, told.ranges[-1].divergence
+    looked = [r.state for r in told.ranges if r.state is not None]
+    if told.broke_at is None:
+        unit = "KL in nats per item" if told.unit == "nats" else "relative error"
+        state = f", the state is {looked[-1]:.1%} away" if looked else ""
+        said = (
+            f"measured over {told.items:,} items of {told.data}: {unit} from {first:.1e} at the "
+            f"first positions to {last:.1e} at the last{state}; dst report tells how it goes on"
+        )
+    else:
+        said = f"its outputs stopped being finite at item {told.broke_at}: do not use it"
+    output.err.print(f"[yellow]{foreign(said)}[/]")
     return {
         "items": told.items,
         "data": told.data,
         "unit": told.unit,
-        "divergence": [told.ranges[0].divergence, told.ranges[-1].divergence],
-        "state": _ends(told),
+        "divergence": [first, last],
+        "state": [looked[0], looked[-1]] if looked else [None, None],
         "broke_at": told.broke_at,
     }
-
-
-def _ends(told: "Report") -> list[float | None]:
-    """Return the distance of the state in the first and in the last range that was looked at."""
-    looked = [r.state for r in told.ranges if r.state is not None]
-    return [looked[0], looked[-1]] if looked else [None, None]
-
-
-def _said(told: "Report") -> str:
-    if told.broke_at is not None:
-        return f"its outputs stopped being finite at item {told.broke_at}: do not use it"
-    unit = "KL in nats per item" if told.unit == "nats" else "relative error"
-    first, last = told.ranges[0].divergence, told.ranges[-1].divergence
-    away = _ends(told)[1]
-    state = "" if away is None else f", the state is {away:.1%} away"
-    return (
-        f"measured over {told.items:,} items of {told.data}: {unit} from {first:.1e} at the "
-        f"first positions to {last:.1e} at the last{state}; dst report tells how it goes on"
-    )

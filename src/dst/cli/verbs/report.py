@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from dst.cli.errors import CHECK_FAILED, WrongUseError, needing
-from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, at_least, option
-from dst.cli.output import Output, check_folder, check_paths, foreign, table
+from dst.cli.options import BUNDLE_HELP, PNG_HELP, Json, Threads, argument, at_least, flag, option
+from dst.cli.output import Output, check_folder, check_paths, foreign, shown, table
 from dst.cli.signals import Interrupts
 from dst.words import counted, mib
 
@@ -15,15 +13,11 @@ if TYPE_CHECKING:
     from dst.evaluate.quality import Report
     from dst.runtime import Bundle
 
-_NONE = "[dim]–[/]"
-
 
 def report(
-    full: Annotated[str, typer.Argument(metavar="FULL", help=BUNDLE_HELP)],
-    quantized: Annotated[
-        str, typer.Argument(metavar="QUANTIZED", help="Another precision of the same model.")
-    ],
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What to read.")] = None,
+    full: Annotated[str, argument("FULL", BUNDLE_HELP)],
+    quantized: Annotated[str, argument("QUANTIZED", "Another precision of the same model.")],
+    data: Annotated[str | None, argument("[DATA]", "What to read.")] = None,
     items: Annotated[
         int, option("--items", "N", "Length of the stream; else 1,000,000.", least=1)
     ] = 1_000_000,
@@ -50,14 +44,12 @@ def report(
         ),
     ] = 100_000,
     threads: Threads = 1,
-    attach: Annotated[
-        bool, typer.Option("--attach", help="Write the report into QUANTIZED.")
-    ] = False,
+    attach: Annotated[bool, flag("--attach", "Write the report into QUANTIZED.")] = False,
     other_file: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--other-file",
-            help="QUANTIZED is of another file of the model, made elsewhere; states stay apart.",
+            "QUANTIZED is of another file of the model, made elsewhere; states stay apart.",
         ),
     ] = False,
     png: Annotated[Path | None, option("--png", "FILE", PNG_HELP)] = None,
@@ -91,7 +83,7 @@ def report(
         from dst.runtime import open_bundle
     check_paths(output, {"FULL": full, "QUANTIZED": quantized, "DATA": data}, {"--png": png})
     right, other = open_bundle(full), open_bundle(quantized)
-    (_check_files if other_file else _check_order)(right, other)
+    _check_order(right, other, other_file)
     read, about = items_of(other, data)
     settings = Settings(
         budget=Budget(budget, error_budget),
@@ -115,30 +107,28 @@ def report(
     return CHECK_FAILED if made.passed is False else 0
 
 
-def _check_files(full: "Bundle", other: "Bundle") -> None:
-    """Refuse a first file that is not in full precision."""
-    manifest = full.manifest
-    if manifest.recipe is not None or manifest.precision not in ("float32", "float64"):
-        raise WrongUseError(
-            f"first bundle {full.root.name}: is {manifest.recipe or manifest.precision}; give the "
-            "one of full precision first: the second is judged by it"
-        )
+def _check_order(full: "Bundle", quantized: "Bundle", other_file: bool) -> None:
+    """Refuse bundles in the wrong order: full precision would be judged as if it were rounded.
 
-
-def _check_order(full: "Bundle", quantized: "Bundle") -> None:
-    """Refuse bundles in the wrong order: full precision would be judged as if it were rounded."""
+    Another file of the model may be in full precision as well, and so may be in float64.
+    """
     from dst.runtime.bundle.validation import is_full_precision
 
+    first, rounded = full.manifest, not is_full_precision(quantized.manifest)
+    double = other_file and first.recipe is None and first.precision == "float64"
+    cure = (
+        "give the one of full precision first: the second is judged by it"
+        if other_file
+        else "report compares two precisions of one model, give full precision first and the "
+        "quantized one second"
+    )
     for place, bundle, fits in (
-        ("first", full, is_full_precision(full.manifest)),
-        ("second", quantized, not is_full_precision(quantized.manifest)),
+        ("first", full, is_full_precision(first) or double),
+        ("second", quantized, rounded or other_file),
     ):
         if not fits:
             what = bundle.manifest.recipe or f"{bundle.manifest.precision}, not quantized by dst"
-            raise WrongUseError(
-                f"{place} bundle {bundle.root.name}: is {what}; report compares two precisions of "
-                "one model, give full precision first and the quantized one second"
-            )
+            raise WrongUseError(f"{place} bundle {bundle.root.name}: is {what}; {cure}")
 
 
 def _show(made: "Report", output: Output) -> None:
@@ -156,9 +146,9 @@ def _show(made: "Report", output: Output) -> None:
         ranges.add_row(
             f"{found.end:,}",
             f"{found.divergence:.2e}",
-            _NONE if found.loss_difference is None else f"{found.loss_difference:+.4f}",
-            _NONE if found.state is None else f"{found.state:.1e}",
-            _NONE if found.accumulation is None else f"{found.accumulation:.2f}",
+            shown(found.loss_difference, "+.4f"),
+            shown(found.state, ".1e"),
+            shown(found.accumulation, ".2f"),
         )
     output.out.print(ranges)
     if made.drift is not None:

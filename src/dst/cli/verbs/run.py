@@ -1,11 +1,9 @@
 """`dst run`: read an input of any size through a bundle; print or write scores and answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
-
-import typer
 
 from dst.cli.errors import WrongUseError
 from dst.cli.options import (
@@ -16,58 +14,26 @@ from dst.cli.options import (
     Provider,
     State,
     Threads,
+    argument,
     names_of,
     option,
 )
-from dst.cli.output import Output, check_file, check_folder, check_paths, foreign, state_files
+from dst.cli.output import Output, check_file, check_paths, foreign, state_files
 from dst.cli.signals import Interrupts
 
 if TYPE_CHECKING:
     from dst.cli.answers.file import AnswerFile
-    from dst.cli.answers.rows import Classes
     from dst.cli.answers.run_report import Report, RunResult
     from dst.cli.answers.scores import Measure
     from dst.cli.inputs.block import Form
     from dst.cli.inputs.reading import Reading
     from dst.runtime.bundle.manifest import Contract
-    from dst.runtime.bundle.manifest import Output as Answer
     from dst.runtime.errors import PartialChunkError
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is wanted of a run besides its summary.
-
-    Attributes:
-        per: what is printed for every line or item.
-        top: how many of the most surprising lines or items are kept.
-        out: where the answers go, None for nowhere.
-        outputs: the names of those that are wanted, empty for all.
-        classes: names for the values of an output, empty for none.
-        form: what the caller says of the input.
-        stream_inputs: what the model takes once per stream, each `NAME=FILE.npy`.
-        state: the saved state to continue from and to save to.
-        save_every: items between two saves, None for none on the way.
-        chunk: items per chunk, None for the nominal number.
-    """
-
-    per: Literal["none", "line", "item"]
-    top: int
-    out: str | None
-    outputs: Sequence[str]
-    classes: tuple[str, ...]
-    form: "Form"
-    stream_inputs: Sequence[str]
-    state: Path | None
-    save_every: int | None
-    chunk: int | None
 
 
 def run(
     bundle: BundleArgument,
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="What to read; - for standard input.")
-    ] = "-",
+    file: Annotated[str, argument("[FILE|-]", "What to read; - for standard input.")] = "-",
     out: Annotated[
         str | None, option("--out", "FILE", "Answers: .npy .csv .jsonl; - for CSV.")
     ] = None,
@@ -90,10 +56,7 @@ def run(
     time: Annotated[
         str | None, option("--time", "NAME", "Keep this column beside the answers.")
     ] = None,
-    gap: Annotated[
-        Gap,
-        option("--gap", "RULE", "refuse missing values, hold or skip."),
-    ] = "refuse",
+    gap: Annotated[Gap, option("--gap", "RULE", "refuse missing values, hold or skip.")] = "refuse",
     stream_inputs: Annotated[
         list[str] | None, option("--stream-input", "N=FILE", "What a stream is given once.")
     ] = None,
@@ -121,6 +84,8 @@ def run(
         dst run ./sensor feed.csv --time when --gap hold --out answers.csv
         arecord -t raw -f S16_LE -r 16000 | dst run ./vad - --format s16 --out -
     """
+    from dst.cli.answers.file import AnswerFile
+    from dst.cli.answers.forms import ending_of, form_of
     from dst.cli.answers.rows import choose_outputs, class_names, classes_of
     from dst.cli.answers.run_report import Report, RunResult, Times, note
     from dst.cli.answers.scores import measure_for
@@ -135,42 +100,37 @@ def run(
     from dst.runtime.errors import PartialChunkError
 
     output = Output.to(json)
-    asked = Asked(
-        per=per,
-        top=top,
-        out=out,
-        outputs=outputs or (),
-        classes=() if classes is None else class_names(classes),
-        form=Form(
-            format=format,
-            gap=gap,
-            time=time,
-            columns=() if columns is None else names_of("--columns", columns.split(",")),
-        ),
-        stream_inputs=stream_inputs or (),
-        state=state,
-        save_every=save_every,
-        chunk=chunk,
-    )
-    _check_files(bundle, file, asked, output)
+    named_columns = () if columns is None else names_of("--columns", columns.split(","))
+    form = Form(format=format, gap=gap, time=time, columns=named_columns)
+    names = () if classes is None else class_names(classes)
+    _check_files(bundle, file, stream_inputs or (), state, out, output)
+    _check_places(per, out, output)
+    if save_every is not None and state is None:
+        raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
+    if (outputs or names) and out is None and per != "item":
+        name = "--output" if outputs else "--classes"
+        raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
     size = input_size(file)
     session = Session.open(bundle, provider=provider, threads=threads)
     contract = session.contract
     content, measure = contract.chunk.content, measure_for(contract)
     text = isinstance(content, Tokens) and content.tokenizer == "bytes"
-    _check(asked, measure, text, output, contract)
-    chosen = choose_outputs(contract, asked.outputs)
-    named = classes_of(asked.classes, chosen) if asked.classes else None
-    prints = asked.per == "item" and (measure is None or bool(asked.classes or asked.outputs))
-    answering = asked.out is not None or prints
-    inputs = stream_inputs_of(asked.stream_inputs, contract)
-    reading = reading_of(session, asked.state, asked.chunk, answering, inputs)
-    texts = None if asked.form.time is None else Times(reading.items + 1)
-    written = _open(asked, chosen, named, reading)
+    _check_model(form, per, top, measure, text, contract)
+    chosen = choose_outputs(contract, outputs or ())
+    named = classes_of(names, chosen) if names else None
+    prints = per == "item" and (measure is None or bool(names or outputs))
+    inputs = stream_inputs_of(stream_inputs or (), contract)
+    goes_on = state is not None and state.exists()
+    reading = reading_of(session, state, chunk, out is not None or prints, inputs)
+    texts = None if time is None else Times(reading.items + 1)
+    written = None
+    if out is not None:
+        spelling = form_of(ending_of(out), chosen, named, time)
+        written = AnswerFile(out, spelling, reading.items if goes_on else None)
     tokenizer = tokenizer_for(session.bundle)
     report = Report(
-        per="answer" if prints else asked.per,
-        top=asked.top,
+        per="answer" if prints else per,
+        top=top,
         text=text,
         outputs=chosen,
         classes=named,
@@ -182,14 +142,14 @@ def run(
     found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
-    quiet = asked.per != "none" and output.out.is_terminal  # a bar would cut through the lines
+    quiet = per != "none" and output.out.is_terminal  # a bar would cut through the lines
     try:
         with (
             Interrupts() as interrupts,
             output.progress(Path(file).name, size if text else None, show=not quiet) as bar,
         ):
             stopped = lambda: interrupts.signal is not None  # noqa: E731
-            for items in read_items(file, contract.chunk, asked.form, found, stopped, tokenizer):
+            for items in read_items(file, contract.chunk, form, found, stopped, tokenizer):
                 if texts is not None and items.times is not None:
                     texts.extend(items.times, reading.waiting)
                 for scored in reading.read(items.values) if len(items.values) else reading.settle():
@@ -197,8 +157,8 @@ def run(
                     if meter.add(len(scored.items)):
                         bar.at(meter.items, note(report, measure, meter))
                     done = reading.items - saved_at
-                    if asked.save_every and asked.state and done >= asked.save_every:
-                        _save(reading, asked.state, report, written)
+                    if save_every and state and done >= save_every:
+                        _save(reading, state, report, written)
                         saved_at = reading.items
                 for sentence in found.notes[told:]:
                     said = f"[yellow]note:[/] {foreign(file)}: {foreign(sentence)}"
@@ -210,14 +170,14 @@ def run(
             if not came and not interrupts.signal:
                 why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
                 raise WrongUseError(f"{file}: is empty, there is nothing to read{why}")
-            if asked.state is not None and came:
+            if state is not None and came:
                 if written is not None:
                     written.mark(reading.items)
-                reading.save(asked.state)
+                reading.save(state)
             if written is not None:
                 written.close()
             if refused is not None and not interrupts.signal:
-                saved = "" if asked.state is None or not came else f"; they wait in {asked.state}"
+                saved = "" if state is None or not came else f"; they wait in {state}"
                 raise PartialChunkError(f"{refused}{saved}")
     finally:
         if written is not None:
@@ -231,56 +191,80 @@ def run(
         total=None if measure is None else report.total,
         per_item=report.total / report.scored if report.scored else None,
         format=found.format,
-        gap=asked.form.gap,
+        gap=gap,
         gaps=found.gaps,
         left_out=found.left_out,
         notes=tuple(found.notes),
-        out=asked.out,
+        out=out,
         rows=report.rows,
         seconds=meter.seconds,
         items_per_second=came / meter.seconds,
         rss_peak_bytes=meter.peak_bytes,
         rss_growth_bytes=meter.growth_bytes,
         state_bytes=session.layout.state_bytes,
-        state=str(asked.state) if asked.state is not None and came else None,
+        state=str(state) if state is not None and came else None,
         state_items=reading.items,
         interrupted=interrupts.signal is not None,
         top=report.best(),
     )
-    _show(result, "byte" if text else "item", asked, output)
+    _show(result, "byte" if text else "item", per, out, output)
     output.write_json(result)
     return interrupts.exit_code
 
 
-def _check_files(bundle: str, path: str, asked: Asked, output: Output) -> None:
+def _check_files(
+    bundle: str,
+    path: str,
+    stream_inputs: Sequence[str],
+    saved: Path | None,
+    out: str | None,
+    output: Output,
+) -> None:
     """Find out before any work whether all files of the call are different and can be written."""
     from dst.cli.answers.forms import STREAMS, ending_of
 
-    check_folder("--state", asked.state)
-    state = state_files("--state", asked.state)
-    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in asked.stream_inputs}
+    state = state_files("--state", saved)
+    given = {f"--stream-input {t}": t.partition("=")[2] or None for t in stream_inputs}
     reads = {"BUNDLE": bundle, "FILE": path, **given}
     check_paths(output, reads, state)
-    if asked.out is None:
+    if out is None:
         return
-    ending_of(asked.out)
-    if asked.out not in STREAMS:
-        check_file("--out", Path(asked.out))
-        check_paths(output, {**reads, **state}, {"--out": asked.out})
+    ending_of(out)
+    if out not in STREAMS:
+        check_file("--out", Path(out))
+        check_paths(output, {**reads, **state}, {"--out": out})
 
 
-def _open(
-    asked: Asked, chosen: "tuple[Answer, ...]", classes: "Classes | None", reading: "Reading"
-) -> "AnswerFile | None":
-    """Open the file of the answers, if one was asked for."""
-    from dst.cli.answers.file import AnswerFile
-    from dst.cli.answers.forms import ending_of, form_of
+def _check_places(per: str, out: str | None, output: Output) -> None:
+    """Raise where two things want standard output."""
+    from dst.cli.answers.forms import STREAMS
 
-    if asked.out is None:
-        return None
-    form = form_of(ending_of(asked.out), chosen, classes, asked.form.time)
-    goes_on = asked.state is not None and asked.state.exists()
-    return AnswerFile(asked.out, form, reading.items if goes_on else None)
+    there = output.json == "-", per != "none", out in STREAMS
+    both = list(compress(("--json -", f"--per {per}", f"--out {out}"), there))[:2]
+    if len(both) == 2:
+        raise WrongUseError(
+            f"{' and '.join(both)} both want standard output; give one of them a file"
+        )
+
+
+def _check_model(
+    form: "Form", per: str, top: int, measure: "Measure | None", text: bool, contract: "Contract"
+) -> None:
+    """Raise unless the options fit the model."""
+    given = form.format is not None, form.time is not None, bool(form.columns), form.gap != "refuse"
+    useless = next(compress(("--format", "--time", "--columns", "--gap"), given), None)
+    if text and useless is not None:
+        raise WrongUseError(
+            f"{useless}: this model reads bytes, so every input is bytes as it stands"
+        )
+    if per == "line" and not (text and measure):
+        raise WrongUseError("--per line needs a model that reads and predicts bytes")
+    if top and measure is None:
+        kinds = ", ".join(f"{o.name} ({o.meaning})" for o in contract.outputs)
+        raise WrongUseError(
+            "--top ranks items by their surprise, and no output of this model predicts its input: "
+            f"{kinds}; --out FILE.csv writes the answers, which any tool can sort"
+        )
 
 
 def _save(reading: "Reading", state: Path, report: "Report", file: "AnswerFile | None") -> None:
@@ -309,64 +293,14 @@ def _end(reading: "Reading", report: "Report") -> "PartialChunkError | None":
     return refused
 
 
-def _check(
-    asked: Asked, measure: "Measure | None", text: bool, output: Output, contract: "Contract"
-) -> None:
-    """Raise unless the options fit each other and the model."""
-    from dst.cli.answers.forms import STREAMS
-
-    if asked.save_every is not None and asked.state is None:
-        raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
-    to_stdout = [
-        name
-        for name, there in (
-            ("--json -", output.json == "-"),
-            (f"--per {asked.per}", asked.per != "none"),
-            (f"--out {asked.out}", asked.out in STREAMS),
-        )
-        if there
-    ]
-    if len(to_stdout) > 1:
-        raise WrongUseError(
-            f"{to_stdout[0]} and {to_stdout[1]} both want standard output; give one of them a file"
-            if "--per" not in to_stdout[1] or output.json == "-"
-            else f"{to_stdout[0]} and {to_stdout[1]} both want standard output; leave one out"
-        )
-    form = asked.form
-    given = {
-        "--format": form.format is not None,
-        "--time": form.time is not None,
-        "--columns": bool(form.columns),
-        "--gap": form.gap != "refuse",
-    }
-    useless = next((name for name, there in given.items() if there), None)
-    if text and useless is not None:
-        raise WrongUseError(
-            f"{useless}: this model reads bytes, so every input is bytes as it stands"
-        )
-    if (asked.outputs or asked.classes) and asked.out is None and asked.per != "item":
-        name = "--output" if asked.outputs else "--classes"
-        raise WrongUseError(f"{name} needs --out FILE or --per item, which show the answers")
-    if asked.per == "line" and not (text and measure):
-        raise WrongUseError("--per line needs a model that reads and predicts bytes")
-    if asked.top and measure is None:
-        kinds = ", ".join(f"{o.name} ({o.meaning})" for o in contract.outputs)
-        raise WrongUseError(
-            "--top ranks items by their surprise, and no output of this model predicts its input: "
-            f"{kinds}; --out FILE.csv writes the answers, which any tool can sort"
-        )
-
-
-def _show(result: "RunResult", item: str, asked: Asked, output: Output) -> None:
+def _show(result: "RunResult", item: str, per: str, out: str | None, output: Output) -> None:
     """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
     from dst.cli.answers.forms import STREAMS
     from dst.cli.answers.run_report import summary, top_table
 
-    console = output.err if asked.out in STREAMS else output.out
+    console = output.err if out in STREAMS else output.out
     for line in top_table(result.top, result.unit or "", item):
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
-    if output.json == "-":
-        return
-    if asked.per != "none":
-        console = output.err
-    console.print(summary(result, item))
+    if output.json != "-":
+        console = output.err if per != "none" else console
+        console.print(summary(result, item))

@@ -5,38 +5,35 @@ With `--provider` print what would run where.
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
 from dst.cli.errors import WrongUseError
-from dst.cli.options import BUNDLE_HELP, Json, ProviderName
+from dst.cli.options import BUNDLE_HELP, Json, ProviderName, argument, flag, option
 from dst.cli.output import Output, check_paths, foreign, pairs, table
 from dst.words import counted, mib
 
 if TYPE_CHECKING:
-    from dst.runtime import Bundle, Memory
+    from dst.runtime import Bundle
     from dst.runtime.bundle.manifest import Features, Fill, Manifest, Stored, Zeros
     from dst.runtime.execution.placement import LoadReport
 
 
 def show(
-    bundle: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=BUNDLE_HELP)] = None,
+    bundle: Annotated[str | None, argument("[BUNDLE]", BUNDLE_HELP)] = None,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Only what it will hold in memory, part by part.")
+        bool, flag("--memory", "Only what it will hold in memory, part by part.")
     ] = False,
     slots: Annotated[
-        int | None,
-        typer.Option("--slots", metavar="N", min=1, help="With --memory: for so many streams."),
+        int | None, option("--slots", "N", "With --memory: for so many streams.", least=1)
     ] = None,
     measure: Annotated[
-        bool,
-        typer.Option("--measure", help="With --memory: open it in a process and measure that."),
+        bool, flag("--measure", "With --memory: open it in a process and measure that.")
     ] = False,
     provider: Annotated[
         ProviderName | None,
-        typer.Option("--provider", help="Only which nodes and multiply-adds run on it, and where."),
+        flag("--provider", "Only which nodes and multiply-adds run on it, and where."),
     ] = None,
     json: Json = None,
 ) -> int:
@@ -76,9 +73,9 @@ def _shipped(output: Output) -> int:
     bundles = {name: open_bundle(path, "size").manifest for name, path in shipped().items()}
     grid = table("name", "precision", ">state", ">weights", "")
     for name, m in bundles.items():
-        state, weights = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
+        sizes = mib(Layout.of(m.contract).state_bytes), mib(m.weights_bytes)
         title, what = f"[bold]{foreign(name)}[/]", foreign(m.description)
-        grid.add_row(title, foreign(m.precision), state, weights, what)
+        grid.add_row(title, foreign(m.precision), *sizes, what)
     if bundles:
         output.out.print(grid)
         output.out.print("[dim]dst show NAME tells more[/]")
@@ -90,19 +87,23 @@ def _shipped(output: Output) -> int:
 
 def _bundle(path: str, output: Output) -> int:
     """Print what a bundle says of itself, and return the exit code."""
-    from dst.cli.footprint import memory_bytes
+    from dst.cli.footprint import memory_bytes, memory_parts
     from dst.runtime import open_bundle, predict
 
     check_paths(output, {"BUNDLE": path})
     bundle = open_bundle(path)
     manifest = bundle.manifest
     memory = predict(manifest, 1, 1, [manifest.contract.chunk.nominal_t])
+    held = pairs()
+    for name, size, what in memory_parts(memory):
+        held.add_row(name, f"{mib(size)} for {what}")
+    held.add_row("[bold]all[/]", f"[bold]{mib(memory.total_bytes)}[/] for one graph and one stream")
     _heading(bundle, output.out)
     for title, part in (
         ("contract", _contract(manifest)),
         ("state", _state(manifest)),
         ("graphs", _graphs(manifest)),
-        ("memory", _memory(memory)),
+        ("memory", held),
         ("certificates", _certificates(manifest)),
     ):
         output.out.print()
@@ -166,40 +167,38 @@ def _contract(manifest: "Manifest") -> Table:
 
     contract, grid = manifest.contract, pairs()
     chunk, content = contract.chunk, contract.chunk.content
-    grid.add_row("chunk", f"{foreign(chunk.input)}  {chunk.dtype} {shape(chunk.shape)}")
+
+    def add(title: str, name: str, dtype: str, axes: tuple[int | str, ...], more: str = "") -> None:
+        grid.add_row(title, f"{foreign(name)}  {dtype} {shape(axes)}{more}")
+
+    add("chunk", chunk.input, chunk.dtype, chunk.shape)
     if isinstance(content, Tokens):
-        grid.add_row(
-            "items", f"token ids below {content.vocabulary}, tokenizer {foreign(content.tokenizer)}"
-        )
+        items = f"token ids below {content.vocabulary}, tokenizer {foreign(content.tokenizer)}"
     else:
-        grid.add_row("items", _features(content, item_shape(chunk)))
-    allowed = ", ".join(str(t) for t in chunk.allowed_t)
+        items = _features(content, item_shape(chunk))
+    grid.add_row("items", items)
+    allowed = ", ".join(map(str, chunk.allowed_t))
     grid.add_row("T", f"{chunk.nominal_t} by default, allowed: {allowed}")
     pad = f" with {chunk.pad_value:g}" if chunk.pad_value is not None else ""
     grid.add_row("tail", f"{chunk.tail}{pad}")
     if chunk.lookback:
-        items = counted(chunk.lookback, "item")
-        grid.add_row("lookback", f"{items}, at first {chunk.lookback_fill:g}")
+        before = counted(chunk.lookback, "item")
+        grid.add_row("lookback", f"{before}, at first {chunk.lookback_fill:g}")
     if chunk.lookahead:
         grid.add_row("look-ahead", f"{counted(chunk.lookahead, 'item')} behind each chunk")
     if not chunk.causal:
         grid.add_row("causal", "no: later items of a chunk move its earlier outputs")
     for given in contract.stream_inputs:
-        what = f"{foreign(given.input)}  {given.dtype} {shape(given.shape)}  given once"
-        grid.add_row("per stream", what)
+        add("per stream", given.input, given.dtype, given.shape, "  given once")
     for constant in contract.constants:
-        grid.add_row(
-            "constant", f"{foreign(constant.input)}  {constant.dtype} {shape(constant.shape)}"
-        )
+        add("constant", constant.input, constant.dtype, constant.shape)
     for o in contract.outputs:
-        what = f"{foreign(o.name)}  {o.dtype} {shape(o.shape)}  {foreign(o.meaning)} per {o.per}"
-        grid.add_row("output", what)
+        add("output", o.name, o.dtype, o.shape, f"  {foreign(o.meaning)} per {o.per}")
     half_life = manifest.horizon.half_life_items
     adopted = all(graph.lowering == "other" for graph in manifest.graphs)
+    horizon = "not known" if adopted else "unbounded"
     if half_life is not None:
         horizon = f"a half-life of {half_life:,.0f} items at most"
-    else:
-        horizon = "not known" if adopted else "unbounded"
     grid.add_row("memory", f"horizon: {horizon}")
     return grid
 
@@ -217,86 +216,56 @@ def _state(manifest: "Manifest") -> Table:
     grid = table("name", "shape", "dtype", "role", "starts as", ">bytes")
     layout = Layout.of(manifest.contract)
     for state, place in zip(manifest.contract.state, layout.places, strict=True):
-        start = _init(state.init)
-        grid.add_row(
-            foreign(state.input),
-            shape(state.shape),
-            state.dtype,
-            state.role,
-            start,
-            f"{place.size:,}",
-        )
+        kind = shape(state.shape), state.dtype, state.role
+        grid.add_row(foreign(state.input), *kind, foreign(starts_as(state.init)), f"{place.size:,}")
     grid.add_row("[bold]all[/]", "", "", "", "", f"[bold]{layout.state_bytes:,}[/]")
     return grid
 
 
-def _init(init: "Zeros | Fill | Stored") -> str:
+def starts_as(init: "Zeros | Fill | Stored") -> str:
+    """Say what a state is before its first item."""
     from dst.runtime.bundle.manifest import Fill, Zeros
 
     if isinstance(init, Fill):
         return f"{init.value:g}"
-    return "zeros" if isinstance(init, Zeros) else f"tensor {foreign(init.tensor)}"
+    return "zeros" if isinstance(init, Zeros) else f"tensor {init.tensor}"
 
 
 def _graphs(manifest: "Manifest") -> Table:
     grid = table("file", "lowering", "T", "B", "opset", "operators of", "onnxruntime")
     for g in manifest.graphs:
-        grid.add_row(
-            foreign(g.file),
-            g.lowering,
-            ", ".join(str(t) for t in g.allowed_t),
-            ", ".join(str(b) for b in g.batch) or "any",
-            str(g.opsets.get("ai.onnx", "")),
-            foreign(", ".join(g.domains)),
-            foreign(f">= {g.min_ort}"),
-        )
-    return grid
-
-
-def _memory(memory: "Memory") -> Table:
-    grid = pairs()
-    grid.add_row("weights", f"{mib(memory.weights_bytes)} for each open graph")
-    grid.add_row("state", f"{mib(memory.state_bytes)} for each stream, two arenas")
-    grid.add_row("guard", f"{mib(memory.guard_bytes)} for each stream, last good state and undo")
-    grid.add_row("waiting", f"{mib(memory.waiting_bytes)} for each stream, items and lookback")
-    grid.add_row("scratch", f"{mib(memory.scratch_bytes)} for each stream, chunk and outputs")
-    grid.add_row("[bold]all[/]", f"[bold]{mib(memory.total_bytes)}[/] for one graph and one stream")
+        sizes = ", ".join(map(str, g.allowed_t)), ", ".join(map(str, g.batch)) or "any"
+        needs = str(g.opsets.get("ai.onnx", "")), ", ".join(g.domains), f">= {g.min_ort}"
+        grid.add_row(foreign(g.file), g.lowering, *sizes, *map(foreign, needs))
     return grid
 
 
 def _certificates(manifest: "Manifest") -> Table | str:
     if not manifest.certificates:
         return "[dim]none[/]"
-    numbers = (">steps", ">items", ">outputs", ">state", ">bound", ">growth")
-    grid = table("compared", *numbers, "")
+    grid = table("compared", ">steps", ">items", ">outputs", ">state", ">bound", ">growth", "")
     for c in manifest.certificates:
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        grid.add_row(
-            foreign(c.name),
-            f"{c.steps:,}",
-            f"{c.steps * c.items_per_step:,}",
-            f"{c.worst:.1e}",
-            f"{c.worst_state_of_peak:.1e}",
-            f"{c.bound:.0e}",
-            f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}",
-            mark,
-        )
+        over = f"{c.steps:,}", f"{c.steps * c.items_per_step:,}"
+        worst = f"{c.worst:.1e}", f"{c.worst_state_of_peak:.1e}", f"{c.bound:.0e}"
+        growth = f"{c.decile_ratio:.2f} ≤ {c.decile_ratio_bound:g}"
+        grid.add_row(foreign(c.name), *over, *worst, growth, mark)
     return grid
 
 
 def shape(sizes: tuple[int | str, ...]) -> str:
     """Write a shape as `[B, T, 256]`, safe from the console's markup."""
-    return foreign("[" + ", ".join(str(size) for size in sizes) + "]")
+    return foreign(f"[{', '.join(map(str, sizes))}]")
 
 
 def _shares(report: "LoadReport") -> Table:
     """One row per graph and provider; the part is of the graph's multiply-adds."""
-    names = ("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
-    grid = table(*names)
+    grid = table("graph", "lowering", "runs on", ">nodes", ">multiply-adds a step", ">part")
     for load in report.graphs:
-        rows = [
-            (s.provider, _nodes(s.nodes, s.unknown_nodes), s.multiply_adds) for s in load.shares
-        ]
+        rows = []
+        for s in load.shares:
+            unknown = f" ({s.unknown_nodes:,} of unknown cost)" if s.unknown_nodes else ""
+            rows.append((s.provider, f"{s.nodes:,}{unknown}", s.multiply_adds))
         if load.unknown_multiply_adds:
             rows.append(("unknown", "", load.unknown_multiply_adds))
         if not load.recorded:
@@ -306,10 +275,6 @@ def _shares(report: "LoadReport") -> Table:
             name = foreign(load.graph)
             grid.add_row(name, load.lowering, foreign(where), nodes, f"{cost:,}", part)
     return grid
-
-
-def _nodes(count: int, unknown: int) -> str:
-    return f"{count:,} ({unknown:,} of unknown cost)" if unknown else f"{count:,}"
 
 
 EXACT_UP_TO = {

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.text import Text
 
 from dst.cli.errors import CHECK_FAILED
-from dst.cli.options import BundleArgument, Json, Provider, Threads, at_least
+from dst.cli.options import BundleArgument, Json, Provider, Threads, at_least, option
 from dst.cli.output import Output, check_paths, foreign, pairs
 from dst.cli.signals import Interrupts
 from dst.words import counted, mib
@@ -17,20 +16,15 @@ if TYPE_CHECKING:
 
 def soak(
     bundle: BundleArgument,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How many steps.")],
+    steps: Annotated[int, option("--steps", "N", "How many steps.", least=1)],
     chunk: Annotated[
-        int | None,
-        typer.Option("--t", metavar="T", help="Items per step; the bundle's own by default."),
+        int | None, option("--t", "T", "Items per step; the bundle's own by default.")
     ] = None,
     deadline_ms: Annotated[
-        float | None,
-        typer.Option("--deadline-ms", metavar="X", min=0, help="Count the steps that take longer."),
+        float | None, option("--deadline-ms", "X", "Count the steps that take longer.", least=0)
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Feed these items; text or random ones by default."
-        ),
+        str | None, option("--data", "FILE", "Feed these items; text or random ones by default.")
     ] = None,
     provider: Provider = "cpu",
     threads: Threads = 1,

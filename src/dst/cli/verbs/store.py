@@ -1,6 +1,7 @@
 """`dst store`: list, show, export, import, rewind and delete the states in a store's file."""
 
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dst.cli.errors import INTERRUPTED, WrongUseError
-from dst.cli.options import Json
+from dst.cli.options import Json, argument, flag, option
 from dst.cli.output import Output, check_folder, check_paths, foreign, state_files, table
 from dst.words import counted, mib
 
@@ -35,21 +36,18 @@ def about() -> None:
     """
 
 
-Database = Annotated[Path, typer.Argument(metavar="DB", help="The store's file.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A stream in it.")]
+Database = Annotated[Path, argument("DB", "The store's file.")]
+Name = Annotated[str, argument("NAME", "A stream in it.")]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(
-        "--key-file",
-        metavar="FILE",
-        help="The key of an encrypted store: 32 bytes, or 64 hexadecimal digits.",
+    option(
+        "--key-file", "FILE", "The key of an encrypted store: 32 bytes, or 64 hexadecimal digits."
     ),
 ]
 Record = Annotated[
-    int | None,
-    typer.Option("--record", metavar="N", min=1, help="Take this record; dst store show has them."),
+    int | None, option("--record", "N", "Take this record; dst store show has them.", least=1)
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, flag("--yes", "Do not ask.")]
 
 
 @store.command("list")
@@ -66,17 +64,10 @@ def list_streams(database: Database, json: Json = None) -> int:
     with _existing(database) as states:
         entries = states.list()
     total = sum(entry.total_bytes for entry in entries)
-    names = ("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
-    listed = table(*names)
+    listed = table("stream", ">items", ">stored at (UTC)", ">newest", ">states", ">together")
     for e in entries:
-        listed.add_row(
-            foreign(e.name),
-            f"{e.items_consumed:,}",
-            _time(e.saved_at_ms),
-            mib(e.size_bytes),
-            f"{e.states:,}",
-            mib(e.total_bytes),
-        )
+        newest = f"{e.items_consumed:,}", _time(e.saved_at_ms), mib(e.size_bytes)
+        listed.add_row(foreign(e.name), *newest, f"{e.states:,}", mib(e.total_bytes))
     if entries:
         output.out.print(listed)
     output.out.print(f"[dim]{counted(len(entries), 'stream')}, {mib(total)}[/]")
@@ -98,13 +89,8 @@ def show(database: Database, name: Name, json: Json = None) -> int:
         history = states.history(name)
     listed = table(">record", ">items", ">stored at (UTC)", ">size", "")
     for kept in history:
-        listed.add_row(
-            str(kept.record),
-            f"{kept.items_consumed:,}",
-            _time(kept.saved_at_ms),
-            mib(kept.size_bytes),
-            "set aside" if kept.set_aside else "",
-        )
+        what = f"{kept.items_consumed:,}", _time(kept.saved_at_ms), mib(kept.size_bytes)
+        listed.add_row(str(kept.record), *what, "set aside" if kept.set_aside else "")
     output.out.print(f"[bold]{foreign(name)}[/]")
     output.out.print(listed)
     output.write_json({"store": str(database), "name": name, "states": history})
@@ -115,10 +101,9 @@ def show(database: Database, name: Name, json: Json = None) -> int:
 def export(
     database: Database,
     name: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The saved state to write.")],
+    file: Annotated[Path, argument("FILE", "The saved state to write.")],
     item: Annotated[
-        int | None,
-        typer.Option("--item", metavar="ITEM", min=0, help="Take the nearest kept at or before."),
+        int | None, option("--item", "ITEM", "Take the nearest kept at or before.", least=0)
     ] = None,
     record: Record = None,
     key_file: KeyFile = None,
@@ -137,7 +122,6 @@ def export(
     output = Output.to(json)
     if item is not None and record is not None:
         raise WrongUseError("--item and --record exclude each other; give one of them, or none")
-    check_folder("FILE", file)
     check_paths(output, {"DB": database, "--key-file": key_file}, state_files("FILE", file))
     with _existing(database, key_file) as states:
         saved = _chosen(states, name, item, record)
@@ -149,7 +133,7 @@ def export(
 def import_state(
     database: Database,
     name: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A saved state.")],
+    file: Annotated[Path, argument("FILE", "A saved state.")],
     key_file: KeyFile = None,
     json: Json = None,
 ) -> int:
@@ -174,9 +158,7 @@ def import_state(
 def rewind(
     database: Database,
     name: Name,
-    item: Annotated[
-        int | None, typer.Argument(metavar="[ITEM]", min=0, help="How far back to go.")
-    ] = None,
+    item: Annotated[int | None, argument("[ITEM]", "How far back to go.", least=0)] = None,
     record: Record = None,
     key_file: KeyFile = None,
     json: Json = None,
@@ -243,20 +225,12 @@ def wipe(database: Database, yes: Yes = False, json: Json = None) -> int:
 
 
 def read_key(file: Path) -> bytes:
-    """Read a key: 32 bytes as they are, or as 64 hexadecimal digits.
-
-    Raises:
-        WrongUseError: the file holds neither.
-        OSError: the file cannot be read.
-    """
+    """Read a key: 32 bytes as they are, or as 64 hexadecimal digits."""
     with open(file, "rb") as source:
-        held = source.read(100)
-    if len(held) == KEY_BYTES:
-        return held
-    try:
-        key = bytes.fromhex(held.decode("ascii"))
-    except ValueError:
-        key = b""
+        key = source.read(100)
+    if len(key) != KEY_BYTES:
+        with suppress(ValueError):
+            key = bytes.fromhex(key.decode("ascii"))
     if len(key) != KEY_BYTES:
         raise WrongUseError(
             f"--key-file {file}: holds no key; expected {KEY_BYTES} bytes, "

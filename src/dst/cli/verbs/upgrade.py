@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from dst.cli.options import Json
+from dst.cli.options import Json, argument
 from dst.cli.output import Output, check_paths, foreign
 
 
 def upgrade(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A bundle of format 1.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory to make.")],
+    old: Annotated[str, argument("OLD", "A bundle of format 1.")],
+    new: Annotated[Path, argument("NEW", "The directory to make.")],
     json: Json = None,
 ) -> int:
     """Rewrite a bundle of format 1, which this version no longer opens, as format 2.

@@ -1,60 +1,32 @@
 """`dst verify`: replay the golden vectors of a bundle on this machine, and compare."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import typer
 from rich.table import Table
 
 from dst.cli.errors import CHECK_FAILED, WrongUseError
-from dst.cli.options import BundleArgument, Json, Provider, Threads
+from dst.cli.options import BundleArgument, Json, Provider, Threads, flag, option
 from dst.cli.output import Output, check_paths, foreign, table
 
 if TYPE_CHECKING:
     from dst.evaluate.providers import GoldenTime
     from dst.runtime import Bundle
+    from dst.runtime.golden import GoldenCheck
 
 MEASURES = {"rms": "of rms", "cost": "of own error"}
 """What an error is a share of; a recipe's own error is how far it is from full precision."""
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One golden run on one graph; `measure` says what its errors are shares of."""
-
-    graph: str
-    lowering: str
-    t: int
-    steps: int
-    worst: float
-    worst_tensor: str
-    measure: str
-    tolerance: float
-    passed: bool
-
-
-class Verified(msgspec.Struct, frozen=True):
-    """The replay of a bundle; a `worst` is null where it is not finite."""
-
-    bundle: str
-    bundle_id: str
-    provider: str
-    onnxruntime: str
-    passed: bool
-    checks: tuple[Check, ...]
-    times: "tuple[GoldenTime, ...]"
-
-
 def verify(
     bundle: BundleArgument,
     graph: Annotated[
-        str | None,
-        typer.Option("--graph", metavar="NAME", help="Only this file, or this lowering."),
+        str | None, option("--graph", "NAME", "Only this file, or this lowering.")
     ] = None,
     provider: Provider = "cpu",
     threads: Threads = 1,
-    timed: Annotated[
-        bool, typer.Option("--time", help="Time the provider against the CPU as well.")
-    ] = False,
+    timed: Annotated[bool, flag("--time", "Time the provider against the CPU as well.")] = False,
     json: Json = None,
 ) -> int:
     """Replay a bundle's golden vectors here and compare with what was recorded.
@@ -78,41 +50,31 @@ def verify(
     opened = _only(open_bundle(bundle), graph)
     manifest, name = opened.manifest, opened.root.name
     named = None if graph is None else manifest.graphs[0].lowering
-    lowering = {g.file: g.lowering for g in manifest.graphs}
     with output.progress(f"verify {name}", None):
         found = replay_golden(opened, provider, threads, named)
     times: list[GoldenTime] = []
     if timed:
         with output.progress(f"time {name}", 1.0) as bar:
             times = time_golden(opened, provider, threads, named, progress=bar.at)
-    checks = []
-    for f in found:
-        tensor, worst = max(f.errors.items(), key=lambda e: e[1])
-        checks.append(
-            Check(
-                graph=f.graph,
-                lowering=lowering[f.graph],
-                t=f.t,
-                steps=f.steps,
-                worst=worst,
-                worst_tensor=tensor,
-                measure=f.measure,
-                tolerance=f.tolerance,
-                passed=f.passed,
-            )
-        )
-    result = Verified(
-        bundle=name,
-        bundle_id=manifest.bundle_id,
-        provider=provider,
-        onnxruntime=onnxruntime.__version__,
-        passed=all(c.passed for c in checks),
-        checks=tuple(checks),
-        times=tuple(times),
+    lowering = {g.file: g.lowering for g in manifest.graphs}
+    passed = all(check.passed for check in found)
+    where = f"{provider}, onnxruntime {onnxruntime.__version__}"
+    output.out.print(f"[bold]{foreign(name)}[/] [dim]{manifest.bundle_id[:16]}…  {where}[/]")
+    _show(found, lowering, output)
+    if times:
+        output.out.print(_timed(times, provider))
+    output.write_json(
+        {
+            "bundle": name,
+            "bundle_id": manifest.bundle_id,
+            "provider": provider,
+            "onnxruntime": onnxruntime.__version__,
+            "passed": passed,
+            "checks": [_told(check, lowering[check.graph]) for check in found],
+            "times": times,
+        }
     )
-    _show(result, output)
-    output.write_json(result)
-    return 0 if result.passed else CHECK_FAILED
+    return 0 if passed else CHECK_FAILED
 
 
 def _only(bundle: "Bundle", graph: str | None) -> "Bundle":
@@ -128,47 +90,45 @@ def _only(bundle: "Bundle", graph: str | None) -> "Bundle":
     return Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=kept))
 
 
-def _show(result: Verified, output: Output) -> None:
-    numbers = (">T", ">steps", ">worst", ">allowed")
-    checks = table("graph", "lowering", *numbers, "", "in", "")
-    for c in result.checks:
+def _told(check: "GoldenCheck", lowering: str) -> dict[str, object]:
+    """Say for JSON how a graph replayed a golden run; `worst` is null where it is not finite."""
+    tensor, worst = _worst(check)
+    return {
+        "graph": check.graph,
+        "lowering": lowering,
+        "t": check.t,
+        "steps": check.steps,
+        "worst": worst,
+        "worst_tensor": tensor,
+        "measure": check.measure,
+        "tolerance": check.tolerance,
+        "passed": check.passed,
+    }
+
+
+def _worst(check: "GoldenCheck") -> tuple[str, float]:
+    return max(check.errors.items(), key=lambda error: error[1])
+
+
+def _show(found: "Sequence[GoldenCheck]", lowering: Mapping[str, str], output: Output) -> None:
+    checks = table("graph", "lowering", ">T", ">steps", ">worst", ">allowed", "", "in", "")
+    for c in found:
+        tensor, worst = _worst(c)
         mark = "[green]✓ passed[/]" if c.passed else "[bold red]✗ FAILED[/]"
-        checks.add_row(
-            foreign(c.graph),
-            c.lowering,
-            str(c.t),
-            str(c.steps),
-            f"{c.worst:.1e}",
-            f"{c.tolerance:.2g}",
-            MEASURES[c.measure],
-            foreign(c.worst_tensor),
-            mark,
-        )
-    where = f"{result.provider}, onnxruntime {result.onnxruntime}"
-    output.out.print(f"[bold]{foreign(result.bundle)}[/] [dim]{result.bundle_id[:16]}…  {where}[/]")
+        errors = f"{worst:.1e}", f"{c.tolerance:.2g}", MEASURES[c.measure], foreign(tensor)
+        checks.add_row(foreign(c.graph), lowering[c.graph], str(c.t), str(c.steps), *errors, mark)
     output.out.print(checks)
-    passed = sum(c.passed for c in result.checks)
-    if result.passed:
-        runs = f"all {passed} golden runs" if passed > 1 else "the golden run"
-        output.out.print(f"[green]{runs} reproduced[/]")
+    failed = sum(not c.passed for c in found)
+    if failed:
+        output.out.print(f"[bold red]{failed} of {len(found)} failed[/]")
     else:
-        output.out.print(
-            f"[bold red]{len(result.checks) - passed} of {len(result.checks)} failed[/]"
-        )
-    if result.times:
-        output.out.print(_timed(result))
+        runs = f"all {len(found)} golden runs" if len(found) > 1 else "the golden run"
+        output.out.print(f"[green]{runs} reproduced[/]")
 
 
-def _timed(result: Verified) -> Table:
-    where = (f">{result.provider} ms", ">cpu ms", f">{result.provider} / cpu")
-    times = table("graph", ">T", ">steps", *where)
-    for t in result.times:
-        times.add_row(
-            foreign(t.graph),
-            str(t.t),
-            str(t.steps),
-            f"{t.seconds * 1e3:.3f}",
-            f"{t.cpu_seconds * 1e3:.3f}",
-            f"{t.ratio:.2f}",
-        )
+def _timed(found: "Sequence[GoldenTime]", provider: str) -> Table:
+    times = table("graph", ">T", ">steps", f">{provider} ms", ">cpu ms", f">{provider} / cpu")
+    for t in found:
+        took = f"{t.seconds * 1e3:.3f}", f"{t.cpu_seconds * 1e3:.3f}", f"{t.ratio:.2f}"
+        times.add_row(foreign(t.graph), str(t.t), str(t.steps), *took)
     return times
