@@ -2,14 +2,12 @@
 
 The file is first run as it is, in a plain ONNX Runtime loop: what it does there is checked, and
 recorded as the bundle's golden run. Then the bundle is made, and must do the same in the runtime.
-
-Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from dst.export.adopt.layout import Placed, as_run, place_output
 from dst.export.adopt.limits import check_growth
 from dst.export.adopt.ports import Port, ports_of, read_model
 from dst.export.adopt.reference import Plain, open_file
-from dst.export.adopt.same_model import STEPS, SameModel, check_within, prove_same
+from dst.export.adopt.same_model import STEPS, check_within, prove_same
 from dst.export.errors import AdoptCheckError, AdoptError, OpenQuestionsError
 from dst.graphs.versions import random_operators
 from dst.runtime.bundle.layout import Array, sized
@@ -137,50 +135,49 @@ def adopt_bundle(
         progress("running the file", 0.2)
         exact = answers.tail == "exact" or (answers.tail is None and not answers.lookahead)
         try:
-            outputs, stale = _outputs(plan, plain, answers, items)
-            runs = {t: plain.carry([items], t, outputs) for t in plan.sizes}
-            findings = prove_state(plan, plain, runs[plan.sizes[-1]], outputs)
-            about_cut, causal = prove_cut(plan, plain, runs, outputs, items, exact)
-            batch, about_rows = prove_rows(plan, plain, items, outputs)
-            about_rows += prove_stream_inputs(plan, plain, runs[plan.sizes[-1]], outputs)
+            stale = _place_outputs(plain, answers, items)
+            runs = {t: plain.carry([items], t) for t in plan.sizes}
+            nominal = runs[plan.sizes[-1]]
+            findings = prove_state(plain, nominal)
+            about_cut, causal = prove_cut(plain, runs, items, exact)
+            batch, about_rows = prove_rows(plain, items)
+            findings += [*about_cut, *about_rows, *prove_stream_inputs(plain, nominal), *stale]
         except AdoptCheckError as error:
             hint = ""
             if error.code == "step-failed":
-                hint = _other_t(plan, plain, items) or _other_axes(plan, answers)
+                hint = _other_t(plain, items) or _other_axes(plan, answers)
             raise AdoptCheckError(f"{error}{hint}", code=error.code) from None
         contract = contract_of(
-            plan, answers, outputs, "exact" if exact else answers.tail or "refuse", causal
+            plan, answers, plain.outputs, "exact" if exact else answers.tail or "refuse", causal
         )
+        findings += [
+            Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept
+        ]
+        findings += [
+            Finding(f"holds {name}, which drew nothing that shows in these runs", False)
+            for name in random
+        ]
         progress("writing", 0.7)
         with tempfile.TemporaryDirectory() as folder:
             files, manifest = assembled(
-                loaded, source.parent, Path(folder), plan, contract, outputs, batch, runs
+                loaded, source.parent, Path(folder), plan, contract, plain.outputs, batch, runs
             )
             manifest = msgspec.structs.replace(
                 manifest, name=name, description=description, license=license
             )
             progress("running the bundle", 0.8)
-            worst, same = _tried(manifest, files, old, within, plan, data)
-            about_model: list[Finding] = []
-            if same is not None:
-                about_model.append(same.finding)
-                if same.state is not None:  # in the older bundle's order, so that its states fit
-                    contract = msgspec.structs.replace(contract, state=same.state)
-                    manifest = msgspec.structs.replace(manifest, contract=contract)
-                certificates = () if same.certificate is None else (same.certificate,)
-                manifest = msgspec.structs.replace(
-                    manifest,
-                    model_id=same.model_id,
-                    certificates=certificates,
-                    quality=same.quality,
+            trial = Path(folder) / "trial"
+            write_bundle(trial, manifest, files)
+            bundle = open_bundle(trial)
+            worst = _worst(bundle)
+            if old is not None:
+                bound = check_within(manifest.precision, old, within)
+                given = {s.port.name: s.example for s in plan.stream_inputs}
+                manifest, finding = prove_same(
+                    manifest, bundle, old, _items(plan, data, STEPS), given, bound
                 )
+                findings.append(finding)
             written = write_bundle(path, manifest, files, overwrite=overwrite)
-        kept = [Finding(f"input `{n}` keeps the value the file gives it", True) for n in plan.kept]
-        drawn = [
-            Finding(f"holds {name}, which drew nothing that shows in these runs", False)
-            for name in random
-        ]
-        findings += [*about_cut, *about_rows, *stale, *kept, *drawn, *about_model]
         return Adopted(written, tuple(findings), worst)
 
 
@@ -193,19 +190,17 @@ def _told_of(file: Path) -> Iterator[None]:
         raise error.within(file.name) from None
 
 
-def _other_t(plan: Draft, plain: Plain, items: Array) -> str:
+def _other_t(plain: Plain, items: Array) -> str:
     """Say which T does run, where the file leaves it open but was traced with one."""
-    chunk = plan.chunk
-    if not chunk.free_time:
+    plan = plain.plan
+    if not plan.chunk.free_time:
         return ""
     stated = {d for port in plan.outputs for d in port.dims if isinstance(d, int)}
     able: list[int] = []
     for t in sorted({1, 2, *stated} - {*plan.sizes}):
-        try:
+        with contextlib.suppress(AdoptCheckError):
             plain.shapes(np.resize(items, (t + plan.lookahead, *items.shape[1:])))
-        except AdoptCheckError:
-            continue
-        able.append(t)
+            able.append(t)
     if not able:
         return ""
     told = ", ".join(map(str, able))
@@ -238,14 +233,14 @@ def _items(plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:
         )
     chunk = plan.chunk
     width = tuple(d for d in chunk.shape if not isinstance(d, str))
-    if data is not None and (not data.ndim or not len(data) or data.shape[1:] != width):
-        raise AdoptError(
-            f"the data has shape {list(data.shape)}, expected [n, …] with items of "
-            f"{list(width)}, n at least 1"
-        )
-    if data is not None and data.dtype.kind not in "biuf":
-        raise AdoptError(f"the data has dtype {data.dtype}, expected numbers")
     if data is not None:
+        if not data.ndim or not len(data) or data.shape[1:] != width:
+            raise AdoptError(
+                f"the data has shape {list(data.shape)}, expected [n, …] with items of "
+                f"{list(width)}, n at least 1"
+            )
+        if data.dtype.kind not in "biuf":
+            raise AdoptError(f"the data has dtype {data.dtype}, expected numbers")
         return np.resize(checked_data(data[:count], chunk.port.dtype), (count, *width))
     random = np.random.default_rng(0)
     if plan.vocabulary is not None:
@@ -255,53 +250,42 @@ def _items(plan: Draft, data: Array | None, steps: int = LEAST_STEPS) -> Array:
     return random.normal(size=(count, *width)).astype(chunk.port.dtype)
 
 
-def _outputs(
-    plan: Draft, plain: Plain, answers: Answers, items: Array
-) -> tuple[dict[str, Placed], list[Finding]]:
+def _place_outputs(plain: Plain, answers: Answers, items: Array) -> list[Finding]:
     """Place every output: as the caller said, or as its shapes at each T tell."""
+    plan = plain.plan
     shapes = {t: plain.shapes(items[: t + plan.lookahead]) for t in plan.sizes}
-    wider = _at_two(plan, plain, items) if plan.sizes == (1,) else {}
-    placed: dict[str, Placed] = {}
+    longer: dict[str, tuple[int, ...]] = {}
+    if plan.sizes == (1,) and plan.chunk.free_time:  # an axis of time is like any other of 1
+        with contextlib.suppress(AdoptCheckError):  # it may run T = 1 only
+            longer = plain.shapes(items[: 2 + plan.lookahead])
     questions: list[Question] = []
     stale: list[Finding] = []
+    placed: dict[str, Placed] = {}
     for port in plan.outputs:
-        runs = {t: shape[port.name] for t, shape in shapes.items()}
+        name, runs = port.name, {t: shape[port.name] for t, shape in shapes.items()}
         if len({len(shape) for shape in runs.values()}) > 1:
             told = ", ".join(f"{list(shape)} at T = {t}" for t, shape in runs.items())
-            raise AdoptError(f"output `{port.name}` has {told}; give --t one size")
+            raise AdoptError(f"output `{name}` has {told}; give --t one size")
         true = as_run(port, runs.values())
         found = _placed(plan, answers, true, runs)
-        if port.name in wider and port.name not in answers.shapes:
-            both = runs | {2: wider[port.name]}
-            longer = as_run(port, both.values())
-            at_two = _placed(plan, answers, longer, both)
+        same_rank = name in longer and len(longer[name]) == len(true.dims)
+        if same_rank and name not in answers.shapes:
+            both = runs | {2: longer[name]}
+            moving = as_run(port, both.values())
+            at_two = _placed(plan, answers, moving, both)
             if isinstance(at_two, Placed) and at_two.time_axis is not None:
-                true, found = longer, at_two
+                true, found = moving, at_two
         if isinstance(found, Question):
             questions.append(found)
             continue
-        placed[port.name] = found
+        placed[name] = found
         if true != port:
-            told = f"output {port} is {found} in a run, and the run is right"
-            stale.append(Finding(told, True))
+            stale.append(Finding(f"output {port} is {found} in a run, and the run is right", True))
     if questions:
         known = [f"output {port}" for port in placed.values()]
         raise OpenQuestionsError(spelled(questions, known))
-    return placed, stale
-
-
-def _at_two(plan: Draft, plain: Plain, items: Array) -> dict[str, tuple[int, ...]]:
-    """The shapes of outputs at T = 2: at T = 1 alone an axis of time looks like any other of 1."""
-    chunk = plan.chunk
-    if not chunk.free_time:
-        return {}
-    try:
-        found = plain.shapes(items[: 2 + plan.lookahead])
-    except AdoptCheckError:  # it runs T = 1 only
-        return {}
-    ranks = {port.name: len(found[port.name]) for port in plan.outputs}
-    one = plain.shapes(items[: 1 + plan.lookahead])
-    return {name: found[name] for name, rank in ranks.items() if rank == len(one[name])}
+    plain.outputs = placed
+    return stale
 
 
 def _placed(
@@ -318,28 +302,6 @@ def _placed(
                 f"that says {list(said)}"
             )
     return placed
-
-
-def _tried(
-    manifest: Manifest,
-    files: Mapping[str, bytes | Path],
-    old: Bundle | None,
-    within: float | None,
-    plan: Draft,
-    data: Array | None,
-) -> tuple[float, SameModel | None]:
-    """Write the bundle on trial: replay the file's run, and hold it against an older bundle."""
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "bundle"
-        write_bundle(trial, manifest, files)
-        bundle = open_bundle(trial)
-        worst = _worst(bundle)
-        if old is None:
-            return worst, None
-        bound = check_within(manifest.precision, old, within)
-        items = _items(plan, data, STEPS)
-        given = {s.port.name: s.example for s in plan.stream_inputs}
-        return worst, prove_same(bundle, old, items, given, bound)
 
 
 def _worst(bundle: Bundle) -> float:

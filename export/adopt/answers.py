@@ -1,21 +1,19 @@
-"""Hold what a caller says of an ONNX file, check it, and write what is still to be asked.
-
-Values are brought to the graph's dtypes and shapes.
-"""
+"""Hold what a caller says of an ONNX file, check it, and write what is still to be asked."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from dst.export.adopt.ports import Port, Ports
+from dst.export.adopt.ports import Port, Ports, agree
 from dst.export.errors import AdoptError
 from dst.runtime.bundle.layout import Array, sized
 from dst.runtime.bundle.manifest import Shape, Tail
 
 Meaning = Literal["logits", "gaussian", "custom"]
+Found = TypeVar("Found")
 
 MOST_LOOKBACK = 1 << 16
 
@@ -68,20 +66,24 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing that the graph does not tell.
+    """One thing that the graph does not tell: the option that answers it, and what is not known.
 
-    Attributes:
-        option: how it is answered, as an option of `dst adopt`.
-        why: what is not known, and what may help to decide.
-        guess: the answer that is most likely, to be added to the command as it is; the option up to
-            the first wide gap where nothing is likelier.
-        one_item: whether a chunk is one item by the guess, so that no tail need be known.
+    The ``guess`` is likeliest, and is to be added to the command; without one it is the option up
+    to a wide gap. By it a chunk may be ``one_item``, so that no tail need be known.
     """
 
     option: str
     why: str
     guess: str = ""
     one_item: bool = False
+
+
+def known(found: Found | Question, questions: list[Question]) -> Found | None:
+    """Put a question to the others; None in its place."""
+    if isinstance(found, Question):
+        questions.append(found)
+        return None
+    return found
 
 
 def spelled(questions: Sequence[Question], found: Sequence[str]) -> str:
@@ -98,11 +100,7 @@ def spelled(questions: Sequence[Question], found: Sequence[str]) -> str:
 
 
 def check_names(ports: Ports, answers: Answers) -> None:
-    """Every name in an answer must be one of the graph's.
-
-    Raises:
-        AdoptError: one is not, or has two meanings.
-    """
+    """Every name in an answer must be one of the graph's, or AdoptError is raised."""
     inputs, outputs = ([p.name for p in side] for side in (ports.inputs, ports.outputs))
     for option, names, known, kind in (
         ("--chunk", [answers.chunk] if answers.chunk is not None else [], inputs, "input"),
@@ -128,21 +126,19 @@ def check_names(ports: Ports, answers: Answers) -> None:
 
 
 def check_numbers(answers: Answers) -> None:
-    """Counts must be whole numbers that something can be counted by, and the others finite.
-
-    Raises:
-        AdoptError: one is not.
-    """
-    counts = [("--t", t, 1) for t in answers.t] + [("--lookback", answers.lookback, 0)]
-    counts.append(("--lookahead", answers.lookahead, 0))
-    if answers.vocabulary is not None:
-        counts.append(("--vocabulary", answers.vocabulary, 1))
-    for option, count, least in counts:
-        if not isinstance(count, int | np.integer) or count < least:
-            raise AdoptError(f"{option} {count}: expected a whole number of {least} or more")
-    for option, count in (("--lookback", answers.lookback), ("--lookahead", answers.lookahead)):
-        if count > MOST_LOOKBACK:
-            raise AdoptError(f"{option} {count}: expected at most {MOST_LOOKBACK:,} items")
+    """Counts must be whole numbers within bounds and the others finite, or AdoptError is raised."""
+    vocabulary = [] if answers.vocabulary is None else [answers.vocabulary]
+    for option, counts, least, most in (
+        ("--t", answers.t, 1, math.inf),
+        ("--lookback", [answers.lookback], 0, MOST_LOOKBACK),
+        ("--lookahead", [answers.lookahead], 0, MOST_LOOKBACK),
+        ("--vocabulary", vocabulary, 1, math.inf),
+    ):
+        for count in counts:
+            if not isinstance(count, int | np.integer) or count < least:
+                raise AdoptError(f"{option} {count}: expected a whole number of {least} or more")
+            if count > most:
+                raise AdoptError(f"{option} {count}: expected at most {most:,} items")
     for option, fill in (("--lookback-fill", answers.lookback_fill), ("--pad", answers.pad_value)):
         if not math.isfinite(fill):
             raise AdoptError(f"{option} {fill}: expected a finite number")
@@ -152,22 +148,31 @@ def check_numbers(answers: Answers) -> None:
 
 
 def check_use(chunk: Port | None, pairs: dict[str, str], answers: Answers) -> None:
-    """An answer that answers nothing is a mistake.
+    """Raise AdoptError for an answer that answers nothing, which is a mistake.
 
-    Raises:
-        AdoptError: there is one.
+    Logits foretell token ids, and the outputs `mean` and `log_std` together features.
     """
+    next_states = {*pairs.values()}
     for name in answers.shapes:
         if name in answers.constants:
             raise AdoptError(f"--shape {name}: a constant's value tells its shape")
-        if name in pairs.values():
+        if name in next_states:
             raise AdoptError(f"--shape {name}: give the shape of the state's input instead")
-    for name in answers.meanings:
-        if name in pairs.values():
+    features = chunk is not None and chunk.dtype.startswith("float")
+    heads = {name for name, meaning in answers.meanings.items() if meaning == "gaussian"}
+    for name, meaning in answers.meanings.items():
+        why = ""
+        if name in next_states:
             raise AdoptError(f"--meaning {name}: a state's output goes to no reader")
-    _check_meanings(chunk, answers)
-    tokens = answers.vocabulary is not None or answers.tokenizer == "bytes"
-    if chunk is not None and tokens and chunk.dtype.startswith("float"):
+        if meaning == "logits" and features:
+            why = f"logits foretell token ids, the chunk {chunk} holds features"
+        elif meaning == "gaussian" and chunk is not None and not features:
+            why = f"a gaussian foretells features, the chunk {chunk} holds ids"
+        elif meaning == "gaussian" and heads != {"mean", "log_std"}:
+            why = "a gaussian is two outputs, `mean` and `log_std`; give both that meaning"
+        if why:
+            raise AdoptError(f"--meaning {name}={meaning}: {why}")
+    if features and (answers.vocabulary is not None or answers.tokenizer == "bytes"):
         raise AdoptError(f"the chunk {chunk} holds features, which have no vocabulary")
     if answers.pad_value and answers.tail != "pad":
         raise AdoptError(f"--pad {answers.pad_value:g} needs --tail pad")
@@ -175,31 +180,10 @@ def check_use(chunk: Port | None, pairs: dict[str, str], answers: Answers) -> No
         raise AdoptError(f"--lookback-fill {answers.lookback_fill:g} needs --lookback")
 
 
-def _check_meanings(chunk: Port | None, answers: Answers) -> None:
-    """Logits foretell token ids, and the outputs `mean` and `log_std` together features."""
-    features = chunk is not None and chunk.dtype.startswith("float")
-    heads = {name for name, meaning in answers.meanings.items() if meaning == "gaussian"}
-    for name, meaning in answers.meanings.items():
-        said = f"--meaning {name}={meaning}"
-        if meaning == "logits" and features:
-            raise AdoptError(f"{said}: logits foretell token ids, the chunk {chunk} holds features")
-        if meaning != "gaussian":
-            continue
-        if chunk is not None and not features:
-            raise AdoptError(f"{said}: a gaussian foretells features, the chunk {chunk} holds ids")
-        if heads != {"mean", "log_std"}:
-            raise AdoptError(
-                f"{said}: a gaussian is two outputs, `mean` and `log_std`; give both that meaning"
-            )
-
-
 def checked_data(data: Array, dtype: str) -> Array:
-    """Bring the first items to the chunk's dtype.
-
-    Raises:
-        AdoptError: one holds a NaN, an infinity or a number that the dtype cannot.
-    """
-    cast = _cast(data, dtype)
+    """Bring the first items to the chunk's dtype."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told by its place
+        cast = data.astype(dtype)
     for held, what in (
         (data, "a NaN or an infinity"),
         (cast, f"a number that is too large for {dtype}"),
@@ -210,39 +194,20 @@ def checked_data(data: Array, dtype: str) -> Array:
     return cast
 
 
-def _cast(value: Array, dtype: str) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told by its place
-        return value.astype(dtype)
-
-
-def start_of(port: Port, shape: Shape, start: Array) -> Array:
-    """Bring what a state starts from to its dtype: one number, or a tensor with B = 1.
-
-    Raises:
-        AdoptError: it has another shape, or holds what the state cannot.
-    """
-    start = np.asarray(start)
-    one = sized(shape, 1)
-    if start.ndim and start.shape != one:
+def value_of(option: str, port: Port, shape: Shape, value: Array) -> Array:
+    """Bring a value for one stream to the dtype of its port: one number, or a tensor with B = 1."""
+    value, one = np.asarray(value), sized(shape, 1)
+    if value.shape not in ((), one):
         raise AdoptError(
-            f"--init {port.name}: has shape {list(start.shape)}, expected one number or {list(one)}"
+            f"{option} {port.name}: has shape {list(value.shape)}, expected one number or "
+            f"{list(one)}"
         )
-    value = _cast(start, port.dtype)
-    _check_held(f"--init {port.name}", start, value)
-    return value
+    return _held(f"{option} {port.name}", value, port.dtype)
 
 
 def stream_shape(port: Port, shape: Shape) -> Shape:
-    """Check the shape that the caller gave an input fixed per stream: sizes and at most one `B`.
-
-    Raises:
-        AdoptError: it does not fit the file.
-    """
-    fits = len(shape) == len(port.dims) and all(
-        d == s or not (isinstance(d, int) and isinstance(s, int))
-        for d, s in zip(port.dims, shape, strict=True)
-    )
-    if not fits or "T" in shape or shape.count("B") > 1:
+    """Check the shape that the caller gave an input fixed per stream: sizes and at most one `B`."""
+    if not agree(port.dims, shape) or "T" in shape or shape.count("B") > 1:
         raise AdoptError(
             f"--shape {port.name}: {','.join(map(str, shape))} does not fit {port}: "
             "expected its sizes in order, and at most one B; what is fixed per stream has no T"
@@ -251,49 +216,34 @@ def stream_shape(port: Port, shape: Shape) -> Shape:
 
 
 def stream_value(port: Port, shape: Shape, value: Array | None) -> Array:
-    """Bring an example of an input fixed per stream to its dtype; random numbers without one.
-
-    Raises:
-        AdoptError: it has another shape, or holds what the input cannot.
-    """
+    """Bring an example of an input fixed per stream to its dtype; random numbers without one."""
     one = sized(shape, 1)
-    if value is None:
-        random = np.random.default_rng(1)
-        if port.dtype.startswith("float"):
-            return random.normal(size=one).astype(port.dtype)
-        return random.integers(0, 2, one).astype(port.dtype)
-    if value.shape not in ((), one):
-        raise AdoptError(
-            f"--stream-input {port.name}: has shape {list(value.shape)}, expected one "
-            f"number or {list(one)}"
-        )
-    cast = np.full(one, _cast(value, port.dtype)) if not value.ndim else _cast(value, port.dtype)
-    _check_held(f"--stream-input {port.name}", value, cast)
-    return cast
+    if value is not None:
+        return np.array(np.broadcast_to(value_of("--stream-input", port, shape, value), one))
+    random = np.random.default_rng(1)
+    drawn = random.normal(size=one) if port.dtype[0] == "f" else random.integers(0, 2, one)
+    return np.asarray(drawn, port.dtype)
 
 
 def constant_of(port: Port, value: Array) -> Array:
     """Bring a constant to the graph's dtype and shape; one number fills any shape that is known."""
     value = np.asarray(value)
-    cast = _cast(value, port.dtype)
-    shape = tuple(d if isinstance(d, int) else 1 for d in port.dims)
-    if not value.ndim and not (port.free and len(port.dims) > 1):
-        cast = np.full(shape, cast)
-    fits = cast.ndim == len(port.dims) and all(
-        not isinstance(d, int) or d == size for d, size in zip(port.dims, cast.shape, strict=True)
-    )
-    if not fits:
+    fills = not value.ndim and not (port.free and len(port.dims) > 1)
+    if not fills and not agree(port.dims, value.shape):
         raise AdoptError(
             f"--constant {port.name}: has shape {list(value.shape)}, the input is {port}"
         )
-    _check_held(f"--constant {port.name}", value, cast)
-    return cast
+    held = _held(f"--constant {port.name}", value, port.dtype)
+    return np.full([d if isinstance(d, int) else 1 for d in port.dims], held) if fills else held
 
 
-def _check_held(option: str, given: Array, held: Array) -> None:
-    """What was given must be finite, and be there still in the dtype that holds it."""
+def _held(option: str, given: Array, dtype: str) -> Array:
+    """Cast what was given, which must be finite, and be there still in the dtype that holds it."""
     if not np.isfinite(given.astype(np.float64)).all():
         raise AdoptError(f"{option}: holds a NaN or an infinity")
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = given.astype(dtype)
     same = held.dtype.kind == "f" or bool((held == given).all())
     if not same or not np.isfinite(held.astype(np.float64)).all():
         raise AdoptError(f"{option}: {held.dtype} cannot hold {given}")
+    return held

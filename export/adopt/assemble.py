@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from dst import __version__
 from dst.export.adopt.answers import Answers
-from dst.export.adopt.contract import Draft, DraftState
+from dst.export.adopt.contract import Draft
 from dst.export.adopt.layout import Placed
 from dst.export.adopt.ports import words
 from dst.export.adopt.reference import Run, start_value
@@ -28,28 +28,9 @@ from dst.graphs.strip import cleaned
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import all_tensors, opset_of
 from dst.graphs.weights import file_id, pack, sizes_by_dtype
+from dst.runtime.bundle import manifest as m
 from dst.runtime.bundle.constants import model_id_with_constants
 from dst.runtime.bundle.layout import Array
-from dst.runtime.bundle.manifest import (
-    Chunk,
-    Constant,
-    Contract,
-    DType,
-    Features,
-    Fill,
-    Golden,
-    Graph,
-    Horizon,
-    Manifest,
-    Output,
-    Producer,
-    State,
-    Stored,
-    StreamInput,
-    Tail,
-    Tokens,
-    Zeros,
-)
 from dst.runtime.bundle.validation import INIT_FILE
 from dst.runtime.golden import golden_tensors
 
@@ -66,20 +47,20 @@ _WINDOW = {
 
 
 def contract_of(
-    plan: Draft, answers: Answers, outputs: Mapping[str, Placed], tail: Tail, causal: bool
-) -> Contract:
+    plan: Draft, answers: Answers, outputs: Mapping[str, Placed], tail: m.Tail, causal: bool
+) -> m.Contract:
     """Spell the contract."""
     chunk = plan.chunk
-    return Contract(
-        chunk=Chunk(
+    return m.Contract(
+        chunk=m.Chunk(
             input=chunk.port.name,
             dtype=chunk.port.dtype,
             shape=chunk.shape,
             nominal_t=plan.sizes[-1],
             allowed_t=plan.sizes,
-            content=Features(names=(), sample_rate_hz=answers.sample_rate_hz, normalisation=None)
+            content=m.Features(sample_rate_hz=answers.sample_rate_hz)
             if plan.vocabulary is None
-            else Tokens(vocabulary=plan.vocabulary, tokenizer=answers.tokenizer),
+            else m.Tokens(vocabulary=plan.vocabulary, tokenizer=answers.tokenizer),
             lookback=answers.lookback,
             lookback_fill=answers.lookback_fill if answers.lookback else None,
             tail=tail,
@@ -88,20 +69,20 @@ def contract_of(
             causal=causal,
         ),
         constants=tuple(
-            Constant(
+            m.Constant(
                 input=name,
-                dtype=msgspec.convert(str(value.dtype), DType),
+                dtype=msgspec.convert(str(value.dtype), m.DType),
                 shape=value.shape,
                 values=tuple(float(v) if value.dtype.kind == "f" else int(v) for v in value.flat),
             )
             for name, value in plan.constants.items()
         ),
         stream_inputs=tuple(
-            StreamInput(input=s.port.name, dtype=s.port.dtype, shape=s.shape)
+            m.StreamInput(input=s.port.name, dtype=s.port.dtype, shape=s.shape)
             for s in plan.stream_inputs
         ),
         outputs=tuple(
-            Output(
+            m.Output(
                 name=name,
                 dtype=placed.port.dtype,
                 shape=placed.shape,
@@ -109,7 +90,17 @@ def contract_of(
             )
             for name, placed in outputs.items()
         ),
-        state=tuple(_state(state) for state in plan.states),
+        state=tuple(
+            m.State(
+                input=s.before.port.name,
+                output=s.after.name,
+                dtype=s.before.port.dtype,
+                shape=s.before.shape,
+                init=init_of(s.before.port.name, s.start),
+                role=role_of(s.before.port.name, s.before.port.dtype),
+            )
+            for s in plan.states
+        ),
     )
 
 
@@ -118,22 +109,15 @@ def assembled(
     source: Path,
     folder: Path,
     plan: Draft,
-    contract: Contract,
+    contract: m.Contract,
     outputs: Mapping[str, Placed],
     batch: Sequence[int],
     runs: Mapping[int, Run],
-) -> tuple[dict[str, bytes | Path], Manifest]:
+) -> tuple[dict[str, bytes | Path], m.Manifest]:
     """Make the files of a bundle and its manifest, which has no name yet.
 
-    Args:
-        model: The file; its large weights may lie outside.
-        source: Where they lie.
-        folder: Where the bundle's weights are written.
-        plan: What the graph and the caller said.
-        contract: What ``contract_of`` made of it.
-        outputs: Output name -> its place.
-        batch: The batch sizes that run, empty for any.
-        runs: T -> the run to record, or as much of it as is not too large.
+    Large weights of ``model`` lie in ``source``, and go to ``folder``. ``batch`` are the sizes that
+    run, empty for any; each of ``runs`` is recorded, or as much of it as is not too large.
     """
     placed = [plan.chunk, *outputs.values(), *(state.before for state in plan.states)]
     placed += [Placed(s.after, s.before.shape, s.before.added) for s in plan.states]
@@ -143,23 +127,24 @@ def assembled(
     stored = {
         s.init.tensor: start_value(state.before, state.start, 1)
         for s, state in zip(contract.state, plan.states, strict=True)
-        if isinstance(s.init, Stored)
+        if isinstance(s.init, m.Stored)
     }
     if stored:
         files[INIT_FILE] = safetensors.numpy.save(stored)
     tensors: dict[str, Array] = {}
-    steps = {t: _recorded(run) for t, run in runs.items()}
+    steps: dict[int, int] = {}
     for t, run in runs.items():
-        kept = {name: values[: steps[t]] for name, values in run.outputs.items()}
-        tensors |= golden_tensors(t, run.chunks[: steps[t]], kept, run.states[steps[t]], run.given)
+        size = run.chunks[0].nbytes + sum(values[0].nbytes for values in run.outputs.values())
+        # two steps at least, so that a state is carried
+        count = steps[t] = min(len(run.chunks), max(GOLDEN_BYTES // max(size, 1), 2))
+        kept = {name: values[:count] for name, values in run.outputs.items()}
+        tensors |= golden_tensors(t, run.chunks[:count], kept, run.states[count], run.given)
     files[GOLDEN_FILE] = safetensors.numpy.save(
         {name: np.asarray(value, order="C") for name, value in tensors.items()}
     )
     sizes = sizes_by_dtype(all_tensors(graph.graph))
-    weights = {
-        dtype: size for dtype, size in sizes.items() if dtype not in ("int64", "int32", "bool")
-    }
-    manifest = Manifest(
+    weights = {d: size for d, size in sizes.items() if d not in ("int64", "int32", "bool")}
+    manifest = m.Manifest(
         name="",
         description="",
         license="",
@@ -169,10 +154,10 @@ def assembled(
         ),
         precision=max(weights, key=lambda dtype: weights[dtype], default="float32"),
         recipe=None,
-        producer=Producer(name="dst-edge", version=__version__),
+        producer=m.Producer(name="dst-edge", version=__version__),
         contract=contract,
         graphs=(
-            Graph(
+            m.Graph(
                 file=STEP_FILE,
                 lowering="other",
                 allowed_t=plan.sizes,
@@ -184,75 +169,51 @@ def assembled(
                 multiply_adds=costs,
             ),
         ),
-        golden=tuple(Golden(file=GOLDEN_FILE, t=t, steps=count) for t, count in steps.items()),
+        golden=tuple(m.Golden(file=GOLDEN_FILE, t=t, steps=count) for t, count in steps.items()),
         certificates=(),
-        horizon=Horizon(half_life_items=None),
+        horizon=m.Horizon(half_life_items=None),
         weights_bytes=sum(sizes.values()),
     )
     return files, manifest
 
 
-def _recorded(run: Run) -> int:
-    """How many steps of a run are recorded: two at least, so that a state is carried."""
-    size = run.chunks[0].nbytes + sum(values[0].nbytes for values in run.outputs.values())
-    return min(len(run.chunks), max(GOLDEN_BYTES // max(size, 1), 2))
-
-
-def _state(state: DraftState) -> State:
-    placed = state.before
-    return State(
-        input=placed.port.name,
-        output=state.after.name,
-        dtype=placed.port.dtype,
-        shape=placed.shape,
-        init=_init(state),
-        role=_role(placed),
-    )
-
-
-def _init(state: DraftState) -> Zeros | Fill | Stored:
+def init_of(name: str, start: Array | None) -> m.Zeros | m.Fill | m.Stored:
     """Say what a state starts from in the shortest way that gives the same values."""
-    port, start = state.before.port, state.start
     if start is None or not start.any():
-        return Zeros()
+        return m.Zeros()
     first = start.reshape(-1)[0]
     value = float(first)
     if bool((start == first).all()) and (start.dtype.kind == "f" or int(value) == int(first)):
-        return Fill(value=value)
-    return Stored(tensor=port.name)
+        return m.Fill(value=value)
+    return m.Stored(tensor=name)
 
 
-def _role(placed: Placed) -> Literal["memory", "window", "conv", "counter"]:
+def role_of(name: str, dtype: m.DType) -> Literal["memory", "window", "conv", "counter"]:
     """Guess what a state is from its dtype and name; people and quantizers look at it."""
-    called = set(words(placed.port.name))
-    if not placed.port.dtype.startswith("float"):
+    if not dtype.startswith("float"):
         return "counter"
-    if "conv" in called:
+    if "conv" in name.lower():
         return "conv"
-    return "window" if called & _WINDOW else "memory"
-
-
-# --- the graph ------------------------------------------------------------------------------------
+    return "window" if _WINDOW.intersection(words(name)) else "memory"
 
 
 def _rewrapped(
     model: onnx.ModelProto,
-    contract: Contract,
+    contract: m.Contract,
     placed: Sequence[Placed],
     sizes: Sequence[int],
     batch: Sequence[int],
 ) -> onnx.ModelProto:
     """Give a file the contract's inputs and outputs, and drop what tells where it was made.
 
-    ``placed`` holds the chunk and every state and output that is in the contract, each by the name
-    of its place in the file; a state is there twice. ``batch`` is empty for any size.
+    ``placed`` holds the chunk, and each output and state in the contract; a state is there twice.
+    ``batch`` is empty for any size.
     """
     wrapped = onnx.ModelProto()
     wrapped.CopyFrom(model)
     wrapped.ir_version = max(model.ir_version, 4)  # before 4 every weight was an input
     graph = wrapped.graph
-    inputs = [contract.chunk.input]
-    inputs += [c.input for c in contract.constants]
+    inputs = [contract.chunk.input, *(c.input for c in contract.constants)]
     inputs += [given.input for given in contract.stream_inputs]
     inputs += [s.input for s in contract.state]
     outputs = [o.name for o in contract.outputs] + [s.output for s in contract.state]
@@ -284,24 +245,17 @@ def _correct(
     graph: onnx.GraphProto, placed: Placed, sizes: Sequence[int], batch: Sequence[int]
 ) -> None:
     """Replace what the file says of an output's axes where the contract says otherwise."""
-    value = next((v for v in graph.output if v.name == placed.port.name), None)
-    if value is None:
-        return
-    shape, dims = placed.own_shape, value.type.tensor_type.shape.dim
-    letters = {"B": list(batch), "T": list(sizes)}
-    if len(dims) != len(shape):
-        del dims[:]
-        dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
-    for dim, size in zip(dims, shape, strict=True):
-        right = letters[size] if isinstance(size, str) else [size]
-        if dim.HasField("dim_value") and [dim.dim_value] != right:
-            dim.Clear()
-            if isinstance(size, int):
-                dim.dim_value = size
-            elif len(right) == 1:
-                dim.dim_value = right[0]
-            else:
-                dim.dim_param = f"{size}_axis"
+    shape, letters = placed.own_shape, {"B": list(batch), "T": list(sizes)}
+    for value in graph.output:
+        if value.name == placed.port.name:
+            dims = _dims(value)
+            if len(dims) != len(shape):
+                dims = [None for _ in shape]
+            for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+                right = letters[size] if isinstance(size, str) else [size]
+                if isinstance(dim, int) and [dim] != right:
+                    dims[axis] = right[0] if len(right) == 1 else f"{size}_axis"
+            _set_dims(value, dims)
 
 
 def _wrap(graph: onnx.GraphProto, placed: Placed, opset: int, *, before: bool) -> None:
@@ -309,25 +263,25 @@ def _wrap(graph: onnx.GraphProto, placed: Placed, opset: int, *, before: bool) -
     if not placed.added:
         return
     name = placed.port.name
+    whole, axes = f"{name}/whole", f"{name}/axes"
     value = next(v for v in (graph.input if before else graph.output) if v.name == name)
-    value.name = f"{name}/whole"
-    dims = value.type.tensor_type.shape.dim
-    own = [onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in dims]
+    value.name, dims = whole, _dims(value)
     for axis in placed.added:
-        own.insert(axis, onnx.TensorShapeProto.Dimension(dim_value=1))
-    del dims[:]
-    dims.extend(own)
-    if before:
-        graph.node.insert(0, _reshaping("Squeeze", value.name, name, placed, graph, opset))
-    else:
-        graph.node.append(_reshaping("Unsqueeze", name, value.name, placed, graph, opset))
-
-
-def _reshaping(
-    kind: str, source: str, target: str, placed: Placed, graph: onnx.GraphProto, opset: int
-) -> onnx.NodeProto:
+        dims.insert(axis, 1)
+    _set_dims(value, dims)
+    kind, ends = ("Squeeze", (whole, name)) if before else ("Unsqueeze", (name, whole))
     if opset < 13:
-        return helper.make_node(kind, [source], [target], axes=list(placed.added))
-    axes = f"{placed.port.name}/axes"
-    graph.initializer.append(numpy_helper.from_array(np.array(placed.added, np.int64), axes))
-    return helper.make_node(kind, [source, axes], [target])
+        node = helper.make_node(kind, ends[:1], ends[1:], axes=placed.added)
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array(placed.added, np.int64), axes))
+        node = helper.make_node(kind, [ends[0], axes], ends[1:])
+    graph.node.insert(0 if before else len(graph.node), node)
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | str | None]:
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
+
+
+def _set_dims(value: onnx.ValueInfoProto, dims: Sequence[int | str | None]) -> None:
+    value.type.CopyFrom(helper.make_tensor_type_proto(value.type.tensor_type.elem_type, dims))

@@ -1,8 +1,6 @@
 """Find the input that takes the chunk, its axes and sizes, the tail rule and the vocabulary.
 
 What the graph does not tell is asked for.
-
-Shape letters: `B` batch, `T` items per chunk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,17 +48,14 @@ def chunk_input(
 
 def which_chunk(inputs: Sequence[Port], able: Sequence[Port]) -> Question:
     """Ask which of the inputs that are left takes the chunk; the first of them is likeliest."""
-    if not able:
-        listed = ", ".join(str(port) for port in inputs)
-        why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
-        return Question("--chunk NAME", why, guess=f"--chunk {inputs[0].name}")
-    listed = ", ".join(str(port) for port in able)
-    return Question(
-        "--chunk NAME",
-        f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or a "
-        f"--stream-input; what is asked below holds for `{able[0].name}`",
-        guess=f"--chunk {able[0].name}",
-    )
+    listed, likely = ", ".join(map(str, able or inputs)), (able or inputs)[0].name
+    why = f"every input looks like a state or a constant; which one takes the chunk: {listed}?"
+    if able:
+        why = (
+            f"which input takes the chunk: {listed}? Each other one is a --state, a --constant or "
+            f"a --stream-input; what is asked below holds for `{likely}`"
+        )
+    return Question("--chunk NAME", why, guess=f"--chunk {likely}")
 
 
 def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
@@ -69,7 +64,8 @@ def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
     taken: set[str] = set()
     for port in ports:
         able = [output for output in outputs if may_carry(port, output)]
-        able.sort(key=lambda output: _likeness(port, output), reverse=True)
+        shared = {o.name: len({*words(port.name)} & {*words(o.name)}) for o in able}
+        able.sort(key=lambda output: (port.dims == output.dims, shared[output.name]), reverse=True)
         fitting = [output.name for output in able]
         likely = next((name for name in fitting if name not in taken), None)
         option, guess = f"--constant {port.name}=VALUE", ""
@@ -93,22 +89,10 @@ def what_are(ports: Sequence[Port], outputs: Sequence[Port]) -> list[Question]:
     return questions
 
 
-def _likeness(before: Port, after: Port) -> tuple[bool, int]:
-    """Whether two state the same sizes, and how many words their names share."""
-    return before.dims == after.dims, len({*words(before.name)} & {*words(after.name)})
-
-
-def without_batch(ports: Sequence[Port], outputs: Sequence[Port]) -> bool:
-    """Say whether what looks like states has no axis that could be a batch."""
-    states = [port for port in ports if port.dims and any(may_carry(port, o) for o in outputs)]
-    return bool(states) and not any(port.free or 1 in port.dims for port in states)
-
-
-def with_width(model: onnx.ModelProto, port: Port) -> Port:
+def _with_width(model: onnx.ModelProto, port: Port) -> Port:
     """Give the last axis of a chunk its size, where it is free and the weights behind it tell.
 
-    A recurrence and a product of matrices take features on the last axis, as many as their first
-    weight has.
+    That is so for a recurrence and a product of matrices, which take features on the last axis.
     """
     if len(port.dims) < 2 or isinstance(port.dims[-1], int) or is_time(port.dims[-1]):
         return port
@@ -131,8 +115,8 @@ def with_width(model: onnx.ModelProto, port: Port) -> Port:
     return port
 
 
-def batch_names(
-    chunk: Port, ports: Sequence[Port], outputs: Sequence[Port], pairs: Mapping[str, str]
+def _batch_names(
+    ports: Sequence[Port], outputs: Sequence[Port], pairs: Mapping[str, str]
 ) -> frozenset[str]:
     """What states call an axis that is free: a state has no time, so that is the batch.
 
@@ -140,35 +124,33 @@ def batch_names(
     """
     found: set[str] = set()
     for port in ports:
-        names = [port.dims[axis] for axis in port.free]
-        if port.name == chunk.name or len(names) != 1 or not isinstance(names[0], str):
-            continue
         if port.name in pairs or any(may_carry(port, output) for output in outputs):
-            found.add(names[0])
+            names = [port.dims[axis] for axis in port.free]
+            if len(names) == 1 and isinstance(names[0], str):
+                found.add(names[0])
     return frozenset(found)
 
 
 def place(
-    port: Port, names: frozenset[str], batchless: bool, answers: Answers, questions: list[Question]
-) -> Placed | None:
-    """Place the axes of the chunk, or add a question.
-
-    States call their batch by one of ``names``; ``batchless`` says that none has such an axis.
-
-    Raises:
-        AdoptError: the shape that the caller gave does not fit the file.
-    """
+    model: onnx.ModelProto,
+    port: Port,
+    ports: Sequence[Port],
+    outputs: Sequence[Port],
+    pairs: Mapping[str, str],
+    answers: Answers,
+) -> Placed | Question:
+    """Place the axes of the chunk, or ask for them; ``ports`` are the other inputs."""
     if port.name in answers.shapes:
         return shaped(port, answers, timed=True)
+    port = _with_width(model, port)
+    names = _batch_names(ports, outputs, pairs)
+    states = [p for p in ports if p.dims and any(may_carry(p, output) for output in outputs)]
+    batchless = bool(states) and not any(p.free or 1 in p.dims for p in states)
     around = answers.lookback + answers.lookahead
     if not around and (row := _row_of_numbers(port)) is not None:
-        return _place_row(port, row, names, batchless, answers, questions)
+        return _place_row(port, row, names, batchless, answers)
     length = answers.t[0] + around if len(answers.t) == 1 else None
-    placed = place_chunk(port, names, length, batchless)
-    if isinstance(placed, Question):
-        questions.append(placed)
-        return None
-    return placed
+    return place_chunk(port, names, length, batchless)
 
 
 def _row_of_numbers(port: Port) -> int | None:
@@ -180,13 +162,8 @@ def _row_of_numbers(port: Port) -> int | None:
 
 
 def _place_row(
-    port: Port,
-    axis: int,
-    names: frozenset[str],
-    batchless: bool,
-    answers: Answers,
-    questions: list[Question],
-) -> Placed | None:
+    port: Port, axis: int, names: frozenset[str], batchless: bool, answers: Answers
+) -> Placed | Question:
     """Tell a row of numbers: one item of so many features, so many items, or one of many items."""
     count = port.dims[axis]
     other = port.dims[1 - axis] if len(port.dims) == 2 else 1
@@ -195,41 +172,29 @@ def _place_row(
     def spelled(row: int | str, rest: str) -> Shape:
         return tuple(row if i == axis else rest for i in range(len(port.dims)))
 
-    one, many, items = (
-        spelled(int(count or 0), "B"),
-        spelled("T", "B"),
-        spelled(int(count or 0), "T"),
-    )
-    if answers.t == (count,):
-        return given(port, many, timed=True)
-    if answers.t and (may_be_time and (batchless or answers.t != (1,))):
-        return given(port, items, timed=True)
-    if answers.t == (1,):
-        return given(port, one, timed=True)
+    number = int(count or 0)
+    one, many, items = spelled(number, "B"), spelled("T", "B"), spelled(number, "T")
     if answers.t:
-        return given(port, many, timed=True)  # its length is then told from T
+        shape = many  # its length is then told from T
+        if answers.t != (count,) and may_be_time and (batchless or answers.t != (1,)):
+            shape = items
+        elif answers.t == (1,):
+            shape = one
+        return given(port, shape, timed=True)
     shapes = [items, one, many] if may_be_time and batchless else [one, many]
     shapes += [items] if may_be_time and not batchless else []
     told = [",".join(map(str, shape)) for shape in shapes]
-    questions.append(
-        Question(
-            "   or ".join(f"--shape {port.name}={shape}" for shape in told),
-            f"the chunk is {port}: is it one item of {count} features ({','.join(map(str, one))}), "
-            f"or {count} items of one number ({','.join(map(str, many))}, with --tail pad or "
-            "refuse)?",
-            guess=f"--shape {port.name}={told[0]}",
-            one_item=shapes[0] == one,
-        )
+    return Question(
+        "   or ".join(f"--shape {port.name}={shape}" for shape in told),
+        f"the chunk is {port}: is it one item of {count} features ({','.join(map(str, one))}), "
+        f"or {count} items of one number ({','.join(map(str, many))}, with --tail pad or refuse)?",
+        guess=f"--shape {port.name}={told[0]}",
+        one_item=shapes[0] == one,
     )
-    return None
 
 
 def shaped(port: Port, answers: Answers, *, timed: bool = False, state: bool = False) -> Placed:
-    """Take the shape that the caller gave a port.
-
-    Raises:
-        AdoptError: it does not fit the file.
-    """
+    """Take the shape that the caller gave a port, or raise AdoptError where it does not fit."""
     try:
         return given(port, answers.shapes[port.name], timed=timed, state=state)
     except ValueError as error:
@@ -237,11 +202,7 @@ def shaped(port: Port, answers: Answers, *, timed: bool = False, state: bool = F
 
 
 def sizes_of(chunk: Placed | None, answers: Answers, questions: list[Question]) -> tuple[int, ...]:
-    """The T to run, from the file where its time axis is fixed.
-
-    Raises:
-        AdoptError: the caller's T, lookback, look-ahead or tail do not fit the file.
-    """
+    """The T to run, from the file where its time axis is fixed."""
     sizes = tuple(sorted(set(answers.t)))
     around = answers.lookback + answers.lookahead
     if chunk is None:

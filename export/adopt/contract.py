@@ -18,14 +18,14 @@ from dst.export.adopt.answers import (
     Question,
     check_use,
     constant_of,
+    known,
     spelled,
-    start_of,
     stream_shape,
     stream_value,
+    value_of,
 )
 from dst.export.adopt.chunk_input import (
     CHUNK_NAMES,
-    batch_names,
     chunk_input,
     place,
     shaped,
@@ -33,8 +33,6 @@ from dst.export.adopt.chunk_input import (
     vocabulary_of,
     what_are,
     which_chunk,
-    with_width,
-    without_batch,
 )
 from dst.export.adopt.layout import Placed, place_state, place_stream_input
 from dst.export.adopt.limits import check_chunk, check_streams
@@ -67,13 +65,9 @@ class Draft:
     """A contract but for its outputs, whose shapes only a run tells.
 
     Attributes:
-        chunk: the chunk's input.
         states: in the order of the graph's inputs.
-        constants: further input -> its value.
-        constant_ports: the inputs that they go to.
-        stream_inputs: further inputs that are given once per stream.
-        lookback: items before the chunk that the graph wants.
-        lookahead: items behind it that the graph wants.
+        constants: further input -> its value; ``constant_ports`` are the inputs that they go to.
+        lookback, lookahead: items before and behind the chunk that the graph wants.
         outputs: the outputs that are no state.
         sizes: the T to run, rising.
         vocabulary: the number of tokens, None for features.
@@ -124,17 +118,9 @@ def draft(model: onnx.ModelProto, ports: Ports, answers: Answers) -> Draft:
         check_chunk(chunk)
         likely = chunk
     placed = None
-    if likely is not None and likely.name not in answers.shapes:
-        likely = with_width(model, likely)
     if likely is not None:
         kept = [port for port in ports.inputs if port.name != likely.name]
-        placed = place(
-            likely,
-            batch_names(likely, ports.inputs, outputs, pairs),
-            without_batch(kept, outputs),
-            answers,
-            questions,
-        )
+        placed = known(place(model, likely, kept, outputs, pairs, answers), questions)
     if chunk is not None:
         check_streams(chunk, placed.name_of("T") if placed else None, others)
     questions += what_are(others, free_outputs)
@@ -151,22 +137,15 @@ def draft(model: onnx.ModelProto, ports: Ports, answers: Answers) -> Draft:
     sizes = sizes_of(placed, answers, questions)
     vocabulary = vocabulary_of(model, likely, answers, questions)
     if questions or placed is None:
-        raise OpenQuestionsError(
-            spelled(
-                questions,
-                _found(placed if chunk is not None else None, pairs, free_outputs, answers),
-            )
-        )
+        found = _found(placed if chunk is not None else None, pairs, free_outputs, answers)
+        raise OpenQuestionsError(spelled(questions, found))
+    constant_ports = tuple(p for p in ports.inputs if p.name in answers.constants)
     return Draft(
         chunk=placed,
-        states=tuple(state for state in states if state is not None),
-        constants={
-            port.name: constant_of(port, answers.constants[port.name])
-            for port in ports.inputs
-            if port.name in answers.constants
-        },
-        constant_ports=tuple(p for p in ports.inputs if p.name in answers.constants),
-        stream_inputs=tuple(s for s in stream_inputs if s is not None),
+        states=tuple(filter(None, states)),
+        constants={p.name: constant_of(p, answers.constants[p.name]) for p in constant_ports},
+        constant_ports=constant_ports,
+        stream_inputs=tuple(filter(None, stream_inputs)),
         lookback=answers.lookback,
         lookahead=answers.lookahead,
         outputs=tuple(free_outputs),
@@ -209,21 +188,16 @@ def _pairs(ports: Ports, outputs: list[Port], answers: Answers) -> dict[str, str
                 f"--state {name}={output}: {before[name]} cannot become {kept[output]}; "
                 "a state keeps its dtype and shape"
             )
-    named = state_pairs(
-        [
-            port
-            for port in ports.inputs
-            if port.name not in taken
-            and port.name.lower() not in CHUNK_NAMES
-            and (len(port.free) < 2 or port.name in answers.shapes)
-        ],
-        [
-            port
-            for port in outputs
-            if port.name not in (*answers.states.values(), *answers.meanings)
-        ],
-    )
-    pairs = {**answers.states, **named}
+    inputs = [
+        port
+        for port in ports.inputs
+        if port.name not in taken
+        and port.name.lower() not in CHUNK_NAMES
+        and (len(port.free) < 2 or port.name in answers.shapes)
+    ]
+    used = (*answers.states.values(), *answers.meanings)
+    free = [port for port in outputs if port.name not in used]
+    pairs = {**answers.states, **state_pairs(inputs, free)}
     for name in answers.init:
         if name not in pairs:
             raise AdoptError(f"--init {name}: `{name}` is no state; say --state {name}=OUTPUT too")
@@ -238,18 +212,16 @@ def _state(
     answers: Answers,
     questions: list[Question],
 ) -> DraftState | None:
-    placed = (
-        shaped(before, answers, state=True)
-        if before.name in answers.shapes
-        else place_state(before, after, chunk.name_of("B") if chunk else None)
-    )
-    if isinstance(placed, Question):
-        questions.append(placed)
+    if before.name in answers.shapes:
+        placed: Placed | None = shaped(before, answers, state=True)
+    else:
+        batch = chunk.name_of("B") if chunk else None
+        placed = known(place_state(before, after, batch), questions)
+    if placed is None:
         return None
     start = answers.init.get(before.name, ports.defaults.get(before.name))
-    return DraftState(
-        placed, after, None if start is None else start_of(before, placed.own_shape, start)
-    )
+    start = None if start is None else value_of("--init", before, placed.own_shape, start)
+    return DraftState(placed, after, start)
 
 
 def _stream_input(
@@ -258,15 +230,14 @@ def _stream_input(
     example = answers.stream_inputs[port.name]
     value = None if example is None else np.asarray(example)
     if port.name in answers.shapes:
-        shape = stream_shape(port, answers.shapes[port.name])
+        shape: Shape | None = stream_shape(port, answers.shapes[port.name])
     else:
-        batch_name = chunk.name_of("B") if chunk else None
-        found = place_stream_input(port, batch_name, None if value is None else value.shape)
-        if isinstance(found, Question):
-            questions.append(found)
-            return None
-        shape = found
-    return DraftStreamInput(port, shape, stream_value(port, shape, value))
+        given = None if value is None else value.shape
+        batch = chunk.name_of("B") if chunk else None
+        shape = known(place_stream_input(port, batch, given), questions)
+    return (
+        None if shape is None else DraftStreamInput(port, shape, stream_value(port, shape, value))
+    )
 
 
 def _found(

@@ -31,10 +31,6 @@ _AT_FOUR = {
     b"TFL3": "a TensorFlow Lite model: convert it with tf2onnx (python -m tf2onnx.convert "
     "--tflite FILE), or convert the model that it was made from",
 }
-_FROM_TENSORFLOW = (
-    "a TensorFlow graph: convert it with tf2onnx (python -m tf2onnx.convert), with its state as "
-    "inputs and outputs"
-)
 
 
 def what_it_is(path: Path) -> str | None:
@@ -127,5 +123,8 @@ def _tensorflow(path: Path, head: bytes) -> str | None:
     marks = (b"Placeholder", b"NoOp", b"VarHandleOp", b"tensorflow", b"serve", b"\x12\x05Const")
     graph = head[:1] == b"\x0a" or head[:2] == b"\x08\x01"
     if path.suffix == ".pb" or (graph and any(mark in head for mark in marks)):
-        return _FROM_TENSORFLOW
+        return (
+            "a TensorFlow graph: convert it with tf2onnx (python -m tf2onnx.convert), with its "
+            "state as inputs and outputs"
+        )
     return None

@@ -1,43 +1,22 @@
-"""Write the shape of an input or output in the contract's letters, or ask for what is not told.
-
-Shape letters: `B` batch, `T` items per chunk.
-"""
+"""Write the shape of an input or output in the contract's letters, or ask for what is not told."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from dst.export.adopt.answers import Question
-from dst.export.adopt.ports import Port, words
+from dst.export.adopt.ports import Port, agree, words
 from dst.runtime.bundle.manifest import Shape
 
 _BATCH = frozenset(["batch", "batchsize", "nbatch", "bsz"])
-_TIME = frozenset(
-    [
-        "t",
-        "l",
-        "time",
-        "seq",
-        "sequence",
-        "length",
-        "len",
-        "samples",
-        "frames",
-        "steps",
-        "timesteps",
-        "tokens",
-        "chunk",
-    ]
-)
+_TIME = {"t", "l", "time", "seq", "sequence", "length", "len", "samples", "frames", "steps"}
+_TIME |= {"timesteps", "tokens", "chunk"}
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An input or output and its shape in the contract.
+    """An input or output as in the file, and its shape in the contract, with `B`, and `T` for time.
 
-    Attributes:
-        port: as in the file.
-        shape: with `B`, and `T` where there is time.
-        added: axes of `shape` that the file does not have; their length is 1.
+    The axes in ``added`` are those of the shape that the file does not have; their length is 1.
     """
 
     port: Port
@@ -48,11 +27,6 @@ class Placed:
     def batch_axis(self) -> int:
         """Where `B` stands."""
         return self.shape.index("B")
-
-    @property
-    def batch_axis_in_file(self) -> int:
-        """Where `B` stands among the axes of the file, which must have it."""
-        return self.own_shape.index("B")
 
     @property
     def time_axis(self) -> int | None:
@@ -82,9 +56,8 @@ class Placed:
 
 def is_batch(dim: int | str | None) -> bool:
     """Say whether the name of a free axis says batch."""
-    if not isinstance(dim, str):
-        return False
-    return dim.lower() in ("b", "n", "bs") or bool(_BATCH.intersection(words(dim)))
+    short = ("b", "n", "bs")
+    return isinstance(dim, str) and (dim.lower() in short or not _BATCH.isdisjoint(words(dim)))
 
 
 def is_time(dim: int | str | None) -> bool:
@@ -93,13 +66,9 @@ def is_time(dim: int | str | None) -> bool:
 
 
 def given(port: Port, shape: Shape, *, timed: bool = False, state: bool = False) -> Placed:
-    """Take the shape that the caller gave; a chunk without a T holds one item.
+    """Take the shape that the caller gave, with `B`, `T` and sizes; without a T it is of one item.
 
-    Args:
-        port: what it is the shape of.
-        shape: `B`, `T` and sizes, in the file's order.
-        timed: a T is added where there is none.
-        state: there must be no T.
+    Where ``timed``, a T is added if there is none; a ``state`` must have none.
 
     Raises:
         ValueError: the shape does not fit the file.
@@ -111,10 +80,7 @@ def given(port: Port, shape: Shape, *, timed: bool = False, state: bool = False)
         why = "an axis is a size, or B or T, each once"
     elif state and "T" in shape:
         why = "a state has no T"
-    elif any(
-        isinstance(d, int) and isinstance(s, int) and d != s
-        for d, s in zip(port.dims, shape, strict=True)
-    ):
+    elif not agree(port.dims, shape):
         why = "its sizes are others"
     elif "B" in shape and not _may_be_one(port.dims[shape.index("B")]):
         why = f"its batch axis is {port.dims[shape.index('B')]}, and one stream has 1"
@@ -131,11 +97,9 @@ def place_chunk(
 ) -> Placed | Question:
     """Tell batch, time and features of the chunk apart by names and free axes.
 
-    Args:
-        port: the chunk's input.
-        batch_names: what the states call an axis that is their batch, if anything.
-        length: how long its time axis is, if that is known.
-        batchless: whether no state has an axis that could be a batch, so that it has none either.
+    States call their batch by one of ``batch_names``; where ``batchless``, none has an axis that
+    could be one, and the chunk has none either. ``length`` is that of the time axis, if it is
+    known.
     """
     dims = port.dims
     named_batch = [i for i, d in enumerate(dims) if is_batch(d)]
@@ -185,12 +149,7 @@ def place_state(before: Port, after: Port, batch_name: str | None) -> Placed | Q
     """Tell the batch axis of a state; a size that the input leaves open may stand in the output.
 
     An output's size counts for little where names tell the batch: exporters leave the size they
-    traced with.
-
-    Args:
-        before: the state's input.
-        after: its output.
-        batch_name: the chunk's name for its batch axis, if it has one.
+    traced with. ``batch_name`` is the chunk's name for its batch axis, if it has one.
     """
     open_axes = before.free
     by_name = [
@@ -205,14 +164,10 @@ def place_state(before: Port, after: Port, batch_name: str | None) -> Placed | Q
     )
     free = [i for i, d in enumerate(dims) if not isinstance(d, int)]
     ones = [i for i, d in enumerate(dims) if d == 1]
-    batch = next((found[0] for found in (by_name, free, ones) if found), None)
-    if any(i != batch for i in free):
-        axes = ",".join("B" if i == batch else str(d or "SIZE") for i, d in enumerate(dims))
-        return Question(
-            f"--shape {before.name}={axes}   with a number for each name but B",
-            f"the state is {before}: which axis is B, and how long are the others?",
-        )
-    return _placed(before, _lettered(dims, {batch: "B"}), False)
+    batch = next(iter((*by_name[:1], *free, *ones)), None)
+    why = f"the state is {before}: which axis is B, and how long are the others?"
+    shape = _lettered(dims, {batch: "B"})
+    return _sizes_open(before, dims, batch, why) or _placed(before, shape, False)
 
 
 def place_stream_input(
@@ -220,36 +175,38 @@ def place_stream_input(
 ) -> Shape | Question:
     """Tell the shape of an input that is given once per stream: sizes, and `B` or none.
 
-    Args:
-        port: the input.
-        batch_name: the chunk's name for its batch axis, if it has one.
-        example: the shape of a value that the caller gave, with B = 1.
+    ``batch_name`` is the chunk's name for its batch axis, if it has one, and ``example`` the shape
+    of a value that the caller gave, with B = 1.
     """
     dims = port.dims
+    by_name = [i for i, d in enumerate(dims) if is_batch(d) or (d is not None and d == batch_name)]
     if example is not None and len(example) == len(dims):
         dims = tuple(
-            d if isinstance(d, int) or is_batch(d) or (d and d == batch_name) else e
-            for d, e in zip(dims, example, strict=True)
+            d if isinstance(d, int) or i in by_name else e
+            for i, (d, e) in enumerate(zip(dims, example, strict=True))
         )
-    batch = [i for i, d in enumerate(dims) if is_batch(d) or (d is not None and d == batch_name)]
-    batch += [i for i, d in enumerate(dims) if not isinstance(d, int)]
-    batch += [i for i, d in enumerate(dims) if d == 1]
-    at = batch[0] if batch else None
-    if any(not isinstance(d, int) and i != at for i, d in enumerate(dims)):
-        axes = ",".join("B" if i == at else str(d or "SIZE") for i, d in enumerate(dims))
-        return Question(
-            f"--shape {port.name}={axes}   with a number for each name but B",
-            f"the input fixed per stream is {port}: how long are its axes besides B? An example, "
-            f"--stream-input {port.name}=FILE.npy, tells it too",
-        )
-    return _lettered(dims, {at: "B"} if at is not None else {})
+    free = [i for i, d in enumerate(dims) if not isinstance(d, int)]
+    ones = [i for i, d in enumerate(dims) if d == 1]
+    batch = next(iter((*by_name, *free, *ones)), None)
+    why = (
+        f"the input fixed per stream is {port}: how long are its axes besides B? An example, "
+        f"--stream-input {port.name}=FILE.npy, tells it too"
+    )
+    return _sizes_open(port, dims, batch, why) or _lettered(dims, {batch: "B"})
+
+
+def _sizes_open(
+    port: Port, dims: tuple[int | str | None, ...], batch: int | None, why: str
+) -> Question | None:
+    """Ask for the sizes of a port, where another axis than the batch has none."""
+    if all(isinstance(d, int) or i == batch for i, d in enumerate(dims)):
+        return None
+    axes = ",".join("B" if i == batch else str(d or "SIZE") for i, d in enumerate(dims))
+    return Question(f"--shape {port.name}={axes}   with a number for each name but B", why)
 
 
 def as_run(port: Port, shapes: Iterable[tuple[int, ...]]) -> Port:
-    """Drop what a file says of an output's axes where runs have shown otherwise.
-
-    Exporters leave sizes, and even ranks, that they traced with.
-    """
+    """Drop what a file says of an output's axes, as traced, where runs have shown otherwise."""
     found = [*shapes]
     rank = len(found[0])
     if len(port.dims) != rank:
@@ -266,11 +223,8 @@ def place_output(
 ) -> Placed | Question:
     """Tell batch and time of an output by its names, and by its shapes in runs with B = 1.
 
-    Args:
-        port: the output.
-        chunk: what it answers.
-        found: T -> the shape it had there.
-        named_t: the file's name for the chunk's time axis, where that is T items long.
+    ``found`` holds the shape at each T, and ``named_t`` the file's name for the chunk's time axis,
+    where that is T items long.
     """
     shapes = list(found.values())
     axes = range(len(shapes[0]))
@@ -280,10 +234,8 @@ def place_output(
         as_long = [i for i in as_long if i == at and len(axes) == len(chunk.own_shape)]
     times = [] if at is None else [i for i in as_long if not is_batch(port.dims[i])]
     by_name = [i for i in times if named_t is not None and port.dims[i] == named_t]
-    time = next(
-        (only[0] for only in (by_name, times, [i for i in times if i == at]) if len(only) == 1),
-        None,
-    )
+    ways = (by_name, times, [i for i in times if i == at])
+    time = next((only[0] for only in ways if len(only) == 1), None)
     moving = any(i != time and len({shape[i] for shape in shapes}) > 1 for i in axes)
     if (times and time is None) or moving:
         return Question(

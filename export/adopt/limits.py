@@ -1,10 +1,7 @@
-"""Say at once what no bundle can hold, and what to export instead, before anything is asked.
-
-Shape letters: `B` batch, `T` items per chunk.
-"""
+"""Say at once what no bundle can hold, and what to export instead, before anything is asked."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -24,11 +21,7 @@ _FREE_SIZES = (3, 5, 7, 11, 13)
 
 
 def check_growth(ports: Ports, answers: Answers, session: ort.InferenceSession) -> None:
-    """Refuse a state that grows with each chunk, by the names of its axes or by a step on trial.
-
-    Raises:
-        AdoptError: one does.
-    """
+    """Refuse a state that grows with each chunk, by the names of its axes or by a step on trial."""
     known = {answers.chunk, *answers.constants, *answers.stream_inputs, *answers.drop}
     before = {port.name: port for port in ports.inputs if port.name not in known}
     after = {port.name: port for port in ports.outputs if port.name not in known}
@@ -55,21 +48,17 @@ def check_growth(ports: Ports, answers: Answers, session: ort.InferenceSession) 
     if not told and any(not is_batch(i.dims[axis]) for i, _ in couples for axis in i.free):
         told = _grows_in_a_run(ports, couples, answers, session)
     if told:
-        raise AdoptError(grows(before, told), code="state-grows")
-
-
-def grows(states: Mapping[str, Port], axes: Mapping[str, int]) -> str:
-    """Say that states grow along an axis, and what to export instead."""
-    shown = [f"{states[name]} along axis {axis}" for name, axis in list(axes.items())[:2]]
-    more = f" and {len(axes) - 2} more" if len(axes) > 2 else ""
-    if len(axes) == 1:
-        more = f" (if that is the chunk, say --chunk {next(iter(axes))})"
-    return (
-        f"the state grows with each chunk: {', '.join(shown)}{more}. A bundle holds states of one "
-        "fixed size. Export the model with a static cache instead: a window of fixed length that "
-        "is shifted or written in turn (transformers: a static or sliding-window cache), or a "
-        "recurrent state"
-    )
+        shown = [f"{before[name]} along axis {axis}" for name, axis in list(told.items())[:2]]
+        more = f" and {len(told) - 2} more" if len(told) > 2 else ""
+        if len(told) == 1:
+            more = f" (if that is the chunk, say --chunk {next(iter(told))})"
+        raise AdoptError(
+            f"the state grows with each chunk: {', '.join(shown)}{more}. A bundle holds states of "
+            "one fixed size. Export the model with a static cache instead: a window of fixed "
+            "length that is shifted or written in turn (transformers: a static or sliding-window "
+            "cache), or a recurrent state",
+            code="state-grows",
+        )
 
 
 def check_streams(chunk: Port | None, time_name: int | str | None, able: Sequence[Port]) -> None:
@@ -77,9 +66,6 @@ def check_streams(chunk: Port | None, time_name: int | str | None, able: Sequenc
 
     ``time_name`` is what the file calls the chunk's time axis, and ``able`` are the inputs of which
     nothing is known yet.
-
-    Raises:
-        AdoptError: there is one.
     """
     shared = {time_name} if isinstance(time_name, str) else set()
     if chunk is not None:
@@ -102,14 +88,9 @@ def check_streams(chunk: Port | None, time_name: int | str | None, able: Sequenc
 
 
 def check_chunk(chunk: Port) -> None:
-    """Refuse a chunk that is neither features nor token ids.
-
-    Raises:
-        AdoptError: it is not.
-    """
-    if chunk.dtype.startswith("float"):
-        return
-    if chunk.dtype not in _TOKEN_DTYPES or len(chunk.dims) > 2:
+    """Refuse a chunk that is neither features nor token ids."""
+    tokens = chunk.dtype in _TOKEN_DTYPES and len(chunk.dims) <= 2
+    if not tokens and not chunk.dtype.startswith("float"):
         raise AdoptError(
             f"the chunk {chunk} holds whole numbers that are no token ids: those are "
             f"{', '.join(_TOKEN_DTYPES)} with no axes but batch and time. Features, as sound or "
@@ -130,19 +111,15 @@ def _parts(port: Port) -> set[str]:
 
 def _grows_by_name(before: Port, after: Port) -> int | None:
     """Find an axis `past` that becomes `past + new`, or 16 that becomes 17."""
-    other = [
-        axis for axis, (b, a) in enumerate(zip(before.dims, after.dims, strict=True)) if a != b
-    ]
-    for axis in other:
-        old, new = before.dims[axis], after.dims[axis]
+    pairs = zip(before.dims, after.dims, strict=True)
+    other = [(axis, old, new) for axis, (old, new) in enumerate(pairs) if old != new]
+    for axis, old, new in other:
         if isinstance(old, str) and isinstance(new, str) and not is_batch(old):
             sum_of = {part.strip() for part in re.split(r"[+ ]+", new)}
             if old in sum_of or "past" in words(old):
                 return axis
-    if len(other) == 1:
-        old, new = before.dims[other[0]], after.dims[other[0]]
-        if isinstance(old, int) and isinstance(new, int) and new > old:
-            return other[0]
+        if len(other) == 1 and isinstance(old, int) and isinstance(new, int) and new > old:
+            return axis
     return None
 
 
@@ -154,11 +131,7 @@ def _grows_in_a_run(
 ) -> dict[str, int]:
     """Step once with sizes of one's own; empty where the file does not run with them."""
     sizes: dict[str, int] = {}
-    feed = {
-        port.name: _tried(port, answers, sizes)
-        for port in ports.inputs
-        if port.name not in ports.defaults
-    }
+    feed = {p.name: _tried(p, answers, sizes) for p in ports.inputs if p.name not in ports.defaults}
     names = [after.name for _, after in couples]
     try:
         found = session.run(names, feed)

@@ -23,7 +23,6 @@ from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import DType
 from dst.runtime.execution.engine import first_line
 
-_DTYPES: tuple[DType, ...] = get_args(DType)
 LARGE_BYTES = 1 << 16
 """Larger weights that lie outside the file are left there: a protobuf ends at 2 GiB."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -39,10 +38,7 @@ Words = tuple[str, ...]
 class Port:
     """One input or output of a graph.
 
-    Attributes:
-        name: as in the graph.
-        dtype: of its elements.
-        dims: per axis a size, the name of a free axis, or None for a free axis without a name.
+    ``dims`` holds for each axis a size, the name of a free axis, or None for one without a name.
     """
 
     name: str
@@ -61,13 +57,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What goes into a graph and comes out.
+    """What goes into a graph and comes out, in its order.
 
-    Attributes:
-        inputs: in the graph's order.
-        outputs: in the graph's order, but for those that are left out.
-        defaults: input name -> the value that the file gives it.
-        dropped: the outputs that are left out.
+    ``outputs`` are without those that are left out, the ``dropped``; ``defaults`` are values that
+    the file gives to inputs.
     """
 
     inputs: tuple[Port, ...]
@@ -85,25 +78,23 @@ def read_model(path: Path) -> onnx.ModelProto:
         AdoptError: it is no ONNX model, or holds what a bundle cannot.
     """
     try:
-        kind = what_it_is(path)
-        size = path.stat().st_size
-    except OSError as error:
-        raise AdoptError(f"{path}: {error.strerror or error}") from None
-    if kind is not None:
-        raise AdoptError(f"{path}: is no ONNX model but {kind}")
-    try:
+        size, kind = path.stat().st_size, what_it_is(path)
+        if kind is not None:
+            raise AdoptError(f"{path}: is no ONNX model but {kind}")
         model = onnx.load(str(path), load_external_data=False)
         _load_small(model, path.parent)
         if model.functions:
             model = inliner.inline_local_functions(model)
+    except AdoptError:
+        raise
     except OSError as error:
         raise AdoptError(f"{path}: {error.strerror or error}") from None
+    except onnx.checker.ValidationError as error:  # its external data
+        raise AdoptError(
+            f"{path}: its weights lie in another file, which must lie beside it under the name "
+            f"that it was saved with: {first_line(error)}"
+        ) from None
     except Exception as error:  # protobuf's and onnx's own classes share no base but this
-        if isinstance(error, onnx.checker.ValidationError):  # its external data
-            raise AdoptError(
-                f"{path}: its weights lie in another file, which must lie beside it under the "
-                f"name that it was saved with: {first_line(error)}"
-            ) from None
         raise AdoptError(
             f"{path}: is no ONNX model, or one that is damaged or cut short at {size:,} bytes: "
             f"{first_line(error)}"
@@ -130,11 +121,7 @@ def _load_small(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def ports_of(model: onnx.ModelProto, drop: Sequence[str] = ()) -> Ports:
-    """Read the inputs and outputs of a model; outputs in ``drop`` are left out, whatever they are.
-
-    Raises:
-        AdoptError: one is no tensor, or of a dtype that the runtime does not carry.
-    """
+    """Read the inputs and outputs of a model; those in ``drop`` are left out, whatever they are."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     inputs = list(model.graph.input)
     if model.ir_version < 4:  # before that, every weight had to be listed as an input
@@ -163,11 +150,11 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
             "out with --drop"
         )
     tensor = value.type.tensor_type
-    dtype = next((d for d in _DTYPES if d == dtype_name(tensor.elem_type)), None)
+    dtype = next((d for d in get_args(DType) if d == dtype_name(tensor.elem_type)), None)
     if dtype is None:
         named = TensorProto.DataType.Name(tensor.elem_type)
         raise AdoptError(
-            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(_DTYPES)}: "
+            f"{kind} `{value.name}` is {named}; the runtime carries {', '.join(get_args(DType))}: "
             "export it with a Cast inside the graph"
         )
     if not tensor.HasField("shape"):
@@ -182,15 +169,17 @@ def _port(kind: str, value: onnx.ValueInfoProto) -> Port:
     return Port(value.name, dtype, dims)
 
 
-# --- pairs ----------------------------------------------------------------------------------------
+def agree(some: Sequence[object], other: Sequence[object]) -> bool:
+    """Say whether two shapes have as many axes, and one size wherever both tell it."""
+    return len(some) == len(other) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(some, other, strict=True)
+    )
 
 
 def may_carry(before: Port, after: Port) -> bool:
     """Say whether an output could be the next value of an input, by dtype and sizes."""
-    return same_kind(before, after) and all(
-        a == b or not (isinstance(a, int) and isinstance(b, int))
-        for a, b in zip(before.dims, after.dims, strict=True)
-    )
+    return before.dtype == after.dtype and agree(before.dims, after.dims)
 
 
 def same_kind(before: Port, after: Port) -> bool:
@@ -206,7 +195,8 @@ def state_pairs(
         before.name: [
             after.name
             for after in outputs
-            if _before(before.name) & _after(after.name) and fits(before, after)
+            if _cores(before.name, _BEFORE, "0") & _cores(after.name, _AFTER, "n")
+            and fits(before, after)
         ]
         for before in inputs
     }
@@ -223,32 +213,15 @@ def words(name: str) -> Words:
     return tuple(word.lower() for word in _WORD.findall(name))
 
 
-def _before(name: str) -> set[Words]:
-    """What an input may be called apart from the words that say `before`."""
-    core = _without(_short(words(name)), _BEFORE)
+def _cores(name: str, marks: frozenset[str], end: str) -> set[Words]:
+    """What a tensor may be called apart from words that say when, and from ``end`` after a name."""
+    core = words(name)
+    if core[:1] in (("past",), ("present",)) and core[1:3] == ("key", "values"):
+        core = (core[0], *core[3:])
+    core = tuple(word for word in core if word not in marks)
     found = {core}
-    if core[-1:] == ("0",):  # h0, the state at time 0
+    if core[-1:] == (end,):  # h0, the state at time 0; stateN, h_n
         found.add(core[:-1])
-    return found - {()}
-
-
-def _after(name: str) -> set[Words]:
-    """What an output may be called apart from the words that say `after`."""
-    core = _without(_short(words(name)), _AFTER)
-    found = {core}
-    if core[-1:] == ("n",):  # stateN, h_n
-        found.add(core[:-1])
-    elif core and core[-1].endswith("n"):  # hn
+    elif core and core[-1].isalpha() and core[-1].endswith(end):  # hn
         found.add((*core[:-1], core[-1][:-1]))
     return found - {()}
-
-
-def _short(name: Words) -> Words:
-    """Write `past_key_values` and `present_key_values` as `past` and `present`."""
-    if name[:1] in (("past",), ("present",)) and name[1:3] == ("key", "values"):
-        return (name[0], *name[3:])
-    return name
-
-
-def _without(name: Words, marks: frozenset[str]) -> Words:
-    return tuple(word for word in name if word not in marks)

@@ -9,7 +9,7 @@ numbers has no one answer.
 Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead, `n` any number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,32 +27,30 @@ Tensors = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run of carried steps gave.
+    """What a run of carried steps of ``t`` items gave, a list entry for each step.
 
-    Attributes:
-        chunks: the new items of each step, in the contract's layout.
-        outputs: output name -> one array per step.
-        states: the state before the first step and after each, by input name.
-        windows: the chunk of each step, its lookback in front and its look-ahead behind.
-        given: what was given once per stream, by input name.
+    ``windows`` are the chunks with lookback and look-ahead, ``chunks`` the new items alone, in the
+    contract's layout. ``states`` holds one more: the state before the first step. ``given`` is what
+    was given once per stream.
     """
 
+    t: int
     chunks: list[Array]
     outputs: dict[str, list[Array]]
     states: list[Tensors]
     windows: list[Array]
     given: Tensors
 
+    def answer(self, number: int) -> tuple[Tensors, Tensors]:
+        """The outputs of a step and the state after it."""
+        outputs = {name: values[number] for name, values in self.outputs.items()}
+        return outputs, self.states[number + 1]
+
 
 def open_file(path: Path) -> ort.InferenceSession:
-    """Open a file on ONNX Runtime's CPU provider, one thread.
-
-    Raises:
-        AdoptError: ONNX Runtime cannot load it.
-    """
+    """Open a file on ONNX Runtime's CPU provider, one thread, or raise AdoptError."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -61,23 +59,23 @@ def open_file(path: Path) -> ort.InferenceSession:
 
 
 class Plain:
-    """An open ONNX file, driven by hand."""
+    """An open ONNX file, driven by hand as ``plan`` says.
+
+    ``outputs`` are the axes of each output that a step gives; as in the file until they are placed.
+    """
 
     def __init__(
-        self, session: ort.InferenceSession, draft: Draft, fill: float, random: Sequence[str] = ()
+        self, session: ort.InferenceSession, plan: Draft, fill: float, random: Sequence[str] = ()
     ) -> None:
-        """Take an open file; ``fill`` stands in front of the first item of a stream.
+        """Take a file; ``fill`` stands in front of a stream, ``random`` operators are named."""
+        self._session, self.plan, self._fill, self._random = session, plan, fill, random
+        self.outputs = {port.name: Placed(port, (), ()) for port in plan.outputs}
 
-        Messages name the operators ``random``, which draw random numbers.
-        """
-        self._session, self._draft, self._fill, self._random = session, draft, fill, random
-
-    def initial(self, batch: int = 1) -> Tensors:
-        """The state before the first item."""
-        return {
-            state.before.port.name: start_value(state.before, state.start, batch)
-            for state in self._draft.states
-        }
+    @property
+    def timed(self) -> dict[str, int]:
+        """The axis of time of each output that has one."""
+        axes = {name: placed.time_axis for name, placed in self.outputs.items()}
+        return {name: axis for name, axis in axes.items() if axis is not None}
 
     def given(self, batch: int = 1) -> Tensors:
         """What is given once per stream: the example, and other values for further rows."""
@@ -85,31 +83,25 @@ class Plain:
             s.port.name: _rows(s.example, s.shape.index("B"), batch)
             if "B" in s.shape
             else s.example
-            for s in self._draft.stream_inputs
+            for s in self.plan.stream_inputs
         }
 
     def lay_out(self, items: Sequence[Array]) -> Array:
         """Lay out runs of items `[n, ...]`, one per row of the batch, as a chunk."""
-        chunk = self._draft.chunk
+        chunk = self.plan.chunk
         at = chunk.shape.index("T")
         rows = [np.moveaxis(row, 0, at - (chunk.batch_axis < at)) for row in items]
         return np.ascontiguousarray(np.stack(rows, chunk.batch_axis))
 
     def step(
-        self,
-        window: Array,
-        state: Tensors,
-        outputs: Mapping[str, Placed],
-        given: Tensors | None = None,
-        constants: Tensors | None = None,
+        self, window: Array, state: Tensors, given: Tensors, constants: Tensors | None = None
     ) -> tuple[Tensors, Tensors]:
         """Run one step on `L + T + A` items in the contract's layout.
 
         Args:
             window: the chunk, its lookback in front and its look-ahead behind.
             state: input name -> value.
-            outputs: those wanted, by name.
-            given: what is given once per stream; the example by default.
+            given: what is given once per stream.
             constants: in place of those of the draft.
 
         Returns:
@@ -119,13 +111,13 @@ class Plain:
             AdoptCheckError: the file cannot take the step, the state does not keep its shape, or
                 the same step gives something else when it is taken again.
         """
-        draft = self._draft
-        feed = {draft.chunk.port.name: _off(draft.chunk, window), **(constants or draft.constants)}
-        feed |= self.given() if given is None else given
-        for s in draft.states:
+        plan = self.plan
+        feed = {plan.chunk.port.name: _off(plan.chunk, window), **(constants or plan.constants)}
+        feed |= given
+        for s in plan.states:
             feed[s.before.port.name] = _off(s.before, state[s.before.port.name])
-        names = [*outputs, *(s.after.name for s in draft.states)]
-        t = window.shape[draft.chunk.shape.index("T")] - draft.lookback - draft.lookahead
+        names = [*self.outputs, *(s.after.name for s in plan.states)]
+        t = window.shape[plan.chunk.shape.index("T")] - plan.lookback - plan.lookahead
         try:
             values, again = (self._session.run(names, feed) for _ in range(2))
         except Exception as error:  # onnxruntime's own classes share no base but this
@@ -136,24 +128,19 @@ class Plain:
             self._check_same(name, value, other)
         found = dict(zip(names, values, strict=True))
         after: Tensors = {}
-        for s in draft.states:
-            before = feed[s.before.port.name]
-            _check_kept(s.before.port.name, s.after.name, before, found[s.after.name], t)
-            after[s.before.port.name] = _on(s.before, found[s.after.name])
-        return {name: _on(placed, found[name]) for name, placed in outputs.items()}, after
+        for s in plan.states:
+            name, value = s.before.port.name, found[s.after.name]
+            _check_kept(name, s.after.name, feed[name], value, t)
+            after[name] = _on(s.before, value)
+        return {name: _on(placed, found[name]) for name, placed in self.outputs.items()}, after
 
-    def check_again(self, run: Run, outputs: Mapping[str, Placed]) -> None:
-        """Take the first and the middle step of a run once more, after all the others.
-
-        Raises:
-            AdoptCheckError: one gives something else than before.
-        """
+    def check_again(self, run: Run) -> None:
+        """Take the first and the middle step of a run once more, after all the others."""
         for number in {0, len(run.windows) // 2}:
-            found, state = self.step(run.windows[number], run.states[number], outputs, run.given)
-            for name, value in found.items():
-                self._check_same(name, run.outputs[name][number], value)
-            for name, value in state.items():
-                self._check_same(name, run.states[number + 1][name], value)
+            again = self.step(run.windows[number], run.states[number], run.given)
+            for was, found in zip(run.answer(number), again, strict=True):
+                for name, value in found.items():
+                    self._check_same(name, was[name], value)
 
     def _check_same(self, name: str, value: Array, other: Array) -> None:
         if value.shape == other.shape and value.tobytes() == other.tobytes():
@@ -169,41 +156,37 @@ class Plain:
         )
 
     def shapes(self, items: Array) -> dict[str, tuple[int, ...]]:
-        """Step once on items `[T + A, ...]` and return the shape of each output, as in the file."""
-        raw = {port.name: Placed(port, (), ()) for port in self._draft.outputs}
-        run = self.carry([items], len(items) - self._draft.lookahead, raw)
+        """Step once on items `[T + A, ...]` and return the shape of each output."""
+        run = self.carry([items], len(items) - self.plan.lookahead)
         return {name: values[0].shape for name, values in run.outputs.items()}
 
     def carry(
         self,
         items: Sequence[Array],
         t: int,
-        outputs: Mapping[str, Placed],
         given: Tensors | None = None,
         constants: Tensors | None = None,
     ) -> Run:
-        """Carry the state over runs of items `[n, ...]`, one per row of the batch.
+        """Carry the state over runs of items `[n, ...]` of one length, one per row of the batch.
 
-        Args:
-            items: as many rows as the batch, all of one length.
-            t: items per chunk; what is left of n is not read, but for the look-ahead.
-            outputs: those wanted, by name.
-            given: what is given once per stream, for the whole batch.
-            constants: in place of those of the draft.
+        What is left of n after chunks of ``t`` is not read, but for the look-ahead. ``given`` is
+        for the whole batch, the example by default; ``constants`` take the place of the draft's.
 
         Raises:
             AdoptCheckError: a step failed, or a value is not finite.
         """
-        back, ahead = self._draft.lookback, self._draft.lookahead
-        given = self.given(len(items)) if given is None else given
-        run = Run([], {name: [] for name in outputs}, [self.initial(len(items))], [], given)
+        plan, batch = self.plan, len(items)
+        back, ahead = plan.lookback, plan.lookahead
+        start = {s.before.port.name: start_value(s.before, s.start, batch) for s in plan.states}
+        given = self.given(batch) if given is None else given
+        run = Run(t, [], {name: [] for name in self.outputs}, [start], [], given)
         padded = [
             np.concatenate([np.full((back, *row.shape[1:]), self._fill, row.dtype), row])
             for row in items
         ]
         for at in range(0, len(items[0]) - t - ahead + 1, t):
             window = self.lay_out([row[at : at + back + t + ahead] for row in padded])
-            found, state = self.step(window, run.states[-1], outputs, given, constants)
+            found, state = self.step(window, run.states[-1], given, constants)
             for name, value in (*found.items(), *state.items()):
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
                     raise AdoptCheckError(

@@ -3,24 +3,22 @@
 Two exports of the same weights may hold them in another form (folded or not, by another exporter),
 and then have ids of their own. Both bundles are run over the same items, each carrying its own
 state; outputs and states are compared after every step.
-
-Shape letters: `T` items per chunk, `n` items of any number.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from dst.export.adopt.cut import CUT_BOUND, Finding
 from dst.export.curves import Distances
 from dst.export.errors import AdoptCheckError, AdoptError
 from dst.runtime.bundle.layout import Array, laid_out
 from dst.runtime.bundle.manifest import (
-    Certificate,
     Contract,
     Features,
     Gate,
+    Manifest,
     Quality,
     State,
     item_shape,
@@ -32,25 +30,6 @@ STEPS = 1000
 """How many carried steps are compared, where the items allow it."""
 CERTIFICATE = "adopted-vs-model"
 DATA = "as given with --data, or noise"
-
-
-@dataclass(frozen=True, slots=True)
-class SameModel:
-    """What two bundles of one model have shown.
-
-    Attributes:
-        model_id: of the older one.
-        state: the older one's state tensors in its order, None where the new dtypes are others.
-        certificate: their distance over the steps, where both have one precision.
-        quality: the same where the new one is another precision of the model.
-        finding: the same in words.
-    """
-
-    model_id: str
-    state: tuple[State, ...] | None
-    certificate: Certificate | None
-    quality: Quality | None
-    finding: Finding
 
 
 class _Distances(Distances):
@@ -69,17 +48,12 @@ class _Distances(Distances):
 
     def share(self, name: str, first: int = 0, end: int | None = None) -> float:
         """How far two are apart over some steps: rms of the difference over the reference's."""
-        part = np.array(self._squares[name][first:end])
-        difference, reference = part.sum(axis=0)
+        difference, reference = np.array(self._squares[name][first:end]).sum(axis=0)
         return float(np.sqrt(difference / reference)) if reference else float(difference > 0)
 
 
 def check_within(new: str, old: Bundle, within: float | None) -> float:
-    """Return how far a bundle of a precision may stray from an older one: 1e-5, or as said.
-
-    Raises:
-        AdoptError: another bound is asked for where the precision is the same, or makes no sense.
-    """
+    """Return how far a bundle of a precision may stray from an older one: 1e-5, or as said."""
     theirs = old.manifest.precision
     if new != theirs and new == "float32":
         raise AdoptError(
@@ -100,11 +74,17 @@ def check_within(new: str, old: Bundle, within: float | None) -> float:
 
 
 def prove_same(
-    new: Bundle, old: Bundle, items: Array, given: Mapping[str, Array], within: float
-) -> SameModel:
+    manifest: Manifest,
+    new: Bundle,
+    old: Bundle,
+    items: Array,
+    given: Mapping[str, Array],
+    within: float,
+) -> tuple[Manifest, Finding]:
     """Run both over the same items and compare.
 
     Args:
+        manifest: of the new bundle, as it is without the older one.
         new: the bundle that was made of the file.
         old: the bundle whose model it is said to be.
         items: what is read, `[n, ...]`.
@@ -113,38 +93,33 @@ def prove_same(
             over their rms and states over their peak; for another precision the rms of an output's
             difference over its rms, all steps together.
 
+    Returns:
+        The manifest with the older one's ``model_id``, its order of the state tensors where the
+        dtypes are the same, and the distance: a certificate, or the quality of another precision;
+        and what was found.
+
     Raises:
         AdoptCheckError: they differ by more; the message tells by how much.
         AdoptError: they cannot be compared, or a state of one does not fit the other.
     """
-    ours, theirs = new.manifest, old.manifest
-    same_precision = ours.precision == theirs.precision
-    t = _check_contracts(ours.contract, theirs.contract, same_precision)
-    names = [o.name for o in ours.contract.outputs if o in theirs.contract.outputs]
+    ours, theirs = manifest.contract, old.manifest.contract
+    same_precision = manifest.precision == old.manifest.precision
+    t = _check_contracts(ours, theirs, same_precision)
+    names = [o.name for o in ours.outputs if o in theirs.outputs]
     if not names:
         raise AdoptError(
-            f"answers {', '.join(o.name for o in ours.contract.outputs)}, {old.label} "
-            f"{', '.join(o.name for o in theirs.contract.outputs)}: no output has the same name "
+            f"answers {', '.join(o.name for o in ours.outputs)}, {old.label} "
+            f"{', '.join(o.name for o in theirs.outputs)}: no output has the same name "
             "and shape, so there is nothing to compare"
         )
     errors = _errors(new, old, items, given, t, names)
+    if _layouts(theirs.state, True) == _layouts(ours.state, True):
+        ours = replace(ours, state=theirs.state)  # in this order, so that its states fit
+    manifest = replace(manifest, model_id=old.manifest.model_id, contract=ours)
     if not same_precision:
-        return _as_another_precision(new, old, errors, within)
-    same = _as_the_same(old, errors, within)
-    content = ours.contract.chunk.content
-    if isinstance(content, Features):
-        return same
-    read = len(np.unique(items[: errors.steps * t]))
-    if read < content.vocabulary:
-        told = f"{same.finding.text}; {read:,} of {content.vocabulary:,} tokens were read, and of "
-        told += "the others nothing is proved: give a larger --t, or --data that holds them"
-        same = replace(same, finding=Finding(told, False))
-    return same
-
-
-def _as_the_same(old: Bundle, errors: _Distances, within: float) -> SameModel:
+        return _as_another_precision(manifest, old, errors, within)
     tensor, worst, of = errors.worst
-    told = f"over {errors.steps:,} steps of T = {errors.t} {tensor} strays by {worst:.1e} of {of}"
+    told = f"over {errors.steps:,} steps of T = {t} {tensor} strays by {worst:.1e} of {of}"
     if not worst <= within:
         raise AdoptCheckError(
             f"is not the model of {old.label}: {told}, {within:.0e} is allowed; leave "
@@ -152,15 +127,21 @@ def _as_the_same(old: Bundle, errors: _Distances, within: float) -> SameModel:
             code="not-the-model",
         )
     told = f"is the model of {old.label}, and keeps its id: {told}"
-    certificate = errors.certificate(CERTIFICATE, DATA, t=errors.t, bound=within)
-    manifest = old.manifest
-    return SameModel(
-        manifest.model_id, manifest.contract.state, certificate, None, Finding(told, True)
-    )
+    certificate = errors.certificate(CERTIFICATE, DATA, t=t, bound=within)
+    manifest = replace(manifest, certificates=(certificate,))
+    content = ours.chunk.content
+    read = len(np.unique(items[: errors.steps * t]))
+    if isinstance(content, Features) or read >= content.vocabulary:
+        return manifest, Finding(told, True)
+    told += f"; {read:,} of {content.vocabulary:,} tokens were read, and of the others nothing is "
+    told += "proved: give a larger --t, or --data that holds them"
+    return manifest, Finding(told, False)
 
 
-def _as_another_precision(new: Bundle, old: Bundle, errors: _Distances, within: float) -> SameModel:
-    ours, theirs = new.manifest.precision, old.manifest.precision
+def _as_another_precision(
+    manifest: Manifest, old: Bundle, errors: _Distances, within: float
+) -> tuple[Manifest, Finding]:
+    ours, theirs = manifest.precision, old.manifest.precision
     shares = {name: errors.share(name) for name in errors.outputs}
     name = max(shares, key=lambda key: shares[key])
     told = f"over {errors.steps:,} steps of T = {errors.t} the error of output `{name}` is "
@@ -184,15 +165,13 @@ def _as_another_precision(new: Bundle, old: Bundle, errors: _Distances, within: 
         divergence=tuple(max(errors.share(n, a, b) for n in errors.outputs) for a, b in bins),
         loss_difference=None,
         state_distance=tuple(max(errors.share(n, a, b) for n in errors.state) for a, b in bins),
-        causal=new.manifest.contract.chunk.causal,
+        causal=manifest.contract.chunk.causal,
         gates=(Gate(name="distance", value=shares[name], bound=within, verdict="passed"),),
         passed=True,
     )
     told = f"recorded as {ours} of the model of {old.label}, which is {theirs}: {told}"
     finding = Finding(f"{told}, {within:g} was allowed", False)
-    there, here = old.manifest.contract.state, new.manifest.contract.state
-    fits = _layouts(there, True) == _layouts(here, True)
-    return SameModel(old.manifest.model_id, there if fits else None, None, quality, finding)
+    return replace(manifest, certificates=(), quality=quality), finding
 
 
 def _check_contracts(ours: Contract, theirs: Contract, same_precision: bool) -> int:
@@ -238,10 +217,8 @@ def _layouts(states: Sequence[State], same_precision: bool) -> tuple[tuple[objec
     found: list[tuple[object, ...]] = []
     for state in sorted(states, key=lambda state: state.input):
         shape = ", ".join(map(str, state.shape))
-        told = f"`{state.input}` [{shape}]"
-        if same_precision:
-            told = f"`{state.input}` -> `{state.output}` {state.dtype} [{shape}]"
-        found.append((told, state.init) if same_precision else (told,))
+        whole = f"`{state.input}` -> `{state.output}` {state.dtype} [{shape}]", state.init
+        found.append(whole if same_precision else (f"`{state.input}` [{shape}]",))
     return tuple(found)
 
 
@@ -262,7 +239,7 @@ def _errors(
     states = [state.input for state in new.manifest.contract.state]
     errors = _Distances(t, names, states)
     ahead = chunks[0].lookahead
-    for at in range(0, len(items) - t - ahead + 1, t):
+    for at in range(0, len(items) - t - ahead + 1, t)[:STEPS]:
         own = items[at : at + t + ahead]
         found, right = (
             stream.step(laid_out(chunk, own)) for stream, chunk in zip(streams, chunks, strict=True)
@@ -275,6 +252,4 @@ def _errors(
             errors.add_state(name, *values)
             errors.add_squares(name, *values)
         errors.steps += 1
-        if errors.steps == STEPS:
-            break
     return errors

@@ -22,70 +22,65 @@ from torch.overrides import TorchFunctionMode
 
 from dst.export.errors import StepFaultError
 from dst.export.infer import probe as probe_module
-from dst.export.infer.call import Tensors, seed_all, where
-from dst.export.infer.probe import Gaps, Probe, said
+from dst.export.infer.call import seed_all, where
+from dst.export.infer.probe import Probe, beyond, furthest
 from dst.export.step import Step
 
 CAPTURE_SHARE = 1e-3
 """A capture may differ from the module by this share of a tensor's peak; a branch differs by 1."""
-_LEAVING = {
-    "__bool__": "its truth",
-    "__float__": "a number",
-    "__int__": "a number",
-    "__index__": "a number",
-    "__complex__": "a number",
-    "__contains__": "its contents",
-    "__array__": "a numpy array",
-    "numpy": "a numpy array",
-    "item": "a number",
-    "tolist": "a list",
-    "equal": "whether two are equal",
-    "allclose": "whether two are close",
-    "is_nonzero": "its truth",
-    "nonzero": "where it is not zero",
-    "argwhere": "where it is not zero",
-    "unique": "its distinct values",
-    "masked_select": "as many values as a mask has",
-}
+_LEAVING = frozenset(
+    [
+        *("__bool__", "__float__", "__int__", "__index__", "__complex__", "__contains__"),
+        *("__array__", "numpy", "item", "tolist", "equal", "allclose", "is_nonzero", "nonzero"),
+        *("argwhere", "unique", "masked_select"),
+    ]
+)
+"""What brings values out of a tensor, or makes a shape of them."""
+_MEANS_A_BRANCH = (
+    "data-dependent",
+    "data dependent",
+    ".numpy() is not supported for tensor subclasses",
+    "cannot access data pointer",
+    "cannot call numpy",
+)
+"""What errors of torch's exporter then say, in small letters."""
 _TORCH = os.sep + "torch" + os.sep
 
 
 def check_branches(probe: Probe) -> None:
-    """Watch a step for values that leave torch, and prove that a capture does without them.
-
-    Raises:
-        StepFaultError: Python code decides by them (`data-dependent`).
-    """
+    """Watch a step for values that leave torch, and prove that a capture does without them."""
     watch = _Watch()
-    t = probe.sizes[0]
-    state = probe.late("data", t)
+    state = probe.late("data", probe.sizes[0])
     with watch:
-        for size in probe.sizes:
-            probe.call(probe.chunk("data", 1, size), state)
+        for t in probe.sizes:
+            probe.call(probe.chunk("data", 1, t), state)
     if not watch.seen:
         return
+    place = next(iter(watch.seen))
     for t in probe.sizes:
-        chunk = probe.chunk("data", 1, t)
+        args = (probe.chunk("data", 1, t).clone(), *(state[n].clone() for n in probe.names))
         try:
-            program = _captured(probe.step, chunk, state)
+            with torch.no_grad(), quiet():
+                step = Flat(probe.step).eval()
+                program = torch.export.export(step, args, strict=False).module()
         except Exception as error:  # the exporter raises whatever it likes
-            fault = data_dependence(error, next(iter(watch.seen)))
+            fault = data_dependence(error, place)
             if fault is None:
                 return  # another trouble, which tracing itself will tell
             raise fault from error
-        _compare(probe, program, t, next(iter(watch.seen)))
+        _compare(probe, program, t, place)
 
 
 def data_dependence(error: BaseException, place: str | None = None) -> StepFaultError | None:
     """Say so where an error of torch's exporter means a branch on values, else None.
 
-    Args:
-        error: what ``torch.export`` or ``torch.onnx.export`` raised.
-        place: the user's line, where it is known; else it is looked for in the traceback.
+    ``place`` is the user's line, where it is known; else it is looked for in the traceback.
     """
-    if not any(_tells(e) for e in _chain(error)):
+    chain = _chain(error)
+    if not any(_tells(e) for e in chain):
         return None
-    at = place or _user_line(error)
+    places = (_spell(traceback.extract_tb(e.__traceback__)) for e in chain)
+    at = place or next(filter(None, places), "")
     return StepFaultError(
         f"Python code decides by the values of a tensor{f' ({at})' if at else ''}: a graph holds "
         "no Python, so it could keep one side of the branch only, whatever comes. Compute both "
@@ -109,11 +104,9 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _LEAVING:
-            place = _spell(traceback.extract_stack(limit=30))
-            if place:
-                self.seen[place] = None
+        leaves = getattr(func, "__name__", "") in _LEAVING
+        if leaves and (place := _spell(traceback.extract_stack(limit=30))):
+            self.seen[place] = None
         return func(*args, **(kwargs or {}))
 
 
@@ -141,27 +134,17 @@ def quiet() -> Iterator[None]:
     """Let nothing be printed, logged or warned of while entered; errors still raise."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
+    out, err = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), out, err:
             yield
     finally:
         logging.disable(level)
 
 
-def _captured(step: Step, chunk: Tensor, state: Tensors) -> nn.Module:
-    names = [s.input for s in step.contract.state]
-    args = (chunk.clone(), *(state[n].clone() for n in names))
-    with torch.no_grad(), quiet():
-        return torch.export.export(Flat(step).eval(), args, strict=False).module()
-
-
 def _compare(probe: Probe, program: nn.Module, t: int, place: str) -> None:
-    names = [s.input for s in probe.contract.state]
+    names = probe.names
+    keys = [*(o.name for o in probe.contract.outputs), *(f"next state {n}" for n in names)]
     for stream in probe.streams:
         state = probe.start()
         for number in range(6):
@@ -170,49 +153,34 @@ def _compare(probe: Probe, program: nn.Module, t: int, place: str) -> None:
             seed_all(0)
             with torch.no_grad():
                 found = program(chunk.clone(), *(state[n].clone() for n in names))
-            expected = {**outputs, **{f"next state {n}": after[n] for n in names}}
-            keys = [*(o.name for o in probe.contract.outputs), *(f"next state {n}" for n in names)]
-            apart = Gaps((dict(zip(keys, found, strict=True)), expected)).beyond(CAPTURE_SHARE)
+            expected = outputs | {f"next state {n}": after[n] for n in names}
+            apart = beyond([(dict(zip(keys, found, strict=True)), expected)], CAPTURE_SHARE)
             if apart:
-                name = max(apart, key=lambda key: apart[key])
+                name, by = furthest(apart)
                 raise StepFaultError(
                     f"Python code decides by the values of a tensor ({place}), and torch's "
                     f"exporter keeps one side: `{name}` of the captured step differs "
-                    f"{said(apart[name])} {where(probe.contract, chunk)}. Compute both sides and "
+                    f"{by} {where(probe.contract, chunk)}. Compute both sides and "
                     "choose with `torch.where(condition, a, b)`",
                     code="data-dependent",
                 )
             state = after
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _tells(error: BaseException) -> bool:
-    kinds = {k.__name__ for k in type(error).__mro__}
     text = str(error).lower()
-    return bool(
-        kinds & {"GuardOnDataDependentSymNode", "DataDependentOutputException"}
-        or "data-dependent" in text
-        or "data dependent" in text
-        or ".numpy() is not supported for tensor subclasses" in text
-        or "cannot access data pointer" in text
-        or "cannot call numpy" in text
-    )
-
-
-def _user_line(error: BaseException) -> str:
-    for e in _chain(error):
-        place = _spell(traceback.extract_tb(e.__traceback__))
-        if place:
-            return place
-    return ""
+    return any(
+        kind.__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException")
+        for kind in type(error).__mro__
+    ) or any(part in text for part in _MEANS_A_BRANCH)
 
 
 def _spell(stack: traceback.StackSummary) -> str:

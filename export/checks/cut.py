@@ -11,18 +11,14 @@ import torch
 from dst.export.checks.repeats import Finding
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Tensors
-from dst.export.infer.probe import Gaps, Probe, nudged, nudged_chunk, said
+from dst.export.infer.probe import Pairs, Probe, beyond, furthest, nudged
 
 CUT_ITEMS = 1024
 """Items over which two cuts are compared, at most."""
 
 
 def check_cut(probe: Probe, share: float) -> list[Finding]:
-    """Step over the same items at two T: answers and the next state must be the same.
-
-    Raises:
-        StepFaultError: they are not (`cut-matters`).
-    """
+    """Step over the same items at two T: answers and the next state must be the same."""
     findings: list[Finding] = []
     if not probe.contract.chunk.causal:
         return findings
@@ -33,18 +29,13 @@ def check_cut(probe: Probe, share: float) -> list[Finding]:
             continue
         # differences are largest in mid-stream; the longest chunk is also compared elsewhere
         for stream in probe.streams[:2] if large == larger[-1] else probe.streams[:1]:
-            starts = [(_multiple(2 * large, common), probe.late(stream, large, 2))]
+            starts = [(-(-2 * large // common) * common, probe.late(stream, large, 2))]
             if large == larger[-1]:
                 starts.append((0, probe.start()))
             for origin, state in starts:
-                findings += _compare_cuts(
-                    probe, stream, (small, large), (origin, common), state, share
-                )
+                items = origin, common
+                findings += _compare_cuts(probe, stream, (small, large), items, state, share)
     return list(dict.fromkeys(findings))
-
-
-def _multiple(items: int, of: int) -> int:
-    return -(-items // of) * of
 
 
 def _compare_cuts(
@@ -57,53 +48,38 @@ def _compare_cuts(
 ) -> list[Finding]:
     small, large = sizes
     whole, pieces = (_walk(probe, stream, t, items, state) for t in (large, small))
-    gaps = Gaps((pieces[0], whole[0]), (_next(pieces[2]), _next(whole[2])))
-    once = Gaps((pieces[1], whole[1]))
-    exact = probe.contract.chunk.tail == "exact"
-    apart = gaps.beyond(share) | (once.beyond(share) if exact else {})
+    count = 3 if probe.contract.chunk.tail == "exact" else 2
+
+    def moved() -> Pairs:
+        start = {name: nudged(v, i) for i, (name, v) in enumerate(state.items())}
+        return zip(_walk(probe, stream, small, items, start, nudge=True), pieces, strict=True)
+
+    apart = beyond(zip(pieces[:count], whole[:count], strict=True), share, moved)
     if apart:
-        moved = _walk(probe, stream, small, items, nudged(state), nudge=True)
-        noise = Gaps(*zip(moved[:2], pieces[:2], strict=True), (_next(moved[2]), _next(pieces[2])))
-        apart = gaps.beyond(share, noise.worst) | (once.beyond(share, noise.worst) if exact else {})
-    if apart:
-        name = max(apart, key=lambda key: apart[key])
+        name, by = furthest(apart)
         raise StepFaultError(
-            f"the cut matters: over the same {items[1]} items `{name}` differs "
-            f"{said(apart[name])} between chunks of T = {small} and of T = {large} (B = 1). The "
+            f"the cut matters: over the same {items[1]} items `{name}` differs {by} "
+            f"between chunks of T = {small} and of T = {large} (B = 1). The "
             "answers on a device would depend on how the input happens to arrive. Carry over "
             "everything that a chunk needs of the ones before: every tensor of a recurrence's "
             "state, the last k-1 inputs of a convolution, a position or a count; or allow one T "
             "only (`t=...`, tail `pad` or `refuse`)",
             code="cut-matters",
         )
-    return [
-        Finding(
-            "cut-matters",
-            f"output `{name}` has one value for a chunk and depends on the chunk's length",
-        )
-        for name in once.beyond(share)
-    ]
-
-
-def _next(state: Tensors) -> Tensors:
-    return {f"next state {name}": value for name, value in state.items()}
+    told = "has one value for a chunk and depends on the chunk's length"
+    lone = beyond([(pieces[2], whole[2])], share)
+    return [Finding("cut-matters", f"output `{name}` {told}") for name in lone]
 
 
 def _walk(
-    probe: Probe,
-    stream: str,
-    t: int,
-    items: tuple[int, int],
-    state: Tensors,
-    *,
-    nudge: bool = False,
+    probe: Probe, stream: str, t: int, items: tuple[int, int], state: Tensors, nudge: bool = False
 ) -> tuple[Tensors, Tensors, Tensors]:
-    """Step over some items: outputs joined along time, last outputs of a chunk, the state."""
+    """Step over some items: outputs joined along time, the next state, last outputs of a chunk."""
     origin, count = items
     parts: list[Tensors] = []
     for number in range(origin // t, (origin + count) // t):
         chunk = probe.chunk(stream, number, t)
-        outputs, state = probe.call(nudged_chunk(chunk) if nudge else chunk, state)
+        outputs, state = probe.call(nudged(chunk) if nudge else chunk, state)
         parts.append(outputs)
     joined, last = {}, {}
     for output in probe.contract.outputs:
@@ -111,4 +87,4 @@ def _walk(
             last[output.name] = parts[-1][output.name]
         else:
             joined[output.name] = torch.cat([p[output.name] for p in parts], output.time_axis)
-    return joined, last, state
+    return joined, {f"next state {name}": value for name, value in state.items()}, last

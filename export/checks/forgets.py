@@ -3,10 +3,9 @@
 A classifier as most people have it, ``y, _ = self.lstm(x)``, drops the state of its recurrence and
 starts each chunk from zeros. With one T no other check can see that: there is no second cut to
 compare with. Here the recurrent layers are watched, and the first item of a chunk is changed.
-
-Shape letters: ``T`` items per chunk.
 """
 
+import contextlib
 import re
 from typing import Any
 
@@ -28,14 +27,7 @@ WINDOW = (
 
 
 def check_carried(step: Inferred) -> None:
-    """Refuse a module that forgets at the end of each chunk what its answers depend on.
-
-    Args:
-        step: The module with the contract that was found.
-
-    Raises:
-        StepFaultError: it forgets (`cut-matters`).
-    """
+    """Refuse a module that forgets at the end of each chunk what its answers depend on."""
     chunk = step.contract.chunk
     if step.alone or not chunk.causal:
         return
@@ -48,9 +40,6 @@ def check_carried(step: Inferred) -> None:
         raise StepFaultError(_told_layers(step, layers), code="cut-matters")
     if reach:
         raise StepFaultError(_told_reach(step, reach), code="cut-matters")
-
-
-# --- recurrent layers that start from zeros -------------------------------------------------
 
 
 def _restarting(step: Inferred) -> list[str]:
@@ -93,64 +82,40 @@ def _starts(step: Inferred, x: Tensor, state: Tensors) -> dict[str, tuple[list[T
         elif isinstance(part, nn.RNNCellBase):
             found[names[part]] = ([*inputs, x.detach().clone()], fresh)
 
-    handles = [
-        part.register_forward_pre_hook(look, with_kwargs=True)
-        for part in names
-        if isinstance(part, nn.RNNBase | nn.RNNCellBase)
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for part in names:
+            if isinstance(part, nn.RNNBase | nn.RNNCellBase):
+                hooks.enter_context(part.register_forward_pre_hook(look, with_kwargs=True))
         call_step(step, x, state)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
 def _told_layers(step: Inferred, layers: list[str]) -> str:
-    parts = dict(step.module.named_modules())
+    parts, carries = dict(step.module.named_modules()), bool(step.contract.state)
     kinds = " and ".join(sorted({f"nn.{type(parts[name]).__name__}" for name in layers}))
     starts = "starts" if len(layers) == 1 else "start"
-    lines, back = _cure(step, layers)
-    window = "" if step.contract.state else f". {WINDOW}"
+    # lines of Python that carry the state of the layers, and what is returned beside answers
+    names = [f"s{number}" for number in range(1, len(layers) + 1)]
+    if carries or len(layers) == 1:
+        names = ["state", *names] if carries else ["state"]
+    lines = [] if carries else [f"def forward(self, {step.contract.chunk.input}, state=None):"]
+    back = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    if len(names) > 1:
+        lines.append(f"{', '.join(names)} = state or ({', '.join('None' for _ in names)})")
+    for state, layer in zip(names[-len(layers) :], layers, strict=True):
+        path = re.sub(r"\.(\d+)", r"[\1]", f"self.{layer}")
+        if isinstance(parts[layer], nn.RNNCellBase):
+            both = "h, c = " if isinstance(parts[layer], nn.LSTMCell) else ""
+            lines.append(f"{both}{state} = {path}(item, {state})")
+        else:
+            lines.append(f"x, {state} = {path}(x, {state})")
     return (
         f"{called(step.module)} forgets after each chunk: "
         f"{' and '.join(f'`{name}`' for name in layers)} ({kinds}) {starts} from zeros every time, "
         "and on a stream nothing of the chunks before is left. Take the state and return it: "
         f"{', '.join(f'`{line}`' for line in lines)}, `return answer, {back}`; the weights stay as "
-        f"they are{window}"
+        f"they are{'' if carries else f'. {WINDOW}'}"
     )
-
-
-def _cure(step: Inferred, layers: list[str]) -> tuple[list[str], str]:
-    """Lines of Python that carry the state of some layers, and what is returned beside answers."""
-    if step.contract.state:  # it carries others already
-        names = ["state", *(f"s{number}" for number in range(1, len(layers) + 1))]
-        lines = []
-    elif len(layers) == 1:
-        names = ["state"]
-        lines = [f"def forward(self, {step.contract.chunk.input}, state=None):"]
-    else:
-        names = [f"s{number}" for number in range(1, len(layers) + 1)]
-        lines = [f"def forward(self, {step.contract.chunk.input}, state=None):"]
-    back = names[0] if len(names) == 1 else f"({', '.join(names)})"
-    if len(names) > 1:
-        lines.append(f"{', '.join(names)} = state or ({', '.join('None' for _ in names)})")
-    for state, layer in zip(names[-len(layers) :], layers, strict=True):
-        lines.append(_call(step, layer, state))
-    return lines, back
-
-
-def _call(step: Inferred, layer: str, state: str) -> str:
-    path = re.sub(r"\.(\d+)", r"[\1]", f"self.{layer}")
-    part = dict(step.module.named_modules())[layer]
-    if isinstance(part, nn.LSTMCell):
-        return f"h, c = {state} = {path}(item, {state})"
-    if isinstance(part, nn.RNNCellBase):
-        return f"{state} = {path}(item, {state})"
-    return f"x, {state} = {path}(x, {state})"
-
-
-# --- anything else that remembers within a chunk --------------------------------------------
 
 
 def _reach(step: Inferred) -> int:
@@ -187,13 +152,9 @@ def _answers(step: Inferred, x: Tensor, timed: dict[str, int]) -> Tensor:
 def _told_reach(step: Inferred, reach: int) -> str:
     chunk = step.contract.chunk
     seen = f"the answer for an item depends on items up to {reach + chunk.lookback} before it"
-    ends = reach + 1 < chunk.nominal_t
-    back = (
-        f", or have them read again: lookback={chunk.lookback + reach} (`--lookback "
-        f"{chunk.lookback + reach}`)"
-        if ends
-        else ""
-    )
+    wanted = chunk.lookback + reach
+    back = f", or have them read again: lookback={wanted} (`--lookback {wanted}`)"
+    back = back if reach + 1 < chunk.nominal_t else ""
     given = f", and lookback gives {chunk.lookback}" if chunk.lookback else ""
     return (
         f"{called(step.module)} forgets after each chunk: {seen} within a chunk of "

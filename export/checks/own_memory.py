@@ -11,9 +11,7 @@ import itertools
 import random
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +32,9 @@ def memory_of(module: nn.Module) -> dict[str, str]:
     """
     seen: set[int] = set()
     found: dict[str, str] = {}
-    for path, part in module.named_modules():
-        label = f"{path}." if path else ""
-        for name, value in _attributes(part):
-            found |= _digests(f"attribute `{label}{name}`", value, seen, DEPTH)
+    for label, value in _attributes(module):
+        found |= _digests(label, value, seen, DEPTH)
+    for part in module.modules():
         for owner in type(part).__mro__:
             if owner.__module__.split(".")[0] not in ("torch", "builtins", "abc"):
                 for name, value in list(vars(owner).items()):
@@ -53,26 +50,26 @@ def memory_of(module: nn.Module) -> dict[str, str]:
 
 def generators_of(module: nn.Module) -> list[str]:
     """Name the random generators that the module's parts hold."""
-    return [
-        f"attribute `{path + '.' if path else ''}{name}`"
-        for path, part in module.named_modules()
-        for name, value in _attributes(part)
-        if isinstance(value, _GENERATORS)
-    ]
+    return [label for label, value in _attributes(module) if isinstance(value, _GENERATORS)]
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number that a module keeps outside torch, and how to put another in its place."""
+class Number(NamedTuple):
+    """A number that a module keeps outside torch: what holds it, and under which name."""
 
     label: str
-    get: Callable[[], object]
-    put: Callable[[object], None]
+    holder: object
+    name: str
+
+    @property
+    def held(self) -> object:
+        """The number."""
+        return getattr(self.holder, self.name)
 
     def far(self, count: int) -> object:
         """Return a number of the same kind, as it may be after so many calls."""
-        held = self.get()
-        return itertools.count(count) if isinstance(held, itertools.count) else type(held)(count)  # type: ignore[call-arg]
+        if isinstance(self.held, itertools.count):
+            return itertools.count(count)
+        return type(self.held)(count)  # type: ignore[call-arg]
 
 
 def numbers_of(module: nn.Module) -> Iterator[Number]:
@@ -80,18 +77,14 @@ def numbers_of(module: nn.Module) -> Iterator[Number]:
     for path, part in module.named_modules():
         for name, value in list(vars(part).items()):
             if _is_number(value):
-                label = f"attribute `{path + '.' if path else ''}{name}`"
-                yield Number(label, partial(getattr, part, name), partial(setattr, part, name))
+                yield Number(f"attribute `{path + '.' if path else ''}{name}`", part, name)
             if isinstance(value, types.FunctionType):
                 names = value.__code__.co_freevars
                 for inner, cell in zip(names, value.__closure__ or (), strict=True):
                     with contextlib.suppress(ValueError):  # a cell that holds nothing yet
                         if _is_number(cell.cell_contents):
-                            yield Number(
-                                f"`{inner}` around `{value.__qualname__}`",
-                                partial(getattr, cell, "cell_contents"),
-                                partial(setattr, cell, "cell_contents"),
-                            )
+                            label = f"`{inner}` around `{value.__qualname__}`"
+                            yield Number(label, cell, "cell_contents")
 
 
 def _is_number(value: object) -> bool:
@@ -129,12 +122,14 @@ def python_randomness() -> tuple[object, ...]:
     return (state[1].tobytes(), state[2], random.getstate())  # type: ignore[index]
 
 
-def _attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
-    for name, value in list(vars(part).items()):
-        if name in ("_parameters", "_buffers"):
-            yield from list(value.items())
-        elif name != "_modules" and not name.startswith("_forward") and name != "training":
-            yield name, value
+def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """What the parts of a module hold as attributes, each by a name that a person can find."""
+    for path, part in module.named_modules():
+        own = vars(part)
+        for name, value in [*own.items(), *own["_parameters"].items(), *own["_buffers"].items()]:
+            torchs = name in ("_parameters", "_buffers", "_modules", "training")
+            if not torchs and not name.startswith("_forward"):
+                yield f"attribute `{path + '.' if path else ''}{name}`", value
 
 
 def _of_function(function: types.FunctionType, seen: set[int]) -> dict[str, str]:

@@ -18,7 +18,9 @@ would mean on a stream, and how it is mended.
 | ``cut-matters`` | another cut into chunks gives other answers |
 """
 
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +35,12 @@ from dst.export.checks.own_memory import Operators
 from dst.export.checks.repeats import Finding, check_counters, check_repeats, first_answers
 from dst.export.errors import StepFaultError
 from dst.export.infer.call import Answer, Tensors, check_step, where
-from dst.export.infer.probe import Gaps, Probe, finite, kept_randomness, nudged_chunk, said
+from dst.export.infer.probe import Pairs, Probe, beyond, finite, furthest, kept_randomness, nudged
 from dst.export.step import Step
 
 __all__ = ["Finding", "check_recurrence"]
 
+CHECKING = "checking the step"
 SAME_SHAPE_SHARE = 1e-5
 """Share of a tensor's peak that rounding may move between two calls of the same shapes."""
 OTHER_SHAPE_SHARE = 1e-4
@@ -72,62 +75,49 @@ def check_recurrence(
     """
     probe = Probe(step, data, batches)
     findings: list[Finding] = []
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress("checking the step", done / 8)
-
+    tell = progress or (lambda what, share: None)
     with kept_randomness():
-        tell(0)
+        tell(CHECKING, 0 / 8)
         _check_runs(probe)
         asked = first_answers(probe)
-        tell(1)
+        tell(CHECKING, 1 / 8)
         check_repeats(probe, asked)
         findings += check_counters(probe, asked)
-        tell(2)
+        tell(CHECKING, 2 / 8)
         check_branches(probe)  # before states that no stream reaches: a loop may not end on them
-        tell(3)
+        tell(CHECKING, 3 / 8)
         findings += check_updates(probe)
-        tell(4)
+        tell(CHECKING, 4 / 8)
         findings += check_reads(probe)
-        tell(5)
+        tell(CHECKING, 5 / 8)
         _check_rows(probe)
-        tell(6)
+        tell(CHECKING, 6 / 8)
         _check_causal(probe)
-        tell(7)
+        tell(CHECKING, 7 / 8)
         findings += _check_cut(probe, max(bound, OTHER_SHAPE_SHARE), findings)
         check_repeats(probe, asked, seeds=1)  # once more, now that much else has run
-        tell(8)
+        tell(CHECKING, 8 / 8)
     return tuple(findings)
 
 
 def _check_cut(probe: Probe, share: float, findings: list[Finding]) -> list[Finding]:
-    """Check the cut; where a tensor never moves, or none reads it, that is why it matters.
-
-    Raises:
-        StepFaultError: it matters: `cut-matters`, `state-never-updated` or `state-never-read`.
-    """
+    """Check the cut; where a tensor never moves, or none reads it, that is why it matters."""
     try:
         return check_cut(probe, share)
     except StepFaultError as fault:
         floats = {s.input for s in probe.contract.state if s.dtype.startswith("float")}
-        unused = [
-            finding
-            for finding in findings
-            if (finding.code == "state-never-updated" and finding.state)
-            or (finding.code == "state-never-read" and finding.state in floats)
-        ]
-        if fault.code != "cut-matters" or not unused:
-            raise
-        first = unused[0]
-        cure = (
-            "return its next value, not the one that came in"
-            if first.code == "state-never-updated"
-            else "read it in `forward`, instead of zeros"
-        )
-        raise StepFaultError(
-            f"{first.text}, and the stream misses it: {cure}. Seen in that {fault}", code=first.code
-        ) from fault
+        for seen in findings:
+            cure = "return its next value, not the one that came in"
+            if seen.code == "state-never-read" and seen.state in floats:
+                cure = "read it in `forward`, instead of zeros"
+            elif seen.code != "state-never-updated" or not seen.state:
+                continue
+            if fault.code == "cut-matters":
+                raise StepFaultError(
+                    f"{seen.text}, and the stream misses it: {cure}. Seen in that {fault}",
+                    code=seen.code,
+                ) from fault
+        raise
 
 
 def _check_runs(probe: Probe) -> None:
@@ -143,16 +133,12 @@ def _check_runs(probe: Probe) -> None:
     usable = ["data"]
     for stream in probe.streams[1:]:
         try:
-            finite_all = all(
-                finite(a[0]) and finite(a[1])
-                for t in probe.sizes
-                for a in probe.carry(stream, t, 4)
-            )
+            answers = [answer for t in probe.sizes for answer in probe.carry(stream, t, 4)]
         except StepFaultError as fault:
             if probe.contract.chunk.dtype.startswith("float") and fault.code == "step-failed":
                 continue  # values that the data never shows; the contract promises no more
             raise
-        if finite_all:
+        if all(finite(part) for answer in answers for part in answer):
             usable.append(stream)
     probe.streams = tuple(usable)
 
@@ -160,25 +146,18 @@ def _check_runs(probe: Probe) -> None:
 def _two_rows_run(probe: Probe) -> bool:
     if probe.batches and max(probe.batches) < 2:
         return False
-    try:
+    with contextlib.suppress(StepFaultError):
         for t in probe.sizes:
             probe.call(_rows(probe, "data", t, 0), probe.start(2))
-    except StepFaultError:
-        return False
-    return True
-
-
-# --- rows of a batch ------------------------------------------------------------------------
+        return True
+    return False
 
 
 def _check_rows(probe: Probe) -> None:
-    """Change one row of a batch of two: the other may not move, and must equal itself alone.
-
-    Raises:
-        StepFaultError: it does (`rows-mixed`).
-    """
+    """Change one row of a batch of two: the other may not move, and must equal itself alone."""
     if probe.batches and max(probe.batches) < 2:
         return
+    axis = probe.contract.chunk.batch_axis
     for t in sorted({probe.sizes[0], probe.sizes[-1]}):
         state = probe.start(2)
         for number in range(3):
@@ -186,15 +165,16 @@ def _check_rows(probe: Probe) -> None:
             operators = Operators()
             with operators:
                 base = probe.call(chunk, state)
+            new = probe.chunk(probe.streams[-1], number + 7, t)
+            new = 3 * new if new.is_floating_point() else new
             for row in (0, 1):
-                other = 1 - row
-                changed = _with_row(probe, chunk, other, _other_row(probe, t, number))
-                found = probe.call(changed, _other_state(probe, state, other))
-                gaps = _row_gaps(probe, found, base, row)
-                if gaps.beyond(SAME_SHAPE_SHARE):
-                    noise = _row_gaps(probe, probe.call(nudged_chunk(chunk), state), base, row)
-                    if apart := gaps.beyond(SAME_SHAPE_SHARE, noise.worst):
-                        _rows_fault(probe, apart, chunk, operators)
+                changed = _with_row(chunk, axis, 1 - row, new)
+                found = probe.call(changed, _other_state(probe, state, 1 - row))
+                mine = _row(probe, base, row)
+                pairs = zip(_row(probe, found, row), mine, strict=True)
+                noise = partial(_noise, probe, chunk, state, row, mine)
+                if apart := beyond(pairs, SAME_SHAPE_SHARE, noise):
+                    _rows_fault(probe, apart, chunk, operators)
             if number == 0:
                 _check_alone(probe, chunk, state, base)
             state = base[1]
@@ -213,23 +193,22 @@ def _check_alone(probe: Probe, chunk: Tensor, state: Tensors, base: Answer) -> N
             alone = probe.call(own, single)
         except StepFaultError:
             return  # told by the check that runs one row
-        gaps = _row_gaps(probe, base, alone, row, alone=True)
-        if gaps.beyond(OTHER_SHAPE_SHARE):
-            noise = _row_gaps(probe, probe.call(nudged_chunk(own), single), alone, 0)
-            if apart := gaps.beyond(OTHER_SHAPE_SHARE, noise.worst):
-                _rows_fault(probe, apart, chunk, None)
+        pairs = zip(_row(probe, base, row), alone, strict=True)
+        noise = partial(_noise, probe, own, single, 0, alone)
+        if apart := beyond(pairs, OTHER_SHAPE_SHARE, noise):
+            _rows_fault(probe, apart, chunk, None)
 
 
 def _rows_fault(
     probe: Probe, apart: dict[str, float], chunk: Tensor, operators: Operators | None
 ) -> None:
-    name = max(apart, key=lambda key: apart[key])
+    name, by = furthest(apart)
     if operators is not None and not operators.batch_norm:
         _check_causal(probe)  # a mean over everything mixes items too, and that shows at B = 1
-    how = "one row is changed" if operators is not None else "a row runs alone"
     norm = operators is not None and operators.batch_norm
+    how = "a row runs alone" if operators is None else "one row is changed"
     raise StepFaultError(
-        f"rows of a batch are mixed: `{name}` of another row moves {said(apart[name])} when {how} "
+        f"rows of a batch are mixed: `{name}` of another row moves {by} when {how} "
         f"({where(probe.contract, chunk)}). Streams that share a batch on a device would leak "
         "into each other. "
         + (
@@ -249,80 +228,64 @@ def _rows(probe: Probe, stream: str, t: int, number: int) -> Tensor:
     return torch.cat(pair, probe.contract.chunk.batch_axis)
 
 
-def _other_row(probe: Probe, t: int, number: int) -> Tensor:
-    chunk = probe.chunk(probe.streams[-1], number + 7, t)
-    return 3 * chunk if chunk.is_floating_point() else chunk
-
-
-def _with_row(probe: Probe, chunk: Tensor, row: int, new: Tensor) -> Tensor:
-    axis = probe.contract.chunk.batch_axis
-    rows = [chunk.narrow(axis, i, 1) for i in range(2)]
-    rows[row] = new
-    return torch.cat(rows, axis)
+def _with_row(both: Tensor, axis: int, row: int, new: Tensor) -> Tensor:
+    """Two rows, with another in the place of one."""
+    kept = both.narrow(axis, 1 - row, 1)
+    return torch.cat([kept, new] if row else [new, kept], axis)
 
 
 def _other_state(probe: Probe, state: Tensors, row: int) -> Tensors:
     """The state of two rows, with one of them where another stream led."""
-    moved = {}
     late = probe.start(2)
     for number in range(2):
         chunk = _rows(probe, probe.streams[-1], probe.sizes[0], number + 3)
         late = probe.call(chunk, late)[1]
-    for s in probe.contract.state:
-        rows = [state[s.input].narrow(s.batch_axis, i, 1) for i in range(2)]
-        rows[row] = late[s.input].narrow(s.batch_axis, row, 1)
-        moved[s.input] = torch.cat(rows, s.batch_axis)
-    return moved
+    axes = {s.input: s.batch_axis for s in probe.contract.state}
+    return {n: _with_row(state[n], a, row, late[n].narrow(a, row, 1)) for n, a in axes.items()}
 
 
-def _row_gaps(
-    probe: Probe, found: Answer, expected: Answer, row: int, *, alone: bool = False
-) -> Gaps:
-    """The gaps of one row; ``alone`` where what is expected holds that row only."""
-    axes = {o.name: o.batch_axis for o in probe.contract.outputs}
-    states = {s.input: s.batch_axis for s in probe.contract.state}
-    return Gaps(
-        *(
-            (
-                {n: part[n].narrow(axis, row, 1) for n, axis in places.items()},
-                other if alone else {n: other[n].narrow(a, row, 1) for n, a in places.items()},
-            )
-            for part, other, places in zip(found, expected, (axes, states), strict=True)
-        )
+def _row(probe: Probe, answer: Answer, row: int) -> Answer:
+    """What a step answers for one row."""
+    (outputs, after), contract = answer, probe.contract
+    return (
+        {o.name: outputs[o.name].narrow(o.batch_axis, row, 1) for o in contract.outputs},
+        {s.input: after[s.input].narrow(s.batch_axis, row, 1) for s in contract.state},
     )
 
 
-# --- later items ----------------------------------------------------------------------------
+def _noise(
+    probe: Probe, chunk: Tensor, state: Tensors, row: int, expected: Answer
+) -> list[tuple[Tensors, Tensors]]:
+    moved = _row(probe, probe.call(nudged(chunk), state), row)
+    return list(zip(moved, expected, strict=True))
 
 
 def _check_causal(probe: Probe) -> None:
-    """Change the later items of a chunk: outputs of the earlier ones may not move.
-
-    Raises:
-        StepFaultError: they do (`not-causal`), and the contract does not say so.
-    """
+    """Change the later items of a chunk: outputs of the earlier ones may not move."""
     c = probe.contract.chunk
     timed = {o.name: o.time_axis for o in probe.contract.outputs if o.time_axis is not None}
     if not c.causal or not timed:
         return
+
+    def before(chunk: Tensor, state: Tensors, p: int, expected: Tensors) -> Pairs:
+        outputs = probe.call(chunk, state)[0]
+        return [({n: outputs[n].narrow(axis, 0, p) for n, axis in timed.items()}, expected)]
+
     for t in probe.sizes:
-        places = sorted({p for p in (1, t // 2, t - 1) if 0 < p < t})
-        if not places:
-            continue
         for number, stream in enumerate(probe.streams):
+            places = sorted({p for p in (1, t // 2, t - 1) if 0 < p < t})
+            if not places:
+                continue
             state = probe.start() if number == 0 else probe.late(stream, t, 2)
             chunk = probe.chunk(stream, 2, t)
             base = probe.call(chunk, state)[0]
             for p in places:
-                cut = p + c.lookahead  # the first item that outputs before p may not see
-                expected = _before(base, timed, p)
-                for found in (probe.call(o, state)[0] for o in _later(probe, chunk, cut, t)):
-                    gaps = Gaps((_before(found, timed, p), expected))
-                    if gaps.beyond(SAME_SHAPE_SHARE):
-                        moved = probe.call(nudged_chunk(chunk), state)[0]
-                        noise = Gaps((_before(moved, timed, p), expected))
-                        if apart := gaps.beyond(SAME_SHAPE_SHARE, noise.worst):
-                            _causal_fault(probe, apart, chunk, p)
+                expected = {n: base[n].narrow(axis, 0, p) for n, axis in timed.items()}
+                noise = partial(before, nudged(chunk), state, p, expected)
+                for other in _later(probe, chunk, p + c.lookahead, t):
+                    pairs = before(other, state, p, expected)
+                    if apart := beyond(pairs, SAME_SHAPE_SHARE, noise):
+                        _causal_fault(probe, apart, chunk, p)
 
 
 def _later(probe: Probe, chunk: Tensor, cut: int, t: int) -> list[Tensor]:
@@ -331,27 +294,19 @@ def _later(probe: Probe, chunk: Tensor, cut: int, t: int) -> list[Tensor]:
     first = c.lookback + cut
     length = chunk.shape[c.time_axis] - first
     kept = chunk.narrow(c.time_axis, 0, first)
-    changed = []
-    for stream in probe.streams:
-        new = probe.chunk(stream, 9, t).narrow(c.time_axis, first, length)
-        changed.append(torch.cat([kept, new], c.time_axis))
+    new = [probe.chunk(stream, 9, t).narrow(c.time_axis, first, length) for stream in probe.streams]
     if chunk.is_floating_point():
-        new = -4 * chunk.narrow(c.time_axis, first, length) - 1
-        changed.append(torch.cat([kept, new], c.time_axis))
-    return changed
-
-
-def _before(outputs: Tensors, timed: dict[str, int], p: int) -> Tensors:
-    return {name: outputs[name].narrow(axis, 0, p) for name, axis in timed.items()}
+        new.append(-4 * chunk.narrow(c.time_axis, first, length) - 1)
+    return [torch.cat([kept, items], c.time_axis) for items in new]
 
 
 def _causal_fault(probe: Probe, apart: dict[str, float], chunk: Tensor, p: int) -> None:
-    name = max(apart, key=lambda key: apart[key])
+    name, by = furthest(apart)
     ahead = probe.contract.chunk.lookahead
     seen = f" more than the {ahead} of its look-ahead" if ahead else ""
     raise StepFaultError(
         f"later items move earlier answers: `{name}` of items 0 to {p - 1} differs "
-        f"{said(apart[name])} when items from {p + ahead} on{seen} are changed "
+        f"{by} when items from {p + ahead} on{seen} are changed "
         f"({where(probe.contract, chunk)}). On a stream the future is not there, and each T would "
         "be another model. Mask what comes later (`is_causal=True`), pad a convolution on the "
         "left only, use a recurrence of one direction, and normalise over features, not over the "

@@ -7,16 +7,11 @@ divided by the root of K.
 Shape letters: B batch, T items, H value heads, K/V key and value width per head, J key heads.
 """
 
-from __future__ import annotations
-
-import copy
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv
-from dst.export.model.layer import rms_norm
+from dst.export.hf.parts import Foreign, Kept, Layer, Stack, continued_conv, normed
 from dst.export.model.operators import linear_attention
 from dst.export.model.recurrence import delta_rule
 
@@ -35,12 +30,11 @@ class Lfm2Layer(Layer):
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one chunk."""
-        u = rms_norm(x, self.mix_norm.weight, self.mix_norm.variance_epsilon)
+        u = normed(x, self.mix_norm)
         before, after, line = self.mix.in_proj(u).chunk(3, -1)
         mixed, past = continued_conv(before * line, state[0], self.mix.conv)
         x = x + self.mix.out_proj(after * mixed)
-        w = rms_norm(x, self.feed_norm.weight, self.feed_norm.variance_epsilon)
-        return x + self.feed(w), (past,)
+        return x + self.feed(normed(x, self.feed_norm)), (past,)
 
 
 class Qwen3NextLayer(Layer):
@@ -50,7 +44,7 @@ class Qwen3NextLayer(Layer):
         super().__init__()
         self.mix_norm, self.mix = layer.input_layernorm, layer.linear_attn
         self.feed_norm, self.feed = layer.post_attention_layernorm, layer.mlp
-        self.rule = delta_rule
+        self.rule, self.operator = delta_rule, linear_attention
         m = self.mix
         self.kept = (
             Kept("conv", "conv", (m.conv_kernel_size - 1, m.conv_dim)),
@@ -73,12 +67,6 @@ class Qwen3NextLayer(Layer):
         x = x + m.out_proj(m.norm(o, z).flatten(2))
         return x + self.feed(self.feed_norm(x)), (past, memory)
 
-    def fused(self) -> Qwen3NextLayer:
-        """The same layer, sharing its weights, with ``com.microsoft.LinearAttention``."""
-        other = copy.copy(self)
-        other.rule = linear_attention
-        return other
-
     def _unit(self, x: Tensor) -> Tensor:
         m = self.mix
         x = x.unflatten(-1, (m.num_k_heads, 1, m.head_k_dim))
@@ -88,11 +76,11 @@ class Qwen3NextLayer(Layer):
 
 def lfm2(model: Foreign) -> Stack:
     """Take a ``Lfm2ForCausalLM`` without attention layers apart."""
-    net, norm = model.model, model.model.embedding_norm
+    net = model.model
     return Stack(
         net.embed_tokens,
         tuple(Lfm2Layer(layer) for layer in net.layers),
-        lambda x: model.lm_head(rms_norm(x, norm.weight, norm.variance_epsilon)),
+        lambda x: model.lm_head(normed(x, net.embedding_norm)),
     )
 
 

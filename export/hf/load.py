@@ -4,11 +4,11 @@ Nothing is downloaded, and no code of the directory is run.
 """
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from dst.export.checks.branch import quiet
 from dst.export.errors import ExportError
@@ -35,9 +35,6 @@ _OVERRIDES: dict[str, dict[str, object]] = {
     "xlstm": {"chunk_size": 1 << 30, "mode": "inference"}
 }
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_GROWS = (
-    "keeps every token it has read, so its state grows, and a bundle holds a state of fixed size"
-)
 
 
 def from_pretrained(path: str | Path, *, t: Sequence[int] = (1, 16)) -> LanguageStep:
@@ -104,57 +101,46 @@ def _family(root: Path, config: Mapping[str, object]) -> str:
     names = config.get("architectures") or ()
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     known = ", ".join(sorted(FAMILIES))
-    if family not in FAMILIES:
-        raise _unknown(root, family, architecture, config, known)
-    if architecture and not architecture.endswith("ForCausalLM"):
-        raise ExportError(
-            f"{root}: holds a {architecture}; expected the language model, a ...ForCausalLM",
-            code="hf-unsupported",
+
+    def unsupported(why: str) -> ExportError:
+        return ExportError(f"{root}: {why}", code="hf-unsupported")
+
+    def grows(what: str, cure: str) -> ExportError:
+        return ExportError(
+            f"{root}: {what} keeps every token it has read, so its state grows, and a bundle holds "
+            f"a state of fixed size; {cure}",
+            code="state-grows",
         )
+
+    if family not in FAMILIES:
+        causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+        if config.get("is_encoder_decoder") or not causal:
+            raise unsupported(
+                f"{architecture or family} is no language model that reads one token after another "
+                f"(an encoder sees its whole input at once); expected one of {known}"
+            )
+        if config.keys() & {"num_attention_heads", "n_head", "num_heads"}:
+            raise grows(f"model_type {family} has attention that", f"use one of {known}")
+        raise unsupported(f"model_type {family} is not supported; expected one of {known}")
+    if architecture and not architecture.endswith("ForCausalLM"):
+        raise unsupported(f"holds a {architecture}; expected the language model, a ...ForCausalLM")
     kinds = config.get("layer_types")
     kinds = list(kinds) if isinstance(kinds, list) else []
     if family == "lfm2" and not kinds:  # what the configuration class makes of older fields
         full = config.get("full_attn_idxs")
         layers = config.get("num_hidden_layers", 0)
-        count = len(full) if isinstance(full, list) else layers
-        kinds = ["full_attention"] * int(str(count))
+        kinds = ["full_attention"] * int(str(len(full) if isinstance(full, list) else layers))
     if family in ("lfm2", "qwen3_next") and "full_attention" in kinds:
-        full = kinds.count("full_attention")
-        raise ExportError(
-            f"{root}: {full} of its layers are full attention, which {_GROWS}; use a {family} "
-            f"without them, or one of {known}",
-            code="state-grows",
+        raise grows(
+            f"{kinds.count('full_attention')} of its layers are full attention, which",
+            f"use a {family} without them, or one of {known}",
         )
     if family == "qwen3_next" and int(str(config.get("num_experts", 512))) > 0:
-        raise ExportError(
-            f"{root}: its feed-forward layers choose experts for each token, which one graph "
-            "cannot follow; expected num_experts = 0",
-            code="hf-unsupported",
+        raise unsupported(
+            "its feed-forward layers choose experts for each token, which one graph cannot follow; "
+            "expected num_experts = 0"
         )
     return family
-
-
-def _unknown(
-    root: Path, family: str, architecture: str, config: Mapping[str, object], known: str
-) -> ExportError:
-    causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    if config.get("is_encoder_decoder") or not causal:
-        what = architecture or family
-        return ExportError(
-            f"{root}: {what} is no language model that reads one token after another (an encoder "
-            f"sees its whole input at once); expected one of {known}",
-            code="hf-unsupported",
-        )
-    heads = any(name in config for name in ("num_attention_heads", "n_head", "num_heads"))
-    if heads:
-        return ExportError(
-            f"{root}: model_type {family} has attention that {_GROWS}; use one of {known}",
-            code="state-grows",
-        )
-    return ExportError(
-        f"{root}: model_type {family} is not supported; expected one of {known}",
-        code="hf-unsupported",
-    )
 
 
 def _check_weights(root: Path) -> list[str]:
@@ -177,19 +163,16 @@ def _check_weights(root: Path) -> list[str]:
     found: set[str] = set()
     for file in files:
         try:
-            with open(file, "rb") as opened:
-                (length,) = struct.unpack("<Q", opened.read(8))
-                header = json.loads(opened.read(min(length, 1 << 27)))
-            found |= {str(v["dtype"]) for k, v in header.items() if k != "__metadata__"}
+            with safe_open(file, "numpy") as opened:
+                found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
         except FileNotFoundError:
-            raise ExportError(
-                f"{root}: {file.name} is missing, which the index names", code="hf-no-weights"
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-            raise ExportError(f"{file}: is no safetensors file", code="hf-no-weights") from None
-    small = sorted(found & {"BF16", "F16", "F64"})
+            why = f"{root}: {file.name} is missing, which the index names"
+            raise ExportError(why, code="hf-no-weights") from None
+        except SafetensorError as error:
+            why = f"{file}: is no safetensors file, or a damaged one ({error})"
+            raise ExportError(why, code="hf-no-weights") from None
     spelled = {"BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-    told = [spelled[kind] for kind in small]
+    told = [spelled[kind] for kind in sorted(found & spelled.keys())]
     return [f"weights of {' and '.join(told)} were cast to float32"] if told else []
 
 

@@ -15,10 +15,6 @@ key, ``dt x`` a value and ``C`` a query, so this is the gated rule:
     S_t = e^{dt_t A} S_{t-1} + B_t (dt_t x_t)^T        y_t = S_t^T C_t + D x_t
 """
 
-from __future__ import annotations
-
-import copy
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,8 +28,8 @@ from dst.export.hf.parts import (
     gated_attention,
     gated_rule,
     item_by_item,
+    normed,
 )
-from dst.export.model.layer import rms_norm
 
 
 class MambaLayer(Layer):
@@ -61,25 +57,22 @@ class MambaLayer(Layer):
         """Take one chunk, item by item in the recurrence alone."""
         m = self.mixer
         past, h = state
-        u, gate = m.in_proj(rms_norm(x, self.norm.weight, self.norm.variance_epsilon)).chunk(
-            2, -1
-        )  # (B, T, C)
+        u, gate = m.in_proj(normed(x, self.norm)).chunk(2, -1)  # (B, T, C)
         u, past = continued_conv(u, past, m.conv1d)
         u = m.act(u)
         sizes = [m.time_step_rank, m.ssm_state_size, m.ssm_state_size]
         dt, b, c = m.x_proj(u).split(sizes, -1)
         if self.inner_eps is not None:
-            dt, b, c = (self._unit(part) for part in (dt, b, c))
+            dt, b, c = (
+                part * torch.rsqrt(part.square().mean(-1, keepdim=True) + self.inner_eps)
+                for part in (dt, b, c)
+            )
         dt = F.softplus(m.dt_proj(dt))
         decay = torch.exp(dt[:, :, None] * self.A)  # (B, T, N, C)
         written = (dt * u)[:, :, None] * b[..., None]
         states, h = item_by_item(decay, written, h)
         y = (c[:, :, None] @ states).squeeze(2)  # (B, T, C)
         return x + m.out_proj((y + u * m.D) * m.act(gate)), (past, h)
-
-    def _unit(self, x: Tensor) -> Tensor:
-        assert self.inner_eps is not None
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.inner_eps)
 
 
 class Mamba2Layer(Layer):
@@ -88,7 +81,7 @@ class Mamba2Layer(Layer):
     def __init__(self, block: Foreign) -> None:
         super().__init__()
         self.norm, self.mixer = block.norm, block.mixer
-        self.rule = gated_rule
+        self.rule, self.operator = gated_rule, gated_attention
         m = self.mixer
         self.kept = (
             Kept("conv", "conv", (m.conv_kernel_size - 1, m.conv_dim)),
@@ -100,7 +93,7 @@ class Mamba2Layer(Layer):
         m = self.mixer
         past, memory = state
         inner, keys = m.intermediate_size, m.n_groups * m.ssm_state_size
-        projected = m.in_proj(rms_norm(x, self.norm.weight, self.norm.variance_epsilon))
+        projected = m.in_proj(normed(x, self.norm))
         gate, line, dt = projected.split([inner, m.conv_dim, m.num_heads], -1)
         line, past = continued_conv(line, past, m.conv1d)
         u, k, q = m.act(line).split([inner, keys, keys], -1)
@@ -116,12 +109,6 @@ class Mamba2Layer(Layer):
         # the norm of the installed transformers: version 5 norms each group for itself
         return x + m.out_proj(m.norm(y, gate)), (past, memory)
 
-    def fused(self) -> Mamba2Layer:
-        """The same layer, sharing its weights, with ``com.microsoft.LinearAttention``."""
-        other = copy.copy(self)
-        other.rule = gated_attention
-        return other
-
     def _per_head(self, x: Tensor) -> Tensor:
         m = self.mixer
         x = x.unflatten(-1, (m.n_groups, 1, m.ssm_state_size))
@@ -131,10 +118,10 @@ class Mamba2Layer(Layer):
 
 def take_apart(model: Foreign) -> Stack:
     """Take a ``MambaForCausalLM``, ``FalconMambaForCausalLM`` or ``Mamba2ForCausalLM`` apart."""
-    net, norm = model.backbone, model.backbone.norm_f
+    net = model.backbone
     layer = Mamba2Layer if model.config.model_type == "mamba2" else MambaLayer
     return Stack(
         net.embeddings,
         tuple(layer(block) for block in net.layers),
-        lambda x: model.lm_head(rms_norm(x, norm.weight, norm.variance_epsilon)),
+        lambda x: model.lm_head(normed(x, net.norm_f)),
     )

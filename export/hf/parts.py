@@ -5,6 +5,7 @@ Shape letters: B batch, T items, C channels, H heads, K/V key and value width pe
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dst.export.model.layer import rms_norm
 from dst.export.model.operators import attention_operator
 
 Foreign: TypeAlias = Any
 """A module of transformers: no type describes its attributes."""
 State = TypeVar("State")
 Role = Literal["memory", "window", "conv", "counter"]
+Rule = Callable[..., tuple[Tensor, Tensor]]
 BLOCK = 64
 """Items per block of a chunk form, at most: its work grows with the square of the block."""
 
@@ -26,11 +29,8 @@ BLOCK = 64
 class Kept(NamedTuple):
     """One tensor that a layer keeps from chunk to chunk, float32.
 
-    Attributes:
-        name: What it is called, without the layer's number.
-        role: What it is, for people and for quantizers.
-        shape: Its sizes, without the batch.
-        start: The value of every element before the first item.
+    ``name`` is without the layer's number, ``role`` for people and quantizers, ``shape`` without
+    the batch, and ``start`` the value of every element before the first item.
     """
 
     name: str
@@ -40,27 +40,34 @@ class Kept(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One layer of a network: ``x [B, T, D]`` and its state to the same, one chunk later."""
+    """One layer of a network: ``x [B, T, D]`` and its state to the same, one chunk later.
+
+    ``rule`` is how its memory is read and written, and ``operator`` the same as an operator of
+    ONNX Runtime, where that has one and is faster.
+    """
 
     kept: tuple[Kept, ...]
+    rule: Rule
+    operator: Rule | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one chunk; ``state`` holds the tensors of ``kept``, each ``[B, *shape]``."""
 
     def fused(self) -> Layer:
-        """The same layer with ONNX Runtime's own operators, where they are faster."""
-        return self
+        """The same layer, sharing its weights, with ``operator``; or itself."""
+        if self.operator is None:
+            return self
+        other = copy.copy(self)
+        other.rule = self.operator
+        return other
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A network, taken apart.
+    """A network, taken apart: token ids ``[B, T]`` to ``[B, T, D]``, layers, and a head to logits.
 
-    Attributes:
-        embed: Token ids ``[B, T]`` to ``[B, T, D]``.
-        layers: What stands between.
-        head: ``[B, T, D]`` to logits ``[B, T, vocabulary]``, with the last norm.
+    The head holds the last norm, and gives ``[B, T, vocabulary]``.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -68,16 +75,16 @@ class Stack:
     head: Callable[[Tensor], Tensor]
 
 
+def normed(x: Tensor, norm: Foreign) -> Tensor:
+    """Divide by the root mean square as a norm of transformers does."""
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
+
+
 def continued_conv(x: Tensor, past: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
-    """Convolve each channel over an item and those before it, as a causal ``nn.Conv1d`` does.
+    """Convolve each channel over an item and those before it, as a causal depthwise ``conv`` does.
 
-    Args:
-        x: The chunk, ``[B, T, C]``.
-        past: The ``kernel - 1`` items before it, ``[B, kernel - 1, C]``.
-        conv: Depthwise, one group for each channel.
-
-    Returns:
-        ``[B, T, C]`` and the next ``past``.
+    ``x`` is the chunk ``[B, T, C]``, ``past`` the items before it ``[B, kernel - 1, C]``. Return
+    ``[B, T, C]`` and the next ``past``.
     """
     items, taps = x.shape[1], conv.kernel_size[0]
     line = torch.cat([past, x], 1)
@@ -93,13 +100,8 @@ def continued_conv(x: Tensor, past: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Te
 def item_by_item(decay: Tensor, written: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Run ``h_t = decay_t h_{t-1} + written_t`` over the items of a chunk.
 
-    Args:
-        decay: ``[B, T, ...]``.
-        written: Of the same shape.
-        state: ``h`` before the chunk, ``[B, ...]``.
-
-    Returns:
-        Every ``h``, ``[B, T, ...]``, and the last one.
+    ``decay`` and ``written`` are ``[B, T, ...]``, and ``state`` is ``h`` before the chunk,
+    ``[B, ...]``. Return every ``h``, ``[B, T, ...]``, and the last one.
     """
     h, states = state[:, None], []
     for a, w in zip(decay.split(1, 1), written.split(1, 1), strict=True):  # one node cuts them all
@@ -109,10 +111,7 @@ def item_by_item(decay: Tensor, written: Tensor, state: Tensor) -> tuple[Tensor,
 
 
 def decay_tables(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum log decays between the items of a block.
-
-    Args:
-        g: Log decay of each item, at most 0, ``[B, H, C]``.
+    """Sum log decays ``g [B, H, C]``, at most 0, between the items of a block.
 
     Returns:
         ``between [B, H, C, C]``: the sum over the items after column s up to row t, 0 above the
@@ -129,15 +128,9 @@ def decay_tables(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def gated_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Run ``S_t = e^{g_t} S_{t-1} + k_t v_t^T, o_t = S_t^T q_t`` in chunk form.
 
-    Args:
-        q: Queries, ``[B, T, H, K]``.
-        k: Keys, ``[B, T, H, K]``.
-        v: Values, ``[B, T, H, V]``.
-        g: Log decay, at most 0, ``[B, T, H]``.
-        state: ``[B, H, K, V]``.
-
-    Returns:
-        Outputs ``[B, T, H, V]`` and the next state.
+    Queries and keys are ``[B, T, H, K]``, values ``[B, T, H, V]``, log decays, at most 0,
+    ``[B, T, H]``, and the state is ``[B, H, K, V]``. Return outputs ``[B, T, H, V]`` and the next
+    state.
     """
     return in_blocks(_gated_block, (q, k, v, g), state)
 
@@ -166,14 +159,8 @@ def in_blocks(
 ) -> tuple[Tensor, State]:
     """Run a chunk form over blocks of at most ``size`` items, each from the state before it.
 
-    Args:
-        block: What runs one block.
-        parts: Its inputs, each with the items along axis 1.
-        state: The state before the first.
-        size: Items per block. A chunk of one block can be traced with a free T.
-
-    Returns:
-        The outputs, joined along axis 1, and the next state.
+    ``parts`` have the items along axis 1, as has what is returned beside the next state. A chunk of
+    one block can be traced with a free T.
     """
     items = parts[0].shape[1]
     if items <= size:

@@ -20,11 +20,14 @@ from dst.export.model.attention import MASKED, rotate
 class GemmaLayer(Layer):
     """A ``RecurrentGemmaDecoderLayer`` around one of the two mixers."""
 
-    def __init__(self, layer: Foreign, mix: Layer) -> None:
+    def __init__(self, layer: Foreign, window: int) -> None:
         super().__init__()
-        self.mix_norm, self.mix = layer.temporal_pre_norm, mix
+        block = layer.temporal_block
+        recurrent = hasattr(block, "rg_lru")
+        self.mix = Recurrence(block) if recurrent else WindowAttention(block, window)
+        self.mix_norm = layer.temporal_pre_norm
         self.feed_norm, self.feed = layer.channel_pre_norm, layer.mlp_block
-        self.kept = mix.kept
+        self.kept = self.mix.kept
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one chunk."""
@@ -117,18 +120,8 @@ def take_apart(model: Foreign) -> Stack:
     """Take a ``RecurrentGemmaForCausalLM`` apart."""
     net, config = model.model, model.config
     scale = net.normalizer.float()
-
-    def layer(whole: Foreign) -> GemmaLayer:
-        block = whole.temporal_block
-        mix: Layer = (
-            Recurrence(block)
-            if hasattr(block, "rg_lru")
-            else WindowAttention(block, config.attention_window_size)
-        )
-        return GemmaLayer(whole, mix)
-
     return Stack(
         lambda ids: net.embed_tokens(ids) * scale,
-        tuple(layer(whole) for whole in net.layers),
+        tuple(GemmaLayer(layer, config.attention_window_size) for layer in net.layers),
         lambda x: soft_cap(model.lm_head(net.final_norm(x)), config.logits_soft_cap),
     )

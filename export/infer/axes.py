@@ -2,8 +2,6 @@
 
 A batch axis is one along which rows that run together answer as each row alone. A time axis is one
 that may have other sizes while the state keeps its own.
-
-Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
 import itertools
@@ -27,12 +25,11 @@ MAX_GUESSES = 64
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Where batch and time lie.
+    """Where batch and time lie in the chunk, and the batch axis of each state tensor; else None.
+
+    A module or a state may know no batch, and a cell takes one item and has no time.
 
     Attributes:
-        batch: The batch axis of the chunk; None for a module that knows no batch.
-        time: The time axis of the chunk; None for a cell, which takes one item.
-        state: The batch axis of each state tensor; None where it has none.
         any_batch: Whether other batch sizes than 1 run.
         mixed: Whether a row answers otherwise in a batch than alone.
         free: Whether sizes of T other than the example's run.
@@ -137,17 +134,18 @@ def find_axes(probe: Prober, known: Known) -> Axes:
                 f"{name} is {axis}; the chunk {spelled(probe.chunk)} has the axes 0 to {rank - 1}"
             )
     found: list[tuple[int, Axes]] = []
-    faults: list[tuple[int, Exception]] = []
+    faults: list[tuple[int, ExportError]] = []
     for batch, time in _placements(rank, known):
         if time is not None and probe.chunk.shape[time] <= known.extra:
             continue
+        fit = _preference(probe, known, time)
         try:
             axes = _try(probe, known, batch, time)
         except ExportError as error:
-            faults.append((_preference(probe, known, time), error))
+            faults.append((fit, error))
             continue
         if axes is not None:
-            found.append((_level(axes) * 10 + _preference(probe, known, time), axes))
+            found.append((_level(axes) * 10 + fit, axes))
     if not found:
         raise _nothing_runs(probe, known, faults)
     best = min(rank for rank, _ in found)
@@ -165,16 +163,15 @@ def find_axes(probe: Prober, known: Known) -> Axes:
 
 
 def _placements(rank: int, known: Known) -> Iterator[tuple[int | None, int | None]]:
-    axes = range(rank)
-    for batch, time in itertools.permutations(axes, 2):
-        if known.batch_axis in (None, batch) and known.time_axis in (None, time):
-            yield batch, time
+    batches = [axis for axis in range(rank) if known.batch_axis in (None, axis)]
+    times = [axis for axis in range(rank) if known.time_axis in (None, axis)]
+    yield from ((b, t) for b in batches for t in times if b != t)
     cell = known.sizes == (1,) or (not known.sizes and rank <= 2)
     cell = cell and known.time_axis is None and not known.extra
     if cell:
-        yield from ((b, None) for b in axes if known.batch_axis in (None, b))
+        yield from ((b, None) for b in batches)
     if known.batch_axis is None:
-        yield from ((None, t) for t in axes if known.time_axis in (None, t))
+        yield from ((None, t) for t in times)
         if cell:
             yield None, None
 
@@ -190,24 +187,17 @@ def _preference(probe: Prober, known: Known, time: int | None) -> int:
 
 
 def _level(axes: Axes) -> int:
-    """Rank what a placement can do: rows, then time.
-
-    Rows that mix are a fault to be named elsewhere, and no reason to take another axis for rows.
-    """
+    """Rank what a placement can do: rows, then time; mixed rows are a fault named elsewhere."""
     level = 2 if axes.batch is None else 0 if axes.any_batch else 1
     return 2 * level + (0 if axes.free else 1)
 
 
 def _try(probe: Prober, known: Known, batch: int | None, time: int | None) -> Axes | None:
-    """Find out what a placement can do; None where it can be ruled out.
-
-    Raises:
-        ExportError: the module fails at these sizes.
-    """
+    """Find out what a placement can do; None where it can be ruled out."""
     axes = Axes(batch, time, tuple(None for _ in probe.state))
     if batch is not None:
         size = probe.chunk.shape[batch]
-        rows = _rows(probe, axes, 2 if size != 2 else 3)
+        rows = _rows(probe, axes, batch, 2 if size != 2 else 3)
         if rows is None and size != 1:
             return None
         axes = rows or axes
@@ -226,63 +216,50 @@ def _try(probe: Prober, known: Known, batch: int | None, time: int | None) -> Ax
                 raise
             if asked:
                 break
-            return axes if _may_be_fixed(probe, known) else None
+            # an axis may be time although it takes no other size, but for a cell's
+            fixed = known.sizes or known.time_axis is not None or probe.chunk.dim() > 2
+            return axes if fixed else None
         if [tensor.shape for tensor in after] != [tensor.shape for tensor in state]:
             return None
     return replace(axes, free=True)
 
 
-def _may_be_fixed(probe: Prober, known: Known) -> bool:
-    """Say whether an axis may be time although it takes no other size: a cell's cannot."""
-    return bool(known.sizes) or known.time_axis is not None or probe.chunk.dim() > 2
-
-
-def _rows(probe: Prober, axes: Axes, batch: int) -> Axes | None:
+def _rows(probe: Prober, axes: Axes, along: int, batch: int) -> Axes | None:
     """Place the batch axes of the state so that rows run together; None where nothing does."""
-    if axes.batch is None:
-        return None
-    size = probe.chunk.shape[axes.batch]
+    size = probe.chunk.shape[along]
     shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in probe.state))
     options = [[i for i, length in enumerate(shape) if length == size] + [None] for shape in shapes]
     mixed: Axes | None = None
     for choice in itertools.islice(itertools.product(*options), MAX_GUESSES):
         of_shape = dict(zip(shapes, choice, strict=True))
-        place = replace(axes, state=tuple(of_shape[tuple(s.shape)] for s in probe.state))
+        state = tuple(of_shape[tuple(tensor.shape)] for tensor in probe.state)
+        place = replace(axes, state=state, any_batch=True)
         try:
-            alone = _row_by_row(probe, place, axes.batch, batch)
+            alone = _row_by_row(probe, place, along, batch)
         except ExportError:
             continue
-        if alone is None:
-            continue
         if alone:
-            return replace(place, any_batch=True)
-        if any(axis is not None for axis in place.state):
-            mixed = mixed or replace(place, any_batch=True, mixed=True)
+            return place
+        if alone is False and any(axis is not None for axis in state):
+            mixed = mixed or replace(place, mixed=True)
     return mixed
 
 
 def _row_by_row(probe: Prober, axes: Axes, along: int, batch: int) -> bool | None:
-    """Say whether rows in a batch answer as they do alone; None where shapes do not fit.
-
-    Raises:
-        ExportError: the module fails.
-    """
+    """Say whether rows in a batch answer as they do alone; None where shapes do not fit."""
     chunks = [probe.resized(axes, batch) for _ in range(2)]
     together = _carried(probe, axes, batch, chunks)
     if together is None:
         return None
     for row in range(batch):
-        own = [chunk.narrow(along, row, 1) for chunk in chunks]
-        alone = _carried(probe, axes, 1, own)
+        alone = _carried(probe, axes, 1, [chunk.narrow(along, row, 1) for chunk in chunks])
         if alone is None:
             return None
-        for whole, single, axis in zip(together[1], alone[1], axes.state, strict=True):
-            part = whole if axis is None else whole.narrow(axis, row, 1)
-            if not close(part, single):
-                return False
+        compared = list(zip(together[1], alone[1], axes.state, strict=True))
         for name, single in alone[0].items():
             whole = together[0][name]
-            axis = grown(single, whole, 1, batch)
+            compared.append((whole, single, grown(single, whole, 1, batch)))
+        for whole, single, axis in compared:
             if not close(whole if axis is None else whole.narrow(axis, row, 1), single):
                 return False
     return True
@@ -306,16 +283,9 @@ def grown(small: Tensor, large: Tensor, before: int, after: int) -> int | None:
     """Return the axis that went from one size to the other between two runs; None if none did."""
     if small.dim() != large.dim():
         return None
-    changed = [
-        axis
-        for axis, sizes in enumerate(zip(small.shape, large.shape, strict=True))
-        if sizes[0] != sizes[1]
-    ]
-    fits = len(changed) == 1 and (small.shape[changed[0]], large.shape[changed[0]]) == (
-        before,
-        after,
-    )
-    return changed[0] if fits else None
+    sizes = enumerate(zip(small.shape, large.shape, strict=True))
+    changed = {axis: both for axis, both in sizes if both[0] != both[1]}
+    return next(iter(changed)) if list(changed.values()) == [(before, after)] else None
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
@@ -329,10 +299,10 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _nothing_runs(
-    probe: Prober, known: Known, faults: Sequence[tuple[int, Exception]]
+    probe: Prober, known: Known, faults: Sequence[tuple[int, ExportError]]
 ) -> ExportError:
     for _, error in faults:
-        if isinstance(error, StepFaultError) and error.code == "hidden-state":
+        if error.code == "hidden-state":
             return error  # all that failed after it may have failed for this reason
     best = min((rank for rank, _ in faults), default=0)
     why = next((str(error) for rank, error in faults if rank == best), "")
@@ -349,5 +319,4 @@ def _nothing_runs(
     return StepFaultError(
         f"{called(probe.call.module)}: no axes of the chunk {spelled(probe.chunk)} can be batch "
         f"and time{asked}{reason}",
-        code="step-failed",
     )

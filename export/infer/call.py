@@ -2,11 +2,8 @@
 
 Every tensor that goes in and comes out is a copy: a step may write into the state it is given and
 may keep what it returns.
-
-Shape letters: ``B`` batch, ``T`` items per chunk.
 """
 
-import contextlib
 import random
 from collections.abc import Mapping
 
@@ -17,7 +14,7 @@ from torch import Tensor
 from dst.export.errors import ExportError, StepFaultError
 from dst.export.step import TORCH_DTYPES, Step, example_chunk
 from dst.runtime.bundle.layout import sized
-from dst.runtime.bundle.manifest import Contract, Fill, Zeros
+from dst.runtime.bundle.manifest import Contract, Fill, Output, State, Stored
 
 Tensors = dict[str, Tensor]
 Answer = tuple[Tensors, Tensors]
@@ -39,12 +36,12 @@ def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int 
         if isinstance(error, ExportError) and error.code != "step-failed":
             raise
         told = isinstance(error, StepFaultError) and isinstance(error.__cause__, Exception)
-        cause = error.__cause__ if told else error
+        shapes = [f"`{step.contract.chunk.input}` {spelled(chunk)}"]
+        shapes += [f"state `{name}` {spelled(value)}" for name, value in state.items()]
         raise StepFaultError(
-            f"the module raised {first_line(cause)} {where(step.contract, chunk)}, with "
-            f"{_shapes(step.contract, chunk, state)}; it must run at every T and B that the "
-            "contract allows: mend the module, or leave that size out",
-            code="step-failed",
+            f"the module raised {first_line(error.__cause__ if told else error)} "
+            f"{where(step.contract, chunk)}, with {', '.join(shapes)}; it must run at every T and "
+            "B that the contract allows: mend the module, or leave that size out",
         ) from error
     if not (isinstance(result, tuple) and len(result) == 2):
         raise ExportError(
@@ -62,25 +59,23 @@ def call_step(step: Step, chunk: Tensor, state: Mapping[str, Tensor], seed: int 
 
 
 def check_sizes(step: Step, chunk: Tensor, before: Mapping[str, Tensor], after: Tensors) -> None:
-    """Refuse a state that comes back in another size and would go on changing.
-
-    Raises:
-        StepFaultError: a tensor changes its size from step to step (`state-grows`).
-    """
+    """Refuse a state that comes back in another size and would go on changing (`state-grows`)."""
     changed = [n for n, v in after.items() if n in before and v.shape != before[n].shape]
     if not changed or set(after) != set(before):
         return
-    sizes = [before, after]
-    with contextlib.suppress(ExportError):
-        sizes.append(call_step(step, chunk, after)[1])
-    name = next((n for n in changed if len(sizes) == 2 or n not in sizes[2]), changed[0])
-    if len(sizes) == 3:
-        name = next((n for n in changed if sizes[2][n].shape != after[n].shape), "")
-        if not name:  # it settles: another size than declared, which the contract check names
+    sizes, name = [before, after], changed[0]
+    try:
+        later = call_step(step, chunk, after)[1]
+    except ExportError:
+        if after[name].numel() <= before[name].numel():
             return
+    else:
+        sizes.append(later)
+        moving = [n for n in changed if later.get(n, after[n]).shape != after[n].shape]
+        if not moving:  # it settles: another size than declared, which the contract check names
+            return
+        name = moving[0]
     told = " -> ".join(str(list(part[name].shape)) for part in sizes)
-    if len(sizes) == 2 and after[name].numel() <= before[name].numel():
-        return
     raise StepFaultError(
         f"state `{name}` grows from step to step ({told} {where(step.contract, chunk)}): on an "
         "endless stream it would fill the memory, and a graph has states of one fixed size. Keep "
@@ -124,14 +119,6 @@ def spelled(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _shapes(contract: Contract, chunk: Tensor, state: Mapping[str, Tensor]) -> str:
-    told = [f"`{contract.chunk.input}` {spelled(chunk)}"]
-    return ", ".join(told + [f"state `{n}` {spelled(v)}" for n, v in state.items()])
-
-
-# --- what it returned, held against the contract ------------------------------------------------
-
-
 def check_step(step: Step) -> None:
     """Run one step and hold what comes out against the contract.
 
@@ -148,12 +135,12 @@ def check_step(step: Step) -> None:
         )
     t = contract.chunk.nominal_t
     state = step.initial_state(1)
-    _compare("initial state", state, {s.input: (s.dtype, s.shape) for s in contract.state}, t)
+    _compare("initial state", state, {s.input: s for s in contract.state}, t)
     for s in contract.state:
-        start = (
-            0.0 if isinstance(s.init, Zeros) else s.init.value if isinstance(s.init, Fill) else None
-        )
-        if start is not None and not bool((state[s.input] == start).all()):
+        if isinstance(s.init, Stored):
+            continue
+        start = s.init.value if isinstance(s.init, Fill) else 0.0
+        if not bool((state[s.input] == start).all()):
             raise ExportError(
                 f"initial state `{s.input}`: the contract says {start:g} everywhere, the module "
                 "starts elsewhere; give it the init `Stored`",
@@ -166,36 +153,26 @@ def check_step(step: Step) -> None:
 
 
 def check_answer(
-    contract: Contract, outputs: dict[str, Tensor], after: dict[str, Tensor], t: int, batch: int = 1
+    contract: Contract, outputs: Tensors, after: Tensors, t: int, batch: int = 1
 ) -> None:
-    """Hold what a step returned against the contract.
-
-    Raises:
-        ExportError: `step-contract`: a tensor is missing, unknown or has another shape or dtype.
-    """
-    _compare("output", outputs, {o.name: (o.dtype, o.shape) for o in contract.outputs}, t, batch)
-    states = {s.input: (s.dtype, s.shape) for s in contract.state}
-    _compare("next state", after, states, t, batch)
+    """Hold what a step returned against the contract."""
+    _compare("output", outputs, {o.name: o for o in contract.outputs}, t, batch)
+    _compare("next state", after, {s.input: s for s in contract.state}, t, batch)
 
 
 def _compare(
-    what: str,
-    came: dict[str, Tensor],
-    expected: Mapping[str, tuple[str, tuple[int | str, ...]]],
-    t: int,
-    batch: int = 1,
+    what: str, came: Tensors, expected: Mapping[str, Output | State], t: int, batch: int = 1
 ) -> None:
     if set(came) != set(expected):
         raise ExportError(
             f"{what}: the contract names {sorted(expected)}, the module gave {sorted(came)}",
             code="step-contract",
         )
-    for name, (dtype, shape) in expected.items():
-        sizes = sized(shape, t, batch)
-        tensor = came[name]
-        if tensor.dtype != TORCH_DTYPES[dtype] or tuple(tensor.shape) != sizes:
+    for name, port in expected.items():
+        sizes, tensor = sized(port.shape, t, batch), came[name]
+        if tensor.dtype != TORCH_DTYPES[port.dtype] or tuple(tensor.shape) != sizes:
             raise ExportError(
-                f"{what} `{name}` is {spelled(tensor)}, the contract says {dtype} {list(sizes)} "
-                f"for B={batch}, T={t}",
+                f"{what} `{name}` is {spelled(tensor)}, the contract says {port.dtype} "
+                f"{list(sizes)} for B={batch}, T={t}",
                 code="step-contract",
             )

@@ -1,7 +1,4 @@
-"""Make a step with a contract of any torch module, by running it on an example.
-
-Shape letters: ``B`` batch, ``T`` items per chunk.
-"""
+"""Make a step with a contract of any torch module, by running it on an example."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dst.export.errors import ExportError, StepFaultError
 from dst.export.infer.axes import Axes, Known, Prober, close, find_axes
-from dst.export.infer.call import spelled
+from dst.export.infer.call import Tensors, spelled
 from dst.export.infer.inferred import DTYPE_NAMES, Inferred, assembled
 from dst.export.infer.module import Caller, called, prepared, state_names, told
 from dst.export.infer.output_axes import find_outputs
 from dst.export.infer.probe import kept_randomness
-from dst.export.infer.tree import taken
+from dst.export.infer.tree import Tree, taken
 from dst.export.step import TORCH_DTYPES
 
 TOKEN_DTYPES = (torch.int64, torch.int32, torch.uint8)
@@ -37,28 +35,24 @@ def infer(module: object, chunk: object, state: object, known: Known) -> Inferre
         ExportError: the example does not fit, the module fails, or a question is open.
     """
     with kept_randomness():
-        return _inferred(module, chunk, state, known)
-
-
-def _inferred(module: object, chunk: object, state: object, known: Known) -> Inferred:
-    known = replace(known, t=_sizes(known))
-    own = prepared(module)
-    example = _chunk(chunk, own, known.extra)
-    call = Caller(own)
-    try:
-        start = _start(call, example, state)
-    except StepFaultError as error:
-        raise StepFaultError(f"{error}{_token_cure(call, example)}", code=error.code) from error
-    vocabulary = _vocabulary(own, call, example, start, known)
-    _check_run(call, example, start)
-    probe = Prober(call, example, start, vocabulary)
-    axes = find_axes(probe, known)
-    if not known.sizes:
-        known = replace(known, t=_own_sizes(probe, axes, known))
-    outputs = find_outputs(probe, axes, known)
-    step = assembled(probe, axes, outputs, vocabulary, known)
-    step.alone = state is not None and not start
-    return step
+        known = replace(known, t=_sizes(known))
+        own = prepared(module)
+        example = _chunk(chunk, own, known.extra)
+        call = Caller(own)
+        try:
+            start = _start(call, example, state)
+        except StepFaultError as error:
+            raise StepFaultError(f"{error}{_token_cure(call, example)}", code=error.code) from error
+        vocabulary = _vocabulary(call, example, start, known)
+        _check_run(call, example, start)
+        probe = Prober(call, example, start, vocabulary)
+        axes = find_axes(probe, known)
+        if not known.sizes:
+            known = replace(known, t=_own_sizes(probe, axes, known))
+        outputs = find_outputs(probe, axes, known)
+        step = assembled(probe, axes, outputs, vocabulary, known)
+        step.alone = state is not None and not start
+        return step
 
 
 def _sizes(known: Known) -> tuple[int, ...]:
@@ -113,9 +107,7 @@ def _check_dtype(what: str, tensor: Tensor) -> None:
         raise ExportError(f"{what} is {spelled(tensor)}; expected one of {', '.join(TORCH_DTYPES)}")
 
 
-def _vocabulary(
-    module: nn.Module, call: Caller, chunk: Tensor, start: Sequence[Tensor], known: Known
-) -> int | None:
+def _vocabulary(call: Caller, chunk: Tensor, start: Sequence[Tensor], known: Known) -> int | None:
     """Return the number of token ids; None where the chunk holds features."""
     if chunk.is_floating_point():
         if known.vocabulary is not None:
@@ -135,17 +127,12 @@ def _vocabulary(
         if same and isinstance(table, nn.Embedding):  # positions have a table too, of other ids
             found.append(table.num_embeddings)
 
-    tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
-    handles = [table.register_forward_pre_hook(look) for table in tables]
-    try:
+    with register_module_forward_pre_hook(look):
         call(chunk, start)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not found:
         raise ExportError(
             f"the chunk is {spelled(chunk)}, token ids, and no nn.Embedding of "
-            f"{called(module)} reads it; say how many ids there are: vocabulary=256",
+            f"{called(call.module)} reads it; say how many ids there are: vocabulary=256",
             code="vocabulary-open",
         )
     return min(found)
@@ -194,13 +181,15 @@ def _token_cure(call: Caller, chunk: Tensor) -> str:
 
 def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:
     """Find the state that a module starts from where it is given none: zeros, or nothing known."""
-    outputs, after = call.split(call.raw(chunk.clone(), None))
-    tree, tensors = taken(after, "the returned state")
+
+    def alone(seed: int = 0) -> tuple[Tensors, Tree, list[Tensor]]:
+        outputs, after = call.split(call.raw(chunk.clone(), None, seed))
+        return outputs, *taken(after, "the returned state")
+
+    outputs, call.state, tensors = alone()
     if not tensors:
         call.takes_state = False
-        call.state = tree
         return []
-    call.state = tree
     zeros = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
     cure = (
         f"{called(call.module)} starts from another state than zeros where it is given none; "
@@ -209,14 +198,13 @@ def _own_start(call: Caller, chunk: Tensor) -> list[Tensor]:
     try:
         same, next_state = call(chunk, zeros)
     except StepFaultError as error:
-        raise StepFaultError(f"{cure} (with zeros: {error})", code="step-failed") from error
-    again, after = call.split(call.raw(chunk.clone(), None))
-    once, twice = [*outputs.values(), *tensors], [*again.values(), *taken(after, "state")[1]]
-    if not _all_close(twice, once):
+        raise StepFaultError(f"{cure} (with zeros: {error})") from error
+    again, _, after = alone()
+    once = [*outputs.values(), *tensors]
+    if not _all_close([*again.values(), *after], once):
         return zeros  # nothing is known of a module that does not repeat itself: the checks say why
     if not _all_close([*(same[name] for name in outputs), *next_state], once):
-        _, other = call.split(call.raw(chunk.clone(), None, seed=1))
-        if not _all_close(taken(other, "the returned state")[1], tensors):
+        if not _all_close(alone(seed=1)[2], tensors):
             raise StepFaultError(
                 f"{called(call.module)} starts each stream from random numbers where it is given "
                 "no state: two streams of the same items would answer otherwise. Start from "
@@ -232,13 +220,7 @@ def _all_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
-    """Step twice on the example: the state must keep shapes and dtypes.
-
-    Raises:
-        StepFaultError: it grows, or the module fails.
-        ExportError: `step-contract`: it changes otherwise, or an output has a dtype that no bundle
-            holds.
-    """
+    """Step twice on the example: the state must keep its shapes and dtypes."""
     outputs, after = call(chunk, start)
     for name, tensor in outputs.items():
         _check_dtype(f"output `{name}`", tensor)
@@ -273,10 +255,8 @@ def _check_run(call: Caller, chunk: Tensor, start: Sequence[Tensor]) -> None:
 
 def _own_sizes(probe: Prober, axes: Axes, known: Known) -> tuple[int, ...]:
     """The T of the example, and 1 where single items give the same."""
-    if axes.time is None:
-        return (1,)
-    whole = probe.chunk.shape[axes.time] - known.extra
-    if whole == 1:
+    whole = 1 if axes.time is None else probe.chunk.shape[axes.time] - known.extra
+    if axes.time is None or whole == 1:
         return (1,)
     batch = 1 if axes.any_batch else None
     chunk = probe.resized(axes, batch)
@@ -287,5 +267,4 @@ def _own_sizes(probe: Prober, axes: Axes, known: Known) -> tuple[int, ...]:
             _, state = probe.call(chunk.narrow(axes.time, at, known.extra + 1), state)
     except ExportError:
         return (whole,)
-    same = all(close(*pair) for pair in zip(state, expected, strict=True))
-    return (1, whole) if same else (whole,)
+    return (1, whole) if _all_close(state, expected) else (whole,)

@@ -1,7 +1,4 @@
-"""Call a user's module on flat tensors, and say clearly what it did wrong if it fails.
-
-Shape letters: ``B`` batch, ``T`` items per chunk.
-"""
+"""Call a user's module on flat tensors, and say clearly what it did wrong if it fails."""
 
 import copy
 import inspect
@@ -77,9 +74,7 @@ def _calculated(module: nn.Module) -> Iterator[tuple[int, object]]:
 
 def _set_weights(module: nn.Module) -> None:
     """Replace weights that are calculated from others (`parametrizations`) by their values."""
-    for part in list(module.modules()):
-        if not parametrize.is_parametrized(part):
-            continue
+    for part in filter(parametrize.is_parametrized, list(module.modules())):
         kind = type(part)  # the caller's module has the same class, and it would be changed
         held = {n: v for n, v in vars(kind).items() if n not in ("__dict__", "__weakref__")}
         part.__class__ = type(kind.__name__, kind.__bases__, held)
@@ -91,13 +86,10 @@ def _set_weights(module: nn.Module) -> None:
 
 def _bare(module: nn.Module) -> nn.Module:
     """Take off what speeds a module up and changes nothing of what it does."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)  # torch.compile
-        if isinstance(module, nn.DataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
+    if isinstance(module, nn.DataParallel):
+        return _bare(module.module)
+    inner = getattr(module, "_orig_mod", None)  # torch.compile
+    return _bare(inner) if isinstance(inner, nn.Module) else module
 
 
 def called(module: nn.Module) -> str:
@@ -110,8 +102,7 @@ def told(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {spelled(value)}"
     if isinstance(value, tuple | list):
-        parts = ", ".join(told(part) for part in value[:4])
-        return f"{len(value)} things ({parts})"
+        return f"{len(value)} things ({', '.join(map(told, value[:4]))})"
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
@@ -119,9 +110,7 @@ class Caller:
     """A module that takes and gives flat tensors.
 
     Attributes:
-        module: What is called.
-        takes_state: Whether its ``forward`` is given a state.
-        needs_state: Whether it cannot do without.
+        takes_state: Whether its ``forward`` is given a state; ``needs_state``: cannot do without.
         chunk_name: What its ``forward`` calls the chunk.
         state: How its state is nested; None until it is known.
         named: Whether the contract is still being found: what the module raises is then told as
@@ -137,11 +126,7 @@ class Caller:
         self.chunk_name, self.takes_state, self.needs_state = _signature(module)
 
     def raw(self, chunk: Tensor, state: object, seed: int = 0) -> object:
-        """Call the module and return what it returns.
-
-        Raises:
-            StepFaultError: it raised; `code` is ``step-failed``.
-        """
+        """Call the module and return what it returns; what it raises becomes a StepFaultError."""
         arguments = (chunk, state) if self.takes_state else (chunk,)
         try:
             with torch.no_grad():
@@ -152,13 +137,14 @@ class Caller:
             given = f"chunk {spelled(chunk)}"
             if state is not None:
                 tree, tensors = taken(state, "state")
-                parts = [f"{n or 'state'} {spelled(s)}" for n, s in _zipped(tree, tensors)]
+                named = zip(tree.names, tensors, strict=True)
+                parts = [f"{n or 'state'} {spelled(s)}" for n, s in named]
                 given += f" and state {', '.join(parts)}" if parts else ""
             elif self.takes_state:
                 names = ", ".join(inspect.signature(self.module.forward).parameters)
                 given += f" and no state (called as forward({names}), the chunk first)"
             raise StepFaultError(
-                f"{called(self.module)} failed on {given}: {first_line(error)}", code="step-failed"
+                f"{called(self.module)} failed on {given}: {first_line(error)}"
             ) from error
 
     def _runs(self, seed: int) -> nn.Module:
@@ -170,20 +156,17 @@ class Caller:
         return copy.deepcopy(self.module, dict(_calculated(self.module)) | shared)
 
     def split(self, result: object) -> tuple[Tensors, object]:
-        """Part what the module returned into outputs by name, and the state as it is nested.
-
-        Raises:
-            ExportError: `step-contract`: it is not ``(outputs, state)``.
-        """
+        """Part what the module returned into outputs by name, and the state as it is nested."""
+        count = len(result) if isinstance(result, tuple | list) else 0
         if isinstance(self.module, nn.RNNCellBase):  # its state is its answer
             return self._outputs(result[0] if isinstance(result, tuple) else result), result
         if not self.takes_state:
-            if isinstance(result, tuple) and len(result) == 2 and result[1] is None:
+            if isinstance(result, tuple) and count == 2 and result[1] is None:
                 result = result[0]
             return self._outputs(result), None
-        if not isinstance(result, tuple | list) or hasattr(result, "_fields") or len(result) != 2:
+        if not isinstance(result, tuple | list) or hasattr(result, "_fields") or count != 2:
             cure = "return the new state as well: `return outputs, state`"
-            if isinstance(result, tuple | list) and len(result) > 2:
+            if count > 2:
                 cure = "put what belongs together in a tuple or dict: `return outputs, (h, c)`"
             raise ExportError(
                 f"{called(self.module)} returned {told(result)}; expected two: (outputs, state); "
@@ -194,19 +177,12 @@ class Caller:
         return self._outputs(outputs), state
 
     def __call__(self, chunk: Tensor, state: Sequence[Tensor]) -> tuple[Tensors, list[Tensor]]:
-        """Step once on copies, so that a module may write into what it is given.
-
-        Raises:
-            StepFaultError: the module raised.
-            ExportError: `step-contract`: what it returned is not ``(outputs, state)``, or its state
-                is nested in another way than the one it got.
-        """
+        """Step once on copies, so that a module may write into what it is given."""
         tree = self.state
-        if tree is None:
-            raise AssertionError("the state's nesting is not known yet")
+        assert tree is not None  # the state's nesting is found before the first call
         outputs, after = self.split(self._answer(tree, chunk, state))
         other, tensors = taken(after, "the returned state")
-        found = dict(_zipped(other, tensors))
+        found = dict(zip(other.names, tensors, strict=True))
         if set(other.names) != set(tree.names):
             if tree.names and set(other.names) > set(tree.names):
                 self._check_grows(chunk, tree, other, after)
@@ -221,12 +197,7 @@ class Caller:
         return outputs, [found[name] for name in tree.names]
 
     def _answer(self, tree: Tree, chunk: Tensor, state: Sequence[Tensor]) -> object:
-        """Call on copies; where that fails, ask once more what went well before.
-
-        Raises:
-            StepFaultError: the module raised; `code` is ``hidden-state`` where it now raises at
-                what it answered before.
-        """
+        """Call on copies; where that fails, ask once more what went well before."""
 
         def call(chunk: Tensor, state: Sequence[Tensor]) -> object:
             return self.raw(chunk.clone(), tree.filled([tensor.clone() for tensor in state]))
@@ -249,11 +220,7 @@ class Caller:
         return result
 
     def _check_grows(self, chunk: Tensor, before: Tree, after: Tree, state: object) -> None:
-        """Refuse a state that has more tensors after every call; one that settles is named later.
-
-        Raises:
-            StepFaultError: it grows; `code` is ``state-grows``.
-        """
+        """Refuse a state that has more tensors after every call; another is named later."""
         later = taken(self.split(self.raw(chunk.clone(), state))[1], "the returned state")[0]
         counts = [len(tree.names) for tree in (before, after, later)]
         if counts[2] > counts[1]:
@@ -283,8 +250,7 @@ def state_names(module: nn.Module, tree: Tree) -> list[str]:
     parts = list(module.modules())
     names = list(tree.names)
     if any(isinstance(part, _LSTMS) for part in parts):
-        pairs = {name[:-1] for name in names if re.search(r"(^|\.)0$", name)}
-        for prefix in pairs:
+        for prefix in {name[:-1] for name in names if re.search(r"(^|\.)0$", name)}:
             group = [name for name in names if re.fullmatch(re.escape(prefix) + r"\d+", name)]
             if len(group) == 2:
                 letters = dict(zip(group, (f"{prefix}h", f"{prefix}c"), strict=True))
@@ -293,34 +259,23 @@ def state_names(module: nn.Module, tree: Tree) -> list[str]:
     return [bare if not name else f"state.{name}" if name[0].isdigit() else name for name in names]
 
 
-def _zipped(tree: Tree, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    return list(zip(tree.names, tensors, strict=True))
-
-
 def _signature(module: nn.Module) -> tuple[str, bool, bool]:
-    """Return what ``forward`` calls the chunk, whether it takes a state after it, and needs one.
-
-    Raises:
-        ExportError: `step-contract`: it takes no argument, or needs more than two.
-    """
+    """Return what ``forward`` calls the chunk, whether it takes a state after it, and needs one."""
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
         return "chunk", True, False
     several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    taken_by_position = {p.name for p in positional[:2]}
-    if (not positional and not several) or not taken_by_position.issuperset(needed):
+    variable = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = {p.name for p in parameters if p.default is p.empty and p not in variable}
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    positional = [p.name for p in parameters if p.kind in kinds]
+    if (not positional and not several) or not needed.issubset(positional[:2]):
         raise ExportError(
             f"{called(module)}.forward takes ({', '.join(p.name for p in parameters)}); expected "
             "(chunk, state): put all that is carried into one tuple, dict or dataclass, and what "
             "never changes into buffers of the module",
             code="step-result",
         )
-    name = positional[0].name if positional else "chunk"
+    name = positional[0] if positional else "chunk"
     return name, several or len(positional) > 1, len(needed) > 1

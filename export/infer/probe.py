@@ -3,14 +3,12 @@
 The checks of a step (``dst.export.checks.recurrence``) ask their questions through a ``Probe``. It
 hands out fresh copies of every tensor, so that a step may write into the state it is given, and it
 seeds the random numbers before each call, so that a step that draws some still answers the same.
-
-Shape letters: ``B`` batch, ``T`` items per chunk, ``n`` items of any number.
 """
 
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +30,8 @@ from dst.export.step import Step
 from dst.runtime.bundle.layout import Array
 from dst.runtime.bundle.manifest import Contract, Tokens
 
+Pairs = Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+"""Tensors that were found, with those that were expected."""
 HUGE = 1e15
 """Beyond it a number stands for an infinity (a state may start at -1e30); compared by itself."""
 NOISE_FACTOR = 10.0
@@ -45,12 +45,8 @@ STREAMS = ("data", MIXED, WIDE)
 class Probe:
     """One step, the sizes it may run at, and streams of items to run it on.
 
-    Attributes:
-        step: the module.
-        contract: what it signed.
-        sizes: the values of T that the checks use, rising; all are allowed by the contract.
-        batches: the batch sizes that the step is to run; empty for any.
-        streams: names of the streams that give finite answers.
+    ``sizes`` are the T that the checks use, rising, and ``batches`` the batch sizes that the step
+    is to run, empty for any; ``streams`` are those that give finite answers.
     """
 
     def __init__(self, step: Step, data: Array, batches: Sequence[int] = ()) -> None:
@@ -69,41 +65,29 @@ class Probe:
 
     def chunk(self, stream: str, number: int, t: int) -> Tensor:
         """Chunk ``number`` of a stream as the step sees it, B = 1."""
-        cut = self._chunks.get((stream, t))
-        if cut is None:
-            cut = self._chunks[stream, t] = Chunks(self.contract, self._items[stream], t)
-        return torch.from_numpy(cut[number])
+        if (stream, t) not in self._chunks:
+            self._chunks[stream, t] = Chunks(self.contract, self._items[stream], t)
+        return torch.from_numpy(self._chunks[stream, t][number])
 
     def start(self, batch: int = 1) -> Tensors:
         """A fresh initial state."""
-        with torch.no_grad():
-            try:
-                state = self.step.initial_state(batch)
-            except Exception as error:
-                raise StepFaultError(
-                    f"initial_state({batch}) raised {first_line(error)}", code="step-failed"
-                ) from error
-        return copied(state)
+        try:
+            with torch.no_grad():
+                return copied(self.step.initial_state(batch))
+        except Exception as error:
+            raise StepFaultError(f"initial_state({batch}) raised {first_line(error)}") from error
 
     def call(self, chunk: Tensor, state: Mapping[str, Tensor], seed: int = 0) -> Answer:
-        """Take one step; nothing that is returned or given is shared with the module.
-
-        Raises:
-            StepFaultError: the module raised (`step-failed`), or a state tensor changed its size
-                (`state-grows`).
-            ExportError: `step-contract`: a tensor has another name, shape or dtype than the
-                contract says.
-        """
+        """Take one step; nothing that is returned or given is shared with the module."""
         answer = call_step(self.step, chunk, state, seed)
         check_sizes(self.step, chunk, state, answer[1])
         batch = chunk.shape[self.contract.chunk.batch_axis]
         check_answer(self.contract, *answer, items_of(self.contract, chunk), batch)
         return answer
 
-    def carry(self, stream: str, t: int, steps: int, state: Tensors | None = None) -> list[Answer]:
+    def carry(self, stream: str, t: int, steps: int) -> list[Answer]:
         """Step over the first chunks of a stream, each from the state that the last one left."""
-        state = self.start() if state is None else state
-        answers: list[Answer] = []
+        state, answers = self.start(), []
         for number in range(steps):
             answers.append(self.call(self.chunk(stream, number, t), state))
             state = answers[-1][1]
@@ -148,7 +132,15 @@ def other_weights(step: Step) -> Iterator[None]:
 
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """Whether all tensors are equal bit for bit; a NaN equals a NaN."""
-    return all(_equal(found[name], value) for name, value in expected.items())
+    return all(
+        torch.equal(a := found[name], b)
+        or (
+            a.shape == b.shape
+            and b.is_floating_point()
+            and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        )
+        for name, b in expected.items()
+    )
 
 
 def finite(tensors: Mapping[str, Tensor]) -> bool:
@@ -157,82 +149,62 @@ def finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def gap(found: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Return the largest difference and the peak it is to be seen against.
-
-    Whole numbers and truth values differ by 0 or, anywhere, by all there is.
-    """
+    """Return the largest difference and its peak; whole numbers differ by 0, or by all there is."""
     if found.shape != expected.shape:
         return math.inf, 1.0
-    if not expected.is_floating_point():
+    if not expected.is_floating_point() or not expected.numel():
         return (0.0 if torch.equal(found, expected) else math.inf), 1.0
     a, b = found.double(), expected.double()
     unequal = ~((a == b) | (a.isnan() & b.isnan()))
-    ordinary = b.abs() < HUGE
-    peak = float(b[ordinary].abs().max()) if bool(ordinary.any()) else 0.0
-    if not bool(unequal.any()):
-        return 0.0, peak
-    difference = (a - b).abs()
+    difference, ordinary = (a - b).abs(), b.abs() < HUGE
+    peak = float(torch.where(ordinary, b.abs(), 0.0).max())
     large = unequal & ~ordinary
-    if bool(large.any()):
-        share = float((difference[large] / b[large].abs()).max())
-        if not share <= 1e-6:
-            return math.inf, peak
-    rest = difference[unequal & ordinary]
-    most = float(rest.max()) if rest.numel() else 0.0
+    if not bool((difference[large] / b[large].abs() <= 1e-6).all()):
+        return math.inf, peak
+    most = float(torch.where(unequal & ordinary, difference, 0.0).max())
     return (most if math.isfinite(most) else math.inf), peak
 
 
-class Gaps:
+def gaps(pairs: Pairs) -> dict[str, tuple[float, float]]:
     """The largest difference of each tensor over some comparisons, and its peak."""
-
-    def __init__(self, *compared: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> None:
-        """Compare tensors that were found with those that were expected, pair by pair."""
-        self.worst: dict[str, float] = {}
-        self.peak: dict[str, float] = {}
-        for found, expected in compared:
-            for name, value in expected.items():
-                difference, peak = gap(found[name], value)
-                self.worst[name] = max(self.worst.get(name, 0.0), difference)
-                self.peak[name] = max(self.peak.get(name, 0.0), peak)
-
-    def beyond(self, share: float, noise: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Tensors that differ by more than a share of their peak and more than their noise."""
-        found = {}
-        for name, worst in self.worst.items():
-            allowed = max(share * self.peak[name], NOISE_FACTOR * (noise or {}).get(name, 0.0))
-            if worst > allowed:
-                found[name] = worst / self.peak[name] if self.peak[name] else math.inf
-        return found
+    largest: dict[str, tuple[float, float]] = {}
+    for found, expected in pairs:
+        for name, value in expected.items():
+            difference, peak = gap(found[name], value)
+            most, highest = largest.get(name, (0.0, 0.0))
+            largest[name] = max(most, difference), max(highest, peak)
+    return largest
 
 
-def nudged(tensors: Mapping[str, Tensor]) -> Tensors:
+def beyond(
+    pairs: Pairs, share: float, moved: Callable[[], Pairs] | None = None
+) -> dict[str, float]:
+    """Tensors that differ by more than a share of their peak, and by which share.
+
+    Where there are some, ``moved`` compares answers to inputs that are a rounding error apart:
+    what these differ by is noise, which a difference must exceed as well.
+    """
+    apart = {name: seen for name, seen in gaps(pairs).items() if seen[0] > share * seen[1]}
+    if apart and moved is not None:
+        noise = gaps(moved())
+        apart = {n: seen for n, seen in apart.items() if seen[0] > NOISE_FACTOR * noise[n][0]}
+    return {name: most / peak if peak else math.inf for name, (most, peak) in apart.items()}
+
+
+def furthest(apart: Mapping[str, float]) -> tuple[str, str]:
+    """Name the tensor that is furthest off, and spell how far."""
+    name = max(apart, key=lambda key: apart[key])
+    share = apart[name]
+    return name, "entirely" if math.isinf(share) else f"by {share:.1e} of its peak"
+
+
+def nudged(value: Tensor, seed: int = 2) -> Tensor:
     """The same values, each float a rounding error away: what float noise makes of them."""
-    source = torch.Generator().manual_seed(2)
-    moved = {}
-    for name, value in tensors.items():
-        if value.is_floating_point():
-            signs = torch.randint(0, 2, value.shape, generator=source).to(value.dtype) * 2 - 1
-            value = value * (1 + signs * torch.finfo(value.dtype).eps)
-        moved[name] = value
-    return moved
-
-
-def nudged_chunk(chunk: Tensor) -> Tensor:
-    """The chunk, each float a rounding error away."""
-    return nudged({"chunk": chunk})["chunk"]
-
-
-def said(share: float) -> str:
-    """Spell how far two answers are apart."""
-    return "entirely" if math.isinf(share) else f"by {share:.1e} of its peak"
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return torch.equal(a, b) or (
-        a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all())
-    )
+    if not value.is_floating_point():
+        return value
+    source = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, value.shape, generator=source).to(value.dtype) * 2 - 1
+    return value * (1 + signs * torch.finfo(value.dtype).eps)
 
 
 def _sizes(allowed: Sequence[int], nominal: int) -> tuple[int, ...]:
@@ -248,15 +220,11 @@ def _stream(name: str, data: Array, contract: Contract) -> Array:
     items = np.asarray(data)[:ITEMS].astype(contract.chunk.dtype)
     if name == "data":
         return items
-    source = np.random.default_rng(3)
-    content = contract.chunk.content
-    n = max(len(items), 512)
-    if name == MIXED:
-        columns = items.reshape(len(items), -1)
-        if isinstance(content, Tokens) or (columns != columns[:1]).any():
-            picks = source.integers(0, len(columns), (n, columns.shape[1]))
-            mixed = np.take_along_axis(columns, picks, 0)
-            return mixed.reshape(n, *items.shape[1:])
+    source, content = np.random.default_rng(3), contract.chunk.content
+    n, columns = max(len(items), 512), items.reshape(len(items), -1)
+    if name == MIXED and (isinstance(content, Tokens) or (columns != columns[:1]).any()):
+        picks = source.integers(0, len(columns), (n, columns.shape[1]))
+        return np.take_along_axis(columns, picks, 0).reshape(n, *items.shape[1:])
     if isinstance(content, Tokens):
         return source.integers(0, content.vocabulary, n).astype(items.dtype)
     wide = items.astype(np.float64)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,10 @@ _ODD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The shape of a nested value without its tensors.
+    """The shape of a nested value without its tensors, as torch spells it in ``spec``.
 
-    Attributes:
-        names: One per tensor: the keys that lead to it, such as ``lstm.0``; ``""`` for a bare one.
-        spec: torch's description of the nesting.
-        empty: Which of its leaves are ``None``.
+    ``names`` are the keys that lead to each tensor, such as ``lstm.0``; ``""`` for a bare one.
+    ``empty`` are the leaves that are ``None``.
     """
 
     names: tuple[str, ...]
@@ -48,11 +46,7 @@ class Tree:
 def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:
     """Take a nested value apart: dict, tuple, list, dataclass, named tuple, or one tensor.
 
-    Numbers become tensors without axes. ``None`` holds no tensor.
-
-    Args:
-        value: What to take apart.
-        what: What it is, for messages.
+    Numbers become tensors without axes. ``None`` holds no tensor. ``what`` it is, messages tell.
 
     Raises:
         ExportError: `step-contract`: something in it is neither a tensor nor a number.
@@ -84,23 +78,19 @@ def taken(value: object, what: str) -> tuple[Tree, list[Tensor]]:
 
 def _dataclasses(value: object) -> Iterator[type]:
     """Yield every dataclass within a nested value, which torch cannot open by itself."""
+    held: Iterable[object] = ()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield type(value)
-        for field in dataclasses.fields(value):
-            yield from _dataclasses(getattr(value, field.name, None))
-    elif isinstance(value, dict):
-        for held in value.values():
-            yield from _dataclasses(held)
-    elif isinstance(value, tuple | list):
-        for held in value:
-            yield from _dataclasses(held)
+        held = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    elif isinstance(value, dict | tuple | list):
+        held = value.values() if isinstance(value, dict) else value
+    for part in held:
+        yield from _dataclasses(part)
 
 
 def _key(entry: pytree.KeyEntry) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return _ODD.sub("_", str(getattr(entry, attribute))) or "_"
-    return _ODD.sub("_", str(entry))
+    attribute = next((a for a in ("key", "name", "idx") if hasattr(entry, a)), None)
+    return _ODD.sub("_", str(getattr(entry, attribute) if attribute else entry)) or "_"
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tests.steps import FLOAT, INT64, Array, info
 
 from dst.cli.app import call
 from dst.export import Answers, adopt_bundle
-from dst.export.adopt.layout import Placed, place_chunk, place_output, place_state
+from dst.export.adopt.layout import Placed, given, place_chunk, place_output, place_state
 from dst.export.adopt.ports import Port, state_pairs
 from dst.export.errors import AdoptError
 from dst.runtime import Session, Stream, open_bundle
@@ -330,6 +330,11 @@ def test_axes_of_a_chunk(
 ) -> None:
     found = place_chunk(Port("x", "float32", dims))
     assert (found.shape if isinstance(found, Placed) else None) == shape
+
+
+def test_a_batch_axis_that_the_file_fixes_at_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="its batch axis is 3, and one stream has 1"):
+        given(Port("h", "float32", (2, 3)), (2, "B"))
 
 
 @pytest.mark.parametrize(
