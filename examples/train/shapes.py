@@ -59,8 +59,6 @@ def trained(config: Config, steps: int, file: Path) -> Network:
     near, far = zero_state_segments(modules, 0), carried_segments(modules, 0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.98))
     state, none = network.initial_state(STREAMS), torch.zeros(STREAMS)
-    for layer in network.layers:
-        layer.compile(dynamic=False)
     for step in range(steps):
         first = step < steps // 3
         segment = next(near if first else far)
@@ -148,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Network shapes: loss and time per step.")
     parser.add_argument("--out", type=Path, required=True, help="folder of networks and results")
     parser.add_argument("--steps", type=int, default=400, help="0 leaves the training out")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of shapes, from 0")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2, help="of the training")
     given = parser.parse_args()
@@ -156,6 +155,8 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     paths: dict[str, Path] = {}
     for number, (name, config) in enumerate(SHAPES.items()):
+        if given.only and number not in given.only:
+            continue
         print(name, flush=True)
         network = Network(config).eval()
         rows[name] = {"parameters": sum(p.numel() for p in network.parameters())}

@@ -6,6 +6,7 @@ import getpass
 import random
 import shutil
 import sysconfig
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,8 @@ Items = npt.NDArray[np.int64]
 
 def test_every_graph_replays_the_golden_vectors(tiny_bundle: Path) -> None:
     checks = replay_golden(open_bundle(tiny_bundle))
-    assert {c.graph for c in checks} == {"step.onnx", "step_t32.onnx", "step_t1.onnx"}
+    graphs = {"step.onnx", "any_t1.onnx", "step_t32.onnx", "step_t1.onnx"}
+    assert {c.graph for c in checks} == graphs
     assert all(c.passed for c in checks)
 
 
@@ -41,6 +43,7 @@ def test_certificates_cover_every_pair_of_forms(tiny_bundle: Path) -> None:
     assert [c.name for c in certificates] == [
         "torch-whole-vs-chunked",
         "torch-vs-fused",
+        "fused-vs-single-t1",
         "fused-vs-portable-t32",
         "fused-vs-portable-t1",
     ]
@@ -65,10 +68,31 @@ def test_portable_graphs_hold_plain_operators_and_static_shapes(tiny_bundle: Pat
         assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
 
 
-def test_the_fused_graph_uses_the_fused_recurrence(tiny_bundle: Path) -> None:
-    model = onnx.load(tiny_bundle / "step.onnx", load_external_data=False)
-    fused = [n for n in model.graph.node if n.domain == "com.microsoft"]
-    assert [n.op_type for n in fused] == ["LinearAttention"] * 2
+@pytest.mark.parametrize(("file", "convolutions"), [("step.onnx", 0), ("any_t1.onnx", 2)])
+def test_the_fused_graphs_use_the_fused_operators(
+    tiny_bundle: Path, file: str, convolutions: int
+) -> None:
+    model = onnx.load(tiny_bundle / file, load_external_data=False)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["LinearAttention"] == kinds["Attention"] == 2  # one per layer
+    assert kinds["RotaryEmbedding"] == 4
+    assert kinds["CausalConvWithState"] == convolutions
+    assert kinds["Softmax"] == 0
+
+
+def test_the_chunk_graph_answers_for_the_items_it_is_asked_for(
+    tiny_network: Network, tiny_bundle: Path
+) -> None:
+    graphs = {graph.file: graph.answers for graph in open_bundle(tiny_bundle).manifest.graphs}
+    assert graphs == {
+        "step.onnx": "answers", "any_t1.onnx": None, "step_t32.onnx": None, "step_t1.onnx": None
+    }  # fmt: skip
+    items = np.arange(48) * 5 % 256
+    stream = Session.open(tiny_bundle).stream()
+    (last,) = stream.advance(items[:32], last=True)["logits"][0]
+    with torch.no_grad():
+        outputs, _ = tiny_network(torch.from_numpy(items[None, :32]), tiny_network.initial_state(1))
+    assert relative_error(last, outputs["logits"][0, -1].numpy()) < 1e-5
 
 
 def test_weights_are_stored_once(tiny_network: Network, tiny_bundle: Path) -> None:
