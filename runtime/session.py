@@ -15,6 +15,7 @@ from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
+from dst.runtime.execution.threads import Threads, cache_folder, fastest
 from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream
 
@@ -37,7 +38,7 @@ class Session(Engine):
     def open(
         path: str | Path,
         provider: Provider = "cpu",
-        threads: int = 1,
+        threads: int | Literal["measured"] = 1,
         lowering: Lowering | None = None,
         chunk_sizes: Sequence[int] | None = None,
         verify: Literal["full", "size"] = "full",
@@ -52,7 +53,10 @@ class Session(Engine):
             path: a bundle's directory, or the name of a shipped bundle.
             provider: `cpu`, `cuda`, `tensorrt`, `directml`, `coreml` or `openvino`; what is asked
                 for runs, or an error says why not.
-            threads: threads inside one operator, at most 1,024.
+            threads: threads inside one operator, at most 1,024. `measured` tries 1, 2, 4 … up to
+                the number of cores for some tenths of a second and takes more only where they are
+                a tenth faster; the choice is remembered in the user's cache folder, and `report()`
+                tells it. CPU only.
             lowering: run only graphs of this lowering; None takes the best for the provider.
             chunk_sizes: the T to run; None for all that the chosen graphs allow.
             verify: `full` hashes every file, `size` only compares sizes.
@@ -86,17 +90,33 @@ class Session(Engine):
         bundle = open_bundle(path, verify)
         graphs = select(bundle, lowering, provider)
         able = {t for g in graphs if not g.batch or 1 in g.batch for t in g.allowed_t}
-        return Session(
-            bundle,
-            provider=provider,
-            threads=threads,
-            graphs=graphs,
-            chunk_sizes=sorted(able) if chunk_sizes is None else chunk_sizes,
-            check_state_every=check_state_every,
-            provider_options=provider_options,
-            strict=strict,
-            prepack=prepack,
-        )
+
+        def session(chosen: Threads) -> Session:
+            return Session(
+                bundle,
+                provider=provider,
+                threads=chosen.number,
+                spin=chosen.spin,
+                graphs=graphs,
+                chunk_sizes=sorted(able) if chunk_sizes is None else chunk_sizes,
+                check_state_every=check_state_every,
+                provider_options=provider_options,
+                strict=strict,
+                prepack=prepack,
+            )
+
+        if isinstance(threads, int):
+            return session(Threads(threads))
+        if threads != "measured":
+            raise SessionError(
+                f"threads is {threads!r}; expected a number or 'measured'", code="argument"
+            )
+        if provider != "cpu":
+            raise SessionError(
+                f"threads='measured' is for the CPU; give a number for provider {provider!r}",
+                code="argument",
+            )
+        return session(fastest(session, os.cpu_count() or 1, cache_folder()))
 
     def stream(
         self,

@@ -47,6 +47,7 @@ class Engine:
         strict: whether a graph is refused if the provider leaves work to another one.
         prepack: whether weights are packed for speed, or stay in their mapped file.
         threads: threads inside one operator.
+        spin: whether they keep their cores busy while they wait for work.
         check_state_every: steps between two checks of a stream's state.
         chunk_sizes: the T that can run, rising.
         layout: how one stream's state lies in memory.
@@ -67,6 +68,7 @@ class Engine:
         provider_options: Options | None = None,
         strict: bool = True,
         prepack: bool = True,
+        spin: bool = False,
     ) -> None:
         self._place = place_of(provider)
         if not 1 <= threads <= MAX_THREADS:
@@ -86,6 +88,7 @@ class Engine:
         kind = self._place.device
         self._device = None if kind == "cpu" else Device(kind, number)
         self.threads = threads
+        self.spin = spin
         self.check_state_every = check_state_every
         self._graphs = _choose(bundle, graphs, chunk_sizes)
         self.chunk_sizes = tuple(sorted(self._graphs))
@@ -144,7 +147,8 @@ class Engine:
         """
         for t in self.chunk_sizes:
             self.runner_for(t)
-        return LoadReport(self.provider, self.strict, tuple(self._loads.values()))
+        loads = tuple(self._loads.values())
+        return LoadReport(self.provider, self.strict, loads, self.threads, self.spin)
 
     def graph_for(self, t: int) -> Graph:
         """Return the graph that runs chunks of T = `t`.
@@ -189,7 +193,7 @@ class Engine:
         try:
             session = ort.InferenceSession(
                 str(self.bundle.root / graph.file),
-                session_options(self.threads, self.prepack),
+                session_options(self.threads, self.prepack, self.spin),
                 providers=[(asked, self.provider_options)],
                 enable_fallback=0,  # or it would try again on the CPU, and say so on stdout
             )

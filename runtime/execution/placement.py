@@ -102,6 +102,8 @@ class LoadReport:
         provider: the provider that was asked for.
         strict: whether a graph that falls back is refused.
         graphs: the open graphs.
+        threads: threads inside one operator.
+        spin: whether they keep their cores busy while they wait for work.
 
     Examples:
         >>> from dst.runtime import Session
@@ -113,6 +115,8 @@ class LoadReport:
     provider: str
     strict: bool
     graphs: tuple[GraphLoad, ...]
+    threads: int = 1
+    spin: bool = False
 
 
 def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> GraphLoad:

@@ -119,15 +119,16 @@ def suits(graph: Graph, place: Place) -> bool:
     return place.contrib or graph.lowering != "fused" or "com.microsoft" not in graph.domains
 
 
-def session_options(threads: int, prepack: bool) -> ort.SessionOptions:
+def session_options(threads: int, prepack: bool, spin: bool = False) -> ort.SessionOptions:
     """Make the options a graph is opened with.
 
-    With `prepack`, weights are copied into the form that the kernels read fastest.
+    With `prepack`, weights are copied into the form that the kernels read fastest; with `spin`,
+    threads keep their cores busy while they wait for work.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry(  # for `dst.runtime.execution.placement`
