@@ -274,23 +274,22 @@ def first_line(error: Exception) -> str:
 
 
 def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> dict[int, Graph]:
-    """Pick the first graph that runs every T for one stream, or for each T the first that does.
+    """Pick for each T the first graph that runs it for one stream.
 
-    Each open graph holds its weights once more, so one graph for all is worth more than one made
-    for a single T. Graphs for fewer T come first in `graphs`: they are the faster ones.
+    Of graphs of its lowering, one that runs every T goes before it, though one made for this T
+    alone may be faster: each open graph holds its weights once more.
     """
     chosen: dict[int, Graph] = {}
-    alone = [g for g in graphs if not g.batch or 1 in g.batch]
-    for_all = [g for g in alone if set(sizes) <= set(g.allowed_t)]
     for t in sizes:
-        able = [g for g in for_all or alone if t in g.allowed_t]
+        able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
         if not able:
             allowed = sorted({t for g in graphs for t in g.allowed_t})
             raise SessionError(
                 f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}",
                 code="chunk-size",
             )
-        chosen[t] = able[0]
+        alike = (g for g in able if g.lowering == able[0].lowering)
+        chosen[t] = next((g for g in alike if set(sizes) <= set(g.allowed_t)), able[0])
     if not chosen:
         raise SessionError(
             f"{bundle.label}: chunk_sizes is empty; give at least one T", code="chunk-size"
