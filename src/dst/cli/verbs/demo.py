@@ -2,7 +2,6 @@
 
 import bz2
 import lzma
-import os
 import zlib
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +42,7 @@ def demo(
     ] = None,
     threads: Annotated[
         int | None,
-        option("--threads", "N", "Threads; by default 2, if there are.", least=1, most=MAX_THREADS),
+        option("--threads", "N", "Threads; else the fastest here.", least=1, most=MAX_THREADS),
     ] = None,
     json: Json = None,
 ) -> int:
@@ -66,9 +65,8 @@ def demo(
     from dst.runtime.bundle.manifest import Tokens
 
     output = Output.to(json)
-    threads = threads or min(2, os.cpu_count() or 1)
     check_paths(output, {"--bundle": bundle})
-    session = Session.open(bundle, threads=threads)
+    session = Session.open(bundle, threads=threads or "measured")
     content = session.contract.chunk.content
     measure = measure_for(session.contract)
     if measure is None or not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
@@ -114,6 +112,7 @@ def demo(
     with output.progress("precisions", len(piece) * (1 + len(others))) as bar:
         precisions = side_by_side(session, others, piece, lambda done: bar.at(done))
     tell(_compared(precisions))
+    tell(_fastest(precisions))
 
     title(4, "writes on")
     sample = _sample(session)
@@ -130,7 +129,7 @@ def demo(
             "seconds": seconds,
             "bytes_per_second": len(data) / seconds,
             "chunk": reading.t,
-            "threads": threads,
+            "threads": session.threads,
             "rss_mib": meter.peak_bytes / 2**20,
             "rss_growth_mib": meter.growth_bytes / 2**20,
             "state_bytes": state_bytes,
@@ -142,6 +141,15 @@ def demo(
         }
     )
     return 0 if equal else CHECK_FAILED
+
+
+def _fastest(precisions: "list[PrecisionResult]") -> str:
+    """Say which precision serves best on this machine."""
+    full, *_ = precisions
+    best = max(precisions, key=lambda one: one.speed_ratio)
+    if best is full:
+        return f"fastest on this machine: [bold]{full.bundle}[/]; the smaller ones save memory only"
+    return f"fastest on this machine: [bold]{best.bundle}[/], {best.speed_ratio:.2f} x"
 
 
 def _stream(reading: "Reading", data: bytes, output: Output) -> "tuple[float, float, Meter]":
