@@ -144,7 +144,7 @@ def llama(work: Path, chosen: Compiler, jobs: int) -> Llama:
     """Build or find llama.cpp for this machine.
 
     Args:
-        work: where everything is kept.
+        work: where everything is kept; an absolute path.
         chosen: the compiler.
         jobs: files that are compiled at once.
 
@@ -162,7 +162,8 @@ def llama(work: Path, chosen: Compiler, jobs: int) -> Llama:
         fetch: list[str | Path] = [python, "-m", "pip", "download", "--quiet", "--no-deps"]
         called([*fetch, "--no-binary", package, LLAMA, "--dest", folder])
         with tarfile.open(folder / f"{name}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder / "unpacking", filter="data")
+        (folder / "unpacking" / name).replace(folder / name)
     if not all((build / "bin" / program).exists() for program in PROGRAMS):
         joined = folder / "joined.cmake"
         joined.write_text(JOINED, "utf-8")
@@ -171,7 +172,7 @@ def llama(work: Path, chosen: Compiler, jobs: int) -> Llama:
             "CMAKE_C_COMPILER": chosen.c,
             "CMAKE_CXX_COMPILER": chosen.cxx,
             "CMAKE_MAKE_PROGRAM": str(python.with_name("ninja")),
-            "CMAKE_PROJECT_llama.cpp_INCLUDE": str(joined.resolve()),
+            "CMAKE_PROJECT_llama.cpp_INCLUDE": str(joined),
         }
         cmake = python.with_name("cmake")
         given = [f"-D{key}={value}" for key, value in switches.items()]
@@ -190,6 +191,6 @@ def limits(work: Path, chosen: Compiler, threads: int) -> dict[str, object]:
     program = work / f"peak-{Path(chosen.c).name}"
     options = ["-O3", "-march=native", "-ffp-contract=fast", "-pthread"]
     called([chosen.c, *options, HERE / "peak.c", "-o", program])
-    measured = json.loads(called([program.resolve(), str(threads)]))
+    measured = json.loads(called([program, str(threads)]))
     assert isinstance(measured, dict)
     return measured

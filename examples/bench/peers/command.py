@@ -103,7 +103,8 @@ def arguments() -> Asked:
     add("--wait", type=float, default=60, help="seconds to wait for them")
     add("--depth", type=int, default=0, help="items in llama.cpp's memory before a step")
     add("--jobs", type=int, default=1, help="files compiled at once")
-    return Asked(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    return Asked(**{**given, "work": given["work"].absolute()})
 
 
 def tell(what: str) -> None:

@@ -89,7 +89,7 @@ class Making:
     """Makes the contestants of one size for one T.
 
     Args:
-        work: the folder where all is kept.
+        work: the folder where all is kept; an absolute path.
         size: a key of `NETWORKS`.
         tell: is told what takes long.
     """
@@ -185,7 +185,7 @@ class Making:
         made = self.ours(
             "openvino", "openvino", "float32", str(bundle.root / files[0]), 4 * self._total
         )
-        return [replace(made, python=python.absolute())]
+        return [replace(made, python=python)]
 
     def executorch(self, t: int) -> list[Contestant]:
         """ExecuTorch on a file for this T; it is lowered where it is run first."""
@@ -194,7 +194,7 @@ class Making:
         if not path.exists():
             export_torch(self._network, t, path)
         made = self.ours("executorch", "executorch", "float32", str(path), 4 * self._total)
-        return [replace(made, python=python.absolute())]
+        return [replace(made, python=python)]
 
     def llama(self, build: Llama) -> list[Contestant]:
         """llama.cpp on each family and quantization, some without repacking."""
@@ -203,7 +203,7 @@ class Making:
         if not all((folder / f"{self.size}-{f}-f32.gguf").exists() for f in FAMILIES):
             self._tell(f"writing GGUF files of {self.size}")
             script = HERE / "gguf_models.py"
-            paths = f"import sys; sys.path.insert(0, {str(build.gguf.resolve())!r}); "
+            paths = f"import sys; sys.path.insert(0, {str(build.gguf)!r}); "
             run = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
             called([build.python, "-c", paths + run, self.size, folder])
         return [c for family in FAMILIES for c in self._family(build, folder, family)]
