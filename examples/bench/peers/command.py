@@ -176,7 +176,7 @@ def main() -> None:
     result = Result(
         machine=machine,
         kernels=kernels(machine),
-        compiler=chosen and chosen.version,
+        compiler=chosen.version if chosen else None,
         llama=LLAMA,
         limits=measured,
         rounds=asked.rounds,

@@ -102,12 +102,14 @@ class Making:
         self._bundles = work / "bundles" / sources_mark()
         self._bundles.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        self._network = Network(sized(NETWORKS[size])).eval().requires_grad_(False)
-        head = self._network.head
-        table, tied = head.embedding.weight.numel(), head.tied
-        self._total = sum(parameter.numel() for parameter in self._network.parameters())
+        config = sized(NETWORKS[size])
+        self._network = Network(config).eval().requires_grad_(False)
+        numbers = {name: p.numel() for name, p in self._network.named_parameters()}
+        table = numbers["head.embedding.weight"]
+        tied = isinstance(config.items, Tokens) and config.items.tied
+        self._total = sum(numbers.values())
         self._read = self._total - (0 if tied else table)
-        self._head = head.out.weight.numel() + (table if tied else 0)
+        self._head = numbers["head.out.weight"] + (table if tied else 0)
 
     def refuse(self, contestant: str, error: Exception) -> None:
         """Note that a contestant does not take part."""

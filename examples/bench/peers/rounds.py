@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import psutil
 from examples.bench.peers.building import HERE, LeftOutError, Llama
 from examples.bench.peers.cells import Cell
@@ -68,12 +69,19 @@ class Gate:
         return True
 
 
-@dataclass(slots=True)
-class Times:
-    """Milliseconds per step, one list per turn; `thread_ms` is None where it cannot be told."""
+class Ready(msgspec.Struct):
+    """What `worker.py` tells first; `why` says why it cannot run."""
 
-    wall_ms: list[list[float]] = field(default_factory=list)
-    thread_ms: list[list[float]] | None = None
+    ways: list[str] = []
+    facts: dict[str, str] = {}
+    why: str = ""
+
+
+class Timed(msgspec.Struct):
+    """One turn: milliseconds per step of each sample, on the wall and of the thread."""
+
+    wall_ms: list[float]
+    thread_ms: list[float] = []
 
 
 class Worker:
@@ -100,30 +108,27 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         try:
-            first = self._answer()
-            if "why" in first:
-                raise LeftOutError(str(first["why"]))
+            ready = msgspec.json.decode(self._answer(), type=Ready)
+            if ready.why:
+                raise LeftOutError(ready.why)
         except BaseException:
             self.close()
             raise
-        self.ways: list[str] = first["ways"]
-        self.facts: dict[str, str] = first["facts"]
+        self.ways, self.facts = ready.ways, ready.facts
 
-    def _answer(self) -> dict[str, list[str]]:
+    def _answer(self) -> str:
         """Read the next line that tells something; libraries print lines of their own."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("{"):
-                answer = json.loads(line)
-                assert isinstance(answer, dict)
-                return answer
+                return line
         raise LeftOutError(f"the process ended with {self._process.wait()}")
 
-    def take(self, way: str, turn: Turn) -> dict[str, list[float]]:
+    def take(self, way: str, turn: Turn) -> Timed:
         """Have a turn."""
         assert self._process.stdin is not None
         print(way, turn.samples, turn.steps, file=self._process.stdin, flush=True)
-        return {name: [float(v) for v in values] for name, values in self._answer().items()}
+        return msgspec.json.decode(self._answer(), type=Timed)
 
     def close(self) -> None:
         """End the process."""
@@ -148,7 +153,7 @@ class LlamaBench:
         self._command += ["-t", str(threads), "-o", "json", "-ub", "512"]
         self._command += [*(("-d", str(depth)) if depth else ()), *contestant.options]
 
-    def take(self, way: str, turn: Turn) -> dict[str, list[float]]:
+    def take(self, way: str, turn: Turn) -> Timed:
         """Have a turn.
 
         Raises:
@@ -163,7 +168,7 @@ class LlamaBench:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise LeftOutError(f"llama-bench: {lines[-1]}") from None
         steps = generate or 1
-        return {"wall_ms": [spent / 1e6 / steps for spent in result["samples_ns"]]}
+        return Timed([spent / 1e6 / steps for spent in result["samples_ns"]])
 
     def close(self) -> None:
         """Nothing is left running."""
@@ -177,14 +182,14 @@ class Racer:
         contestant: who.
         way: how the step is taken.
         runner: takes the step.
-        times: so far.
-        why: why there are no times.
+        turns: those it has had.
+        why: why there are none.
     """
 
     contestant: Contestant
     way: str
     runner: Worker | LlamaBench
-    times: Times = field(default_factory=Times)
+    turns: list[Timed] = field(default_factory=list)
     why: str = ""
 
     @property
@@ -199,13 +204,9 @@ class Racer:
             self.why = f"fewer than {gate.need:.1f} cores were idle for {gate.wait_s:.0f} s"
             return
         try:
-            taken = self.runner.take(self.way, turn)
+            self.turns.append(self.runner.take(self.way, turn))
         except (LeftOutError, OSError) as error:
             self.why = str(error)
-            return
-        self.times.wall_ms.append(taken["wall_ms"])
-        if "thread_ms" in taken:
-            self.times.thread_ms = [*(self.times.thread_ms or ()), taken["thread_ms"]]
 
 
 class Round:
@@ -282,16 +283,16 @@ class Round:
             for racer in random.Random(number).sample(self.racers, len(self.racers)):
                 racer.have_turn(turn, gate)
         for racer in self.racers:
-            if not racer.times.wall_ms:
+            if not racer.turns:
                 self._leave_out(racer.label, racer.why)
-        return [self._cell(racer) for racer in self.racers if racer.times.wall_ms]
+        return [self._cell(racer) for racer in self.racers if racer.turns]
 
     def _cell(self, racer: Racer) -> Cell:
-        who, times = racer.contestant, racer.times
-        own_thread = self.threads == 1 and who.engine != "openvino"  # which starts one
+        who, times = racer.contestant, [turn.wall_ms for turn in racer.turns]
+        own_thread = self.threads == 1 and who.engine not in ("llama", "openvino")
         rows = 1 if who.logits == "last" else self.t
         body = who.parameters_read - who.parameters_of_head
-        every = [value for values in times.wall_ms for value in values]
+        every = [value for values in times for value in values]
         return Cell(
             size=self.size,
             t=self.t,
@@ -306,8 +307,8 @@ class Round:
             parameters_read=who.parameters_read,
             weights_bytes=who.weights_bytes,
             multiply_adds=self.t * body + rows * who.parameters_of_head,
-            times_ms=times.wall_ms,
-            thread_ms=times.thread_ms if own_thread else None,
+            times_ms=times,
+            thread_ms=[turn.thread_ms for turn in racer.turns] if own_thread else None,
             median_ms=statistics.median(every),
             minimum_ms=min(every),
         )

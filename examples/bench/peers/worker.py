@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,8 +224,7 @@ def compiled(asked: Asked) -> Held:
 
 def openvino(asked: Asked) -> Held:
     """OpenVINO's CPU device on the portable graph; the state takes turns in two sets of buffers."""
-    import openvino as ov
-
+    ov = import_module("openvino")
     model = ov.Core().compile_model(
         asked.model,
         "CPU",
@@ -258,14 +258,14 @@ def openvino(asked: Asked) -> Held:
 def executorch(asked: Asked) -> Held:
     """ExecuTorch with XNNPACK on a `.pte`; without one it is lowered from the `.pt2` beside it."""
     import torch
-    from executorch.extension.pybindings import _portable_lib
-    from executorch.runtime import Runtime
 
     path = Path(asked.model)
     if not path.exists():
         lower(path.with_suffix(".pt2"), path)
-    _portable_lib._unsafe_reset_threadpool(asked.threads)
-    method = Runtime.get().load_program(path).load_method("forward")
+    pool = import_module("executorch.extension.pybindings._portable_lib")
+    pool._unsafe_reset_threadpool(asked.threads)
+    runtime = import_module("executorch.runtime").Runtime.get()
+    method = runtime.load_program(path).load_method("forward")
     chunk, *state = torch.load(path.with_suffix(".inputs"))
 
     def call() -> None:
@@ -279,12 +279,11 @@ def executorch(asked: Asked) -> Held:
 def lower(source: Path, target: Path) -> None:
     """Lower an exported step to ExecuTorch, with XNNPACK for what that takes."""
     import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
 
+    xnnpack = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     with torch.no_grad():
-        edge = to_edge_transform_and_lower(
-            torch.export.load(source), partitioner=[XnnpackPartitioner()]
+        edge = import_module("executorch.exir").to_edge_transform_and_lower(
+            torch.export.load(source), partitioner=[xnnpack.XnnpackPartitioner()]
         )
     part = target.with_suffix(".part")
     part.write_bytes(edge.to_executorch().buffer)
