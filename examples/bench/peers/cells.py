@@ -61,6 +61,7 @@ class Cell:
         thread_ms: of the thread, where the engine runs in a process of ours on one thread.
         median_ms: of all times.
         minimum_ms: of all times.
+        thread_median_ms: of all times of the thread, which a busy machine disturbs less.
         ratio_of_medians: speed over llama.cpp's quickest cell: its median over this one's.
         ratio_of_minima: the same of minima.
         share_of_read: bytes of weights per second of the median, over what `peak.c` read at most.
@@ -84,6 +85,7 @@ class Cell:
     thread_ms: list[list[float]] | None
     median_ms: float
     minimum_ms: float
+    thread_median_ms: float | None
     ratio_of_medians: float | None = None
     ratio_of_minima: float | None = None
     share_of_read: float | None = None
@@ -139,16 +141,18 @@ def table(cells: Sequence[Cell]) -> str:
             "",
             f"{size}, T = {t}, {threads} thread{'s' if threads > 1 else ''}; milliseconds, speed "
             "over llama.cpp's quickest cell, shares of what the machine can do",
-            f"{'':40s} {'median':>9s} {'least':>9s} {'items/s':>9s} {'medians':>8s} {'minima':>7s} "
-            f"{'reading':>8s} {'products':>8s}",
+            f"{'':40s} {'median':>9s} {'least':>9s} {'thread':>9s} {'items/s':>9s} "
+            f"{'medians':>8s} {'minima':>7s} {'reading':>8s} {'products':>8s}",
         ]
         for cell in group:
+            own = cell.thread_median_ms
+            thread = "        –" if own is None else f"{own:9.3f}"
             numbers = (cell.ratio_of_medians, cell.ratio_of_minima)
             ratios = " ".join("      –" if n is None else f"{n:7.2f}" for n in numbers)
             parts = (cell.share_of_read, cell.share_of_products)
             shares = " ".join("       –" if n is None else f"{n:8.0%}" for n in parts)
             lines.append(
-                f"{cell.label:40s} {cell.median_ms:9.3f} {cell.minimum_ms:9.3f} "
+                f"{cell.label:40s} {cell.median_ms:9.3f} {cell.minimum_ms:9.3f} {thread} "
                 f"{1e3 * t / cell.median_ms:9.0f}  {ratios} {shares}"
             )
     return "\n".join(lines)

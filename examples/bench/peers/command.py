@@ -191,8 +191,10 @@ def main() -> None:
         where = f" T={out.t} threads={out.threads}" if out.t else ""
         print(f"left out: {out.size}{where} {out.contestant}: {out.why}")
     try:
-        if cells:
+        if any(cell.ratio_of_medians for cell in cells):
             draw(cells, asked.out.with_suffix(".png"))
+        else:
+            print("no picture: nothing of llama.cpp's was measured")
     except NoMatplotlibError as error:
         print(error)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -292,7 +293,8 @@ class Round:
         own_thread = self.threads == 1 and who.engine not in ("llama", "openvino")
         rows = 1 if who.logits == "last" else self.t
         body = who.parameters_read - who.parameters_of_head
-        every = [value for values in times for value in values]
+        threads = [turn.thread_ms for turn in racer.turns] if own_thread else None
+        every = [*chain.from_iterable(times)]
         return Cell(
             size=self.size,
             t=self.t,
@@ -308,7 +310,8 @@ class Round:
             weights_bytes=who.weights_bytes,
             multiply_adds=self.t * body + rows * who.parameters_of_head,
             times_ms=times,
-            thread_ms=[turn.thread_ms for turn in racer.turns] if own_thread else None,
+            thread_ms=threads,
             median_ms=statistics.median(every),
             minimum_ms=min(every),
+            thread_median_ms=statistics.median(chain.from_iterable(threads)) if threads else None,
         )
