@@ -25,15 +25,17 @@ HERE = Path(__file__).resolve().parent
 
 # The same code in fewer, longer files: most of the time goes into reading the same headers again.
 # Two files of llama-common cannot share their names with others.
-JOINED = r"""function(join_files target apart batch)
+JOINED = """function(join_files target apart batch)
   get_target_property(sources ${target} SOURCES)
+  get_target_property(folder ${target} SOURCE_DIR)
   list(FILTER sources INCLUDE REGEX "${apart}")
+  list(TRANSFORM sources PREPEND "${folder}/" REGEX "^[^/]")
   set_source_files_properties(${sources} TARGET_DIRECTORY ${target}
     PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${batch})
 endfunction()
 cmake_language(DEFER CALL join_files llama "^(llama|unicode)[^/]*$" 20)
-cmake_language(DEFER CALL join_files llama-common "(json|value|llguidance)\\.cpp$" 15)
+cmake_language(DEFER CALL join_files llama-common "(json|value|llguidance)[.]cpp$" 15)
 """
 SWITCHES = {
     "CMAKE_BUILD_TYPE": "Release",

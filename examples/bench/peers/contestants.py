@@ -278,8 +278,6 @@ def export_torch(network: Network, t: int, path: Path) -> None:
             outputs, new = self.network(chunk, dict(zip(names, state, strict=True)))
             return (*outputs.values(), *(new[name] for name in names))
 
-    content = network.contract.chunk.content
-    assert isinstance(content, Tokens)
     start = network.initial_state(1)
     inputs = (torch.zeros(1, t, dtype=torch.int64), *(start[name] for name in names))
     with torch.no_grad():

@@ -262,8 +262,8 @@ def executorch(asked: Asked) -> Held:
     path = Path(asked.model)
     if not path.exists():
         lower(path.with_suffix(".pt2"), path)
-    pool = import_module("executorch.extension.pybindings._portable_lib")
-    pool._unsafe_reset_threadpool(asked.threads)
+    library = import_module("executorch.extension.pybindings.portable_lib")
+    library._unsafe_reset_threadpool(asked.threads)
     runtime = import_module("executorch.runtime").Runtime.get()
     method = runtime.load_program(path).load_method("forward")
     chunk, *state = torch.load(path.with_suffix(".inputs"))
