@@ -73,7 +73,14 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2 * columns + 1,
+        frameon=False,
+        fontsize=8,
+    )
     figure.suptitle(
         "Speed beside llama.cpp's quickest cell, equal parameters; bars: medians, dots: minima",
         fontsize=10,
