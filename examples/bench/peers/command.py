@@ -13,6 +13,7 @@ Shape letter: `T` items per chunk.
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,9 +126,10 @@ def built(asked: Asked, left_out: list[LeftOut]) -> tuple[Compiler | None, Llama
         return chosen, None
 
 
-def raced(asked: Asked, build: Llama | None, left_out: list[LeftOut]) -> list[Cell]:
-    """Measure every size, number of threads and T."""
-    cells: list[Cell] = []
+def raced(
+    asked: Asked, build: Llama | None, cells: list[Cell], left_out: list[LeftOut]
+) -> Iterator[None]:
+    """Measure every size, number of threads and T; what is found is added to the lists."""
     gate = Gate(asked.idle, asked.wait)
     left = len(asked.sizes) * len(asked.threads) * len(asked.t)
     minutes = asked.minutes
@@ -143,8 +145,9 @@ def raced(asked: Asked, build: Llama | None, left_out: list[LeftOut]) -> list[Ce
                     minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
                 left -= 1
                 left_out += contest.left_out
+                yield
         left_out += making.left_out
-    return cells
+    yield
 
 
 def kernels(machine: Environment) -> str:
@@ -171,21 +174,23 @@ def main() -> None:
             measured[threads] = msgspec.convert(limits(asked.work, chosen, threads), Limits)
         except LeftOutError as error:
             left_out.append(LeftOut("all", "limits", str(error), threads=threads))
-    cells = compared(raced(asked, build, left_out), measured)
-    machine = environment(None, before)
-    result = Result(
-        machine=machine,
-        kernels=kernels(machine),
-        compiler=chosen.version if chosen else None,
-        llama=LLAMA,
-        limits=measured,
-        rounds=asked.rounds,
-        idle_cores=asked.idle,
-        depth=asked.depth,
-        cells=cells,
-        left_out=list(dict.fromkeys(left_out)),
-    )
-    asked.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    found: list[Cell] = []
+    for _ in raced(asked, build, found, left_out):  # a run that is broken off leaves what it has
+        machine = environment(None, before)
+        result = Result(
+            machine=machine,
+            kernels=kernels(machine),
+            compiler=chosen.version if chosen else None,
+            llama=LLAMA,
+            limits=measured,
+            rounds=asked.rounds,
+            idle_cores=asked.idle,
+            depth=asked.depth,
+            cells=compared(found, measured),
+            left_out=list(dict.fromkeys(left_out)),
+        )
+        asked.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    cells = result.cells
     print(table(cells))
     for out in result.left_out:
         where = f" T={out.t} threads={out.threads}" if out.t else ""
