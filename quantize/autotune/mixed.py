@@ -37,7 +37,9 @@ HEADS = 3
 SHARE = 16
 """A rollout reads one in so many of a trial's items, and so does each of its heads."""
 LEAST_ITEMS = 256
-WIDER: Mapping[Form, Form] = MappingProxyType({"int4-block": "int8-block"})
+WIDER: Mapping[Form, Form] = MappingProxyType(
+    {"int4-block": "int8-block", "int4-rows": "int8-rows"}
+)
 """The next wider form; for all others it is float32."""
 
 

@@ -28,7 +28,9 @@ from dst.runtime.execution.inputs import check_items
 
 Array = npt.NDArray[np.generic]
 
-CANDIDATES = ("int8-dynamic", "int8-rows", "int8-weights", "int4-weights", "int4-mixed")
+CANDIDATES = (
+    "int8-dynamic", "int8-rows", "int8-weights", "int4-weights", "int4-rows", "int4-mixed"
+)  # fmt: skip
 """The recipes that are tried: no ``fp16``, which CPUs upcast, and no ``int8-static``, which is for
 NPUs and as fast as ``int8-dynamic`` on CPUs."""
 _PLAIN_SHARE = 0.6

@@ -21,6 +21,7 @@ _ELSEWHERE: Mapping[Form, str] = MappingProxyType(
         "float16": "half precision is no quantization to it",
         "int8-rows": "it has no scale per item; its nearest is int8-dynamic",
         "int8-block": "it has no scales by block; its nearest is int8-dynamic",
+        "int4-rows": "it has no 4 bits and no scales by block; its nearest is int8-dynamic",
         "int4-block": "it has no 4 bits and no scales by block; its nearest is int8-dynamic",
     }
 )

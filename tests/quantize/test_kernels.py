@@ -57,6 +57,10 @@ def test_the_kernels_of_this_cpu_keep_rows_as_one_of_the_kinds_that_are_told_of(
             "int4-weights, block 64",
             "products are the same but for last bits with AVX512 and AVX2",
         ),
+        (
+            "int4-rows, block 64",
+            "products of chunks are the same bit for bit; T = 1 rounds otherwise",
+        ),
         ("int8-weights", "products are the same bit for bit with AVX512 and AVX2 kernels"),
         ("fp16", "products are the same but for last bits"),
     ],

@@ -65,22 +65,23 @@ def quantize(
 ) -> int:
     """Make a smaller or faster bundle of a model.
 
-    State, decay, gates, norms and softmax stay float32; what else does, and why, is printed.
-    Patterns are shell patterns for the names printed; forms are float32, float16, int8-dynamic,
-    int8-static, int8-rows, int8-block, int4-block, int8-stored. --auto takes the fastest
-    (--goal size: smallest) recipe that keeps the gates and the budget. Exit code 1: nothing is
-    gained and nothing written. Needs the extra onnx. docs/quantization.md tells all.
+    State, decay, gates, norms and softmax stay float32; what else does is printed. Shell patterns
+    fit the names printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows,
+    int8-block, int8-stored, int4-block, int4-rows. --auto takes the fastest (--goal size: smallest)
+    recipe that keeps gates and budget. Exit code 1: nothing gained, nothing written. Needs the
+    extra onnx; see docs/quantization.md.
 
         int8-rows     8 bits, a scale per item: causal, any T, fast chunks
         int8-dynamic  8 bits, a scale per chunk: fastest chunks; T fixed, not causal
         int8-static   8 bits, scales from --calibrate: for NPUs
         int8-weights  8-bit blocks of 64: closest to float32, fast single steps
         int4-weights  4-bit blocks of 32: smallest, fastest single steps
+        int4-rows     the same numbers, which chunks read as 8 bits: fast chunks too
         int4-mixed    the same, but 8 bits where a product feeds the state
         fp16          half precision, for GPU, WebGPU, Core ML; no gain on CPU
 
         dst quantize text --auto --budget "nats<0.005" --input my.txt --out text-fast
-        dst quantize text --recipe int4-weights --keep 'val_845' --out text-int4
+        dst quantize text --recipe int4-rows --keep 'val_845' --out text-int4
     """
     output = Output.to(json)
     check_folder("--out", out)

@@ -300,6 +300,8 @@ def over_t(recipe: str) -> str:
     name, *changes = recipe.split(", ")
     if "non-causal" in changes:
         return "each T is another model: one scale spans the chunk"
+    if name == "int4-rows":
+        return "products of chunks are the same bit for bit; T = 1 rounds otherwise"
     if name in BY_ITEM:
         return "products are the same bit for bit, on every CPU"
     for (known, usual), limits in EXACT_UP_TO.items():
