@@ -65,11 +65,10 @@ def quantize(
 ) -> int:
     """Make a smaller or faster bundle of a model.
 
-    State, decay, gates, norms and softmax stay float32; what else does is printed. Shell patterns
-    fit the names printed; forms are float32, float16, int8-dynamic, int8-static, int8-rows,
-    int8-block, int8-stored, int4-block, int4-rows. --auto takes the fastest (--goal size: smallest)
-    recipe that keeps gates and budget. Exit code 1: nothing gained, nothing written. Needs the
-    extra onnx; see docs/quantization.md.
+    State, decay, gates, norms and softmax stay float32. Shell patterns fit the names printed; forms
+    are float32, float16, int8-dynamic, int8-static, int8-rows, int8-block, int8-stored, int4-block,
+    int4-rows. --auto takes the fastest (--goal size: smallest) recipe that keeps gates and budget.
+    Exit code 1: nothing gained. Needs the extra onnx; see docs/quantization.md.
 
         int8-rows     8 bits, a scale per item: causal, any T, fast chunks
         int8-dynamic  8 bits, a scale per chunk: fastest chunks; T fixed, not causal
