@@ -256,7 +256,9 @@ def test_what_cannot_be_quantized_is_said(tmp_path: Path) -> None:
     bundle = written(tmp_path / "small", step, features_contract(NAMED), GOLDEN_ROWS)
     picked = autotune(bundle, tmp_path / "out", ROWS, "speed", QUICK)
     assert picked.chosen is None
-    assert [[r.rule for r in j.refusals] for j in picked.verdicts] == [["unchanged"]] * len(CANDIDATES)
+    assert [[r.rule for r in j.refusals] for j in picked.verdicts] == [["unchanged"]] * len(
+        CANDIDATES
+    )
     assert {record.reason for record in picked.records} == {
         "Conv holds fewer than 1,024 values: too few to gain anything"
     }
@@ -311,7 +313,14 @@ def test_a_mix_that_nothing_needs_is_not_searched(
     most = error_of(feature_bundle, tmp_path / "int4-weights") / 2
     trial = Trial(items=QUICK.items, budget=Budget(relative_error=most))
     picked = autotune(feature_bundle, tmp_path / "out", ROWS, "speed", trial)
-    assert [j.breaks_only_budget for j in picked.verdicts] == [False, False, False, True, True, True]
+    assert [j.breaks_only_budget for j in picked.verdicts] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert chosen(picked) == "int8-dynamic, non-causal"  # faster than 4 bits could be
     assert picked.searches == ()
 

@@ -31,7 +31,7 @@ class NoMatplotlibError(DstError):
     """A picture was asked for, and matplotlib is not installed."""
 
 
-def _figure(width_in: float, height_in: float) -> "Figure":
+def new_figure(width_in: float, height_in: float) -> "Figure":
     """Make an empty figure that needs no display."""
     try:
         from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ def _four(
     subject: Subject, panels: Sequence[Callable[["Axes", Subject], None]], title: str
 ) -> bytes:
     """Return four panels under a title as PNG; the same subject gives the same bytes."""
-    figure = _figure(11, 7.4)
+    figure = new_figure(11, 7.4)
     for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
         panel(axes, subject)
     figure.suptitle(title, fontsize=10, color=SOFT)
@@ -109,7 +109,7 @@ def panel_svg(panel: Panel, result: BenchResult) -> str:
 
     Words stay words, the background is that of the page, and ink follows its colours of `CSS`.
     """
-    figure = _figure(9.6, 3.2)
+    figure = new_figure(9.6, 3.2)
     axes = figure.subplots()
     panel(axes, result)
     axes.set_title("", loc="left")  # the page has its own
