@@ -4,11 +4,11 @@
     python examples/bench/since.py runs/old
 
 The folder holds `text`, `text-int8` and `text-int4` in the present format. Earlier bundles run as
-the earlier runtime ran them: the first graph that takes the T, on prebuilt bindings, without memory
-patterns; `naive` is a loop of `session.run` with default options on the same graph. The present
-ones run by `Stream.step` of sessions for that T alone, and by `naive` on the graph that they chose.
-`pool` is one call of 64 slots. Every row is opened several times, because where its weights
-happen to lie in memory moves a step by up to a tenth; ratios are of medians and of minima over all.
+the earlier runtime ran them: the first graph that takes the T, without memory patterns, for one
+stream on prebuilt bindings. The present ones run by `Stream.step` of sessions for that T alone.
+`naive` is a loop of `session.run` with default options on the same graph; `pool` is one call of a
+`StreamPool` of 64 slots. Every row is opened several times, because where its weights happen to lie
+in memory moves a step by up to a tenth; ratios are of medians and of minima over all.
 """
 
 import argparse
@@ -32,9 +32,9 @@ SLOTS = 64
 Call = Callable[[], object]
 
 
-def earlier(path: Path, t: int, batch: int = 1) -> Call:
-    """Step an earlier bundle as its runtime did."""
-    session = Session.open(path, lowering="fused")
+def earlier_session(path: Path, t: int) -> Session:
+    """Open an earlier bundle as its runtime did."""
+    session = Session.open(path, lowering="fused", chunk_sizes=[t])
     options = ort.SessionOptions()
     options.enable_mem_pattern = False
     options.intra_op_num_threads = 1
@@ -42,19 +42,16 @@ def earlier(path: Path, t: int, batch: int = 1) -> Call:
     file = session.bundle.root / session.graph_for(t).file
     opened = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     session._open[session.graph_for(t).file] = opened
-    return bound(session, t, batch)
+    return session
 
 
-def bound(session: Session, t: int, batch: int) -> Call:
-    """Step on prebuilt bindings, the states in turns."""
-    step = BoundStep(session, t, batch)
+def earlier(path: Path, t: int) -> Call:
+    """Step an earlier bundle on prebuilt bindings, the states in turns."""
+    session = earlier_session(path, t)
+    step = BoundStep(session, t)
+    names = [s.input for s in session.contract.state]
     a, b = (
-        {
-            s.input: ort.OrtValue.ortvalue_from_numpy(
-                np.repeat(session.initial[s.input], batch, s.batch_axis)
-            )
-            for s in session.contract.state
-        }
+        {n: ort.OrtValue.ortvalue_from_numpy(session.initial[n].copy()) for n in names}
         for _ in range(2)
     )
     step.bindings = (step.bind(a, b), step.bind(b, a))
@@ -90,16 +87,21 @@ def naive(path: Path, file: str, t: int) -> Call:
     return call
 
 
+def session_of(path: Path, t: int) -> Session:
+    """Open a bundle for one T."""
+    return Session.open(path, chunk_sizes=[t])
+
+
 def present(path: Path, t: int) -> Call:
     """Step by `Stream.step`."""
-    stream = Session.open(path, chunk_sizes=[t]).stream()
+    stream = session_of(path, t).stream()
     chunk = np.random.default_rng(0).integers(0, 256, (1, t))
     return lambda: stream.step(chunk)
 
 
-def pool(path: Path) -> Call:
+def pool(path: Path, session_of: Callable[[Path, int], Session]) -> Call:
     """Step 64 slots by one item each."""
-    held = StreamPool(Session.open(path, chunk_sizes=[1]), SLOTS)
+    held = StreamPool(session_of(path, 1), SLOTS)
     chunks = {slot: np.array([[slot]]) for slot in range(SLOTS)}
     return lambda: held.step(chunks)
 
@@ -115,9 +117,9 @@ def rows(old: Path, new: Path, t: int) -> dict[str, Callable[[], Call]]:
     made["earlier text, naive"] = lambda: naive(old / "text", first, t)
     made["now text, naive"] = lambda: naive(new / "text", chosen, t)
     if t == 1:
-        made["earlier text, pool"] = lambda: earlier(old / "text", 1, SLOTS)
         for name in NAMES:
-            made[f"now {name}, pool"] = partial(pool, new / name)
+            made[f"earlier {name}, pool"] = partial(pool, old / name, earlier_session)
+            made[f"now {name}, pool"] = partial(pool, new / name, session_of)
     return made
 
 
