@@ -127,6 +127,7 @@ class _Probe:
 
     def __init__(self, source: Bundle, graph: Opened) -> None:
         self._contract = source.manifest.contract
+        self._answers = graph.entry.answers
         self._chunk = ChunkInput(self._contract.chunk, self._contract.chunk.nominal_t)
         nodes = {node.name: node for node in graph.model.graph.node}
         self._keys: dict[str, list[str]] = {}
@@ -166,6 +167,8 @@ class _Probe:
         self._chunk.readable()  # which normalises it
         feeds: dict[str, Array] = {chunk.input: self._chunk.feed, **given_of(self._contract)}
         feeds |= {**now.inputs, **now.state}
+        if self._answers is not None:
+            feeds[self._answers] = np.arange(chunk.nominal_t)
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)
         found = zip(self._keys.values(), values, strict=True)

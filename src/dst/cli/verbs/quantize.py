@@ -80,7 +80,7 @@ def quantize(
         fp16          half precision, for GPU, WebGPU, Core ML; no gain on CPU
 
         dst quantize text --auto --budget "nats<0.005" --input my.txt --out text-fast
-        dst quantize text --recipe int4-rows --keep 'val_845' --out text-int4
+        dst quantize text --recipe int4-rows --keep 'head.*' --out text-4
     """
     output = Output.to(json)
     check_folder("--out", out)
@@ -183,7 +183,7 @@ def _form(text: str) -> tuple[str, str]:
     """Read `PATTERN=FORM`."""
     pattern, found, form = text.rpartition("=")
     if not found or not pattern:
-        raise WrongUseError(f"--form {text}: expected PATTERN=FORM, e.g. 'val_48=int8-rows'")
+        raise WrongUseError(f"--form {text}: expected PATTERN=FORM, e.g. 'head.*=int8-rows'")
     return pattern, form
 
 
