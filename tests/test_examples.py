@@ -10,7 +10,9 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", ["bench/block_size", "bench/kernel_widths", "train/corpus"])
+@pytest.mark.parametrize(
+    "name", ["bench/block_size", "bench/kernel_widths", "native/compare_gemm", "train/corpus"]
+)
 def test_help_runs_nothing(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"], capture_output=True, text=True
