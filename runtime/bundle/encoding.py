@@ -73,9 +73,11 @@ def _sparse(value: object) -> object:
     if isinstance(value, tuple):  # no call for each of thousands of numbers
         return list(value) if _PLAIN.issuperset(map(type, value)) else [*map(_sparse, value)]
     if isinstance(value, dict):
-        if _PLAIN.issuperset(map(type, value.values())):
-            return value
-        return {key: _sparse(each) for key, each in value.items()}
+        for each in value.values():  # nor for the curves of every tensor
+            numbers = type(each) is tuple and _PLAIN.issuperset(map(type, each))
+            if not numbers and type(each) not in _PLAIN:
+                return {key: _sparse(each) for key, each in value.items()}
+        return value
     if not isinstance(value, msgspec.Struct):
         return value
     kind, defaults = type(value), _defaults(type(value))

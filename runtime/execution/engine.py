@@ -280,16 +280,17 @@ def _choose(bundle: Bundle, graphs: Sequence[Graph], sizes: Sequence[int]) -> di
     alone may be faster: each open graph holds its weights once more.
     """
     chosen: dict[int, Graph] = {}
+    wanted, alone = set(sizes), [g for g in graphs if not g.batch or 1 in g.batch]
+    for_all = {g.lowering: g for g in reversed(alone) if wanted.issubset(g.allowed_t)}
     for t in sizes:
-        able = [g for g in graphs if t in g.allowed_t and (not g.batch or 1 in g.batch)]
+        able = [g for g in alone if t in g.allowed_t]
         if not able:
             allowed = sorted({t for g in graphs for t in g.allowed_t})
             raise SessionError(
                 f"{bundle.label}: no graph runs T = {t} as asked; choose from {allowed}",
                 code="chunk-size",
             )
-        alike = (g for g in able if g.lowering == able[0].lowering)
-        chosen[t] = next((g for g in alike if set(sizes) <= set(g.allowed_t)), able[0])
+        chosen[t] = for_all.get(able[0].lowering, able[0])
     if not chosen:
         raise SessionError(
             f"{bundle.label}: chunk_sizes is empty; give at least one T", code="chunk-size"
