@@ -104,8 +104,8 @@ def test_a_larger_bound_accepts_what_the_default_refuses(tensor: str) -> None:
 def test_a_raised_bound_is_written_down_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slightly_off(graph: bytes, contract: Contract, folder: Path) -> Form:
-        right = onnx_form(graph, contract, folder)
+    def slightly_off(graph: bytes, contract: Contract, folder: Path, answers: str | None) -> Form:
+        right = onnx_form(graph, contract, folder, answers)
 
         def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
             outputs, after = right(chunk, state)

@@ -122,6 +122,27 @@ def test_linear_attention(rule: str, passes: int) -> None:
     assert count(it, {"w": (WIDTH, 10)}, before=[value]) == T * 2 * 3 * 5 * passes
 
 
+@pytest.mark.parametrize(
+    ("shapes", "attributes", "expected"),
+    [
+        ({"q": (1, 2, 4, 8), "k": (1, 2, 6, 8), "v": (1, 2, 6, 3)}, {}, 2 * 4 * 6 * (8 + 3)),
+        (
+            {"q": (1, 4, 16), "k": (1, 6, 8), "v": (1, 6, 3)},
+            {"q_num_heads": 2, "kv_num_heads": 1},
+            4 * 6 * (16 + 2 * 3),
+        ),
+    ],
+)
+def test_attention(
+    shapes: dict[str, tuple[int, ...]], attributes: dict[str, int], expected: int
+) -> None:
+    it = node("Attention", ["q", "k", "v"], ["y"])
+    it.attribute.extend(helper.make_attribute(name, n) for name, n in attributes.items())
+    assert count(it, shapes) == expected
+    it.domain = "com.microsoft"  # another operator of that name
+    assert count(it, shapes) is None
+
+
 def test_a_shape_behind_a_contrib_operator_is_known() -> None:
     attention = node(
         "LinearAttention",

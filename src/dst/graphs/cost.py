@@ -173,6 +173,20 @@ def _linear_attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     return batch * items * keys * values * (reads + writes)
 
 
+def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """ONNX's own operator: each query meets each key, and each weight a value; all heads."""
+    if node.domain:
+        raise KeyError(node.domain)  # that of com.microsoft holds its projections
+    query, key, value = (shapes[name] for name in node.input[:3])
+    past = shapes[node.input[4]][2] if len(node.input) > 4 and node.input[4] else 0
+    if len(query) == 4:  # (B, heads, T, d)
+        batch, heads, items, width = query
+        return batch * heads * items * (past + key[2]) * (width + value[3])
+    batch, items, width = query  # (B, T, heads * d)
+    shared = attribute(node, "q_num_heads", 1) // attribute(node, "kv_num_heads", 1)
+    return batch * items * (past + key[1]) * (width + value[2] * shared)
+
+
 def _body(node: onnx.NodeProto, name: str, outer: Shapes) -> int:
     """Sum over a body's nodes, with the outer values in sight."""
     graph = next(a.g for a in node.attribute if a.name == name)
@@ -224,6 +238,7 @@ def _product_shape(node: onnx.NodeProto, shapes: Shapes) -> list[Shape]:
 
 
 _RULES: dict[str, Rule] = {
+    "Attention": _attention,
     **dict.fromkeys(("CausalConvWithState", "Conv", "ConvInteger"), _convolution(1)),
     **dict.fromkeys(("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"), _recurrent),
     **dict.fromkeys(("DynamicQuantizeMatMul", "FusedMatMul", "Gemm", "MatMul"), _matmul),
@@ -239,9 +254,10 @@ _RULES: dict[str, Rule] = {
     "Loop": _loop,
     "MatMulNBits": _matmul_nbits,
     "QLinearConv": _convolution(3),
+    "RotaryEmbedding": lambda node, shapes: 0,
     "Scan": _scan,
 }
-_NO_RULE = {"Attention", "DFT", "DeformConv", "STFT", "SequenceMap"}
+_NO_RULE = {"DFT", "DeformConv", "STFT", "SequenceMap"}
 """Operators of ONNX that multiply and add a lot and have no rule here."""
 _OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Shapes], list[Shape]]] = {
     "CausalConvWithState": _like(0, 3),
@@ -250,5 +266,6 @@ _OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Shapes], list[Shape]]] = {
     "FusedMatMul": _product_shape,
     "LinearAttention": _attention_shapes,
     "MatMulIntegerToFloat": _product_shape,
+    "RotaryEmbedding": _like(0),
     "MatMulNBits": lambda node, shapes: [(*shapes[node.input[0]][:-1], attribute(node, "N", 0))],
 }
