@@ -25,6 +25,7 @@ from dst.quantize.rewriting.rebuild import (
     opened,
     rebuilt,
     runs_both,
+    spans_the_chunk,
     split_graphs,
 )
 from dst.quantize.rewriting.rewrite import EMBEDDING_OPSET, OPSET
@@ -241,7 +242,7 @@ def _nothing(recipe: Recipe, made: _Made) -> str:
 
 def _contract(contract: Contract, choices: Mapping[str, Choice]) -> Contract:
     """Fix T where a scale spans the chunk: another T would be another model."""
-    if not any(choice.form == "int8-dynamic" for choice in choices.values()):
+    if not spans_the_chunk(choices):
         return contract
     chunk = contract.chunk
     allowed = tuple(t for t in chunk.allowed_t if t in (1, chunk.nominal_t))
@@ -282,8 +283,7 @@ def _label(recipe: Recipe, precision: Precision, choices: Mapping[str, Choice]) 
     label = recipe.label
     if precision != recipe.precision:
         label += f", no weight in {recipe.precision}"
-    spans = any(choice.form == "int8-dynamic" for choice in choices.values())
-    return f"{label}, non-causal" if spans else label
+    return f"{label}, non-causal" if spans_the_chunk(choices) else label
 
 
 def _weights_bytes(files: Files, models: Mapping[str, onnx.ModelProto]) -> tuple[int, int]:

@@ -105,8 +105,8 @@ class Session(Engine):
                 prepack=prepack,
             )
 
-        if isinstance(threads, int):
-            return session(Threads(threads))
+        if isinstance(threads, int | np.integer):
+            return session(Threads(int(threads)))
         if threads != "measured":
             raise SessionError(
                 f"threads is {threads!r}; expected a number or 'measured'", code="argument"

@@ -19,6 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from dst.graphs.load import drop_unused, given_of, load
+from dst.graphs.strip import answering_all
 from dst.graphs.versions import domains, min_ort, opsets
 from dst.graphs.walk import bodies_of, nodes_of, opset_of, set_nodes, tensors_of
 from dst.quantize.assign import Choice, WeightRecord
@@ -153,6 +154,9 @@ def rebuilt(
     model.CopyFrom(graph.model)
     opset = opset_of(model)
     chosen = {s.node: _possible(choices[s.key], opset) for s in graph.found.uses}
+    answers = graph.entry.answers
+    if answers is not None and spans_the_chunk(choices):
+        answering_all(model, answers)  # a scale over fewer items would be another one
     writer = _GraphWriter(graph, chosen, values, backend)
     writer.write(model.graph, Draft())
     drop_unused(model.graph)
@@ -164,6 +168,11 @@ def rebuilt(
     for name, reason in graph.found.left.items():
         records[name] = WeightRecord(file, name, "", "operator", (), "float32", reason)
     return model, records
+
+
+def spans_the_chunk(choices: Mapping[str, Choice]) -> bool:
+    """Whether a scale spans the chunk, so that an answer depends on what else is answered."""
+    return any(choice.form == "int8-dynamic" for choice in choices.values())
 
 
 class _GraphWriter:
@@ -229,6 +238,7 @@ def entry_of(graph: Opened, model: onnx.ModelProto, allowed_t: Sequence[int]) ->
         domains=domains(model),
         min_ort=max(least, key=version),
         multiply_adds={n: costs.get(n, 0) for n in names if n in costs or n not in before},
+        answers=next((v.name for v in model.graph.input if v.name == graph.entry.answers), None),
     )
 
 
@@ -286,7 +296,9 @@ def split_graphs(
     singles = {key: _for_single_steps(choice) for key, choice in choices.items()}
     taken = {graph.entry.file for graph in graphs}
     # the form for T = 1 that a fused bundle brings is faster than that for any T
-    brought = {g.entry.lowering for g in graphs if g.entry.allowed_t == (1,) and _able(g)}
+    brought = {
+        (g.entry.lowering, g.entry.batch) for g in graphs if g.entry.allowed_t == (1,) and _able(g)
+    }
     parts: list[Part] = []
     for graph in graphs:
         sizes = tuple(t for t in graph.entry.allowed_t if t in chunk.allowed_t)
@@ -298,7 +310,7 @@ def split_graphs(
             parts.append(Part(graph, sizes, singles))
         else:
             parts.append(Part(graph, tuple(t for t in sizes if t > 1), choices))
-            if graph.entry.lowering not in brought:
+            if (graph.entry.lowering, graph.entry.batch) not in brought:
                 parts.append(Part(_single(graph, chunk, taken), (1,), singles))
     return parts
 

@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnxruntime as ort
 
+from dst.runtime.bundle.layout import sized
 from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.inputs import GivenInputs
 from dst.runtime.execution.recurrence import Recurrence
 
 SECONDS = 0.15
@@ -68,9 +71,9 @@ def fastest(engine_of: Callable[[Threads], Engine], cores: int, cache: Path | No
 
 def cache_folder() -> Path | None:
     """Return the user's folder for what can be measured again; None where there is none."""
-    named = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    named = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or ""
     try:
-        return (Path(named) if named else Path.home() / ".cache") / "dst-edge"
+        return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "dst-edge"
     except RuntimeError:  # no home
         return None
 
@@ -86,9 +89,11 @@ def _choices(cores: int) -> Iterator[Threads]:
 
 def _seconds(engine: Engine) -> float:
     """Measure one step: the least of some, which what else the machine does disturbs least."""
+    contract = engine.contract
+    given = {g.input: np.zeros(sized(g.shape, 0, 1), g.dtype) for g in contract.stream_inputs}
     core = Recurrence(engine)
-    core.reset()
-    nominal, sizes = engine.contract.chunk.nominal_t, engine.chunk_sizes
+    core.reset(GivenInputs.of(contract, given))
+    nominal, sizes = contract.chunk.nominal_t, engine.chunk_sizes
     step = core.step_for(max((t for t in sizes if t <= nominal), default=min(sizes)))
     least, steps, end = float("inf"), 0, time.perf_counter() + SECONDS
     while steps < LEAST_STEPS or time.perf_counter() < end:
@@ -116,11 +121,13 @@ def _key(engine: Engine) -> str:
 
 def _remembered(file: Path, cores: int) -> Threads | None:
     try:
-        held = json.loads(file.read_bytes())
-        found = Threads(int(held["number"]), bool(held["spin"]))
-    except (OSError, ValueError, KeyError, TypeError):  # nothing, or nothing that can be read
+        held = json.loads(file.read_bytes()) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if 1 <= found.number <= cores else None
+    match held:
+        case {"number": int(number), "spin": bool(spin)} if 1 <= number <= cores:
+            return Threads(number, spin)
+    return None  # nothing, or nothing that was written here
 
 
 def _remember(file: Path, choice: Threads) -> None:

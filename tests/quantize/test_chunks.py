@@ -267,6 +267,34 @@ def test_chunks_read_four_bits_as_eight_and_single_steps_as_blocks(
     assert held[1] <= held[0] <= held[1] + 4 * (64 + 64 + 256) + 3 * 64
 
 
+@pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-rows", "int4-rows"])
+def test_the_last_answer_is_that_of_the_whole_chunk(recipe: str, tmp_path: Path) -> None:
+    quantize_bundle("text", tmp_path / "q", recipe)
+    asked = {g.file: g.answers for g in open_bundle(tmp_path / "q").manifest.graphs}
+    assert asked["step.onnx"] == (None if recipe == "int8-dynamic" else "answers")
+    session, items = Session.open(tmp_path / "q"), ITEMS[None, :32]
+    whole, last = session.stream(), session.stream()
+    expected = whole.step(items)["logits"][:, -1:]
+    assert np.array_equal(last.step(items, last=True)["logits"], expected)
+    assert all(np.array_equal(last.state[name], value) for name, value in whole.state.items())
+
+
+def test_a_graph_for_one_stream_does_not_stand_for_one_for_any(
+    plain_bundle: Path, tmp_path: Path
+) -> None:
+    """A graph for T = 1 and B = 1 is there; pools still need one for T = 1 and any B."""
+    bundle = open_bundle(plain_bundle)
+    (whole,) = bundle.manifest.graphs
+    single = msgspec.structs.replace(whole, file="one.onnx", allowed_t=(1,), batch=(1,))
+    files: dict[str, bytes | Path] = {f: plain_bundle / f for f in bundle.manifest.files}
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=(whole, single), files={})
+    write_bundle(tmp_path / "two", manifest, {**files, "one.onnx": plain_bundle / whole.file})
+    for recipe in ("int8-dynamic", "int4-rows"):
+        made = quantize_bundle(tmp_path / "two", tmp_path / recipe, recipe).bundle
+        able = {t for g in made.manifest.graphs if not g.batch for t in g.allowed_t}
+        assert able == set(made.manifest.contract.chunk.allowed_t)
+
+
 # The shipped model: all of it is exact but its window attention, which stays float32 and whose last
 # bits depend on where in a chunk an item stands
 

@@ -1,5 +1,6 @@
 """The shipped text model goes in; size and loss of its quantized forms keep their budgets."""
 
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def full() -> tuple[npt.NDArray[np.int64], float]:
 
 @pytest.mark.parametrize(
     ("recipe", "size", "budget_nats"),
-    [("int8-dynamic", 0.30, 0.005), ("int8-rows", 0.30, 0.005), ("int4-weights", 0.20, 0.02)],
+    [
+        ("int8-dynamic", 0.30, 0.005),
+        ("int8-rows", 0.30, 0.005),
+        ("int4-weights", 0.20, 0.02),
+        ("int4-rows", 0.20, 0.02),
+    ],
 )
 def test_size_and_loss_keep_their_budgets(
     recipe: str,
@@ -44,13 +50,13 @@ def test_size_and_loss_keep_their_budgets(
     done = quantize_bundle("text", tmp_path / "q", recipe)
     before, after = done.weights_bytes
     assert after <= size * before
-    assert [r.role for r in done.records if r.form == "float32"] == ["gate"] * 4
+    left = Counter(r.role for r in done.records if r.form == "float32")
+    assert left == {"gate": 4, "operator": 4}  # the convolutions of the graph for single steps
     assert all(check.passed for check in replay_golden(open_bundle(tmp_path / "q")))
     items, right = full
     loss = loss_nats(Session.open(tmp_path / "q", chunk_sizes=[T]), items)
     assert loss != right
     assert loss - right <= budget_nats
-    assert open_bundle("text").manifest.upgraded_from is not None
     assert done.bundle.manifest.upgraded_from is None  # it is another bundle
     lowerings = {graph.lowering for graph in done.bundle.manifest.graphs}
     assert lowerings == {"fused", "portable"}

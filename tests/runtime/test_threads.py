@@ -5,9 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from onnx import helper
 from tests.raising import refused
+from tests.steps import (
+    INT64,
+    PLAIN,
+    chunk_of,
+    contract_of,
+    graph_of,
+    info,
+    manifest_of,
+    output_of,
+    state_of,
+)
 
-from dst.runtime import Session, SessionError
+from dst.runtime import Session, SessionError, write_bundle
+from dst.runtime.bundle.manifest import StreamInput
 from dst.runtime.execution import threads
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.threads import Threads, cache_folder, fastest
@@ -74,7 +88,13 @@ def test_a_choice_is_remembered_for_these_sizes_alone(
     assert len(list(own_cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"number": 99, "spin": false}', '{"spin": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"number": 99, "spin": false}', '{"spin": 1}', "[" * 100_000,
+        '{"number": 1e999, "spin": false}', '{"number": 2.5, "spin": true}', '{"number": Infinity}',
+    ],
+)  # fmt: skip
 def test_a_bad_memory_is_measured_again(
     content: str, shelf: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +125,46 @@ def test_a_measured_session_answers_as_another_does(shelf: Path) -> None:
     measured, plain = Session.open(shelf / "text", threads="measured"), Session.open(shelf / "text")
     left, right = measured.stream().advance(bytes(64)), plain.stream().advance(bytes(64))
     assert np.allclose(left["logits"], right["logits"], rtol=1e-6)
+
+
+def test_a_model_with_stream_inputs_is_measured_too(shelf: Path, tmp_path: Path) -> None:
+    """Such an input has no value before a stream is started; any will do for measuring."""
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Unsqueeze", ["gain", "one"], ["wide"]),
+                helper.make_node("Mul", ["x", "wide"], ["y"]),
+                helper.make_node("Identity", ["h"], ["h_next"]),
+            ],
+            "step",
+            [info("x", ["B", "T"]), info("gain", ["B"]), info("h", ["B"])],
+            [info("y", ["B", "T"]), info("h_next", ["B"])],
+            [helper.make_tensor("one", INT64, [1], [1])],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    contract = replace(
+        contract_of(chunk_of(PLAIN, (1, 4)), [output_of("y", ("B", "T"))], [state_of("h", ("B",))]),
+        stream_inputs=(StreamInput(input="gain", dtype="float32", shape=("B",)),),
+    )
+    manifest = manifest_of(contract, [graph_of((1, 4))], weights_bytes=0)
+    write_bundle(tmp_path / "b", manifest, {"step.onnx": model.SerializeToString()})
+    session = Session.open(tmp_path / "b", threads="measured")
+    stream = session.stream(inputs={"gain": np.full(1, 2, np.float32)})
+    assert stream.step(np.ones((1, 4), np.float32))["y"].tolist() == [[2, 2, 2, 2]]
+
+
+def test_numbers_of_numpy_are_numbers(shelf: Path) -> None:
+    assert Session.open(shelf / "text", threads=np.int64(2)).threads == 2  # type: ignore[arg-type]
+
+
+def test_a_cache_that_is_no_absolute_path_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert cache_folder() == tmp_path / ".cache" / "dst-edge"
 
 
 def test_what_is_no_number_is_refused(shelf: Path) -> None:

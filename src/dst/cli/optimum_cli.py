@@ -92,9 +92,12 @@ def _export(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         import onnx
 
         from dst.cli.output import replace_file
+        from dst.graphs.strip import answering_all
         from dst.runtime import open_bundle
-    source = bundle / open_bundle(bundle).manifest.graphs[0].file
-    model = onnx.load(source, load_external_data=False)
+    first = open_bundle(bundle).manifest.graphs[0]
+    model = onnx.load(bundle / first.file, load_external_data=False)
+    if first.answers is not None:
+        answering_all(model, first.answers)  # whoever opens this file knows nothing of it
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import onnx
 
-from dst.graphs.walk import bodies_of
+from dst.graphs.walk import bodies_of, set_nodes
 
 
 def cleaned(
@@ -88,3 +88,32 @@ def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
         node.output[:] = [names[value] if value else value for value in node.output]
         for body in bodies_of(node):
             _rename(body, names, f"{prefix}{number}.")
+
+
+def answering_all(model: onnx.ModelProto, answers: str) -> None:
+    """Let a graph answer for every item of its chunk, in place.
+
+    Args:
+        model: A graph that is asked which items to answer for.
+        answers: The input by which it is asked, which goes.
+    """
+    graph = model.graph
+    asked, nodes = {answers}, []
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[1] in asked:  # now all of what it reads
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+        elif node.input and node.input[0] in asked:  # the exporter reshapes it first
+            asked.update(node.output)
+            continue
+        nodes.append(node)
+    set_nodes(graph, nodes)
+    kept = [value for value in graph.input if value.name != answers]
+    (gone,) = (value for value in graph.input if value.name == answers)
+    letter = gone.type.tensor_type.shape.dim[0].dim_param
+    for value in graph.output:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == letter:
+                axis.dim_param = "T"
+    del graph.input[:]
+    graph.input.extend(kept)
