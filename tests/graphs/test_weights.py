@@ -187,3 +187,18 @@ def test_weights_are_called_as_the_module_calls_them(exported: tuple[Path, list[
             "cell.weight_hh_l0": [1, 192, 64],
             "cell.bias_l0": [1, 384],
         }
+
+
+def test_four_bits_that_are_rounded_again_take_a_byte_each() -> None:
+    four = TensorProto(name="w", data_type=TensorProto.INT4, dims=[4, 6], raw_data=bytes(12))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["wide"], ["eight"], to=TensorProto.INT8),
+        ],
+        "g",
+        [],
+        [helper.make_tensor_value_info("eight", TensorProto.INT8, [4, 6])],
+        [four],
+    )
+    assert expanded_bytes(helper.make_model(graph)) == 24 - 12

@@ -76,14 +76,16 @@ def inline_bytes(model: onnx.ModelProto, least: int = 0, *, bodies_only: bool = 
 def expanded_bytes(model: onnx.ModelProto) -> int:
     """Count the bytes that an open graph takes beyond its file, where a Cast widens a weight.
 
-    ONNX Runtime folds a Cast to float32 when it opens the graph, and frees what was cast.
+    ONNX Runtime folds a Cast to float32 when it opens the graph, and frees what was cast. What is
+    then rounded to int8 again, as 4-bit weights are for chunks, takes a byte a value.
     """
     tensors = tensors_of(model.graph)
     more = 0
     for node in nodes_of(model.graph):
         tensor = tensors.get(node.input[0]) if node.op_type == "Cast" else None
         if tensor is not None and attribute(node, "to", 0) == TensorProto.FLOAT:
-            more += max(4 * math.prod(tensor.dims) - size_of(tensor), 0)
+            width = 1 if tensor.data_type == TensorProto.INT4 else 4
+            more += max(width * math.prod(tensor.dims) - size_of(tensor), 0)
     return more
 
 
