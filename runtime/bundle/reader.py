@@ -162,7 +162,7 @@ def open_bundle(path: str | Path, verify: Literal["full", "size"] = "full") -> B
     Examples:
         >>> bundle = open_bundle("text", verify="size")
         >>> bundle.label, [graph.file for graph in bundle.manifest.graphs]
-        ('bundle text/', ['step.onnx', 'step_t32.onnx', 'step_t1.onnx'])
+        ('bundle text/', ['step.onnx', 'any_t1.onnx', 'step_t32.onnx', 'step_t1.onnx'])
     """
     return open_with(decode, path, verify)
 

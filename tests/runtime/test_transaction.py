@@ -127,7 +127,7 @@ def test_an_interrupt_after_the_commit_undoes_a_step(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream._core.step_for(8), "outputs", Interrupts())
+        patch.setattr(stream._core.step_for(8), "views", Interrupts())
         with pytest.raises(KeyboardInterrupt):
             stream.step(SAMPLES[None, :8])
     assert everything(stream) == before
