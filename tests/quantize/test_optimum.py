@@ -1,6 +1,7 @@
 """Recipes and bundles go in; what optimum makes of them equals what this package makes of them."""
 
 import socket
+from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -239,7 +240,8 @@ def test_the_shipped_model_is_equal_in_every_graph(recipe: str, tmp_path: Path) 
     items = TEXT.astype(np.int64)
     calibration = Calibration([[items[:1024]], [items[1024:]]], sampled=(1, 10))
     ours, theirs, records = both("text", tmp_path, RECIPES[recipe], calibration)
-    assert [r.role for r in records if r.form == "float32"] == ["gate"] * 4
+    left = Counter(r.role for r in records if r.form == "float32")
+    assert left == {"gate": 4, "operator": 4}  # those of the graph for single steps
     lowerings: tuple[Lowering, ...] = ("fused", "portable")
     for lowering in lowerings:
         for t, steps in ((32, 24), (1, 48)):
