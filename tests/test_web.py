@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "src/dst/shipped"
 TEXT = ROOT / "src/dst/heldout/stdlib.txt"
 BYTES = 65536
-GRAPHS = {"step.onnx", "step_t32.onnx", "step_t1.onnx"}
+GRAPHS = {"step.onnx", "any_t1.onnx", "step_t32.onnx", "step_t1.onnx"}
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 
