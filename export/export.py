@@ -281,15 +281,8 @@ def _certificates(
         if free and graph is free[0]:
             pairs.append(("torch-vs-fused", None, graph, size, size))
         elif free:
-            pairs.append(
-                (
-                    f"fused-vs-{'single' if graph.lowering == 'fused' else 'portable'}-t{size}",
-                    free[0],
-                    graph,
-                    size,
-                    size,
-                )
-            )
+            kind = "single" if graph.lowering == "fused" else "portable"
+            pairs.append((f"fused-vs-{kind}-t{size}", free[0], graph, size, size))
         else:
             pairs.append((f"torch-vs-{graph.lowering}-t{size}", None, graph, size, size))
     certificates = []

@@ -54,7 +54,7 @@ class Step(nn.Module):
     """Whether several streams can be stepped together."""
     answers: bool = False
     """Whether ``forward`` takes a third argument: the items to answer for, int64 ``[A]``. Outputs
-    per item then have A in the place of T."""
+    per item then have A in the place of T. Only for what ``fused`` returns."""
     example: Tensor | None = None
     """Values that random items are drawn from; normal numbers where there are none."""
     notes: Sequence[str] = ()

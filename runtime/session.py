@@ -15,7 +15,7 @@ from dst.runtime.bundle.reader import open_bundle
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.engine import Engine, select
 from dst.runtime.execution.providers import Lowering, Options, Provider
-from dst.runtime.execution.threads import Threads, cache_folder, fastest
+from dst.runtime.execution.threads import Threads, available_cores, cache_folder, fastest
 from dst.runtime.state.record import Saved
 from dst.runtime.stream import Stream
 
@@ -54,7 +54,7 @@ class Session(Engine):
             provider: `cpu`, `cuda`, `tensorrt`, `directml`, `coreml` or `openvino`; what is asked
                 for runs, or an error says why not.
             threads: threads inside one operator, at most 1,024. `measured` tries 1, 2, 4 … up to
-                the number of cores for some tenths of a second and takes more only where they are
+                the cores it may use for some tenths of a second and takes more only where they are
                 a tenth faster; the choice is remembered in the user's cache folder, and `report()`
                 tells it. CPU only.
             lowering: run only graphs of this lowering; None takes the best for the provider.
@@ -116,7 +116,7 @@ class Session(Engine):
                 f"threads='measured' is for the CPU; give a number for provider {provider!r}",
                 code="argument",
             )
-        return session(fastest(session, os.cpu_count() or 1, cache_folder()))
+        return session(fastest(session, available_cores(), cache_folder()))
 
     def stream(
         self,

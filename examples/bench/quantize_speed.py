@@ -3,7 +3,7 @@
     python examples/bench/quantize_speed.py text
     python examples/bench/quantize_speed.py 130m --folder big --t 1 64
 
-`130m` is the named size with random weights, traced once into the folder (needs torch; minutes).
+`130m` is the named size with random weights, exported once into the folder (needs torch; minutes).
 Its speed is that of trained weights; its outputs mean nothing, so nothing is said of its loss.
 Each round steps every bundle once at every T, so that what else the machine does meets all alike;
 time is that of the thread, medians of rounds are compared, with the quartiles beside them.
@@ -19,59 +19,26 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.quantize import quantize_bundle, recipe_named
-from dst.runtime import Session, open_bundle, write_bundle
-from dst.runtime.bundle.manifest import Graph, Horizon, Manifest, Producer, Tokens
+from dst.runtime import Session, open_bundle
+from dst.runtime.bundle.manifest import Tokens
 
 NOMINAL = 64
-"""The T of the traced bundle; int8-dynamic runs at this and at 1."""
+"""The T of the exported bundle; int8-dynamic runs at this and at 1."""
 DEFAULT = ("int8-dynamic", "int8-rows", "int8-weights", "int4-weights", "int4-weights/128")
 
 
-def traced(path: Path, size: str) -> Path:
-    """Write a named size with random weights as a bundle of one fused graph, without proofs."""
+def exported(path: Path, size: str) -> Path:
+    """Write a named size with random weights as a bundle."""
     import torch
 
-    from dst.export.lowering.trace import trace_fused
+    from dst.export import export_bundle
     from dst.export.model import Network, sized
-    from dst.graphs.versions import domains, min_ort, opsets
-    from dst.graphs.weights import FILE, WeightsFile, pack
 
     torch.manual_seed(0)
     network = Network(sized(size)).eval()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = WeightsFile(folder / "traced.bin")
-        graph = trace_fused(network, store)
-        files = pack({graph.file: graph.model}, folder, folder)
-        chunk = msgspec.structs.replace(network.contract.chunk, nominal_t=NOMINAL)
-        contract = msgspec.structs.replace(network.contract, chunk=chunk)
-        manifest = Manifest(
-            name=size,
-            description="random weights, for measuring speed",
-            license="",
-            model_id="0" * 64,
-            precision="float32",
-            recipe=None,
-            producer=Producer(name="quantize_speed", version="0"),
-            contract=contract,
-            graphs=(
-                Graph(
-                    file=graph.file,
-                    lowering="fused",
-                    allowed_t=graph.allowed_t,
-                    batch=(),
-                    opsets=opsets(graph.model),
-                    domains=domains(graph.model),
-                    min_ort=min_ort(graph.model),
-                    golden_tolerance=1.0,
-                ),
-            ),
-            golden=(),
-            certificates=(),
-            horizon=Horizon(half_life_items=network.half_life_items),
-            weights_bytes=(folder / FILE).stat().st_size,
-        )
-        write_bundle(path, manifest, files)
+    chunk = msgspec.structs.replace(network.contract.chunk, nominal_t=NOMINAL)
+    network.contract = msgspec.structs.replace(network.contract, chunk=chunk)
+    export_bundle(network, path, certify_steps=1, portable_t=())
     return path
 
 
@@ -115,7 +82,7 @@ def main() -> None:
         if source == "130m":
             source = str(folder / "130m")
             if not Path(source).exists():
-                traced(Path(source), "130m")
+                exported(Path(source), "130m")
         name = Path(source).name
         paths = {"float32": source}
         for recipe in given.recipes:

@@ -6,7 +6,7 @@
 Every candidate has about as many parameters as the shipped text model. All are trained on the same
 bytes in the same order, 8 x 512 a step, a third of the steps from the zero state; their loss is
 that on the first held-out bytes, read once with a carried state. Times are those of the thread, of
-bare ONNX Runtime calls on the graphs that a session chooses, candidates in turns in one process.
+`Stream.step` in sessions for that T alone, candidates in turns in one process.
 Trained candidates and losses are kept in the folder; a second call goes on with what is missing.
 """
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +24,11 @@ from text import STREAMS, carried_segments, detached, rate_at, zero_state_segmen
 from torch import nn
 from torch.nn import functional as F
 
-from dst.export.lowering.trace import Traced, trace_fused, trace_single
+from dst.export import export_bundle
 from dst.export.model import Network, sized
 from dst.export.model.config import Config
-from dst.graphs.versions import domains, min_ort, opsets
-from dst.graphs.weights import WeightsFile, pack
 from dst.quantize import quantize_bundle
-from dst.runtime import Session, write_bundle
-from dst.runtime.bundle.manifest import Graph, Horizon, Manifest, Producer
+from dst.runtime import Session
 
 SMALL = sized("small")
 WIDE = replace(SMALL, heads=2, key=64, value=64)
@@ -90,40 +86,6 @@ def held_out_bits(network: Network) -> float:
     return total / HELD_OUT / math.log(2)
 
 
-def bundled(network: Network, path: Path) -> None:
-    """Write a network as a bundle of its fused graphs, without proofs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = WeightsFile(path.parent / "traced.bin")
-    graphs: Sequence[Traced] = (
-        trace_fused(network, store),
-        trace_single(network, network.single(), store),
-    )
-    files = pack({g.file: g.model for g in graphs}, path.parent, path.parent)
-    entries = tuple(
-        Graph(
-            file=g.file,
-            lowering="fused",
-            allowed_t=g.allowed_t,
-            opsets=opsets(g.model),
-            domains=domains(g.model),
-            min_ort=min_ort(g.model),
-            golden_tolerance=1.0,
-            answers=g.answers,
-        )
-        for g in graphs
-    )
-    manifest = Manifest(
-        name=path.name,
-        model_id="0" * 64,
-        producer=Producer(name="shapes", version="0"),
-        contract=network.contract,
-        graphs=entries,
-        horizon=Horizon(half_life_items=network.half_life_items),
-        weights_bytes=1,
-    )
-    write_bundle(path, manifest, files, overwrite=True)
-
-
 def times_us(paths: dict[str, Path], t: int, rounds: int) -> dict[str, list[float]]:
     """Microseconds of this thread per step of T items, all bundles in turns."""
     streams = {n: Session.open(p, chunk_sizes=[t]).stream() for n, p in paths.items()}
@@ -168,7 +130,7 @@ def main() -> None:
             path = given.out / str(number) / recipe
             paths[f"{name} | {recipe}"] = path
             if recipe == "float32":
-                bundled(network, path)
+                export_bundle(network, path, certify_steps=1, portable_t=(), overwrite=True)
             else:
                 quantize_bundle(given.out / str(number) / "float32", path, recipe, overwrite=True)
     for t in (1, 32):

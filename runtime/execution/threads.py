@@ -55,7 +55,7 @@ def fastest(engine_of: Callable[[Threads], Engine], cores: int, cache: Path | No
         The choice.
     """
     first = engine_of(Threads(1))
-    file = None if cache is None else cache / f"threads-{_key(first)}.json"
+    file = None if cache is None else cache / f"threads-{_key(first, cores)}.json"
     found = None if file is None else _remembered(file, cores)
     if found is not None:
         return found
@@ -76,6 +76,12 @@ def cache_folder() -> Path | None:
         return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "dst-edge"
     except RuntimeError:  # no home
         return None
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, where the system tells; else all."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return (len(allowed(0)) if allowed else os.cpu_count()) or 1
 
 
 def _choices(cores: int) -> Iterator[Threads]:
@@ -104,17 +110,17 @@ def _seconds(engine: Engine) -> float:
     return least
 
 
-def _key(engine: Engine) -> str:
+def _key(engine: Engine, cores: int) -> str:
     """Name what was measured: this bundle and these T, on this machine with this onnxruntime."""
     facts = [
         engine.bundle.manifest.bundle_id,
         list(engine.chunk_sizes),
         [engine.graph_for(t).file for t in engine.chunk_sizes],
+        engine.prepack,
         ort.__version__,
         platform.machine(),
-        platform.processor(),
         platform.node(),
-        os.cpu_count(),
+        cores,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -26,7 +27,7 @@ from dst.quantize import (
     quantize_bundle,
     recipe_named,
 )
-from dst.runtime import Session, Stream, open_bundle, replay_golden
+from dst.runtime import Session, Stream, open_bundle, replay_golden, write_bundle
 from dst.runtime.errors import BundleExistsError, StateMismatchError
 
 Array = npt.NDArray[np.generic]
@@ -239,6 +240,18 @@ def test_a_quantized_bundle_is_not_quantized_again(text_bundle: Path, tmp_path: 
     made(text_bundle, tmp_path / "q", "int8-rows")
     with pytest.raises(QuantizeError, match="is quantized already, by the recipe int8-rows"):
         quantize_bundle(tmp_path / "q", tmp_path / "again", "int4-weights")
+
+
+def test_what_is_made_of_an_upgraded_bundle_was_not_upgraded(
+    text_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(text_bundle)
+    files: dict[str, bytes | Path] = {f: text_bundle / f for f in bundle.manifest.files}
+    upgraded = msgspec.structs.replace(bundle.manifest, upgraded_from="a" * 64, files={})
+    write_bundle(tmp_path / "upgraded", upgraded, files)
+    done = quantize_bundle(tmp_path / "upgraded", tmp_path / "q", "int8-rows")
+    assert open_bundle(tmp_path / "upgraded").manifest.upgraded_from is not None
+    assert done.bundle.manifest.upgraded_from is None  # it is another bundle
 
 
 def test_wrong_recipes_are_refused() -> None:

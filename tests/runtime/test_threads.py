@@ -24,7 +24,7 @@ from dst.runtime import Session, SessionError, write_bundle
 from dst.runtime.bundle.manifest import StreamInput
 from dst.runtime.execution import threads
 from dst.runtime.execution.engine import Engine
-from dst.runtime.execution.threads import Threads, cache_folder, fastest
+from dst.runtime.execution.threads import Threads, available_cores, cache_folder, fastest
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_more_threads_are_taken_where_they_pay(
 def test_a_choice_is_remembered_for_these_sizes_alone(
     shelf: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("dst.runtime.session.available_cores", lambda: 2)
     asked = clock(monkeypatch, {ONE: 1.0, TWO: 0.5, SPINNING: 0.6})
     first = Session.open(shelf / "text", threads="measured")
     assert (first.threads, first.spin, len(asked)) == (2, False, 3)
@@ -98,7 +98,7 @@ def test_a_choice_is_remembered_for_these_sizes_alone(
 def test_a_bad_memory_is_measured_again(
     content: str, shelf: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("dst.runtime.session.available_cores", lambda: 2)
     asked = clock(monkeypatch, {ONE: 1.0, TWO: 0.5, SPINNING: 0.4})
     Session.open(shelf / "text", threads="measured")
     (file,) = own_cache.iterdir()
@@ -113,7 +113,7 @@ def test_no_folder_is_no_error(
 ) -> None:
     own_cache.parent.write_text("a file stands where the folder should be")
     clock(monkeypatch, dict.fromkeys((ONE, TWO, SPINNING), 1.0) | {Threads(4): 1.0})
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("dst.runtime.session.available_cores", lambda: 2)
     assert Session.open(shelf / "text", threads="measured").threads == 1
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME", raising=False)
@@ -165,6 +165,14 @@ def test_a_cache_that_is_no_absolute_path_is_not_used(
     monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert cache_folder() == tmp_path / ".cache" / "dst-edge"
+
+
+def test_only_cores_that_may_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert available_cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert available_cores() == 1
 
 
 def test_what_is_no_number_is_refused(shelf: Path) -> None:
