@@ -71,7 +71,7 @@ def onnx_form(
     def run(chunk: Array, state: Tensors) -> tuple[Tensors, Tensors]:
         feeds = {contract.chunk.input: chunk, **constants, **state}
         if answers is not None:
-            feeds[answers] = np.arange(chunk.shape[contract.chunk.time_axis])
+            feeds[answers] = np.arange(chunk.shape[contract.chunk.time_axis], dtype=np.int64)
         found = session.run(names, feeds)
         outputs, after = found[: len(contract.outputs)], found[len(contract.outputs) :]
         return (

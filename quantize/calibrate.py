@@ -168,7 +168,7 @@ class _Probe:
         feeds: dict[str, Array] = {chunk.input: self._chunk.feed, **given_of(self._contract)}
         feeds |= {**now.inputs, **now.state}
         if self._answers is not None:
-            feeds[self._answers] = np.arange(chunk.nominal_t)
+            feeds[self._answers] = np.arange(chunk.nominal_t, dtype=np.int64)
         fed = {name: value for name, value in feeds.items() if name in self._taken}
         values = self._session.run(list(self._keys), fed)
         found = zip(self._keys.values(), values, strict=True)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from dst.export.model.attention import Frame
 
 LANES = 32
-"""Key widths are padded to a multiple of this: for others ONNX Runtime's CPU kernel takes several
-times as long (``examples/bench/kernel_widths.py``)."""
+"""Key and value widths are padded to a multiple of this: for others ONNX Runtime's CPU kernel takes
+several times as long (``examples/bench/kernel_widths.py``)."""
 FAST_SIZE = 4096
 """Without AVX512 or NEON that kernel is a plain loop for memories of fewer values than this;
 those of at least half as many are padded up to it."""

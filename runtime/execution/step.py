@@ -162,7 +162,7 @@ class BoundStep:
 
         self.chunk = ChunkInput(contract.chunk, t, batch)
         answered = 1 if last and graph.answers else t
-        asked = {graph.answers: np.arange(t - answered, t)} if graph.answers else {}
+        asked = {graph.answers: np.arange(t - answered, t, dtype=np.int64)} if graph.answers else {}
         self.outputs: dict[str, Array] = {
             o.name: np.zeros(sized(o.shape, answered, batch), o.dtype) for o in contract.outputs
         }
