@@ -44,30 +44,19 @@ def compressors(training: bytes, text: bytes) -> dict[str, float]:
     return {name: 8 * size / len(text) for name, size in sizes.items()}
 
 
-def bits_per_byte(kind: str, checkpoint: Path, text: bytes, carry: bool = True) -> float:
-    """Stream the text through a checkpoint and average its surprise."""
-    model = build(kind).eval()
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    items = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-    bits = torch.zeros((), dtype=torch.float64)
-    with torch.no_grad():
-        if carry:
-            state = model.initial_state(1)
-            for start in range(0, len(items) - 1, PIECE):
-                piece = items[start : start + PIECE]
-                outputs, state = model(piece[None], state)
-                bits += surprise(outputs["logits"][0], items[start + 1 : start + 1 + PIECE])
-        else:
-            for start in range(0, len(items) - 1, 64 * CHUNK):
-                rows = items[start : start + 64 * CHUNK]
-                whole = rows[: len(rows) // CHUNK * CHUNK].view(-1, CHUNK)
-                parts = [whole] if whole.numel() else []
-                if len(rows) % CHUNK:
-                    parts.append(rows[whole.numel() :][None])
-                logits = [model(p, model.initial_state(len(p)))[0]["logits"] for p in parts]
-                joined = torch.cat([x.flatten(0, 1) for x in logits])
-                bits += surprise(joined, items[start + 1 : start + 1 + len(rows)])
-    return (8.0 + float(bits)) / len(items)
+def bits_per_byte(bundle: str, text: bytes, carry: bool = True) -> float:
+    """Read a text through a bundle by the runtime and average its surprise."""
+    stream = Session.open(bundle).stream()
+    items = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+    bits = 8.0
+    for start in range(0, len(items) - 1, CHUNK if not carry else PIECE):
+        if not carry:
+            stream.reset()
+        piece = items[start : start + (CHUNK if not carry else PIECE)][None]
+        parts = [stream.advance(piece)["logits"], stream.flush()["logits"]]
+        logits = np.concatenate(parts, 1)[0]
+        bits += surprise(logits, items[start + 1 : start + 1 + piece.shape[1]])
+    return bits / len(items)
 
 
 def surprise(logits: Tensor, following: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
     python examples/train/shapes.py --out runs/shapes --steps 0     # the times alone
 
 Every candidate has about as many parameters as the shipped text model. All are trained on the same
-bytes in the same order, 8 x 512 a step, a third of the steps from the zero state; their loss is
+bytes in the same order, 8 x 512 a step, a quarter of the steps from the zero state; their loss is
 that on the first held-out bytes, read once with a carried state. Times are those of the thread, of
 `Stream.step` in sessions for that T alone, candidates in turns in one process.
 Trained candidates and losses are kept in the folder; a second call goes on with what is missing.
@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from corpus import split
-from text import STREAMS, carried_segments, detached, rate_at, zero_state_segments
-from torch import nn
+from text import text_task
 from torch.nn import functional as F
+from trainer import Plan, train
 
 from dst.export import export_bundle
 from dst.export.model import Network, sized
@@ -41,36 +41,16 @@ SHAPES: dict[str, Config] = {
 }
 """Name -> sizes; the memories of H x K x V are those of one layer."""
 RECIPES = ("float32", "int8-rows", "int4-rows")
-RATE, DECAY, HELD_OUT, SEGMENT = 3e-3, 0.5, 1 << 17, 512
+HELD_OUT, SEGMENT = 1 << 17, 512
 
 
-def trained(config: Config, steps: int, file: Path) -> Network:
+def learned(config: Config, given: argparse.Namespace, folder: Path) -> Network:
     """Train a network, or read it where that was done before."""
-    torch.manual_seed(0)
-    network = Network(config)
-    if file.exists():
-        network.load_state_dict(torch.load(file, weights_only=True))
-        return network.eval()
-    modules = list(split()[0].values())
-    near, far = zero_state_segments(modules, 0), carried_segments(modules, 0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.98))
-    state, none = network.initial_state(STREAMS), torch.zeros(STREAMS)
-    for step in range(steps):
-        first = step < steps // 3
-        segment = next(near if first else far)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * rate_at(step, steps, DECAY)
-        outputs, state = network(segment[:, :-1], state)
-        loss = F.cross_entropy(outputs["logits"].flatten(0, 1), segment[:, 1:].flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        state = detached(state, network.initial_state(STREAMS), none if first else none + 1)
-        if step % 50 == 49:
-            print(f"  step {step + 1}: {loss.item() / math.log(2):.3f} bits per byte", flush=True)
-    torch.save({name: tensor for name, tensor in network.state_dict().items()}, file)
-    return network.eval()
+    task = text_task([*split()[0].values()], config)
+    plan = Plan(folder, given.steps, given.steps // 4, decay=0.6, threads=given.threads)
+    network = train(task, plan)
+    assert isinstance(network, Network)
+    return network
 
 
 def held_out_bits(network: Network) -> float:
@@ -123,7 +103,7 @@ def main() -> None:
         network = Network(config).eval()
         rows[name] = {"parameters": sum(p.numel() for p in network.parameters())}
         if given.steps:
-            network = trained(config, given.steps, given.out / f"{number}-{given.steps}.pt")
+            network = learned(config, given, given.out / f"{number}-{given.steps}")
             rows[name]["bits_per_byte"] = round(held_out_bits(network), 4)
             print(f"  held out: {rows[name]['bits_per_byte']}", flush=True)
         for recipe in RECIPES:
