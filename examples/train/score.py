@@ -1,14 +1,12 @@
-"""The held-out megabyte in, bits per byte out: the trained model beside what it must beat.
+"""Score the text model on what was held out, beside compressors: bits per byte.
 
-    python examples/train/score.py --dst runs/text/checkpoint.pt --lstm runs/lstm/checkpoint.pt
+    python examples/train/score.py text text-int8
 
-Every model reads the megabyte once, from its zero state, and predicts each byte from those
-before it; the first byte counts 8 bits. ``--chunk-reset`` throws the state away after every chunk
-of 32 bytes: what the model knows without a memory. ``xz primed`` compresses the training text
-and the held-out text together and counts what the second adds.
+Every bundle reads each kind of text once, from its zero state, by the runtime, and predicts each
+byte from those before it; the first byte counts 8 bits. `--chunk-reset` throws the state away after
+every chunk of 32 bytes: what the model knows without a memory. `xz, primed` compresses the learned
+and the held-out modules of Python together and counts what the second adds.
 """
-
-from __future__ import annotations
 
 import argparse
 import bz2
@@ -18,13 +16,14 @@ import math
 import zlib
 from pathlib import Path
 
-import torch
-from corpus import split
-from text import build
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+import numpy.typing as npt
+from corpus import packages, split
+
+from dst.runtime import Session
 
 CHUNK, PIECE = 32, 256
+Numbers = npt.NDArray[np.generic]
 
 
 def packed(text: bytes) -> int:
@@ -33,63 +32,75 @@ def packed(text: bytes) -> int:
     return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=wide))
 
 
-def compressors(training: bytes, text: bytes) -> dict[str, float]:
+def compressors(text: bytes) -> dict[str, float]:
     """Bits per byte of general compressors."""
     sizes = {
         "gzip -9": len(zlib.compress(text, 9)),
         "bzip2 -9": len(bz2.compress(text, 9)),
         "xz -9e": packed(text),
-        "xz -9e primed": packed(training + text) - packed(training),
     }
     return {name: 8 * size / len(text) for name, size in sizes.items()}
 
 
-def bits_per_byte(bundle: str, text: bytes, carry: bool = True) -> float:
-    """Read a text through a bundle by the runtime and average its surprise."""
-    stream = Session.open(bundle).stream()
-    items = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
-    bits = 8.0
-    for start in range(0, len(items) - 1, CHUNK if not carry else PIECE):
+def bits_per_byte(session: Session, text: bytes, carry: bool = True) -> float:
+    """Read a text through a bundle and average its surprise.
+
+    Args:
+        session: open on a bundle whose tokens are bytes.
+        text: at least two bytes.
+        carry: False: begin every chunk of 32 bytes from the zero state.
+    """
+    stream = session.stream()
+    items = np.frombuffer(text, np.uint8).astype(np.int64)
+    size = PIECE if carry else CHUNK
+    nats = 8 * math.log(2)
+    for start in range(0, len(items) - 1, size):
         if not carry:
             stream.reset()
-        piece = items[start : start + (CHUNK if not carry else PIECE)][None]
-        parts = [stream.advance(piece)["logits"], stream.flush()["logits"]]
-        logits = np.concatenate(parts, 1)[0]
-        bits += surprise(logits, items[start + 1 : start + 1 + piece.shape[1]])
-    return bits / len(items)
+        piece = items[start : start + size][None]
+        outputs = stream.advance(piece)["logits"], stream.flush()["logits"]
+        nats += surprise(np.concatenate(outputs, 1)[0], items[start + 1 : start + 1 + size])
+    return nats / math.log(2) / len(items)
 
 
-def surprise(logits: Tensor, following: Tensor) -> Tensor:
-    """Bits of ``following [n]`` under ``logits [n or n+1, 256]``, summed."""
-    nats = F.cross_entropy(logits[: len(following)].double(), following, reduction="sum")
-    return nats / math.log(2)
+def surprise(logits: Numbers, following: Numbers) -> float:
+    """Nats of the bytes `following [n]` under `logits [n or n + 1, 256]`, summed."""
+    rows = logits[: len(following)].astype(np.float64)
+    top = rows.max(-1, keepdims=True)
+    total = top[:, 0] + np.log(np.exp(rows - top).sum(-1))
+    return float((total - rows[np.arange(len(following)), following]).sum())
 
 
 def main() -> None:
     """Parse the command line, score and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dst", type=Path, help="checkpoint of the model")
-    parser.add_argument("--lstm", type=Path, help="checkpoint of the LSTM")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bundles", nargs="*", default=["text"])
+    parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     parser.add_argument("--chunk-reset", action="store_true", help="also without a memory")
+    parser.add_argument("--bytes", type=int, default=1_000_000, help="of each kind, at most")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    args = parser.parse_args()
-    training, held_out = (b"".join(part.values()) for part in split())
-    scores = compressors(training, held_out)
-    if args.lstm:
-        scores["LSTM"] = bits_per_byte("lstm", args.lstm, held_out)
-    if args.dst:
-        if args.chunk_reset:
-            scores["DST, state reset every 32 bytes"] = bits_per_byte(
-                "dst", args.dst, held_out, carry=False
-            )
-        scores["DST"] = bits_per_byte("dst", args.dst, held_out)
-    for name, score in scores.items():
-        print(f"{score:7.4f}  {name}")
-    if args.json:
-        rounded = {name: round(score, 4) for name, score in scores.items()}
-        args.json.write_text(
-            json.dumps({"bytes": len(held_out), "bits_per_byte": rounded}, indent=2)
-        )
+    given = parser.parse_args()
+    learned, python = split()
+    kinds = {"Python": python, **packages(given.work)[1]}
+    scores: dict[str, dict[str, float]] = {}
+    for kind, texts in kinds.items():
+        text = b"".join(texts.values())[: max(given.bytes, 2)]
+        scores[kind] = compressors(text)
+        if kind == "Python":
+            known = b"".join(learned.values())
+            scores[kind]["xz -9e, primed"] = 8 * (packed(known + text) - packed(known)) / len(text)
+        for name in given.bundles:
+            session = Session.open(name)
+            if given.chunk_reset:
+                lost = bits_per_byte(session, text, carry=False)
+                scores[kind][f"{name}, state thrown away every {CHUNK} bytes"] = lost
+            scores[kind][name] = bits_per_byte(session, text)
+        print(f"{kind}: {len(texts)} files, {len(text):,} bytes", flush=True)
+        for name, score in scores[kind].items():
+            print(f"  {score:7.4f}  {name}", flush=True)
+    if given.json:
+        rounded = {k: {n: round(s, 4) for n, s in v.items()} for k, v in scores.items()}
+        given.json.write_text(json.dumps(rounded, indent=1) + "\n")
 
 
 if __name__ == "__main__":

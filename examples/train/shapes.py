@@ -47,7 +47,9 @@ HELD_OUT, SEGMENT = 1 << 17, 512
 def learned(config: Config, given: argparse.Namespace, folder: Path) -> Network:
     """Train a network, or read it where that was done before."""
     task = text_task([*split()[0].values()], config)
-    plan = Plan(folder, given.steps, given.steps // 4, decay=0.6, threads=given.threads)
+    plan = Plan(
+        folder, given.steps, given.steps // 4, decay=0.6, threads=given.threads, compiled=False
+    )
     network = train(task, plan)
     assert isinstance(network, Network)
     return network
@@ -95,7 +97,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, float]] = {}
-    paths: dict[str, Path] = {}
+    networks: dict[str, Network] = {}
     for number, (name, config) in enumerate(SHAPES.items()):
         if given.only and number not in given.only:
             continue
@@ -106,13 +108,17 @@ def main() -> None:
             network = learned(config, given, given.out / f"{number}-{given.steps}")
             rows[name]["bits_per_byte"] = round(held_out_bits(network), 4)
             print(f"  held out: {rows[name]['bits_per_byte']}", flush=True)
+        networks[name] = network
+    paths: dict[str, Path] = {}
+    for name, network in networks.items():
+        folder = given.out / f"{[*SHAPES].index(name)}-bundles"
+        folder.mkdir(exist_ok=True)
         for recipe in RECIPES:
-            path = given.out / str(number) / recipe
-            paths[f"{name} | {recipe}"] = path
+            path = paths[f"{name} | {recipe}"] = folder / recipe
             if recipe == "float32":
                 export_bundle(network, path, certify_steps=1, portable_t=(), overwrite=True)
             else:
-                quantize_bundle(given.out / str(number) / "float32", path, recipe, overwrite=True)
+                quantize_bundle(folder / "float32", path, recipe, overwrite=True)
     for t in (1, 32):
         for key, spent in times_us(paths, t, given.rounds).items():
             name, _, recipe = key.partition(" | ")

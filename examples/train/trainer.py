@@ -91,6 +91,7 @@ class Plan:
         decay: share of the steps in which the rate falls to zero.
         seed: of weights and batches.
         threads: torch's.
+        compiled: let torch compile the layers: minutes at the start, a few percent after.
     """
 
     out: Path
@@ -100,6 +101,7 @@ class Plan:
     decay: float = 0.5
     seed: int = 0
     threads: int = 2
+    compiled: bool = True
 
 
 def cross_entropy(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
@@ -198,7 +200,7 @@ def train(task: Task, plan: Plan) -> nn.Module:
     plain = [m for m in model.modules() if type(m) is nn.Linear and m.out_features >= 64]
     for linear in plain if half else ():
         linear.__class__ = HalfLinear
-    if isinstance(model, Network):
+    if plan.compiled and isinstance(model, Network):
         for layer in model.layers:
             layer.compile(dynamic=False)
 

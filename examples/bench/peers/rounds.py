@@ -291,7 +291,7 @@ class Round:
     def _cell(self, racer: Racer) -> Cell:
         who, times = racer.contestant, [turn.wall_ms for turn in racer.turns]
         own_thread = self.threads == 1 and who.engine not in ("llama", "openvino")
-        rows = 1 if who.logits == "last" else self.t
+        last = who.logits == "last" or racer.way.endswith("last")
         body = who.parameters_read - who.parameters_of_head
         threads = [turn.thread_ms for turn in racer.turns] if own_thread else None
         every = [*chain.from_iterable(times)]
@@ -304,11 +304,11 @@ class Round:
             precision=who.precision,
             way=racer.way,
             facts=racer.runner.facts,
-            logits=who.logits if self.t > 1 else "all",
+            logits="last" if last and self.t > 1 else "all",
             parameters=who.parameters,
             parameters_read=who.parameters_read,
             weights_bytes=who.weights_bytes,
-            multiply_adds=self.t * body + rows * who.parameters_of_head,
+            multiply_adds=self.t * body + (1 if last else self.t) * who.parameters_of_head,
             times_ms=times,
             thread_ms=threads,
             median_ms=statistics.median(every),

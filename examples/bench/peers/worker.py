@@ -78,19 +78,22 @@ def open_session(asked: Asked) -> "Session":
     return Session.open(asked.model, threads=asked.threads, chunk_sizes=[asked.t])
 
 
-def stream_step(session: "Session", chunk: Array) -> Call:
-    """`Stream.step` on a new stream."""
-    return partial(session.stream().step, chunk)
+def stream_step(session: "Session", chunk: Array, last: bool = False) -> Call:
+    """`Stream.step` on a new stream; with `last` it answers for the last item only."""
+    return partial(session.stream().step, chunk, last=last)
 
 
 def dst(asked: Asked) -> Held:
-    """A bundle: by `Stream.step`, and by prebuilt bindings on the graph that the session chose."""
+    """A bundle: by `Stream.step`, and by prebuilt bindings on the graph that the session chose.
+
+    In chunks also by `Stream.step` for the last item only, as llama.cpp computes it.
+    """
     session = open_session(asked)
     chunk = random_chunk(session, asked.t)
-    return Held(
-        {"stream": stream_step(session, chunk), "bare": bare(session, asked.t, chunk)},
-        {"graph": session.graph_for(asked.t).file},
-    )
+    ways = {"stream": stream_step(session, chunk), "bare": bare(session, asked.t, chunk)}
+    if asked.t > 1:
+        ways["stream-last"] = stream_step(session, chunk, last=True)
+    return Held(ways, {"graph": session.graph_for(asked.t).file})
 
 
 def random_chunk(session: "Session", t: int) -> Array:
@@ -113,6 +116,7 @@ def bare(session: "Session", t: int, chunk: Array) -> Call:
     sides = [{name: array.copy() for name, array in session.initial.items()} for _ in range(2)]
     fixed: dict[str, Array] = {session.contract.chunk.input: chunk}
     fixed |= {name: constant.numpy() for name, constant in session.constants.items()}
+    fixed |= every_item(session, t)
     wanted = [o.name for o in runner.get_outputs() if o.name not in names.values()]
     outputs = dict(zip(wanted, runner.run(wanted, {**fixed, **sides[0]}), strict=True))
     value = ort.OrtValue.ortvalue_from_numpy
@@ -128,6 +132,12 @@ def bare(session: "Session", t: int, chunk: Array) -> Call:
         bindings.append(binding)
     calls = [partial(runner.run_with_iobinding, binding) for binding in bindings]
     return alternating(calls, (fixed, sides, outputs))
+
+
+def every_item(session: "Session", t: int) -> dict[str, Array]:
+    """The input of a graph that asks which items to answer for: all of them."""
+    name = session.graph_for(t).answers
+    return {} if name is None else {name: np.arange(t)}
 
 
 def alternating(calls: Sequence[Call], buffers: object) -> Call:
@@ -157,6 +167,7 @@ def naive(asked: Asked) -> Held:
     feed: dict[str, Array] = {contract.chunk.input: random_chunk(ours, asked.t)}
     feed |= {name: constant.numpy() for name, constant in ours.constants.items()}
     feed |= {name: array.copy() for name, array in ours.initial.items()}
+    feed |= every_item(ours, asked.t)
     names = [o.name for o in contract.outputs] + [s.output for s in contract.state]
     first = len(contract.outputs)
 
