@@ -57,7 +57,7 @@ def bits_per_byte(session: Session, text: bytes, carry: bool = True) -> float:
     for start in range(0, len(items) - 1, size):
         if not carry:
             stream.reset()
-        piece = items[start : start + size][None]
+        piece = items[start : start + size]
         outputs = stream.advance(piece)["logits"], stream.flush()["logits"]
         nats += surprise(np.concatenate(outputs, 1)[0], items[start + 1 : start + 1 + size])
     return nats / math.log(2) / len(items)

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from corpus import packages, split
 from lstm import LSTM
+from restore import restore
+from torch import nn
 from trainer import Batch, Task, cross_entropy, options, plan_of, train
 
 from dst.export.model import Network, sized
@@ -24,13 +26,24 @@ STREAMS, SEGMENT = 8, 512
 RESET_PROBABILITY = 0.03
 
 
-def text_task(texts: Sequence[bytes], config: Config | None = None) -> Task:
+def text_task(
+    texts: Sequence[bytes], config: Config | None = None, start: str | None = None
+) -> Task:
     """The task of predicting the next byte of these texts.
 
     Args:
         texts: whole documents; they are read in another order in every epoch.
         config: sizes of the network; None: an LSTM of as many parameters as the named size `small`.
+        start: a bundle of these sizes whose weights are trained further; None: random weights.
     """
+
+    def build() -> nn.Module:
+        if config is None:
+            return LSTM()
+        network = Network(config)
+        if start is not None:
+            restore(network, start)
+        return network
 
     def batches(seed: int, carried: bool) -> Iterator[Batch]:
         random = torch.Generator().manual_seed(seed)
@@ -42,7 +55,6 @@ def text_task(texts: Sequence[bytes], config: Config | None = None) -> Task:
                 fresh = torch.rand(STREAMS, generator=random) < RESET_PROBABILITY
             yield Batch(segment[:, :-1], segment[:, 1:], rows, fresh)
 
-    build = LSTM if config is None else lambda: Network(config)
     return Task(build, batches, STREAMS, cross_entropy)
 
 
@@ -69,13 +81,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options(parser, steps=8000, zero_state=600, decay=0.4)
     parser.add_argument("--model", choices=["dst", "lstm"], default="dst")
+    parser.add_argument("--start", help="a bundle whose weights are trained further")
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     given = parser.parse_args()
     texts = [*split()[0].values()] * 2
     for kind in packages(given.work)[0].values():
         texts += kind.values()
     config = sized("small") if given.model == "dst" else None
-    train(text_task(texts, config), plan_of(given))
+    train(text_task(texts, config, given.start), plan_of(given))
 
 
 if __name__ == "__main__":
