@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import torch
 from examples.bench.peers.building import (
     EXECUTORCH,
@@ -27,7 +28,7 @@ import dst.quantize
 from dst.export import export_bundle
 from dst.export.model import Network, Tokens, sized
 from dst.quantize import quantize_bundle, recipe_named
-from dst.runtime import Bundle, DstError, open_bundle
+from dst.runtime import Bundle, DstError, open_bundle, write_bundle
 
 NETWORKS = {"tiny": "tiny", "text": "small", "130m": "130m"}
 """Size of the comparison -> the name of our network's size."""
@@ -124,8 +125,8 @@ class Making:
         counts = (self._total, self._read, self._head, round(weights_bytes * share))
         return Contestant(engine, name, precision, model, *counts)
 
-    def bundles(self) -> Iterator[tuple[str, Bundle]]:
-        """Our bundles: full precision, and each recipe that can be had."""
+    def bundles(self, t: int) -> Iterator[tuple[str, Bundle]]:
+        """Our bundles for this T: full precision, and each recipe that can be had."""
         full = open_bundle("text") if self.size == "text" else self.exported()
         yield "float32", full
         for recipe in RECIPES:
@@ -134,11 +135,15 @@ class Making:
                 continue
             path = self._bundles / f"{self.size}-{recipe.replace('/', '-')}"
             plain, _, block = recipe.partition("/")
+            source = full
             try:
+                if plain == "int8-dynamic" and t > 1:  # such a bundle is made for one T
+                    path = path.with_name(f"{path.name}-t{t}")
+                    source = self.meant_for(full, t)
                 if not path.exists():
-                    self._tell(f"quantizing {self.size} by {recipe}")
+                    self._tell(f"quantizing {path.name}")
                     chosen = recipe_named(plain, block=int(block) if block else None)
-                    quantize_bundle(full, path, chosen)
+                    quantize_bundle(source, path, chosen)
                 yield recipe, open_bundle(path, "size")
             except DstError as error:
                 self.refuse(f"dst {recipe}", error)
@@ -162,11 +167,23 @@ class Making:
             )
         return open_bundle(path, "size")
 
-    def dst(self, engine: str = "dst") -> list[Contestant]:
+    def meant_for(self, full: Bundle, t: int) -> Bundle:
+        """The same bundle with this T as its usual one, and no golden runs."""
+        path = self._bundles / f"{self.size}-usual-t{t}"
+        if not path.exists():
+            held = full.manifest
+            chunk = msgspec.structs.replace(held.contract.chunk, nominal_t=t)
+            contract = msgspec.structs.replace(held.contract, chunk=chunk)
+            manifest = msgspec.structs.replace(held, contract=contract, golden=())
+            files = {name: full.root / name for name in held.files if "golden" not in name}
+            write_bundle(path, manifest, files)
+        return open_bundle(path, "size")
+
+    def dst(self, t: int, engine: str = "dst") -> list[Contestant]:
         """Our runtime on each bundle; or, as `naive`, a loop without it on the same graphs."""
         return [
             self.ours(engine, engine, recipe, str(bundle.root), bundle.manifest.weights_bytes)
-            for recipe, bundle in self.bundles()
+            for recipe, bundle in self.bundles(t)
         ]
 
     def torch(self, engine: str) -> list[Contestant]:
@@ -247,8 +264,8 @@ class Making:
     ) -> list[Contestant]:
         """All contestants at this T; who cannot be had is added to `left_out` instead."""
         makers: dict[str, Callable[[], list[Contestant]]] = {
-            "dst": self.dst,
-            "naive": lambda: self.dst("naive"),
+            "dst": lambda: self.dst(t),
+            "naive": lambda: self.dst(t, "naive"),
             "eager": lambda: self.torch("eager"),
             "compiled": lambda: self.torch("compiled"),
             "openvino": lambda: self.openvino(sizes, t),
