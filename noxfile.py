@@ -63,13 +63,14 @@ def tests(session: nox.Session) -> None:
 def models(session: nox.Session) -> None:
     """Export every model of docs/models.md."""
     install(session, "-e", ".[dev]", torch=True)
-    session.run("pytest", "-m", "models", *session.posargs)
+    session.run("pytest", "-n", "0", "-m", "models", *session.posargs)
 
 
 @nox.session
 def hf(session: nox.Session) -> None:
     """Test Hugging Face models with transformers 5, which excludes optimum and so `dev`."""
-    install(session, "-e", ".[export,hf]", "pytest", "hypothesis", "psutil", torch=True)
+    tools = ("pytest", "pytest-xdist", "hypothesis", "psutil")
+    install(session, "-e", ".[export,hf]", *tools, torch=True)
     session.run("pytest", "-m", "hf or not hf", *(session.posargs or HF_TESTS))
 
 
