@@ -1,6 +1,5 @@
 """Open a bundle: find its directory, check every file, and read its tensors."""
 
-import glob
 import os
 import stat
 import sys
@@ -133,6 +132,8 @@ def locate(path: str | Path) -> Path:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
     names = f"shipped bundles: {', '.join(ours)}" if ours else _not_packed()
+    import glob
+
     hidden = f".{glob.escape(given.name)}.*{REPLACED}"
     kept = sorted(given.parent.glob(hidden)) if given.name else []
     if kept:  # a process was killed between the two renames of `write_bundle`

@@ -6,7 +6,6 @@ Shape letters: `B` batch, `T` items per chunk.
 import ctypes
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +111,8 @@ def rss_bytes() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "win32":
         return _windows()[2]
+    import subprocess  # slow to import
+
     listed = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=False
     )

@@ -4,7 +4,6 @@ Shape letters: `V` vocabulary.
 """
 
 import math
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +36,8 @@ class Sampler:
     @staticmethod
     def fresh() -> "Sampler":
         """Make a source with a seed from the operating system."""
+        import secrets  # slow to import
+
         return Sampler(secrets.randbits(64))
 
     @staticmethod
