@@ -4,10 +4,10 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors
@@ -28,8 +28,7 @@ REPLACED = ".old"
 Array = npt.NDArray[np.generic]
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """A verified bundle: where it lies and what its manifest says.
 
     Attributes:

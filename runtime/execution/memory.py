@@ -8,9 +8,9 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from dst.runtime.bundle.layout import sized
@@ -18,8 +18,7 @@ from dst.runtime.bundle.manifest import Features, Manifest, item_shape, window
 from dst.runtime.execution.buffers import Layout
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """What a session and its streams hold, in bytes, apart from ONNX Runtime's own work space.
 
     Attributes:
