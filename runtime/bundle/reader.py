@@ -10,8 +10,6 @@ from typing import Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 import dst
 from dst.runtime.bundle.encoding import decode
@@ -52,6 +50,8 @@ class Bundle(msgspec.Struct, frozen=True):
             BundleError: `file-size`: its size is no longer the listed one.
             BundleError: `tensors-unreadable`: it is not a safetensors file.
         """
+        import safetensors.numpy
+
         entry = self.manifest.files.get(name)
         if entry is None:
             raise self._fault(f"has no {name}", code="file-missing")
