@@ -68,17 +68,11 @@ def _by_rows(
     graph.initializer.append(own)
     graph.initializer.extend(numpy_helper.from_array(np.array(n), s) for s, n in sizes.items())
 
-    def made(op: str, inputs: list[str], part: str, **more: int) -> onnx.NodeProto:
-        return helper.make_node(op, inputs, [f"{result}.{part}"], f"{name}.{part}", **more)
-
-    product = made("Gemm", [f"{result}.items", own.name], "product", transB=1)
-    product.name = name
+    items, product, axes, shape = (f"{result}.{p}" for p in ("items", "product", "axes", "shape"))
     return [
-        made("Reshape", [x, f"{name}.flat"], "items"),
-        product,
-        made("Shape", [x], "axes", end=-1),
-        made("Concat", [f"{result}.axes", f"{name}.width"], "shape", axis=0),
-        helper.make_node(
-            "Reshape", [f"{result}.product", f"{result}.shape"], [result], f"{name}.shaped"
-        ),
+        helper.make_node("Reshape", [x, f"{name}.flat"], [items], f"{name}.items"),
+        helper.make_node("Gemm", [items, own.name], [product], name, transB=1),
+        helper.make_node("Shape", [x], [axes], f"{name}.axes", end=-1),
+        helper.make_node("Concat", [axes, f"{name}.width"], [shape], f"{name}.shape", axis=0),
+        helper.make_node("Reshape", [product, shape], [result], f"{name}.shaped"),
     ]
