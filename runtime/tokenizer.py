@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 from dst.runtime.errors import StepError, shown
-from dst.runtime.install import install_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -89,6 +88,8 @@ class TextTokenizer:
         try:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
+            from dst.runtime.install import install_line
+
             raise StepError(
                 f"{label}: is read by the package tokenizers, which is not installed: "
                 f"{install_line('tokenizers')}, or give token ids",

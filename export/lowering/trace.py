@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from dst.export.checks.branch import Flat, data_dependence, quiet
 from dst.export.errors import ExportError, LoweringError
 from dst.export.lowering.recurrent import as_onnx_operators, has_recurrences
+from dst.export.lowering.tied import read_by_rows
 from dst.export.lowering.weights import names_of_weights, without_weights
 from dst.export.step import ANSWERS, Step, example_chunk
 from dst.graphs.strip import cleaned
@@ -224,6 +225,8 @@ def _trace(
         [*(o.name for o in contract.outputs), *(s.output for s in contract.state)],
         names,
     )
+    if opset == FUSED_OPSET:  # phones' own compilers read the plain product of portable graphs
+        read_by_rows(model)
     _declare(model.graph, step, sizes, free)
     return model
 

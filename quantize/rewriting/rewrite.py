@@ -261,22 +261,26 @@ def _columns(draft: Draft, node: onnx.NodeProto, new: NewWeight) -> str:
 def _rounded_again(draft: Draft, new: NewWeight) -> tuple[str, str]:
     """Round 4-bit blocks once more, to int8 per column: the numbers (K, N) and their scales (N,).
 
-    All of it is calculated from constants, which ONNX Runtime does once, when it opens the graph.
+    ONNX Runtime calculates constants once, when it opens the graph, and frees none of the results
+    before all weights are done. So there are few, in half precision: a number is off by at most
+    1/20 before it is rounded. DequantizeLinear is left to every run, unless one operator of one
+    input stands between it and QuantizeLinear: Flatten, which changes nothing here.
     """
-    inputs, name = len(new.values), new.name
+    name = new.name
     weight = from_blocks(Rounded(new.values, new.scale), new.block)
     columns = draft.array(f"{name}.column_scale", by_column(weight, bits=7).scale)
     numbers = draft.own(f"{name}.columns")
     if not draft.has(numbers):
         values = draft.int4(f"{name}.int4", new.values)
-        wide = draft.node("Cast", [values], draft.own(f"{name}.wide"), to=TensorProto.FLOAT)
         scales = draft.array(f"{name}.block_scale", new.scale)
-        rows = draft.array(f"quantize.block_of_{inputs}", np.arange(inputs) // new.block)
-        scale = draft.node("Gather", [scales, rows], draft.own(f"{name}.row_scale"), axis=0)
-        read = draft.node("Mul", [wide, scale], draft.own(f"{name}.again"))
-        even = draft.node("Div", [read, columns], draft.own(f"{name}.even"))
-        near = draft.node("Round", [even], draft.own(f"{name}.near"))
-        draft.node("Cast", [near], numbers, to=TensorProto.INT8)
+        ratio = draft.node("Div", [scales, columns], draft.own(f"{name}.ratio"))
+        half = draft.node("Cast", [ratio], draft.own(f"{name}.half"), to=TensorProto.FLOAT16)
+        again = draft.own(f"{name}.again")
+        draft.node("DequantizeLinear", [values, half], again, axis=0, block_size=new.block)
+        flat = draft.node("Flatten", [again], draft.own(f"{name}.flat"), axis=1)
+        one = draft.array("quantize.one", np.float16(1))
+        none = draft.array("quantize.none", np.int8(0))
+        draft.node("QuantizeLinear", [flat, one, none], numbers)
     return numbers, columns
 
 

@@ -1,18 +1,15 @@
 """Open a bundle: find its directory, check every file, and read its tensors."""
 
-import glob
 import os
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 import dst
 from dst.runtime.bundle.encoding import decode
@@ -29,8 +26,7 @@ REPLACED = ".old"
 Array = npt.NDArray[np.generic]
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """A verified bundle: where it lies and what its manifest says.
 
     Attributes:
@@ -54,6 +50,8 @@ class Bundle:
             BundleError: `file-size`: its size is no longer the listed one.
             BundleError: `tensors-unreadable`: it is not a safetensors file.
         """
+        import safetensors.numpy
+
         entry = self.manifest.files.get(name)
         if entry is None:
             raise self._fault(f"has no {name}", code="file-missing")
@@ -133,6 +131,8 @@ def locate(path: str | Path) -> Path:
         return ours[str(path)]
     why = "is a file, a bundle is a directory" if given.exists() else "no such directory"
     names = f"shipped bundles: {', '.join(ours)}" if ours else _not_packed()
+    import glob
+
     hidden = f".{glob.escape(given.name)}.*{REPLACED}"
     kept = sorted(given.parent.glob(hidden)) if given.name else []
     if kept:  # a process was killed between the two renames of `write_bundle`

@@ -6,10 +6,10 @@ Shape letters: `B` batch, `T` items per chunk.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -30,8 +30,7 @@ Floats = npt.NDArray[np.floating]
 Values = Mapping[str, ort.OrtValue]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where one state tensor lies in a block: `start` bytes in, `size` bytes long."""
 
     name: str
@@ -41,8 +40,7 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """How the state tensors lie in one block: in contract order, each at a multiple of 64 bytes.
 
     Attributes:

@@ -18,7 +18,7 @@ from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Block, Buffers, Device, Layout, StateBuffers
 from dst.runtime.execution.graph_check import check_graph
 from dst.runtime.execution.memory import Memory, give_back_freed, predict
-from dst.runtime.execution.placement import GraphLoad, LoadReport, load_of
+from dst.runtime.execution.placement import LoadReport, load_of
 from dst.runtime.execution.providers import (
     Lowering,
     Options,
@@ -107,7 +107,6 @@ class Engine:
             constant_marks(contract.constants),
         )
         self._open: dict[str, ort.InferenceSession] = {}
-        self._loads: dict[str, GraphLoad] = {}
         self._lock = threading.Lock()
 
     def __copy__(self) -> Self:
@@ -147,7 +146,8 @@ class Engine:
         """
         for t in self.chunk_sizes:
             self.runner_for(t)
-        loads = tuple(self._loads.values())
+        graphs = {graph.file: graph for graph in self._graphs.values()}
+        loads = tuple(load_of(s, graphs[file], self.provider) for file, s in self._open.items())
         return LoadReport(self.provider, self.strict, loads, self.threads, self.spin)
 
     def graph_for(self, t: int) -> Graph:
@@ -210,13 +210,14 @@ class Engine:
             )
         give_back_freed()
         check_graph(label, graph, self.contract, session)
-        load = load_of(session, graph, self.provider)
-        if self.strict and load.fallback_reason is not None:
+        # a CPU leaves nothing to others, and asking for each node takes time
+        ask = self.strict and self.provider != "cpu"
+        reason = load_of(session, graph, self.provider).fallback_reason if ask else None
+        if reason is not None:
             raise ProviderError(
-                f"{label}: {graph.file}: {load.fallback_reason}; nothing was run. "
+                f"{label}: {graph.file}: {reason}; nothing was run. "
                 f"{self._advice(graph)}, or run it as it is with strict=False"
             )
-        self._loads[graph.file] = load
         return session
 
     def _advice(self, graph: Graph) -> str:

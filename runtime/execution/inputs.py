@@ -184,7 +184,7 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
             f"{_cure(what, chunk, value)}",
             code="chunk-type",
         )
-    if isinstance(value, np.ma.MaskedArray):
+    if _masked(value):
         raise StepError(
             f"{what} is a masked array, and a model reads every value; use .filled() first",
             code="chunk-type",
@@ -194,6 +194,11 @@ def _dtype(what: str, chunk: Chunk, value: Array) -> None:
             f"{what} has dtype {value.dtype}, expected {chunk.dtype}; use .astype('{chunk.dtype}')",
             code="chunk-type",
         )
+
+
+def _masked(value: Array) -> bool:
+    # a plain array needs no look at `np.ma`, which numpy imports when it is first asked for
+    return type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray)
 
 
 def _cure(what: str, chunk: Chunk, value: object) -> str:
@@ -288,7 +293,7 @@ NO_INPUTS = GivenInputs({}, {})
 def _checked(wants: StreamInput, value: Array) -> Array:
     """Return a copy of one input in the contract's shape with B = 1."""
     name, shape = wants.input, sized(wants.shape, 0)
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+    if not isinstance(value, np.ndarray) or _masked(value):
         raise SessionError(
             f"stream input `{name}` is a {type(value).__name__}, expected a numpy array: "
             f"np.asarray(value, '{wants.dtype}')",

@@ -6,12 +6,11 @@ Shape letters: `B` batch, `T` items per chunk.
 import ctypes
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from dst.runtime.bundle.layout import sized
@@ -19,8 +18,7 @@ from dst.runtime.bundle.manifest import Features, Manifest, item_shape, window
 from dst.runtime.execution.buffers import Layout
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """What a session and its streams hold, in bytes, apart from ONNX Runtime's own work space.
 
     Attributes:
@@ -112,6 +110,8 @@ def rss_bytes() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "win32":
         return _windows()[2]
+    import subprocess  # slow to import
+
     listed = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=False
     )

@@ -5,8 +5,7 @@ multiply-adds; the two meet by the node's name. What ONNX Runtime adds or rename
 manifest does not know, counts as unknown.
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import Graph
@@ -17,8 +16,7 @@ ALLOWED_ELSEWHERE = 0.01
 the arithmetic of shapes to the CPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderShare:
+class ProviderShare(msgspec.Struct, frozen=True):
     """What one provider runs of one graph.
 
     Attributes:
@@ -34,8 +32,7 @@ class ProviderShare:
     multiply_adds: int
 
 
-@dataclass(frozen=True, slots=True)
-class GraphLoad:
+class GraphLoad(msgspec.Struct, frozen=True):
     """Where the nodes of one open graph run.
 
     Attributes:
@@ -94,8 +91,7 @@ class GraphLoad:
         return f"{self.asked!r} took only {self.fraction:.1%} of the {unit}: {', '.join(parts)}"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadReport:
+class LoadReport(msgspec.Struct, frozen=True):
     """Where a session's graphs run.
 
     Attributes:

@@ -1,9 +1,9 @@
 """Know each execution provider: its name in ONNX Runtime, its options, and what it can run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import onnxruntime as ort
 
 from dst.runtime.bundle.manifest import Graph
@@ -14,8 +14,7 @@ Lowering = Literal["fused", "portable", "other"]
 Options = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """How one provider runs graphs.
 
     Attributes:

@@ -4,9 +4,8 @@ Shape letters: `V` vocabulary.
 """
 
 import math
-import secrets
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -15,8 +14,7 @@ from dst.runtime.errors import StepError
 _SEEDS = 1 << 64
 
 
-@dataclass(frozen=True, slots=True)
-class Sampler:
+class Sampler(msgspec.Struct, frozen=True):
     """A random source that is two numbers: draw `draws` of `seed` is always the same.
 
     Attributes:
@@ -37,6 +35,8 @@ class Sampler:
     @staticmethod
     def fresh() -> "Sampler":
         """Make a source with a seed from the operating system."""
+        import secrets  # slow to import
+
         return Sampler(secrets.randbits(64))
 
     @staticmethod
@@ -60,8 +60,7 @@ class Sampler:
         return (bits >> 11) * 2.0**-53, Sampler(self.seed, self.draws + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """How a token is chosen from its logits, which `temperature` divides.
 
     Temperature 0 takes the most likely token and draws nothing. `top_k` keeps the k most likely

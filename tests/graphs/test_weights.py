@@ -193,8 +193,9 @@ def test_four_bits_that_are_rounded_again_take_a_byte_each() -> None:
     four = TensorProto(name="w", data_type=TensorProto.INT4, dims=[4, 6], raw_data=bytes(12))
     graph = helper.make_graph(
         [
-            helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT),
-            helper.make_node("Cast", ["wide"], ["eight"], to=TensorProto.INT8),
+            helper.make_node("DequantizeLinear", ["w", "s"], ["wide"], axis=0, block_size=2),
+            helper.make_node("Flatten", ["wide"], ["flat"], axis=1),
+            helper.make_node("QuantizeLinear", ["flat", "one", "none"], ["eight"]),
         ],
         "g",
         [],
@@ -202,3 +203,5 @@ def test_four_bits_that_are_rounded_again_take_a_byte_each() -> None:
         [four],
     )
     assert expanded_bytes(helper.make_model(graph)) == 24 - 12
+    del graph.node[1:]  # what a product in blocks reads stays as it is
+    assert expanded_bytes(helper.make_model(graph)) == 0

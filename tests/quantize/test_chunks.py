@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 import pytest
 from tests.quantize.conftest import NOMINAL, optimized, outputs
 from tests.quantize.kernels import keeps_rows, kernels
@@ -265,6 +266,41 @@ def test_chunks_read_four_bits_as_eight_and_single_steps_as_blocks(
         (tmp_path / name / "weights.bin").stat().st_size for name in ("int4-rows", "int4-weights")
     ]
     assert held[1] <= held[0] <= held[1] + 4 * (64 + 64 + 256) + 3 * 64
+
+
+def test_what_opening_calculates_of_four_bits_is_small_and_near(
+    plain_bundle: Path, tmp_path: Path
+) -> None:
+    quantize_bundle(plain_bundle, tmp_path / "q", "int4-rows")
+    model = onnx.load(str(tmp_path / "q" / "step.onnx"))  # with its weights
+    tensors = {t.name: t for t in model.graph.initializer}
+    known, made = set(tensors), []
+    for node in model.graph.node:
+        if node.input and all(value in known for value in node.input):
+            known.update(node.output)
+            made.append(node)
+    wanted = [node.output[0] for node in made if node.op_type == "QuantizeLinear"]
+    names = [node.output[0] for node in made]
+    outputs_of = [onnx.ValueInfoProto(name=name) for name in names]
+    alone = onnx.helper.make_graph(made, "constants", [], outputs_of, list(tensors.values()))
+    opsets = list(model.opset_import)
+    data = onnx.helper.make_model(alone, opset_imports=opsets, ir_version=model.ir_version)
+    session = ort.InferenceSession(data.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = dict(zip(names, session.run(names, {}), strict=True))
+    values = sum(found[name].size for name in wanted)
+    # what products read stands for float weights, which nobody calculates
+    read = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+    assert values == 2 * 64 * 64
+    last = {n.output[0] for n in made if n.op_type == "DequantizeLinear" and n.output[0] in read}
+    held = sum(found[name].nbytes for name in names if name not in last)
+    assert held <= (2 + 2 + 1 + 0.5) * values + 256 * 64  # and the head's table, turned
+    for name in wanted:
+        stem = name.removesuffix(".columns")
+        blocks, scale = tensors[f"{stem}.int4"], tensors[f"{stem}.block_scale"]
+        exact = onnx.numpy_helper.to_array(blocks).astype(np.float32)
+        exact *= np.repeat(onnx.numpy_helper.to_array(scale), 32, 0)[: len(exact)]
+        exact /= onnx.numpy_helper.to_array(tensors[f"{stem}.column_scale"])
+        assert np.abs(found[name] - exact).max() <= 0.55
 
 
 @pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-rows", "int4-rows"])

@@ -135,7 +135,7 @@ def call(arguments: list[str]) -> int:
         job = app(arguments or ["--help"], prog_name="dst", standalone_mode=False)
         if not callable(job):
             return job or 0
-        import dst.runtime  # noqa: F401  before a Ctrl-C raises, see `end_at_ctrl_c`
+        import dst.runtime.session  # noqa: F401  before a Ctrl-C raises, see `end_at_ctrl_c`
 
         raise_ctrl_c()
         return int(job())

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import msgspec
 import numpy as np
@@ -65,7 +64,8 @@ def show_memory(path: str, slots: int, measure: bool, output: Output) -> int:
 
 def memory_bytes(memory: Memory) -> dict[str, int]:
     """Return the parts of a prediction by their names, and their sum."""
-    parts = {name: size for name, size in asdict(memory).items() if name.endswith("_bytes")}
+    fields = msgspec.structs.asdict(memory)
+    parts = {name: size for name, size in fields.items() if name.endswith("_bytes")}
     return {**parts, "total_bytes": memory.total_bytes}
 
 

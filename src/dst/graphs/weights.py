@@ -74,18 +74,26 @@ def inline_bytes(model: onnx.ModelProto, least: int = 0, *, bodies_only: bool = 
 
 
 def expanded_bytes(model: onnx.ModelProto) -> int:
-    """Count the bytes that an open graph takes beyond its file, where a Cast widens a weight.
+    """Count the bytes that an open graph takes beyond its file, where a weight gets wider.
 
-    ONNX Runtime folds a Cast to float32 when it opens the graph, and frees what was cast. What is
-    then rounded to int8 again, as 4-bit weights are for chunks, takes a byte a value.
+    ONNX Runtime calculates what comes of constants when it opens the graph, and frees what it came
+    of. A Cast to float32 takes four bytes a value; 4-bit blocks that Flatten hands to
+    QuantizeLinear, as int8 columns for chunks, take one.
     """
     tensors = tensors_of(model.graph)
+    again = {node.input[0] for node in nodes_of(model.graph) if node.op_type == "Flatten"}
     more = 0
     for node in nodes_of(model.graph):
-        tensor = tensors.get(node.input[0]) if node.op_type == "Cast" else None
-        if tensor is not None and attribute(node, "to", 0) == TensorProto.FLOAT:
-            width = 1 if tensor.data_type == TensorProto.INT4 else 4
-            more += max(width * math.prod(tensor.dims) - size_of(tensor), 0)
+        tensor = (
+            tensors.get(node.input[0]) if node.op_type in ("Cast", "DequantizeLinear") else None
+        )
+        if tensor is None:
+            continue
+        if node.op_type == "DequantizeLinear":
+            width = 1 if node.output[0] in again else 0
+        else:
+            width = 4 if attribute(node, "to", 0) == TensorProto.FLOAT else 0
+        more += max(width * math.prod(tensor.dims) - size_of(tensor), 0)
     return more
 
 
