@@ -12,7 +12,10 @@ class Tokens:
 
     vocabulary: int = 256
     tied: bool = False
-    """True where the head reuses the embedding matrix, behind a turn of its own (`[D, D]`)."""
+    """True where the head reuses the embedding matrix, behind a turn of its own (`[D, width]`)."""
+    width: int | None = None
+    """Width of the embedding's rows where it is tied and narrower than the network (a factored
+    embedding, Lan et al. 2019); None: as wide as the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Config:
 
     Raises:
         ValueError: a size is not positive, ``dh`` is odd (RoPE turns pairs), ``alpha_max`` is
-            outside (0, 1] or ``beta_max`` is neither 1 nor 2.
+            outside (0, 1], ``beta_max`` is neither 1 nor 2, or a factored embedding does not fit.
     """
 
     width: int  # D
@@ -67,6 +70,11 @@ class Config:
             raise ValueError(f"config: attention_width must be even, got {self.attention_width}")
         if not 0.0 < self.alpha_max <= 1.0:
             raise ValueError(f"config: alpha_max must lie in (0, 1], got {self.alpha_max}")
+        rows = self.items.width if isinstance(self.items, Tokens) else None
+        if rows is not None and not (self.items.tied and 1 <= rows <= self.width):
+            raise ValueError(
+                f"config: items.width must lie in [1, {self.width}] and items be tied, got {rows}"
+            )
         if self.beta_max not in (1.0, 2.0):
             raise ValueError(f"config: beta_max must be 1 or 2, got {self.beta_max}")
 
@@ -89,8 +97,8 @@ SIZES: dict[str, Config] = {
     "small": Config(224, 4, 4, 32, 48, 4, 32, 64, 576, beta_max=1.0),
     # about 22M
     "base": Config(512, 7, 8, 48, 64, 4, 64, 64, 1024),
-    # about 128M, 90M of them outside the embedding
-    "130m": Config(768, 12, 12, 64, 64, 4, 64, 64, 1600, items=Tokens(50304, tied=True)),
+    # about 129M, 90M of them outside the embedding
+    "130m": Config(1024, 6, 12, 64, 64, 4, 64, 64, 3200, items=Tokens(50304, True, 768)),
 }
 """Named sizes; ``sized`` changes what they read."""
 

@@ -17,18 +17,21 @@ class Categorical(nn.Module):
     def __init__(self, items: Tokens, width: int) -> None:
         super().__init__()
         self.tied = items.tied
-        self.embedding = nn.Embedding(items.vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5 if items.tied else 1.0)
+        rows = items.width or width
+        self.embedding = nn.Embedding(items.vocabulary, rows)
+        self.widen = linear(rows, width) if rows != width else None
+        nn.init.normal_(self.embedding.weight, std=rows**-0.5 if items.tied else 1.0)
         # A tied head turns x first: else the item just read, which fills much of x, would stand out
         # among the logits by sqrt(D), and so would the rounding error of its logit.
-        self.out = linear(width, width if items.tied else items.vocabulary)
+        self.out = linear(width, rows if items.tied else items.vocabulary)
         if items.tied:
             nn.init.orthogonal_(self.out.weight)
 
     def encode(self, chunk: Tensor) -> Tensor:
         """``[B, T]`` int64 -> ``[B, T, D]``, of mean square 1 before training."""
         x = F.embedding(chunk, self.embedding.weight)
-        return x * x.shape[-1] ** 0.5 if self.tied else x
+        x = x * x.shape[-1] ** 0.5 if self.tied else x
+        return x if self.widen is None else self.widen(x)
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``logits [B, T, vocabulary]``."""
