@@ -36,9 +36,9 @@ class Program:
         self.values = Values(source, self.names, self.clock)
         self.header, style = header(source, self.names, self.values, self.clock)
         self.messages = Messages(source, self.names, self.values, style)
-        count = max(1, int(80 ** source.random() ** 0.8))
+        count = int(80 ** source.random() ** 0.8)
         self.blocks = source.choice((0.0, 0.0, 0.02, 0.1, 0.3)) if style == "text" else 0.0
-        self.templates = [self._template() for _ in range(5 + count)]
+        self.templates = [self._template() for _ in range(1 + count)]
         self.pace = 10 ** source.uniform(-4, 1.5)  # mean seconds between two lines
         self.bursts = source.choice((0.0, 0.5, 0.9, 0.99))
         self.repeats = source.choice((0.0, 0.0, 0.0, 0.02, 0.2))

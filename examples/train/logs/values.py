@@ -52,7 +52,8 @@ class Values:
 
     def __init__(self, source: random.Random, names: Names, clock: Clock) -> None:
         self.random, self.names, self.clock = source, names, clock
-        self.kinds = source.sample(KINDS, source.randint(6, len(KINDS)))
+        self.kinds = source.sample(KINDS, source.randint(2, len(KINDS)))
+        self.fresh = source.choice((0.1, 0.6, 1.0, 1.0, 1.3))  # how often values are new ones
         self.subnets = [
             f"{source.choice((10, 172, 192, source.randint(11, 220)))}.{source.randint(0, 255)}"
             for _ in range(source.randint(1, 4))
@@ -82,7 +83,7 @@ class Values:
         slot, draw = self.make(kind), self.random.random()
         if kind in ("counter", "gauge", "date", "choice", "flag", "reason"):
             return slot
-        fresh = 0.25 if kind in THINGS or kind in WORDS else 0.5
+        fresh = self.fresh * (0.25 if kind in THINGS or kind in WORDS else 0.5)
         if draw < fresh:
             return slot
         if draw < fresh + 0.1:
@@ -90,7 +91,9 @@ class Values:
         if draw < fresh + 0.2:
             return ring(self.random, slot, self.random.randint(2, 60))
         size = self.random.choice((1, 2, 4, 8, 16, 50, 200))
-        return pool(self.random, slot, size, self.random.choice((0.0, 0.0, 0.01, 0.1, 0.3)))
+        return pool(
+            self.random, slot, size, self.fresh * self.random.choice((0.0, 0.0, 0.01, 0.1, 0.3))
+        )
 
     # Numbers
 
