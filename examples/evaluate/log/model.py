@@ -34,7 +34,7 @@ class Reader:
         found = []
         for start in range(0, len(text), PIECE):
             items = np.frombuffer(text[start : start + PIECE], np.uint8).astype(np.int64)
-            parts = [self.stream.advance(items[None])["logits"], self.stream.flush()["logits"]]
+            parts = [self.stream.advance(items)["logits"], self.stream.flush()["logits"]]
             logits = np.concatenate(parts, 1)[0]
             first = np.zeros((1, logits.shape[1]), np.float32) if self.guess is None else self.guess
             found.append(surprise_bits(np.concatenate([first, logits[:-1]]), items))

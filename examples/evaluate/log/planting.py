@@ -7,12 +7,13 @@ identifier; then the kind's stand-in is planted, and `Planted.kind` says so.
     foreign       a line of another program
     unseen-error  the front of a line of this log, then an error of a form it never has, about
                   words of this log
-    out-of-range  a line with one number far larger than that place ever holds
+    out-of-range  a line with one number far larger than that place ever holds; stand-in: a number
+                  inside a word
     swapped       a line with two different words exchanged
     truncated     a line cut somewhere in its middle
     garbled       a line with a third of its bytes, in one run, replaced by random letters and signs
     wrong-order   a kind of line where it never stood: its predecessor is another than ever before
-    time-jump     a line whose clock shows another hour; stand-in: its first number is far off
+    time-jump     a line whose clock shows another hour; stand-in: a number is far off
     rare-status   a line with another status than that kind of line ever has; stand-in: one word is
                   replaced by a word that is never there
     duplicate-id  a line whose identifier, new in each line, is one from long ago; stand-in: an old
@@ -40,7 +41,8 @@ KINDS = (
     "duplicate-id",
 )
 CLOCK = re.compile(rb"(?<!\d)([01]\d|2[0-3]):([0-5]\d)(?!\d)")
-NUMBER = re.compile(rb"(?<![\w.])\d+(?![\w.])|(?<!\d)\d+(?!\d)")
+NUMBER = re.compile(rb"(?<![\w.:])\d+(?![\w.:])")
+DIGITS = re.compile(rb"\d+")
 WORD = re.compile(rb"[A-Za-z]{2,}")
 ID = re.compile(
     rb"(?<![0-9A-Za-z])(?=[a-fA-F-]*\d)[0-9a-fA-F-]{8,}(?![0-9A-Za-z])|(?<!\d)\d{6,}(?!\d)"
@@ -145,8 +147,8 @@ class Planter:
         return None
 
     def _stand_in(self, kind: str, place: int, source: random.Random) -> bytes:
-        if kind == "time-jump":
-            line = self._made("out-of-range", place, source)
+        if kind in ("time-jump", "out-of-range"):
+            line = self._made("any-number", place, source)
         elif kind == "duplicate-id":
             line = self.lines[source.randrange(max(1, place // 2))]
         else:
@@ -169,8 +171,9 @@ class Planter:
             fault = source.choice(FAULTS)
             text = b" error: %b of %b failed: %b" % (some[0], some[1], fault)
             return self._front(body) + text + end
-        if kind == "out-of-range":
-            numbers = [m for m in NUMBER.finditer(body) if m.start() > len(body) // 4]
+        if kind in ("out-of-range", "any-number"):
+            number_of = NUMBER if kind == "out-of-range" else DIGITS
+            numbers = [m for m in number_of.finditer(body) if m.start() > len(body) // 4]
             if not numbers:
                 return None
             number = source.choice(numbers)

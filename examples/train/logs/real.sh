@@ -147,14 +147,14 @@ sleep 2; "$PYTHON" "$LOAD" dns 55355 1500; kill $W; wait $W
 
 ## squid needs squid
 pages; (cd www && exec "$PYTHON" -m http.server --bind 127.0.0.1 58087 > /dev/null 2>&1) &
-printf 'http_port 127.0.0.1:58086 accel defaultsite=localhost\ncache_peer 127.0.0.1 parent 58087 0 no-query originserver\nhttp_access allow all\naccess_log stdio:%s/log squid\ncache_log %s/cache.log\npid_filename %s/pid\ncache_effective_user root\ncoredump_dir %s\nnetdb_filename none\npinger_enable off\n' "$PWD" "$PWD" "$PWD" "$PWD" > s.conf
-squid -N -f s.conf & W=$!
+printf 'http_port 127.0.0.1:58086 accel defaultsite=localhost\ncache_peer 127.0.0.1 parent 58087 0 no-query originserver\nhttp_access allow all\naccess_log stdio:%s/log squid\ncache_log %s/cache.log\npid_filename %s/pid\ncache_effective_user root\ncoredump_dir %s\npinger_enable off\n' "$PWD" "$PWD" "$PWD" "$PWD" > s.conf
+squid -N -f s.conf 2> errors & W=$!
 sleep 3; "$PYTHON" "$LOAD" http 58086 4500; kill -9 $W
 
 ## sshd needs sshd ssh ssh-keygen
 ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; ssh-keygen -q -t ed25519 -N '' -f bad; cp key.pub ok; chmod 600 ok; mkdir -p /run/sshd
 /usr/sbin/sshd -D -e -p 50022 -h "$PWD/host" -o ListenAddress=127.0.0.1 -o AuthorizedKeysFile="$PWD/ok" -o StrictModes=no -o UsePAM=no -o LogLevel=DEBUG3 -o PidFile=none > log 2>&1 & W=$!
-sleep 1; for n in $(seq 40); do k=key; [ $((n % 4)) = 0 ] && k=bad; u=root; [ $((n % 7)) = 0 ] && u=guest$n
+sleep 1; for n in $(seq 60); do k=key; [ $((n % 4)) = 0 ] && k=bad; u=root; [ $((n % 7)) = 0 ] && u=guest$n
   ssh -q -p 50022 -i $k -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null $u@127.0.0.1 "echo $n" < /dev/null > /dev/null 2>&1; done; kill $W; wait $W
 
 ## rsync needs rsync
@@ -172,7 +172,7 @@ sleep 1; for n in $(seq 40); do o=-tls1_3; [ $((n % 3)) = 0 ] && o=-tls1_2; echo
 
 ## http.server
 pages; cd www; "$PYTHON" -m http.server --bind 127.0.0.1 58089 > ../log 2>&1 & W=$!
-"$PYTHON" "$LOAD" http 58089 2500; kill $W; wait $W
+"$PYTHON" "$LOAD" http 58089 4500; kill $W; wait $W
 
 ## uvicorn
 "$PYTHON" -m venv v; v/bin/pip install -q uvicorn starlette 2> /dev/null
