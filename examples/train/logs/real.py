@@ -25,7 +25,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LEAST_LINES, MOST_LINES, MOST_BYTES = 3_000, 12_000, 1_500_000
-SECONDS = 150
 HEAD = re.compile(r"^## (?P<name>[\w.-]+)(?: needs (?P<needs>.*))?$", re.M)
 
 
@@ -60,7 +59,7 @@ def sources() -> list[Source]:
     ]
 
 
-def written(source: Source) -> bytes:
+def written(source: Source, seconds: int) -> bytes:
     """Run a script and return the log, cut to what is kept."""
     folder = Path(tempfile.mkdtemp(prefix="log-"))
     folder.chmod(0o755)  # some servers run as another user
@@ -88,9 +87,9 @@ def written(source: Source) -> bytes:
             start_new_session=True,
         )
         try:
-            done.wait(SECONDS)
+            done.wait(seconds)
         except subprocess.TimeoutExpired:
-            print(f"{source.name}: stopped after {SECONDS} s", flush=True)
+            print(f"{source.name}: stopped after {seconds} s", flush=True)
         with suppress(ProcessLookupError):
             os.killpg(done.pid, signal.SIGTERM)  # servers that the script left running
         done.wait()
@@ -111,6 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the logs")
     parser.add_argument("--only", nargs="+", help="names of programs")
     parser.add_argument("--list", action="store_true", help="say which there are, and the split")
+    parser.add_argument("--seconds", type=int, default=300, help="for each program, at most")
     given = parser.parse_args()
     for source in sources():
         part = "held-out" if source.held_out else "learn"
@@ -126,7 +126,7 @@ def main() -> None:
             if missing or (target.exists() and not given.only):
                 print(f"{source.name}: {'lacks ' + ' '.join(missing) if missing else 'is there'}")
                 continue
-            text = written(source)
+            text = written(source, given.seconds)
             lines = text.count(b"\n")
             print(f"{source.name}: {part}, {lines} lines, {len(text):,} bytes", flush=True)
             if lines >= LEAST_LINES:

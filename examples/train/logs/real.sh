@@ -147,8 +147,8 @@ sleep 2; "$PYTHON" "$LOAD" dns 55355 1500; kill $W; wait $W
 
 ## squid needs squid
 pages; (cd www && exec "$PYTHON" -m http.server --bind 127.0.0.1 58087 > /dev/null 2>&1) &
-printf 'http_port 127.0.0.1:58086 accel defaultsite=localhost\ncache_peer 127.0.0.1 parent 58087 0 no-query originserver\nhttp_access allow all\naccess_log stdio:%s/log squid\ncache_log %s/cache.log\npid_filename %s/pid\ncache_effective_user root\ncoredump_dir %s\npinger_enable off\n' "$PWD" "$PWD" "$PWD" "$PWD" > s.conf
-squid -N -f s.conf 2> errors & W=$!
+printf 'http_port 127.0.0.1:58086 accel defaultsite=localhost\ncache_peer 127.0.0.1 parent 58087 0 no-query originserver\nhttp_access allow all\naccess_log stdio:%s/log squid\ncache_log %s/cache.log\npid_filename %s/pid\ncache_effective_user proxy\ncoredump_dir %s\npinger_enable off\n' "$PWD" "$PWD" "$PWD" "$PWD" > s.conf
+chmod 777 .; squid -N -f s.conf 2> errors & W=$!
 sleep 3; "$PYTHON" "$LOAD" http 58086 4500; kill -9 $W
 
 ## sshd needs sshd ssh ssh-keygen
