@@ -43,7 +43,7 @@ KINDS = (
 CLOCK = re.compile(rb"(?<!\d)([01]\d|2[0-3]):([0-5]\d)(?!\d)")
 NUMBER = re.compile(rb"(?<![\w.:])\d+(?![\w.:])")
 DIGITS = re.compile(rb"\d+")
-WORD = re.compile(rb"[A-Za-z]{2,}")
+WORD = re.compile(rb"(?<![0-9A-Za-z])[A-Za-z]{2,}(?![0-9A-Za-z])")
 ID = re.compile(
     rb"(?<![0-9A-Za-z])(?=[a-fA-F-]*\d)[0-9a-fA-F-]{8,}(?![0-9A-Za-z])|(?<!\d)\d{6,}(?!\d)"
 )
