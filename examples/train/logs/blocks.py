@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from logs.messages import Messages
-from logs.values import Slot
+from logs.repeats import Slot
 
 Block = Callable[[], list[str]]
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from logs.names import Names
-from logs.values import Clock, Slot, Values, pool, sticky
+from logs.repeats import Slot, pool, sticky
+from logs.values import Clock, Values
 
 Stamp = Callable[[], str]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from logs.headers import Message
 from logs.names import Names
 from logs.patterns import AROUND, BETWEEN, NAMED, PARTS, PLACE, STARTS, groups
-from logs.values import KINDS, Slot, Values
+from logs.repeats import Slot
+from logs.values import KINDS, Values
 from logs.words import going, past
 
 LEVEL_WEIGHTS = (25, 50, 5, 12, 7, 1)

@@ -14,7 +14,8 @@ from logs.blocks import block
 from logs.headers import header
 from logs.messages import Messages, Template
 from logs.names import Names
-from logs.values import Clock, Slot, Values
+from logs.repeats import Slot
+from logs.values import Clock, Values
 
 Activity = Iterator[Template]
 
