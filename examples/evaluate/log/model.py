@@ -1,0 +1,86 @@
+"""Stream a log through a bundle from its cold state: bits per byte, and scores of lines."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+from line_score import FORMS, LineScore
+from numpy.typing import NDArray
+
+from dst.runtime import Session, Stream, surprise_bits
+
+PIECE = 1 << 15
+Bits = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads a log byte by byte, as a program that watches it does.
+
+    Attributes:
+        stream: of a bundle whose items are bytes.
+        guess: logits of the byte that comes next; None before the first.
+    """
+
+    stream: Stream
+    guess: NDArray[np.float32] | None = None
+
+    def fork(self) -> "Reader":
+        """Return a reader that stands where this one does."""
+        return Reader(self.stream.fork(), self.guess)
+
+    def read(self, text: bytes) -> Bits:
+        """Return the bits of each byte, `[len(text)]`; the first byte of all costs 8."""
+        found = []
+        for start in range(0, len(text), PIECE):
+            items = np.frombuffer(text[start : start + PIECE], np.uint8).astype(np.int64)
+            parts = [self.stream.advance(items)["logits"], self.stream.flush()["logits"]]
+            logits = np.concatenate(parts, 1)[0]
+            first = np.zeros((1, logits.shape[1]), np.float32) if self.guess is None else self.guess
+            found.append(surprise_bits(np.concatenate([first, logits[:-1]]), items))
+            self.guess = logits[-1:]
+        return np.concatenate(found) if found else np.zeros(0)
+
+
+def opened(bundle: str) -> Reader:
+    """Open a bundle in its cold state.
+
+    Raises:
+        ValueError: its items are not bytes.
+    """
+    session = Session.open(bundle)
+    chunk = session.contract.chunk.content
+    if getattr(chunk, "vocabulary", 0) != 256:
+        raise ValueError(f"bundle {bundle}: its items are not bytes, choose one that reads bytes")
+    return Reader(session.stream())
+
+
+class ModelScorers:
+    """Every form of the score of a line, after a part of a log.
+
+    Args:
+        reader: it stands where that part ends.
+        lines: of that part.
+        bits: of their bytes.
+    """
+
+    def __init__(self, reader: Reader, lines: list[bytes], bits: Bits) -> None:
+        self.reader = reader
+        self.forms: dict[str, LineScore] = {form: LineScore(form) for form in FORMS}
+        scored(self.forms, lines, bits)
+
+    def continued(self, lines: list[bytes], bits: Bits) -> dict[str, list[float]]:
+        """Score the lines that follow; what is learned of them is thrown away afterwards."""
+        return scored(copy.deepcopy(self.forms), lines, bits)
+
+
+def scored(forms: dict[str, LineScore], lines: list[bytes], bits: Bits) -> dict[str, list[float]]:
+    """Score lines whose bits are known; each form learns from them."""
+    found: dict[str, list[float]] = {form: [] for form in forms}
+    start = 0
+    for line in lines:
+        part = bits[start : start + len(line)]
+        start += len(line)
+        for form, score in forms.items():
+            found[form].append(score(line, part))
+    return found
