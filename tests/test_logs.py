@@ -18,7 +18,7 @@ from line_score import LineScore, Running, Tail
 from log import UNSEEN, Pool, Streams, log_task
 from logs.measure import measured
 from logs.program import Program
-from logs.real import sources
+from logs.real.collect import sources
 from logs.words import invented, listed
 from model import opened
 from planting import CLOCK, KINDS, Planted, Planter
@@ -320,7 +320,7 @@ def test_the_split_of_real_logs_is_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train/log.py", "train/logs", "train/logs/real.py", "evaluate/log"]
+    "command", ["train/log.py", "train/logs", "train/logs/real/collect.py", "evaluate/log"]
 )
 def test_help_runs_nothing(command: str) -> None:
     done = subprocess.run(

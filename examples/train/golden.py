@@ -17,7 +17,7 @@ from dst.quantize import quantize_bundle
 from dst.quantize.verify import GOLDEN_FILE
 from dst.runtime import open_bundle, write_bundle
 
-RECIPES = {"text-int8": "int8-rows", "text-int4": "int4-weights"}
+RECIPES = {"text-int8": "int8-rows", "text-int4": "int4-rows"}
 
 
 def main() -> None:

@@ -70,11 +70,13 @@ class Config:
             raise ValueError(f"config: attention_width must be even, got {self.attention_width}")
         if not 0.0 < self.alpha_max <= 1.0:
             raise ValueError(f"config: alpha_max must lie in (0, 1], got {self.alpha_max}")
-        rows = self.items.width if isinstance(self.items, Tokens) else None
-        if rows is not None and not (self.items.tied and 1 <= rows <= self.width):
-            raise ValueError(
-                f"config: items.width must lie in [1, {self.width}] and items be tied, got {rows}"
-            )
+        if isinstance(self.items, Tokens) and self.items.width is not None:
+            rows = self.items.width
+            if not (self.items.tied and 1 <= rows <= self.width):
+                raise ValueError(
+                    f"config: items.width must lie in [1, {self.width}] and items be tied, "
+                    f"got {rows}, tied = {self.items.tied}"
+                )
         if self.beta_max not in (1.0, 2.0):
             raise ValueError(f"config: beta_max must be 1 or 2, got {self.beta_max}")
 

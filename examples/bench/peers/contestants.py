@@ -32,9 +32,16 @@ from dst.runtime import Bundle, DstError, open_bundle, write_bundle
 
 NETWORKS = {"tiny": "tiny", "text": "small", "130m": "130m"}
 """Size of the comparison -> the name of our network's size."""
-SHIPPED = {"float32": "text", "int8-rows": "text-int8", "int4-weights": "text-int4"}
+SHIPPED = {"float32": "text", "int8-rows": "text-int8", "int4-rows": "text-int4"}
 """Recipe -> the shipped bundle of the size `text`, whose weights are trained."""
-RECIPES = ("int8-dynamic", "int8-rows", "int8-weights", "int4-weights", "int4-weights/128")
+RECIPES = (
+    "int8-dynamic",
+    "int8-rows",
+    "int8-weights",
+    "int4-rows",
+    "int4-weights",
+    "int4-weights/128",
+)
 FAMILIES, QUANTS = ("lfm2", "mamba", "rwkv7"), ("Q8_0", "Q4_0", "Q4_K_M")
 UNPACKED = ("--repack", "0")
 """llama.cpp without its second layout of weights, which is at times the faster one."""

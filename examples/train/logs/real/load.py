@@ -1,6 +1,6 @@
 """Put a server on this machine under a small, bounded load, so that it writes a log.
 
-    python examples/train/logs/load.py http 8080 2000
+    python examples/train/logs/real/load.py http 8080 2000
 
 Kinds: http, dns, redis, memcached. Every request goes to the loopback address, and
 their number is given. The same call sends the same requests.

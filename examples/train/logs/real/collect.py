@@ -1,13 +1,14 @@
 """Run programs of many kinds in temporary folders and keep the logs that they write.
 
-    python examples/train/logs/real.py --out runs/logs/real
-    python examples/train/logs/real.py --out runs/logs/real --only nginx redis
-    python examples/train/logs/real.py --list
+    python examples/train/logs/real/collect.py --out runs/logs/real
+    python examples/train/logs/real/collect.py --out runs/logs/real --only nginx redis
+    python examples/train/logs/real/collect.py --list
 
-Each program is a short script in `real.sh`, which says what it needs; what is not on this machine
-is left out and said so. A log goes to `learn/` or to `held-out/` by the SHA-256 of the program's
-name, which was fixed before any log was looked at. Logs of fewer than 3,000 lines are dropped, the
-first 12,000 lines and 1.5 million bytes are kept. Servers listen on the loopback address only.
+Each program is a short script in `programs.sh`, which says what it needs; what is not on this
+machine is left out and said so. A log goes to `learn/` or to `held-out/` by the SHA-256 of the
+program's name, which was fixed before any log was looked at. Logs of fewer than 3,000 lines are
+dropped, the first 12,000 lines and 1.5 million bytes are kept. Servers listen on the loopback
+address only.
 """
 
 import argparse
@@ -49,8 +50,8 @@ class Source:
 
 
 def sources() -> list[Source]:
-    """Read `real.sh`."""
-    text = (HERE / "real.sh").read_text("utf-8")
+    """Read `programs.sh`."""
+    text = (HERE / "programs.sh").read_text("utf-8")
     heads = [*HEAD.finditer(text)]
     ends = [*(head.start() for head in heads[1:]), len(text)]
     return [
@@ -77,7 +78,7 @@ def written(source: Source, seconds: int) -> bytes:
                 "bash",
                 "-u",
                 "-c",
-                (HERE / "real.sh").read_text("utf-8").split("\n## ")[0] + source.script,
+                (HERE / "programs.sh").read_text("utf-8").split("\n## ")[0] + source.script,
             ],
             cwd=folder,
             stdin=subprocess.DEVNULL,

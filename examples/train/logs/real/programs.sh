@@ -1,4 +1,4 @@
-# Scripts of real.py: each prints the log of one program, or leaves it in the file `log`. They run in
+# Scripts of collect.py: each prints the log of one program, or leaves it in the file `log`. They run in
 # an empty folder. This head stands in front of each of them.
 tree() { # tree FOLDERS FILES: a tree of small text files
   for d in $(seq "$1"); do mkdir -p "src/part$d"; for f in $(seq "$2"); do
