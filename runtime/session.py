@@ -46,6 +46,7 @@ class Session(Engine):
         provider_options: Options | None = None,
         strict: bool = True,
         prepack: bool = True,
+        huge_pages: bool = False,
     ) -> "Session":
         """Open a bundle.
 
@@ -68,6 +69,9 @@ class Session(Engine):
             prepack: copy the weights into the form that is read fastest. False leaves float32 or
                 int8 weights in their mapped file: a twelfth of the memory, slower chunks
                 (docs/memory.md has the figures). Not for 4-bit weights.
+            huge_pages: move the memory of each graph onto pages of 2 MiB when it is opened: faster
+                single steps where the weights do not fit the caches. Takes a tenth of a second per
+                80 MB; Linux 6.1 and newer, elsewhere nothing happens; `report()` tells the bytes.
 
         Raises:
             BundleError: the bundle is broken; a subclass names the clause.
@@ -103,6 +107,7 @@ class Session(Engine):
                 provider_options=provider_options,
                 strict=strict,
                 prepack=prepack,
+                huge_pages=huge_pages,
             )
 
         if isinstance(threads, int | np.integer):

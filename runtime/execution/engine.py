@@ -17,6 +17,7 @@ from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Block, Buffers, Device, Layout, StateBuffers
 from dst.runtime.execution.graph_check import check_graph
+from dst.runtime.execution.huge_pages import appeared, collapse, private_memory
 from dst.runtime.execution.memory import Memory, give_back_freed, predict
 from dst.runtime.execution.placement import LoadReport, load_of
 from dst.runtime.execution.providers import (
@@ -46,6 +47,7 @@ class Engine:
         provider_options: what the provider was opened with.
         strict: whether a graph is refused if the provider leaves work to another one.
         prepack: whether weights are packed for speed, or stay in their mapped file.
+        huge_pages: whether the memory of an opened graph is moved onto large pages.
         threads: threads inside one operator.
         spin: whether they keep their cores busy while they wait for work.
         check_state_every: steps between two checks of a stream's state.
@@ -69,6 +71,7 @@ class Engine:
         strict: bool = True,
         prepack: bool = True,
         spin: bool = False,
+        huge_pages: bool = False,
     ) -> None:
         self._place = place_of(provider)
         if not 1 <= threads <= MAX_THREADS:
@@ -84,6 +87,7 @@ class Engine:
         self.provider_options = options_for(provider, provider_options, threads)
         self.strict = strict
         self.prepack = prepack
+        self.huge_pages = huge_pages
         number = device_number(self.provider_options)
         kind = self._place.device
         self._device = None if kind == "cpu" else Device(kind, number)
@@ -107,6 +111,7 @@ class Engine:
             constant_marks(contract.constants),
         )
         self._open: dict[str, ort.InferenceSession] = {}
+        self._moved_bytes = 0  # onto huge pages
         self._lock = threading.Lock()
 
     def __copy__(self) -> Self:
@@ -148,7 +153,8 @@ class Engine:
             self.runner_for(t)
         graphs = {graph.file: graph for graph in self._graphs.values()}
         loads = tuple(load_of(s, graphs[file], self.provider) for file, s in self._open.items())
-        return LoadReport(self.provider, self.strict, loads, self.threads, self.spin)
+        more = (self.threads, self.spin, self._moved_bytes)
+        return LoadReport(self.provider, self.strict, loads, *more)
 
     def graph_for(self, t: int) -> Graph:
         """Return the graph that runs chunks of T = `t`.
@@ -190,6 +196,7 @@ class Engine:
     def _load(self, graph: Graph) -> ort.InferenceSession:
         asked = self._place.execution
         label = self.bundle.label
+        before = private_memory() if self.huge_pages else []
         try:
             session = ort.InferenceSession(
                 str(self.bundle.root / graph.file),
@@ -209,6 +216,8 @@ class Engine:
                 "missing, see docs/providers.md"
             )
         give_back_freed()
+        if self.huge_pages:
+            self._moved_bytes += collapse(appeared(before, private_memory()))
         check_graph(label, graph, self.contract, session)
         # a CPU leaves nothing to others, and asking for each node takes time
         ask = self.strict and self.provider != "cpu"

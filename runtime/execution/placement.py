@@ -100,6 +100,8 @@ class LoadReport(msgspec.Struct, frozen=True):
         graphs: the open graphs.
         threads: threads inside one operator.
         spin: whether they keep their cores busy while they wait for work.
+        huge_pages_bytes: memory of the open graphs that lies on large pages, where that was asked
+            for; 0 where the system cannot do it.
 
     Examples:
         >>> from dst.runtime import Session
@@ -113,6 +115,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     graphs: tuple[GraphLoad, ...]
     threads: int = 1
     spin: bool = False
+    huge_pages_bytes: int = 0
 
 
 def load_of(session: ort.InferenceSession, graph: Graph, asked: Provider) -> GraphLoad:

@@ -117,6 +117,7 @@ def _key(engine: Engine, cores: int) -> str:
         list(engine.chunk_sizes),
         [engine.graph_for(t).file for t in engine.chunk_sizes],
         engine.prepack,
+        engine.huge_pages,
         ort.__version__,
         platform.machine(),
         platform.node(),

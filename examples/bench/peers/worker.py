@@ -75,7 +75,7 @@ def open_session(asked: Asked) -> "Session":
     """Open a bundle for one T, as an app would."""
     from dst.runtime import Session
 
-    return Session.open(asked.model, threads=asked.threads, chunk_sizes=[asked.t])
+    return Session.open(asked.model, threads=asked.threads, chunk_sizes=[asked.t], huge_pages=True)
 
 
 def stream_step(session: "Session", chunk: Array, last: bool = False) -> Call:

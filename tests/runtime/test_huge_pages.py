@@ -1,0 +1,55 @@
+"""Weights on large pages: the same results, no memory that was not in use, told in the report."""
+
+import ctypes
+import mmap
+import platform
+import sys
+
+import pytest
+
+from dst.runtime import Session
+from dst.runtime.execution.huge_pages import SIZE, appeared, collapse, private_memory
+
+LARGE = int(SIZE.read_text("ascii")) if sys.platform == "linux" and SIZE.exists() else 1 << 21
+
+
+def can_collapse() -> bool:
+    if sys.platform != "linux" or not SIZE.exists():
+        return False
+    version = tuple(int(part) for part in platform.release().split(".")[:2])
+    return version >= (6, 1) and "[never]" not in SIZE.with_name("enabled").read_text("ascii")
+
+
+def test_results_are_the_same_and_the_report_tells_the_bytes() -> None:
+    plain, huge = (Session.open("text", chunk_sizes=[32], huge_pages=on) for on in (False, True))
+    items = b"def main() -> None:\n" * 20
+    outputs = [s.stream().advance(items)["logits"].tobytes() for s in (plain, huge)]
+    assert outputs[0] == outputs[1]
+    assert plain.report().huge_pages_bytes == 0
+    moved = huge.report().huge_pages_bytes
+    assert moved % LARGE == 0
+    assert (moved > 4 << 20) == can_collapse()  # 11 MB of weights are packed
+
+
+@pytest.mark.skipif(not can_collapse(), reason="needs Linux 6.1 with transparent huge pages")
+def test_only_pages_whose_every_part_is_in_use_are_moved() -> None:
+    before = private_memory()
+    size = 4 * LARGE
+    held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    first = -(-address // LARGE) * LARGE
+    held[first - address : first - address + LARGE] = b"x" * LARGE  # one large page, and no more
+    held[first - address + LARGE] = 1  # of the next one a single byte
+    ranges = [r for r in appeared(before, private_memory()) if r[0] <= first < r[1]]
+    assert len(ranges) == 1
+    moved = collapse(iter([(address, address + size)]))
+    assert moved == LARGE
+    assert held[first - address : first - address + LARGE] == b"x" * LARGE
+
+
+def test_what_appeared_is_what_was_not_there() -> None:
+    before = [(10, 20), (30, 40)]
+    assert list(appeared(before, before)) == []
+    assert list(appeared(before, [(5, 25), (30, 50)])) == [(5, 10), (20, 25), (40, 50)]
+    assert list(appeared([], before)) == before
+    assert list(appeared(before, [(0, 60)])) == [(0, 10), (20, 30), (40, 60)]
