@@ -111,8 +111,17 @@ def planted(source: str | Path, path: Path, fault: Fault | None, at: float = 0.0
     weights = Weights(model)
     if fault is not None:
         fault(weights, weights.names[int(at * (len(weights.names) - 1))])
-    golden = bundle.manifest.golden
-    manifest = replace(bundle.manifest, graphs=(graph,), quality=None, files={})
+    contract = bundle.manifest.contract
+    chunk = replace(contract.chunk, allowed_t=graph.allowed_t, tail="refuse")
+    golden = tuple(run for run in bundle.manifest.golden if run.t in graph.allowed_t)
+    manifest = replace(
+        bundle.manifest,
+        contract=replace(contract, chunk=chunk),
+        graphs=(graph,),
+        golden=golden,
+        quality=None,
+        files={},
+    )
     files = {name: bundle.root / name for name in {run.file for run in golden}}
     write_bundle(path, manifest, {graph.file: model.SerializeToString(), **files})
     return path
