@@ -10,6 +10,7 @@ Shape letters: `B` batch, `T` items per chunk, `L` lookback, `A` look-ahead.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -80,7 +81,7 @@ def graph(
     )
 
 
-def node(kind: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
+def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
     """Make a node; names are separated by spaces."""
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 

@@ -1,5 +1,7 @@
 """The scripts of the conformance suite, without the results, which `make.py` records."""
 
+from typing import Any
+
 import numpy as np
 from tests.conformance.runner import Call
 from tests.steps import Array
@@ -17,17 +19,17 @@ def eighths(*shape: int, seed: int, dtype: str = "float32") -> Array:
     return (np.random.default_rng(seed).integers(-32, 33, shape) / 8).astype(dtype)
 
 
-def call(kind: str, stream: str = "a", **more: object) -> Call:
+def call(kind: str, stream: str = "a", **more: Any) -> Call:
     """Describe a call on a stream."""
     return {"call": kind, "stream": stream, **more}
 
 
-def new(name: str = "a", **more: object) -> Call:
+def new(name: str = "a", **more: Any) -> Call:
     """Describe the start of a stream."""
     return {"call": "stream", "as": name, **more}
 
 
-def rough(kind: str, **more: object) -> Call:
+def rough(kind: str, **more: Any) -> Call:
     """Describe a call whose numbers are compared within the tolerance of the bundle."""
     return call(kind, exact=False, **more)
 
@@ -93,7 +95,7 @@ def grid() -> Script:
 
 def generating() -> Script:
     arrays = {"prompt": ids(7, 10), "none": ids(0, 5), "more": ids(2, 12)}
-    sample = {"temperature": 0.9, "top_k": 9, "top_p": 0.95}
+    sample: dict[str, Any] = {"temperature": 0.9, "top_k": 9, "top_p": 0.95}
     calls = [
         new(),
         call("generate", prompt="none", items=2, error="generate"),
@@ -187,7 +189,7 @@ def windows(bundle: str, item: tuple[int, ...], chunk: tuple[int, ...]) -> Scrip
 
 
 def refuse() -> Script:
-    arrays = {f"n{n}": ids(n, n, 256).astype(np.uint8) for n in (3, 4, 6)}
+    arrays: dict[str, Array] = {f"n{n}": ids(n, n, 256).astype(np.uint8) for n in (3, 4, 6)}
     calls = [
         new(),
         call("advance", items="n6"),
@@ -324,10 +326,11 @@ def loading(bundle: str, more: Array, exact: bool = True) -> Script:
 
 def saving() -> dict[str, Script]:
     """The scripts whose stream `a` every language saves as `states/<language>/<name>.state`."""
-    arrays = {"speaker": np.array([[1.5, -2]], np.float32), "mode": np.array([3], np.int64)}
+    arrays: dict[str, Array] = {"speaker": np.array([[1.5, -2]], np.float32)}
+    arrays["mode"] = np.array([3], np.int64)
     arrays["items"] = eighths(5, seed=1, dtype="float64")
     inputs = {"speaker": "speaker", "mode": "mode"}
-    look = {"call": "advance", "stream": "a", "items": "items"}
+    look = call("advance", items="items")
     made: dict[str, Script] = {
         "given": ({"bundle": "given", "calls": [new(inputs=inputs), look]}, arrays)
     }
