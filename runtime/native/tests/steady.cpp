@@ -2,6 +2,9 @@
 // and leave the memory of the process as it is.
 //
 //   steady BUNDLE STEPS [ROUNDS]   fails where anything was allocated; prints times and memory
+#include <malloc.h>
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -60,7 +63,14 @@ size_t resident_kib() {
   return resident * 4;
 }
 
-double now_us() {
+// The time that this thread has spent computing: what other programs take does not count.
+double cpu_us() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+}
+
+double wall_us() {
   using namespace std::chrono;
   return duration<double, std::micro>(steady_clock::now().time_since_epoch()).count();
 }
@@ -118,10 +128,12 @@ int main(int argc, char** argv) {
   for (long i = 0; i < 200; ++i) step(i, 0, i % 2 ? 1000 : 0);
   for (long i = 0; i < 20; ++i) advance(i);
 
+  for (long i = 0; i < steps / 20; ++i) step(i, 0, 0);
   const size_t before = resident_kib();
   const long plain = counted([&] {
     for (long i = 0; i < steps; ++i) step(i, 0, 0);
   });
+  const size_t middle = resident_kib();
   const long timed = counted([&] {
     for (long i = 0; i < steps / 20; ++i) step(i, 0, 1000);
   });
@@ -131,33 +143,37 @@ int main(int argc, char** argv) {
   const size_t after = resident_kib();
   std::printf("%ld steps: %ld allocations; with a deadline: %ld; advance and flush: %ld\n", steps,
               plain, timed, joined);
-  std::printf("resident memory: %zu KiB before, %zu KiB after\n", before, after);
+  std::printf("resident memory: %zu KiB before, %zu KiB after the steps, %zu KiB after all\n",
+              before, middle, after);
 
   if (rounds > 0) {
     const auto& engine = session.get()->engine;
     const dst::core::Memory first(engine->state_bytes()), second(engine->state_bytes());
     uint8_t* const states[2] = {first.data(), second.data()};
     dst::core::BoundStep bare(engine.get(), 1, false, states);
-    std::vector<double> ours, theirs;
+    std::vector<double> times[4];  // wall and computing time of a step, and of Run alone
     int way = 0;
+    const auto timed_call = [&times](int place, auto&& call) {
+      const double wall = wall_us(), cpu = cpu_us();
+      call();
+      times[place + 1].push_back(cpu_us() - cpu);
+      times[place].push_back(wall_us() - wall);
+    };
     for (int round = 0; round < rounds; ++round) {
-      for (int i = 0; i < 50; ++i) {
-        const double start = now_us();
-        bare.run(way, nullptr);
-        theirs.push_back(now_us() - start);
-        way ^= 1;
-      }
-      for (int i = 0; i < 50; ++i) {
-        const double start = now_us();
-        step(i, 0, 0);
-        ours.push_back(now_us() - start);
-      }
+      timed_call(2, [&] { bare.run(way, nullptr); });
+      way ^= 1;
+      timed_call(0, [&] { step(round, 0, 0); });
     }
-    const double a = median(ours), b = median(theirs);
-    std::printf("median of a step at T = 1: %.2f us, of Run alone: %.2f us, difference %.2f us\n",
-                a, b, a - b);
+    for (const int place : {0, 1}) {
+      const double a = median(times[place]), b = median(times[place + 2]);
+      std::printf(
+          "%s time at T = 1, median of %d: step %.2f us, Run alone %.2f us, own cost %.2f us\n",
+          place ? "computing" : "wall", rounds, a, b, a - b);
+    }
   }
-  const bool good = failed == 0 && plain == 0 && timed == 0 && joined == 0;
+  std::printf("resident memory at the end: %zu KiB\n", resident_kib());
+  const long probe = counted([] { std::free(std::malloc(64)); });
+  const bool good = failed == 0 && plain == 0 && timed == 0 && joined == 0 && probe == 1;
   std::printf(good ? "ok\n" : "FAILED (%ld calls failed)\n", failed);
   return good ? 0 : 1;
 }
