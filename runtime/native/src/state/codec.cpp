@@ -63,7 +63,10 @@ void read_metadata(const Json& json, Record* record) {
       "bundle_id", "precision", "items_consumed", "seed",     "draws"};
   if (!json.is_object()) throw std::runtime_error("its metadata is no object");
   const auto version = json.find("version");
-  if (version == json.end() || !version->is_string() || *version != kVersion) throw OtherVersion();
+  if (version != json.end() && !version->is_string() && !version->is_null()) {
+    throw std::runtime_error("its version is no text");
+  }
+  if (version == json.end() || *version != kVersion) throw OtherVersion();
   size_t known = 0;
   for (const auto& [name, value] : json.items()) {
     if (!value.is_string()) throw std::runtime_error("its metadata holds more than texts");
