@@ -1,7 +1,8 @@
 // Steps in a steady stream allocate nothing of ours, take little more time than ONNX Runtime alone,
 // and leave the memory of the process as it is.
 //
-//   steady BUNDLE STEPS [ROUNDS]   fails where anything was allocated; prints times and memory
+//   steady BUNDLE STEPS [ROUNDS]   a bundle of int64 tokens that runs T = 1; fails where anything
+//   was allocated; prints times and memory
 #include <malloc.h>
 #include <time.h>
 
@@ -101,7 +102,8 @@ int main(int argc, char** argv) {
   table.RunWithBinding = run_uncounted;
   dst::core::replace_ort(&table);
 
-  const int32_t sizes[] = {1, 32};
+  const dst_session_info info = dst::Session(argv[1]).describe();
+  const int32_t sizes[] = {1, info.nominal_t};
   dst_session_options options;
   dst_session_options_init(&options);
   options.chunk_sizes = sizes;
@@ -111,8 +113,8 @@ int main(int argc, char** argv) {
 
   std::mt19937 random(1);
   std::vector<int64_t> ids(4096);
-  for (int64_t& id : ids) id = static_cast<int64_t>(random() % 256);
-  const int64_t one[2] = {1, 1}, many[1] = {40};
+  for (int64_t& id : ids) id = static_cast<int64_t>(random()) % info.vocabulary;
+  const int64_t one[2] = {1, 1}, many[1] = {info.nominal_t + 8};
   long failed = 0;
   const auto step = [&](long i, uint32_t flags, double deadline_ms) {
     const dst_tensor chunk{DST_INT64, 2, one, &ids[static_cast<size_t>(i) % ids.size()]};
