@@ -1,4 +1,5 @@
 // The C functions of dst.h: no exception and no type of C++ crosses them.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -95,7 +96,7 @@ extern "C" {
 
 const char* dst_last_code(void) { return last_error().code.c_str(); }
 const char* dst_last_message(void) { return last_error().message.c_str(); }
-const char* dst_version(void) { return "0.1.0"; }
+const char* dst_version(void) { return DST_VERSION; }
 
 void dst_session_options_init(dst_session_options* options) {
   *options = {sizeof *options, 1, 0, 1, 64, 1, nullptr, nullptr, 0};

@@ -25,7 +25,7 @@ std::string pythonic(const std::string& scientific) {
   while (digits.size() > 1 && digits.back() == '0') digits.pop_back();
   const int count = static_cast<int>(digits.size());
   if (exponent < -4 || exponent >= 16) {
-    char tail[8];
+    char tail[16];
     std::snprintf(tail, sizeof tail, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
     return sign + digits[0] + (count > 1 ? "." + digits.substr(1) : "") + tail;
   }
