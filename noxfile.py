@@ -74,6 +74,21 @@ def hf(session: nox.Session) -> None:
     session.run("pytest", "-m", "hf or not hf", *(session.posargs or HF_TESTS))
 
 
+@nox.session(venv_backend="none")
+def native(session: nox.Session) -> None:
+    """Build the native runtime and run its tests; needs CMake, a C++ compiler and docs/native.md.
+
+    ONNXRUNTIME_ROOT names the folder of ONNX Runtime's `include` and `lib`; the words behind `--`
+    are CMake's.
+    """
+    build = session.create_tmp()
+    root = os.environ.get("ONNXRUNTIME_ROOT")
+    found = [f"-DONNXRUNTIME_ROOT={root}"] if root else []
+    session.run("cmake", "-S", "runtime/native", "-B", build, *found, *session.posargs)
+    session.run("cmake", "--build", build)
+    session.run("ctest", "--test-dir", build, "--output-on-failure")
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site strictly; `nox -s docs -- FOLDER` keeps it."""

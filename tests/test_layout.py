@@ -30,6 +30,8 @@ FOLDERS = {
     PLUGIN: "src/optimum/commands/register",
 }
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
+NATIVE = "runtime/native/"
+"""The runtime in C++, which no wheel holds."""
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
 WHEEL_LIMIT_BYTES = 20 * 2**20
@@ -48,7 +50,7 @@ def source_files() -> list[str]:
 
 def module_path(file: str) -> str | None:
     """Return where a source file of the packages stands in the wheel, or None for other files."""
-    if file in LINKS:
+    if file in LINKS or file.startswith(NATIVE):
         return None
     for package, folder in FOLDERS.items():
         if file.startswith(f"{folder}/"):
@@ -294,6 +296,22 @@ def test_wheel_holds_the_packages_whole_and_nothing_else(wheel: dict[str, bytes]
     assert {name for name in wheel if ".dist-info/" not in name} == set(expected)
     assert {i for i, f in expected.items() if wheel[i] != (ROOT / f).read_bytes()} == set()
     assert {"dst/py.typed", "dst/runtime/FORMAT.md"} <= set(wheel)
+
+
+def test_wheel_holds_nothing_of_the_native_runtime(wheel: dict[str, bytes]) -> None:
+    written = [f for f in source_files() if f.startswith(NATIVE)]
+    assert f"{NATIVE}include/dst.h" in written
+    assert [f for f in written if f.endswith(".py")] == []  # packages are found by their modules
+    assert [name for name in wheel if "native" in name] == []
+
+
+def test_a_native_file_is_read_in_one_sitting_and_a_folder_seen_at_a_glance() -> None:
+    code = (".cpp", ".hpp", ".h", ".c", ".txt", ".cmake")
+    written = [f for f in source_files() if f.startswith((NATIVE, "examples/c/"))]
+    lengths = {f: len((ROOT / f).read_text("utf-8").splitlines()) for f in written}
+    assert {f: n for f, n in lengths.items() if n > 400 and f.endswith(code)} == {}
+    held = Counter(str(Path(f).parent) for f in written)
+    assert {folder: n for folder, n in held.items() if n > 14} == {}
 
 
 def test_wheel_states_its_version_and_licence(wheel: dict[str, bytes]) -> None:

@@ -1,0 +1,25 @@
+// Read JSON, and spell it in the canonical form of FORMAT.md, section 2.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace dst::core {
+
+using Json = nlohmann::json;  // objects are sorted by the bytes of their keys
+
+// Deeper than anything the formats hold, and shallow enough for recursion.
+constexpr int kMaxDepth = 64;
+
+// Throws std::runtime_error with one line where the text is no JSON or is nested too deeply.
+Json parse_json(std::string_view text);
+
+std::string canonical(const Json& value);
+
+// The shortest decimal that reads back the same, spelled as Python spells it.
+std::string number_text(double value);
+std::string number_text(float value);
+std::string half_text(uint16_t bits);
+
+}  // namespace dst::core

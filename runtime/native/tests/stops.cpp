@@ -1,0 +1,118 @@
+// A deadline or a cancel ends a call and changes nothing; threads share a session.
+//
+//   stops BUNDLE
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "dst.hpp"
+
+namespace {
+
+void expect(bool good, const char* what) {
+  if (good) return;
+  std::printf("FAILED: %s\n", what);
+  std::exit(1);
+}
+
+std::string text_of(size_t size) {
+  std::string text;
+  while (text.size() < size) text += "2026-11-30 12:00:00 service answered in 12 ms\n";
+  return text;
+}
+
+void deadline(dst::Session& session) {
+  dst::Stream stream(session);
+  stream.advance("a beginning, part of which waits");
+  const std::vector<uint8_t> before = stream.to_bytes();
+  for (const double deadline_ms : {0.0001, 2.0}) {
+    const std::string text = text_of(200000);
+    const dst_status status =
+        dst_stream_advance_bytes(stream.get(), text.data(), text.size(), 0, deadline_ms);
+    expect(status == DST_DEADLINE && std::string(dst_last_code()) == "deadline", "deadline");
+    expect(stream.to_bytes() == before, "a deadline changes nothing");
+  }
+  stream.advance(text_of(100), 0, 60000);
+  for (const double wrong : {-1.0, 1e12}) {
+    expect(dst_stream_flush(stream.get(), wrong) == DST_ARGUMENT, "a wrong deadline");
+  }
+}
+
+void cancel(dst::Session& session) {
+  dst::Stream stream(session);
+  stream.cancel();  // no call runs: nothing happens
+  stream.advance("a beginning, part of which waits");
+  const std::vector<uint8_t> before = stream.to_bytes();
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    while (!done) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      stream.cancel();
+    }
+  });
+  const std::string text = text_of(200000);
+  const dst_status status = dst_stream_advance_bytes(stream.get(), text.data(), text.size(), 0, 0);
+  done = true;
+  other.join();
+  expect(status == DST_CANCELLED && std::string(dst_last_code()) == "cancelled", "cancel");
+  expect(stream.to_bytes() == before, "a cancel changes nothing");
+  stream.advance(text_of(100));
+}
+
+void share(const char* bundle) {
+  dst::Session session(bundle);  // its graphs are loaded by whoever comes first
+  std::vector<std::vector<uint8_t>> states(4);
+  std::vector<std::thread> threads;
+  for (auto& state : states) {
+    threads.emplace_back([&session, &state] {
+      dst::Stream stream(session);
+      for (int i = 0; i < 5; ++i) {
+        stream.advance(text_of(90), 0, 60000);
+        stream.flush();
+      }
+      state = stream.to_bytes();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& state : states) expect(state == states[0], "threads that share a session");
+}
+
+void outlive(const char* bundle) {
+  auto session = std::make_unique<dst::Session>(bundle);
+  dst::Stream stream(*session);
+  session.reset();
+  stream.advance("a stream keeps what it needs of a closed session");
+  stream.flush();
+}
+
+void wrong_calls(dst::Session& session) {
+  dst_stream* made = nullptr;
+  expect(dst_stream_new(nullptr, nullptr, 0, &made) == DST_ARGUMENT, "no session");
+  dst::Stream stream(session);
+  dst_tensor tensor{DST_INT64, 2, nullptr, nullptr};
+  expect(dst_stream_step(stream.get(), &tensor, 0, 0) == DST_ARGUMENT, "no shape");
+  expect(dst_stream_step(stream.get(), nullptr, 0, 0) == DST_ARGUMENT, "no chunk");
+  expect(dst_stream_output(stream.get(), 0, &tensor) == DST_ARGUMENT, "no output yet");
+  size_t size = 3;
+  uint8_t small[3];
+  expect(dst_stream_to_bytes(stream.get(), small, &size) == DST_ARGUMENT && size > 3, "no room");
+  expect(dst_session_open("no such folder", nullptr, nullptr) == DST_ARGUMENT, "no place");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) return std::fprintf(stderr, "usage: stops BUNDLE\n"), 2;
+  dst::Session session(argv[1]);
+  deadline(session);
+  cancel(session);
+  share(argv[1]);
+  outlive(argv[1]);
+  wrong_calls(session);
+  std::puts("ok");
+  return 0;
+}
