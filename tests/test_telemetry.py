@@ -11,7 +11,7 @@ NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMPDIR")  # by a pro
 
 SCRIPT = """
 import time, psutil
-import dst.runtime
+from dst.runtime import Session
 time.sleep(0.5)
 print(psutil.Process().num_threads())
 """

@@ -17,7 +17,7 @@ from dst.runtime.bundle.reader import Bundle
 from dst.runtime.errors import ProviderError, SessionError, shown
 from dst.runtime.execution.buffers import Block, Buffers, Device, Layout, StateBuffers
 from dst.runtime.execution.graph_check import check_graph
-from dst.runtime.execution.huge_pages import appeared, collapse, private_memory
+from dst.runtime.execution.huge_pages import collapse, full_blocks
 from dst.runtime.execution.memory import Memory, give_back_freed, predict
 from dst.runtime.execution.placement import LoadReport, load_of
 from dst.runtime.execution.providers import (
@@ -196,7 +196,10 @@ class Engine:
     def _load(self, graph: Graph) -> ort.InferenceSession:
         asked = self._place.execution
         label = self.bundle.label
-        before = private_memory() if self.huge_pages else []
+        before: set[int] = set()
+        if self.huge_pages:
+            give_back_freed()  # or the weights may lie where freed memory was in use already
+            before = full_blocks()
         try:
             session = ort.InferenceSession(
                 str(self.bundle.root / graph.file),
@@ -217,7 +220,7 @@ class Engine:
             )
         give_back_freed()
         if self.huge_pages:
-            self._moved_bytes += collapse(appeared(before, private_memory()))
+            self._moved_bytes += collapse(full_blocks() - before)
         check_graph(label, graph, self.contract, session)
         # a CPU leaves nothing to others, and asking for each node takes time
         ask = self.strict and self.provider != "cpu"

@@ -9,64 +9,65 @@ bytes stay as they are, and so does every result.
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 MADV_COLLAPSE = 25
 SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-Range = tuple[int, int]
-"""Addresses: the first byte, and the first one behind."""
+LARGEST_RANGE = 1 << 34
+"""Bytes; a longer range was reserved and is hardly in use, and looking at it takes long."""
 
 
-def private_memory() -> list[Range]:
-    """List what this process has asked for and may write, which no file lies behind; in order."""
-    if sys.platform != "linux":
-        return []
-    found: list[Range] = []
-    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
+def full_blocks() -> set[int]:
+    """Find the blocks of this process's memory that would make one large page each.
+
+    Returns:
+        The addresses of those in which every small page is in use, which may be written, belong
+        to no file and are shared with nobody; none where the system has no large pages.
+    """
+    try:
+        large = int(SIZE.read_text("ascii"))
+        ranges = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    except (OSError, ValueError):  # not Linux, or one without large pages
+        return set()
+    if sys.platform != "linux" or large < mmap.PAGESIZE:
+        return set()
+    libc = ctypes.CDLL(None, use_errno=True)
+    pages = large // mmap.PAGESIZE
+    used = bytes(pages * [1])
+    found = set()
+    for line in ranges:
         place, mode, _, _, inode, *name = line.split(maxsplit=5)
-        if mode == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack")):
-            first, behind = (int(part, 16) for part in place.split("-"))
-            found.append((first, behind))
+        first, behind = (int(part, 16) for part in place.split("-"))
+        first, behind = -(-first // large) * large, behind // large * large
+        ours = mode == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack"))
+        if not ours or not 0 < behind - first <= LARGEST_RANGE:
+            continue
+        state = ctypes.create_string_buffer((behind - first) // mmap.PAGESIZE)
+        size = ctypes.c_size_t(behind - first)
+        if libc.mincore(ctypes.c_void_p(first), size, state):  # another thread gave it back
+            continue
+        # bit 0 says that a page is in use; the others are reserved
+        bits = state.raw.translate(_LOWEST_BIT)
+        for number in range((behind - first) // large):
+            if bits[number * pages : (number + 1) * pages] == used:
+                found.add(first + number * large)
     return found
 
 
-def appeared(before: Sequence[Range], now: Sequence[Range]) -> Iterator[Range]:
-    """Yield what of `now` was not there before; both are in order.
-
-    Examples:
-        >>> list(appeared([(0, 2), (4, 5)], [(0, 3), (4, 8)]))
-        [(2, 3), (5, 8)]
-    """
-    for first, behind in now:
-        for old, end in before:
-            if end <= first or old >= behind:
-                continue
-            if old > first:
-                yield first, old
-            first = end
-        if first < behind:
-            yield first, behind
-
-
-def collapse(ranges: Iterator[Range]) -> int:
-    """Move these ranges onto large pages where every small page in one is in use.
-
-    No memory is taken that was not in use before.
+def collapse(blocks: Collection[int]) -> int:
+    """Move blocks, as `full_blocks` gives them, onto large pages.
 
     Returns:
-        The bytes that were moved; 0 where the system has no large pages or cannot do it.
+        The bytes that were moved; 0 where the system cannot do it.
     """
-    if sys.platform != "linux" or not SIZE.exists():
+    if not blocks or sys.platform != "linux":
         return 0
     large = int(SIZE.read_text("ascii"))
     libc = ctypes.CDLL(None, use_errno=True)
-    used = (ctypes.c_ubyte * (large // mmap.PAGESIZE))()
-    moved = 0
-    for first, behind in ranges:
-        for place in range(-(-first // large) * large, behind - large + 1, large):
-            where, size = ctypes.c_void_p(place), ctypes.c_size_t(large)
-            if libc.mincore(where, size, used) or not all(page & 1 for page in used):
-                continue
-            moved += large * (libc.madvise(where, size, MADV_COLLAPSE) == 0)
-    return moved
+    size = ctypes.c_size_t(large)
+    done = [libc.madvise(ctypes.c_void_p(b), size, MADV_COLLAPSE) == 0 for b in sorted(blocks)]
+    return large * sum(done)
+
+
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))

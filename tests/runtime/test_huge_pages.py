@@ -4,11 +4,13 @@ import ctypes
 import mmap
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 
 from dst.runtime import Session
-from dst.runtime.execution.huge_pages import SIZE, appeared, collapse, private_memory
+from dst.runtime.execution import huge_pages
+from dst.runtime.execution.huge_pages import SIZE, collapse, full_blocks
 
 LARGE = int(SIZE.read_text("ascii")) if sys.platform == "linux" and SIZE.exists() else 1 << 21
 
@@ -32,24 +34,24 @@ def test_results_are_the_same_and_the_report_tells_the_bytes() -> None:
 
 
 @pytest.mark.skipif(not can_collapse(), reason="needs Linux 6.1 with transparent huge pages")
-def test_only_pages_whose_every_part_is_in_use_are_moved() -> None:
-    before = private_memory()
-    size = 4 * LARGE
-    held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def test_only_blocks_whose_every_page_is_in_use_are_moved() -> None:
+    before = full_blocks()
+    held = mmap.mmap(-1, 4 * LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(held))
     first = -(-address // LARGE) * LARGE
-    held[first - address : first - address + LARGE] = b"x" * LARGE  # one large page, and no more
+    held[first - address : first - address + LARGE] = b"x" * LARGE  # one block, and no more
     held[first - address + LARGE] = 1  # of the next one a single byte
-    ranges = [r for r in appeared(before, private_memory()) if r[0] <= first < r[1]]
-    assert len(ranges) == 1
-    moved = collapse(iter([(address, address + size)]))
-    assert moved == LARGE
+    mine = {b for b in full_blocks() - before if address <= b < address + 4 * LARGE}
+    assert mine == {first}
+    assert collapse(mine) == LARGE
     assert held[first - address : first - address + LARGE] == b"x" * LARGE
 
 
-def test_what_appeared_is_what_was_not_there() -> None:
-    before = [(10, 20), (30, 40)]
-    assert list(appeared(before, before)) == []
-    assert list(appeared(before, [(5, 25), (30, 50)])) == [(5, 10), (20, 25), (40, 50)]
-    assert list(appeared([], before)) == before
-    assert list(appeared(before, [(0, 60)])) == [(0, 10), (20, 30), (40, 60)]
+def test_a_system_without_large_pages_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huge_pages, "SIZE", tmp_path / "missing")
+    assert full_blocks() == set()
+    assert collapse(()) == 0
+    session = Session.open("text", chunk_sizes=[1], huge_pages=True)
+    assert session.report().huge_pages_bytes == 0
