@@ -66,8 +66,10 @@ def collapse(blocks: Collection[int]) -> int:
     large = int(SIZE.read_text("ascii"))
     libc = ctypes.CDLL(None, use_errno=True)
     size = ctypes.c_size_t(large)
-    done = [libc.madvise(ctypes.c_void_p(b), size, MADV_COLLAPSE) == 0 for b in sorted(blocks)]
-    return large * sum(done)
+    moved = 0
+    for block in sorted(blocks):
+        moved += large * (int(libc.madvise(ctypes.c_void_p(block), size, MADV_COLLAPSE)) == 0)
+    return moved
 
 
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
