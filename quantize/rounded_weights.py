@@ -24,6 +24,7 @@ from dst.quantize.rounding import (
     by_block_search,
     by_column,
     by_row,
+    without_idle_scales,
 )
 
 _HIGHEST = 255
@@ -114,6 +115,8 @@ class RoundedWeights:
             rounds = partial(by_column, weight, self.recipe.weight_bits)
         if key not in self.found:
             self.found[key] = rounds()
+            if key[1].endswith("blocks"):
+                self.found[key] = without_idle_scales(self.found[key], self.recipe.block)
         static = form == "int8-static"
         return NewWeight(
             form,

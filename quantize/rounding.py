@@ -175,6 +175,16 @@ def block_scale(blocks: Floats, bits: int) -> Floats:
     return _peak(extreme) / np.float32(limits(bits)[0])
 
 
+def without_idle_scales(rounded: Rounded, block: int) -> Rounded:
+    """Give blocks whose numbers are all 0 the scale 0: any scale says the same of them.
+
+    A scale that is far above those of its column would overflow in half precision, in which chunks
+    round the blocks of `int4-rows` once more.
+    """
+    idle = (blocked(rounded.values, block) == 0).all(axis=1)
+    return Rounded(rounded.values, np.where(idle, np.float32(0), rounded.scale))
+
+
 def limits(bits: int) -> tuple[int, int]:
     """The lowest and the highest whole number of so many bits."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1

@@ -72,10 +72,10 @@ class Config:
             raise ValueError(f"config: alpha_max must lie in (0, 1], got {self.alpha_max}")
         if isinstance(self.items, Tokens) and self.items.width is not None:
             rows = self.items.width
-            if not (self.items.tied and 1 <= rows <= self.width):
+            if type(rows) is not int or not (self.items.tied and 1 <= rows <= self.width):
                 raise ValueError(
-                    f"config: items.width must lie in [1, {self.width}] and items be tied, "
-                    f"got {rows}, tied = {self.items.tied}"
+                    f"config: items.width must be a whole number in [1, {self.width}] and items be "
+                    f"tied, got {rows!r}, tied = {self.items.tied}"
                 )
         if self.beta_max not in (1.0, 2.0):
             raise ValueError(f"config: beta_max must be 1 or 2, got {self.beta_max}")

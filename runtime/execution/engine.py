@@ -5,6 +5,7 @@ Shape letters: `B` batch, `T` items per chunk.
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
@@ -35,6 +36,7 @@ from dst.runtime.state.record import Identity
 
 Array = npt.NDArray[np.generic]
 
+_HUGE = threading.Lock()  # one opening at a time tells its own memory from another's
 MAX_THREADS = 1024  # each is started when a graph is opened, busy or not
 
 
@@ -182,7 +184,8 @@ class Engine:
         graph = self.graph_for(t)
         with self._lock:
             if graph.file not in self._open:
-                self._open[graph.file] = self._load(graph)
+                with _HUGE if self.huge_pages else nullcontext():
+                    self._open[graph.file] = self._load(graph)
             return self._open[graph.file]
 
     def buffers(self, arrays: Mapping[str, Array]) -> Buffers:

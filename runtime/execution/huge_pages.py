@@ -3,7 +3,7 @@
 The processor looks up where every page of memory lies. With pages of 4 KiB a single step, which
 reads each weight once, waits for these look-ups wherever the weights do not fit the caches; pages
 of 2 MiB need few of them. Linux 6.1 and newer can move memory that is in use onto such pages: the
-bytes stay as they are, and so does every result.
+bytes stay as they are, and so does every result. Whatever the system refuses is left as it is.
 """
 
 import ctypes
@@ -22,15 +22,20 @@ def full_blocks() -> set[int]:
     """Find the blocks of this process's memory that would make one large page each.
 
     Returns:
-        The addresses of those in which every small page is in use, which may be written, belong
-        to no file and are shared with nobody; none where the system has no large pages.
+        The addresses of those in which every small page is in use (read ones count too), which
+        may be written, belong to no file and are shared with nobody; none where the system has no
+        large pages.
     """
     try:
-        large = int(SIZE.read_text("ascii"))
-        ranges = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
-    except (OSError, ValueError):  # not Linux, or one without large pages
+        return _full_blocks() if sys.platform == "linux" else set()
+    except (OSError, ValueError, AttributeError):  # no large pages, or nothing that tells of them
         return set()
-    if sys.platform != "linux" or large < mmap.PAGESIZE:
+
+
+def _full_blocks() -> set[int]:
+    large = int(SIZE.read_text("ascii"))
+    ranges = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    if large < mmap.PAGESIZE:
         return set()
     libc = ctypes.CDLL(None, use_errno=True)
     pages = large // mmap.PAGESIZE

@@ -17,10 +17,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from tests.quantize.conftest import NOMINAL, optimized, outputs
 from tests.quantize.kernels import keeps_rows, kernels
 from tests.raising import refused
 
+from dst.export import export_bundle
 from dst.graphs.walk import opset_of
 from dst.quantize import Calibration, Override, quantize_bundle, recipe_named
 from dst.runtime import Session, open_bundle, write_bundle
@@ -424,3 +426,35 @@ def test_what_a_cut_moves_beside_what_rounding_costs(
         moved = apart(quantized[lowering, 1], quantized[lowering, 32])
         rounding = apart(quantized[lowering, 32], full[lowering, 32])
         assert (moved < 0.5 * rounding) is by_item
+
+
+def test_pruned_rows_of_small_columns_do_not_overflow(tmp_path: Path) -> None:
+    """A block of zeros has a scale that means nothing, and may be 60,000 times its column's."""
+
+    class Pruned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up = torch.nn.Linear(4, 64, bias=False)
+            self.down = torch.nn.Linear(64, 64, bias=False)
+            with torch.no_grad():
+                self.down.weight.mul_(1e-4)
+                self.down.weight[:, :32] = 0
+
+        def initial_state(self, batch: int) -> dict[str, torch.Tensor]:
+            return {"s": torch.zeros(batch, 64)}
+
+        def forward(
+            self, x: torch.Tensor, state: dict[str, torch.Tensor]
+        ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+            total = state["s"][:, None] + torch.cumsum(self.up(x), 1) * 0.1
+            return {"y": self.down(total * 1e4)}, {"s": total[:, -1]}
+
+    module = Pruned().eval()
+    export_bundle(module, tmp_path / "full", chunk=torch.randn(1, 8, 4), t=[1, 8], certify_steps=8)
+    quantize_bundle(tmp_path / "full", tmp_path / "rows", "int4-rows")
+    chunk = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+    full, rows = (
+        Session.open(tmp_path / name).stream().step(chunk)["y"] for name in ("full", "rows")
+    )
+    assert np.linalg.norm(rows - full) < 0.1 * np.linalg.norm(full)
