@@ -1,6 +1,9 @@
 """Compare the shipped bundles with those of an earlier commit, in turns in one process.
 
-    git worktree add ../old dc2e846 && dst upgrade ../old/src/dst/shipped/text runs/old/text
+    git worktree add ../old dc2e846
+    for name in text text-int8 text-int4; do
+        dst upgrade ../old/src/dst/shipped/$name runs/old/$name
+    done
     python examples/bench/since.py runs/old
 
 The folder holds `text`, `text-int8` and `text-int4` in the present format. Earlier bundles run as
@@ -140,7 +143,9 @@ def measure(opened: dict[str, Callable[[], Call]], t: int, rounds: int) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Shipped bundles against earlier ones, in turns.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path, help="folder of the earlier bundles")
     parser.add_argument("--t", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--rounds", type=int, default=60)

@@ -37,6 +37,8 @@ def lanes_of(cell: Cell) -> tuple[str, ...]:
     full = cell.precision in FULL
     if cell.engine == "llama":
         return (LANES[0][0], *((LANES[1][0],) if full else ()))
+    if cell.way == "bare":  # what no app takes
+        return ()
     if cell.engine == "dst":
         return (LANES[3][0] if full else LANES[2][0],)
     return (NAMES[cell.engine],)

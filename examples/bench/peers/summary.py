@@ -4,19 +4,21 @@
 
 For each size, number of threads and T: llama.cpp's quickest cell, ours, and speed over llama.cpp by
 medians and by minima. Ours is taken as an app takes it, by `Stream.step`, for the last item's
-logits as llama.cpp computes them; `all logits` is our quickest that answers for every item.
+logits as llama.cpp computes them; `all logits` is our quickest that answers for every item, and
+`huge pages` our quickest for the last item with `huge_pages=True`, where that was measured.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 Cells = list[dict[str, Any]]
 HEAD = (
-    "| size, threads, T | llama.cpp | ms | DST Edge | ms | speed over llama.cpp | all logits |\n"
-    "|---|---|---|---|---|---|---|"
+    "| size, threads, T | llama.cpp | ms | DST Edge | ms | speed over llama.cpp | all logits "
+    "| huge pages |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -35,14 +37,17 @@ def ratios(rivals: Cells, ours: Cells) -> str:
 def row(key: tuple[str, int, int], cells: Cells) -> str:
     """Write one row."""
     rivals = [cell for cell in cells if cell["engine"] == "llama"]
-    stream = [cell for cell in cells if cell["engine"] == "dst" and cell["way"] != "bare"]
+    dst = [cell for cell in cells if cell["engine"] == "dst"]
+    stream = [cell for cell in dst if cell["way"].startswith("stream")]
+    huge = [cell for cell in dst if cell["way"].startswith("huge")]
     every = [cell for cell in stream if cell["way"] == "stream"]
     rival, own = quickest(rivals), quickest(stream)
     size, threads, t = key
     return (
         f"| {size}, {threads}, {t} | {rival['label'].removeprefix('llama ')} "
         f"| {rival['median_ms']:.2f} | {own['precision']} | {own['median_ms']:.2f} "
-        f"| {ratios(rivals, stream)} | {ratios(rivals, every)} |"
+        f"| {ratios(rivals, stream)} | {ratios(rivals, every)} "
+        f"| {ratios(rivals, huge) if huge else '–'} |"
     )
 
 
@@ -61,4 +66,6 @@ def summary(files: Sequence[Path]) -> str:
 
 
 if __name__ == "__main__":
-    print(summary([Path(name) for name in sys.argv[1:]]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path, nargs="+", help="what the comparison has written")
+    print(summary(parser.parse_args().results))

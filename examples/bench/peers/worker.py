@@ -71,11 +71,14 @@ class Held:
 # functions and nowhere else: an option such as `outputs="last"` belongs here.
 
 
-def open_session(asked: Asked) -> "Session":
+def open_session(asked: Asked, huge_pages: bool = False) -> "Session":
     """Open a bundle for one T, as an app would."""
     from dst.runtime import Session
 
-    return Session.open(asked.model, threads=asked.threads, chunk_sizes=[asked.t], huge_pages=True)
+    sizes = [asked.t]
+    return Session.open(
+        asked.model, threads=asked.threads, chunk_sizes=sizes, huge_pages=huge_pages
+    )
 
 
 def stream_step(session: "Session", chunk: Array, last: bool = False) -> Call:
@@ -86,13 +89,16 @@ def stream_step(session: "Session", chunk: Array, last: bool = False) -> Call:
 def dst(asked: Asked) -> Held:
     """A bundle: by `Stream.step`, and by prebuilt bindings on the graph that the session chose.
 
-    In chunks also by `Stream.step` for the last item only, as llama.cpp computes it.
+    In chunks also by `Stream.step` for the last item only, as llama.cpp computes it; and the same
+    in a second session, whose weights lie on large pages of memory.
     """
     session = open_session(asked)
     chunk = random_chunk(session, asked.t)
     ways = {"stream": stream_step(session, chunk), "bare": bare(session, asked.t, chunk)}
     if asked.t > 1:
         ways["stream-last"] = stream_step(session, chunk, last=True)
+    huge = open_session(asked, huge_pages=True)
+    ways["huge-last" if asked.t > 1 else "huge"] = stream_step(huge, chunk, last=asked.t > 1)
     return Held(ways, {"graph": session.graph_for(asked.t).file})
 
 
