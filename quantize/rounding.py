@@ -181,7 +181,7 @@ def without_idle_scales(rounded: Rounded, block: int) -> Rounded:
     A scale that is far above those of its column would overflow in half precision, in which chunks
     round the blocks of `int4-rows` once more.
     """
-    idle = (blocked(rounded.values, block) == 0).all(axis=1)
+    idle = (blocked(rounded.values.astype(np.float32), block) == 0).all(axis=1)
     return Rounded(rounded.values, np.where(idle, np.float32(0), rounded.scale))
 
 

@@ -457,4 +457,4 @@ def test_pruned_rows_of_small_columns_do_not_overflow(tmp_path: Path) -> None:
     full, rows = (
         Session.open(tmp_path / name).stream().step(chunk)["y"] for name in ("full", "rows")
     )
-    assert np.linalg.norm(rows - full) < 0.1 * np.linalg.norm(full)
+    assert np.linalg.norm(np.subtract(rows, full)) < 0.1 * np.linalg.norm(full)
