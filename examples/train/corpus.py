@@ -19,12 +19,16 @@ import sysconfig
 import tarfile
 import urllib.request
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 HELD_OUT_BYTES = 1_000_000
 LARGEST_HELD_OUT = 200_000
 SKIPPED = {"site-packages", "__pycache__", "test", "tests", "idle_test"}
-INDEX = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+INDEX = (
+    os.environ.get("PIP_INDEX_URL") or import_module("pip._internal.models.index").PyPI.simple_url
+)
+"""Where pip looks for packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,8 @@ def fetched(package: Package, work: Path) -> Path:
     if not target.exists():
         name = package.file.rpartition("-")[0].replace("_", "-")
         asked = urllib.request.Request(
-            f"{INDEX}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
+            f"{INDEX.rstrip('/')}/{name}/",
+            headers={"Accept": "application/vnd.pypi.simple.v1+json"},
         )
         with urllib.request.urlopen(asked, timeout=60) as answer:
             files = json.load(answer)["files"]
