@@ -115,8 +115,6 @@ class RoundedWeights:
             rounds = partial(by_column, weight, self.recipe.weight_bits)
         if key not in self.found:
             self.found[key] = rounds()
-            if key[1].endswith("blocks"):
-                self.found[key] = without_idle_scales(self.found[key], self.recipe.block)
         static = form == "int8-static"
         return NewWeight(
             form,
@@ -133,10 +131,12 @@ class RoundedWeights:
         if method == "search":
             seen = self.seen.get(key)
             importance = None if seen is None else seen.importance
-            return by_block_search(weight, bits, block, importance)
-        if method == "gptq":
-            return by_block_compensated(weight, bits, block, self.seen_of(key).moments)
-        return by_block(weight, bits, block)
+            found = by_block_search(weight, bits, block, importance)
+        elif method == "gptq":
+            found = by_block_compensated(weight, bits, block, self.seen_of(key).moments)
+        else:
+            found = by_block(weight, bits, block)
+        return without_idle_scales(found, block)
 
     def ranges(self, key: str) -> list[tuple[float, int]]:
         """Scale and zero point of what a convolution reads and of what it gives, by its key."""

@@ -70,8 +70,8 @@ class Session(Engine):
                 int8 weights in their mapped file: a twelfth of the memory, slower chunks
                 (docs/memory.md has the figures). Not for 4-bit weights.
             huge_pages: move the memory of each graph onto pages of 2 MiB when it is opened: faster
-                single steps where the weights do not fit the caches. Takes a tenth of a second per
-                80 MB; Linux 6.1 and newer, elsewhere nothing happens; `report()` tells the bytes.
+                single steps where the weights come from memory and not from a cache. Opening takes
+                longer. Linux 6.1 and newer, elsewhere nothing happens; `report()` tells the bytes.
 
         Raises:
             BundleError: the bundle is broken; a subclass names the clause.

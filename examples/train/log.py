@@ -1,4 +1,4 @@
-"""Train the log model: logs of endlessly many made-up programs in, a checkpoint out.
+"""Train the log model on the logs of endlessly many made-up programs.
 
     python examples/train/log.py --out runs/log
     python examples/train/log.py --out runs/log --check       # the loss on unseen programs

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="*", default=["text"])
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     parser.add_argument("--chunk-reset", action="store_true", help="also without a memory")
-    parser.add_argument("--bytes", type=int, default=1_000_000, help="of each kind, at most")
+    parser.add_argument("--bytes", type=int, default=1_100_000, help="of each kind, at most")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     given = parser.parse_args()
     learned, python = split()

@@ -87,7 +87,7 @@ def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodePr
 
 
 def leaky(width: Sequence[int | str], axis: int, dtype: int = FLOAT) -> onnx.NodeProto:
-    """Scan `h' = h / 2 + x` over an axis: `h`, `x` in, `h_next` and every `h'` as `y` out."""
+    """Make a Scan of `h' = h / 2 + x` over an axis: `y` holds every `h'`, `h_next` the last one."""
     body = helper.make_graph(
         [
             node("Mul", "h_in half", "faded"),

@@ -51,6 +51,11 @@ def row(key: tuple[str, int, int], cells: Cells) -> str:
     )
 
 
+def comparable(cells: Cells) -> bool:
+    """Tell whether llama.cpp and our runtime both took part."""
+    return {"llama", "dst"} <= {cell["engine"] for cell in cells}
+
+
 def summary(files: Sequence[Path]) -> str:
     """Write the table of some results."""
     lines = []
@@ -61,7 +66,8 @@ def summary(files: Sequence[Path]) -> str:
             groups.setdefault((cell["size"], cell["threads"], cell["t"]), []).append(cell)
         title = f"{result['kernels']}, ONNX Runtime {result['machine']['onnxruntime']}"
         lines += [f"**{title}** (`{file.name}`)", "", HEAD]
-        lines += [row(key, cells) for key, cells in groups.items()] + [""]
+        compared = ((key, cells) for key, cells in groups.items() if comparable(cells))
+        lines += [row(key, cells) for key, cells in compared] + [""]
     return "\n".join(lines)
 
 

@@ -67,8 +67,8 @@ class Held:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-# Our runtime. What an app may choose when it opens a bundle or takes a step is chosen in these two
-# functions and nowhere else: an option such as `outputs="last"` belongs here.
+# Our runtime. These two functions are the only ones that know what an app may choose when it opens
+# a bundle or takes a step.
 
 
 def open_session(asked: Asked, huge_pages: bool = False) -> "Session":
