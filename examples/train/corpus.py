@@ -14,21 +14,17 @@ import fnmatch
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 import tarfile
 import urllib.request
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 HELD_OUT_BYTES = 1_000_000
 LARGEST_HELD_OUT = 200_000
 SKIPPED = {"site-packages", "__pycache__", "test", "tests", "idle_test"}
-INDEX = (
-    os.environ.get("PIP_INDEX_URL") or import_module("pip._internal.models.index").PyPI.simple_url
-)
-"""Where pip looks for packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +170,22 @@ def digest(path: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()
 
 
+def index() -> str:
+    """Return where pip looks for packages.
+
+    Pip is asked in a process of its own: once it is imported, setuptools cannot be, and torch needs
+    that to compile.
+    """
+    asked = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    found = (
+        os.environ.get("PIP_INDEX_URL")
+        or subprocess.run(
+            [sys.executable, "-c", asked], check=True, capture_output=True, text=True
+        ).stdout
+    )
+    return found.strip().rstrip("/")
+
+
 def fetched(package: Package, work: Path) -> Path:
     """Fetch a source package from PyPI, or find it where that was done before.
 
@@ -184,14 +196,14 @@ def fetched(package: Package, work: Path) -> Path:
     if not target.exists():
         name = package.file.rpartition("-")[0].replace("_", "-")
         asked = urllib.request.Request(
-            f"{INDEX.rstrip('/')}/{name}/",
+            f"{index()}/{name}/",
             headers={"Accept": "application/vnd.pypi.simple.v1+json"},
         )
         with urllib.request.urlopen(asked, timeout=60) as answer:
             files = json.load(answer)["files"]
         urls = [file["url"] for file in files if file["filename"] == package.file]
         if not urls:
-            raise SystemExit(f"corpus: {INDEX} has no {package.file}")
+            raise SystemExit(f"corpus: {index()} has no {package.file}")
         with urllib.request.urlopen(urls[0], timeout=300) as answer:
             part = target.with_suffix(".part")
             part.write_bytes(answer.read())
