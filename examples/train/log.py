@@ -29,11 +29,13 @@ from torch.nn import functional as F
 from trainer import Batch, Recurrent, Task, cross_entropy, options, plan_of, train, trained
 
 from dst.export.model import Network
-from dst.export.model.config import Config
+from dst.export.model.config import Config, Tokens
 
 UNSEEN = 10**9
 """Seeds from here on are never trained on."""
-SIZE = Config(192, 4, 2, 64, 64, 3, 64, 128, 512, beta_max=1.0)
+SIZE = Config(
+    128, 2, 1, 64, 64, 2, 32, 32, 256, Tokens(context_bits=14), beta_max=1.0, max_chunk=64
+)
 Text = Callable[[int], bytes]
 """Gives the next bytes of a log."""
 

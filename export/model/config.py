@@ -16,6 +16,9 @@ class Tokens:
     width: int | None = None
     """Width of the embedding's rows where it is tied and narrower than the network (a factored
     embedding, Lan et al. 2019); None: as wide as the network."""
+    context_bits: int | None = None
+    """Tables of what followed each context in this stream, of 2^bits slots each (`contexts.py`);
+    for bytes only. None: no tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Config:
 
     Raises:
         ValueError: a size is not positive, ``dh`` is odd (RoPE turns pairs), ``alpha_max`` is
-            outside (0, 1], ``beta_max`` is neither 1 nor 2, or a factored embedding does not fit.
+            outside (0, 1], ``beta_max`` is neither 1 nor 2, a factored embedding does not fit, or
+            context tables do not.
     """
 
     width: int  # D
@@ -77,6 +81,14 @@ class Config:
                     f"config: items.width must be a whole number in [1, {self.width}] and items be "
                     f"tied, got {rows!r}, tied = {self.items.tied}"
                 )
+        if isinstance(self.items, Tokens) and self.items.context_bits is not None:
+            bits = self.items.context_bits
+            if not 4 <= bits <= 20 or self.items.vocabulary != 256 or self.max_chunk > 64:
+                raise ValueError(
+                    "config: context tables need bytes (a vocabulary of 256), max_chunk of at most "
+                    f"64 and context_bits in [4, 20]; got {self.items.vocabulary}, "
+                    f"{self.max_chunk}, {bits}"
+                )
         if self.beta_max not in (1.0, 2.0):
             raise ValueError(f"config: beta_max must be 1 or 2, got {self.beta_max}")
 
@@ -84,6 +96,11 @@ class Config:
     def memory_channels(self) -> int:
         """Channels of q, k and v of all memories together: ``H (2K + V)``."""
         return self.heads * (2 * self.key + self.value)
+
+    @property
+    def context_bits(self) -> int | None:
+        """Slots of a context table as a power of two; None where there are no tables."""
+        return self.items.context_bits if isinstance(self.items, Tokens) else None
 
     @property
     def local_channels(self) -> int:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dst.export.model.config import Gaussian, Quantiles, Tokens
+from dst.export.model.contexts import Seen
 from dst.export.model.layer import linear
+from dst.export.model.votes import Votes
 
 
 class Categorical(nn.Module):
@@ -26,17 +28,23 @@ class Categorical(nn.Module):
         self.out = linear(width, rows if items.tied else items.vocabulary)
         if items.tied:
             nn.init.orthogonal_(self.out.weight)
+        self.votes = None if items.context_bits is None else Votes(width)
 
-    def encode(self, chunk: Tensor) -> Tensor:
+    def encode(self, chunk: Tensor, seen: Seen | None = None) -> Tensor:
         """``[B, T]`` int64 -> ``[B, T, D]``, of mean square 1 before training."""
         x = F.embedding(chunk, self.embedding.weight)
         x = x * x.shape[-1] ** 0.5 if self.tied else x
-        return x if self.widen is None else self.widen(x)
+        x = x if self.widen is None else self.widen(x)
+        return x if self.votes is None or seen is None else x + self.votes.encode(seen)
 
-    def decode(self, x: Tensor) -> dict[str, Tensor]:
+    def decode(self, x: Tensor, seen: Seen | None = None) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``logits [B, T, vocabulary]``."""
-        x = self.out(x)
-        return {"logits": F.linear(x, self.embedding.weight) if self.tied else x}
+        logits = self.out(x)
+        if self.tied:
+            logits = F.linear(logits, self.embedding.weight)
+        if self.votes is not None and seen is not None:
+            logits = self.votes.add(logits, x, seen)
+        return {"logits": logits}
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """Mean cross entropy in nats per item against ``target [B, T]``."""
@@ -52,11 +60,11 @@ class GaussianHead(nn.Module):
         self.embedding = linear(features, width)
         self.mean, self.log_std = linear(width, features), linear(width, features, 0.1)
 
-    def encode(self, chunk: Tensor) -> Tensor:
+    def encode(self, chunk: Tensor, seen: Seen | None = None) -> Tensor:
         """``[B, T, F]`` float32 -> ``[B, T, D]``."""
         return F.linear(chunk, self.embedding.weight)
 
-    def decode(self, x: Tensor) -> dict[str, Tensor]:
+    def decode(self, x: Tensor, seen: Seen | None = None) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``mean`` and ``log_std``, each ``[B, T, F]``."""
         return {"mean": self.mean(x), "log_std": self.log_std(x)}
 
@@ -82,11 +90,11 @@ class QuantileHead(nn.Module):
 
     sum_up: Tensor
 
-    def encode(self, chunk: Tensor) -> Tensor:
+    def encode(self, chunk: Tensor, seen: Seen | None = None) -> Tensor:
         """``[B, T, F]`` float32 -> ``[B, T, D]``."""
         return F.linear(chunk, self.embedding.weight)
 
-    def decode(self, x: Tensor) -> dict[str, Tensor]:
+    def decode(self, x: Tensor, seen: Seen | None = None) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``quantiles [B, T, F, Q]``: a lowest value plus steps above 0."""
         raw = self.out(x).unflatten(-1, self.shape)
         steps = torch.cat([raw[..., :1], F.softplus(raw[..., 1:])], -1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dst.export.model.attention import Window, window_attention
 from dst.export.model.config import Config, Gaussian, Quantiles, Tokens
+from dst.export.model.contexts import CONTEXTS, RECENT, Seen, look, tables_state
 from dst.export.model.heads import head_for
 from dst.export.model.layer import TAPS, Forms, Layer, LayerState, causal_conv, rms_norm
 from dst.export.model.operators import convolve_one, linear_attention, window_attention_operator
@@ -22,7 +23,8 @@ from dst.runtime.bundle import manifest as m
 
 NOMINAL_T = 32
 State = dict[str, Tensor]
-"""``S.i``, ``conv.i``, ``Kc.i``, ``Vc.i`` for each layer i, and one ``ok [B, W]``; all float32."""
+"""``S.i``, ``conv.i``, ``Kc.i``, ``Vc.i`` for each layer i, and one ``ok [B, W]``; all float32.
+With context tables, those of ``contexts`` besides."""
 
 
 class Network(Step):
@@ -78,6 +80,8 @@ class Network(Step):
             state[f"Kc.{i}"] = weight.new_zeros(cache)
             state[f"Vc.{i}"] = weight.new_zeros(cache)
         state["ok"] = weight.new_zeros(batch, c.window)
+        if c.context_bits is not None:
+            state |= tables_state(batch, c.context_bits)
         return state
 
     def forward(
@@ -100,10 +104,13 @@ class Network(Step):
             first, state = self(chunk[:, :cut], state)
             second, state = self(chunk[:, cut:], state)
             return {name: torch.cat([t, second[name]], 1) for name, t in first.items()}, state
-        x = self.head.encode(chunk)  # (B, T, D)
+        following: State = {}
+        seen: Seen | None = None
+        if self.config.context_bits is not None:
+            seen, following = look(chunk, state)
+        x = self.head.encode(chunk, seen)  # (B, T, D)
         ok = torch.cat([state["ok"], torch.ones_like(x[:, :, 0])], 1)  # (B, W+T)
         frame = self.window.frame(ok)
-        following: State = {}
         for i, layer in enumerate(self.layers):
             before = LayerState(*(state[f"{name}.{i}"] for name in LayerState._fields))
             x, after = layer(x, before, frame, self.forms)
@@ -111,7 +118,9 @@ class Network(Step):
         following["ok"] = ok[:, items:]
         if answers is not None:
             x = x.index_select(1, answers)
-        return self.head.decode(rms_norm(x, self.out_norm)), following
+            if seen is not None:
+                seen = Seen(*(part.index_select(1, answers) for part in seen))
+        return self.head.decode(rms_norm(x, self.out_norm), seen), following
 
 
 def _contract(config: Config) -> m.Contract:
@@ -175,12 +184,14 @@ def _state(c: Config) -> tuple[m.State, ...]:
     cache = (c.attention_heads, c.window, c.attention_width)
     found: list[m.State] = []
 
-    def add(name: str, role: str, *rest: int, learned: bool = False) -> None:
+    def add(
+        name: str, role: str, *rest: int, learned: bool = False, dtype: str = "float32"
+    ) -> None:
         found.append(
             m.State(
                 input=name,
                 output=f"next.{name}",
-                dtype="float32",
+                dtype=dtype,  # type: ignore[arg-type]
                 shape=("B", *rest),
                 init=m.Stored(tensor=name) if learned else m.Zeros(),
                 role=role,  # type: ignore[arg-type]
@@ -193,4 +204,8 @@ def _state(c: Config) -> tuple[m.State, ...]:
         add(f"Kc.{i}", "window", *cache)
         add(f"Vc.{i}", "window", *cache)
     add("ok", "window", c.window)
+    if c.context_bits is not None:
+        add("tables", "memory", CONTEXTS, 1 << c.context_bits, dtype="int32")
+        add("recent", "window", RECENT, dtype="int32")
+        add("line", "counter", 3, dtype="int64")
     return tuple(found)
