@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dst.runtime.generation import generate
     from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
     from dst.runtime.health import Health, HealthReport, Limits
+    from dst.runtime.monitor.monitor import JudgedLine, LineMonitor
+    from dst.runtime.monitor.scorer import LineScore, LineScorer
     from dst.runtime.pool import StreamPool
     from dst.runtime.replaying import replay
     from dst.runtime.scoring import surprise_bits
@@ -44,6 +46,8 @@ _WHERE = {
     "generation": "generate",
     "golden": "GoldenCheck golden_tensors relative_error replay_golden",
     "health": "Health HealthReport Limits",
+    "monitor.scorer": "LineScore LineScorer",
+    "monitor.monitor": "JudgedLine LineMonitor",
     "pool": "StreamPool",
     "replaying": "replay",
     "scoring": "surprise_bits",
@@ -79,7 +83,11 @@ __all__ = [
     "GraphLoad",
     "Health",
     "HealthReport",
+    "JudgedLine",
     "Limits",
+    "LineMonitor",
+    "LineScore",
+    "LineScorer",
     "LoadReport",
     "Memory",
     "ProviderShare",

@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "examples/train"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples/evaluate/log"))
 
 from baselines import GzipDelta, NewBigrams, RareTokens, baselines, masked
-from line_score import LineScore, Running, Tail
 from log import UNSEEN, Pool, Streams, log_task
 from logs.measure import measured
 from logs.program import Program
@@ -246,54 +245,6 @@ def test_baselines_know_only_what_came_before() -> None:
         short, long = make(), make()
         first = [short(line) for line in tiny()[:50]]
         assert [long(line) for line in tiny()][:50] == first
-
-
-def test_a_line_is_strange_only_beside_its_own_kind() -> None:
-    source = np.random.default_rng(0)
-    dear, cheap = b"key 1f8a90 ab77\n", b"ready: 5 of 9\n"
-    for form in ("kind", "slot", "both"):
-        score = LineScore(form)
-        for _ in range(300):
-            usual = [
-                score(dear, source.uniform(3, 5, len(dear))),
-                score(cheap, source.uniform(0, 0.2, len(cheap))),
-            ]
-        strange = np.full(len(cheap), 0.1)
-        strange[7] = 6.0  # far below what the dear line costs in all
-        assert score(cheap, strange) > max(usual) + 1, form
-    plain = LineScore("sum")
-    assert plain(cheap, strange) < plain(dear, np.full(len(dear), 4.0))
-
-
-def test_the_score_holds_no_more_after_many_lines() -> None:
-    score, source = LineScore("both"), np.random.default_rng(0)
-
-    def held() -> int:
-        parts = (score.kinds, score.slots)
-        return sum(p.count.nbytes + p.mean.nbytes + p.square.nbytes for p in parts)
-
-    before = held()
-    for number in range(500):
-        line = b"line %d says %x\n" % (number, number**5)
-        score.probability(score(line, source.exponential(size=len(line))))
-    assert held() == before
-    assert {*vars(score)} == {"form", "kinds", "slots", "tail"}
-
-
-def test_running_means_are_means() -> None:
-    running, values = Running(8), np.random.default_rng(0).normal(5, 2, 900)
-    for value in values:
-        running.learn(3, value)
-    assert running.mean[3] == pytest.approx(values.mean())
-    assert running.square[3] == pytest.approx(values.var())
-    assert running.excess(3, 5.0 + 2 * np.sqrt(5.0)) == pytest.approx(2.0, abs=0.2)
-
-
-def test_the_tail_is_calibrated() -> None:
-    tail, values = Tail(), np.random.default_rng(0).exponential(2.0, 4000)
-    chances = np.array([tail(value) for value in values])[1000:]
-    for level in (0.5, 0.1, 0.02):
-        assert np.mean(chances <= level) == pytest.approx(level, rel=0.35)
 
 
 def test_a_reader_gives_the_same_bits_in_pieces_and_in_a_fork() -> None:

@@ -2,6 +2,7 @@
 
     python examples/train/log.py --out runs/log
     python examples/train/log.py --out runs/log --check       # the loss on unseen programs
+    python examples/train/log.py --out runs/log --export log  # the bundle
 
 The model must learn a program's habits in its state, so it gets no chance to learn them in its
 weights: hundreds of streams are kept, each a program of its own (`logs/program.py`); every step
@@ -28,6 +29,7 @@ from logs.program import Program
 from torch.nn import functional as F
 from trainer import Batch, Recurrent, Task, cross_entropy, options, plan_of, train, trained
 
+from dst.export import export_bundle
 from dst.export.model import Network
 from dst.export.model.config import Config, Tokens
 
@@ -180,6 +182,7 @@ def main() -> None:
     add("--real", type=Path, help="folder of real logs to mix in, such as runs/logs/real/learn")
     add("--share", type=float, default=0.1, help="of streams that read real logs (default 0.1)")
     add("--check", action="store_true", help="train nothing, print the loss on unseen programs")
+    add("--export", type=Path, metavar="DIR", help="train nothing, write the bundle")
     add("--programs", type=int, default=16, help="that --check reads")
     add("--bytes", type=int, default=1 << 16, help="of each that --check reads")
     given = parser.parse_args()
@@ -188,7 +191,19 @@ def main() -> None:
         logs = tuple(path.read_bytes() for path in sorted(given.real.glob("*.log")))
         streams = replace(streams, real=logs, share=given.share)
     task = log_task(streams)
-    if given.check:
+    if given.export:
+        text = b"".join(Program(UNSEEN + number).read(1 << 14) for number in range(8))
+        export_bundle(
+            trained(task, given.out),
+            given.export,
+            data=np.frombuffer(text, np.uint8),
+            about_data="131,072 bytes of logs of eight made-up programs that were never trained on",
+            description="Learns the habits of any program's log as it streams; predicts bytes.",
+            license="Apache-2.0",
+            overwrite=True,
+            tell=print,
+        )
+    elif given.check:
         torch.set_num_threads(given.threads)
         model = trained(task, given.out)
         assert isinstance(model, Network)

@@ -12,6 +12,7 @@ from dst.export import export_bundle
 from dst.export.model import Network
 from dst.export.model.config import Config, Tokens
 from dst.export.model.contexts import CONTEXTS, MOST, RECENT, _contexts, look, tables_state
+from dst.export.model.heads import Categorical
 from dst.runtime import Session
 
 BITS = 5
@@ -51,7 +52,9 @@ def in_cuts(
     text: bytes, cuts: list[int], bits: int = BITS
 ) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     """What `look` gives for a text that comes in pieces."""
-    items, state, parts, start = torch.tensor([list(text)]), tables_state(1, bits), [], 0
+    items, state = torch.tensor([list(text)]), tables_state(1, bits)
+    parts: list[torch.Tensor] = []
+    start = 0
     while start < len(text):
         size = cuts[len(parts) % len(cuts)]
         seen, state = look(items[:, start : start + size], state)
@@ -96,13 +99,11 @@ def test_rows_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"vocabulary": 255}, {"context_bits": 3}, {"context_bits": 21}, {"max_chunk": 128}]
+    ("vocabulary", "bits", "max_chunk"), [(255, 8, 32), (256, 3, 32), (256, 21, 32), (256, 8, 128)]
 )
-def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
-    items = {"vocabulary": 256, "context_bits": 8}
-    items |= {name: value for name, value in wrong.items() if name in items}
+def test_sizes_that_do_not_fit_are_refused(vocabulary: int, bits: int, max_chunk: int) -> None:
     with pytest.raises(ValueError, match="context tables need"):
-        small(Tokens(**items), wrong.get("max_chunk", 32))
+        small(Tokens(vocabulary, context_bits=bits), max_chunk)
 
 
 def small(items: Tokens, max_chunk: int = 32) -> Config:
@@ -131,6 +132,7 @@ def test_a_network_with_tables_is_exported_and_runs(tmp_path: Path) -> None:
 def test_votes_move_the_logits_of_what_the_tables_hold() -> None:
     torch.manual_seed(0)
     network = Network(small(Tokens(context_bits=8))).eval()
+    assert isinstance(network.head, Categorical)
     assert network.head.votes is not None
     chunk = torch.tensor([list(LOG[:32])])
     with torch.no_grad():

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from baselines import baselines
-from model import ModelScorers, Reader, opened
+from model import ModelScorers, Reader, by_form, opened
 from planting import KINDS, Planted, Planter
 
 TENTHS, FIRST = 10, 20
+RATES = (0.01, 0.003, 0.001)
+"""Of false alarms, as `dst run --alert` takes them."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class Result:
         tenths: bundle -> bits per byte of each tenth of the log.
         ranks: scorer -> for each planting the ten ranks, in the order of `KINDS`.
         planted: for each planting what was planted, as text.
+        alerts: bundle -> for each rate of `RATES` the share of lines alerted of that were not
+            planted, and of those that were.
     """
 
     lines: int
@@ -41,6 +45,7 @@ class Result:
     tenths: dict[str, list[float]] = field(default_factory=dict)
     ranks: dict[str, list[list[int]]] = field(default_factory=dict)
     planted: list[list[tuple[str, str]]] = field(default_factory=list)
+    alerts: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def median(self, scorer: str) -> float:
         """Return the median rank, averaged over the plantings."""
@@ -80,6 +85,9 @@ def judged(
         result.bits[name] = float(bits.mean())
         result.tenths[name] = [float(part.mean()) for part in np.array_split(bits, TENTHS)]
     planter = Planter(lines, other)
+    chances: dict[str, list[tuple[bool, float]]] = {name: [] for name in known}
+    for name, scorers in known.items():
+        chances[name] += [(False, one.probability) for one in scorers.found]
     for seed in range(plantings):
         log, planted = planter.planted(seed)
         result.planted.append([(one.kind, one.line.decode("utf-8", "replace")) for one in planted])
@@ -87,11 +95,23 @@ def judged(
             scores = [scorer(line) for line in log]
             result.ranks.setdefault(name, []).append(ranked(scores, planted, half))
         for name, scorers in known.items():
-            bits = scorers.reader.fork().read(b"".join(log[half:]))
-            for form, scores in scorers.continued(log[half:], bits).items():
+            tail, places = log[half:], {one.place - half for one in planted}
+            found = scorers.continued(tail, scorers.reader.fork().read(b"".join(tail)))
+            chances[name] += [(i in places, one.probability) for i, one in enumerate(found)]
+            for form, scores in by_form(tail, found).items():
                 ranks = ranked([0.0] * half + scores, planted, half)
                 result.ranks.setdefault(f"{name}: {form}", []).append(ranks)
+    for name, told in chances.items():
+        result.alerts[name] = [
+            (_share(told, False, rate), _share(told, True, rate)) for rate in RATES
+        ]
     return result
+
+
+def _share(chances: list[tuple[bool, float]], planted: bool, rate: float) -> float:
+    """Share of the lines, planted ones or others, that a rate alerts of."""
+    kind = [chance <= rate for is_planted, chance in chances if is_planted is planted]
+    return float(np.mean(kind))
 
 
 def table(results: dict[str, Result]) -> list[str]:
@@ -114,16 +134,31 @@ def table(results: dict[str, Result]) -> list[str]:
     for number, scorer in enumerate(first.ranks, 1):
         passed = sum(r.median(scorer) <= 12 and r.first(scorer) >= 7 for r in results.values())
         rows.append(f"{number:>3} = {scorer}: passes on {passed} of {len(results)} logs")
+    for number, scorer in enumerate(first.ranks, 1):
+        median = np.mean([r.median(scorer) for r in results.values()])
+        among = np.mean([r.first(scorer) for r in results.values()])
+        rows.append(
+            f"{number:>3} = {scorer}: on average median rank {median:.1f}, {among:.1f} found"
+        )
+    for bundle in first.alerts:
+        for place, rate in enumerate(RATES):
+            shares = [r.alerts[bundle][place] for r in results.values()]
+            false, true = np.mean(shares, axis=0).tolist()
+            worst = max(share for share, _ in shares)
+            rows.append(
+                f"{bundle}: alerts at {rate:g}: {false:.5f} of the lines not planted (worst log "
+                f"{worst:.5f}), {true:.2f} of those planted"
+            )
     rows += [
         "",
         "share among the first 20 by kind: " + " ".join(map(str, range(1, len(first.ranks) + 1))),
     ]
     for place, kind in enumerate(KINDS):
-        shares = [
+        parts = [
             np.mean([[ranks[place] <= FIRST for ranks in r.ranks[s]] for r in results.values()])
             for s in first.ranks
         ]
-        rows.append(f"{kind:<14}" + " ".join(f"{share:5.2f}" for share in shares))
+        rows.append(f"{kind:<14}" + " ".join(f"{part:5.2f}" for part in parts))
     return rows
 
 

@@ -4,10 +4,9 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
-from line_score import FORMS, LineScore
 from numpy.typing import NDArray
 
-from dst.runtime import Session, Stream, surprise_bits
+from dst.runtime import LineScore, LineScorer, Session, Stream, surprise_bits
 
 PIECE = 1 << 15
 Bits = NDArray[np.float64]
@@ -55,6 +54,10 @@ def opened(bundle: str) -> Reader:
     return Reader(session.stream())
 
 
+FORMS = ("sum", "mean", "habit")
+"""Scores of a line: its bits, its bits per byte, and how far it is out of the stream's habits."""
+
+
 class ModelScorers:
     """Every form of the score of a line, after a part of a log.
 
@@ -65,22 +68,25 @@ class ModelScorers:
     """
 
     def __init__(self, reader: Reader, lines: list[bytes], bits: Bits) -> None:
-        self.reader = reader
-        self.forms: dict[str, LineScore] = {form: LineScore(form) for form in FORMS}
-        scored(self.forms, lines, bits)
+        self.reader, self.scorer = reader, LineScorer()
+        self.found = scored(self.scorer, lines, bits)
 
-    def continued(self, lines: list[bytes], bits: Bits) -> dict[str, list[float]]:
+    def continued(self, lines: list[bytes], bits: Bits) -> list[LineScore]:
         """Score the lines that follow; what is learned of them is thrown away afterwards."""
-        return scored(copy.deepcopy(self.forms), lines, bits)
+        return scored(copy.deepcopy(self.scorer), lines, bits)
 
 
-def scored(forms: dict[str, LineScore], lines: list[bytes], bits: Bits) -> dict[str, list[float]]:
-    """Score lines whose bits are known; each form learns from them."""
-    found: dict[str, list[float]] = {form: [] for form in forms}
-    start = 0
+def scored(scorer: LineScorer, lines: list[bytes], bits: Bits) -> list[LineScore]:
+    """Score lines whose bits are known; the scorer learns from them."""
+    found, start = [], 0
     for line in lines:
-        part = bits[start : start + len(line)]
+        found.append(scorer.judge(line, bits[start : start + len(line)]))
         start += len(line)
-        for form, score in forms.items():
-            found[form].append(score(line, part))
     return found
+
+
+def by_form(lines: list[bytes], found: list[LineScore]) -> dict[str, list[float]]:
+    """Return each form's scores of the lines."""
+    sums = [one.bits for one in found]
+    means = [one.bits / len(line) for one, line in zip(found, lines, strict=True)]
+    return dict(zip(FORMS, (sums, means, [one.score for one in found]), strict=True))
