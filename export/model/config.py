@@ -111,11 +111,12 @@ class Config:
 SIZES: dict[str, Config] = {
     # about 0.1M parameters: tests and first steps
     "tiny": Config(64, 2, 2, 16, 16, 2, 16, 16, 128, max_chunk=64),
+    # Few wide layers and memories of 64 x 64: the most for its time (docs/speed.md).
     # about 2.9M: the shipped text model. It has no states to track, so its writes contract: after
     # runs of equal keys its float32 forms then differ least (docs/exactness.md).
-    "small": Config(224, 4, 4, 32, 48, 4, 32, 64, 576, beta_max=1.0),
-    # about 22M
-    "base": Config(512, 7, 8, 48, 64, 4, 64, 64, 1024),
+    "small": Config(320, 2, 2, 64, 64, 4, 32, 64, 1024, beta_max=1.0),
+    # about 23M
+    "base": Config(768, 3, 6, 64, 64, 4, 64, 64, 2304),
     # about 129M, 90M of them outside the embedding
     "130m": Config(1024, 6, 12, 64, 64, 4, 64, 64, 3200, items=Tokens(50304, True, 768)),
 }
