@@ -131,7 +131,7 @@ def scores(model: Feed, seeds: range, n: int) -> Items:
     return torch.cat(found, 1)[:, BEGIN:].flatten().numpy()
 
 
-def export(model: Feed, target: Path, seeds: range, n: int, steps: int = 200) -> None:
+def export(model: Feed, target: Path, seeds: range, n: int, steps: int = 50) -> None:
     """Calibrate the alerts on untroubled streams, and write the bundle."""
     knots = knots_of(scores(model, seeds, n))
     print("raw score -> -log10 of its rate:", *(f"{a:.3f} {b:g}" for a, b in knots), sep="\n  ")
@@ -145,6 +145,7 @@ def export(model: Feed, target: Path, seeds: range, n: int, steps: int = 200) ->
         description="Quantiles of the next value of any numeric stream, surprise, alerts.",
         license="Apache-2.0",
         certify_steps=steps,
+        portable_t=(1,),
         bound=BOUND,
         overwrite=True,
         tell=print,
@@ -168,7 +169,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
         model = trained(task, given.out)
         assert isinstance(model, Feed)
-        export(model, given.export, range(given.streams), 4096)
+        export(model, given.export, range(given.streams), 3072)
     else:
         train(task, plan_of(given))
 

@@ -53,6 +53,6 @@ def shifted(x: Tensor, before: Tensor) -> Tensor:
 
 
 def asinh(x: Tensor) -> Tensor:
-    """Return ``asinh(x)`` by operators that do not overflow; ONNX Runtime's own gives -inf early."""
+    """Return ``asinh(x)`` of large negative numbers too, where ONNX opset 18 gives -inf."""
     up, down = torch.relu(x).clamp(max=1e9), torch.relu(-x).clamp(max=1e9)
     return (up + (up * up + 1.0).sqrt()).log() - (down + (down * down + 1.0).sqrt()).log()

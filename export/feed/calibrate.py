@@ -31,7 +31,7 @@ def knots_of(scores: npt.NDArray[np.floating]) -> Knots:
     knots = [(0.0, 0.0)]
     level = STEP
     while 10.0**-level * len(found) >= LEAST_ITEMS and level <= HIGHEST:
-        score = float(found[int(round(10.0**-level * len(found))) - 1])
+        score = float(found[round(10.0**-level * len(found)) - 1])
         if score > knots[-1][0] * 1.001 + 1e-6:
             knots.append((round(score, 6), level))
         level += STEP

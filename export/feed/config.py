@@ -14,7 +14,6 @@ LAGS = 16
 """Earlier values that the linear predictors read."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class FeedConfig:
     """Sizes of a feed model.
@@ -35,7 +34,7 @@ class FeedConfig:
     key: int = 64
     hidden: int = 128
     window: int = 32
-    max_chunk: int = 64
+    max_chunk: int = 32
 
     def network(self, features: int) -> Config:
         """Sizes of the DST-GD network that reads so many features."""

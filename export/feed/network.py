@@ -24,6 +24,8 @@ from dst.runtime.calendar import TIME_INPUTS
 
 E, Q = len(EXPERTS), len(LEVELS)
 CALENDAR = 10
+CHUNKS = (1, 8, 32)
+"""The T of one step: a row as it comes, and faster ones to read a file."""
 LONGEST = 1024
 """Items of a chunk in training, at most."""
 STEEP = 2.0
@@ -195,15 +197,15 @@ def _calendar(times: Tensor) -> Tensor:
 
 
 def _contract(feed: Feed) -> m.Contract:
-    """Describe the step: every power of two up to ``max_chunk`` is an allowed T."""
+    """Describe the step."""
     c = feed.config
     columns = len(c.columns)
-    sizes = tuple(2**i for i in range(c.max_chunk.bit_length()) if 2**i <= c.max_chunk)
+    sizes = tuple(size for size in CHUNKS if size <= c.max_chunk)
     chunk = m.Chunk(
         input="chunk",
         dtype="float32",
         shape=("B", "T", columns + len(TIME_INPUTS)),
-        nominal_t=min(32, sizes[-1]),
+        nominal_t=sizes[-1],
         allowed_t=sizes,
         content=m.Features(names=(*c.columns, *TIME_INPUTS)),
         tail="exact",

@@ -260,7 +260,7 @@ class Running(nn.Module):
         return predicted, (after, line[:, items:])
 
     def _windows(self, line: Tensor, start: int, items: int) -> Tensor:
-        """The last ``LAGS`` values before each item, and itself with start 1: ``[B, T, F, LAGS]``."""
+        """The ``LAGS`` values before each item; with start 1, up to itself: ``[B, T, F, LAGS]``."""
         return torch.stack([line[:, start + i : start + i + items] for i in range(LAGS)], -1)
 
 

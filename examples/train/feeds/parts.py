@@ -93,7 +93,7 @@ def coloured(random: Random, n: int) -> Floats:
         back = [2 * radius * math.cos(angle), -(radius**2)]
     ahead = 1.0, random.uniform(-0.8, 0.8) if random.random() < 0.4 else 0.0
     made = filtered(white(random, n + 200), back, ahead)[200:]
-    return made / (np.abs(made).mean() + 1e-9)
+    return np.asarray(made / (np.abs(made).mean() + 1e-9))
 
 
 def clustered(random: Random, n: int) -> Floats:
@@ -138,7 +138,7 @@ def walk(random: Random, n: int) -> Floats:
     """A level that wanders without end, or back to its middle."""
     back = 1.0 if random.random() < 0.3 else 1 - log_uniform(random, 1e-4, 1e-1)
     made = filtered(white(random, n), [back])
-    return made / (np.abs(made - made.mean()).mean() + 1e-9)
+    return np.asarray(made / (np.abs(made - made.mean()).mean() + 1e-9))
 
 
 def shifts(random: Random, n: int) -> Floats:

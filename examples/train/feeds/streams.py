@@ -15,7 +15,7 @@ FIRST_DAY_S = 18_001 * p.DAY_S  # a Monday, in seconds since 1970
 
 
 def clock(random: p.Random, n: int) -> p.Floats:
-    """Times of n items, in seconds since midnight of a Monday; some rows are missing, some are irregular."""
+    """Times of n items, in seconds since midnight of a Monday; some have gaps, some no rhythm."""
     period = float(random.choice(PERIODS_S))
     steps = np.full(n, period)
     if random.random() < 0.25:
@@ -82,22 +82,22 @@ def observed(random: p.Random, y: p.Floats) -> p.Floats:
     middle, size = y.mean(), y.std() + 1e-6
     z = (y - middle) / size
     if kind <= 3:
-        return y + size * random.choice([0.0, 1.0, 5.0, 50.0]) * random.random()
+        return np.asarray(y + size * random.choice([0.0, 1.0, 5.0, 50.0]) * random.random())
     if kind == 4:
         return np.asarray(np.exp(np.clip(z * random.uniform(0.3, 1.5), -10, 10)))
     if kind == 5:
         rate = np.exp(np.clip(z * 0.7, -5, 5)) * p.log_uniform(random, 0.1, 300)
         return np.asarray(random.poisson(rate))
     if kind == 6:
-        return np.maximum(z + random.uniform(-1, 3), 0.0)
+        return np.asarray(np.maximum(z + random.uniform(-1, 3), 0.0))
     if kind == 7:
         return np.asarray(100 / (1 + np.exp(-z * random.uniform(0.5, 2) + random.normal())))
     if kind == 8:
-        return np.round(z * p.log_uniform(random, 0.5, 50)) * 1.0
+        return np.asarray(np.round(z * p.log_uniform(random, 0.5, 50)) * 1.0)
     if kind == 9:  # mostly nothing
         busy = random.random(len(z)) < p.log_uniform(random, 0.01, 0.5)
-        return np.where(busy, np.abs(z) + 0.1, 0.0)
+        return np.asarray(np.where(busy, np.abs(z) + 0.1, 0.0))
     if kind == 10:
-        return np.clip(z, -random.uniform(0.5, 2), random.uniform(0.5, 3))
+        return np.asarray(np.clip(z, -random.uniform(0.5, 2), random.uniform(0.5, 3)))
     held = random.integers(2, 30)  # the meter is read more often than it changes
-    return np.repeat(z[::held], held)[: len(z)]
+    return np.asarray(np.repeat(z[::held], held)[: len(z)])

@@ -118,7 +118,9 @@ def _blocks(wanted: Wanted, path: str, source: Source, clock: bool) -> Iterator[
         raise wanted.refuse(f"is read as {name}, which has no columns for {option} to name")
     if name in ("npy", "npz"):
         whole = None if source.size is not None and path != "-" else head + b"".join(blocks)
-        yield from without_gaps(wanted, (npy_blocks if name == "npy" else npz_blocks)(wanted, whole))
+        yield from without_gaps(
+            wanted, (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)
+        )
         return
     rest = chain([head], blocks)
     table = {"csv": csv_blocks, "jsonl": jsonl_blocks}.get(name)

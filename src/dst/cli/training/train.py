@@ -143,7 +143,9 @@ def _show(result: TrainResult, output: Output) -> None:
     grid.add_row("rows", f"{result.rows:,} {known}{gaps}")
     gain = f"{result.start_loss:.4f} -> {result.loss:.4f}"
     grid.add_row("training", f"{result.steps:,} steps; loss on the calibration rows {gain}")
-    grid.add_row("test", f"loss {result.test_loss:.4f}; before training {result.test_naive_loss:.4f}")
+    grid.add_row(
+        "test", f"loss {result.test_loss:.4f}; before training {result.test_naive_loss:.4f}"
+    )
     grid.add_row("", f"{result.test_inside:.1%} inside of the 90 % range")
     grid.add_row("", f"{result.test_alerts:.2%} of the rows with an alert of rate 1e-2")
     grid.add_row("bundles", foreign(f"{result.bundle}, {result.bytes / 2**20:.2f} MiB"))
