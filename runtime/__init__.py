@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dst.runtime.bundle.constants import model_id_with_constants
     from dst.runtime.bundle.reader import Bundle, open_bundle, shipped
     from dst.runtime.bundle.writer import write_bundle
+    from dst.runtime.calendar import seconds_of, time_inputs
     from dst.runtime.errors import (
         BundleError,
         DstError,
@@ -40,6 +41,7 @@ _WHERE = {
     "bundle.constants": "model_id_with_constants",
     "bundle.reader": "Bundle open_bundle shipped",
     "bundle.writer": "write_bundle",
+    "calendar": "seconds_of time_inputs",
     "errors": "BundleError DstError SessionError SlotError StateError StepError StoreError",
     "execution.memory": "Memory predict rss_bytes",
     "execution.placement": "GraphLoad LoadReport ProviderShare",
@@ -115,7 +117,9 @@ __all__ = [
     "replay",
     "replay_golden",
     "rss_bytes",
+    "seconds_of",
     "shipped",
     "surprise_bits",
+    "time_inputs",
     "write_bundle",
 ]

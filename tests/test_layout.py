@@ -34,6 +34,7 @@ NATIVE = "runtime/native/"
 """The runtime in C++, which no wheel holds."""
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
+FEED_LIMIT_BYTES = 2 * 2**20
 WHEEL_LIMIT_BYTES = 20 * 2**20
 
 
@@ -322,13 +323,15 @@ def test_wheel_states_its_version_and_licence(wheel: dict[str, bytes]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
-def test_wheel_ships_the_text_models_and_their_held_out_text(
+def test_wheel_ships_the_models_and_the_held_out_text(
     wheel: dict[str, bytes], wheel_file: Path
 ) -> None:
     names = {name.split("/")[2] for name in wheel if name.startswith("dst/shipped/")}
-    assert names == {"text", "text-int8", "text-int4"}
+    assert names == {"text", "text-int8", "text-int4", "feed", "feed-int8"}
     text = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/text/")]
     assert sum(text) <= TEXT_LIMIT_BYTES
+    feed = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/feed")]
+    assert sum(feed) <= FEED_LIMIT_BYTES
     assert wheel_file.stat().st_size <= WHEEL_LIMIT_BYTES
     assert any(name.startswith("dst/heldout/") for name in wheel)
 

@@ -31,6 +31,7 @@ VERBS = {
     "verify": "Replay a bundle's golden vectors here and compare with what was recorded.",
     "soak": "Run a bundle for very many steps: "
     "is memory flat, is every step in time, is the state sound?",
+    "train": "Make a monitor of a CSV: learn its columns, calibrate alerts, export, quantize.",
     "export": "Export a torch module to a bundle, and prove that it does what torch does.",
     "adopt": "Wrap an existing stateful ONNX file into a bundle, without torch.",
     "quantize": "Make a smaller or faster bundle of a model.",
@@ -42,6 +43,9 @@ VERBS = {
     "store": "Look after a store: one file that holds the states of many streams, with their past.",
 }
 """Each verb with the first sentence of its help, so that the list of them imports none."""
+
+ROOMS = {"train": "dst.cli.training"}
+"""Where a verb's module stands that is not in `dst.cli.verbs`."""
 
 
 def help_text(text: str) -> str:
@@ -73,7 +77,8 @@ class Verb(TyperCommand):
 
     def load(self) -> Any:  # typer's own classes have no public names
         """Import the verb and return the command that typer makes of it."""
-        found = getattr(import_module(f"dst.cli.verbs.{self.name}"), str(self.name))
+        room = ROOMS.get(str(self.name), "dst.cli.verbs")
+        found = getattr(import_module(f"{room}.{self.name}"), str(self.name))
         group = found if isinstance(found, typer.Typer) else typer.Typer(**LOOK)
         if group is not found:
             group.command(self.name)(found)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
+from dst.cli.answers.alerts import Alerts, alert_line
 from dst.cli.answers.file import AnswerFile
 from dst.cli.answers.lines import Line, Lines, Top, escape
 from dst.cli.answers.rows import Answers, Classes, flat
@@ -72,6 +73,7 @@ class RunResult(msgspec.Struct, frozen=True):
     state: str | None  # the file that was saved to
     state_items: int
     interrupted: bool
+    alerts: int | None  # items that --alert has printed
     top: tuple[TopLine | TopItem, ...]
 
 
@@ -107,6 +109,7 @@ class Report:
         text: bool,
         outputs: Sequence[Answer],
         classes: Classes | None,
+        alerts: Alerts | None,
         times: Times | None,
         file: AnswerFile | None,
         tokenizer: TextTokenizer | None,
@@ -114,7 +117,8 @@ class Report:
     ) -> None:
         self._per, self._text, self._output = per, text, output
         self._outputs, self._classes = outputs, classes
-        self._times, self._file, self._tokenizer = times, file, tokenizer
+        self._alerts, self._times, self._file = alerts, times, file
+        self._tokenizer = tokenizer
         self._cuts_lines = text and (per == "line" or top > 0)
         self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
         self._top_items = Top[TopItem](0 if text else top)
@@ -125,6 +129,8 @@ class Report:
         """Look at some more."""
         if scored.answers is not None:
             self._answers(scored.answers)
+            if self._alerts is not None:
+                self._alert(self._alerts, scored.answers, scored.items)
         if scored.scores is None:
             return
         self.total += scored.total
@@ -195,6 +201,10 @@ class Report:
                 values = "  ".join(column[row] for column in columns)
                 lines.append((number, f"{number:9}{time}  {values}\n"))
         write_out("".join(line for _, line in sorted(lines, key=lambda pair: pair[0])))
+
+    def _alert(self, alerts: Alerts, answers: Answers, items: Array) -> None:
+        times = None if self._times is None else self._times.of(answers.first, answers.count)
+        write_out("".join(alert_line(alert) for alert in alerts.find(answers, items, times)))
 
     def _printed(self, output: Answer, rows: Array) -> list[str]:
         """Spell the rows of an output for a reader."""

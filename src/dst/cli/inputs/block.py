@@ -52,6 +52,7 @@ class Wanted:
     form: Form  # what the caller said
     found: Found  # where to put what turns up
     stop: Stop  # says whether to read no further
+    clock: bool = False  # whether a column of times is read besides, if there is one
 
     @property
     def may_be_text(self) -> bool:

@@ -89,7 +89,8 @@ class Rows(ABC):
     def _take(self) -> Block:
         """Return the rows gathered so far and start anew."""
         lines, gaps = self._lines, self._gaps
-        times = None if self._wanted.form.time is None else self._times
+        timed = self._columns is not None and self._columns.time is not None
+        times = self._times if timed else None
         values = np.asarray(self._rows, np.float64).reshape(-1, self._wanted.width)
         self._start()
         return Block(values, lambda row: f"line {lines[row]}", gaps, times)
@@ -134,7 +135,11 @@ def choose(wanted: Wanted, header: Sequence[str], line: int) -> Columns:
     time = None
     if form.time is not None:
         time = _place(wanted, names, form.time, line, "--time")
+    elif wanted.clock:
+        time = next((at for at, name in enumerate(names) if name.lower() in TIME_NAMES), None)
     named = form.columns or (wanted.names if len(wanted.names) == wanted.width else ())
+    if wanted.clock and wanted.width == 1 and not form.columns and named[0] not in names:
+        named = ()  # the only value of a model for any stream has any name
     if form.columns and len(form.columns) != wanted.width:
         raise wanted.refuse(
             f"--columns names {len(form.columns)}, this model reads {_reads(wanted)}"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dst.cli.errors import WrongUseError
 from dst.cli.inputs.block import Block, Form, Found, Wanted, without_gaps
+from dst.cli.inputs.clock import of_table, reads_times, with_times
 from dst.cli.inputs.jsonl import jsonl_blocks
 from dst.cli.inputs.samples import npy_blocks, npz_blocks, raw_blocks, wav_blocks
 from dst.cli.inputs.source import Source, Stop, never, token_blocks
@@ -81,7 +82,7 @@ def read_items(
         stop=stop,
     )
     try:
-        for whole in without_gaps(wanted, _blocks(wanted, path, source)):
+        for whole in _blocks(wanted, path, source, reads_times(content)):
             values = _cast(whole, wanted, chunk).reshape(-1, *item)
             if len(values) or source.size is None:
                 yield Items(values, whole.times)
@@ -102,8 +103,8 @@ def _bytes(source: Source, chunk: Chunk, found: Found, stop: Stop) -> Iterator[I
         yield Items(np.frombuffer(block, np.uint8).astype(chunk.dtype), None)
 
 
-def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
-    """Find out the format by the first bytes and read all of it."""
+def _blocks(wanted: Wanted, path: str, source: Source, clock: bool) -> Iterator[Block]:
+    """Find out the format by the first bytes and read all of it, without gaps."""
     blocks = source.blocks(wanted.stop)
     head = b""
     while len(head) < HEAD_BYTES and not (b"\n" in head and not head.startswith(_BINARY_STARTS)):
@@ -117,11 +118,19 @@ def _blocks(wanted: Wanted, path: str, source: Source) -> Iterator[Block]:
         raise wanted.refuse(f"is read as {name}, which has no columns for {option} to name")
     if name in ("npy", "npz"):
         whole = None if source.size is not None and path != "-" else head + b"".join(blocks)
-        yield from (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)
+        yield from without_gaps(
+            wanted, (npy_blocks if name == "npy" else npz_blocks)(wanted, whole)
+        )
         return
     rest = chain([head], blocks)
-    reader = {"csv": csv_blocks, "jsonl": jsonl_blocks, "wav": wav_blocks}.get(name)
-    yield from raw_blocks(wanted, name, rest) if reader is None else reader(wanted, rest)
+    table = {"csv": csv_blocks, "jsonl": jsonl_blocks}.get(name)
+    if table is not None and clock:
+        wanted = of_table(wanted)
+        yield from with_times(wanted, without_gaps(wanted, table(wanted, rest)))
+        return
+    reader = wav_blocks if name == "wav" else table
+    read = raw_blocks(wanted, name, rest) if reader is None else reader(wanted, rest)
+    yield from without_gaps(wanted, read)
 
 
 def _cast(block: Block, wanted: Wanted, chunk: Chunk) -> Array:

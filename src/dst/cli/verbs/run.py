@@ -47,6 +47,9 @@ def run(
         Literal["none", "line", "item"], option("--per", "WHAT", "Print each line, or each item.")
     ] = "none",
     top: Annotated[int, option("--top", "N", "Show the N most surprising.", least=0)] = 0,
+    alert: Annotated[
+        float | None, option("--alert", "RATE", "Print odd items; RATE of false ones: 1e-4.")
+    ] = None,
     format: Annotated[
         Format | None, option("--format", "KIND", f"{' '.join(get_args(Format))}.")
     ] = None,
@@ -81,9 +84,11 @@ def run(
 
         dst run text server.log --top 20
         tail -f server.log | dst run text - --per line --state memory.state
+        dst run feed cpu.csv --alert 1e-4 --state cpu.state
         dst run ./sensor feed.csv --time when --gap hold --out answers.csv
         arecord -t raw -f S16_LE -r 16000 | dst run ./vad - --format s16 --out -
     """
+    from dst.cli.answers.alerts import Alerts
     from dst.cli.answers.file import AnswerFile
     from dst.cli.answers.forms import ending_of, form_of
     from dst.cli.answers.rows import choose_outputs, class_names, classes_of
@@ -104,7 +109,7 @@ def run(
     form = Form(format=format, gap=gap, time=time, columns=named_columns)
     names = () if classes is None else class_names(classes)
     _check_files(bundle, file, stream_inputs or (), state, out, output)
-    _check_places(per, out, output)
+    _check_places(per, alert, out, output)
     if save_every is not None and state is None:
         raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
     if (outputs or names) and out is None and per != "item":
@@ -116,13 +121,15 @@ def run(
     content, measure = contract.chunk.content, measure_for(contract)
     text = isinstance(content, Tokens) and content.tokenizer == "bytes"
     _check_model(form, per, top, measure, text, contract)
+    alerts = None if alert is None else Alerts(contract, alert)
     chosen = choose_outputs(contract, outputs or ())
     named = classes_of(names, chosen) if names else None
     prints = per == "item" and (measure is None or bool(names or outputs))
     inputs = stream_inputs_of(stream_inputs or (), contract)
     goes_on = state is not None and state.exists()
-    reading = reading_of(session, state, chunk, out is not None or prints, inputs)
-    texts = None if time is None else Times(reading.items + 1)
+    answering = out is not None or prints or alerts is not None
+    reading = reading_of(session, state, chunk, answering, inputs)
+    texts = None if time is None and alerts is None else Times(reading.items + 1)
     written = None
     if out is not None:
         spelling = form_of(ending_of(out), chosen, named, time)
@@ -134,6 +141,7 @@ def run(
         text=text,
         outputs=chosen,
         classes=named,
+        alerts=alerts,
         times=texts,
         file=written,
         tokenizer=tokenizer,
@@ -142,7 +150,8 @@ def run(
     found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
-    quiet = per != "none" and output.out.is_terminal  # a bar would cut through the lines
+    lines = per != "none" or alerts is not None
+    quiet = lines and output.out.is_terminal  # a bar would cut through the lines
     try:
         with (
             Interrupts() as interrupts,
@@ -206,8 +215,9 @@ def run(
         state_items=reading.items,
         interrupted=interrupts.signal is not None,
         top=report.best(),
+        alerts=None if alerts is None else alerts.count,
     )
-    _show(result, "byte" if text else "item", per, out, output)
+    _show(result, "byte" if text else "item", lines, out, output)
     output.write_json(result)
     return interrupts.exit_code
 
@@ -235,12 +245,12 @@ def _check_files(
         check_paths(output, {**reads, **state}, {"--out": out})
 
 
-def _check_places(per: str, out: str | None, output: Output) -> None:
+def _check_places(per: str, alert: float | None, out: str | None, output: Output) -> None:
     """Raise where two things want standard output."""
     from dst.cli.answers.forms import STREAMS
 
-    there = output.json == "-", per != "none", out in STREAMS
-    both = list(compress(("--json -", f"--per {per}", f"--out {out}"), there))[:2]
+    there = output.json == "-", per != "none", alert is not None, out in STREAMS
+    both = list(compress(("--json -", f"--per {per}", "--alert", f"--out {out}"), there))[:2]
     if len(both) == 2:
         raise WrongUseError(
             f"{' and '.join(both)} both want standard output; give one of them a file"
@@ -293,7 +303,7 @@ def _end(reading: "Reading", report: "Report") -> "PartialChunkError | None":
     return refused
 
 
-def _show(result: "RunResult", item: str, per: str, out: str | None, output: Output) -> None:
+def _show(result: "RunResult", item: str, lines: bool, out: str | None, output: Output) -> None:
     """Print the most surprising, and the summary: where rows go to stdout, on stderr."""
     from dst.cli.answers.forms import STREAMS
     from dst.cli.answers.run_report import summary, top_table
@@ -302,5 +312,5 @@ def _show(result: "RunResult", item: str, per: str, out: str | None, output: Out
     for line in top_table(result.top, result.unit or "", item):
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
     if output.json != "-":
-        console = output.err if per != "none" else console
+        console = output.err if lines else console
         console.print(summary(result, item))

@@ -1,0 +1,1 @@
+"""Train models from files of the user."""
