@@ -327,7 +327,7 @@ def test_wheel_ships_the_models_and_the_held_out_text(
     wheel: dict[str, bytes], wheel_file: Path
 ) -> None:
     names = {name.split("/")[2] for name in wheel if name.startswith("dst/shipped/")}
-    assert names == {"text", "text-int8", "text-int4", "feed", "feed-int8"}
+    assert names == {"text", "text-int8", "text-int4", "feed", "feed-int8", "log", "log-int8"}
     text = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/text/")]
     assert sum(text) <= TEXT_LIMIT_BYTES
     feed = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/feed")]

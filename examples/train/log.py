@@ -200,6 +200,7 @@ def main() -> None:
             about_data="131,072 bytes of logs of eight made-up programs that were never trained on",
             description="Learns the habits of any program's log as it streams; predicts bytes.",
             license="Apache-2.0",
+            bound=3e-5,  # logs repeat themselves: with many equal keys the forms round differently
             overwrite=True,
             tell=print,
         )

@@ -116,21 +116,21 @@ class LineMonitor:
             "guess": self._guess,
             "text": np.frombuffer(self._text, np.uint8),
             "bits": self._bits,
-            "number": np.array([self._number]),
+            "line": np.array([self._number, self._bits.sum(), len(self._text)], np.float64),
         }
         save_lines(path, self.stream.items_consumed, {**self.scorer.arrays(), **own})
         self.stream.save(path)
 
     @staticmethod
     def load(session: Session, path: str | Path) -> "LineMonitor":
-        """Go on from what `save` wrote.
+        """Go on from what `save` wrote, or `dst run --alert RATE --state PATH`.
 
         Raises:
             StateError: the state cannot be read (see `Stream.load`), or `lines-missing`: no file
                 beside it holds the lines that belong to it.
         """
         monitor = LineMonitor(Stream.load(session, path))
-        arrays = load_lines(path, monitor.stream.items_consumed)
+        arrays = load_lines(path, monitor.stream.items_consumed + monitor.stream.pending)
         if arrays is None:
             raise StateError(
                 f"state {path}: neither {lines_of(Path(path))} nor its previous copy holds what "
@@ -138,9 +138,13 @@ class LineMonitor:
                 code="lines-missing",
             )
         monitor.scorer.restore(arrays)
-        monitor._guess = arrays["guess"].astype(np.float32)
+        if "guess" in arrays:
+            monitor._guess = arrays["guess"].astype(np.float32).reshape(1, 256)
+        else:  # `dst run` keeps the last byte back instead
+            rest = monitor.stream.flush()[monitor._logits][0, -1:]
+            monitor._guess = rest.astype(np.float32)
         monitor._text, monitor._bits = arrays["text"].tobytes(), arrays["bits"].astype(np.float64)
-        monitor._number = int(arrays["number"][0])
+        monitor._number = int(arrays["line"][0])
         return monitor
 
 

@@ -1,7 +1,7 @@
 """Cut a scored stream of bytes into lines, and keep the most surprising lines or items."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,7 +22,8 @@ class Line:
     number: int  # 1 for the first line of this input
     bits: float  # its surprise, newline included
     size: int  # bytes, newline included
-    start: bytes  # its first `KEPT_BYTES` bytes, without the newline
+    head: bytes  # its first `KEPT_BYTES` bytes, newline included
+    bits_of_head: Floats  # the bits of each of them
 
     @property
     def rate(self) -> float:
@@ -32,14 +33,19 @@ class Line:
     @property
     def text(self) -> str:
         """The text with everything escaped that would not stand in one line of a terminal."""
-        return escape(self.start) + ("…" if self.size > KEPT_BYTES + 1 else "")
+        return escape(self.head.removesuffix(b"\n")) + ("…" if self.size > KEPT_BYTES else "")
 
 
 class Lines:
-    """Cuts a scored stream into lines; keeps one line at most, and of that only the start."""
+    """Cuts a scored stream into lines; keeps one line at most, and of that only the head."""
 
     def __init__(self) -> None:
-        self._number, self._bits, self._size, self._start = 1, 0.0, 0, b""
+        self._number = 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._bits, self._size, self._head = 0.0, 0, b""
+        self._bits_of_head = np.zeros(0)
 
     def feed(self, ids: npt.NDArray[np.integer], bits: npt.NDArray[np.float64]) -> list[Line]:
         """Take bytes `[n]` and their bits `[n]`; return the lines that are now complete."""
@@ -56,16 +62,33 @@ class Lines:
         """Return the line that has no newline yet, or None."""
         return self._line() if self._size else None
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What there is of the line that is not complete, and its number; `restore` takes it."""
+        return {
+            "text": np.frombuffer(self._head, np.uint8),
+            "bits": self._bits_of_head,
+            "line": np.array([self._number, self._bits, self._size], np.float64),
+        }
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Go on in the middle of a line."""
+        number, self._bits, size = arrays["line"].tolist()
+        self._number, self._size = int(number), int(size)
+        self._head = arrays["text"].tobytes()
+        self._bits_of_head = arrays["bits"].astype(np.float64)
+
     def _add(self, ids: npt.NDArray[np.integer], bits: npt.NDArray[np.float64]) -> None:
         self._bits += float(bits.sum())
         self._size += len(ids)
-        self._start += ids[: KEPT_BYTES + 1 - len(self._start)].astype(np.uint8).tobytes()
+        room = KEPT_BYTES - len(self._head)
+        self._head += ids[:room].astype(np.uint8).tobytes()
+        self._bits_of_head = np.concatenate([self._bits_of_head, bits[:room]])
 
     def _line(self) -> Line:
         """Return the line so far, and begin the next one."""
-        start = self._start.removesuffix(b"\n")[:KEPT_BYTES]
-        line = Line(self._number, self._bits, self._size, start)
-        self._number, self._bits, self._size, self._start = self._number + 1, 0.0, 0, b""
+        line = Line(self._number, self._bits, self._size, self._head, self._bits_of_head)
+        self._number += 1
+        self._begin()
         return line
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dst.cli.answers.alerts import Alerts, alert_line
 from dst.cli.answers.file import AnswerFile
+from dst.cli.answers.line_alerts import LineAlerts
 from dst.cli.answers.lines import Line, Lines, Top, escape
 from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
@@ -109,7 +110,7 @@ class Report:
         text: bool,
         outputs: Sequence[Answer],
         classes: Classes | None,
-        alerts: Alerts | None,
+        alerts: Alerts | LineAlerts | None,
         times: Times | None,
         file: AnswerFile | None,
         tokenizer: TextTokenizer | None,
@@ -119,8 +120,8 @@ class Report:
         self._outputs, self._classes = outputs, classes
         self._alerts, self._times, self._file = alerts, times, file
         self._tokenizer = tokenizer
-        self._cuts_lines = text and (per == "line" or top > 0)
-        self._lines, self._top_lines = Lines(), Top[Line](top if text else 0)
+        self._cuts_lines = text and (per == "line" or top > 0 or alerts is not None)
+        self.lines, self._top_lines = Lines(), Top[Line](top if text else 0)
         self._top_items = Top[TopItem](0 if text else top)
         self.total, self.scored = 0.0, 0  # of the scores: their sum and number
         self.rows = 0  # of answers, written or printed
@@ -129,7 +130,7 @@ class Report:
         """Look at some more."""
         if scored.answers is not None:
             self._answers(scored.answers)
-            if self._alerts is not None:
+            if isinstance(self._alerts, Alerts):
                 self._alert(self._alerts, scored.answers, scored.items)
         if scored.scores is None:
             return
@@ -144,7 +145,7 @@ class Report:
             score, numbers = float(scored.scores[at]), tuple(map(float, values))
             self._top_items.offer(score, number, TopItem(number, score, numbers, time, text))
         if self._cuts_lines:
-            for line in self._lines.feed(scored.items.astype(np.int64), scored.scores):
+            for line in self.lines.feed(scored.items.astype(np.int64), scored.scores):
                 self._line(line)
 
     def flush(self) -> None:
@@ -153,9 +154,10 @@ class Report:
         if self._file is not None:
             self._file.flush()
 
-    def end(self) -> None:
-        """Take the last line, which no newline ends."""
-        rest = self._lines.rest()
+    def end(self, goes_on: bool) -> None:
+        """Take the last line, which no newline ends; where alerts go on later, it may go on too."""
+        waits = goes_on and isinstance(self._alerts, LineAlerts)
+        rest = None if waits else self.lines.rest()
         if rest is not None:
             self._line(rest)
         sys.stdout.flush()
@@ -168,6 +170,8 @@ class Report:
 
     def _line(self, line: Line) -> None:
         self._top_lines.offer(line.rate, line.number, line)
+        if isinstance(self._alerts, LineAlerts) and (odd := self._alerts.judge(line)) is not None:
+            write_out(odd.shown)
         if self._per != "line":
             return
         if self._output.out.is_terminal:

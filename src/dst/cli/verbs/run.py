@@ -22,7 +22,9 @@ from dst.cli.output import Output, check_file, check_paths, foreign, state_files
 from dst.cli.signals import Interrupts
 
 if TYPE_CHECKING:
+    from dst.cli.answers.alerts import Alerts
     from dst.cli.answers.file import AnswerFile
+    from dst.cli.answers.line_alerts import LineAlerts
     from dst.cli.answers.run_report import Report, RunResult
     from dst.cli.answers.scores import Measure
     from dst.cli.inputs.block import Form
@@ -48,7 +50,7 @@ def run(
     ] = "none",
     top: Annotated[int, option("--top", "N", "Show the N most surprising.", least=0)] = 0,
     alert: Annotated[
-        float | None, option("--alert", "RATE", "Print odd items; RATE of false ones: 1e-4.")
+        float | None, option("--alert", "RATE", "Print odd lines or items; RATE of false ones.")
     ] = None,
     format: Annotated[
         Format | None, option("--format", "KIND", f"{' '.join(get_args(Format))}.")
@@ -82,7 +84,7 @@ def run(
     raw samples, an item per row. --state goes on where an earlier run ended. docs/run.md tells
     all.
 
-        dst run text server.log --top 20
+        dst run log server.log --alert 1e-3 --state server.state
         tail -f server.log | dst run text - --per line --state memory.state
         dst run feed cpu.csv --alert 1e-4 --state cpu.state
         dst run ./sensor feed.csv --time when --gap hold --out answers.csv
@@ -91,6 +93,7 @@ def run(
     from dst.cli.answers.alerts import Alerts
     from dst.cli.answers.file import AnswerFile
     from dst.cli.answers.forms import ending_of, form_of
+    from dst.cli.answers.line_alerts import LineAlerts
     from dst.cli.answers.rows import choose_outputs, class_names, classes_of
     from dst.cli.answers.run_report import Report, RunResult, Times, note
     from dst.cli.answers.scores import measure_for
@@ -121,15 +124,18 @@ def run(
     content, measure = contract.chunk.content, measure_for(contract)
     text = isinstance(content, Tokens) and content.tokenizer == "bytes"
     _check_model(form, per, top, measure, text, contract)
-    alerts = None if alert is None else Alerts(contract, alert)
+    alerts: Alerts | LineAlerts | None = None
+    if alert is not None:
+        alerts = LineAlerts(alert) if text and measure else Alerts(contract, alert)
     chosen = choose_outputs(contract, outputs or ())
     named = classes_of(names, chosen) if names else None
     prints = per == "item" and (measure is None or bool(names or outputs))
     inputs = stream_inputs_of(stream_inputs or (), contract)
     goes_on = state is not None and state.exists()
-    answering = out is not None or prints or alerts is not None
+    answering = out is not None or prints or isinstance(alerts, Alerts)
     reading = reading_of(session, state, chunk, answering, inputs)
-    texts = None if time is None and alerts is None else Times(reading.items + 1)
+    shows_times = time is not None or isinstance(alerts, Alerts)
+    texts = Times(reading.items + 1) if shows_times else None
     written = None
     if out is not None:
         spelling = form_of(ending_of(out), chosen, named, time)
@@ -147,6 +153,8 @@ def run(
         tokenizer=tokenizer,
         output=output,
     )
+    if state and goes_on and isinstance(alerts, LineAlerts):
+        alerts.load(state, reading.items, report.lines, output)
     found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
@@ -167,14 +175,14 @@ def run(
                         bar.at(meter.items, note(report, measure, meter))
                     done = reading.items - saved_at
                     if save_every and state and done >= save_every:
-                        _save(reading, state, report, written)
+                        _save(reading, state, report, written, alerts)
                         saved_at = reading.items
                 for sentence in found.notes[told:]:
                     said = f"[yellow]note:[/] {foreign(file)}: {foreign(sentence)}"
                     output.err.print(said, soft_wrap=True)
                 told = len(found.notes)
                 report.flush()
-            refused = _end(reading, report)
+            refused = _end(reading, report, goes_on=state is not None)
             came = reading.items - began_at
             if not came and not interrupts.signal:
                 why = f"; {found.gaps} with gaps were left out" if found.gaps else ""
@@ -182,6 +190,8 @@ def run(
             if state is not None and came:
                 if written is not None:
                     written.mark(reading.items)
+                if isinstance(alerts, LineAlerts):
+                    alerts.save(state, reading.items, report.lines)
                 reading.save(state)
             if written is not None:
                 written.close()
@@ -277,18 +287,28 @@ def _check_model(
         )
 
 
-def _save(reading: "Reading", state: Path, report: "Report", file: "AnswerFile | None") -> None:
+def _save(
+    reading: "Reading",
+    state: Path,
+    report: "Report",
+    file: "AnswerFile | None",
+    alerts: "Alerts | LineAlerts | None",
+) -> None:
     """Save on the way: first what was answered, then the state that has answered for it."""
+    from dst.cli.answers.line_alerts import LineAlerts
+
     for scored in reading.catch_up():
         report.take(scored)
     if file is not None:
         file.mark(reading.items)
+    if isinstance(alerts, LineAlerts):
+        alerts.save(state, reading.items, report.lines)
     reading.save(state)
     if file is not None:
         file.confirm()
 
 
-def _end(reading: "Reading", report: "Report") -> "PartialChunkError | None":
+def _end(reading: "Reading", report: "Report", goes_on: bool) -> "PartialChunkError | None":
     """Answer for what is left, or keep it for the next run and return why that was refused."""
     from dst.runtime.errors import PartialChunkError
 
@@ -299,7 +319,7 @@ def _end(reading: "Reading", report: "Report") -> "PartialChunkError | None":
     except PartialChunkError as error:
         reading.keep()
         refused = error
-    report.end()
+    report.end(goes_on)
     return refused
 
 
