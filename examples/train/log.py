@@ -36,7 +36,19 @@ from dst.export.model.config import Config, Tokens
 UNSEEN = 10**9
 """Seeds from here on are never trained on."""
 SIZE = Config(
-    128, 2, 1, 64, 64, 2, 32, 32, 256, Tokens(context_bits=14), beta_max=1.0, max_chunk=64
+    width=128,
+    layers=2,
+    heads=1,
+    key=64,
+    value=64,
+    attention_heads=2,
+    attention_width=32,
+    window=32,
+    hidden=256,
+    items=Tokens(context_bits=14),
+    beta_max=1.0,
+    max_chunk=64,
+    nominal_chunk=64,
 )
 Text = Callable[[int], bytes]
 """Gives the next bytes of a log."""

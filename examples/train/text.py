@@ -1,6 +1,7 @@
 """Train the text model to predict the next byte of Python, prose, markup, JSON and other code.
 
     python examples/train/text.py --out runs/text
+    python examples/train/text.py --out runs/text --export text    # the bundle
 
 Two phases, as in `trainer.py`: first every segment starts from the zero state at a random place;
 then eight streams run through all the text and carry their states, reset with 3 % probability.
@@ -11,13 +12,15 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from corpus import packages, split
 from lstm import LSTM
 from restore import restore
 from torch import nn
-from trainer import Batch, Task, cross_entropy, options, plan_of, train
+from trainer import Batch, Task, cross_entropy, options, plan_of, train, trained
 
+from dst.export import export_bundle
 from dst.export.model import Network, sized
 from dst.export.model.config import Config
 
@@ -82,12 +85,30 @@ def main() -> None:
     parser.add_argument("--model", choices=["small", "lstm"], default="small")
     parser.add_argument("--start", help="a bundle whose weights are trained further")
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="train nothing, write the bundle"
+    )
     given = parser.parse_args()
     texts = [*split()[0].values()] * 3
     for kind in packages(given.work)[0].values():
         texts += kind.values()
     config = sized("small") if given.model == "small" else None
-    train(text_task(texts, config, given.start), plan_of(given))
+    task = text_task(texts, config, given.start)
+    if given.export is None:
+        train(task, plan_of(given))
+        return
+    torch.set_num_threads(given.threads)
+    export_bundle(
+        trained(task, given.out),
+        given.export,
+        data=np.frombuffer(b"".join(split()[1].values()), np.uint8),
+        about_data="modules of Python's standard library, not trained on",
+        description="a byte-level language model of Python, prose, markup, JSON and other code",
+        license="Apache-2.0",
+        certify_steps=10_000,
+        overwrite=True,
+        tell=print,
+    )
 
 
 if __name__ == "__main__":

@@ -65,11 +65,16 @@ class Config:
     beta_max: float = 2.0
     learned_start: bool = False  # the memories start from trained values instead of zeros
     max_chunk: int = 256  # largest T of one step; sizes the RoPE and mask tables
+    nominal_chunk: int = 32  # T of a long input's steps, a power of two; max_chunk, if that is less
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "key", "value", "attention_heads", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} must be at least 1, got {getattr(self, name)}")
+        if self.nominal_chunk < 1 or self.nominal_chunk & (self.nominal_chunk - 1):
+            raise ValueError(
+                f"config: nominal_chunk must be a power of two, got {self.nominal_chunk}"
+            )
         if self.attention_width < 2 or self.attention_width % 2:
             raise ValueError(f"config: attention_width must be even, got {self.attention_width}")
         if not 0.0 < self.alpha_max <= 1.0:

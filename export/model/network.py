@@ -21,7 +21,6 @@ from dst.export.model.recurrence import delta_rule
 from dst.export.step import Step
 from dst.runtime.bundle import manifest as m
 
-NOMINAL_T = 32
 State = dict[str, Tensor]
 """``S.i``, ``conv.i``, ``Kc.i``, ``Vc.i`` for each layer i, and one ``ok [B, W]``; all float32.
 With context tables, those of ``contexts`` besides."""
@@ -127,14 +126,15 @@ def _contract(config: Config) -> m.Contract:
     """Describe the step of a network: every power of two up to ``max_chunk`` is an allowed T."""
     sizes = tuple(2**i for i in range(config.max_chunk.bit_length()) if 2**i <= config.max_chunk)
     return m.Contract(
-        chunk=_chunk(config.items, sizes),
+        chunk=_chunk(config, sizes),
         constants=(),
         outputs=_outputs(config.items),
         state=_state(config),
     )
 
 
-def _chunk(items: Tokens | Gaussian | Quantiles, sizes: tuple[int, ...]) -> m.Chunk:
+def _chunk(config: Config, sizes: tuple[int, ...]) -> m.Chunk:
+    items = config.items
     if isinstance(items, Tokens):
         content: m.Tokens | m.Features = m.Tokens(
             vocabulary=items.vocabulary, tokenizer="bytes" if items.vocabulary == 256 else "none"
@@ -149,7 +149,7 @@ def _chunk(items: Tokens | Gaussian | Quantiles, sizes: tuple[int, ...]) -> m.Ch
         input="chunk",
         dtype="int64" if isinstance(items, Tokens) else "float32",
         shape=shape,
-        nominal_t=min(NOMINAL_T, sizes[-1]),
+        nominal_t=min(config.nominal_chunk, sizes[-1]),
         allowed_t=sizes,
         content=content,
         lookback=0,
