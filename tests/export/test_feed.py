@@ -1,6 +1,7 @@
 """The feed model: any scale, any cut, habits in the state, one alert for one event."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_knots_state_the_rate_of_what_they_were_made_of() -> None:
     knots = knots_of(scores)
     for score, level in knots[1:-1]:
         assert (scores >= score - 1e-5).mean() == pytest.approx(10.0**-level, rel=0.05)
-    assert all(a < b for a, b in zip(knots, knots[1:], strict=False))
+    assert all(a < b for a, b in pairwise(knots))
     assert knots[-1][1] == 6.0
 
 

@@ -4,8 +4,8 @@
     python examples/evaluate/feed known --bundle feed --json runs/feed/known.json
 
 FOLDER holds `windows.json` and `data/` in the benchmark's own form. Each file is read once, from
-the cold state, by the bundle in the runtime; one set of parameters serves all files. Scores are those
-of the standard profile with the one best threshold over all files, as the benchmark has it; with
+the cold state, by the bundle in the runtime; one set of parameters serves all files. Scores are
+those of the standard profile with the one best threshold over all files, as there; with
 the threshold that is best on the other half of the files; and with the fixed rates of false alerts
 that the bundle states. Every other file by name is in the first half.
 """
