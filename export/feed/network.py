@@ -122,7 +122,7 @@ class Feed(Step):
         columns = len(self.config.columns)
         x = chunk[..., :columns]
         with torch.no_grad():
-            times, clock = _times(chunk[..., columns:], state["clock"])
+            times, clock = day_parts(chunk[..., columns:], state["clock"])
             known, after = self.running(x, times, state, self.core.forms.delta_rule)
             centre, width = _mixture(known, -STEEP * known.errors.log())
             plain = torch.stack([centre, width], -1)  # (B, T, F, 2)
@@ -167,7 +167,7 @@ def _mixture(known: Statistics, logits: Tensor) -> tuple[Tensor, Tensor]:
     return centre, (weights * known.errors.log()).sum(-1).exp()
 
 
-def _times(given: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+def day_parts(given: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Turn ``TIME_INPUTS [B, T, 2]`` into what the statistics read, ``[B, T, 3]``.
 
     These are the part of the day and of the week that has passed, weeks beginning on Monday, -1
