@@ -81,7 +81,7 @@ class Feed(Step):
         self.alert = Alert(knots, max(c.max_chunk, LONGEST))
         head = FeedHead(columns, c.width)
         self.core = Network(c.network(columns * (FEATURES + 1) + CALENDAR))
-        self.core.head = head
+        self.core.head = head  # type: ignore[assignment]
         steps = torch.tensor(START_STEPS)
         self.register_buffer("start_steps", steps.expm1().log(), persistent=False)
         self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
@@ -157,7 +157,8 @@ class Feed(Step):
         low, high = steps.split(Q // 2, -1)
         down = low.flip(-1).cumsum(-1).flip(-1)
         offsets = torch.cat([-down, torch.zeros_like(shift), high.cumsum(-1)], -1) + shift
-        return centre[..., None] + width * offsets
+        quantiles: Tensor = centre[..., None] + width * offsets
+        return quantiles
 
 
 def _mixture(known: Statistics, logits: Tensor) -> tuple[Tensor, Tensor]:
