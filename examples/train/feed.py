@@ -33,9 +33,10 @@ BEGIN = 100
 """Items of a stream that no rate is learned from: little is known yet."""
 CERTIFIED = 1
 """Which stream the certificates run on."""
-BOUND = 1e-4
+BOUND = 1e-3
 """Largest error of an output, against its rms, that a certificate accepts: the surprise of a value
-in a narrow distribution multiplies the rounding of float32."""
+in a narrow distribution multiplies the rounding of float32, and so does the first item that counts
+for an alert."""
 
 
 @dataclass(frozen=True, slots=True)
