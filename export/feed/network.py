@@ -81,7 +81,7 @@ class Feed(Step):
         self.alert = Alert(knots, max(c.max_chunk, LONGEST))
         head = FeedHead(columns, c.width)
         self.core = Network(c.network(columns * (FEATURES + 1) + CALENDAR))
-        self.core.head = head
+        self.core.head = head  # type: ignore[assignment]
         steps = torch.tensor(START_STEPS)
         self.register_buffer("start_steps", steps.expm1().log(), persistent=False)
         self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
@@ -122,7 +122,7 @@ class Feed(Step):
         columns = len(self.config.columns)
         x = chunk[..., :columns]
         with torch.no_grad():
-            times, clock = _times(chunk[..., columns:], state["clock"])
+            times, clock = day_parts(chunk[..., columns:], state["clock"])
             known, after = self.running(x, times, state, self.core.forms.delta_rule)
             centre, width = _mixture(known, -STEEP * known.errors.log())
             plain = torch.stack([centre, width], -1)  # (B, T, F, 2)
@@ -157,7 +157,8 @@ class Feed(Step):
         low, high = steps.split(Q // 2, -1)
         down = low.flip(-1).cumsum(-1).flip(-1)
         offsets = torch.cat([-down, torch.zeros_like(shift), high.cumsum(-1)], -1) + shift
-        return centre[..., None] + width * offsets
+        quantiles: Tensor = centre[..., None] + width * offsets
+        return quantiles
 
 
 def _mixture(known: Statistics, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ def _mixture(known: Statistics, logits: Tensor) -> tuple[Tensor, Tensor]:
     return centre, (weights * known.errors.log()).sum(-1).exp()
 
 
-def _times(given: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+def day_parts(given: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Turn ``TIME_INPUTS [B, T, 2]`` into what the statistics read, ``[B, T, 3]``.
 
     These are the part of the day and of the week that has passed, weeks beginning on Monday, -1

@@ -125,7 +125,7 @@ class Alert(nn.Module):
         apart = value - mean
         squares, after["long.spread"] = self.averages(apart.square(), state["long.spread"])
         spread = shifted(squares[:, 0] / weight, state["long.spread"][:, 0] / weight_past)
-        far = apart.square() / (spread + (0.01 * scale).square() + 1e-30)
+        far = apart.square() / (spread + (0.01 * scale).square()).clamp(min=1e-30)
         warm = ((weight - WARM_UP[0]) / WARM_UP[1]).clamp(0.0, 1.0)
         odd = ((0.5 * far).clamp(max=FAR) + surprise).amax(-1) * warm[..., 0]  # (B, T)
 

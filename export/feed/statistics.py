@@ -30,7 +30,8 @@ LINEAR_RATES = (0.1, 0.02)
 """Step sizes of the linear predictors (normalised least mean squares; Haykin, Adaptive Filter
 Theory, ch. 6)."""
 TINY, RELATIVE = 1e-12, 1e-6
-"""Smallest scale there is: absolute, and relative to the value."""
+"""Smallest scale there is: absolute, and relative to the value. It is a bound, never added: the
+exporter drops what is added to numbers if it is below 1e-8."""
 FAMILIAR = 0.02
 
 
@@ -112,8 +113,10 @@ class Running(nn.Module):
         m = level[..., :f] / weight  # (B, N, T, F)
         trend = level[..., f : 2 * f] / weight
         rough = level[..., 2 * f : 3 * f] / counted
-        floor = RELATIVE * (x.abs() + level[:, 3, :, 3 * f : 4 * f]) + TINY  # (B, T, F)
-        step_s = torch.expm1(level[:, 2, :, -1:] / (level[:, 2, :, -2:-1] + 1e-9))  # (B, T, 1)
+        floor = RELATIVE * (x.abs() + level[:, 3, :, 3 * f : 4 * f])
+        floor = floor.clamp(min=TINY)  # (B, T, F)
+        gaps = level[:, 2, :, -2:-1].clamp(min=1e-6)
+        step_s = torch.expm1(level[:, 2, :, -1:] / gaps)  # (B, T, 1)
 
         # Scales: an outlier counts no more than three times the mean that it has raised itself.
         apart = (r - m[:, 3]).abs()
@@ -243,7 +246,7 @@ class Running(nn.Module):
         length_ago = (ago.square().sum(-1, keepdim=True) + 0.1).sqrt()
         before = state["before"]
         middle_ago = shifted(middle, before[..., E + 1])
-        scale_ago = shifted(scale, before[..., E + 2]) + TINY
+        scale_ago = shifted(scale, before[..., E + 2]).clamp(min=TINY)
         want = ((r - middle_ago) / scale_ago).clamp(-30.0, 30.0)[..., None] / length_ago
         query, key = _twice(now / length), _twice(ago / length_ago)  # (B, T, 2F, LAGS)
         strength = self.linear.expand(r.shape[0], items, -1)

@@ -139,10 +139,11 @@ def fit(
     rate = 3e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     walkers, state = _Rows.of(known[: ends[0]], seed), model.initial_state(ROWS)
-    while (done := (time.monotonic() - begun) / max(seconds, 1e-9)) < 1.0:
-        tell("training", done)
+    done = 0.0
+    while not steps or done < 1.0:
+        tell("training", min(1.0, done))
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (steps + 1) / 20) * (1.0 - done)
+            group["lr"] = rate * min(1.0, (steps + 1) / 20) * max(0.01, 1.0 - done)
         model.train()
         rows, begun_again = walkers.next()
         state = _fresh(state, begun_again)
@@ -153,8 +154,11 @@ def fit(
         optimizer.zero_grad()
         state = {name: tensor.detach() for name, tensor in state.items()}
         steps += 1
-        if steps % CHECK_EVERY == 0 and (loss := _loss(model, known, ends[0], ends[1])) < best:
-            best, kept = loss, copy.deepcopy(model.state_dict())
+        done = (time.monotonic() - begun) / max(seconds, 1e-9)
+        if steps % CHECK_EVERY == 0 or done >= 1.0:
+            loss = _loss(model, known, ends[0], ends[1])
+            if loss < best:
+                best, kept = loss, copy.deepcopy(model.state_dict())
     model.load_state_dict(kept)
     tell("calibrating", 0.0)
     scores, _ = _run(model, known)

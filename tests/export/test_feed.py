@@ -1,6 +1,7 @@
 """The feed model: any scale, any cut, habits in the state, one alert for one event."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from dst.export.errors import ExportError
 from dst.export.feed.calibrate import knots_of
-from dst.export.feed.network import Feed
+from dst.export.feed.network import Feed, day_parts
 from dst.export.feed.scoring import CAP, Surprise
+from dst.export.feed.statistics import EXPERTS
 from dst.export.feed.train import fit, items_of
 from dst.runtime.calendar import time_inputs
 
@@ -73,12 +75,18 @@ def test_quantiles_rise(model: Feed) -> None:
 
 
 def test_the_habit_of_the_day_is_kept_in_the_state(model: Feed) -> None:
-    """A job at one time of the day surprises on the first days, and less when it is known."""
+    """After some days, the habit says a job at half past four, and nothing else."""
     values = np.random.default_rng(0).normal(size=144 * 8)
-    values[100::144] += 30
-    odd = run(model, items(values))["surprise"][0, 100::144, 0]
-    assert float(odd[1]) > 8
-    assert float(odd[-1]) < 0.7 * float(odd[1])
+    values[27::144] += 30
+    state, chunk = model.initial_state(1), items(values)
+    with torch.no_grad():
+        times, _ = day_parts(chunk[..., 1:], state["clock"])
+        known, _ = model.running(chunk[..., :1], times, state, model.core.forms.delta_rule)
+    habit = known.experts[0, :, 0, EXPERTS.index("day_slow")] + known.origin[0, 0, 0]
+    today = habit[144 * 7 - 1 :][:144]  # said one item ahead
+    assert float(today[27]) > 15
+    assert float(today[:25].abs().max()) < 8
+    assert float(today[30:].abs().max()) < 8
 
 
 def test_without_times_nothing_is_taken_for_a_habit(model: Feed) -> None:
@@ -102,7 +110,7 @@ def test_the_surprise_is_the_tail_of_the_foreseen_distribution() -> None:
     surprise = Surprise((0.1, 0.5, 0.9))
     quantiles = torch.tensor([[[[-1.0, 0.0, 1.0]]]])
     at = [torch.full((1, 1, 1), value) for value in (0.0, 1.0, -1.0, 1e9)]
-    told = [sum(surprise(value, quantiles, torch.zeros(1, 1, 1))).item() for value in at]  # type: ignore[union-attr]
+    told = [sum(surprise(value, quantiles, torch.zeros(1, 1, 1))).item() for value in at]
     tail = -np.log(2 * 0.1)
     assert told == pytest.approx([0.0, tail, tail, CAP], abs=1e-5)
 
@@ -112,7 +120,7 @@ def test_knots_state_the_rate_of_what_they_were_made_of() -> None:
     knots = knots_of(scores)
     for score, level in knots[1:-1]:
         assert (scores >= score - 1e-5).mean() == pytest.approx(10.0**-level, rel=0.05)
-    assert all(a < b for a, b in zip(knots, knots[1:], strict=False))
+    assert all(a < b for a, b in pairwise(knots))
     assert knots[-1][1] == 6.0
 
 

@@ -4,8 +4,8 @@
     python examples/evaluate/feed known --bundle feed --json runs/feed/known.json
 
 FOLDER holds `windows.json` and `data/` in the benchmark's own form. Each file is read once, from
-the cold state, by the bundle in the runtime; one set of parameters serves all files. Scores are those
-of the standard profile with the one best threshold over all files, as the benchmark has it; with
+the cold state, by the bundle in the runtime; one set of parameters serves all files. Scores are
+those of the standard profile with the one best threshold over all files, as there; with
 the threshold that is best on the other half of the files; and with the fixed rates of false alerts
 that the bundle states. Every other file by name is in the first half.
 """
@@ -22,6 +22,8 @@ from detectors import Floats, random_scores, seasonal_naive, windowed_gaussian
 from dst.runtime import Session
 from dst.runtime.calendar import seconds_of, time_inputs
 
+Judged = dict[str, dict[str, float]]
+"""What is known of a detector on all files, on the first half and on the second."""
 RATES = (1e-2, 1e-3, 3e-4, 1e-4)
 
 
@@ -43,19 +45,19 @@ def alerts_of(bundle: str, files: list[nab.File]) -> list[Floats]:
     return found
 
 
-def judged(files: list[nab.File], scores: list[Floats], rates: bool) -> dict[str, object]:
+def judged(files: list[nab.File], scores: list[Floats], rates: bool) -> Judged:
     """Score a detector on all files and on both halves, with several thresholds."""
     halves = {"all": list(range(len(files)))}
     halves["first half"], halves["second half"] = halves["all"][0::2], halves["all"][1::2]
     other = {"first half": "second half", "second half": "first half"}
-    told: dict[str, object] = {}
+    told: Judged = {}
     best: dict[str, nab.Result] = {}
     for name, chosen in halves.items():
         best[name] = nab.judge([files[i] for i in chosen], [scores[i] for i in chosen])
     for name, chosen in halves.items():
         part, given = [files[i] for i in chosen], [scores[i] for i in chosen]
         result = best[name]
-        row: dict[str, object] = {
+        row: dict[str, float] = {
             "score": result.score,
             "threshold": result.threshold,
             "found": result.found,
@@ -73,7 +75,7 @@ def judged(files: list[nab.File], scores: list[Floats], rates: bool) -> dict[str
     return told
 
 
-def benchmark(folder: Path, bundles: list[str]) -> dict[str, object]:
+def benchmark(folder: Path, bundles: list[str]) -> dict[str, Judged]:
     """Score bundles and baselines on the same files."""
     files = nab.read(folder)
     given: dict[str, list[Floats]] = {name: alerts_of(name, files) for name in bundles}
@@ -85,7 +87,7 @@ def benchmark(folder: Path, bundles: list[str]) -> dict[str, object]:
     return {name: judged(files, scores, name in bundles) for name, scores in given.items()}
 
 
-def table(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def table(found: dict[str, Judged]) -> list[str]:
     """Return the lines of a table: a detector per row."""
     lines = [f"{'':20} {'all':>7} {'first':>7} {'second':>7}  at the other's  found false"]
     for name, parts in found.items():
@@ -114,14 +116,16 @@ def main() -> None:
     if given.what == "nab":
         if given.folder is None:
             parser.error("nab needs the folder of the benchmark")
-        found = benchmark(given.folder, bundles)
-        print(*table(found), sep="\n")  # type: ignore[arg-type]
+        judgement = benchmark(given.folder, bundles)
+        print(*table(judgement), sep="\n")
+        text = json.dumps(judgement, indent=1)
     else:
         found = {name: known.measured(name) for name in bundles}
         for name, rows in found.items():
-            print(name, *known.table(rows), sep="\n")  # type: ignore[arg-type]
+            print(name, *known.table(rows), sep="\n")
+        text = json.dumps(found, indent=1)
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        given.json.write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

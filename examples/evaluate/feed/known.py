@@ -76,7 +76,8 @@ def quantiles_of(session: Session, values: Floats) -> tuple[Floats, Floats]:
 def mean_of(quantiles: Floats, levels: Floats) -> Floats:
     """The mean of a distribution by its quantiles: the area beside the curve of levels."""
     inner = ((quantiles[:, 1:] + quantiles[:, :-1]) / 2 * np.diff(levels)).sum(1)
-    return inner + quantiles[:, 0] * levels[0] + quantiles[:, -1] * (1 - levels[-1])
+    outer = quantiles[:, 0] * levels[0] + quantiles[:, -1] * (1 - levels[-1])
+    return np.asarray(inner + outer)
 
 
 def nats_of(quantiles: Floats, levels: Floats, values: Floats) -> Floats:
@@ -93,7 +94,7 @@ def nats_of(quantiles: Floats, levels: Floats, values: Floats) -> Floats:
     ):  # fmt: skip
         rate = math.log(ratio) / width
         nats = np.where(beyond, rate * edge - np.log(mass * rate), nats)
-    return nats
+    return np.asarray(nats)
 
 
 def measured(bundle: str) -> dict[str, list[float]]:

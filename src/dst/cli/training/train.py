@@ -21,7 +21,7 @@ from dst.cli.options import (
 from dst.cli.output import Output, check_folder, check_paths, foreign, pairs
 
 RECIPE, ENDING = "int8-rows", "int8"
-BOUND = 1e-4
+BOUND = 1e-3
 """Largest error of an output, against its rms, that a certificate accepts: the surprise of a value
 in a narrow distribution multiplies the rounding of float32."""
 
