@@ -35,7 +35,7 @@ NATIVE = "runtime/native/"
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
 FEED_LIMIT_BYTES = 2 * 2**20
-WHEEL_LIMIT_BYTES = 20 * 2**20
+MODELS_LIMIT_BYTES = 20 * 2**20  # of all of them, as the wheel holds them
 
 
 def source_files() -> list[str]:
@@ -332,7 +332,9 @@ def test_wheel_ships_the_models_and_the_held_out_text(
     assert sum(text) <= TEXT_LIMIT_BYTES
     feed = [len(data) for name, data in wheel.items() if name.startswith("dst/shipped/feed")]
     assert sum(feed) <= FEED_LIMIT_BYTES
-    assert wheel_file.stat().st_size <= WHEEL_LIMIT_BYTES
+    with zipfile.ZipFile(wheel_file) as packed:
+        models = [i for i in packed.infolist() if i.filename.startswith("dst/shipped/")]
+        assert sum(info.compress_size for info in models) <= MODELS_LIMIT_BYTES
     assert any(name.startswith("dst/heldout/") for name in wheel)
 
 
