@@ -63,7 +63,7 @@ def test_the_best_threshold_is_found() -> None:
 
 def test_baselines_look_at_nothing_ahead() -> None:
     values = np.random.default_rng(0).normal(size=600)
-    seconds = 3600.0 * np.arange(600)
+    seconds = np.arange(0.0, 600 * 3600.0, 3600.0)
     other = values.copy()
     other[400:] += 100
     assert np.array_equal(windowed_gaussian(values)[:400], windowed_gaussian(other)[:400])

@@ -11,6 +11,8 @@ STEP = 0.5
 """Distance of two rates of the table, in powers of ten."""
 LEAST_ITEMS = 8
 """The last rate of the table is seen in at least so many items; beyond it the line goes on."""
+LEAST_APART = 0.03
+"""Distance of two scores of the table, at least: a steeper table would multiply rounding errors."""
 HIGHEST = 6.0
 """The highest level that is told: one false alert in a million items."""
 
@@ -32,7 +34,7 @@ def knots_of(scores: npt.NDArray[np.floating]) -> Knots:
     level = STEP
     while 10.0**-level * len(found) >= LEAST_ITEMS and level <= HIGHEST:
         score = float(found[round(10.0**-level * len(found)) - 1])
-        if score > knots[-1][0] * 1.001 + 1e-6:
+        if score > knots[-1][0] + LEAST_APART:
             knots.append((round(score, 6), level))
         level += STEP
     if len(knots) == 1:

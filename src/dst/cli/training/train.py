@@ -58,6 +58,9 @@ def train(
     gap: Annotated[Gap, option("--gap", "RULE", "refuse missing values, hold or skip.")] = "refuse",
     minutes: Annotated[float, option("--minutes", "N", "Of training, at most; else 2.")] = 2.0,
     seed: Annotated[int, option("--seed", "N", "Of weights and order; else 0.", least=0)] = 0,
+    bound: Annotated[
+        float, option("--bound", "X", "Accept errors of the graphs above 1e-3; recorded.")
+    ] = BOUND,
     name: BundleName = None,
     overwrite: Overwrite = False,
     json: Json = None,
@@ -113,7 +116,7 @@ def train(
             name=name,
             description=f"Monitor of {', '.join(table.columns)}, trained on {Path(file).name}.",
             certify_steps=200,
-            bound=BOUND,
+            bound=bound,
             overwrite=overwrite,
             progress=bar.share,
         )

@@ -1,7 +1,7 @@
 """Judge the feed model: anomalies of the Numenta benchmark, and streams with a known optimum.
 
-    python examples/evaluate/feed nab FOLDER --bundle feed --json runs/feed/nab.json
-    python examples/evaluate/feed known --bundle feed --json runs/feed/known.json
+    python examples/evaluate/feed/judge.py nab FOLDER --bundle feed --json runs/feed/nab.json
+    python examples/evaluate/feed/judge.py known --bundle feed --json runs/feed/known.json
 
 FOLDER holds `windows.json` and `data/` in the benchmark's own form. Each file is read once, from
 the cold state, by the bundle in the runtime; one set of parameters serves all files. Scores are
