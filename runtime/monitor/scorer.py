@@ -3,8 +3,9 @@
 A model of bytes says how many bits each byte of a line costs. The sum says little: some kinds of
 lines always cost much (a random id in each), and a strange word in a cheap line is lost beside
 them. So each token's bits are compared with what tokens at such a place, and this token there, have
-usually cost; the two largest excesses are the line's score; and the score is compared with those of
-all earlier lines, which gives the probability that a line of this stream looks as strange.
+usually cost. The two largest excesses, and how far the bits of the line stand out from those of all
+lines, are the line's score; and the score is compared with those of all earlier lines, which gives
+the probability that a line of this stream looks as strange.
 
 Everything is a fixed number of numbers, whatever the length of the stream, and forgets slowly,
 since programs change their ways.
@@ -30,8 +31,10 @@ FLOOR = 0.3
 """Added to the variance of bits, so that what never cost anything may cost a little, bits^2."""
 FORGET = 1 / 2000
 """Share by which the oldest values of a bucket fade with each new one, at least."""
-LARGEST = 2
-"""How many of a line's excesses are added."""
+LARGEST, WHOLE = 2, 4.0
+"""How many of a line's excesses are added, and what the excess of the whole line counts."""
+LINE_FLOOR = 0.05
+"""Added to the variance of the logarithm of lines' bits."""
 TAIL_SHARE, TAIL_SHAPE, TAIL_FORGET = 0.05, 0.2, 1 / 4000
 """Above the score that this share of lines reaches, probabilities follow a generalized Pareto law
 of this shape (peaks over threshold; Pickands 1975); and how fast the counts of scores fade."""
@@ -99,14 +102,18 @@ class LineScorer:
             tokens.append(b"0" if match[0][:1].isdigit() else match[0])
             ends.append(match.end())
         costs = np.diff(np.concatenate(([0.0], np.cumsum(bits)))[[0, *ends]])
-        score = self._score(tokens, costs.tolist())
         total = float(bits.sum())
+        size = math.log2(1.0 + total)
         kind = zlib.crc32(b" ".join(t for t in tokens if t != b"0" and not t.isspace()))
-        count, usual, _ = _known(self.kinds, kind)
-        if not count:
-            _, usual, _ = _known(self.kinds, ALL)
-        for bucket in (kind, ALL):
-            _learn(self.kinds, bucket, total)
+        known, usual, _ = _known(self.kinds, kind)
+        lines, mean, spread = _known(self.kinds, ALL)
+        if not known:
+            usual = 2.0**mean - 1.0
+        score = self._score(tokens, costs.tolist())
+        if lines > 1:
+            score += WHOLE * max(0.0, (size - mean) / math.sqrt(spread + LINE_FLOOR))
+        _learn(self.kinds, kind, total)
+        _learn(self.kinds, ALL, size)
         return LineScore(total, usual, score, self._probability(score))
 
     def arrays(self) -> dict[str, Floats]:

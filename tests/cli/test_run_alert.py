@@ -1,5 +1,6 @@
 """`dst run log FILE --alert RATE`: odd lines of a log, a state that goes on, and wrong use."""
 
+import gzip
 import json
 import os
 import random
@@ -51,6 +52,28 @@ def test_the_one_odd_line_is_alerted_of(tmp_path: Path, capsys: pytest.CaptureFi
     result = json.loads((tmp_path / "j").read_bytes())
     assert result["alerts"] == len(numbers)
     assert result["per_item"] < 1.5
+
+
+def test_a_real_log_is_learned_and_its_planted_line_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Python itself tells of its imports: a program that the model has never seen."""
+    imports = "import asyncio, email, http.server, json, logging.config, unittest, xml.dom.minidom"
+    done = subprocess.run(
+        [sys.executable, "-v", "-c", imports], capture_output=True, check=True, timeout=120
+    )
+    lines = done.stderr.splitlines(keepends=True)
+    odd = len(lines) * 3 // 4
+    lines.insert(odd, b"# kernel: Out of memory: Killed process 4711 (python)\n")
+    text = b"".join(lines)
+    log = tmp_path / "imports.log"
+    log.write_bytes(text)
+    result = tmp_path / "j"
+    assert call(["run", "log", str(log), "--alert", "0.01", "--json", str(result)]) == 0
+    found = alerted(capsys.readouterr().out)
+    assert odd + 1 in found
+    assert len(found) <= 0.02 * len(lines)
+    assert json.loads(result.read_bytes())["per_item"] < 8 * len(gzip.compress(text, 9)) / len(text)
 
 
 def test_what_is_usual_goes_on_with_the_state(

@@ -43,7 +43,9 @@ def test_the_page_runs_as_printed(
     (tmp_path / "holes.csv").write_text("left,right\n1,2\n\nNA,3\n")
     for day in ("monday", "tuesday"):
         (tmp_path / f"{day}.csv").write_text("1,2\n3,4\n")
-    (tmp_path / "notes.txt").write_text("a line of text\n" * 30)
+    for name in ("notes.txt", "server.log"):
+        (tmp_path / name).write_text("a line of text\n" * 30)
+    (tmp_path / "cpu.csv").write_text("time,load\n2026-01-05 00:00,1\n2026-01-05 00:01,2\n")
     sound = np.zeros(200, "<i2").tobytes()
     (tmp_path / "sound.raw").write_bytes(sound)
     with wave.open(str(tmp_path / "sound.wav"), "wb") as file:

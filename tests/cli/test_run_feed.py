@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.cli.conftest import Dst
+from tests.cli.numeric import running_sums
 
 ROWS, ODD = 700, 600
 
@@ -61,12 +62,14 @@ def test_a_stream_without_times_is_read(dst: Dst, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bundle", "rate", "words"),
-    [("text", "1e-3", ["--alert", "feed"]), ("feed", "2", ["--alert 2", "1e-4"])],
+    [("sensor", "1e-3", ["--alert", "log", "feed"]), ("feed", "2", ["--alert 2", "1e-4"])],
 )
 def test_alerts_need_a_model_and_a_rate(
     dst: Dst, tmp_path: Path, bundle: str, rate: str, words: list[str]
 ) -> None:
-    done = dst("run", bundle, str(write(tmp_path / "cpu.csv")), "--alert", rate)
+    running_sums(tmp_path / "sensor")
+    name = str(tmp_path / "sensor") if bundle == "sensor" else bundle
+    done = dst("run", name, str(write(tmp_path / "cpu.csv")), "--alert", rate)
     assert done.code == 2
     assert [word for word in words if word not in done.err] == []
 

@@ -47,8 +47,8 @@ class Alerts:
         outputs = {output.name: output for output in contract.outputs}
         if not {"alert", "surprise", "quantiles"} <= set(outputs):
             raise WrongUseError(
-                "--alert needs a model of numeric streams, such as feed, or one that dst train "
-                f"made; this one answers {', '.join(outputs)}"
+                "--alert needs a model of bytes, such as log, or of numbers, such as feed, or "
+                f"one that dst train made; this one answers {', '.join(outputs)}"
             )
         if not 0 < rate < 1:
             raise WrongUseError(
