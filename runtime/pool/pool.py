@@ -194,6 +194,18 @@ class StreamPool:
             for slot, core in cores.items():
                 core.undo(self._before.pop(slot))
 
+    def warm_up(self, chunk_sizes: Iterable[int]) -> None:
+        """Make and prove the buffers of every batch size for these T now, not when first needed.
+
+        Where the model takes inputs once per stream, some slot must have been given its own.
+
+        Raises:
+            SessionError: `no-batches`, `chunk-size`: as a call that needs them would raise.
+        """
+        with self._lock:
+            given = [slot.position.given for slot in self._slots if slot.position.given.arrays]
+            self._rounds.warm_up(chunk_sizes, given or [NO_INPUTS])
+
     # --- slots
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:

@@ -3,7 +3,7 @@
 Shape letters: `B` batch, `T` items per chunk, `N` slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,12 @@ class Rounds:
         if failed:
             raise SlotError(failed, outputs)
         return outputs
+
+    def warm_up(self, chunk_sizes: Iterable[int], given: Sequence[GivenInputs]) -> None:
+        """Make and prove the step of every batch size and these T."""
+        for t in chunk_sizes:
+            for size in self._buckets:
+                self._step(size, t, given)
 
     def _end(self, work: Work, outputs: dict[int, Outputs], failed: dict[int, DstError]) -> None:
         try:

@@ -104,7 +104,7 @@ class StateStore:
         0
     """
 
-    __slots__ = ("_database", "_label", "_locked", "_records")
+    __slots__ = ("_database", "_label", "_locked", "_records", "path")
 
     def __init__(
         self,
@@ -116,6 +116,7 @@ class StateStore:
         timeout_s: float = 10.0,
     ) -> None:
         self._label = f"store {path}"
+        self.path = Path(path).absolute()
         if history_bytes < 0:
             raise StoreError(
                 f"{self._label}: history_bytes is {history_bytes}, expected 0 or more",
