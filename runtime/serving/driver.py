@@ -1,7 +1,8 @@
 """Choose who reads in each turn, and see that every request is answered or undone.
 
-All of this runs in the event loop; the work of a turn is done by one thread (`Seats`). A request
-that is cancelled while its turn runs is undone before the next one.
+All of this runs in the event loop; the work of a turn is done by one thread (`Seats`), or in the
+loop itself where it is briefer than handing it over and reaches no disk. A request that is
+cancelled while its turn runs is undone before the next one.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
 _LOG = logging.getLogger("dst.runtime.serving")
+_BRIEF_S = 0.005  # a turn that takes less may run in the event loop: threads take turns as long
 _NOTHING = np.zeros(0)
 _ENDING = "this scheduler is ending and takes no more requests; nothing was read; try another one"
 
@@ -55,6 +57,7 @@ class Driver:
         self._task: asyncio.Task[None] | None = None
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
         self._saved_at = monotonic()
+        self._turn_s = 2 * _BRIEF_S  # the time of a CPU that turns take, the last counting most
         self.waiting = 0
         self.draining = False
 
@@ -173,16 +176,20 @@ class Driver:
     async def _drive(self) -> None:
         """Take turn after turn."""
         while True:
-            if not self._ready and not self._undo and not self._due():
-                self._idle.set()
+            if not self._ready and not self._undo:
+                self._idle.set()  # until the next request
                 await self._sleep()
-                self._idle.clear()
-                continue
+                if not self._ready and not self._due():
+                    continue
             turns, undo = self._pick(), self._undo
             self._undo = []
             save = self._due()
             try:
-                await self.in_thread(partial(self._seats.work, turns, undo, save))
+                if self._turn_s < _BRIEF_S and not save and not undo and all(map(seated, turns)):
+                    self._seats.work(turns, undo, save)
+                else:
+                    await self.in_thread(partial(self._seats.work, turns, undo, save))
+                self._turn_s += (self._seats.spent_s - self._turn_s) / 4
             except Exception as error:  # of the machine or of this program: say so to the callers
                 _LOG.exception("a turn failed")
                 for turn in turns:
@@ -200,13 +207,18 @@ class Driver:
         """Say whether changed states are to be stored now."""
         if not self._bounds.save_every_s or not self._seats.dirty:
             return False
-        return monotonic() - self._saved_at >= self._bounds.save_every_s
+        return monotonic() >= self._due_at()
+
+    def _due_at(self) -> float:
+        """Say when changed states are to be stored next; a store that refuses is left for 1 s."""
+        every = self._bounds.save_every_s
+        return self._saved_at + (max(every, 1.0) if self._seats.fault else every)
 
     async def _sleep(self) -> None:
         """Wait for a request, or until states are to be stored."""
         wait: float | None = None
         if self._bounds.save_every_s and self._seats.dirty:
-            wait = max(0.0, self._saved_at + self._bounds.save_every_s - monotonic())
+            wait = max(0.0, self._due_at() - monotonic())
         self._wake.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -269,3 +281,8 @@ class Driver:
     async def in_thread(self, work: Callable[[], None]) -> None:
         """Do some work in the thread of the pool and the store."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def seated(turn: Turn) -> bool:
+    """Say whether a turn only steps a user who has a slot."""
+    return turn.request.task is None and turn.request.user.slot is not None

@@ -8,6 +8,7 @@ import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from time import thread_time
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ class Seats:
         dirty: the users whose newest state the store does not hold, by name.
         seated: the users with a slot by name, the one who was idle for longest first.
         fault: why the store could not be written, until it can be again.
+        spent_s: the time of a CPU that the last turn took.
         left: users who have lost their slot, for the scheduler to forget.
     """
 
@@ -61,11 +63,19 @@ class Seats:
         self.dirty: dict[str, User] = {}
         self.fault: DstError | None = None
         self.left: list[User] = []
+        self.spent_s = 0.0
 
     # --- a turn
 
     def work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
         """Take back what was cancelled, write what is due, then let each request read a piece."""
+        since = thread_time()
+        try:
+            self._work(turns, undo, save)
+        finally:
+            self.spent_s = thread_time() - since
+
+    def _work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
         for request in undo:
             self._take_back(request)
         if save or self.fault:

@@ -36,11 +36,11 @@ class Serving(RuleBasedStateMachine):
 
     session: ClassVar[Session]
 
-    @initialize(each=st.booleans(), turn=st.sampled_from([3, 8, 32]))
-    def begin(self, each: bool, turn: int) -> None:
+    @initialize(every=st.sampled_from([0.0, 1e-9, 1e9]), turn=st.sampled_from([3, 8, 32]))
+    def begin(self, every: float, turn: int) -> None:
         memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # no disk to wait for
         self.folder = Path(tempfile.mkdtemp(dir=memory))
-        self.each, self.turn = each, turn
+        self.every, self.turn = every, turn
         self.loop = asyncio.new_event_loop()
         self.alone = Alone(self.session)
         self.calls: list[Call] = []
@@ -53,7 +53,7 @@ class Serving(RuleBasedStateMachine):
             self.session,
             2,
             self.store,
-            save_every_s=0 if self.each else 1e-9,
+            save_every_s=self.every,
             turn_items=self.turn,
             max_waiting_per_user=3,
         )
@@ -166,7 +166,7 @@ class Serving(RuleBasedStateMachine):
         self.compare_store()
         self.open()
 
-    @precondition(lambda self: self.each)
+    @precondition(lambda self: self.every == 0)
     @rule()
     def kill_and_restart(self) -> None:
         """What was answered is in the store at that moment, without any ending."""
@@ -196,5 +196,5 @@ class Serving(RuleBasedStateMachine):
 def test_every_interleaving_gives_each_user_his_own_stream(served: Session) -> None:
     Serving.session = served
     machine = Serving.TestCase
-    machine.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+    machine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
     machine().runTest()
