@@ -418,3 +418,42 @@ def test_another_loop_is_refused(served: Session, tmp_path: Path) -> None:
         with pytest.raises(ServingError) as caught:
             asyncio.run(use())
         assert code_of(caught) == "other-loop"
+
+
+@pytest.mark.parametrize("save_every_s", [0, 1e-9, 1e9])
+@pytest.mark.parametrize("where", ["between", "before", "after"])
+@pytest.mark.parametrize("count", [5, 40])
+def test_a_cancel_at_any_moment_is_answered_or_undone(
+    served: Session, tmp_path: Path, save_every_s: float, where: str, count: int
+) -> None:
+    """Every turn of the event loop in the life of a request, and the middle of its work."""
+    alone = Alone(served)
+    outcomes: set[bool] = set()
+
+    async def work(scheduler: AsyncScheduler) -> None:
+        executor = inline(scheduler)
+        for times in range(16):
+            name = f"user {times}"
+            for text in (b"first", b"second, and more"):
+                same(await scheduler.advance(name, text), alone.advance(name, text, False))
+            task = asyncio.create_task(scheduler.advance(name, bytes(count)))
+            await spin(times)
+            if where == "between":
+                task.cancel()
+            else:
+                hooks = executor.before if where == "before" else executor.after
+                hooks.append(task.cancel)
+                await spin(6)
+                hooks.clear()
+            await asyncio.wait([task])
+            outcomes.add(task.cancelled())
+            if not task.cancelled():
+                same(task.result(), alone.advance(name, bytes(count), False))
+            same(
+                await scheduler.advance(name, b"third" * 9),
+                alone.advance(name, b"third" * 9, False),
+            )
+
+    serve(served, tmp_path / "a.db", work, save_every_s=save_every_s, turn_items=16)
+    assert outcomes == {True, False}
+    assert stored(tmp_path / "a.db") == {name: alone.packed(name) for name in alone.states}
