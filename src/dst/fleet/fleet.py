@@ -243,10 +243,11 @@ class Fleet:
     # --- inside
 
     def _start(self, names: Sequence[str]) -> Sequence[str]:
+        actor = ray.remote(
+            num_cpus=self._num_cpus, concurrency_groups={"store": 1}, max_restarts=0
+        )(Worker)
         new = {
-            name: Worker.options(num_cpus=self._num_cpus).remote(
-                self._bundle, str(self._folder / name), self._slots, self._durable
-            )
+            name: actor.remote(self._bundle, str(self._folder / name), self._slots, self._durable)
             for name in names
         }
         try:

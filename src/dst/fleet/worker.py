@@ -42,7 +42,6 @@ def stored_name(key: str, seq: int) -> str:
     return f"{key}#{seq % 2}"
 
 
-@ray.remote(concurrency_groups={"store": 1}, max_restarts=0)
 class Worker:
     """Steps its streams, and keeps copies of others' states."""
 

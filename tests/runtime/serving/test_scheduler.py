@@ -449,10 +449,9 @@ def test_a_cancel_at_any_moment_is_answered_or_undone(
             outcomes.add(task.cancelled())
             if not task.cancelled():
                 same(task.result(), alone.advance(name, bytes(count), False))
-            same(
-                await scheduler.advance(name, b"third" * 9),
-                alone.advance(name, b"third" * 9, False),
-            )
+            if times % 2:  # the others' states are those in the store
+                text = b"third" * 9
+                same(await scheduler.advance(name, text), alone.advance(name, text, False))
 
     serve(served, tmp_path / "a.db", work, save_every_s=save_every_s, turn_items=16)
     assert outcomes == {True, False}
