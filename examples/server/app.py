@@ -177,8 +177,14 @@ class Problem(BaseModel):
     code: str = ""
 
 
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"enum": ["message", "problem", "end"]}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 SETTINGS = Settings.read()
 RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "the body is no JSON in UTF-8"},
     401: {"model": Problem, "description": "no token, or one that nobody has"},
     429: {"model": Problem, "description": "too much of this user, or too many of his requests"},
     503: {"model": Problem, "description": "too many requests in all, or the server is ending"},
@@ -268,7 +274,7 @@ async def read_text(user: User, body: Text) -> Read:
     "/v1/generate",
     responses={
         **RESPONSES,
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT}}},
     },
     response_class=StreamingResponse,
 )

@@ -2,10 +2,10 @@
 
     python examples/server/load.py --minutes 10 --sigterm --sigkill
 
-Starts the server, makes users, and lets 64 of 1,000 at a time send a text and wait for the answer.
-With `--sigterm` and `--sigkill` the server gets these signals after a third and after two thirds of
-the time, and is started again. At the end it is stopped, and each user's state in the store must be,
-bit for bit, that of a stream that has read the texts that were acknowledged to him, alone.
+Starts the server, makes users, and lets 64 of 1,000 at a time send a text and wait for an answer.
+With `--sigterm` and `--sigkill` the server gets these signals after a third and after two thirds
+of the time, and is started again. At the end it is stopped, and each user's state in the store
+must be, bit for bit, that of a stream that has read the texts acknowledged to him, alone.
 
 An update that was under way when the server was killed may be there or not; what was acknowledged
 must be. With `--save-every-s` above 0 the last seconds before SIGKILL may be missing, and the
@@ -178,8 +178,13 @@ class Load:
             self.acknowledged[user] = found
             self.when[user] = self.when[user][:found] + [killed_at] * (found - count)
         self.under_way.clear()
-        return {"signal": number.name, "acknowledged_and_missing": lost, "under_way_and_there": extra,
-                "lost_s": round(oldest, 2), "exit_code": process.returncode}  # fmt: skip
+        return {
+            "signal": number.name,
+            "acknowledged_and_missing": lost,
+            "under_way_and_there": extra,
+            "lost_s": round(oldest, 2),
+            "exit_code": process.returncode,
+        }
 
 
 async def single_steps(session: Session, times: list[float], stop: asyncio.Event) -> None:
@@ -214,8 +219,8 @@ async def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     users = [asyncio.create_task(load.user(n, end)) for n in range(asked.users)]
     stops: list[dict[str, Any]] = []
     rss: list[float] = []
-    due = [(s, f) for s, f, wanted in ((signal.SIGTERM, 1 / 3, asked.sigterm),
-                                       (signal.SIGKILL, 2 / 3, asked.sigkill)) if wanted]  # fmt: skip
+    due = [(signal.SIGTERM, 1 / 3)] if asked.sigterm else []
+    due += [(signal.SIGKILL, 2 / 3)] if asked.sigkill else []
     while time.monotonic() < end:
         await asyncio.sleep(1)
         rss.append(server.rss_mib())
@@ -242,7 +247,9 @@ async def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     growth = max(rss[part:]) / rss[part] - 1 if len(rss) > 5 else 0.0
     single = float(np.median(steps))
     metrics = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    p99 = float(metrics['dst_serving_latency_seconds{quantile="0.99"}'])
+    p50, p99 = (
+        float(metrics[f'dst_serving_latency_seconds{{quantile="{q}"}}']) for q in (0.5, 0.99)
+    )
     figures = {
         "users": asked.users, "concurrent": asked.concurrent, "minutes": asked.minutes,
         "save_every_s": asked.save_every_s, "answers": len(load.latencies),
@@ -251,7 +258,7 @@ async def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         "refused": load.refused, "stops": stops, "states_that_differ": mixed,
         "client_p50_ms": round(float(np.quantile(load.latencies, 0.5)) * 1e3, 1),
         "client_p99_ms": round(float(np.quantile(load.latencies, 0.99)) * 1e3, 1),
-        "scheduler_p50_ms": round(float(metrics['dst_serving_latency_seconds{quantile="0.5"}']) * 1e3, 1),
+        "scheduler_p50_ms": round(p50 * 1e3, 1),
         "scheduler_p99_ms": round(p99 * 1e3, 1),
         "single_step_ms": round(single * 1e3, 2),
         "single_step_p99_ms": round(float(np.quantile(steps, 0.99)) * 1e3, 2),

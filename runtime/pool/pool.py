@@ -275,7 +275,9 @@ class StreamPool:
     # --- inside
 
     def _slot(self, number: int) -> Slot:
-        place = index(number) if isinstance(number, SupportsIndex) else -1
+        place = number  # asking for a protocol is slow
+        if type(number) is not int:
+            place = index(number) if isinstance(number, SupportsIndex) else -1
         if not 0 <= place < len(self._slots):
             raise StepError(
                 f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",

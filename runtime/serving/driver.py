@@ -64,7 +64,10 @@ class Driver:
     # --- requests
 
     def request(
-        self, name: str, items: Array | None = None, task: Callable[[User], object] | None = None
+        self,
+        name: str,
+        items: Array | bytes | None = None,
+        task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
         if self.draining:

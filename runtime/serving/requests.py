@@ -50,7 +50,7 @@ class Request:
 
     user: "User"
     future: "asyncio.Future[object]"
-    items: Array
+    items: Array | bytes
     flush: bool = False
     wish: Wish = Wish()
     task: "Callable[[User], object] | None" = None
@@ -102,7 +102,7 @@ class Turn:
     """What one request does in one turn of the batch, and what came of it."""
 
     request: Request
-    piece: Array
+    piece: Array | bytes
     ends: bool  # with this piece all of the request is read
     answer: object = None
     error: DstError | None = None

@@ -146,7 +146,7 @@ class AsyncScheduler:
             StepError: `request-too-large`: more than `max_items`.
             StoreError, StateError: the user's state could not be loaded or stored.
         """
-        fresh = check_items(self._contract.chunk, items)
+        fresh = self._own(items)
         if len(fresh) > self._max_items:
             raise StepError(
                 f"the request has {len(fresh)} items, this scheduler takes {self._max_items} at "
@@ -162,10 +162,20 @@ class AsyncScheduler:
                 code="argument",
             )
         request = self._driver.request(user, fresh)
-        request.flush, request.wish = flush, Wish(last, outputs)
+        request.flush = flush
+        if last or outputs is not None:
+            request.wish = Wish(last, outputs)
         parts = await self._driver.answer(request, deadline_ms)
         assert isinstance(parts, dict)
         return parts
+
+    def _own(self, items: Items) -> Array | bytes:
+        """Return a copy that nobody else writes to; the pool checks the rest, piece by piece."""
+        if isinstance(items, bytes | bytearray | memoryview):
+            return bytes(items)
+        if isinstance(items, np.ndarray) and items.ndim:
+            return items.copy()
+        return check_items(self._contract.chunk, items)  # which refuses it
 
     async def iter_advance(
         self,

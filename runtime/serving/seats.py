@@ -103,7 +103,7 @@ class Seats:
             turn.error = error
 
     def _read(self, turns: Sequence[Turn]) -> None:
-        pieces: dict[int, Array] = {}
+        pieces: dict[int, Array | bytes] = {}
         for turn in turns:
             user, request = turn.request.user, turn.request
             assert user.slot is not None

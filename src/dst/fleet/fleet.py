@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from dst.fleet.placing import FleetError, holders
+from dst.fleet.placing import FleetError, fits, holders
 from dst.fleet.worker import Answer, Update, Worker, stored_name
-from dst.runtime.errors import DstError, ServingError, StreamNotFoundError
+from dst.runtime.errors import DstError, ServingError, StoreError, StreamNotFoundError
 from dst.runtime.state.record import Saved
 
 Outputs = dict[str, npt.NDArray[np.generic]]
@@ -113,6 +113,12 @@ class Fleet:
         todo = {k: Update(self._seqs.get(k, 0), v, k in ending) for k, v in items.items()}
         answers: dict[str, Outputs] = {}
         failed: dict[str, Exception] = {}
+        for key in [key for key in todo if not fits(key)]:
+            failed[key] = StoreError(
+                f"no stream can be named {key!r:.80}; expected 1 to 190 printable characters",
+                code="stream-name",
+            )
+            del todo[key]
         while todo:
             lost = [key for key in todo if todo[key].seq and not self._where.get(key)]
             for key in lost:
@@ -213,6 +219,8 @@ class Fleet:
     @property
     def workers(self) -> dict[str, int]:
         """The workers, each with its process id."""
+        for name in self._find_dead():
+            self._bury(name)
         pids = ray.get([worker.pid.remote() for worker in self._workers.values()])
         return dict(zip(self._workers, pids, strict=True))
 

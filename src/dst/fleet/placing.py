@@ -23,6 +23,11 @@ def holders(key: str, workers: Collection[str], copies: int = 2) -> list[str]:
     return ranked[:copies]
 
 
+def fits(key: object) -> bool:
+    """Say whether a stream can have this name."""
+    return isinstance(key, str) and 0 < len(key) <= 190 and key.isprintable()
+
+
 class FleetError(ServingError, code="streams-failed"):
     """Some streams of a call failed and are as they were before it; the others went on.
 

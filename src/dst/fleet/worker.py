@@ -86,7 +86,8 @@ class Worker:
             failed |= {keys[slot]: why for slot, why in error.failed.items()}
         answers = {keys[slot]: value for slot, value in found.items()}
         try:
-            copied = self._keep(answers, slots, updates, dict(zip(updates, copy_to, strict=True)))
+            where = dict(zip(updates, copy_to, strict=True))
+            copied = self._keep(answers, failed, slots, updates, where)
         except DstError as error:
             failed |= dict.fromkeys(answers, error)
             answers, copied = {}, True
@@ -96,7 +97,8 @@ class Worker:
 
     def _keep(
         self,
-        answers: Mapping[str, Outputs],
+        answers: dict[str, Outputs],
+        failed: dict[str, Exception],
         slots: Mapping[str, int],
         updates: Mapping[str, Update],
         copy_to: Mapping[str, Any],
@@ -104,9 +106,14 @@ class Worker:
         """Store the new states here and at the workers that hold the copies."""
         states: dict[str, Saved] = {}
         copies: dict[Any, dict[str, bytes]] = {}
-        for key in answers:
+        for key in [*answers]:
             seq = updates[key].seq + 1
-            name, saved = stored_name(key, seq), self._pool.swap_out(slots[key])
+            try:
+                name, saved = stored_name(key, seq), self._pool.swap_out(slots[key])
+            except DstError as error:  # it is not finite
+                failed[key] = error
+                del answers[key]
+                continue
             states[name] = saved
             self._seats[key] = (slots[key], seq)
             if copy_to[key] is not None:

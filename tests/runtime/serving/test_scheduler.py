@@ -179,6 +179,17 @@ def test_outputs_are_chosen_and_long_input_comes_in_parts(served: Session, tmp_p
     serve(served, tmp_path / "a.db", work)
 
 
+def test_an_array_is_read_as_it_was_given(served: Session, tmp_path: Path) -> None:
+    async def work(scheduler: AsyncScheduler) -> None:
+        items = np.arange(8)
+        task = asyncio.create_task(scheduler.advance("ann", items))
+        await spin(1)
+        items[:] = 300
+        same(await task, Alone(served).advance("ann", bytes(range(8)), flush=False))
+
+    serve(served, tmp_path / "a.db", work)
+
+
 @pytest.mark.parametrize(
     ("user", "items", "code"),
     [
