@@ -21,12 +21,16 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 import ray
 
 from dst.fleet import Fleet
 from dst.runtime import Session, StateStore, StreamPool
 from dst.runtime.bundle.manifest import Tokens, item_shape
 from dst.runtime.state.record import pack
+
+Array = npt.NDArray[np.generic]
+Outputs = dict[str, Array]
 
 
 class OneProcess:
@@ -37,9 +41,9 @@ class OneProcess:
         self.store = StateStore(path, history_bytes=0, durable=False)
         self._known: set[str] = set()
 
-    def advance(self, items: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    def advance(self, items: dict[str, Array]) -> dict[str, Outputs]:
         """Read items on every stream."""
-        answers = {}
+        answers: dict[str, Outputs] = {}
         keys = [*items]
         for start in range(0, len(keys), self._slots):
             some = keys[start : start + self._slots]

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SessionError, StepError
 from dst.runtime.execution.checkpoint import put_saved, to_finite_record
-from dst.runtime.execution.chunking import ChunkPlan, overtaking, plan_chunks, plan_tail
+from dst.runtime.execution.chunking import ChunkPlan, chosen, overtaking, plan_chunks, plan_tail
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.providers import PLACES
 from dst.runtime.execution.recurrence import Position
-from dst.runtime.pool.rounds import OneChunk, Rounds, Work
+from dst.runtime.pool.rounds import OneChunk, OneRead, Rounds, Work
 from dst.runtime.pool.slots import Slot
 from dst.runtime.state.record import Saved
 
@@ -142,10 +142,23 @@ class StreamPool:
         """
         _check_mapping("advance", "items", items)
         contract, sizes, ending = self._engine.contract, self._engine.chunk_sizes, {*flush}
+        chunk = self._chunk
+        wanted = contract.outputs if outputs is None else chosen(contract, outputs)
+        # items that are one chunk, and nothing else: the usual case where each item is answered
+        whole = () if chunk.lookahead else (chunk.nominal_t,)
+        ends = sizes if whole and chunk.tail == "exact" else whole
 
-        def plan(slot: Slot, given: Items) -> ChunkPlan:
-            fresh = check_items(self._chunk, given)
-            if slot.number in ending:
+        def plan(slot: Slot, given: Items) -> ChunkPlan | OneChunk:
+            fresh = check_items(chunk, given)
+            ending_here = slot.number in ending
+            count = len(fresh)
+            if (
+                count <= chunk.nominal_t
+                and count in (ends if ending_here else whole)
+                and not slot.position.waiting
+            ):
+                return OneRead(fresh, wanted, last)
+            if ending_here:
                 return plan_tail(slot, contract, sizes, last, outputs, fresh)
             return plan_chunks(slot, contract, fresh, last, outputs)
 

@@ -165,7 +165,7 @@ class Driver:
         self._ready.pop(user.name, None)
         if user.queue:
             self._ready[user.name] = user
-        else:
+        elif user.slot is None:
             self._forget(user)
 
     def _forget(self, user: User) -> None:

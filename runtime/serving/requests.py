@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +64,7 @@ class Request:
     since: float = field(default_factory=perf_counter)
 
 
-@dataclass(slots=True, frozen=True)
-class Prior:
+class Prior(NamedTuple):
     """What a user had before a request: his record, if known, and whether he had a state."""
 
     record: Saved | None
@@ -111,6 +111,8 @@ class Turn:
 
 def join_parts(contract: Contract, parts: Sequence[Outputs], wish: Wish) -> Outputs:
     """Join what the turns of one request answered, as one call of `Stream.advance` answers."""
+    if len(parts) == 1 and not wish.last and wish.outputs is None:
+        return parts[0]
     joined: Outputs = {}
     for o in contract.outputs:
         if wish.outputs is not None and o.name not in wish.outputs:

@@ -133,7 +133,8 @@ class Seats:
             request.done += len(turn.piece)
             if turn.ends:
                 user.record, user.exists, user.reading = None, True, False
-                self._mark(user, True)
+                if not user.dirty:
+                    self._mark(user, True)
                 turn.answer = join_parts(self._contract, request.parts, request.wish)
 
     def _fail(self, turn: Turn, error: DstError) -> None:

@@ -87,6 +87,6 @@ def test_last_and_outputs_choose_what_is_answered(shelf: Path) -> None:
     same(found, {"y": whole["y"][:, -1:]})
     pool.advance({1: items[:3]})
     assert {n: v.shape for n, v in pool.flush([1], last=True)[1].items()}["y"] == (1, 1, 2)
-    with pytest.raises(SlotError) as caught:
+    with pytest.raises(StepError) as caught:
         pool.advance({0: items}, outputs=["nothing"])
-    assert caught.value.failed[0].code == "no-such-output"
+    assert caught.value.code == "no-such-output"

@@ -74,7 +74,7 @@ def test_a_storm_of_cancels_leaves_what_was_answered(served: Session, tmp_path: 
     alone = Alone(served)
 
     async def work(scheduler: AsyncScheduler) -> None:
-        calls: list[tuple[str, bytes, asyncio.Task[dict[str, np.ndarray]]]] = []  # type: ignore[type-arg]
+        calls: list[tuple[str, bytes, asyncio.Task[dict[str, np.ndarray]]]] = []
         for _ in range(300):
             name, text = f"user {random.integers(6)}", random.bytes(int(random.integers(1, 40)))
             calls.append((name, text, asyncio.create_task(scheduler.advance(name, text))))
