@@ -4,6 +4,7 @@ Ray starts the workers, carries the calls and says who died. The program that ma
 the only one that decides who holds which stream.
 """
 
+import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from dst.runtime.state.record import Saved
 Outputs = dict[str, npt.NDArray[np.generic]]
 _DEAD = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 _SENT = 256  # states that one message carries
+_START_S = 300
 
 
 class Fleet:
@@ -235,6 +237,7 @@ class Fleet:
         worker = self._workers.pop(name)
         self._settle({name: worker})
         ray.kill(worker)
+        self._remove(name)
 
     def close(self) -> None:
         """End all workers; the streams stay in their folders."""
@@ -259,7 +262,13 @@ class Fleet:
             for name in names
         }
         try:
-            ray.get([worker.pid.remote() for worker in new.values()])
+            ray.get([worker.pid.remote() for worker in new.values()], timeout=_START_S)
+        except ray.exceptions.GetTimeoutError:
+            raise ServingError(
+                f"Ray did not start {len(new)} workers of {self._num_cpus} CPUs each in "
+                f"{_START_S} s; give it more CPUs, or the fleet a smaller num_cpus",
+                code="worker-failed",
+            ) from None
         except ray.exceptions.ActorDiedError as error:
             cause = error.cause if hasattr(error, "cause") else None
             raise (
@@ -298,6 +307,12 @@ class Fleet:
         if self._replace or not self._workers:
             self._start([_new_name()])
         self._settle()
+        if all(self._where.values()):  # else it may hold the last copy of a stream that is lost
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        """Delete the folder of a worker that has ended, where this program sees it."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _settle(self, leaving: Mapping[str, Any] | None = None) -> None:
         """Copy the last state of every stream to where it belongs, and drop it elsewhere."""
