@@ -177,3 +177,20 @@ class StoreKeyError(StoreError, code="store-key"):
     The codes: `key-length`, `key-missing`, `key-wrong`, `key-unwanted`,
     `encryption-not-installed`.
     """
+
+
+# --- serving --------------------------------------------------------------------------------
+
+
+class ServingError(DstError, code="serving"):
+    """A scheduler or a fleet does not take a request.
+
+    The codes: `draining`: it is ending; `other-loop`, `argument`: it is used in a wrong way.
+    """
+
+
+class BusyError(ServingError, code="busy"):
+    """Too many requests wait already; nothing was read. Try again later.
+
+    The codes: `busy`, and `user-busy` where the requests of this one user are too many.
+    """

@@ -4,29 +4,28 @@ Shape letters: `B` batch (1), `T` items per chunk, `n` items of any number.
 """
 
 import os
-from collections.abc import Callable, Mapping
-from typing import NoReturn, SupportsIndex, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import StateError
+from dst.runtime.execution import chunking
 from dst.runtime.execution.checkpoint import put_record, put_saved, to_finite_record, to_record
-from dst.runtime.execution.chunking import join, overtaking, plan_chunks, plan_tail, take_steps
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.inputs import GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.recurrence import BadStateError, Recurrence
 from dst.runtime.execution.step import BoundStep, deadline
+from dst.runtime.forking import Forking
+from dst.runtime.long_input import Cancel, advance_in_chunks
 from dst.runtime.state.file import Place, read_record, write_record
 from dst.runtime.state.record import Saved, Snapshot
 from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
-Result = TypeVar("Result")
 
 
-class Stream:
+class Stream(Forking):
     """One live recurrence. Make it with `Session.stream`; use it from one thread at a time.
 
     Every method is transactional: if it raises, whatever it raises, the stream is as it was
@@ -103,7 +102,7 @@ class Stream:
         if step is None or chunk.dtype != step.dtype:
             step = self._step_for(chunk, last)
         if core.position.waiting:
-            raise overtaking(core.position.waiting)
+            raise chunking.overtaking(core.position.waiting)
         before = core.begin()
         try:
             step.row.fresh[...] = chunk
@@ -121,7 +120,9 @@ class Stream:
             core.position = before  # one step: nothing that it began with was written to
             raise
 
-    def advance(self, items: Items, *, last: bool = False) -> Outputs:
+    def advance(
+        self, items: Items, *, last: bool = False, outputs: Sequence[str] | None = None
+    ) -> Outputs:
         """Read any number of items, stepping each time a chunk of the nominal T is full.
 
         A chunk is full when its look-ahead is there too. The items left over wait for the next
@@ -132,6 +133,7 @@ class Stream:
             items: `[n, ...]` in the contract's dtype: time first, then the chunk's other axes in
                 their order, without a batch axis; or bytes, where the tokenizer is `bytes`.
             last: answer for the last item that is stepped only, as for `step`.
+            outputs: names of the outputs to return; None for all.
 
         Returns:
             Output name -> array in the contract's shape with B = 1, joined along the time axis
@@ -141,19 +143,66 @@ class Stream:
             StepError: `chunk-type`, `chunk-shape`: the items do not fit the contract.
             StepError, NonFiniteError: `token-out-of-range`, `input-not-finite`: an item that cannot
                 be read.
+            StepError: `no-such-output`: the model has no output of that name.
             SessionError: `chunk-size`: the session does not run the nominal T.
             NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an
                 infinity.
         """
         fresh = check_items(self._chunk, items)
-        return self._whole(lambda: self._advance(fresh, last))
+        core, engine = self._core, self._engine
+        return chunking.in_one_call(core, lambda: chunking.read(core, engine, fresh, last, outputs))
 
-    def flush(self) -> Outputs:
+    def iter_advance(
+        self,
+        items: Items,
+        *,
+        last: bool = False,
+        outputs: Sequence[str] | None = None,
+        deadline_ms: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[Outputs]:
+        """Read a long input chunk by chunk, and give the outputs of each chunk as it is done.
+
+        It takes the memory of one chunk, however long the input is. Each chunk is a call of its
+        own: when an error is raised, the stream has read all chunks before it, and
+        `items_consumed + pending` tells how far it is. A loop may be left at any time.
+
+        Args:
+            items: as for `advance`, by which each chunk is checked when its turn comes.
+            last: answer for the last item of each chunk only.
+            outputs: names of the outputs to return; None for all.
+            deadline_ms: stop before the first chunk that begins later than this, in milliseconds
+                from the first one.
+            cancel: is asked before each chunk by `is_set()`, as a `threading.Event` has it.
+
+        Yields:
+            As `advance`, for one chunk. The items that fill no chunk wait for the next call.
+
+        Raises:
+            DeadlineError: the time was up.
+            StepError: `cancelled`: `cancel` was set.
+            StepError, SessionError, NonFiniteError: as `advance`.
+
+        Examples:
+            >>> from dst.runtime import Session
+            >>> stream = Session.open("text").stream()
+            >>> long_input = b"sixteen letters." * 100
+            >>> sum(part["logits"].shape[1] for part in stream.iter_advance(long_input))
+            1600
+        """
+
+        def advance(part: Items) -> Outputs:
+            return self.advance(part, last=last, outputs=outputs)
+
+        return advance_in_chunks(self, items, deadline_ms, cancel, advance)
+
+    def flush(self, *, last: bool = False, outputs: Sequence[str] | None = None) -> Outputs:
         """End the input here, by the contract's tail rule, and answer for the items that wait.
 
         `exact` steps them with the largest chunks that fit, and the next chunk begins here; `pad`
         answers for all of them as if padding followed, and leaves state and items as they were
-        (with look-ahead that may take several steps); `refuse` takes no partial chunk.
+        (with look-ahead that may take several steps); `refuse` takes no partial chunk. `last` and
+        `outputs` are as for `advance`.
 
         Returns:
             As `advance`.
@@ -164,7 +213,8 @@ class Stream:
             NonFiniteError: `output-not-finite`, `state-not-finite`: a step gave a NaN or an
                 infinity.
         """
-        return self._whole(lambda: self._flush(last=False))
+        core, engine = self._core, self._engine
+        return chunking.in_one_call(core, lambda: chunking.read_tail(core, engine, last, outputs))
 
     # --- state
 
@@ -220,6 +270,8 @@ class Stream:
     def fork(self) -> "Stream":
         """Return a second stream that stands where this one does and goes its own way.
 
+        `copy.copy` and `copy.deepcopy` do the same: a stream never shares its buffers.
+
         Examples:
             >>> from dst.runtime import Session
             >>> stream = Session.open("text").stream()
@@ -232,22 +284,6 @@ class Stream:
         given = self._core.position.given
         put_record(self._engine, other._core, self.snapshot(), "snapshot", given=given)
         return other
-
-    def __copy__(self) -> "Stream":
-        """Return `fork()`: a copy that shared the buffers would be neither stream."""
-        return self.fork()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Stream":
-        """Return `fork()`."""
-        return self.fork()
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Refuse to be pickled, and say what travels instead."""
-        raise StateError(
-            "a stream cannot be pickled; send stream.saved().to_bytes(), and there go on with "
-            "session.stream(Saved.from_bytes(data))",
-            code="not-picklable",
-        )
 
     def saved(self) -> Saved:
         """Return everything the stream is as a record for a file, a store or `to_bytes`.
@@ -339,11 +375,7 @@ class Stream:
         stream._begin(engine)
         return stream
 
-    def predict(
-        self,
-        items: Items,
-        choose: Callable[[Outputs, Sampler | None], tuple[int, Sampler | None]],
-    ) -> int:
+    def predict(self, items: Items, choose: chunking.Choose) -> int:
         """Read items, flush, choose a token by the last answers and let it wait, as one call.
 
         This is the step of `dst.runtime.generation`. Between two calls the chosen token waits
@@ -357,40 +389,8 @@ class Stream:
             StepError: as `advance`, or what `choose` raises.
         """
         fresh = check_items(self._chunk, items)
-
-        def work() -> int:
-            outputs = self._advance(fresh, last=True), self._flush(last=True)
-            joined = join(self._engine.contract, *outputs)
-            token, sampler = choose(joined, self._core.position.sampler)
-            self._core.append(np.array([token], self._chunk.dtype), sampler)
-            return token
-
-        return self._whole(work)
-
-    def _advance(self, items: Array, last: bool) -> Outputs:
-        return take_steps(self._core, plan_chunks(self._core, self._engine.contract, items, last))
-
-    def _flush(self, last: bool) -> Outputs:
-        contract, sizes = self._engine.contract, self._engine.chunk_sizes
-        return take_steps(self._core, plan_tail(self._core, contract, sizes, last))
-
-    def _whole(self, work: Callable[[], Result]) -> Result:
-        """Do some steps as one call: all of them, or none."""
-        core = self._core
-        before = core.begin()
-        try:
-            result = work()
-            core.settle()
-            return result
-        except BadStateError as bad:
-            raise core.recover(before, bad) from None
-        except BaseException:
-            try:
-                core.undo(before)
-            except BaseException:  # an interrupt that came while this was being undone
-                core.undo(before)
-                raise
-            raise
+        core, engine = self._core, self._engine
+        return chunking.in_one_call(core, lambda: chunking.read_token(core, engine, fresh, choose))
 
     def _step_for(self, chunk: Array, last: bool) -> BoundStep:
         """The step for a chunk whose shape is new, or which does not fit."""

@@ -136,6 +136,7 @@ def imported_by(file: Path) -> set[str]:
 
 PARTS: dict[str, set[str]] = {
     "runtime": set(),
+    "fleet": {"runtime"},
     "graphs": {"runtime"},
     "evaluate": {"runtime", "graphs", "words"},
     "export": {"runtime", "graphs"},
@@ -145,7 +146,13 @@ PARTS: dict[str, set[str]] = {
     "words": set(),
 }
 """The top-level parts of the package, each with the parts of ours that it may import."""
-BARRED = {"runtime": HEAVY, "graphs": {"torch"}, "evaluate": {"torch"}, "quantize": {"torch"}}
+BARRED = {
+    "runtime": {*HEAVY, "ray"},
+    "fleet": HEAVY,
+    "graphs": {"torch"},
+    "evaluate": {"torch"},
+    "quantize": {"torch"},
+}
 
 
 def modules_of(part: str) -> dict[str, Path]:

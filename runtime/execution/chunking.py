@@ -6,19 +6,24 @@ begins T items later.
 Shape letters: `T` items per chunk, `A` look-ahead, `n` items of any number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.bundle.layout import sized
-from dst.runtime.bundle.manifest import Contract
+from dst.runtime.bundle.manifest import Contract, Output
 from dst.runtime.errors import PartialChunkError, SessionError, StepError
-from dst.runtime.execution.recurrence import Backup, Recurrence
+from dst.runtime.execution.engine import Engine
+from dst.runtime.execution.recurrence import Backup, BadStateError, Recurrence
 from dst.runtime.execution.step import Row
+from dst.runtime.state.sampler import Sampler
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
+Result = TypeVar("Result")
+Choose = Callable[[Outputs, Sampler | None], tuple[int, Sampler | None]]
 
 
 class ChunkPlan:
@@ -43,6 +48,7 @@ class ChunkPlan:
         "_outputs",
         "_read",
         "_waiting",
+        "_wanted",
         "done",
         "last",
         "sizes",
@@ -56,8 +62,11 @@ class ChunkPlan:
         sizes: Sequence[int],
         padded: int = 0,
         last: bool = False,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         """Plan chunks of these sizes over the items that wait and then `items` `[n, ...]`.
+
+        `outputs` names those that are answered, None means all.
 
         With `padded`, chunks of the nominal T follow for so many more items, which are all that
         there are, and padding behind them. These items are answered for, but they go on waiting,
@@ -77,7 +86,8 @@ class ChunkPlan:
         self.sizes = [*sizes, *[nominal] * -(-padded // nominal)]
         self.done = 0
         self._outputs: Outputs = {}
-        for o in contract.outputs:
+        self._wanted = contract.outputs if outputs is None else chosen(contract, outputs)
+        for o in self._wanted:
             per_chunk = (len(self.sizes), *sized(o.shape, 0))
             count = min(1, self._answered) if self.last else self._answered
             shape = sized(o.shape, count) if o.per == "item" else per_chunk
@@ -106,14 +116,15 @@ class ChunkPlan:
     def take(self, row: Row) -> None:
         """Copy the outputs of the row, when the step is done."""
         count = min(self.sizes[self.done], self._answered - self._at)
-        for o in self._contract.outputs:
+        for o in self._wanted:
             value, target = row.answers[o.name], self._outputs[o.name]
             if o.time_axis is None:
                 target[self.done] = value
-            elif self.last:
-                target[...] = value
+                continue
+            before = (slice(None),) * o.time_axis
+            if self.last:  # the rows of a pool answer for every item
+                target[...] = value[(*before, slice(-1, None))]
             else:
-                before = (slice(None),) * o.time_axis
                 place = slice(self._at, self._at + count)
                 target[(*before, place)] = value[(*before, slice(count))]
         self._at += count
@@ -132,26 +143,37 @@ class ChunkPlan:
 
 
 def plan_chunks(
-    core: Recurrence, contract: Contract, items: Array, last: bool = False
+    core: Recurrence,
+    contract: Contract,
+    items: Array,
+    last: bool = False,
+    outputs: Sequence[str] | None = None,
 ) -> ChunkPlan:
     """Plan every chunk of the nominal T that pending and new items `[n, ...]` fill."""
     count = _whole_chunks(contract, core.position.waiting + len(items))
-    return ChunkPlan(core, contract, items, [contract.chunk.nominal_t] * count, last=last)
+    sizes = [contract.chunk.nominal_t] * count
+    return ChunkPlan(core, contract, items, sizes, last=last, outputs=outputs)
 
 
 def plan_tail(
-    core: Recurrence, contract: Contract, chunk_sizes: Sequence[int], last: bool = False
+    core: Recurrence,
+    contract: Contract,
+    chunk_sizes: Sequence[int],
+    last: bool = False,
+    outputs: Sequence[str] | None = None,
+    items: Array | None = None,
 ) -> ChunkPlan:
-    """Plan the answer for the items that wait, by the contract's tail rule.
+    """Plan every chunk of pending and new items `[n, ...]`, the rest by the contract's tail rule.
 
     Raises:
         PartialChunkError: the rule is `refuse`, and items wait.
         SessionError: `chunk-size`: the session does not run a T that is needed.
     """
     chunk = contract.chunk
-    nothing = core.pending()[:0]
-    sizes = [chunk.nominal_t] * _whole_chunks(contract, core.position.waiting)
-    rest = core.position.waiting - sum(sizes)
+    items = core.pending()[:0] if items is None else items
+    count = core.position.waiting + len(items)
+    sizes = [chunk.nominal_t] * _whole_chunks(contract, count)
+    rest = count - sum(sizes)
     if rest and chunk.tail == "refuse":
         behind = f" with {chunk.lookahead} items of look-ahead behind" if chunk.lookahead else ""
         raise PartialChunkError(
@@ -159,7 +181,7 @@ def plan_tail(
             f"; give {chunk.nominal_t + chunk.lookahead - rest} more, or reset the stream"
         )
     if rest and chunk.tail == "pad":
-        return ChunkPlan(core, contract, nothing, sizes, padded=rest)
+        return ChunkPlan(core, contract, items, sizes, padded=rest, last=last, outputs=outputs)
     for t in sorted(chunk_sizes, reverse=True):  # the largest chunks that fit, repeatedly
         sizes += [t] * (rest // t)
         rest %= t
@@ -169,7 +191,51 @@ def plan_tail(
             "open the session with T = 1 among its chunk_sizes",
             code="chunk-size",
         )
-    return ChunkPlan(core, contract, nothing, sizes, last=last)
+    return ChunkPlan(core, contract, items, sizes, last=last, outputs=outputs)
+
+
+def read(
+    core: Recurrence,
+    engine: Engine,
+    items: Array,
+    last: bool = False,
+    outputs: Sequence[str] | None = None,
+) -> Outputs:
+    """Step every full chunk of pending and new items `[n, ...]`."""
+    return take_steps(core, plan_chunks(core, engine.contract, items, last, outputs))
+
+
+def read_tail(
+    core: Recurrence, engine: Engine, last: bool = False, outputs: Sequence[str] | None = None
+) -> Outputs:
+    """Answer for the items that wait, by the contract's tail rule."""
+    return take_steps(core, plan_tail(core, engine.contract, engine.chunk_sizes, last, outputs))
+
+
+def read_token(core: Recurrence, engine: Engine, items: Array, choose: Choose) -> int:
+    """Read items, choose a token by the last answers and let it wait."""
+    outputs = read(core, engine, items, last=True), read_tail(core, engine, last=True)
+    token, sampler = choose(join(engine.contract, *outputs), core.position.sampler)
+    core.append(np.array([token], engine.contract.chunk.dtype), sampler)
+    return token
+
+
+def in_one_call(core: Recurrence, work: Callable[[], Result]) -> Result:
+    """Do some steps as one call: all of them, or none."""
+    before = core.begin()
+    try:
+        result = work()
+        core.settle()
+        return result
+    except BadStateError as bad:
+        raise core.recover(before, bad) from None
+    except BaseException:
+        try:
+            core.undo(before)
+        except BaseException:  # an interrupt that came while this was being undone
+            core.undo(before)
+            raise
+        raise
 
 
 def take_steps(core: Recurrence, plan: ChunkPlan) -> Outputs:
@@ -187,6 +253,22 @@ def take_steps(core: Recurrence, plan: ChunkPlan) -> Outputs:
         core.step_once(step)
         plan.take(step.row)
     return plan.end()
+
+
+def chosen(contract: Contract, names: Sequence[str]) -> tuple[Output, ...]:
+    """Return the outputs of these names.
+
+    Raises:
+        StepError: `no-such-output`: the model has none of that name, or `names` is one string.
+    """
+    known = {o.name: o for o in contract.outputs}
+    for name in [names] if isinstance(names, str) else names:
+        if name not in known or isinstance(names, str):
+            raise StepError(
+                f"outputs={names!r}: expected a list of names from {[*known]}",
+                code="no-such-output",
+            )
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def overtaking(waiting: int) -> StepError:

@@ -168,7 +168,7 @@ def check_tokens(ids: Array, vocabulary: int) -> None:
         StepError: `token-out-of-range`: one does not; the message gives the first.
     """
     flat = np.asarray(ids, np.int64).reshape(-1)
-    if flat.size and (flat.min() < 0 or flat.max() >= vocabulary):
+    if flat.size and int(flat.view(np.uint64).max()) >= vocabulary:  # below 0 is huge there
         place = int(np.flatnonzero((flat < 0) | (flat >= vocabulary))[0])
         raise StepError(
             f"token {flat[place]} at place {place} lies outside 0 .. {vocabulary - 1}; "

@@ -4,7 +4,7 @@ Shape letters: `B` batch, `T` items per chunk, `N` slots, `n` items of any numbe
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import NoReturn, SupportsIndex, TypeVar
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from dst.runtime.errors import DstError, SessionError, StepError
 from dst.runtime.execution.checkpoint import put_saved, to_finite_record
-from dst.runtime.execution.chunking import ChunkPlan, overtaking, plan_chunks, plan_tail
+from dst.runtime.execution.chunking import ChunkPlan, chosen, overtaking, plan_chunks, plan_tail
 from dst.runtime.execution.engine import Engine
 from dst.runtime.execution.inputs import NO_INPUTS, GivenInputs, Items, check_chunk, check_items
 from dst.runtime.execution.providers import PLACES
-from dst.runtime.pool.rounds import OneChunk, Rounds, Work
+from dst.runtime.execution.recurrence import Position
+from dst.runtime.pool.rounds import OneChunk, OneRead, Rounds, Work
 from dst.runtime.pool.slots import Slot
 from dst.runtime.state.record import Saved
 
@@ -103,6 +104,7 @@ class StreamPool:
         self._slots = self._rounds.slots
         self._sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
+        self._before: dict[int, Position] = {}  # where the last call found the slots that it moved
 
     # --- feeding
 
@@ -118,29 +120,104 @@ class StreamPool:
         _check_mapping("step", "chunk", chunks)
         return self._call(chunks, self._one_chunk)
 
-    def advance(self, items: Mapping[int, Items]) -> dict[int, Outputs]:
+    def advance(
+        self,
+        items: Mapping[int, Items],
+        *,
+        last: bool = False,
+        outputs: Sequence[str] | None = None,
+        flush: Iterable[int] = (),
+    ) -> dict[int, Outputs]:
         """Let some slots read any number of items each, in chunks of the nominal T.
 
         Args:
             items: slot -> `[n, ...]` as for `Stream.advance`; n may differ.
+            last: answer for the last item that each slot steps only. The graph still calculates
+                the others.
+            outputs: names of the outputs to return; None for all.
+            flush: those of these slots whose input ends here, as by `flush`, in the same call.
 
         Returns:
             Slot -> outputs as from `Stream.advance`.
         """
         _check_mapping("advance", "items", items)
-        contract = self._engine.contract
-        return self._call(
-            items, lambda slot, given: plan_chunks(slot, contract, check_items(self._chunk, given))
-        )
+        contract, sizes, ending = self._engine.contract, self._engine.chunk_sizes, {*flush}
+        chunk = self._chunk
+        wanted = contract.outputs if outputs is None else chosen(contract, outputs)
+        # items that are one chunk, and nothing else: the usual case where each item is answered
+        whole = () if chunk.lookahead else (chunk.nominal_t,)
+        ends = sizes if whole and chunk.tail == "exact" else whole
 
-    def flush(self, slots: Iterable[int]) -> dict[int, Outputs]:
+        def plan(slot: Slot, given: Items) -> ChunkPlan | OneChunk:
+            fresh = check_items(chunk, given)
+            ending_here = slot.number in ending
+            count = len(fresh)
+            if (
+                count <= chunk.nominal_t
+                and count in (ends if ending_here else whole)
+                and not slot.position.waiting
+            ):
+                return OneRead(fresh, wanted, last)
+            if ending_here:
+                return plan_tail(slot, contract, sizes, last, outputs, fresh)
+            return plan_chunks(slot, contract, fresh, last, outputs)
+
+        return self._call(items, plan)
+
+    def flush(
+        self, slots: Iterable[int], *, last: bool = False, outputs: Sequence[str] | None = None
+    ) -> dict[int, Outputs]:
         """End the input of some slots, by the contract's tail rule, as `Stream.flush` does.
 
         Returns:
             Slot -> outputs as from `Stream.flush`.
         """
         contract, sizes = self._engine.contract, self._engine.chunk_sizes
-        return self._call(dict.fromkeys(slots), lambda slot, _: plan_tail(slot, contract, sizes))
+        return self._call(
+            dict.fromkeys(slots), lambda slot, _: plan_tail(slot, contract, sizes, last, outputs)
+        )
+
+    def undo(self, slots: Iterable[int]) -> None:
+        """Put some slots back to where the last `step`, `advance` or `flush` found them.
+
+        Only the last call can be undone, once per slot, and not after the slot was swapped or
+        reset.
+
+        Raises:
+            StepError: `nothing-to-undo`: that call did not move one of these slots; all are as
+                they were.
+
+        Examples:
+            >>> from dst.runtime import Session
+            >>> pool = StreamPool(Session.open("text", chunk_sizes=[32]), slots=2)
+            >>> outputs = pool.advance({0: bytes(32), 1: bytes(32)})
+            >>> pool.undo([1])
+            >>> pool.items_consumed(0), pool.items_consumed(1)
+            (32, 0)
+        """
+        with self._lock:
+            cores = {slot: self._slot(slot) for slot in slots}
+            for slot in cores:
+                if slot not in self._before:
+                    raise StepError(
+                        f"slot {slot} was not moved by the pool's last call, or was swapped or "
+                        "reset since; undo() takes back the last call only",
+                        code="nothing-to-undo",
+                    )
+            for slot, core in cores.items():
+                core.undo(self._before.pop(slot))
+
+    def warm_up(self, chunk_sizes: Iterable[int]) -> None:
+        """Make and prove the buffers of every batch size for these T now, not when first needed.
+
+        Where the model takes inputs once per stream, some slot must have been given its own.
+
+        Raises:
+            SessionError: `no-batches`, `chunk-size`: as a call that needs them would raise.
+        """
+        with self._lock:
+            given = [slot.position.given for slot in self._slots if slot.position.given.arrays]
+            self._rounds.warm_up(chunk_sizes, given or [NO_INPUTS])
 
     # --- slots
 
@@ -176,6 +253,7 @@ class StreamPool:
         """
         with self._lock:
             core = self._slot(slot)
+            self._before.pop(slot, None)
             core.reset(None if inputs is None else GivenInputs.of(self._engine.contract, inputs))
 
     def swap_out(self, slot: int) -> Saved:
@@ -188,6 +266,7 @@ class StreamPool:
         with self._lock:
             core = self._slot(slot)
             self._need_inputs(core)
+            self._before.pop(slot, None)
             return to_finite_record(self._engine, core)
 
     def swap_in(self, slot: int, saved: Saved, *, allow_precision: bool = False) -> None:
@@ -203,12 +282,15 @@ class StreamPool:
         """
         with self._lock:
             core = self._slot(slot)
+            self._before.pop(slot, None)
             put_saved(self._engine, core, saved, allow_precision, "saved state")
 
     # --- inside
 
     def _slot(self, number: int) -> Slot:
-        place = index(number) if isinstance(number, SupportsIndex) else -1
+        place = number  # asking for a protocol is slow
+        if type(number) is not int:
+            place = index(number) if isinstance(number, SupportsIndex) else -1
         if not 0 <= place < len(self._slots):
             raise StepError(
                 f"slot {number!r}: this pool has slots 0 .. {len(self._slots) - 1}",
@@ -232,6 +314,7 @@ class StreamPool:
         with self._lock:
             failed: dict[int, DstError] = {}
             works: list[Work] = []
+            self._before = {}
             for slot, value in [(self._slot(number), value) for number, value in given.items()]:
                 try:
                     self._need_inputs(slot)
@@ -241,7 +324,12 @@ class StreamPool:
                     works.append(work)
                 except DstError as error:
                     failed[slot.number] = error
-            return self._rounds.run(works, failed)
+            try:
+                outputs = self._rounds.run(works, failed)
+            finally:  # where anything but a slot failed, all of them are back already
+                moved = [work for work in works if work.slot.number not in failed]
+                self._before = {work.slot.number: work.before for work in moved}
+            return outputs
 
     def _one_chunk(self, slot: Slot, chunk: Array) -> OneChunk:
         t = self._sizes.get(chunk.shape) if isinstance(chunk, np.ndarray) else None

@@ -3,12 +3,13 @@
 Shape letters: `B` batch, `T` items per chunk, `N` slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.manifest import Output
 from dst.runtime.errors import DstError, SlotError, StepError
 from dst.runtime.execution.chunking import ChunkPlan
 from dst.runtime.execution.engine import Engine
@@ -43,6 +44,31 @@ class OneChunk:
     def end(self) -> Outputs:
         """Return the outputs."""
         return self._outputs
+
+
+class OneRead(OneChunk):
+    """As `OneChunk`, but of items `[n, ...]`, and answered as `ChunkPlan` answers."""
+
+    __slots__ = ("_last", "_wanted")
+
+    def __init__(self, items: Array, wanted: Sequence[Output], last: bool) -> None:
+        super().__init__(items, len(items))
+        self._wanted, self._last = wanted, last
+
+    def fill(self, row: Row) -> None:
+        """Give the items to a row."""
+        np.copyto(row.items, self._chunk)
+
+    def take(self, row: Row) -> None:
+        """Copy the outputs that are wanted."""
+        for o in self._wanted:
+            value = row.outputs[o.name]
+            if o.time_axis is None:
+                value = value[None]
+            elif self._last:
+                value = value[(slice(None),) * o.time_axis + (slice(-1, None),)]
+            self._outputs[o.name] = value.copy()
+        self.t = 0
 
 
 @dataclass(slots=True)
@@ -95,6 +121,12 @@ class Rounds:
         if failed:
             raise SlotError(failed, outputs)
         return outputs
+
+    def warm_up(self, chunk_sizes: Iterable[int], given: Sequence[GivenInputs]) -> None:
+        """Make and prove the step of every batch size and these T."""
+        for t in chunk_sizes:
+            for size in self._buckets:
+                self._step(size, t, given)
 
     def _end(self, work: Work, outputs: dict[int, Outputs], failed: dict[int, DstError]) -> None:
         try:

@@ -22,6 +22,7 @@ from dst.runtime.errors import (
 from dst.runtime.state.match import check_record
 from dst.runtime.state.record import Saved, check_finite
 from dst.runtime.store.database import Database
+from dst.runtime.store.limits import Limits, used_bytes
 from dst.runtime.store.records import Records, are_counts
 from dst.runtime.store.retention import line_of
 from dst.runtime.store.sealing import check_key, seal, unseal
@@ -84,6 +85,11 @@ class StateStore:
             store is encrypted is settled when it is made. Without its key an encrypted store
             can be listed, deleted from and wiped.
         history_bytes: what the older states of each stream may take; 0 keeps the newest only.
+        max_bytes: what the whole file may take, 8 GiB by default; None for no limit. When it is
+            reached, the older states of all streams go, those that were put first at first; the
+            newest state of a stream never does: a put that finds nothing to drop is refused.
+        max_age_s: forget streams that were not stored for so many seconds, and older states of
+            the others; once an hour, in a `put`. None, the default, forgets nothing.
         durable: SQLite's `synchronous`: True for FULL, which syncs each commit; False for
             NORMAL, which after a loss of power may lack the last puts, and is whole otherwise.
         timeout_s: how long a call waits for a lock that others hold.
@@ -104,7 +110,7 @@ class StateStore:
         0
     """
 
-    __slots__ = ("_database", "_label", "_locked", "_records")
+    __slots__ = ("_database", "_label", "_limits", "_locked", "_records", "path")
 
     def __init__(
         self,
@@ -112,15 +118,25 @@ class StateStore:
         *,
         key: bytes | None = None,
         history_bytes: int = 16 << 20,
+        max_bytes: int | None = 8 << 30,
+        max_age_s: float | None = None,
         durable: bool = True,
         timeout_s: float = 10.0,
     ) -> None:
         self._label = f"store {path}"
+        self.path = Path(path).absolute()
         if history_bytes < 0:
             raise StoreError(
                 f"{self._label}: history_bytes is {history_bytes}, expected 0 or more",
                 code="argument",
             )
+        for name, value in (("max_bytes", max_bytes), ("max_age_s", max_age_s)):
+            if value is not None and not 0 < value < 1 << 62:
+                raise StoreError(
+                    f"{self._label}: {name} is {value}, expected more than 0, or None for no limit",
+                    code="argument",
+                )
+        self._limits = Limits(self._label, max_bytes, max_age_s)
         if not 0 <= timeout_s <= 86_400:
             raise StoreError(
                 f"{self._label}: timeout_s is {timeout_s}, expected 0 .. 86400", code="argument"
@@ -154,6 +170,7 @@ class StateStore:
             StoreError: `stream-name`: a name that no stream can have.
             NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
+            StoreFullError: the disk is full, or (`store-budget`) `max_bytes` is reached.
         """
         self._unlock()
         for name, saved in states.items():
@@ -163,6 +180,8 @@ class StateStore:
         with self._database.writing() as connection:
             for name, saved in states.items():
                 self._records.insert(connection, name, saved, saved_at_ms)
+            self._limits.expire_now_and_then(connection)
+            self._limits.make_room(connection)
 
     # --- loading
 
@@ -257,6 +276,20 @@ class StateStore:
             stream, _ = self._records.find(connection, name)
             connection.execute("DELETE FROM states WHERE stream = ?", (stream,))
             connection.execute("DELETE FROM streams WHERE id = ?", (stream,))
+
+    def expire(self, max_age_s: float) -> int:
+        """Forget streams that were not stored for so many seconds; return how many.
+
+        Of the other streams the states that are as old go. As for `delete`, copies may be left
+        in the files until `vacuum`.
+        """
+        with self._database.writing() as connection:
+            return self._limits.expire(connection, max_age_s)
+
+    def used_bytes(self) -> int:
+        """Return what the file takes, room of deleted states not counted."""
+        with self._database.reading() as connection:
+            return used_bytes(connection)
 
     def vacuum(self) -> None:
         """Give the room of what was deleted back to the disk, and leave no copy of it.

@@ -243,7 +243,7 @@ def _open(path: Path, key_file: Path | None = None) -> "StateStore":
     from dst.runtime import StateStore
 
     key = None if key_file is None else read_key(key_file)
-    return StateStore(path, key=key, history_bytes=_ALL_OF_IT)
+    return StateStore(path, key=key, history_bytes=_ALL_OF_IT, max_bytes=None)
 
 
 def _existing(path: Path, key_file: Path | None = None) -> "StateStore":

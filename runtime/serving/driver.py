@@ -1,0 +1,291 @@
+"""Choose who reads in each turn, and see that every request is answered or undone.
+
+All of this runs in the event loop; the work of a turn is done by one thread (`Seats`), or in the
+loop itself where it is briefer than handing it over and reaches no disk. A request that is
+cancelled while its turn runs is undone before the next one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic, perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import BusyError, DeadlineError, ServingError, StoreError
+from dst.runtime.serving.requests import Request, Turn, User
+from dst.runtime.serving.seats import Seats
+
+Array = npt.NDArray[np.generic]
+_LOG = logging.getLogger("dst.runtime.serving")
+_BRIEF_S = 0.005  # a turn that takes less may run in the event loop: threads take turns as long
+_NOTHING = np.zeros(0)
+_ENDING = "this scheduler is ending and takes no more requests; nothing was read; try another one"
+
+
+@dataclass(slots=True, frozen=True)
+class Bounds:
+    """What a scheduler takes: requests that wait in all and of one user, items of a turn."""
+
+    waiting: int
+    own: int
+    piece: int
+    save_every_s: float
+
+
+class Driver:
+    """The requests of all users, and the task that lets them read in turn.
+
+    Attributes:
+        waiting: requests that wait or are under way.
+        draining: no more requests are taken.
+    """
+
+    def __init__(self, seats: Seats, slots: int, bounds: Bounds) -> None:
+        self._seats, self._slots, self._bounds = seats, slots, bounds
+        self._metrics = seats.metrics
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dst-serving")
+        self._users: dict[str, User] = {}
+        self._ready: dict[str, User] = {}  # users whose first request can be read, in turn
+        self._undo: list[Request] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake, self._idle = asyncio.Event(), asyncio.Event()
+        self._saved_at = monotonic()
+        self._turn_s = 2 * _BRIEF_S  # the time of a CPU that turns take, the last counting most
+        self.waiting = 0
+        self.draining = False
+
+    # --- requests
+
+    def request(
+        self,
+        name: str,
+        items: Array | bytes | None = None,
+        task: Callable[[User], object] | None = None,
+    ) -> Request:
+        """Let a request wait for its turn."""
+        if self.draining:
+            raise ServingError(_ENDING, code="draining")
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._loop, self._task = loop, loop.create_task(self._drive())
+        elif loop is not self._loop:
+            raise ServingError(
+                "this scheduler runs in another event loop; make one scheduler per loop, or use "
+                "asyncio.run_coroutine_threadsafe",
+                code="other-loop",
+            )
+        if not isinstance(name, str):
+            raise StoreError(
+                f"user is a {type(name).__name__}, expected a name of 1 to 200 printable "
+                "characters",
+                code="stream-name",
+            )
+        user = self._users.get(name) or User(name)
+        if self.waiting >= self._bounds.waiting:
+            self._metrics.outcomes["busy"] += 1
+            raise BusyError(
+                f"{self.waiting} requests wait already, the most that this scheduler takes "
+                "(max_waiting); try again later"
+            )
+        if len(user.queue) >= self._bounds.own:
+            self._metrics.outcomes["busy"] += 1
+            raise BusyError(
+                f"{len(user.queue)} requests of this user wait already, the most that one may "
+                "have (max_waiting_per_user); wait for an answer first",
+                code="user-busy",
+            )
+        request = Request(user, loop.create_future(), _NOTHING if items is None else items)
+        request.task = task
+        self._users[name] = user
+        self.waiting += 1
+        self._idle.clear()
+        user.queue.append(request)
+        if len(user.queue) == 1:
+            self._ready[name] = user
+            if len(self._ready) == 1:
+                self._wake.set()
+        return request
+
+    async def answer(self, request: Request, deadline_ms: float | None) -> object:
+        """Wait for the answer of a request; whatever else happens, see that it is undone."""
+        future, timer = request.future, None
+        if deadline_ms is not None:
+            assert self._loop is not None
+            timer = self._loop.call_later(deadline_ms / 1000, self._expire, request, deadline_ms)
+        try:
+            answer = await future
+            request.taken = True
+            if request.task is None:
+                self._metrics.answered(len(request.items), perf_counter() - request.since)
+            return answer
+        except asyncio.CancelledError:
+            self._metrics.outcomes["cancelled"] += 1
+            raise
+        except DeadlineError:
+            self._metrics.outcomes["deadline"] += 1
+            raise
+        except Exception:
+            self._metrics.outcomes["failed"] += 1
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self.waiting -= 1
+            if not request.picked:
+                self._remove(request)
+            self._wake.set()
+
+    def _expire(self, request: Request, deadline_ms: float) -> None:
+        if not request.future.done():
+            request.future.set_exception(
+                DeadlineError(
+                    f"the request was not answered in {deadline_ms:g} ms; the state is as it was"
+                )
+            )
+
+    def _remove(self, request: Request) -> None:
+        """Take a request that no turn has picked out of its user's queue."""
+        user = request.user
+        if request not in user.queue:  # a turn has passed it over in the meantime
+            return
+        first = user.queue[0] is request
+        user.queue.remove(request)
+        if first:
+            self._next(user)
+
+    def _next(self, user: User) -> None:
+        """Let the user's next request wait for its turn, behind the other users."""
+        self._ready.pop(user.name, None)
+        if user.queue:
+            self._ready[user.name] = user
+        elif user.slot is None:
+            self._forget(user)
+
+    def _forget(self, user: User) -> None:
+        """Forget a user who is in the store only."""
+        busy = user.queue or user.dirty or user.reading or user.slot is not None
+        if not busy and self._users.get(user.name) is user:
+            del self._users[user.name]
+
+    # --- the turns
+
+    async def _drive(self) -> None:
+        """Take turn after turn."""
+        while True:
+            if not self._ready and not self._undo:
+                self._idle.set()  # until the next request
+                await self._sleep()
+                if not self._ready and not self._due():
+                    continue
+            turns, undo = self._pick(), self._undo
+            self._undo = []
+            save = self._due()
+            try:
+                if self._turn_s < _BRIEF_S and not save and not undo and all(map(seated, turns)):
+                    self._seats.work(turns, undo, save)
+                else:
+                    await self.in_thread(partial(self._seats.work, turns, undo, save))
+                self._turn_s += (self._seats.spent_s - self._turn_s) / 4
+            except Exception as error:  # of the machine or of this program: say so to the callers
+                _LOG.exception("a turn failed")
+                for turn in turns:
+                    turn.failure = error
+            if save:
+                self._saved_at = monotonic()
+            answered = [turn.request for turn in turns if self._finish(turn)]
+            left, self._seats.left = self._seats.left, []
+            await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
+            self._undo += [request for request in answered if not request.taken]
+            for user in left:
+                self._forget(user)
+
+    def _due(self) -> bool:
+        """Say whether changed states are to be stored now."""
+        if not self._bounds.save_every_s or not self._seats.dirty:
+            return False
+        return monotonic() >= self._due_at()
+
+    def _due_at(self) -> float:
+        """Say when changed states are to be stored next; a store that refuses is left for 1 s."""
+        every = self._bounds.save_every_s
+        return self._saved_at + (max(every, 1.0) if self._seats.fault else every)
+
+    async def _sleep(self) -> None:
+        """Wait for a request, or until states are to be stored."""
+        wait: float | None = None
+        if self._bounds.save_every_s and self._seats.dirty:
+            wait = max(0.0, self._due_at() - monotonic())
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+
+    def _pick(self) -> list[Turn]:
+        """Choose who reads in the next turn: those who have waited for longest."""
+        turns: list[Turn] = []
+        for user in [*self._ready.values()]:
+            while user.queue and user.queue[0].future.done():  # cancelled between two turns
+                self._undo.append(user.queue.popleft())
+            if not user.queue:
+                self._next(user)
+                continue
+            if len(turns) == self._slots:
+                break
+            request = user.queue[0]
+            request.picked = True
+            piece = request.items[request.done : request.done + self._bounds.piece]
+            turns.append(Turn(request, piece, request.done + len(piece) == len(request.items)))
+        return turns
+
+    def _finish(self, turn: Turn) -> bool:
+        """Answer the request of a turn, if it is over; say whether it was answered with outputs."""
+        request, user = turn.request, turn.request.user
+        error = turn.failure or turn.error
+        if not (request.future.done() or error or turn.ends or request.task):
+            self._ready[user.name] = self._ready.pop(user.name)
+            return False
+        user.queue.popleft()
+        self._next(user)
+        if request.future.done() or turn.failure is not None:
+            self._undo.append(request)
+        if request.future.done():
+            return False
+        if error is not None:
+            request.future.set_exception(error)
+            return False
+        request.future.set_result(turn.answer)
+        return True
+
+    async def rest(self) -> None:
+        """Wait until nothing is to be done."""
+        if self._task is not None:
+            await self._idle.wait()
+
+    def refuse_all(self) -> None:
+        """End every request that waits or is under way by an error."""
+        for user in [*self._users.values()]:
+            for request in user.queue:
+                if not request.future.done():
+                    request.future.set_exception(ServingError(_ENDING, code="draining"))
+
+    def stop(self) -> None:
+        """End the task and the thread."""
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown(wait=False)
+
+    async def in_thread(self, work: Callable[[], None]) -> None:
+        """Do some work in the thread of the pool and the store."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def seated(turn: Turn) -> bool:
+    """Say whether a turn only steps a user who has a slot."""
+    return turn.request.task is None and turn.request.user.slot is not None

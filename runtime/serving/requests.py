@@ -1,0 +1,128 @@
+"""What a scheduler keeps of each request and of each user.
+
+Shape letters: `n` items of any number.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.bundle.manifest import Contract
+from dst.runtime.errors import DstError
+from dst.runtime.state.record import Saved
+
+Array = npt.NDArray[np.generic]
+Outputs = dict[str, Array]
+
+
+@dataclass(slots=True, frozen=True)
+class Wish:
+    """What of the answers a caller wants: of the last item only, and which outputs."""
+
+    last: bool = False
+    outputs: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One call of a user, from its coming to its end.
+
+    Attributes:
+        user: whose it is.
+        future: what the caller waits for.
+        items: `[n, ...]`, what is to be read.
+        flush: the input ends behind them.
+        wish: what of the answers is wanted.
+        task: other work than reading, done by the worker's thread; None for reading.
+        done: items read so far.
+        parts: what was answered so far.
+        picked: a turn was taken, or is being taken; the scheduler then sees to its end.
+        begun: the user's state before it is known.
+        taken: the caller has his answer; it cannot be taken back.
+        prior: what the user had before it, where its work may have to be taken back.
+        since: when it came.
+    """
+
+    user: "User"
+    future: "asyncio.Future[object]"
+    items: Array | bytes
+    flush: bool = False
+    wish: Wish = Wish()
+    task: "Callable[[User], object] | None" = None
+    done: int = 0
+    parts: list[Outputs] = field(default_factory=list)
+    picked: bool = False
+    begun: bool = False
+    taken: bool = False
+    prior: "Prior | None" = None
+    since: float = field(default_factory=perf_counter)
+
+
+class Prior(NamedTuple):
+    """What a user had before a request: his record, if known, and whether he had a state."""
+
+    record: Saved | None
+    exists: bool
+    dirty: bool
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """A user who has a slot or a request; the others are in the store only.
+
+    Attributes:
+        name: the name of his stream in the store.
+        queue: his requests, the first of them may be under way.
+        slot: where he sits, or None.
+        record: his state as of the last answer, where it is at hand.
+        exists: he has a state; None where the store was not asked yet.
+        dirty: the store holds an older state, or none.
+        reading: the first request has read a part, so that his slot is ahead of `record`.
+        partial: the state of that, while he has no slot.
+    """
+
+    name: str
+    queue: deque[Request] = field(default_factory=deque)
+    slot: int | None = None
+    record: Saved | None = None
+    exists: bool | None = None
+    dirty: bool = False
+    reading: bool = False
+    partial: Saved | None = None
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one request does in one turn of the batch, and what came of it."""
+
+    request: Request
+    piece: Array | bytes
+    ends: bool  # with this piece all of the request is read
+    answer: object = None
+    error: DstError | None = None
+    failure: Exception | None = None  # of the machine or of this program
+
+
+def join_parts(contract: Contract, parts: Sequence[Outputs], wish: Wish) -> Outputs:
+    """Join what the turns of one request answered, as one call of `Stream.advance` answers."""
+    if len(parts) == 1 and not wish.last and wish.outputs is None:
+        return parts[0]
+    joined: Outputs = {}
+    for o in contract.outputs:
+        if wish.outputs is not None and o.name not in wish.outputs:
+            continue
+        values = [part[o.name] for part in parts]
+        axis = o.time_axis or 0
+        if wish.last and o.time_axis is not None:
+            values = [v for v in values if v.shape[axis]][-1:] or values[-1:]
+            end = (slice(None),) * axis + (slice(-1, None),)
+            joined[o.name] = values[0] if values[0].shape[axis] < 2 else values[0][end].copy()
+        else:
+            joined[o.name] = values[0] if len(values) == 1 else np.concatenate(values, axis)
+    return joined

@@ -1,0 +1,348 @@
+"""Serve many users from an asyncio program: one pool, one store, one turn after the other.
+
+Shape letters: `N` slots, `n` items of any number.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import ServingError, StepError, StreamNotFoundError
+from dst.runtime.execution.chunking import chosen
+from dst.runtime.execution.inputs import Items, check_items
+from dst.runtime.serving.driver import Bounds, Driver
+from dst.runtime.serving.lock import StoreLock
+from dst.runtime.serving.metrics import Metrics
+from dst.runtime.serving.requests import User, Wish
+from dst.runtime.serving.seats import Seats
+from dst.runtime.session import Session
+from dst.runtime.state.record import Saved
+from dst.runtime.store import StateStore
+
+Array = npt.NDArray[np.generic]
+Outputs = dict[str, Array]
+_LONGEST_MS = 86_400_000.0
+
+
+class AsyncScheduler:
+    """Let any number of users share the N slots of a pool, with their states in a store.
+
+    Requests that wait are read together, one piece of each per turn, so that a long one does not
+    hold up the others. A user's own requests are read one after the other, in the order of their
+    calls. What a user is answered does not depend on the others, bit for bit (docs/serving.md).
+
+    A call that raises, is cancelled or runs out of time leaves the user's state as it was.
+
+    Use it in the event loop in which it was first used, and let nobody else write to the store.
+
+    Examples:
+        >>> import asyncio, tempfile
+        >>> from dst.runtime import Session, StateStore
+        >>> from dst.runtime.serving import AsyncScheduler
+        >>> session = Session.open("text", lowering="fused", chunk_sizes=[1, 32])
+        >>> async def main(store):
+        ...     async with AsyncScheduler(session, 4, store) as scheduler:
+        ...         answers = await asyncio.gather(
+        ...             scheduler.advance("ann", b"one stream, " * 3),
+        ...             scheduler.advance("bob", b"another", flush=True, last=True),
+        ...         )
+        ...         return [answer["logits"].shape for answer in answers]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with StateStore(f"{folder}/memory.db") as store:
+        ...         asyncio.run(main(store))
+        [(1, 32, 256), (1, 1, 256)]
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        slots: int,
+        store: StateStore,
+        *,
+        save_every_s: float = 0.0,
+        max_waiting: int = 1024,
+        max_waiting_per_user: int = 8,
+        max_items: int = 1 << 16,
+        turn_items: int | None = None,
+        inputs: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Make a scheduler; the store's file is locked against a second one.
+
+        Args:
+            session: a session that a pool can run: `Session.open(..., lowering="fused")`.
+            slots: N, 2 or more: how many users step together and stay in memory.
+            store: holds the states of all users, each under the user's name.
+            save_every_s: seconds between two times that changed states are stored. 0: an answer
+                is given when its state is in the store. More: a killed process loses what was
+                answered in that time and while the write itself ran.
+            max_waiting: requests that may wait or be under way in all.
+            max_waiting_per_user: the same for one user.
+            max_items: the most items of one request.
+            turn_items: items of one request that are read in one turn; None for the nominal T,
+                or 32 if that is less.
+            inputs: what the model takes once per stream, for every new user.
+
+        Raises:
+            SessionError: a pool cannot run this session, or a number is out of range.
+            StoreBusyError: `store-served`: another scheduler serves this store.
+        """
+        for name, value, least in (
+            ("save_every_s", save_every_s, 0),
+            ("max_waiting", max_waiting, 1),
+            ("max_waiting_per_user", max_waiting_per_user, 1),
+            ("max_items", max_items, 1),
+            ("turn_items", 1 if turn_items is None else turn_items, 1),
+        ):
+            if not least <= value < float("inf"):
+                raise ServingError(
+                    f"{name} is {value}, expected {least} or more, and finite", code="argument"
+                )
+        self.metrics = Metrics()
+        self._session, self._contract = session, session.contract
+        self._seats = Seats(session, slots, store, save_every_s == 0, inputs, self.metrics)
+        self._slots, self._max_items = slots, max_items
+        self._piece = turn_items or max(session.contract.chunk.nominal_t, 32)
+        bounds = Bounds(max_waiting, max_waiting_per_user, self._piece, float(save_every_s))
+        self._driver = Driver(self._seats, slots, bounds)
+        self._lock = StoreLock(store.path)
+        self._ending, self._closed = asyncio.Lock(), False
+
+    # --- users' calls
+
+    async def advance(
+        self,
+        user: str,
+        items: Items,
+        *,
+        flush: bool = False,
+        last: bool = False,
+        outputs: Sequence[str] | None = None,
+        deadline_ms: float | None = None,
+    ) -> Outputs:
+        """Read items on a user's stream, as `Stream.advance` does, when his turn comes.
+
+        Args:
+            user: the user's name: 1 to 200 printable characters. A new one starts a new stream.
+            items: `[n, ...]` as for `Stream.advance`.
+            flush: the input ends here: answer for the items that fill no chunk, too.
+            last: answer for the last item that is stepped only.
+            outputs: names of the outputs to return; None for all.
+            deadline_ms: give up after so many milliseconds, waiting included.
+
+        Returns:
+            As `Stream.advance`.
+
+        Raises:
+            BusyError: `busy`, `user-busy`: too many requests wait; try again later.
+            DeadlineError: the time was up.
+            ServingError: `draining`: the scheduler is ending.
+            StepError, NonFiniteError: the items cannot be read, or a result is not finite.
+            StepError: `request-too-large`: more than `max_items`.
+            StoreError, StateError: the user's state could not be loaded or stored.
+        """
+        fresh = self._own(items)
+        if len(fresh) > self._max_items:
+            raise StepError(
+                f"the request has {len(fresh)} items, this scheduler takes {self._max_items} at "
+                "once; use iter_advance()",
+                code="request-too-large",
+            )
+        if outputs is not None:
+            outputs = tuple(o.name for o in chosen(self._contract, outputs))
+        if deadline_ms is not None and not 0 < deadline_ms <= _LONGEST_MS:
+            raise StepError(
+                f"deadline_ms is {deadline_ms}, expected more than 0 and at most "
+                f"{_LONGEST_MS:,.0f} (a day), or None for none",
+                code="argument",
+            )
+        request = self._driver.request(user, fresh)
+        request.flush = flush
+        if last or outputs is not None:
+            request.wish = Wish(last, outputs)
+        parts = await self._driver.answer(request, deadline_ms)
+        assert isinstance(parts, dict)
+        return parts
+
+    def _own(self, items: Items) -> Array | bytes:
+        """Return a copy that nobody else writes to; the pool checks the rest, piece by piece."""
+        if isinstance(items, bytes | bytearray | memoryview):
+            return bytes(items)
+        if isinstance(items, np.ndarray) and items.ndim:
+            return items.copy()
+        return check_items(self._contract.chunk, items)  # which refuses it
+
+    async def iter_advance(
+        self,
+        user: str,
+        items: Items,
+        *,
+        flush: bool = False,
+        last: bool = False,
+        outputs: Sequence[str] | None = None,
+        deadline_ms: float | None = None,
+    ) -> AsyncIterator[Outputs]:
+        """Read a long input piece by piece, and give the outputs of each piece as it is done.
+
+        Each piece is a call of its own: when an error is raised or the loop is left, the pieces
+        before it are read and stored. `deadline_ms` is for all of it, from the first piece.
+
+        Yields:
+            As `advance`, for a piece of some chunks.
+        """
+        if isinstance(items, memoryview):
+            items = bytes(items)
+        if not isinstance(items, np.ndarray | bytes | bytearray):
+            check_items(self._contract.chunk, items)
+        end = None if deadline_ms is None else perf_counter() + deadline_ms / 1000
+        for start in range(0, max(1, len(items)), self._piece):
+            left = None if end is None else max(0.001, (end - perf_counter()) * 1000)
+            yield await self.advance(
+                user,
+                items[start : start + self._piece],
+                flush=flush and start + self._piece >= len(items),
+                last=last,
+                outputs=outputs,
+                deadline_ms=left,
+            )
+
+    async def get(self, user: str) -> Saved:
+        """Return a user's state, after the requests that he has made before.
+
+        Raises:
+            StreamNotFoundError: he has none.
+        """
+
+        def task(whose: User) -> Saved:
+            saved = self._seats.committed(whose)
+            return self._seats.store.get(user) if saved is None else saved
+
+        saved = await self._driver.answer(self._driver.request(user, task=task), None)
+        assert isinstance(saved, Saved)
+        return saved
+
+    async def put(self, user: str, saved: Saved) -> None:
+        """Let a user go on from a state, such as `Stream.saved` of this model returns.
+
+        It is in the store when this returns. If it is cancelled, that may have happened or not.
+
+        Raises:
+            StateError: the state cannot be used by this session.
+        """
+
+        def task(whose: User) -> None:
+            self._session.stream(saved)  # refuses what does not fit
+            self._seats.store.put(user, saved)
+            self._seats.leave(whose)
+
+        await self._driver.answer(self._driver.request(user, task=task), None)
+
+    async def delete(self, user: str, *, erase: bool = False) -> bool:
+        """Forget a user; say whether there was anything to forget.
+
+        Args:
+            user: the user's name.
+            erase: leave no copy of his states in the store's files either (`StateStore.vacuum`);
+                the others wait while that is done.
+        """
+
+        def task(whose: User) -> bool:
+            known = whose.exists is True
+            with suppress(StreamNotFoundError):
+                self._seats.store.delete(user)
+                known = True
+            self._seats.leave(whose)
+            if erase:
+                self._seats.store.vacuum()
+            return known
+
+        return bool(await self._driver.answer(self._driver.request(user, task=task), None))
+
+    # --- beginning and ending
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.drain()
+
+    async def warm_up(self, chunk_sizes: Iterable[int] | None = None) -> None:
+        """Make the buffers of every batch size now, and not when they are first needed.
+
+        Args:
+            chunk_sizes: the T that will be used; None for all of the session.
+        """
+        sizes = [*(self._session.chunk_sizes if chunk_sizes is None else chunk_sizes)]
+        await self._driver.in_thread(lambda: self._seats.pool.warm_up(sizes))
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """End: refuse new requests, answer those that wait, and store every state.
+
+        Args:
+            timeout_s: refuse those that still wait after so many seconds, too; None to answer all.
+
+        Raises:
+            StoreError: the states could not be stored; they are still in memory: free some space,
+                say, and call it again.
+        """
+        self._driver.draining = True
+        async with self._ending:
+            if self._closed:
+                return
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._driver.rest()
+            except TimeoutError:
+                self._driver.refuse_all()
+                await self._driver.rest()
+            await self._driver.in_thread(self._seats.save)
+            if self._seats.fault is not None:
+                raise self._seats.fault
+            self._closed = True
+            self._driver.stop()
+            self._lock.release()
+
+    def drain_on(self, *signals: signal.Signals, done: Callable[[], object] | None = None) -> None:
+        """Drain when the process gets one of these signals, SIGTERM by default, then call `done`.
+
+        To be called in the event loop. What the program does after that is its own affair; an
+        `async with` block of this scheduler, once left, has nothing more to do.
+        """
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def end() -> None:
+            await self.drain()
+            if done is not None:
+                done()
+
+        def begin() -> None:
+            if not tasks:
+                tasks.add(loop.create_task(end()))
+
+        for number in signals or (signal.SIGTERM,):
+            try:
+                loop.add_signal_handler(number, begin)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
+
+    def metrics_text(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        turns = max(1, self.metrics.turns)
+        return self.metrics.text(
+            {
+                "waiting": ("Requests that wait or are under way.", self._driver.waiting),
+                "slots": ("Slots of the pool.", self._slots),
+                "seated": ("Users with a slot.", len(self._seats.seated)),
+                "unsaved": ("Users whose newest state is not stored.", len(self._seats.dirty)),
+                "batch_fill": (
+                    "Mean share of the slots that step in a turn.",
+                    self.metrics.seats / turns / self._slots,
+                ),
+            }
+        )

@@ -1,0 +1,357 @@
+"""Seat users in the slots of a pool, take their turns, and keep the store up to date.
+
+Everything here runs in the scheduler's one worker thread. A user without a slot gets a free one,
+or that of the user who was idle for longest, whose state then goes to the store.
+"""
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from time import thread_time
+
+import numpy as np
+import numpy.typing as npt
+
+from dst.runtime.errors import (
+    DstError,
+    NonFiniteError,
+    SessionError,
+    SlotError,
+    StreamNotFoundError,
+)
+from dst.runtime.execution.engine import Engine
+from dst.runtime.pool import StreamPool
+from dst.runtime.serving.metrics import Metrics
+from dst.runtime.serving.requests import Prior, Request, Turn, User, join_parts
+from dst.runtime.state.record import Saved
+from dst.runtime.store import StateStore
+
+Array = npt.NDArray[np.generic]
+_LOG = logging.getLogger("dst.runtime.serving")
+_AT_ONCE = 256  # states that one transaction writes
+
+
+class Seats:
+    """The slots of a pool and the users in them.
+
+    Attributes:
+        metrics: what is counted.
+        dirty: the users whose newest state the store does not hold, by name.
+        seated: the users with a slot by name, the one who was idle for longest first.
+        fault: why the store could not be written, until it can be again.
+        spent_s: the time of a CPU that the last turn took.
+        left: users who have lost their slot, for the scheduler to forget.
+    """
+
+    def __init__(
+        self,
+        session: Engine,
+        slots: int,
+        store: StateStore,
+        save_each: bool,
+        inputs: Mapping[str, Array] | None,
+        metrics: Metrics,
+    ) -> None:
+        self.pool = StreamPool(session, slots, inputs=inputs)
+        self.store, self._each, self.metrics = store, save_each, metrics
+        self._contract = session.contract
+        self._inputs = inputs
+        self._needs_inputs = bool(session.contract.stream_inputs) and inputs is None
+        self._free = [*range(slots)]
+        self.seated: dict[str, User] = {}
+        self.dirty: dict[str, User] = {}
+        self.fault: DstError | None = None
+        self.left: list[User] = []
+        self.spent_s = 0.0
+
+    # --- a turn
+
+    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
+        """Take back what was cancelled, write what is due, then let each request read a piece."""
+        since = thread_time()
+        try:
+            self._work(turns, undo, save)
+        finally:
+            self.spent_s = thread_time() - since
+
+    def _work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
+        for request in undo:
+            self._take_back(request)
+        if save or self.fault:
+            self.save()
+        for turn in turns:
+            if turn.request.task is not None:
+                self._do(turn)
+        reading = [turn for turn in turns if turn.request.task is None]
+        if self.fault is not None:  # what was answered could not be kept
+            for turn in reading:
+                self._fail(turn, copy.copy(self.fault))
+            return
+        self._seat(reading)
+        reading = [turn for turn in reading if turn.error is None]
+        if reading:
+            self._read(reading)
+        if self._each:
+            self._commit([turn for turn in reading if turn.ends and turn.error is None])
+
+    def _do(self, turn: Turn) -> None:
+        assert turn.request.task is not None
+        try:
+            turn.answer = turn.request.task(turn.request.user)
+        except DstError as error:
+            turn.error = error
+
+    def _read(self, turns: Sequence[Turn]) -> None:
+        pieces: dict[int, Array | bytes] = {}
+        for turn in turns:
+            user, request = turn.request.user, turn.request
+            assert user.slot is not None
+            if not request.begun:
+                request.begun = True
+                if not turn.ends:  # other calls of the pool will come before its end
+                    user.record, user.reading = self.committed(user), True
+                request.prior = Prior(user.record, bool(user.exists), user.dirty)
+            pieces[user.slot] = turn.piece
+        failed: Mapping[int, DstError] = {}
+        ending = [t.request.user.slot for t in turns if t.ends and t.request.flush]
+        try:
+            outputs = self.pool.advance(pieces, flush=[s for s in ending if s is not None])
+        except SlotError as error:
+            outputs, failed = error.outputs, error.failed
+        except DstError as error:
+            outputs, failed = {}, {slot: copy.copy(error) for slot in pieces}
+        self.metrics.turns += 1
+        self.metrics.seats += len(pieces)
+        for turn in turns:
+            user, request = turn.request.user, turn.request
+            assert user.slot is not None
+            if user.slot in failed:
+                self._fail(turn, failed[user.slot])
+                continue
+            request.parts.append(outputs[user.slot])
+            request.done += len(turn.piece)
+            if turn.ends:
+                user.record, user.exists, user.reading = None, True, False
+                if not user.dirty:
+                    self._mark(user, True)
+                turn.answer = join_parts(self._contract, request.parts, request.wish)
+
+    def _fail(self, turn: Turn, error: DstError) -> None:
+        """End a request by an error, with its user's state as it was before."""
+        turn.error = error
+        request, user = turn.request, turn.request.user
+        prior, request.prior = request.prior, None
+        if prior is None:
+            return
+        known = prior.record is not None or not prior.exists
+        if known and (user.reading or error.code == "state-not-finite"):
+            self._restore(user, prior)
+        elif error.code == "state-not-finite":  # the pool went back to the last good state
+            user.record = None
+            self._mark(user, True)
+
+    def _commit(self, turns: Sequence[Turn]) -> None:
+        """Store the new states of these users before they are answered, in one transaction."""
+        states: dict[str, Saved] = {}
+        by_name = {turn.request.user.name: turn for turn in turns}
+        for turn in turns:
+            user = turn.request.user
+            assert user.slot is not None
+            try:
+                states[user.name] = self.pool.swap_out(user.slot)
+            except NonFiniteError as error:
+                self._fail_late(turn, error)
+        try:
+            self._put(states)
+        except DstError as error:
+            several = len(states) > 1
+            for name, saved in states.items():
+                try:
+                    if several:  # perhaps it is the fault of one
+                        self._put({name: saved})
+                    else:
+                        self._fail_late(by_name[name], error)
+                except DstError as own:
+                    self._fail_late(by_name[name], own)
+        for name, saved in states.items():
+            if by_name[name].error is None:
+                by_name[name].request.user.record = saved
+
+    def _fail_late(self, turn: Turn, error: DstError) -> None:
+        turn.error = error
+        prior, turn.request.prior = turn.request.prior, None
+        assert prior is not None
+        self._restore(turn.request.user, prior)
+
+    # --- taking back
+
+    def _take_back(self, request: Request) -> None:
+        """Undo what a cancelled request has done."""
+        user, prior = request.user, request.prior
+        request.prior = None
+        if prior is None:  # it had not begun, or has failed and is undone
+            return
+        self.left.append(user)
+        if not request.parts:  # nothing has moved
+            user.reading = False
+            return
+        self.metrics.undone += 1
+        finished = not user.reading
+        if prior.record is not None or not prior.exists:
+            self._restore(user, prior)
+        else:
+            assert user.slot is not None
+            self.pool.undo([user.slot])
+            user.record = prior.record
+            self._mark(user, prior.dirty)
+        if finished and self._each:
+            self._mark(user, True)
+            self.save([user])
+
+    def _restore(self, user: User, prior: Prior) -> None:
+        user.record, user.exists = prior.record, prior.exists
+        user.reading, user.partial = False, None
+        self._mark(user, prior.dirty)
+        if user.slot is not None:
+            self._fill(user.slot, prior.record)
+
+    # --- seats
+
+    def _seat(self, turns: Sequence[Turn]) -> None:
+        """Give every user of these turns a slot; a turn that cannot have one fails."""
+        here = {turn.request.user.name for turn in turns}
+        newcomers = []
+        for turn in turns:
+            user = turn.request.user
+            if user.slot is None:
+                newcomers.append(turn)
+            else:
+                self.seated[user.name] = self.seated.pop(user.name)
+        missing = len(newcomers) - len(self._free)
+        if missing > 0:
+            idle = [user for name, user in self.seated.items() if name not in here]
+            self._evict(idle[:missing])
+        for turn in newcomers:
+            user = turn.request.user
+            if not self._free:
+                assert self.fault is not None
+                self._fail(turn, copy.copy(self.fault))
+                continue
+            slot = self._free.pop()
+            try:
+                self._load(user, slot)
+            except DstError as error:
+                self._free.append(slot)
+                self._fail(turn, error)
+                continue
+            user.slot = slot
+            self.seated[user.name] = user
+
+    def _evict(self, users: Sequence[User]) -> None:
+        """Free the slots of these users; where the store refuses, none of a changed user."""
+        self.save([user for user in users if user.dirty and not user.reading])
+        for user in users:
+            if user.dirty and not user.reading:
+                continue
+            assert user.slot is not None
+            if user.reading:
+                user.partial = self._out(user.slot)
+            else:
+                user.record = None
+            del self.seated[user.name]
+            self._free.append(user.slot)
+            user.slot = None
+            self.left.append(user)
+            self.metrics.evictions += 1
+
+    def _load(self, user: User, slot: int) -> None:
+        if user.partial is None and user.record is None and user.exists is not False:
+            try:
+                user.record = self.store.get(user.name)
+                user.exists = True
+                self.metrics.loads += 1
+            except StreamNotFoundError:
+                user.exists = False
+        self._fill(slot, user.partial if user.partial is not None else user.record)
+        user.partial = None
+
+    def _fill(self, slot: int, record: Saved | None) -> None:
+        if record is not None:
+            self.pool.swap_in(slot, record)
+        elif self._needs_inputs:
+            raise SessionError(
+                "the model takes inputs once per stream, and this user is new; give the scheduler "
+                "inputs={...} for all, or start the user with "
+                "scheduler.put(user, session.stream(inputs={...}).saved())",
+                code="stream-input-missing",
+            )
+        else:
+            self.pool.reset(slot, inputs=self._inputs)
+
+    def leave(self, user: User) -> None:
+        """Free the slot of a user, whose state in it is not wanted any more."""
+        self.dirty.pop(user.name, None)
+        user.record = user.partial = None
+        user.exists, user.dirty = None, False
+        if self.seated.pop(user.name, None) is not None and user.slot is not None:
+            self._free.append(user.slot)
+            user.slot = None
+
+    # --- states
+
+    def committed(self, user: User) -> Saved | None:
+        """Return the state of a user as of his last answer; None where he has none."""
+        if user.record is None and user.exists is not False:
+            if user.slot is None:
+                try:
+                    return self.store.get(user.name)
+                except StreamNotFoundError:
+                    return None
+            user.record = self._out(user.slot)
+        return user.record
+
+    def save(self, users: Sequence[User] | None = None) -> None:
+        """Store the states of these users, by default of all who have changed.
+
+        Where the store refuses, `fault` says why, and they stay dirty.
+        """
+        left = [*self.dirty.values()] if users is None else [*users]
+        self.fault = None
+        while left and self.fault is None:
+            some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            records = {user.name: self.committed(user) for user in some}
+            try:
+                self._put({name: saved for name, saved in records.items() if saved is not None})
+                for user in some:
+                    if records[user.name] is None:  # his first request was taken back
+                        with suppress(StreamNotFoundError):
+                            self.store.delete(user.name)
+                        self._mark(user, False)
+            except DstError as error:
+                _LOG.warning("states could not be stored: %s", error)
+                self.fault = error
+
+    def _put(self, states: Mapping[str, Saved]) -> None:
+        if not states:
+            return
+        self.store.put_many(states)
+        self.metrics.writes += len(states)
+        for name in states:
+            if (user := self.dirty.pop(name, None)) is not None:
+                user.dirty = False
+                self.left.append(user)
+
+    def _out(self, slot: int) -> Saved:
+        try:
+            return self.pool.swap_out(slot)
+        except NonFiniteError as error:  # the pool has gone back to the last good state
+            _LOG.warning("slot %d: %s", slot, error)
+            return self.pool.swap_out(slot)
+
+    def _mark(self, user: User, dirty: bool) -> None:
+        user.dirty = dirty
+        if dirty:
+            self.dirty[user.name] = user
+        else:
+            self.dirty.pop(user.name, None)

@@ -1,0 +1,200 @@
+"""Any interleaving of users, cancels, evictions and restarts gives each what his stream gives."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tests.runtime.pool.conftest import same
+from tests.runtime.serving.conftest import Alone, Inline, Outputs, inline, spin, stored
+
+from dst.runtime import Session, StateStore
+from dst.runtime.errors import DeadlineError, StepError, StreamNotFoundError
+from dst.runtime.serving import AsyncScheduler, BusyError
+from dst.runtime.state.record import pack
+
+USERS = ("ann", "bob", "cleo", "dan")
+
+
+class Call:
+    """One request, and what it must have answered if it counts."""
+
+    def __init__(self, user: str, items: bytes, flush: bool, last: bool) -> None:
+        self.user, self.items, self.flush, self.last = user, items, flush, last
+        self.task: asyncio.Task[Outputs] | None = None
+
+
+class Serving(RuleBasedStateMachine):
+    """Two slots, four users; work is done when the loop is spun; every answer is checked."""
+
+    session: ClassVar[Session]
+
+    @initialize(every=st.sampled_from([0.0, 1e-9, 1e9]), turn=st.sampled_from([3, 8, 32]))
+    def begin(self, every: float, turn: int) -> None:
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # no disk to wait for
+        self.folder = Path(tempfile.mkdtemp(dir=memory))
+        self.every, self.turn = every, turn
+        self.loop = asyncio.new_event_loop()
+        self.alone = Alone(self.session)
+        self.calls: list[Call] = []
+        self.seed = 0
+        self.open()
+
+    def open(self) -> None:
+        self.store = StateStore(self.folder / "a.db", durable=False, history_bytes=0)
+        self.scheduler = AsyncScheduler(
+            self.session,
+            2,
+            self.store,
+            save_every_s=self.every,
+            turn_items=self.turn,
+            max_waiting_per_user=3,
+        )
+        self.executor: Inline = inline(self.scheduler)
+
+    def run(self, times: int) -> None:
+        self.loop.run_until_complete(spin(times))
+
+    # --- what may happen
+
+    @rule(
+        user=st.sampled_from(USERS), count=st.integers(0, 20), flush=st.booleans(),
+        last=st.booleans(), deadline=st.sampled_from([None, None, 1e-3, 1e5]),
+    )  # fmt: skip
+    def asks(self, user: str, count: int, flush: bool, last: bool, deadline: float | None) -> None:
+        self.ask(user, count, flush, last, deadline)
+
+    def ask(self, user: str, count: int, flush: bool, last: bool, deadline: float | None) -> None:
+        self.seed += 1
+        items = np.random.default_rng(self.seed).integers(0, 256, count).astype(np.uint8).tobytes()
+        call = Call(user, items, flush, last)
+        call.task = self.loop.create_task(
+            self.scheduler.advance(user, items, flush=flush, last=last, deadline_ms=deadline)
+        )
+        self.calls.append(call)
+
+    @rule(times=st.integers(1, 8))
+    def go_on(self, times: int) -> None:
+        self.run(times)
+
+    @precondition(lambda self: self.pending())
+    @rule(which=st.integers(0, 7))
+    def cancel(self, which: int) -> None:
+        pending = self.pending()
+        pending[which % len(pending)].cancel()
+
+    @rule(user=st.sampled_from(USERS), count=st.integers(1, 20), times=st.integers(0, 9))
+    def ask_and_cancel(self, user: str, count: int, times: int) -> None:
+        """At any moment of its life, the one after the answer is there included."""
+        self.ask(user, count, flush=True, last=False, deadline=None)
+        self.run(times)
+        task = self.calls[-1].task
+        assert task is not None
+        task.cancel()
+
+    @rule(
+        user=st.sampled_from(USERS), count=st.integers(1, 20), late=st.booleans(),
+        times=st.integers(0, 6),
+    )  # fmt: skip
+    def cancel_during_a_turn(self, user: str, count: int, late: bool, times: int) -> None:
+        self.ask(user, count, flush=True, last=False, deadline=None)
+        task = self.calls[-1].task
+        assert task is not None
+        self.run(times)
+        hooks = self.executor.after if late else self.executor.before
+        hooks.append(task.cancel)
+        self.run(5)
+        hooks.clear()
+
+    def pending(self) -> list[asyncio.Task[Outputs]]:
+        return [call.task for call in self.calls if call.task and not call.task.done()]
+
+    @rule(user=st.sampled_from(USERS))
+    def malformed(self, user: str) -> None:
+        with pytest.raises(StepError):
+            self.loop.run_until_complete(
+                self.scheduler.advance(user, np.array([300]))  # no such byte
+            )
+
+    @rule(states=st.booleans())
+    def compare(self, states: bool) -> None:
+        self.settle(states)
+
+    def settle(self, states: bool = False) -> None:
+        """Wait for all, and compare every answer and every state."""
+        for call in self.calls:
+            if call.task is not None:
+                self.loop.run_until_complete(asyncio.wait([call.task]))
+        self.run(3)
+        for call in self.calls:
+            assert call.task is not None
+            if call.task.cancelled():
+                continue
+            error = call.task.exception()
+            if error is not None:
+                assert isinstance(error, DeadlineError | BusyError), error
+                continue
+            expected = self.alone.advance(call.user, call.items, call.flush, call.last)
+            same(call.task.result(), expected)
+        self.calls = []
+        for user in USERS if states else ():  # asking for a state makes it known
+            try:
+                found = pack(self.loop.run_until_complete(self.scheduler.get(user)))
+            except StreamNotFoundError:
+                found = None
+            assert found == self.alone.packed(user), user
+
+    @rule(user=st.sampled_from(USERS))
+    def forget(self, user: str) -> None:
+        self.settle()
+        known = self.loop.run_until_complete(self.scheduler.delete(user))
+        assert known == (user in self.alone.states)
+        self.alone.states.pop(user, None)
+
+    @rule()
+    def drain_and_restart(self) -> None:
+        self.settle()
+        self.loop.run_until_complete(self.scheduler.drain())
+        self.store.close()
+        self.compare_store()
+        self.open()
+
+    @precondition(lambda self: self.every == 0)
+    @rule()
+    def kill_and_restart(self) -> None:
+        """What was answered is in the store at that moment, without any ending."""
+        self.settle()
+        copy = self.folder / "copy"
+        copy.mkdir()
+        for file in self.folder.glob("a.db*"):
+            shutil.copy(file, copy)
+        found = stored(copy / "a.db")
+        assert found == {user: self.alone.packed(user) for user in self.alone.states}
+        shutil.rmtree(copy)
+
+    def compare_store(self) -> None:
+        expected = {user: self.alone.packed(user) for user in self.alone.states}
+        assert stored(self.folder / "a.db") == expected
+
+    def teardown(self) -> None:
+        if hasattr(self, "loop"):
+            self.settle()
+            self.loop.run_until_complete(self.scheduler.drain())
+            self.store.close()
+            self.compare_store()
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+
+def test_every_interleaving_gives_each_user_his_own_stream(served: Session) -> None:
+    Serving.session = served
+    machine = Serving.TestCase
+    machine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+    machine().runTest()
