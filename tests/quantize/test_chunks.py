@@ -4,7 +4,8 @@ Whether a product in blocks (`MatMulNBits`) answers a row the same alone and amo
 the kernel that ONNX Runtime takes on this CPU. So each such product of a bundle is tried by itself
 first, with other numbers. Where all of them keep their rows, bit-equality over T is demanded of the
 bundle. Where one does not, another cut may move the results by no more than the roundings of
-activations can: the bundle's golden tolerance.
+activations can: the bundle's golden tolerance. The same holds where float32 itself does not give
+the same bits at every T, as its operators sum in another order for single items.
 """
 
 from collections.abc import Mapping
@@ -71,10 +72,16 @@ def static_bundle(plain_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def same_for_every_t(
-    bundle: Path, by_t: Mapping[int, dict[str, Array]], full: dict[str, Array], folder: Path
+    bundle: Path,
+    by_t: Mapping[int, dict[str, Array]],
+    full: dict[str, Array],
+    folder: Path,
+    float_exact: bool = True,
 ) -> None:
     """Hold what other cuts give: the same bits if every kernel keeps its rows, else a bound."""
-    exact = all(keeps_rows(kernel, tuple(sorted(by_t))) for kernel in kernels(bundle, folder))
+    exact = float_exact and all(
+        keeps_rows(kernel, tuple(sorted(by_t))) for kernel in kernels(bundle, folder)
+    )
     largest = by_t[max(by_t)]
     costs = golden_costs(named(largest), named(full), 1)
     allowed = max(graph.golden_tolerance for graph in open_bundle(bundle).manifest.graphs)
@@ -379,8 +386,9 @@ def test_all_of_the_shipped_model_but_its_window_attention_is_the_same_for_every
     assert sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
     by_t = {t: outputs(Session.open(path, chunk_sizes=[t]), t, items) for t in sizes}
     assert len(by_t[1]) == 1 + len(contract.state)  # the logits and each tensor of the state
-    full = outputs(Session.open(unseeing, chunk_sizes=[32]), 32, items)
-    same_for_every_t(path, by_t, full, tmp_path)
+    float_by_t = {t: outputs(Session.open(unseeing, chunk_sizes=[t]), t, items) for t in (1, 32)}
+    float_exact = all(np.array_equal(float_by_t[1][k], v) for k, v in float_by_t[32].items())
+    same_for_every_t(path, by_t, float_by_t[32], tmp_path, float_exact)
 
 
 LOWERINGS: tuple[Lowering, ...] = ("fused", "portable")
