@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from dst.runtime.bundle.constants import model_id_with_constants
     from dst.runtime.bundle.reader import Bundle, open_bundle, shipped
     from dst.runtime.bundle.writer import write_bundle
-    from dst.runtime.calendar import seconds_of, time_inputs
     from dst.runtime.errors import (
         BundleError,
         DstError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from dst.runtime.generation import generate
     from dst.runtime.golden import GoldenCheck, golden_tensors, relative_error, replay_golden
     from dst.runtime.health import Health, HealthReport, Limits
+    from dst.runtime.monitor.calendar import seconds_of, time_inputs
     from dst.runtime.monitor.monitor import JudgedLine, LineMonitor
     from dst.runtime.monitor.scorer import LineScore, LineScorer
     from dst.runtime.pool import StreamPool
@@ -41,7 +41,7 @@ _WHERE = {
     "bundle.constants": "model_id_with_constants",
     "bundle.reader": "Bundle open_bundle shipped",
     "bundle.writer": "write_bundle",
-    "calendar": "seconds_of time_inputs",
+    "monitor.calendar": "seconds_of time_inputs",
     "errors": "BundleError DstError SessionError SlotError StateError StepError StoreError",
     "execution.memory": "Memory predict rss_bytes",
     "execution.placement": "GraphLoad LoadReport ProviderShare",

@@ -20,7 +20,7 @@ from dst.export.model.layer import linear
 from dst.export.model.network import Network, State
 from dst.export.step import Step
 from dst.runtime.bundle import manifest as m
-from dst.runtime.calendar import TIME_INPUTS
+from dst.runtime.monitor.calendar import TIME_INPUTS
 
 E, Q = len(EXPERTS), len(LEVELS)
 CALENDAR = 10
@@ -43,11 +43,11 @@ class FeedHead(nn.Module):
         self.embedding = linear(columns * (FEATURES + 1) + CALENDAR, width, 0.5)
         self.out = linear(width, columns * (E + Q + 1), 0.05)
 
-    def encode(self, chunk: Tensor) -> Tensor:
+    def encode(self, chunk: Tensor, seen: None = None) -> Tensor:
         """``[B, T, F (P + 1) + CALENDAR]`` -> ``[B, T, D]``."""
         return self.embedding(chunk)  # type: ignore[no-any-return]
 
-    def decode(self, x: Tensor) -> dict[str, Tensor]:
+    def decode(self, x: Tensor, seen: None = None) -> dict[str, Tensor]:
         """``[B, T, D]`` -> ``raw [B, T, F, E + Q + 1]``."""
         return {"raw": self.out(x).unflatten(-1, (self.columns, E + Q + 1))}
 

@@ -18,7 +18,7 @@ from dst.export.feed.calibrate import knots_of
 from dst.export.feed.config import LEVELS, FeedConfig
 from dst.export.feed.network import Feed
 from dst.export.model.network import State
-from dst.runtime.calendar import time_inputs
+from dst.runtime.monitor.calendar import time_inputs
 
 Items = npt.NDArray[np.float32]
 LARGE = 8.0

@@ -105,7 +105,7 @@ def shipped() -> dict[str, Path]:
 
     Examples:
         >>> list(shipped())
-        ['feed', 'feed-int8', 'text', 'text-int4', 'text-int8']
+        ['feed', 'feed-int8', 'log', 'log-int8', 'text', 'text-int4', 'text-int8']
     """
     folder = Path(dst.__file__).parent / "shipped"
     if not folder.is_dir():

@@ -1,1 +1,1 @@
-"""Watch a stream of text line by line: which lines are out of this stream's habits."""
+"""Watch a stream: lines of text by their habits, and the calendar of numeric streams."""

@@ -14,7 +14,7 @@ from dst.export.feed.network import Feed, day_parts
 from dst.export.feed.scoring import CAP, Surprise
 from dst.export.feed.statistics import EXPERTS
 from dst.export.feed.train import fit, items_of
-from dst.runtime.calendar import time_inputs
+from dst.runtime.monitor.calendar import time_inputs
 
 MONDAY_S = 18_001 * 86_400.0
 

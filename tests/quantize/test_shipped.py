@@ -51,7 +51,7 @@ def test_size_and_loss_keep_their_budgets(
     before, after = done.weights_bytes
     assert after <= size * before
     left = Counter(r.role for r in done.records if r.form == "float32")
-    assert left == {"gate": 4, "operator": 4}  # the convolutions of the graph for single steps
+    assert left == {"gate": 2, "operator": 2}  # the convolutions of the graph for single steps
     assert all(check.passed for check in replay_golden(open_bundle(tmp_path / "q")))
     items, right = full
     loss = loss_nats(Session.open(tmp_path / "q", chunk_sizes=[T]), items)

@@ -20,7 +20,7 @@ import numpy as np
 from detectors import Floats, random_scores, seasonal_naive, windowed_gaussian
 
 from dst.runtime import Session
-from dst.runtime.calendar import seconds_of, time_inputs
+from dst.runtime.monitor.calendar import seconds_of, time_inputs
 
 Judged = dict[str, dict[str, float]]
 """What is known of a detector on all files, on the first half and on the second."""

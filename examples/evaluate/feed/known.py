@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime import Session
-from dst.runtime.calendar import time_inputs
+from dst.runtime.monitor.calendar import time_inputs
 
 Floats = npt.NDArray[np.float64]
 ITEMS, WARM_UP, STREAMS = 6000, 1000, 8

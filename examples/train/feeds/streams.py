@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from feeds import parts as p
 
-from dst.runtime.calendar import time_inputs
+from dst.runtime.monitor.calendar import time_inputs
 
 Items = npt.NDArray[np.float32]
 PERIODS_S = (10, 60, 60, 300, 300, 300, 300, 600, 900, 1800, 1800, 3600, 3600, 14400, 86400)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dst.cli.inputs.block import Block, Wanted
 from dst.runtime.bundle.manifest import Features, Tokens
-from dst.runtime.calendar import TIME_INPUTS, seconds_of, time_inputs
+from dst.runtime.monitor.calendar import TIME_INPUTS, seconds_of, time_inputs
 
 
 def reads_times(content: Tokens | Features) -> bool:
