@@ -38,6 +38,10 @@ LINE_FLOOR = 0.05
 TAIL_SHARE, TAIL_SHAPE, TAIL_FORGET = 0.05, 0.2, 1 / 4000
 """Above the score that this share of lines reaches, probabilities follow a generalized Pareto law
 of this shape (peaks over threshold; Pickands 1975); and how fast the counts of scores fade."""
+MOST_BITS = 1e6
+"""Bits of a byte, at most."""
+LEAST_SHARE = 0.2
+"""No probability is lower than this over the number of lines so far."""
 CELLS, HIGHEST = 512, 64.0
 """Cells of the counts of scores, and the score at which the last one ends."""
 
@@ -54,7 +58,7 @@ class LineScore:
     """How strange a line is.
 
     Attributes:
-        bits: what the model needed for the line, its newline included.
+        bits: what the model needed for the bytes that were judged, the newline included.
         usual_bits: what lines of its kind (the same words, any numbers) have needed on average; of
             all lines, where the kind is new.
         score: how many deviations its tokens cost more than usual; 0 is ordinary.
@@ -93,8 +97,10 @@ class LineScorer:
             bits: what the model needed for each of them, float64 `[len(line)]`.
 
         Raises:
-            ValueError: there are not as many bits as bytes.
+            ValueError: there are not as many bits as bytes, or one is negative or not finite.
         """
+        if not np.isfinite(bits).all() or (bits < 0).any() or (bits > MOST_BITS).any():
+            raise ValueError(f"bits must lie in [0, {MOST_BITS:g}]")
         if bits.shape != (len(line),):
             raise ValueError(f"bits {list(bits.shape)} do not fit a line of {len(line)} bytes")
         tokens, ends = [], []
@@ -114,7 +120,8 @@ class LineScorer:
             score += WHOLE * max(0.0, (size - mean) / math.sqrt(spread + LINE_FLOOR))
         _learn(self.kinds, kind, total)
         _learn(self.kinds, ALL, size)
-        return LineScore(total, usual, score, self._probability(score))
+        chance = max(self._probability(score), LEAST_SHARE / (lines + 1.0))
+        return LineScore(total, usual, score, min(1.0, chance))
 
     def arrays(self) -> dict[str, Floats]:
         """What it has learned, to be saved; `restore` takes it."""

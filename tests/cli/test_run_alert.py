@@ -51,6 +51,7 @@ def test_the_one_odd_line_is_alerted_of(tmp_path: Path, capsys: pytest.CaptureFi
     assert "disk /dev/sdb1 is full" in out
     result = json.loads((tmp_path / "j").read_bytes())
     assert result["alerts"] == len(numbers)
+    assert [alert["line"] for alert in result["alert_lines"]] == numbers
     assert result["per_item"] < 1.5
 
 
@@ -138,6 +139,29 @@ def test_a_kill_at_any_moment_leaves_a_state_with_its_lines(tmp_path: Path) -> N
             time.sleep(delay)
             child.kill()
         LineMonitor.load(session, state)  # raises where the lines do not belong to it
+
+
+def test_the_lines_beside_a_state_are_not_the_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "s.lines"
+    log.write_bytes(b"".join(service_log(30)))
+    before = log.read_bytes()
+    assert call(["run", "log", str(log), "--alert", "0.01", "--state", str(tmp_path / "s")]) == 2
+    assert "s.lines" in capsys.readouterr().err
+    assert log.read_bytes() == before
+
+
+def test_top_ranks_by_habit_where_alerts_are_asked_for(tmp_path: Path) -> None:
+    lines = service_log(600)
+    lines.insert(500, ODD)
+    log = tmp_path / "server.log"
+    log.write_bytes(b"".join(lines))
+    result = tmp_path / "j"
+    arguments = ["run", "log", str(log), "--alert", "0.01", "--top", "3", "--json", str(result)]
+    assert call(arguments) == 0
+    told = json.loads(result.read_bytes())
+    assert 501 in [line["line"] for line in told["top"]]
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "-1", "2"])

@@ -13,6 +13,7 @@ from dst.export.model import Network
 from dst.export.model.config import Config, Tokens
 from dst.export.model.contexts import CONTEXTS, MOST, RECENT, _contexts, look, tables_state
 from dst.export.model.heads import Categorical
+from dst.quantize import quantize_bundle
 from dst.runtime import Session
 
 BITS = 5
@@ -125,6 +126,9 @@ def test_a_network_with_tables_is_exported_and_runs(tmp_path: Path) -> None:
         third, state = network(chunk[:, 64:], state)
     expected = torch.cat([first["logits"], second["logits"], third["logits"]], 1).numpy()
     assert np.abs(np.concatenate(found, 1) - expected).max() < 1e-4
+    quantize_bundle(tmp_path / "b", tmp_path / "q", "int8-dynamic")
+    rounded = Session.open(tmp_path / "q").stream().step(chunk[:, :32].numpy())["logits"]
+    assert np.abs(rounded - first["logits"].numpy()).max() < 0.3
     kept = stream.snapshot().state
     assert np.array_equal(kept["tables"], state["tables"].numpy())
 

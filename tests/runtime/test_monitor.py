@@ -16,6 +16,7 @@ from dst.runtime import (
 )
 from dst.runtime.monitor.monitor import LONGEST, lines_of, save_lines
 from dst.runtime.monitor.scorer import ALL, _known, _learn, _tables
+from dst.runtime.state.file import previous_of
 
 TEXT = b"".join(b"job %d of worker-%d took %d ms\n" % (i, i % 3, 7 * i % 50) for i in range(40))
 
@@ -155,13 +156,26 @@ def test_it_goes_on_in_the_middle_of_a_line(session: Session, tmp_path: Path) ->
     assert rest[0].number == len(first) + 1
 
 
+def arrays_of(monitor: LineMonitor) -> dict[str, np.ndarray]:
+    """What a monitor that stands at the end of a line saves."""
+    return {
+        **monitor.scorer.arrays(),
+        "guess": np.zeros((1, 256), np.float32),
+        "text": np.zeros(0, np.uint8),
+        "bits": np.zeros(0),
+        "line": np.array([1.0, 0, 0]),
+    }
+
+
 def test_a_kill_between_the_two_files_loses_nothing(session: Session, tmp_path: Path) -> None:
     monitor = LineMonitor(session.stream())
     monitor.read(TEXT[:300])
     monitor.save(tmp_path / "s")
     expected = LineMonitor.load(session, tmp_path / "s").read(TEXT[300:])
     monitor.read(TEXT[300:500])
-    save_lines(tmp_path / "s", monitor.stream.items_consumed, monitor.scorer.arrays())
+    for more in (b"a\n", b"b\n"):  # killed twice there: the first time must not cost the copy
+        save_lines(tmp_path / "s", monitor.stream.snapshot(), arrays_of(monitor))
+        monitor.read(more)
     assert LineMonitor.load(session, tmp_path / "s").read(TEXT[300:]) == expected
 
 
@@ -179,6 +193,93 @@ def test_lines_of_another_moment_are_not_taken(session: Session, tmp_path: Path)
     lines.unlink()
     with pytest.raises(StateError, match="nor its previous copy"):
         LineMonitor.load(session, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("counts", -np.ones(512)),
+        ("counts", np.full(512, np.nan)),
+        ("places", np.zeros((3, 4))),
+        ("line", np.array([1.0, 0])),
+        ("line", np.array([1e300, 0, 0])),
+        ("bits", np.zeros(4)),
+        ("text", np.zeros(0)),
+        ("guess", np.zeros(5, np.float32)),
+        ("kinds", None),
+        ("more", np.zeros(1)),
+    ],
+)
+def test_arrays_that_no_monitor_writes_are_not_taken(
+    session: Session, tmp_path: Path, name: str, value: np.ndarray | None
+) -> None:
+    monitor = LineMonitor(session.stream())
+    monitor.read(TEXT[:300])
+    monitor.save(tmp_path / "s")
+    arrays = {**arrays_of(monitor), name: value}
+    save_lines(
+        tmp_path / "s",
+        monitor.stream.snapshot(),
+        {key: array for key, array in arrays.items() if array is not None},
+    )
+    previous_of(lines_of(tmp_path / "s")).unlink(missing_ok=True)
+    with pytest.raises(StateError) as caught:
+        LineMonitor.load(session, tmp_path / "s")
+    assert caught.value.code == "lines-missing"
+
+
+def test_lines_of_another_stream_are_not_taken(session: Session, tmp_path: Path) -> None:
+    for name, text in (("one", b"alpha\n" * 20), ("two", b"omega\n" * 20)):
+        monitor = LineMonitor(session.stream())
+        monitor.read(text)
+        monitor.save(tmp_path / name)
+    lines_of(tmp_path / "two").replace(lines_of(tmp_path / "one"))
+    with pytest.raises(StateError, match="nor its previous copy"):
+        LineMonitor.load(session, tmp_path / "one")
+
+
+def test_a_failed_read_has_read_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, other = LineMonitor(session.stream()), LineMonitor(session.stream())
+    monitor.read(TEXT[:100])
+    other.read(TEXT[:100])
+    flush = Stream.flush
+
+    def failing(stream: Stream) -> None:
+        flush(stream)
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "flush", failing)
+        with pytest.raises(MemoryError):
+            monitor.read(TEXT[100:400])
+    assert monitor.read(TEXT[100:400]) == other.read(TEXT[100:400])
+
+
+def test_what_waits_in_a_stream_foretells_the_next_byte(session: Session) -> None:
+    stream = session.stream()
+    stream.advance(TEXT[:70])  # six wait
+    found = LineMonitor(stream).read(TEXT[70:200])
+    whole = LineMonitor(session.stream()).read(TEXT[:200])
+    assert found[-1].text == whole[-1].text
+    assert found[-1].score.bits == pytest.approx(whole[-1].score.bits, abs=0.01)
+
+
+def test_text_that_is_no_bytes_is_refused(session: Session) -> None:
+    with pytest.raises(TypeError, match="text is a str, expected bytes"):
+        LineMonitor(session.stream()).read("a\n")  # type: ignore[arg-type]
+
+
+def test_few_lines_tell_no_small_probability() -> None:
+    scorer = LineScorer()
+    for number in range(1, 30):
+        found = scorer.judge(b"abc\n", np.full(4, 0.1 if number != 20 else 50.0))
+        assert found.probability >= 0.2 / number
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 1e80])
+def test_bits_that_are_none_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="bits must lie in"):
+        LineScorer().judge(b"ab", np.array([1.0, bad]))
 
 
 def test_a_save_that_cannot_be_written_keeps_what_was_there(

@@ -90,6 +90,15 @@ def _rename(graph: onnx.GraphProto, outer: dict[str, str], prefix: str) -> None:
             _rename(body, names, f"{prefix}{number}.")
 
 
+def _time_axis(graph: onnx.GraphProto) -> tuple[str, int]:
+    """The first input with an axis T, and which axis that is."""
+    for value in graph.input:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param == "T":
+                return value.name, axis
+    raise ValueError("no input has an axis T")
+
+
 def answering_all(model: onnx.ModelProto, answers: str) -> None:
     """Let a graph answer for every item of its chunk, in place.
 
@@ -103,6 +112,16 @@ def answering_all(model: onnx.ModelProto, answers: str) -> None:
         if node.op_type == "Gather" and node.input[1] in asked:  # now all of what it reads
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
+        elif node.op_type == "Shape" and node.input[0] == answers:  # as many as items
+            value, axis = _time_axis(graph)
+            node.input[0] = value
+            del node.attribute[:]
+            node.attribute.extend(
+                [
+                    onnx.helper.make_attribute("start", axis),
+                    onnx.helper.make_attribute("end", axis + 1),
+                ]
+            )
         elif node.input and node.input[0] in asked:  # the exporter reshapes it first
             asked.update(node.output)
             continue

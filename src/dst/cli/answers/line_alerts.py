@@ -7,8 +7,12 @@ import msgspec
 from dst.cli.answers.lines import Line, Lines
 from dst.cli.errors import WrongUseError
 from dst.cli.output import Output, foreign
+from dst.runtime import Snapshot
 from dst.runtime.monitor.monitor import lines_of, load_lines, save_lines
 from dst.runtime.monitor.scorer import LineScore, LineScorer
+
+KEPT = 1000
+"""Alerts that a report names."""
 
 
 class AlertLine(msgspec.Struct, frozen=True):
@@ -43,24 +47,27 @@ class LineAlerts:
             )
         self._rate, self._scorer = rate, LineScorer()
         self.count = 0
+        self.kept: tuple[AlertLine, ...] = ()  # the first ones, for the report
 
-    def judge(self, line: Line) -> AlertLine | None:
-        """Judge a line, and learn from it; return it where it is out of habit."""
+    def judge(self, line: Line) -> tuple[AlertLine, bool]:
+        """Judge a line, and learn from it; also tell whether it is out of habit."""
         found: LineScore = self._scorer.judge(line.head, line.bits_of_head)
-        if found.probability > self._rate:
-            return None
-        self.count += 1
-        return AlertLine(
-            line.number, line.bits, found.usual_bits, found.score, found.probability, line.text
+        judged = AlertLine(
+            line.number, found.bits, found.usual_bits, found.score, found.probability, line.text
         )
+        odd = found.probability <= self._rate
+        if odd:
+            self.count += 1
+            self.kept = (*self.kept, judged)[:KEPT]
+        return judged, odd
 
-    def save(self, state: Path, items: int, lines: Lines) -> None:
+    def save(self, state: Path, record: Snapshot, lines: Lines) -> None:
         """Write what is known of lines beside a state, the line that is not complete too."""
-        save_lines(state, items, {**self._scorer.arrays(), **lines.arrays()})
+        save_lines(state, record, {**self._scorer.arrays(), **lines.arrays()})
 
-    def load(self, state: Path, items: int, lines: Lines, output: Output) -> None:
+    def load(self, state: Path, record: Snapshot, lines: Lines, output: Output) -> None:
         """Go on from what was saved with a state; tell it where nothing fits."""
-        arrays = load_lines(state, items)
+        arrays = load_lines(state, record)
         if arrays is not None:
             self._scorer.restore(arrays)
             lines.restore(arrays)

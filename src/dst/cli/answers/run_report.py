@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dst.cli.answers.alerts import Alerts, alert_line
 from dst.cli.answers.file import AnswerFile
-from dst.cli.answers.line_alerts import LineAlerts
+from dst.cli.answers.line_alerts import AlertLine, LineAlerts
 from dst.cli.answers.lines import Line, Lines, Top, escape
 from dst.cli.answers.rows import Answers, Classes, flat
 from dst.cli.answers.scores import Measure
@@ -74,7 +74,8 @@ class RunResult(msgspec.Struct, frozen=True):
     state: str | None  # the file that was saved to
     state_items: int
     interrupted: bool
-    alerts: int | None  # items that --alert has printed
+    alerts: int | None  # lines or items that --alert has printed
+    alert_lines: tuple[AlertLine, ...]  # the first 1,000 of them, where they are lines
     top: tuple[TopLine | TopItem, ...]
 
 
@@ -169,9 +170,13 @@ class Report:
         return (*told, *self._top_items.best())
 
     def _line(self, line: Line) -> None:
-        self._top_lines.offer(line.rate, line.number, line)
-        if isinstance(self._alerts, LineAlerts) and (odd := self._alerts.judge(line)) is not None:
-            write_out(odd.shown)
+        rate = line.rate
+        if isinstance(self._alerts, LineAlerts):
+            judged, odd = self._alerts.judge(line)
+            rate = judged.score  # what is asked for is what is out of habit
+            if odd:
+                write_out(judged.shown)
+        self._top_lines.offer(rate, line.number, line)
         if self._per != "line":
             return
         if self._output.out.is_terminal:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from dst.cli.answers.rows import Answers
 from dst.cli.answers.scores import Floats, Measure, measure_for
 from dst.cli.errors import WrongUseError
-from dst.runtime import Session, Stream
+from dst.runtime import Session, Snapshot, Stream
 from dst.runtime.bundle.layout import fixed, laid_out, rows_of
 from dst.runtime.errors import SessionError
 from dst.runtime.execution.chunking import join
@@ -153,11 +153,15 @@ class Reading:
     def save(self, path: Path) -> None:
         """Save the stream and the items that wait: the newest scored, and those kept with it."""
         now = self._stream.snapshot()
-        self._stream.restore(replace(now, pending=self._held[: self._kept].copy()))
+        self._stream.restore(self.record())
         try:
             self._stream.save(path)
         finally:
             self._stream.restore(now)
+
+    def record(self) -> Snapshot:
+        """The state that `save` would write."""
+        return replace(self._stream.snapshot(), pending=self._held[: self._kept].copy())
 
     def _part(self, count: int) -> bool:
         """Whether part of so many items has to wait, by the tail rule `refuse`."""

@@ -111,7 +111,7 @@ def run(
     named_columns = () if columns is None else names_of("--columns", columns.split(","))
     form = Form(format=format, gap=gap, time=time, columns=named_columns)
     names = () if classes is None else class_names(classes)
-    _check_files(bundle, file, stream_inputs or (), state, out, output)
+    _check_files(bundle, file, stream_inputs or (), state, out, output, lines=alert is not None)
     _check_places(per, alert, out, output)
     if save_every is not None and state is None:
         raise WrongUseError("--save-every needs --state FILE, which is where it saves to")
@@ -154,7 +154,7 @@ def run(
         output=output,
     )
     if state and goes_on and isinstance(alerts, LineAlerts):
-        alerts.load(state, reading.items, report.lines, output)
+        alerts.load(state, reading.record(), report.lines, output)
     found, meter = Found(format="bytes"), Meter()
     began_at = saved_at = reading.items
     told = 0
@@ -191,7 +191,7 @@ def run(
                 if written is not None:
                     written.mark(reading.items)
                 if isinstance(alerts, LineAlerts):
-                    alerts.save(state, reading.items, report.lines)
+                    alerts.save(state, reading.record(), report.lines)
                 reading.save(state)
             if written is not None:
                 written.close()
@@ -226,6 +226,7 @@ def run(
         interrupted=interrupts.signal is not None,
         top=report.best(),
         alerts=None if alerts is None else alerts.count,
+        alert_lines=alerts.kept if isinstance(alerts, LineAlerts) else (),
     )
     _show(result, "byte" if text else "item", lines, out, output)
     output.write_json(result)
@@ -239,11 +240,15 @@ def _check_files(
     saved: Path | None,
     out: str | None,
     output: Output,
+    lines: bool,
 ) -> None:
     """Find out before any work whether all files of the call are different and can be written."""
     from dst.cli.answers.forms import STREAMS, ending_of
 
     state = state_files("--state", saved)
+    if lines and saved is not None:
+        beside = state_files("the lines of --state", saved.with_name(saved.name + ".lines"))
+        state = {**state, **beside}
     given = {f"--stream-input {t}": t.partition("=")[2] or None for t in stream_inputs}
     reads = {"BUNDLE": bundle, "FILE": path, **given}
     check_paths(output, reads, state)
@@ -263,7 +268,8 @@ def _check_places(per: str, alert: float | None, out: str | None, output: Output
     both = list(compress(("--json -", f"--per {per}", "--alert", f"--out {out}"), there))[:2]
     if len(both) == 2:
         raise WrongUseError(
-            f"{' and '.join(both)} both want standard output; give one of them a file"
+            f"{' and '.join(both)} both want standard output; give one of them, or a file where it "
+            "takes one"
         )
 
 
@@ -302,7 +308,7 @@ def _save(
     if file is not None:
         file.mark(reading.items)
     if isinstance(alerts, LineAlerts):
-        alerts.save(state, reading.items, report.lines)
+        alerts.save(state, reading.record(), report.lines)
     reading.save(state)
     if file is not None:
         file.confirm()
