@@ -65,13 +65,12 @@ def look(chunk: Tensor, state: State) -> tuple[Seen, State]:
     Returns:
         What is known of the next item at each item, and the tables that hold the chunk.
     """
+    if chunk.shape[1] <= PIECE:
+        return _look(chunk, state)
     pieces = []
-    for start in range(0, chunk.shape[1], PIECE) if chunk.shape[1] > PIECE else (0,):
-        piece = chunk[:, start : start + PIECE] if chunk.shape[1] > PIECE else chunk
+    for piece in chunk.split(PIECE, 1):
         seen, state = _look(piece, state)
         pieces.append(seen)
-    if len(pieces) == 1:
-        return pieces[0], state
     return Seen(*(torch.cat(parts, 1) for parts in zip(*pieces, strict=True))), state
 
 

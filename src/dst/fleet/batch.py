@@ -1,4 +1,4 @@
-"""Read many recorded streams with `ray.data`: one row in, its outputs out."""
+"""Read many recorded streams with `ray.data`; each row holds one, and gets its outputs."""
 
 from collections.abc import Sequence
 from typing import Any

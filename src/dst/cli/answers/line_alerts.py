@@ -58,7 +58,8 @@ class LineAlerts:
         odd = found.probability <= self._rate
         if odd:
             self.count += 1
-            self.kept = (*self.kept, judged)[:KEPT]
+            if len(self.kept) < KEPT:
+                self.kept = (*self.kept, judged)
         return judged, odd
 
     def save(self, state: Path, record: Snapshot, lines: Lines) -> None:

@@ -28,7 +28,7 @@ SHOWN_VALUES = 8  # of an item or an answer, in one line
 
 
 class TopLine(msgspec.Struct, frozen=True):
-    """One of the most surprising lines: those of most bits per byte."""
+    """One of the most surprising lines: by bits per byte, with `--alert` by its score."""
 
     line: int
     bits: float
