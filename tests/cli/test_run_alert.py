@@ -35,7 +35,7 @@ def service_log(lines: int, seed: int = 0) -> list[bytes]:
 
 def alerted(text: str) -> list[int]:
     """The numbers of the lines that were printed."""
-    return [int(line.split()[0]) for line in text.splitlines() if " bits  " in line]
+    return [int(line.split()[0]) for line in text.splitlines() if "  p " in line]
 
 
 def test_the_one_odd_line_is_alerted_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

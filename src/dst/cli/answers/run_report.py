@@ -249,13 +249,16 @@ def _coloured(line: Line) -> Text:
     return Text.assemble((f"{line.bits:9.1f} ", "dim"), (f"{rate:7.3f}  {line.text}", style))
 
 
-def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str) -> list[Text]:
-    """Show the most surprising lines or items, the first of them first."""
+def top_table(top: Sequence[TopLine | TopItem], unit: str, item: str, by_score: bool) -> list[Text]:
+    """Show the most surprising lines or items, the first of them first.
+
+    `by_score`: lines were ranked by how far they are out of habit, as `--alert` judges them.
+    """
     if not top:
         return []
     width = max(9, len(unit))
     if isinstance(top[0], TopLine):
-        what = "lines, by bits per byte"
+        what = "lines, by " + ("their score" if by_score else "bits per byte")
         head = f"{'/' + item:>7} {'bits':>9} {'line':>8}  text"
     else:
         what, timed = f"items, by {unit}", "time  " if top[0].time is not None else ""

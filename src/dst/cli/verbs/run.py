@@ -335,7 +335,7 @@ def _show(result: "RunResult", item: str, lines: bool, out: str | None, output: 
     from dst.cli.answers.run_report import summary, top_table
 
     console = output.err if out in STREAMS else output.out
-    for line in top_table(result.top, result.unit or "", item):
+    for line in top_table(result.top, result.unit or "", item, result.alerts is not None):
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
     if output.json != "-":
         console = output.err if lines else console
