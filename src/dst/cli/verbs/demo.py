@@ -1,8 +1,9 @@
-"""`dst demo`: the shipped text model reads real text, survives a kill and writes on."""
+"""`dst demo`: a log's odd lines, a sensor's odd minutes, a memory, and the text model's figures."""
 
 import bz2
 import lzma
 import zlib
+from itertools import count as count_from
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import RenderableType
@@ -16,7 +17,10 @@ from dst.cli.output import Output, check_paths, foreign, table
 from dst.words import mib
 
 if TYPE_CHECKING:
-    from dst.cli.demo import PrecisionResult
+    from dst.cli.demo.log_lines import OddLines
+    from dst.cli.demo.memory import Remembered
+    from dst.cli.demo.precisions import PrecisionResult
+    from dst.cli.demo.sensor import OddMinutes
     from dst.cli.footprint import Meter
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
@@ -28,6 +32,7 @@ SAMPLE_BYTES = 240
 SAMPLE_SEED = 7
 _BLOCK = 4096
 _BAR = 36  # columns of the longest bar
+_PER_MARK = 18  # values of the sensor, three hours, in one column
 
 
 def demo(
@@ -35,8 +40,9 @@ def demo(
         int | None, option("--bytes", "N", "Stream only so many bytes.", least=1)
     ] = None,
     bundle: Annotated[
-        str, option("--bundle", "BUNDLE", "A directory, or a shipped one; else text.")
-    ] = "text",
+        str | None,
+        option("--bundle", "BUNDLE", "Show a model of bytes of your own, and only that."),
+    ] = None,
     chunk: Annotated[
         int | None, option("--chunk", "T", "Bytes per step; by default the most it takes.")
     ] = None,
@@ -46,43 +52,67 @@ def demo(
     ] = None,
     json: Json = None,
 ) -> int:
-    """Show what this is: stream real text, survive a kill, fit smaller places, write on.
+    """Show what this is: odd lines, odd hours, a memory that lasts, a text model's figures.
 
-    Reads the held-out megabyte that comes with the package through the shipped text model and
-    compares its bits per byte with gzip, bzip2 and xz; kills a child process in mid-stream, resumes
-    from the state it saved and checks that every output is the same, bit for bit; reads on in every
-    precision of the model that ships, side by side; continues a prompt. Exit code 1 if the resumed
-    run differs.
+    Finds lines that were put into a real log, and the odd hours of a made-up sensor; tells facts to
+    a process, kills it, and asks in another. Then reads a held-out megabyte through the shipped
+    text model and compares its bits per byte with gzip, bzip2 and xz; kills a child process in
+    mid-stream, resumes from the state it saved and checks that every output is the same, bit for
+    bit; reads on in every precision that ships; continues a prompt. Exit code 1 if the resumed
+    run differs, or a fact was forgotten.
 
         dst demo
         dst demo --bytes 100000 --json result.json
     """
     from dst.cli.answers.scores import measure_for
     from dst.cli.data import held_out
-    from dst.cli.demo import crash_and_resume, siblings, side_by_side
+    from dst.cli.demo.kill import crash_and_resume
+    from dst.cli.demo.log_lines import odd_lines
+    from dst.cli.demo.memory import remembered
+    from dst.cli.demo.precisions import siblings, side_by_side
+    from dst.cli.demo.sensor import odd_minutes
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
     from dst.runtime.bundle.manifest import Tokens
 
     output = Output.to(json)
-    check_paths(output, {"--bundle": bundle})
-    session = Session.open(bundle, threads=threads or "measured")
+    check_paths(output, {"--bundle": bundle} if bundle else {})
+    session = Session.open(bundle or "text", threads=threads or "measured")
     content = session.contract.chunk.content
     measure = measure_for(session.contract)
     if measure is None or not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
         raise WrongUseError(f"{session.bundle.label}: the demo needs a model of bytes with logits")
     data = held_out()[:count]
 
-    def title(number: int, text: str) -> None:
-        output.out.print(f"\n[bold cyan]{number}[/]  [bold]{text}[/]")
+    numbers = count_from(1)
+
+    def title(text: str) -> None:
+        output.out.print(f"\n[bold cyan]{next(numbers)}[/]  [bold]{text}[/]")
 
     def tell(what: RenderableType) -> None:
         output.out.print(Padding(what, (0, 0, 0, 3)))
 
+    lines: OddLines | None = None
+    minutes: OddMinutes | None = None
+    memory: Remembered | None = None
+    if bundle is None:
+        output.out.print("[bold]dst demo[/]")
+        title("finds what does not belong in a log")
+        with output.progress("log", None) as bar:
+            lines = odd_lines(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(_lines(lines))
+        title("finds the odd hours of a sensor")
+        with output.progress("sensor", None) as bar:
+            minutes = odd_minutes(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(_minutes(minutes))
+        title("remembers what it was told, through a kill")
+        with output.progress("memory", None) as bar:
+            memory = remembered(lambda what: bar.at(0, what=what))
+        tell(_memory(memory))
     said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
-    output.out.print(f"[bold]dst demo[/]  {said}")
+    output.out.print(f"\n[bold]{said}[/]")
 
-    title(1, f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
+    title(f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
     reading = Reading(session.stream(), chunk or max(session.chunk_sizes), measure)
     total, seconds, meter = _stream(reading, data, output)
     packed = _packed(data)
@@ -94,7 +124,7 @@ def demo(
         f"state [bold]{mib(state_bytes)}[/]"
     )
 
-    title(2, "dies in mid-stream and lives on")
+    title("dies in mid-stream and lives on")
     piece = held_out()[:CRASH_BYTES]
     with output.progress("crash", None) as bar:
         saved_at, equal = crash_and_resume(session, piece, lambda what: bar.at(0, what=what))
@@ -108,18 +138,21 @@ def demo(
 
     piece = held_out()[:PRECISION_BYTES]
     others = siblings(session)
-    title(3, f"fits smaller places, side by side over {len(piece):,} bytes")
+    title(f"fits smaller places, side by side over {len(piece):,} bytes")
     with output.progress("precisions", len(piece) * (1 + len(others))) as bar:
         precisions = side_by_side(session, others, piece, lambda done: bar.at(done))
     tell(_compared(precisions))
     tell(_fastest(precisions))
 
-    title(4, "writes on")
+    title("writes on")
     sample = _sample(session)
     tell(sample)
 
     output.write_json(
         {
+            "log": lines,
+            "sensor": minutes,
+            "memory": memory,
             "bundle": session.bundle.root.name,
             "bytes": len(data),
             "bits_per_byte": total / len(data),
@@ -140,7 +173,54 @@ def demo(
             "sample": sample.plain,
         }
     )
-    return 0 if equal else CHECK_FAILED
+    return 0 if equal and (memory is None or memory.right) else CHECK_FAILED
+
+
+def _lines(found: "OddLines") -> Text:
+    """Show the lines that stand out most."""
+    said = Text(
+        f"{found.lines:,} lines of a real dpkg.log, {found.planted} of them put in by hand; "
+        f"the {len(found.oddest)} oddest:\n"
+    )
+    for line in found.oddest:
+        mark = ("put in  ", "bold green") if line.planted else ("        ", "dim")
+        said.append_text(Text.assemble(mark, f"{line.line:6}  {line.text}\n"))
+    said.rstrip()
+    return said
+
+
+def _minutes(found: "OddMinutes") -> Text:
+    """Draw the last days of the sensor, and mark what was alerted of."""
+    last = found.series[-_BAR * 2 * _PER_MARK :]
+    first = len(found.series) - len(last)
+    low, high = min(last), max(last)
+    blocks, said = "▁▂▃▄▅▆▇█", Text()
+    for at in range(0, len(last), _PER_MARK):
+        part = last[at : at + _PER_MARK]
+        odd = any(first + at <= alert < first + at + _PER_MARK for alert in found.alerts)
+        level = max(part, key=lambda value: abs(value - sum(part) / len(part)))
+        mark = blocks[round((level - low) / (high - low) * (len(blocks) - 1))]
+        said.append(mark, "bold red" if odd else "cyan")
+    said.append(
+        f"\nalerts in {found.found} of {len(found.planted)} odd stretches, {found.false} "
+        f"elsewhere, of {found.values:,} values; drawn: the last days, alerts in red"
+    )
+    return said
+
+
+def _memory(found: "Remembered") -> Text:
+    """Show what was told, asked and answered."""
+    said = Text(
+        f"told {len(found.told)} things, killed by force, then {found.items_between:,} words of "
+        f"other talk; memory: {mib(found.state_bytes)}, always\n"
+    )
+    for answer in found.answers:
+        good = answer.answer == answer.right
+        said.append(f"{answer.question}  ")
+        said.append(answer.answer, "bold green" if good else "bold red")
+        said.append("\n" if good else f"  (told: {answer.right})\n")
+    said.rstrip()
+    return said
 
 
 def _fastest(precisions: "list[PrecisionResult]") -> str:

@@ -1,0 +1,1 @@
+"""Made-up conversations: facts told, changed and asked for, between talk about other things."""

@@ -1,0 +1,194 @@
+"""Endless conversations in which facts are told, changed and asked for, with the right answers.
+
+A `World` knows what was told. `Conversation` turns its sentences into ids; the answer to a question
+stands behind it, and only the answer is a target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+
+from facts.chatter import Talk
+from facts.words import RELATIONS, UNKNOWN, Spelling, sections, words_by_kind
+
+NO_TARGET = -1
+Fact = tuple[str, str]
+"""Which slot, of whom."""
+CONSONANTS, VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One kind of fact.
+
+    Attributes:
+        values: kind of the value.
+        things: it is about a thing and not about a person.
+        told: sentences that tell it.
+        changed: sentences that change it.
+        asked: questions for it.
+    """
+
+    values: str
+    things: bool
+    told: list[str]
+    changed: list[str]
+    asked: list[str]
+
+
+@cache
+def slots() -> dict[str, Slot]:
+    """Every kind of fact, by name."""
+    found = {}
+    for heading, lines in sections("templates.txt").items():
+        name, values, *about = heading.split()
+        by = {sign: [line[2:] for line in lines if line[0] == sign] for sign in "+~?"}
+        found[name] = Slot(values, about == ["thing"], by["+"], by["~"], by["?"])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a conversation goes; shares are of its sentences, the rest is talk.
+
+    Attributes:
+        facts: so many are told, then only changed.
+        tell: share of facts, while there are fewer.
+        change: share of changes.
+        ask: share of questions.
+        missing: share of the questions that ask for what was never told.
+        spelled: share of subjects and values that are in no vocabulary.
+    """
+
+    facts: int
+    tell: float = 0.3
+    change: float = 0.04
+    ask: float = 0.4
+    missing: float = 0.1
+    spelled: float = 0.15
+
+
+def made_up(random: Random) -> str:
+    """A word that can be spoken and means nothing."""
+    count = random.randint(2, 3)
+    word = "".join(random.choice(CONSONANTS) + random.choice(VOWELS) for _ in range(count))
+    return word + random.choice(["", "", *"lnrst"])
+
+
+@dataclass(slots=True)
+class World:
+    """What was told so far.
+
+    Attributes:
+        random: where all choices come from.
+        habits: how the conversation goes.
+        known: the value of each fact, in the order of telling.
+    """
+
+    random: Random
+    habits: Habits
+    known: dict[Fact, str] = field(default_factory=dict)
+
+    def subject(self, slot: Slot) -> str:
+        """Somebody, or some thing."""
+        pick = self.random.random()
+        if slot.things:
+            return self.random.choice(words_by_kind()["thing"])
+        if pick < self.habits.spelled:
+            return made_up(self.random)
+        if pick > 0.9:
+            return "my " + self.random.choice(RELATIONS)
+        return self.random.choice(words_by_kind()["name"])
+
+    def value(self, slot: Slot) -> str:
+        """A value for a slot; sometimes one that must be spelled."""
+        if self.random.random() < self.habits.spelled:
+            if slot.values == "number":
+                return str(self.random.randrange(1000, 10_000_000))
+            if slot.values in ("name", "place"):
+                return made_up(self.random)
+        return self.random.choice(words_by_kind()[slot.values])
+
+    def new_fact(self) -> Fact:
+        """A fact that was not told yet; mostly of somebody who is already known."""
+        while True:
+            name = self.random.choice(list(slots()))
+            slot = slots()[name]
+            about = [who for other, who in self.known if slots()[other].things == slot.things]
+            again = about and self.random.random() < 0.5
+            who = self.random.choice(about) if again else self.subject(slot)
+            if (name, who) not in self.known:
+                return name, who
+
+    def tell(self) -> str:
+        """Tell a new fact."""
+        fact = self.new_fact()
+        return self.set(fact, slots()[fact[0]].told)
+
+    def change(self) -> str:
+        """Change a fact."""
+        fact = self.random.choice(list(self.known))
+        return self.set(fact, slots()[fact[0]].changed)
+
+    def set(self, fact: Fact, ways: Sequence[str]) -> str:
+        """Give a fact a value, told in one of some ways."""
+        slot = slots()[fact[0]]
+        value = self.value(slot)
+        while value in (fact[1], self.known.get(fact)):
+            value = self.value(slot)
+        self.known[fact] = value
+        return self.random.choice(ways).format(s=fact[1], v=value)
+
+    def ask(self) -> tuple[str, str]:
+        """A question and its answer."""
+        if not self.known or self.random.random() < self.habits.missing:
+            fact, answer = self.new_fact(), UNKNOWN
+        else:
+            fact = self.random.choice(list(self.known))
+            answer = self.known[fact]
+        return self.random.choice(slots()[fact[0]].asked).format(s=fact[1]), answer
+
+
+class Conversation:
+    """The ids of one world's sentences, and the targets: ids of answers, else `NO_TARGET`.
+
+    Args:
+        world: what is told.
+        spelling: words to ids.
+        talk: gives the next sentence about other things, as ids.
+    """
+
+    def __init__(self, world: World, spelling: Spelling, talk: Talk) -> None:
+        self.world, self.spelling, self.talk = world, spelling, talk
+        self.ids: list[int] = []
+        self.targets: list[int] = []
+
+    def go_on(self) -> None:
+        """Add one sentence."""
+        world, pick = self.world, self.world.random.random()
+        habits = world.habits
+        full = len(world.known) >= habits.facts
+        if not world.known or (not full and pick < habits.tell):
+            self.add(self.spelling.encode(world.tell()))
+        elif pick > 1 - habits.ask:
+            question, answer = world.ask()
+            self.add(self.spelling.encode(question))
+            self.add([*self.spelling.encode(answer), *self.spelling.word(".")], answered=True)
+        elif pick > 1 - habits.ask - habits.change:
+            self.add(self.spelling.encode(world.change()))
+        else:
+            self.add(self.talk(world.random))
+
+    def add(self, ids: list[int], *, answered: bool = False) -> None:
+        """Add ids; those of an answer are targets."""
+        self.ids += ids
+        self.targets += ids if answered else [NO_TARGET] * len(ids)
+
+    def take(self, count: int) -> tuple[list[int], list[int]]:
+        """The next `count + 1` ids and targets; the last of them comes again."""
+        while len(self.ids) <= count:
+            self.go_on()
+        taken = self.ids[: count + 1], self.targets[: count + 1]
+        del self.ids[:count], self.targets[:count]
+        return taken

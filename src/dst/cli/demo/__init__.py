@@ -1,0 +1,1 @@
+"""What `dst demo` shows, one module for each thing."""
