@@ -32,9 +32,11 @@ from trainer import Batch, State, Task, options, plan_of, train, trained
 from dst.export import export_bundle
 from dst.export.model import Network
 from dst.export.model.config import Config, Tokens
+from dst.export.model.heads import Head
+from dst.export.model.layer import Layer
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 
-ROWS, SEGMENT = 8, 256
+ROWS, SEGMENT = 16, 128
 MOST_FACTS = 26
 RESET_PROBABILITY = 0.02
 QUIET_LOGIT, QUIET_WEIGHT = -16.0, 3e-4
@@ -43,9 +45,21 @@ QUIET_LOGIT, QUIET_WEIGHT = -16.0, 3e-4
 def sizes(tokens: int) -> Config:
     """The network: two layers of two memories of 64 x 64 that nothing but a write changes."""
     return Config(
-        160, 2, 2, 64, 64, 4, 32, 32, 320,
+        160, 2, 2, 64, 64, 4, 32, 16, 320,
         items=Tokens(tokens, True, 64), alpha_max=1.0, beta_max=1.0, max_chunk=64,
     )  # fmt: skip
+
+
+class Undecoded(nn.Module):
+    """A head that leaves out the logits: most items are not asked for."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.encode = head.encode
+
+    def decode(self, x: Tensor, _: object) -> dict[str, Tensor]:
+        """`[B, T, D]`, as it is."""
+        return {"hidden": x}
 
 
 class Recall(Network):
@@ -60,6 +74,7 @@ class Recall(Network):
             self.contract, chunk=msgspec.structs.replace(chunk, content=content)
         )
         last = self.layers[-1]
+        assert isinstance(last, Layer)
         last.A_log.data.fill_(-20.0)
         self.written = torch.zeros(())
         last.gates.register_forward_hook(self._note)
@@ -77,10 +92,9 @@ class Recall(Network):
         """As `Network`; while it is trained, what `loss` needs instead of logits."""
         if not self.training:
             return super().forward(chunk, state, answers)
-        decode = self.head.decode
-        self.head.decode = lambda x, _: {"hidden": x}  # type: ignore[method-assign]
+        head, self.head = self.head, Undecoded(self.head)  # type: ignore[assignment]
         outputs, state = super().forward(chunk, state)
-        self.head.decode = decode  # type: ignore[method-assign]
+        self.head = head
         outputs["quiet"] = F.relu(self.written - QUIET_LOGIT).mean(-1)
         return outputs, state
 
@@ -92,11 +106,12 @@ class Recall(Network):
         return nats + QUIET_WEIGHT * outputs["quiet"]
 
 
-def habits(random: Random, segments: int) -> Habits:
-    """Draw the habits of a conversation that lasts for so many segments."""
-    most = 6 if segments == 1 else MOST_FACTS
-    ask = random.choice([0.6, 0.4, 0.2, 0.1])
-    return Habits(random.randint(1, most), tell=random.choice([0.5, 0.3, 0.1]) * (1 - ask), ask=ask)
+def habits(random: Random, carried: bool) -> Habits:
+    """Draw the habits of a conversation: short ones in the first phase, long ones in the second."""
+    if not carried:
+        return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1, spelled=0.05)
+    talk = random.choice([2, 10, 50])
+    return Habits(random.randint(2, MOST_FACTS), tell=random.randint(1, 6), talk=talk)
 
 
 def recall_task(prose: list[str], spelling: Spelling) -> Task:
@@ -122,7 +137,7 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
         rows = torch.arange(ROWS)
 
         def begin() -> Conversation:
-            world = World(Random(random.random()), habits(random, 50 if carried else 1))
+            world = World(Random(random.random()), habits(random, carried))
             return Conversation(world, spelling, talk)
 
         held = [begin() for _ in range(ROWS)]

@@ -291,7 +291,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
 def test_sigterm_leaves_nothing_of_the_crash_in_the_demo(shelf: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom dst.cli import demo as crash\n"
+        "import sys\nfrom dst.cli.demo import kill as crash\n"
         "crash.SAVES = 99  # more than there will be: it waits for them\n"
         "from dst.cli.app import call\nsys.exit(call(sys.argv[1:]))"
     )

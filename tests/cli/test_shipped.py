@@ -82,6 +82,13 @@ def test_it_reads_better_than_compressors_and_survives(process: Dst, tmp_path: P
     assert sizes == sorted(sizes, reverse=True)
     for other in others:
         assert 0 < other["bits_per_byte"] - first["bits_per_byte"] < 0.05
+    odd = [line["planted"] for line in result["log"]["oddest"]]
+    assert result["log"]["lines"] == 1804
+    assert odd[0]
+    assert sum(odd) >= 2  # of three that were put in
+    assert result["sensor"]["found"] >= 2  # of three stretches
+    assert result["sensor"]["false"] <= 5  # of 5,040 values
+    assert [a["answer"] for a in result["memory"]["answers"]] == ["4821", "oslo", "drawer"]
 
 
 @pytest.mark.soak

@@ -50,21 +50,23 @@ def slots() -> dict[str, Slot]:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How a conversation goes; shares are of its sentences, the rest is talk.
+    """How a conversation goes, round by round: something is told, then talk, then questions.
 
     Attributes:
-        facts: so many are told, then only changed.
-        tell: share of facts, while there are fewer.
-        change: share of changes.
-        ask: share of questions.
+        facts: so many are told in all, then only changed.
+        tell: most facts told or changed in a round.
+        talk: most sentences of talk between telling and asking.
+        ask: most questions of a round.
+        aside: share of the told sentences that talk follows at once.
         missing: share of the questions that ask for what was never told.
         spelled: share of subjects and values that are in no vocabulary.
     """
 
     facts: int
-    tell: float = 0.3
-    change: float = 0.04
-    ask: float = 0.4
+    tell: int = 4
+    talk: int = 8
+    ask: int = 8
+    aside: float = 0.2
     missing: float = 0.1
     spelled: float = 0.15
 
@@ -73,7 +75,8 @@ def made_up(random: Random) -> str:
     """A word that can be spoken and means nothing."""
     count = random.randint(2, 3)
     word = "".join(random.choice(CONSONANTS) + random.choice(VOWELS) for _ in range(count))
-    return word + random.choice(["", "", *"lnrst"])
+    ending: str = random.choice(["", "", *"lnrst"])
+    return word + ending
 
 
 @dataclass(slots=True)
@@ -140,14 +143,18 @@ class World:
         self.known[fact] = value
         return self.random.choice(ways).format(s=fact[1], v=value)
 
-    def ask(self) -> tuple[str, str]:
-        """A question and its answer."""
-        if not self.known or self.random.random() < self.habits.missing:
-            fact, answer = self.new_fact(), UNKNOWN
-        else:
-            fact = self.random.choice(list(self.known))
-            answer = self.known[fact]
-        return self.random.choice(slots()[fact[0]].asked).format(s=fact[1]), answer
+    def asked(self, fact: Fact) -> str:
+        """A question for a fact."""
+        return self.random.choice(slots()[fact[0]].asked).format(s=fact[1])
+
+    def questions(self) -> list[tuple[str, str]]:
+        """The questions of a round and their answers; no two for the same fact."""
+        known = list(self.known.items())
+        chosen = self.random.sample(known, min(len(known), self.random.randint(1, self.habits.ask)))
+        if self.random.random() < self.habits.missing * len(chosen):
+            chosen.append((self.new_fact(), UNKNOWN))
+        self.random.shuffle(chosen)
+        return [(self.asked(fact), answer) for fact, answer in chosen]
 
 
 class Conversation:
@@ -165,20 +172,18 @@ class Conversation:
         self.targets: list[int] = []
 
     def go_on(self) -> None:
-        """Add one sentence."""
-        world, pick = self.world, self.world.random.random()
-        habits = world.habits
-        full = len(world.known) >= habits.facts
-        if not world.known or (not full and pick < habits.tell):
-            self.add(self.spelling.encode(world.tell()))
-        elif pick > 1 - habits.ask:
-            question, answer = world.ask()
+        """Add one round."""
+        world, random, habits = self.world, self.world.random, self.world.habits
+        for _ in range(random.randint(1, habits.tell)):
+            full = len(world.known) >= habits.facts
+            self.add(self.spelling.encode(world.change() if full else world.tell()))
+            if random.random() < habits.aside:
+                self.add(self.talk(random))
+        for _ in range(int((habits.talk + 1) ** random.random()) - 1):
+            self.add(self.talk(random))
+        for question, answer in world.questions():
             self.add(self.spelling.encode(question))
             self.add([*self.spelling.encode(answer), *self.spelling.word(".")], answered=True)
-        elif pick > 1 - habits.ask - habits.change:
-            self.add(self.spelling.encode(world.change()))
-        else:
-            self.add(self.talk(world.random))
 
     def add(self, ids: list[int], *, answered: bool = False) -> None:
         """Add ids; those of an answer are targets."""

@@ -60,11 +60,12 @@ def odd_minutes(told: Callable[[int, int], None]) -> OddMinutes:
     values, planted = made_series()
     seconds = seconds_of(START) + EVERY_S * np.arange(len(values), dtype=np.float64)
     items = np.concatenate([values[:, None], time_inputs(seconds)], 1)  # [n, 3]
-    stream, parts = Session.open(BUNDLE).stream(), []
+    stream, parts = Session.open(BUNDLE).stream(), list[npt.NDArray[np.float32]]()
     for at in range(0, len(items), _PIECE):
-        parts.append(stream.advance(items[at : at + _PIECE])["alert"].reshape(-1))
+        part = stream.advance(items[at : at + _PIECE])["alert"]
+        parts.append(part.reshape(-1).astype(np.float32))
         told(min(at + _PIECE, len(items)), len(items))
-    parts.append(stream.flush()["alert"].reshape(-1))
+    parts.append(stream.flush()["alert"].reshape(-1).astype(np.float32))
     alerts = np.flatnonzero(np.concatenate(parts) >= ALERT).tolist()
     inside = [[first <= at <= last for first, last in planted] for at in alerts]
     return OddMinutes(

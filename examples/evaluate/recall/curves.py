@@ -1,12 +1,13 @@
 """Judge the recall model: answers against facts held, distance, changes, restarts; JSON and a plot.
 
-    python examples/evaluate/recall recall recall-int8 --json runs/recall.json
+    python examples/evaluate/recall/curves.py recall recall-int8 --json runs/recall.json
 
 Conversations are none of the training's, and the talk between is held-out prose. Several bundles,
 of other precisions or other seeds, are drawn in one picture.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+
+# the conversations are those of the training
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "train"))
 from asking import Asker, Case, Score, by_distance, run
 from corpus import packages
 from facts.chatter import talk_of
