@@ -7,8 +7,8 @@ Only the answers are learned. In the second phase each row is a conversation tha
 segment to segment with its state, so that answers lie thousands of items behind their facts.
 
 The memories of the last layer must keep a fact through a million items of talk. Training sees
-thousands at most, so the loss also asks that these memories write and forget next to nothing at an
-item that does not call for it (`quiet`); their decay is switched off from the start.
+thousands at most, so the loss also asks that these memories write next to nothing at an item that
+tells nothing; their decay is switched off from the start.
 
 Shape letters: B rows of a batch, T items, H memories of a layer.
 """
@@ -27,7 +27,7 @@ from facts.talk import Conversation, Habits, World
 from facts.words import Spelling, tokenizer_json, vocabulary
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainer import Batch, State, Task, options, plan_of, train, trained
+from trainer import Batch, State, Task, options, plan_of, shorten, train, trained
 
 from dst.export import export_bundle
 from dst.export.model import Network
@@ -36,10 +36,10 @@ from dst.export.model.heads import Head
 from dst.export.model.layer import Layer
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 
-ROWS, SEGMENT = 16, 128
-MOST_FACTS = 26
+ROWS, SEGMENT = 4, 512
+MOST_FACTS = 20
 RESET_PROBABILITY = 0.02
-QUIET_LOGIT, QUIET_WEIGHT = -16.0, 3e-4
+QUIET_LOGIT, QUIET_WEIGHT = -18.0, 1e-2
 
 
 def sizes(tokens: int) -> Config:
@@ -95,22 +95,27 @@ class Recall(Network):
         head, self.head = self.head, Undecoded(self.head)  # type: ignore[assignment]
         outputs, state = super().forward(chunk, state)
         self.head = head
-        outputs["quiet"] = F.relu(self.written - QUIET_LOGIT).mean(-1)
+        outputs["written"] = F.relu(self.written - QUIET_LOGIT).mean(-1)
         return outputs, state
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        """Nats of the answers' items, and a little for every write; `[B, T]`."""
-        asked = targets >= 0
+        """Nats of the answers' items, and a little for every write that no telling calls for.
+
+        `targets` `[B, T, 2]` are the item that an answer has next, else -1, and whether this item
+        tells something; the result is `[B, T]`.
+        """
+        following, tells = targets.unbind(-1)
+        asked = following >= 0
         logits = self.head.decode(outputs["hidden"][asked], None)["logits"]  # of the answers alone
-        nats = F.cross_entropy(logits, targets[asked])
-        return nats + QUIET_WEIGHT * outputs["quiet"]
+        nats = F.cross_entropy(logits, following[asked])
+        return nats + QUIET_WEIGHT * outputs["written"] * (1 - tells)
 
 
 def habits(random: Random, carried: bool) -> Habits:
     """Draw the habits of a conversation: short ones in the first phase, long ones in the second."""
     if not carried:
         return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1, spelled=0.05)
-    talk = random.choice([2, 10, 50])
+    talk = random.choice([2, 10, 30])
     return Habits(random.randint(2, MOST_FACTS), tell=random.randint(1, 6), talk=talk)
 
 
@@ -143,10 +148,13 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
         held = [begin() for _ in range(ROWS)]
         fresh = [True] * ROWS
         while True:
-            taken = [conversation.take(SEGMENT) for conversation in held]
-            ids = torch.tensor([row[0] for row in taken])
-            targets = torch.tensor([row[1] for row in taken])
-            yield Batch(ids[:, :-1], targets[:, 1:], rows, torch.tensor(fresh))
+            items = torch.tensor(
+                [conversation.take(SEGMENT) for conversation in held]
+            )  # [B, T+1, 3]
+            ids, answers, tells = items.unbind(-1)
+            following = torch.where(answers[:, 1:] > 0, ids[:, 1:], -1)
+            targets = torch.stack([following, tells[:, :-1]], -1)
+            yield Batch(ids[:, :-1], targets, rows, torch.tensor(fresh))
             fresh = [not carried or random.random() < RESET_PROBABILITY for _ in range(ROWS)]
             held = [begin() if new else old for new, old in zip(fresh, held, strict=True)]
 
@@ -177,7 +185,7 @@ def main() -> None:
     export_bundle(
         model,
         given.export,
-        data=np.array(conversation.take(20_000)[0], np.int64),
+        data=np.array([item[0] for item in conversation.take(20_000)], np.int64),
         about_data="made-up conversations, not trained on",
         description="remembers facts told in plain sentences, and answers questions about them",
         license="Apache-2.0",
@@ -185,13 +193,6 @@ def main() -> None:
         overwrite=True,
         tell=print,
     )
-
-
-def shorten(model: nn.Module) -> None:
-    """Round the weights to 16 bits (bfloat16), so that archives pack them well."""
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.data = parameter.data.bfloat16().float()
 
 
 if __name__ == "__main__":

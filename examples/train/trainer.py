@@ -271,6 +271,14 @@ def trained(task: Task, folder: Path) -> nn.Module:
     return model.eval()
 
 
+def shorten(model: nn.Module) -> nn.Module:
+    """Round the weights to 12 bits after the point, so that archives pack them well."""
+    for parameter in model.parameters():
+        mantissa, exponent = torch.frexp(parameter.data)
+        parameter.data = torch.ldexp(torch.round(mantissa * 4096) / 4096, exponent)
+    return model
+
+
 def draw(log: Path, target: Path) -> None:
     """Draw the loss of a log against the items read."""
     import matplotlib.pyplot as plt

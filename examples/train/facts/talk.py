@@ -1,7 +1,7 @@
 """Endless conversations in which facts are told, changed and asked for, with the right answers.
 
 A `World` knows what was told. `Conversation` turns its sentences into ids; the answer to a question
-stands behind it, and only the answer is a target.
+stands behind it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from random import Random
 from facts.chatter import Talk
 from facts.words import RELATIONS, UNKNOWN, Spelling, sections, words_by_kind
 
-NO_TARGET = -1
+Item = tuple[int, bool, bool]
+"""An id, whether it belongs to an answer, and whether to a sentence that tells a fact."""
 Fact = tuple[str, str]
 """Which slot, of whom."""
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
@@ -158,7 +159,7 @@ class World:
 
 
 class Conversation:
-    """The ids of one world's sentences, and the targets: ids of answers, else `NO_TARGET`.
+    """The ids of one world's sentences; of each whether it is an answer, and whether it tells.
 
     Args:
         world: what is told.
@@ -168,15 +169,14 @@ class Conversation:
 
     def __init__(self, world: World, spelling: Spelling, talk: Talk) -> None:
         self.world, self.spelling, self.talk = world, spelling, talk
-        self.ids: list[int] = []
-        self.targets: list[int] = []
+        self.items: list[Item] = []
 
     def go_on(self) -> None:
         """Add one round."""
         world, random, habits = self.world, self.world.random, self.world.habits
         for _ in range(random.randint(1, habits.tell)):
             full = len(world.known) >= habits.facts
-            self.add(self.spelling.encode(world.change() if full else world.tell()))
+            self.add(self.spelling.encode(world.change() if full else world.tell()), tells=True)
             if random.random() < habits.aside:
                 self.add(self.talk(random))
         for _ in range(int((habits.talk + 1) ** random.random()) - 1):
@@ -185,15 +185,14 @@ class Conversation:
             self.add(self.spelling.encode(question))
             self.add([*self.spelling.encode(answer), *self.spelling.word(".")], answered=True)
 
-    def add(self, ids: list[int], *, answered: bool = False) -> None:
-        """Add ids; those of an answer are targets."""
-        self.ids += ids
-        self.targets += ids if answered else [NO_TARGET] * len(ids)
+    def add(self, ids: list[int], *, answered: bool = False, tells: bool = False) -> None:
+        """Add the ids of a sentence or of an answer."""
+        self.items += [(number, answered, tells) for number in ids]
 
-    def take(self, count: int) -> tuple[list[int], list[int]]:
-        """The next `count + 1` ids and targets; the last of them comes again."""
-        while len(self.ids) <= count:
+    def take(self, count: int) -> list[Item]:
+        """The next `count + 1` items; the last of them comes again."""
+        while len(self.items) <= count:
             self.go_on()
-        taken = self.ids[: count + 1], self.targets[: count + 1]
-        del self.ids[:count], self.targets[:count]
+        taken = self.items[: count + 1]
+        del self.items[:count]
         return taken
