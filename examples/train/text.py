@@ -18,7 +18,7 @@ from corpus import packages, split
 from lstm import LSTM
 from restore import restore
 from torch import nn
-from trainer import Batch, Task, cross_entropy, options, plan_of, shorten, train, trained
+from trainer import Batch, Task, cross_entropy, options, plan_of, train, trained
 
 from dst.export import export_bundle
 from dst.export.model import Network, sized
@@ -99,7 +99,7 @@ def main() -> None:
         return
     torch.set_num_threads(given.threads)
     export_bundle(
-        shorten(trained(task, given.out)),
+        trained(task, given.out),
         given.export,
         data=np.frombuffer(b"".join(split()[1].values()), np.uint8),
         about_data="modules of Python's standard library, not trained on",
