@@ -1,4 +1,6 @@
-"""Train the recall model: facts told in plain sentences, kept through long talk, given when asked.
+"""Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
+
+No bundle of it ships yet: what it has learned so far is not good enough.
 
     python examples/train/recall.py --out runs/recall
     python examples/train/recall.py --out runs/recall --export recall    # the bundle

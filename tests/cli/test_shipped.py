@@ -88,7 +88,6 @@ def test_it_reads_better_than_compressors_and_survives(process: Dst, tmp_path: P
     assert sum(odd) >= 2  # of three that were put in
     assert result["sensor"]["found"] >= 2  # of three stretches
     assert result["sensor"]["false"] <= 5  # of 5,040 values
-    assert [a["answer"] for a in result["memory"]["answers"]] == ["4821", "oslo", "drawer"]
 
 
 @pytest.mark.soak

@@ -7,6 +7,7 @@ digits can be told and asked for.
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -60,9 +61,17 @@ def words_by_kind() -> dict[str, list[str]]:
     return kinds | {"number": [str(number) for number in range(1000)]}
 
 
+@cache
+def splitter() -> re.Pattern[str]:
+    """Words, and marks one by one: those of ASCII, and what Unicode calls punctuation."""
+    marks = [chr(n) for n in range(0x3100) if unicodedata.category(chr(n)).startswith("P")]
+    single = re.escape("".join(dict.fromkeys([*PUNCTUATION, *marks])))
+    return re.compile(rf"[^\s{single}]+|[{single}]")
+
+
 def split_words(text: str) -> list[str]:
     """Lower-case words, numbers and single marks of a text, as the tokenizer splits it."""
-    return re.findall(r"[^\W_]+|[^\s\w]|_", text.lower())
+    return splitter().findall(text.lower())
 
 
 def vocabulary(prose: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`dst demo`: a log's odd lines, a sensor's odd minutes, a memory, and the text model's figures."""
+"""`dst demo`: a log's odd lines, a sensor's odd hours, and what the text model does."""
 
 import bz2
 import lzma
@@ -18,7 +18,6 @@ from dst.words import mib
 
 if TYPE_CHECKING:
     from dst.cli.demo.log_lines import OddLines
-    from dst.cli.demo.memory import Remembered
     from dst.cli.demo.precisions import PrecisionResult
     from dst.cli.demo.sensor import OddMinutes
     from dst.cli.footprint import Meter
@@ -52,14 +51,13 @@ def demo(
     ] = None,
     json: Json = None,
 ) -> int:
-    """Show what this is: odd lines, odd hours, a memory that lasts, a text model's figures.
+    """Show a log's odd lines, a sensor's odd hours, and a memory that survives a kill.
 
-    Finds lines that were put into a real log, and the odd hours of a made-up sensor; tells facts to
-    a process, kills it, and asks in another. Then reads a held-out megabyte through the shipped
-    text model and compares its bits per byte with gzip, bzip2 and xz; kills a child process in
-    mid-stream, resumes from the state it saved and checks that every output is the same, bit for
-    bit; reads on in every precision that ships; continues a prompt. Exit code 1 if the resumed
-    run differs, or a fact was forgotten.
+    Finds lines that were put into a real log, and the odd hours of a made-up sensor. Then reads a
+    held-out megabyte through the shipped text model and compares its bits per byte with gzip, bzip2
+    and xz; kills a child process in mid-stream, resumes from the state it saved and checks that
+    every output is the same, bit for bit; reads on in every precision that ships; continues a
+    prompt. Exit code 1 if the resumed run differs.
 
         dst demo
         dst demo --bytes 100000 --json result.json
@@ -68,7 +66,6 @@ def demo(
     from dst.cli.data import held_out
     from dst.cli.demo.kill import crash_and_resume
     from dst.cli.demo.log_lines import odd_lines
-    from dst.cli.demo.memory import remembered
     from dst.cli.demo.precisions import siblings, side_by_side
     from dst.cli.demo.sensor import odd_minutes
     from dst.cli.inputs.reading import Reading
@@ -94,7 +91,6 @@ def demo(
 
     lines: OddLines | None = None
     minutes: OddMinutes | None = None
-    memory: Remembered | None = None
     if bundle is None:
         output.out.print("[bold]dst demo[/]")
         title("finds what does not belong in a log")
@@ -105,10 +101,6 @@ def demo(
         with output.progress("sensor", None) as bar:
             minutes = odd_minutes(lambda done, size: bar.at(done, f"{done / size:.0%}"))
         tell(_minutes(minutes))
-        title("remembers what it was told, through a kill")
-        with output.progress("memory", None) as bar:
-            memory = remembered(lambda what: bar.at(0, what=what))
-        tell(_memory(memory))
     said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
     output.out.print(f"\n[bold]{said}[/]")
 
@@ -152,7 +144,6 @@ def demo(
         {
             "log": lines,
             "sensor": minutes,
-            "memory": memory,
             "bundle": session.bundle.root.name,
             "bytes": len(data),
             "bits_per_byte": total / len(data),
@@ -173,7 +164,7 @@ def demo(
             "sample": sample.plain,
         }
     )
-    return 0 if equal and (memory is None or memory.right) else CHECK_FAILED
+    return 0 if equal else CHECK_FAILED
 
 
 def _lines(found: "OddLines") -> Text:
@@ -205,21 +196,6 @@ def _minutes(found: "OddMinutes") -> Text:
         f"\nalerts in {found.found} of {len(found.planted)} odd stretches, {found.false} "
         f"elsewhere, of {found.values:,} values; drawn: the last days, alerts in red"
     )
-    return said
-
-
-def _memory(found: "Remembered") -> Text:
-    """Show what was told, asked and answered."""
-    said = Text(
-        f"told {len(found.told)} things, killed by force, then {found.items_between:,} words of "
-        f"other talk; memory: {mib(found.state_bytes)}, always\n"
-    )
-    for answer in found.answers:
-        good = answer.answer == answer.right
-        said.append(f"{answer.question}  ")
-        said.append(answer.answer, "bold green" if good else "bold red")
-        said.append("\n" if good else f"  (told: {answer.right})\n")
-    said.rstrip()
     return said
 
 

@@ -1,0 +1,66 @@
+"""The made-up conversations that a memory of facts is trained and judged on."""
+
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "train"))
+from facts.chatter import talk_of
+from facts.talk import Conversation, Habits, World, slots
+from facts.words import UNKNOWN, Spelling, tokenizer_json, vocabulary
+
+PROSE = ["A stream has no end. What was read is in the state, and the state has a fixed size."] * 3
+TOKENS = vocabulary(PROSE)
+SPELLING = Spelling({token: number for number, token in enumerate(TOKENS)})
+
+
+@given(st.text(st.characters(max_codepoint=0x17F, categories=("L", "Nd", "P", "Zs")), max_size=60))
+def test_words_are_spelled_as_the_tokenizer_does(text: str) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    ids = tokenizers.Tokenizer.from_str(tokenizer_json(TOKENS)).encode(text).ids
+    assert SPELLING.encode(text) == ids
+
+
+@given(st.integers(0, 10**6))
+def test_an_answer_is_what_was_told_last(seed: int) -> None:
+    world = World(Random(seed), Habits(5, missing=0.5))
+    told = [world.tell() for _ in range(5)] + [world.change() for _ in range(7)]
+    assert len(world.known) == 5
+    for (slot, who), value in world.known.items():
+        ways = slots()[slot].told + slots()[slot].changed
+        forms = [re.escape(way.format(s=who, v="VALUE")).replace("VALUE", r"(\w+)") for way in ways]
+        found = [match[1] for said in told for form in forms if (match := re.fullmatch(form, said))]
+        assert found[-1] == value
+    for question, answer in world.questions():
+        assert answer == UNKNOWN or answer in world.known.values()
+        assert question.endswith("?")
+
+
+def test_only_answers_are_asked_for_and_only_telling_tells() -> None:
+    world = World(Random(1), Habits(4, tell=3, talk=3, aside=0.5))
+    conversation = Conversation(world, SPELLING, talk_of(PROSE, SPELLING))
+    items = conversation.take(2000)
+    question, stop = SPELLING.ids["?"], SPELLING.ids["."]
+    for (before, answer_before, _), (number, answer, tells) in pairwise(items):
+        assert not (answer and tells)
+        if answer and not answer_before:
+            assert before == question
+        if answer_before and not answer:
+            assert before == stop or number >= 0
+    told = SPELLING.decode(number for number, _, tells in items if tells)
+    assert any(value in told for value in world.known.values())
+
+
+def test_a_conversation_is_the_same_however_it_is_cut() -> None:
+    def cut(count: int, times: int) -> list[tuple[int, bool, bool]]:
+        world = World(Random(2), Habits(6))
+        conversation = Conversation(world, SPELLING, talk_of(PROSE, SPELLING))
+        return [item for _ in range(times) for item in conversation.take(count)[:-1]]
+
+    assert cut(64, 8) == cut(512, 1)
