@@ -53,6 +53,7 @@ class Settings:
     store: str = "memory.db"
     users: str = "users.db"
     slots: int = 64
+    cached: int = 0
     save_every_s: float = 0.0
     max_waiting: int = 1024
     deadline_ms: float = 30_000.0
@@ -202,7 +203,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     ) as store:
         scheduler = AsyncScheduler(
             session, SETTINGS.slots, store,
-            save_every_s=SETTINGS.save_every_s, max_waiting=SETTINGS.max_waiting,
+            save_every_s=SETTINGS.save_every_s, cached=SETTINGS.cached,
+            max_waiting=SETTINGS.max_waiting,
         )  # fmt: skip
         async with scheduler:
             await scheduler.warm_up()

@@ -204,6 +204,7 @@ async def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     settings = {
         "bundle": str(asked.bundle), "store": "memory.db", "users": "users.db",
         "slots": str(asked.slots), "save_every_s": str(asked.save_every_s),
+        "cached": str(asked.cached),
     }  # fmt: skip
     server = Server(folder, settings, asked.port)
     tokens = server.run("--add-user", *(f"user {n}" for n in range(asked.users))).split()
@@ -280,6 +281,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=64)
     parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--cached", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--save-every-s", type=float, default=0.0)
     parser.add_argument("--port", type=int, default=8765)

@@ -23,6 +23,7 @@ from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
 _LOG = logging.getLogger("dst.runtime.serving")
+_AGAIN_S = 1.0  # until a store that has refused is tried again, where nobody asks for anything
 _BRIEF_S = 0.005  # a turn that takes less may run in the event loop: threads take turns as long
 _NOTHING = np.zeros(0)
 _ENDING = "this scheduler is ending and takes no more requests; nothing was read; try another one"
@@ -36,6 +37,11 @@ class Bounds:
     own: int
     piece: int
     save_every_s: float
+
+    @property
+    def save_each(self) -> bool:
+        """Say whether a state is stored before its answer is given."""
+        return self.save_every_s == 0
 
 
 class Driver:
@@ -171,6 +177,7 @@ class Driver:
     def _forget(self, user: User) -> None:
         """Forget a user who is in the store only."""
         busy = user.queue or user.dirty or user.reading or user.slot is not None
+        busy = busy or user.name in self._seats.resting
         if not busy and self._users.get(user.name) is user:
             del self._users[user.name]
 
@@ -188,7 +195,8 @@ class Driver:
             self._undo = []
             save = self._due()
             try:
-                if self._turn_s < _BRIEF_S and not save and not undo and all(map(seated, turns)):
+                brief = self._turn_s < _BRIEF_S and not (self._bounds.save_each or save or undo)
+                if brief and all(map(seated, turns)):
                     self._seats.work(turns, undo, save)
                 else:
                     await self.in_thread(partial(self._seats.work, turns, undo, save))
@@ -208,19 +216,17 @@ class Driver:
 
     def _due(self) -> bool:
         """Say whether changed states are to be stored now."""
-        if not self._bounds.save_every_s or not self._seats.dirty:
-            return False
-        return monotonic() >= self._due_at()
+        return bool(self._seats.dirty) and monotonic() >= self._due_at()
 
     def _due_at(self) -> float:
         """Say when changed states are to be stored next; a store that refuses is left for 1 s."""
         every = self._bounds.save_every_s
-        return self._saved_at + (max(every, 1.0) if self._seats.fault else every)
+        return self._saved_at + (max(every, _AGAIN_S) if self._seats.fault else every)
 
     async def _sleep(self) -> None:
         """Wait for a request, or until states are to be stored."""
         wait: float | None = None
-        if self._bounds.save_every_s and self._seats.dirty:
+        if self._seats.dirty:
             wait = max(0.0, self._due_at() - monotonic())
         self._wake.clear()
         with suppress(TimeoutError):
@@ -240,7 +246,9 @@ class Driver:
                 break
             request = user.queue[0]
             request.picked = True
-            piece = request.items[request.done : request.done + self._bounds.piece]
+            piece = request.items
+            if len(piece) > self._bounds.piece:
+                piece = piece[request.done : request.done + self._bounds.piece]
             turns.append(Turn(request, piece, request.done + len(piece) == len(request.items)))
         return turns
 

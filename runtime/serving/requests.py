@@ -81,6 +81,7 @@ class User:
         queue: his requests, the first of them may be under way.
         slot: where he sits, or None.
         record: his state as of the last answer, where it is at hand.
+        seen: the number of the last turn that he read in.
         exists: he has a state; None where the store was not asked yet.
         dirty: the store holds an older state, or none.
         reading: the first request has read a part, so that his slot is ahead of `record`.
@@ -90,6 +91,7 @@ class User:
     name: str
     queue: deque[Request] = field(default_factory=deque)
     slot: int | None = None
+    seen: int = 0
     record: Saved | None = None
     exists: bool | None = None
     dirty: bool = False
