@@ -62,7 +62,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
-        self._saved_at = monotonic()
+        self._tried_at = 0.0  # to store states
         self._turn_s = 2 * _BRIEF_S  # the time of a CPU that turns take, the last counting most
         self.waiting = 0
         self.draining = False
@@ -193,20 +193,21 @@ class Driver:
                     continue
             turns, undo = self._pick(), self._undo
             self._undo = []
-            save = self._due()
+            save_from = monotonic() - self._bounds.save_every_s / 2 if self._due() else None
             try:
-                brief = self._turn_s < _BRIEF_S and not (self._bounds.save_each or save or undo)
+                on_disk = self._bounds.save_each or save_from is not None or self._seats.fault
+                brief = self._turn_s < _BRIEF_S and not (on_disk or undo)
                 if brief and all(map(seated, turns)):
-                    self._seats.work(turns, undo, save)
+                    self._seats.work(turns, undo, None)
                 else:
-                    await self.in_thread(partial(self._seats.work, turns, undo, save))
+                    await self.in_thread(partial(self._seats.work, turns, undo, save_from))
                 self._turn_s += (self._seats.spent_s - self._turn_s) / 4
             except Exception as error:  # of the machine or of this program: say so to the callers
                 _LOG.exception("a turn failed")
                 for turn in turns:
                     turn.failure = error
-            if save:
-                self._saved_at = monotonic()
+            if save_from is not None:
+                self._tried_at = monotonic()
             answered = [turn.request for turn in turns if self._finish(turn)]
             left, self._seats.left = self._seats.left, []
             await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
@@ -219,9 +220,14 @@ class Driver:
         return bool(self._seats.dirty) and monotonic() >= self._due_at()
 
     def _due_at(self) -> float:
-        """Say when changed states are to be stored next; a store that refuses is left for 1 s."""
-        every = self._bounds.save_every_s
-        return self._saved_at + (max(every, _AGAIN_S) if self._seats.fault else every)
+        """Say when the state that is to be stored next is due.
+
+        That is after half of `save_every_s`, so that the other half is left to write it. A store
+        that refuses is left alone for a while.
+        """
+        first = next(iter(self._seats.dirty.values()))
+        due = first.since + self._bounds.save_every_s / 2
+        return max(due, self._tried_at + _AGAIN_S) if self._seats.fault else due
 
     async def _sleep(self) -> None:
         """Wait for a request, or until states are to be stored."""

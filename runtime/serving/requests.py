@@ -84,6 +84,7 @@ class User:
         seen: the number of the last turn that he read in.
         exists: he has a state; None where the store was not asked yet.
         dirty: the store holds an older state, or none.
+        since: when that began.
         reading: the first request has read a part, so that his slot is ahead of `record`.
         partial: the state of that, while he has no slot.
     """
@@ -95,6 +96,7 @@ class User:
     record: Saved | None = None
     exists: bool | None = None
     dirty: bool = False
+    since: float = 0.0
     reading: bool = False
     partial: Saved | None = None
 

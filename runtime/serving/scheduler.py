@@ -79,9 +79,9 @@ class AsyncScheduler:
             session: a session that a pool can run: `Session.open(..., lowering="fused")`.
             slots: N, 2 or more: how many users step together and stay in memory.
             store: holds the states of all users, each under the user's name.
-            save_every_s: seconds between two times that changed states are stored. 0: an answer
-                is given when its state is in the store. More: a killed process loses what was
-                answered in that time and while the write itself ran.
+            save_every_s: 0: an answer is given when its state is in the store. More: a changed
+                state is stored within so many seconds, so that a killed process loses what was
+                answered in that time (docs/serving.md).
             cached: users without a slot whose states stay in memory, besides the N. Their next
                 request reads nothing from the store, and with `save_every_s` nothing is written
                 when they leave their slot.

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from heapq import nsmallest
-from itertools import islice
+from itertools import islice, takewhile
 from operator import attrgetter
-from time import thread_time
+from time import monotonic, thread_time
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Seats:
 
     Attributes:
         metrics: what is counted.
-        dirty: the users whose newest state the store does not hold, by name.
+        dirty: the users whose newest state the store does not hold, the one for longest first.
         seated: the users with a slot, by name.
         resting: the users without a slot whose state is in memory, who left it first at first.
         fault: why the store could not be written, until it can be again.
@@ -75,19 +75,26 @@ class Seats:
 
     # --- a turn
 
-    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
-        """Take back what was cancelled, write what is due, then let each request read a piece."""
+    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None) -> None:
+        """Take back what was cancelled, write what is due, then let each request read a piece.
+
+        Due are the states that the store has not had since `save_from`, or none with None.
+        """
         since = thread_time()
         try:
-            self._work(turns, undo, save)
+            self._work(turns, undo, save_from)
         finally:
             self.spent_s = thread_time() - since
 
-    def _work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
+    def _work(
+        self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None
+    ) -> None:
         for request in undo:
             self._take_back(request)
-        if save or self.fault:
+        if self.fault:
             self.save()
+        elif save_from is not None:
+            self.save([*takewhile(lambda user: user.since <= save_from, self.dirty.values())])
         for turn in turns:
             if turn.request.task is not None:
                 self._do(turn)
@@ -141,8 +148,7 @@ class Seats:
             request.done += len(turn.piece)
             if turn.ends:
                 user.record, user.exists, user.reading = None, True, False
-                if not user.dirty:
-                    self._mark(user, True)
+                self._mark(user, True)
                 turn.answer = join_parts(self._contract, request.parts, request.wish)
 
     def _fail(self, turn: Turn, error: DstError) -> None:
@@ -367,8 +373,9 @@ class Seats:
             return self.pool.swap_out(slot)
 
     def _mark(self, user: User, dirty: bool) -> None:
-        user.dirty = dirty
-        if dirty:
+        if dirty and not user.dirty:
+            user.since = monotonic()
             self.dirty[user.name] = user
-        else:
+        elif not dirty:
             self.dirty.pop(user.name, None)
+        user.dirty = dirty
