@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import BusyError, DeadlineError, ServingError, StoreError
-from dst.runtime.serving.requests import Request, Turn, User
+from dst.runtime.serving.requests import ALL, Request, Turn, User, Wish
 from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
@@ -72,7 +72,9 @@ class Driver:
     def request(
         self,
         name: str,
-        items: Array | bytes | None = None,
+        items: Array | bytes = _NOTHING,
+        flush: bool = False,
+        wish: Wish = ALL,
         task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
@@ -107,46 +109,38 @@ class Driver:
                 "have (max_waiting_per_user); wait for an answer first",
                 code="user-busy",
             )
-        request = Request(user, loop.create_future(), _NOTHING if items is None else items)
-        request.task = task
-        self._users[name] = user
+        request = Request(user, loop.create_future(), items, flush, wish, task, perf_counter())
         self.waiting += 1
-        self._idle.clear()
         user.queue.append(request)
         if len(user.queue) == 1:
-            self._ready[name] = user
+            self._users[name] = self._ready[name] = user
             if len(self._ready) == 1:
+                self._idle.clear()
                 self._wake.set()
         return request
 
     async def answer(self, request: Request, deadline_ms: float | None) -> object:
         """Wait for the answer of a request; whatever else happens, see that it is undone."""
-        future, timer = request.future, None
+        timer = None
         if deadline_ms is not None:
             assert self._loop is not None
             timer = self._loop.call_later(deadline_ms / 1000, self._expire, request, deadline_ms)
         try:
-            answer = await future
-            request.taken = True
-            if request.task is None:
-                self._metrics.answered(len(request.items), perf_counter() - request.since)
-            return answer
-        except asyncio.CancelledError:
-            self._metrics.outcomes["cancelled"] += 1
-            raise
-        except DeadlineError:
-            self._metrics.outcomes["deadline"] += 1
-            raise
-        except Exception:
-            self._metrics.outcomes["failed"] += 1
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self.waiting -= 1
+            answer = await request.future
+        except BaseException as error:
+            self._metrics.outcomes[_outcome_of(error)] += 1
             if not request.picked:
                 self._remove(request)
             self._wake.set()
+            raise
+        finally:
+            self.waiting -= 1
+            if timer is not None:
+                timer.cancel()
+        request.taken = True
+        if request.task is None:
+            self._metrics.answered(len(request.items), perf_counter() - request.since)
+        return answer
 
     def _expire(self, request: Request, deadline_ms: float) -> None:
         if not request.future.done():
@@ -298,6 +292,12 @@ class Driver:
     async def in_thread(self, work: Callable[[], None]) -> None:
         """Do some work in the thread of the pool and the store."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _outcome_of(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return "deadline" if isinstance(error, DeadlineError) else "failed"
 
 
 def seated(turn: Turn) -> bool:

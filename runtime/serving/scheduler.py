@@ -19,7 +19,7 @@ from dst.runtime.execution.inputs import Items, check_items
 from dst.runtime.serving.driver import Bounds, Driver
 from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
-from dst.runtime.serving.requests import User, Wish
+from dst.runtime.serving.requests import ALL, User, Wish
 from dst.runtime.serving.seats import Seats
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
@@ -167,10 +167,8 @@ class AsyncScheduler:
                 f"{_LONGEST_MS:,.0f} (a day), or None for none",
                 code="argument",
             )
-        request = self._driver.request(user, fresh)
-        request.flush = flush
-        if last or outputs is not None:
-            request.wish = Wish(last, outputs)
+        wish = Wish(last, outputs) if last or outputs is not None else ALL
+        request = self._driver.request(user, fresh, flush, wish)
         parts = await self._driver.answer(request, deadline_ms)
         assert isinstance(parts, dict)
         return parts
