@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -369,6 +370,9 @@ def main() -> int:
     if asked.add_user:
         print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
         return 0
+    # The event loop and the scheduler's thread take turns in Python. The thread gives its turn away
+    # at each call of SQLite, and by default would then wait 5 ms whenever the loop is busy.
+    sys.setswitchinterval(0.0005)
     uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", access_log=False)
     return 0
 

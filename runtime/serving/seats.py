@@ -241,6 +241,7 @@ class Seats:
             user.seen = self._turn
             if user.slot is None:
                 newcomers.append(turn)
+                self.resting.pop(user.name, None)
         missing = len(newcomers) - len(self._free)
         if missing > 0:
             idle = [user for user in self.seated.values() if user.seen != self._turn]
@@ -256,7 +257,6 @@ class Seats:
                 continue
             user.slot = slot
             self.seated[user.name] = user
-            self.resting.pop(user.name, None)
 
     def _evict(self, users: Sequence[User]) -> None:
         """Free the slots of these users, and let their states rest in memory.
