@@ -187,8 +187,18 @@ class Serving(RuleBasedStateMachine):
         self.compare_store()
         self.open()
 
-    @rule(settled=st.booleans())
-    def is_killed_and_restarts(self, settled: bool) -> None:
+    @rule(
+        counts=st.lists(st.integers(0, 20), min_size=4, max_size=4), flush=st.booleans(),
+        times=st.integers(0, 8),
+    )  # fmt: skip
+    def all_ask(self, counts: list[int], flush: bool, times: int) -> None:
+        """More users than there are slots."""
+        for user, count in zip(USERS, counts, strict=True):
+            self.ask(user, count, flush, last=False, deadline=None)
+        self.run(times)
+
+    @rule(settled=st.booleans(), more=st.lists(st.sampled_from(USERS)), times=st.integers(0, 6))
+    def is_killed_and_restarts(self, settled: bool, more: list[str], times: int) -> None:
         """Go on with the store as it is now, whatever is under way.
 
         What was answered is there, where each answer waits for the store; else the state is one
@@ -196,6 +206,9 @@ class Serving(RuleBasedStateMachine):
         """
         if settled:
             self.settle()
+        for user in () if settled else more:
+            self.ask(user, 12, flush=False, last=False, deadline=None)
+            self.run(times)
         open_calls = [c for c in self.calls if c.task and (c.task.cancelled() or not c.task.done())]
         self.judge()
         there = stored_copy(self.folder)
