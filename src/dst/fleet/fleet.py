@@ -195,7 +195,7 @@ class Fleet(AbstractContextManager["Fleet"]):
             if not todo:
                 break
             for done, bad in self._round(todo, members, last, outputs):
-                answers |= done
+                answers = done | answers  # who moves after his update has nothing more to say
                 failed |= bad
                 for key in done:
                     there = holders(key, members)
@@ -207,7 +207,7 @@ class Fleet(AbstractContextManager["Fleet"]):
             why = f"workers died {_ROUNDS} times in this call; have they memory enough for a step?"
             raise ServingError(why, code="no-workers")
         self._members = members
-        self._drop(stale)
+        self._drop((name, key) for name, key in stale if name not in self.where[key])
         for path in self._folder.glob("worker-*") if all(self.where.values()) else ():
             if path.name not in self.workers:  # and no stream is lost whose last state is there
                 shutil.rmtree(path, ignore_errors=True)
