@@ -135,11 +135,7 @@ class Fleet(AbstractContextManager["Fleet"]):
         return {key: found[key] for key in items}
 
     def get(self, key: str) -> Saved:
-        """Return the last acknowledged state of a stream.
-
-        Raises:
-            StreamNotFoundError: there is no such stream.
-        """
+        """Return the last acknowledged state of a stream; `StreamNotFoundError` without one."""
         while where := self.where.get(key):
             try:
                 saved: Saved = ray.get(self.workers[where[0]].store.remote("get", self._names[key]))
@@ -165,7 +161,8 @@ class Fleet(AbstractContextManager["Fleet"]):
         if [*self.workers] == [name]:
             raise ServingError(f"{name} is the only worker; add another first", code="no-workers")
         self._run({}, leaving=name)
-        ray.kill(self.workers.pop(name))
+        if name in self.workers:  # else it has died by itself
+            ray.kill(self.workers.pop(name))
         self._run({})
 
     def close(self, *_: object) -> None:
