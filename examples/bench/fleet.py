@@ -80,7 +80,8 @@ def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, object], boo
             items = {f"stream {n}": block[n] for n in range(asked.streams)}
             kill = number in (asked.rounds // 3, 2 * asked.rounds // 3)
             if kill:
-                victim = next(iter(fleet.workers.values()))
+                name, worker = next(iter(fleet.workers.items()))
+                victim = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()))
                 timer = threading.Timer(min(times["fleet"]) / 4, os.kill, (victim, signal.SIGKILL))
                 timer.start()
             since = time.perf_counter()
@@ -90,7 +91,7 @@ def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, object], boo
             if kill:
                 killed.append(round(middle - since, 1))
                 timer.join()
-                assert victim not in fleet.workers.values()
+                assert name not in fleet.workers
             else:
                 times["fleet"].append(middle - since)
                 times["one"].append(time.perf_counter() - middle)

@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -53,6 +54,7 @@ class Settings:
     store: str = "memory.db"
     users: str = "users.db"
     slots: int = 64
+    cached: int = 0
     save_every_s: float = 0.0
     max_waiting: int = 1024
     deadline_ms: float = 30_000.0
@@ -202,7 +204,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     ) as store:
         scheduler = AsyncScheduler(
             session, SETTINGS.slots, store,
-            save_every_s=SETTINGS.save_every_s, max_waiting=SETTINGS.max_waiting,
+            save_every_s=SETTINGS.save_every_s, cached=SETTINGS.cached,
+            max_waiting=SETTINGS.max_waiting,
         )  # fmt: skip
         async with scheduler:
             await scheduler.warm_up()
@@ -367,6 +370,9 @@ def main() -> int:
     if asked.add_user:
         print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
         return 0
+    # The event loop and the scheduler's thread take turns in Python. The thread gives its turn away
+    # at each call of SQLite, and by default would then wait 5 ms whenever the loop is busy.
+    sys.setswitchinterval(0.0005)
     uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", access_log=False)
     return 0
 

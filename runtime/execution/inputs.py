@@ -132,7 +132,7 @@ def check_items(chunk: Chunk, value: Items) -> Array:
     """
     content = chunk.content
     tokens = isinstance(content, Tokens)
-    if isinstance(value, bytes | bytearray | memoryview):
+    if not isinstance(value, np.ndarray) and isinstance(value, bytes | bytearray | memoryview):
         if not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
             raise StepError(
                 f"items are bytes, this model reads {chunk.dtype} arrays; "
@@ -168,7 +168,12 @@ def check_tokens(ids: Array, vocabulary: int) -> None:
         StepError: `token-out-of-range`: one does not; the message gives the first.
     """
     flat = np.asarray(ids, np.int64).reshape(-1)
-    if flat.size and int(flat.view(np.uint64).max()) >= vocabulary:  # below 0 is huge there
+    if flat.size <= FEW_TOKENS:
+        few = flat.tolist()
+        fine = not few or (min(few) >= 0 and max(few) < vocabulary)
+    else:
+        fine = int(flat.view(np.uint64).max()) < vocabulary  # below 0 is huge there
+    if not fine:
         place = int(np.flatnonzero((flat < 0) | (flat >= vocabulary))[0])
         raise StepError(
             f"token {flat[place]} at place {place} lies outside 0 .. {vocabulary - 1}; "

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import BusyError, DeadlineError, ServingError, StoreError
-from dst.runtime.serving.requests import Request, Turn, User
+from dst.runtime.serving.requests import ALL, Request, Turn, User, Wish
 from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
 _LOG = logging.getLogger("dst.runtime.serving")
+_AGAIN_S = 1.0  # until a store that has refused is tried again, where nobody asks for anything
 _BRIEF_S = 0.005  # a turn that takes less may run in the event loop: threads take turns as long
 _NOTHING = np.zeros(0)
 _ENDING = "this scheduler is ending and takes no more requests; nothing was read; try another one"
@@ -36,6 +37,11 @@ class Bounds:
     own: int
     piece: int
     save_every_s: float
+
+    @property
+    def save_each(self) -> bool:
+        """Say whether a state is stored before its answer is given."""
+        return self.save_every_s == 0
 
 
 class Driver:
@@ -56,7 +62,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
-        self._saved_at = monotonic()
+        self._tried_at = 0.0  # to store states
         self._turn_s = 2 * _BRIEF_S  # the time of a CPU that turns take, the last counting most
         self.waiting = 0
         self.draining = False
@@ -66,7 +72,9 @@ class Driver:
     def request(
         self,
         name: str,
-        items: Array | bytes | None = None,
+        items: Array | bytes = _NOTHING,
+        flush: bool = False,
+        wish: Wish = ALL,
         task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
@@ -101,46 +109,38 @@ class Driver:
                 "have (max_waiting_per_user); wait for an answer first",
                 code="user-busy",
             )
-        request = Request(user, loop.create_future(), _NOTHING if items is None else items)
-        request.task = task
-        self._users[name] = user
+        request = Request(user, loop.create_future(), items, flush, wish, task, perf_counter())
         self.waiting += 1
-        self._idle.clear()
         user.queue.append(request)
         if len(user.queue) == 1:
-            self._ready[name] = user
+            self._users[name] = self._ready[name] = user
             if len(self._ready) == 1:
+                self._idle.clear()
                 self._wake.set()
         return request
 
     async def answer(self, request: Request, deadline_ms: float | None) -> object:
         """Wait for the answer of a request; whatever else happens, see that it is undone."""
-        future, timer = request.future, None
+        timer = None
         if deadline_ms is not None:
             assert self._loop is not None
             timer = self._loop.call_later(deadline_ms / 1000, self._expire, request, deadline_ms)
         try:
-            answer = await future
-            request.taken = True
-            if request.task is None:
-                self._metrics.answered(len(request.items), perf_counter() - request.since)
-            return answer
-        except asyncio.CancelledError:
-            self._metrics.outcomes["cancelled"] += 1
-            raise
-        except DeadlineError:
-            self._metrics.outcomes["deadline"] += 1
-            raise
-        except Exception:
-            self._metrics.outcomes["failed"] += 1
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self.waiting -= 1
+            answer = await request.future
+        except BaseException as error:
+            self._metrics.outcomes[_outcome_of(error)] += 1
             if not request.picked:
                 self._remove(request)
             self._wake.set()
+            raise
+        finally:
+            self.waiting -= 1
+            if timer is not None:
+                timer.cancel()
+        request.taken = True
+        if request.task is None:
+            self._metrics.answered(len(request.items), perf_counter() - request.since)
+        return answer
 
     def _expire(self, request: Request, deadline_ms: float) -> None:
         if not request.future.done():
@@ -171,6 +171,7 @@ class Driver:
     def _forget(self, user: User) -> None:
         """Forget a user who is in the store only."""
         busy = user.queue or user.dirty or user.reading or user.slot is not None
+        busy = busy or user.name in self._seats.resting
         if not busy and self._users.get(user.name) is user:
             del self._users[user.name]
 
@@ -186,19 +187,21 @@ class Driver:
                     continue
             turns, undo = self._pick(), self._undo
             self._undo = []
-            save = self._due()
+            save_from = monotonic() - self._bounds.save_every_s / 2 if self._due() else None
             try:
-                if self._turn_s < _BRIEF_S and not save and not undo and all(map(seated, turns)):
-                    self._seats.work(turns, undo, save)
+                on_disk = self._bounds.save_each or save_from is not None or self._seats.fault
+                brief = self._turn_s < _BRIEF_S and not (on_disk or undo)
+                if brief and all(map(seated, turns)):
+                    self._seats.work(turns, undo, None)
                 else:
-                    await self.in_thread(partial(self._seats.work, turns, undo, save))
+                    await self.in_thread(partial(self._seats.work, turns, undo, save_from))
                 self._turn_s += (self._seats.spent_s - self._turn_s) / 4
             except Exception as error:  # of the machine or of this program: say so to the callers
                 _LOG.exception("a turn failed")
                 for turn in turns:
                     turn.failure = error
-            if save:
-                self._saved_at = monotonic()
+            if save_from is not None:
+                self._tried_at = monotonic()
             answered = [turn.request for turn in turns if self._finish(turn)]
             left, self._seats.left = self._seats.left, []
             await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
@@ -208,19 +211,22 @@ class Driver:
 
     def _due(self) -> bool:
         """Say whether changed states are to be stored now."""
-        if not self._bounds.save_every_s or not self._seats.dirty:
-            return False
-        return monotonic() >= self._due_at()
+        return bool(self._seats.dirty) and monotonic() >= self._due_at()
 
     def _due_at(self) -> float:
-        """Say when changed states are to be stored next; a store that refuses is left for 1 s."""
-        every = self._bounds.save_every_s
-        return self._saved_at + (max(every, 1.0) if self._seats.fault else every)
+        """Say when the state that is to be stored next is due.
+
+        That is after half of `save_every_s`, so that the other half is left to write it. A store
+        that refuses is left alone for a while.
+        """
+        first = next(iter(self._seats.dirty.values()))
+        due = first.since + self._bounds.save_every_s / 2
+        return max(due, self._tried_at + _AGAIN_S) if self._seats.fault else due
 
     async def _sleep(self) -> None:
         """Wait for a request, or until states are to be stored."""
         wait: float | None = None
-        if self._bounds.save_every_s and self._seats.dirty:
+        if self._seats.dirty:
             wait = max(0.0, self._due_at() - monotonic())
         self._wake.clear()
         with suppress(TimeoutError):
@@ -240,7 +246,9 @@ class Driver:
                 break
             request = user.queue[0]
             request.picked = True
-            piece = request.items[request.done : request.done + self._bounds.piece]
+            piece = request.items
+            if len(piece) > self._bounds.piece:
+                piece = piece[request.done : request.done + self._bounds.piece]
             turns.append(Turn(request, piece, request.done + len(piece) == len(request.items)))
         return turns
 
@@ -284,6 +292,12 @@ class Driver:
     async def in_thread(self, work: Callable[[], None]) -> None:
         """Do some work in the thread of the pool and the store."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _outcome_of(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return "deadline" if isinstance(error, DeadlineError) else "failed"
 
 
 def seated(turn: Turn) -> bool:

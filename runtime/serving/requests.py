@@ -7,7 +7,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +28,9 @@ class Wish:
     outputs: tuple[str, ...] | None = None
 
 
+ALL = Wish()
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One call of a user, from its coming to its end.
@@ -40,28 +42,28 @@ class Request:
         flush: the input ends behind them.
         wish: what of the answers is wanted.
         task: other work than reading, done by the worker's thread; None for reading.
+        since: when it came.
         done: items read so far.
         parts: what was answered so far.
         picked: a turn was taken, or is being taken; the scheduler then sees to its end.
         begun: the user's state before it is known.
         taken: the caller has his answer; it cannot be taken back.
         prior: what the user had before it, where its work may have to be taken back.
-        since: when it came.
     """
 
     user: "User"
     future: "asyncio.Future[object]"
     items: Array | bytes
-    flush: bool = False
-    wish: Wish = Wish()
-    task: "Callable[[User], object] | None" = None
+    flush: bool
+    wish: Wish
+    task: "Callable[[User], object] | None"
+    since: float
     done: int = 0
     parts: list[Outputs] = field(default_factory=list)
     picked: bool = False
     begun: bool = False
     taken: bool = False
     prior: "Prior | None" = None
-    since: float = field(default_factory=perf_counter)
 
 
 class Prior(NamedTuple):
@@ -81,8 +83,10 @@ class User:
         queue: his requests, the first of them may be under way.
         slot: where he sits, or None.
         record: his state as of the last answer, where it is at hand.
+        seen: the number of the last turn that he read in.
         exists: he has a state; None where the store was not asked yet.
         dirty: the store holds an older state, or none.
+        since: when that began.
         reading: the first request has read a part, so that his slot is ahead of `record`.
         partial: the state of that, while he has no slot.
     """
@@ -90,9 +94,11 @@ class User:
     name: str
     queue: deque[Request] = field(default_factory=deque)
     slot: int | None = None
+    seen: int = 0
     record: Saved | None = None
     exists: bool | None = None
     dirty: bool = False
+    since: float = 0.0
     reading: bool = False
     partial: Saved | None = None
 

@@ -19,7 +19,7 @@ from dst.runtime.execution.inputs import Items, check_items
 from dst.runtime.serving.driver import Bounds, Driver
 from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
-from dst.runtime.serving.requests import User, Wish
+from dst.runtime.serving.requests import ALL, User, Wish
 from dst.runtime.serving.seats import Seats
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
@@ -66,6 +66,7 @@ class AsyncScheduler:
         store: StateStore,
         *,
         save_every_s: float = 0.0,
+        cached: int = 0,
         max_waiting: int = 1024,
         max_waiting_per_user: int = 8,
         max_items: int = 1 << 16,
@@ -78,9 +79,12 @@ class AsyncScheduler:
             session: a session that a pool can run: `Session.open(..., lowering="fused")`.
             slots: N, 2 or more: how many users step together and stay in memory.
             store: holds the states of all users, each under the user's name.
-            save_every_s: seconds between two times that changed states are stored. 0: an answer
-                is given when its state is in the store. More: a killed process loses what was
-                answered in that time and while the write itself ran.
+            save_every_s: 0: an answer is given when its state is in the store. More: a changed
+                state is stored within so many seconds, so that a killed process loses what was
+                answered in that time (docs/serving.md).
+            cached: users without a slot whose states stay in memory, besides the N. Their next
+                request reads nothing from the store, and with `save_every_s` nothing is written
+                when they leave their slot.
             max_waiting: requests that may wait or be under way in all.
             max_waiting_per_user: the same for one user.
             max_items: the most items of one request.
@@ -94,6 +98,7 @@ class AsyncScheduler:
         """
         for name, value, least in (
             ("save_every_s", save_every_s, 0),
+            ("cached", cached, 0),
             ("max_waiting", max_waiting, 1),
             ("max_waiting_per_user", max_waiting_per_user, 1),
             ("max_items", max_items, 1),
@@ -105,7 +110,8 @@ class AsyncScheduler:
                 )
         self.metrics = Metrics()
         self._session, self._contract = session, session.contract
-        self._seats = Seats(session, slots, store, save_every_s == 0, inputs, self.metrics)
+        each = save_every_s == 0
+        self._seats = Seats(session, slots, cached, store, each, inputs, self.metrics)
         self._slots, self._max_items = slots, max_items
         self._piece = turn_items or max(session.contract.chunk.nominal_t, 32)
         bounds = Bounds(max_waiting, max_waiting_per_user, self._piece, float(save_every_s))
@@ -161,20 +167,18 @@ class AsyncScheduler:
                 f"{_LONGEST_MS:,.0f} (a day), or None for none",
                 code="argument",
             )
-        request = self._driver.request(user, fresh)
-        request.flush = flush
-        if last or outputs is not None:
-            request.wish = Wish(last, outputs)
+        wish = Wish(last, outputs) if last or outputs is not None else ALL
+        request = self._driver.request(user, fresh, flush, wish)
         parts = await self._driver.answer(request, deadline_ms)
         assert isinstance(parts, dict)
         return parts
 
     def _own(self, items: Items) -> Array | bytes:
         """Return a copy that nobody else writes to; the pool checks the rest, piece by piece."""
-        if isinstance(items, bytes | bytearray | memoryview):
-            return bytes(items)
         if isinstance(items, np.ndarray) and items.ndim:
             return items.copy()
+        if isinstance(items, bytes | bytearray | memoryview):
+            return bytes(items)
         return check_items(self._contract.chunk, items)  # which refuses it
 
     async def iter_advance(
@@ -339,6 +343,7 @@ class AsyncScheduler:
                 "waiting": ("Requests that wait or are under way.", self._driver.waiting),
                 "slots": ("Slots of the pool.", self._slots),
                 "seated": ("Users with a slot.", len(self._seats.seated)),
+                "resting": ("Users without one, in memory.", len(self._seats.resting)),
                 "unsaved": ("Users whose newest state is not stored.", len(self._seats.dirty)),
                 "batch_fill": (
                     "Mean share of the slots that step in a turn.",

@@ -1,14 +1,17 @@
 """Seat users in the slots of a pool, take their turns, and keep the store up to date.
 
-Everything here runs in the scheduler's one worker thread. A user without a slot gets a free one,
-or that of the user who was idle for longest, whose state then goes to the store.
+A user without a slot gets a free one, or that of the user who was idle for longest. That user's
+state then stays in memory for a while, if it may, and goes to the store.
 """
 
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from time import thread_time
+from heapq import nsmallest
+from itertools import islice, takewhile
+from operator import attrgetter
+from time import monotonic, thread_time
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +40,9 @@ class Seats:
 
     Attributes:
         metrics: what is counted.
-        dirty: the users whose newest state the store does not hold, by name.
-        seated: the users with a slot by name, the one who was idle for longest first.
+        dirty: the users whose newest state the store does not hold, the one for longest first.
+        seated: the users with a slot, by name.
+        resting: the users without a slot whose state is in memory, who left it first at first.
         fault: why the store could not be written, until it can be again.
         spent_s: the time of a CPU that the last turn took.
         left: users who have lost their slot, for the scheduler to forget.
@@ -48,6 +52,7 @@ class Seats:
         self,
         session: Engine,
         slots: int,
+        cached: int,
         store: StateStore,
         save_each: bool,
         inputs: Mapping[str, Array] | None,
@@ -59,7 +64,10 @@ class Seats:
         self._inputs = inputs
         self._needs_inputs = bool(session.contract.stream_inputs) and inputs is None
         self._free = [*range(slots)]
+        self._cached = cached
+        self._turn = 0
         self.seated: dict[str, User] = {}
+        self.resting: dict[str, User] = {}
         self.dirty: dict[str, User] = {}
         self.fault: DstError | None = None
         self.left: list[User] = []
@@ -67,19 +75,26 @@ class Seats:
 
     # --- a turn
 
-    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
-        """Take back what was cancelled, write what is due, then let each request read a piece."""
+    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None) -> None:
+        """Take back what was cancelled, write what is due, then let each request read a piece.
+
+        Due are the states that the store has not had since `save_from`, or none with None.
+        """
         since = thread_time()
         try:
-            self._work(turns, undo, save)
+            self._work(turns, undo, save_from)
         finally:
             self.spent_s = thread_time() - since
 
-    def _work(self, turns: Sequence[Turn], undo: Iterable[Request], save: bool) -> None:
+    def _work(
+        self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None
+    ) -> None:
         for request in undo:
             self._take_back(request)
-        if save or self.fault:
+        if self.fault:
             self.save()
+        elif save_from is not None:
+            self.save([*takewhile(lambda user: user.since <= save_from, self.dirty.values())])
         for turn in turns:
             if turn.request.task is not None:
                 self._do(turn)
@@ -133,8 +148,7 @@ class Seats:
             request.done += len(turn.piece)
             if turn.ends:
                 user.record, user.exists, user.reading = None, True, False
-                if not user.dirty:
-                    self._mark(user, True)
+                self._mark(user, True)
                 turn.answer = join_parts(self._contract, request.parts, request.wish)
 
     def _fail(self, turn: Turn, error: DstError) -> None:
@@ -220,24 +234,20 @@ class Seats:
 
     def _seat(self, turns: Sequence[Turn]) -> None:
         """Give every user of these turns a slot; a turn that cannot have one fails."""
-        here = {turn.request.user.name for turn in turns}
+        self._turn += 1
         newcomers = []
         for turn in turns:
             user = turn.request.user
+            user.seen = self._turn
             if user.slot is None:
                 newcomers.append(turn)
-            else:
-                self.seated[user.name] = self.seated.pop(user.name)
+                self.resting.pop(user.name, None)
         missing = len(newcomers) - len(self._free)
         if missing > 0:
-            idle = [user for name, user in self.seated.items() if name not in here]
-            self._evict(idle[:missing])
+            idle = [user for user in self.seated.values() if user.seen != self._turn]
+            self._evict(nsmallest(missing, idle, key=attrgetter("seen")))
         for turn in newcomers:
             user = turn.request.user
-            if not self._free:
-                assert self.fault is not None
-                self._fail(turn, copy.copy(self.fault))
-                continue
             slot = self._free.pop()
             try:
                 self._load(user, slot)
@@ -249,21 +259,33 @@ class Seats:
             self.seated[user.name] = user
 
     def _evict(self, users: Sequence[User]) -> None:
-        """Free the slots of these users; where the store refuses, none of a changed user."""
-        self.save([user for user in users if user.dirty and not user.reading])
+        """Free the slots of these users, and let their states rest in memory.
+
+        Where too many rest, the first go to the store; where that refuses, they go on resting.
+        """
         for user in users:
-            if user.dirty and not user.reading:
-                continue
             assert user.slot is not None
             if user.reading:
                 user.partial = self._out(user.slot)
-            else:
-                user.record = None
+            elif user.record is None and (user.dirty or self._cached):
+                user.record = self._out(user.slot)
             del self.seated[user.name]
             self._free.append(user.slot)
             user.slot = None
-            self.left.append(user)
-            self.metrics.evictions += 1
+            self.resting[user.name] = user
+        self.metrics.evictions += len(users)
+        first = [*islice(self.resting.values(), max(0, len(self.resting) - self._cached))]
+        self.save([user for user in first if user.dirty])
+        for user in first:
+            if not user.dirty:
+                self._drop(user)
+
+    def _drop(self, user: User) -> None:
+        """Let a state that the store holds rest no longer."""
+        del self.resting[user.name]
+        if not user.reading:
+            user.record = None
+        self.left.append(user)
 
     def _load(self, user: User, slot: int) -> None:
         if user.partial is None and user.record is None and user.exists is not False:
@@ -292,6 +314,7 @@ class Seats:
     def leave(self, user: User) -> None:
         """Free the slot of a user, whose state in it is not wanted any more."""
         self.dirty.pop(user.name, None)
+        self.resting.pop(user.name, None)
         user.record = user.partial = None
         user.exists, user.dirty = None, False
         if self.seated.pop(user.name, None) is not None and user.slot is not None:
@@ -350,8 +373,9 @@ class Seats:
             return self.pool.swap_out(slot)
 
     def _mark(self, user: User, dirty: bool) -> None:
-        user.dirty = dirty
-        if dirty:
+        if dirty and not user.dirty:
+            user.since = monotonic()
             self.dirty[user.name] = user
-        else:
+        elif not dirty:
             self.dirty.pop(user.name, None)
+        user.dirty = dirty

@@ -51,13 +51,15 @@ class Records(NamedTuple):
                 f"{MAX_BLOB_BYTES}; save it to a file",
                 code="state-too-large",
             )
+        kept = (row._replace(size_bytes=len(blob)), *self.rows(connection, stream))
+        drop = to_drop(kept, self.history_bytes)
+        # Before the new state comes, which then lies where they lay: half as much is written.
+        connection.executemany("DELETE FROM states WHERE id = ?", ((record,) for record in drop))
         connection.execute(
             "INSERT INTO states VALUES (?, ?, ?, ?, ?)",
             (row.record, stream, row.item, row.saved_at_ms, blob),
         )
         connection.execute("UPDATE streams SET newest = ? WHERE id = ?", (row.record, stream))
-        drop = to_drop(self.rows(connection, stream), self.history_bytes)
-        connection.executemany("DELETE FROM states WHERE id = ?", ((record,) for record in drop))
 
     def _unused(self, connection: sqlite3.Connection) -> int:
         """Return a record number above all that were ever used."""

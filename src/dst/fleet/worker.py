@@ -1,11 +1,5 @@
-"""One worker of a fleet: a pool, and a store on its own disk.
+"""What runs in a worker: streams of a fleet with their states, or recorded streams alone."""
 
-A stream's state after its update `seq` is stored under the name `key#0` or `key#1`, by turns: the
-state that was last acknowledged is never overwritten before the next one is acknowledged, so an
-update that was cut off can be done again from exactly there.
-"""
-
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,169 +10,105 @@ import numpy.typing as npt
 import ray
 
 from dst.runtime import Saved, Session, SlotError, StateStore, StreamPool
-from dst.runtime.errors import DstError, StreamNotFoundError
+from dst.runtime.errors import DstError
 
 Outputs = dict[str, npt.NDArray[np.generic]]
+Answer = tuple[dict[str, Outputs], dict[str, Exception]]  # by stream; the second are failures
 
 
 class Update(NamedTuple):
-    """What one stream is to read: after its update `seq` came `items`, and perhaps the end."""
+    """What a stream reads, None to move it only, and the names of its state before and after."""
 
-    seq: int
     items: Any
     flush: bool
-
-
-class Answer(NamedTuple):
-    """What came of one call: outputs by stream, errors by stream, and whether the copy is safe."""
-
-    outputs: dict[str, Outputs]
-    failed: dict[str, Exception]
-    copied: bool
-
-
-def stored_name(key: str, seq: int) -> str:
-    """Return the name under which the state after update `seq` is stored."""
-    return f"{key}#{seq % 2}"
+    old: str | None
+    new: str
 
 
 class Worker:
-    """Steps its streams, and keeps copies of others' states."""
+    """Steps its streams, and keeps copies of others' states, in a store on its own disk."""
 
-    def __init__(self, bundle: str, folder: str, slots: int, durable: bool) -> None:
+    def __init__(self, folder: str, bundle: str, slots: int, durable: bool) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._session = Session.open(bundle, lowering="fused")
-        self._pool = StreamPool(self._session, slots)
+        self._pool = StreamPool(Session.open(bundle, lowering="fused"), slots)
         self._store = StateStore(Path(folder) / "states.db", history_bytes=0, durable=durable)
-        self._seats: dict[str, tuple[int, int]] = {}  # stream -> slot, update; least recent first
-        self._free = [*range(slots)]
 
     def advance(
-        self,
-        updates: Mapping[str, Update],
-        copy_to: Sequence[Any],
-        last: bool,
+        self, updates: Mapping[str, Update], source: Any, copy_to: Any, last: bool,
         outputs: Sequence[str] | None,
-    ) -> Answer:
+    ) -> Answer:  # fmt: skip
         """Step some streams, at most as many as there are slots; answer when all is stored.
 
-        `copy_to` holds for each stream the worker that keeps its copy, or None.
+        `source` is the worker that holds their states, where that is another one; `copy_to` the
+        one that keeps a copy of the new states, if any.
         """
         failed: dict[str, Exception] = {}
-        slots: dict[str, int] = {}
-        for key in [key for key in updates if key in self._seats]:
-            self._seats[key] = self._seats.pop(key)  # these are not to lose their slot
+        states: dict[str, Saved] = {}
+        slots = {key: slot for slot, key in enumerate(updates)}
         for key, update in updates.items():
             try:
-                slots[key] = self._seat(key, update.seq, updates)
+                if update.old is None:
+                    self._pool.reset(slots[key])
+                elif source is None:
+                    self._pool.swap_in(slots[key], self._store.get(update.old))
+                else:
+                    saved = ray.get(source.store.remote("get", update.old))
+                    self._pool.swap_in(slots[key], saved)
             except DstError as error:
                 failed[key] = error
-        keys = {slot: key for key, slot in slots.items()}
+        ready = [key for key in updates if key not in failed and updates[key].items is not None]
         try:
             found = self._pool.advance(
-                {slots[key]: updates[key].items for key in slots},
+                {slots[key]: updates[key].items for key in ready},
                 last=last,
                 outputs=outputs,
-                flush=[slots[key] for key in slots if updates[key].flush],
+                flush=[slots[key] for key in ready if updates[key].flush],
             )
         except SlotError as error:
             found = error.outputs
-            failed |= {keys[slot]: why for slot, why in error.failed.items()}
-        answers = {keys[slot]: value for slot, value in found.items()}
-        try:
-            where = dict(zip(updates, copy_to, strict=True))
-            copied = self._keep(answers, failed, slots, updates, where)
-        except DstError as error:
-            failed |= dict.fromkeys(answers, error)
-            answers, copied = {}, True
-        for key in failed:
-            self._leave(key)  # what is in the slot may be ahead, or gone back
-        return Answer(answers, failed, copied)
-
-    def _keep(
-        self,
-        answers: dict[str, Outputs],
-        failed: dict[str, Exception],
-        slots: Mapping[str, int],
-        updates: Mapping[str, Update],
-        copy_to: Mapping[str, Any],
-    ) -> bool:
-        """Store the new states here and at the workers that hold the copies."""
-        states: dict[str, Saved] = {}
-        copies: dict[Any, dict[str, bytes]] = {}
-        for key in [*answers]:
-            seq = updates[key].seq + 1
+            failed |= {key: error.failed[slots[key]] for key in ready if slots[key] not in found}
+        for key in [key for key in updates if key not in failed]:
             try:
-                name, saved = stored_name(key, seq), self._pool.swap_out(slots[key])
+                states[updates[key].new] = self._pool.swap_out(slots[key])
             except DstError as error:  # it is not finite
                 failed[key] = error
-                del answers[key]
-                continue
-            states[name] = saved
-            self._seats[key] = (slots[key], seq)
-            if copy_to[key] is not None:
-                copies.setdefault(copy_to[key], {})[name] = saved.to_bytes()
-        waiting = [worker.put.remote(some) for worker, some in copies.items()]
-        self._store.put_many(states)
         try:
-            ray.get(waiting)
-        except ray.exceptions.RayActorError:
-            return False
-        return True
-
-    def _seat(self, key: str, seq: int, busy: Mapping[str, Update]) -> int:
-        slot, held = self._seats.get(key, (-1, -1))
-        if held == seq:
-            return slot
-        if slot < 0:
-            if not self._free:
-                self._leave(next(name for name in self._seats if name not in busy))
-            slot = self._free[-1]  # taken when the state is in it
-        if seq:
-            self._pool.swap_in(slot, self._store.get(stored_name(key, seq)))
-        else:
-            self._pool.reset(slot)
-        if key not in self._seats:
-            self._free.remove(slot)
-        self._seats[key] = (slot, seq)
-        return slot
-
-    def drop(self, keys: Sequence[str]) -> None:
-        """Forget streams and their states."""
-        for key in keys:
-            self._leave(key)
-            for seq in (0, 1):
-                with suppress(StreamNotFoundError):
-                    self._store.delete(stored_name(key, seq))
-
-    def _leave(self, key: str) -> None:
-        slot, _ = self._seats.pop(key, (-1, -1))
-        if slot >= 0:
-            self._free.append(slot)
-
-    # --- copies; these run beside the steps
+            copied = copy_to and copy_to.store.remote("put_many", states)
+            self._store.put_many(states)
+            with suppress(ray.exceptions.RayActorError):  # it is dead: the fleet will see to that
+                ray.get(copied or [])
+        except DstError as error:
+            failed = dict.fromkeys(updates, error) | failed
+        return {key: found.get(slots[key], {}) for key in updates if key not in failed}, failed
 
     @ray.method(concurrency_group="store")
-    def put(self, states: Mapping[str, bytes]) -> None:
-        """Store states that another worker sends."""
-        self._store.put_many({name: Saved.from_bytes(data) for name, data in states.items()})
+    def store(self, method: str, *given: object) -> Any:
+        """Call a method of the store, beside the steps."""
+        return getattr(self._store, method)(*given)
 
-    @ray.method(concurrency_group="store")
-    def send(self, names: Sequence[str], to: Any) -> None:
-        """Send states to another worker, and wait until it has stored them."""
-        ray.get(to.put.remote({name: self._store.get(name).to_bytes() for name in names}))
 
-    @ray.method(concurrency_group="store")
-    def get(self, name: str) -> bytes:
-        """Return a state."""
-        return self._store.get(name).to_bytes()
+class StreamMap:
+    """Reads recorded streams from beginning to end, one in each row of a data set.
 
-    @ray.method(concurrency_group="store")
-    def names(self) -> dict[str, tuple[int, int]]:
-        """Return the states that are here: name -> items in it, when it was stored."""
-        return {e.name: (e.items_consumed, e.saved_at_ms) for e in self._store.list()}
+    For `Dataset.map_batches`, which makes one of these per worker (docs/fleet.md has an example).
+    `column` holds each row's items, as for `Stream.advance`; `last` keeps the last item's outputs.
+    """
 
-    @ray.method(concurrency_group="store")
-    def pid(self) -> int:
-        """Return the process id, when the worker is ready."""
-        return os.getpid()
+    def __init__(self, bundle: str, column: str = "items", *, last: bool = True) -> None:
+        session = Session.open(bundle, lowering="fused")
+        self._pool, self._dtype = StreamPool(session, 64), session.contract.chunk.dtype
+        self._column, self._last = column, last
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        """Return the batch without the column of items, with a column per output (B = 1 gone)."""
+        rows = [v if isinstance(v, bytes) else np.asarray(v, self._dtype)
+                for v in batch[self._column]]  # fmt: skip
+        found: dict[str, list[npt.NDArray[Any]]] = {}
+        for start in range(0, len(rows), len(self._pool)):
+            some = dict(enumerate(rows[start : start + len(self._pool)]))
+            for slot in some:
+                self._pool.reset(slot)
+            for answer in self._pool.advance(some, last=self._last, flush=some).values():
+                for name, value in answer.items():
+                    found.setdefault(name, []).append(value[0])
+        return {name: v for name, v in batch.items() if name != self._column} | found

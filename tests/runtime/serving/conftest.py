@@ -1,15 +1,17 @@
 """A scheduler whose turns run when and where a test says, and each user's stream alone."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from tests.runtime.pool.conftest import plain, with_batch
 
-from dst.runtime import Saved, Session, StateStore, StreamPool
+from dst.runtime import Saved, Session, StateStore, StreamPool, open_bundle, write_bundle
 from dst.runtime.serving import AsyncScheduler
 from dst.runtime.state.record import pack
 
@@ -20,6 +22,15 @@ Outputs = dict[str, Any]
 def served(shelf: Path) -> Session:
     """A small text model whose graph takes any number of streams: T = 1, 4, 8, nominal 8."""
     return Session.open(shelf / "text", lowering="fused")
+
+
+@pytest.fixture(scope="session")
+def gain(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A model of features whose state some items make infinite, which no output shows."""
+    path = tmp_path_factory.mktemp("served") / "gain"
+    model = with_batch(onnx.load(shelf / "gain" / "step.onnx"))
+    write_bundle(path, plain(open_bundle(shelf / "gain").manifest), {"step.onnx": model})
+    return Session.open(path, check_state_every=1)
 
 
 class Inline(Executor):
@@ -86,3 +97,20 @@ async def spin(times: int) -> None:
     """Let the event loop go round some times."""
     for _ in range(times):
         await asyncio.sleep(0)
+
+
+def serve(
+    session: Session,
+    path: Path,
+    work: Callable[[AsyncScheduler], Awaitable[None]],
+    slots: int = 2,
+    **options: float,
+) -> None:
+    """Run some work with a scheduler, then drain it."""
+
+    async def main() -> None:
+        with StateStore(path, durable=False, history_bytes=0) as store:
+            async with AsyncScheduler(session, slots, store, **options) as scheduler:  # type: ignore[arg-type]
+                await work(scheduler)
+
+    asyncio.run(main())

@@ -4,18 +4,21 @@ import asyncio
 import os
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from tests.runtime.pool.conftest import same
 from tests.runtime.serving.conftest import Alone, Inline, Outputs, inline, spin, stored
 
-from dst.runtime import Session, StateStore
+from dst.runtime import Saved, Session, StateStore
 from dst.runtime.errors import DeadlineError, StepError, StreamNotFoundError
 from dst.runtime.serving import AsyncScheduler, BusyError
 from dst.runtime.state.record import pack
@@ -36,15 +39,19 @@ class Serving(RuleBasedStateMachine):
 
     session: ClassVar[Session]
 
-    @initialize(every=st.sampled_from([0.0, 1e-9, 1e9]), turn=st.sampled_from([3, 8, 32]))
-    def begin(self, every: float, turn: int) -> None:
+    @initialize(
+        every=st.sampled_from([0.0, 1e-9, 1e9]), turn=st.sampled_from([3, 8, 32]),
+        cached=st.integers(0, 3),
+    )  # fmt: skip
+    def begin(self, every: float, turn: int, cached: int) -> None:
         memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # no disk to wait for
         self.folder = Path(tempfile.mkdtemp(dir=memory))
-        self.every, self.turn = every, turn
+        self.every, self.turn, self.cached = every, turn, cached
         self.loop = asyncio.new_event_loop()
-        self.alone = Alone(self.session)
+        self.alone, self.trial = Alone(self.session), Alone(self.session)
         self.calls: list[Call] = []
         self.seed = 0
+        self.seen: Counter[str] = Counter()
         self.open()
 
     def open(self) -> None:
@@ -54,10 +61,13 @@ class Serving(RuleBasedStateMachine):
             2,
             self.store,
             save_every_s=self.every,
+            cached=self.cached,
             turn_items=self.turn,
             max_waiting_per_user=3,
         )
         self.executor: Inline = inline(self.scheduler)
+        # what each user was since the store was last known to hold all: a kill may go back there
+        self.past = {user: [self.alone.states.get(user)] for user in USERS}
 
     def run(self, times: int) -> None:
         self.loop.run_until_complete(spin(times))
@@ -133,17 +143,8 @@ class Serving(RuleBasedStateMachine):
             if call.task is not None:
                 self.loop.run_until_complete(asyncio.wait([call.task]))
         self.run(3)
-        for call in self.calls:
-            assert call.task is not None
-            if call.task.cancelled():
-                continue
-            error = call.task.exception()
-            if error is not None:
-                assert isinstance(error, DeadlineError | BusyError), error
-                continue
-            expected = self.alone.advance(call.user, call.items, call.flush, call.last)
-            same(call.task.result(), expected)
-        self.calls = []
+        self.judge()
+        assert self.calls == []
         for user in USERS if states else ():  # asking for a state makes it known
             try:
                 found = pack(self.loop.run_until_complete(self.scheduler.get(user)))
@@ -151,33 +152,107 @@ class Serving(RuleBasedStateMachine):
                 found = None
             assert found == self.alone.packed(user), user
 
+    def judge(self) -> None:
+        """Compare every answer that has come, and keep the calls that have none yet."""
+        left = []
+        for call in self.calls:
+            assert call.task is not None
+            if not call.task.done():
+                left.append(call)
+            elif call.task.cancelled():
+                self.seen["a cancelled call"] += 1
+            elif (error := call.task.exception()) is not None:
+                assert isinstance(error, DeadlineError | BusyError), error
+                self.seen[type(error).__name__] += 1
+            else:
+                expected = self.alone.advance(call.user, call.items, call.flush, call.last)
+                same(call.task.result(), expected)
+                self.past[call.user].append(self.alone.states[call.user])
+        self.calls = left
+
     @rule(user=st.sampled_from(USERS))
     def forget(self, user: str) -> None:
         self.settle()
         known = self.loop.run_until_complete(self.scheduler.delete(user))
         assert known == (user in self.alone.states)
         self.alone.states.pop(user, None)
+        self.past[user] = [None]
 
     @rule()
     def drain_and_restart(self) -> None:
         self.settle()
         self.loop.run_until_complete(self.scheduler.drain())
+        self.count()
         self.store.close()
         self.compare_store()
         self.open()
 
-    @precondition(lambda self: self.every == 0)
-    @rule()
-    def kill_and_restart(self) -> None:
-        """What was answered is in the store at that moment, without any ending."""
-        self.settle()
-        copy = self.folder / "copy"
-        copy.mkdir()
-        for file in self.folder.glob("a.db*"):
-            shutil.copy(file, copy)
-        found = stored(copy / "a.db")
-        assert found == {user: self.alone.packed(user) for user in self.alone.states}
-        shutil.rmtree(copy)
+    @rule(
+        counts=st.lists(st.integers(0, 20), min_size=4, max_size=4), flush=st.booleans(),
+        times=st.integers(0, 8),
+    )  # fmt: skip
+    def all_ask(self, counts: list[int], flush: bool, times: int) -> None:
+        """More users than there are slots."""
+        for user, count in zip(USERS, counts, strict=True):
+            self.ask(user, count, flush, last=False, deadline=None)
+        self.run(times)
+
+    @rule(settled=st.booleans(), more=st.lists(st.sampled_from(USERS)), times=st.integers(0, 6))
+    def is_killed_and_restarts(self, settled: bool, more: list[str], times: int) -> None:
+        """Go on with the store as it is now, whatever is under way.
+
+        What was answered is there, where each answer waits for the store; else the state is one
+        that the user had before. What had no answer yet is there whole, or not at all.
+        """
+        if settled:
+            self.settle()
+        for user in () if settled else more:
+            self.ask(user, 12, flush=False, last=False, deadline=None)
+            self.run(times)
+        open_calls = [c for c in self.calls if c.task and (c.task.cancelled() or not c.task.done())]
+        self.judge()
+        there = stored_copy(self.folder)
+        for user in USERS:
+            calls = [call for call in open_calls if call.user == user]
+            past = self.past[user][-1:] if self.every == 0 else self.past[user]
+            found = there.get(user)
+            for state in self.may_be(user, past, calls):
+                if (None if state is None else pack(state)) == found:
+                    break
+            else:
+                raise AssertionError(f"{user} has a state that he never had")
+            self.alone.states.pop(user, None)
+            if state is not None:
+                self.alone.states[user] = state
+        self.seen["a kill with calls under way"] += bool(self.calls)
+        self.count()
+        self.abandon()
+        self.open()
+
+    def may_be(
+        self, user: str, past: list[Saved | None], calls: list[Call]
+    ) -> Iterator[Saved | None]:
+        """Give every state that a user may have: an earlier one, and that after some calls."""
+        yield from reversed(past)
+        for state in reversed(past):
+            for count in range(1, len(calls) + 1):
+                for some in combinations(calls, count):
+                    self.trial.states = {} if state is None else {user: state}
+                    for call in some:
+                        self.trial.advance(call.user, call.items, call.flush)
+                    yield self.trial.states[user]
+
+    def abandon(self) -> None:
+        """End everything as a kill would, and leave the files as they are."""
+        for task in self.pending():
+            task.cancel()
+        driver = self.scheduler._driver
+        if driver._task is not None:
+            driver._task.cancel()
+        self.run(3)
+        self.calls = []
+        self.store.close()
+        self.scheduler._lock.release()
 
     def compare_store(self) -> None:
         expected = {user: self.alone.packed(user) for user in self.alone.states}
@@ -187,10 +262,33 @@ class Serving(RuleBasedStateMachine):
         if hasattr(self, "loop"):
             self.settle()
             self.loop.run_until_complete(self.scheduler.drain())
+            self.count()
+            for what, times in self.seen.items():
+                if times:
+                    event(what)
             self.store.close()
             self.compare_store()
             self.loop.close()
             shutil.rmtree(self.folder)
+
+    def count(self) -> None:
+        """Count what this scheduler did, for hypothesis' statistics."""
+        metrics = self.scheduler.metrics
+        self.seen["a user who left his slot"] += metrics.evictions
+        self.seen["a state read from the store"] += metrics.loads
+        self.seen["work that was taken back"] += metrics.undone
+        self.seen["a restart"] += 1
+
+
+def stored_copy(folder: Path) -> dict[str, bytes]:
+    """What a store holds that is still in use."""
+    copy = folder / "copy"
+    copy.mkdir()
+    for file in folder.glob("a.db*"):
+        shutil.copy(file, copy)
+    found = stored(copy / "a.db")
+    shutil.rmtree(copy)
+    return found
 
 
 def test_every_interleaving_gives_each_user_his_own_stream(served: Session) -> None:

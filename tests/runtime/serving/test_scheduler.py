@@ -5,35 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.runtime.pool.conftest import same
-from tests.runtime.serving.conftest import Alone, inline, spin, stored
+from tests.runtime.serving.conftest import Alone, inline, serve, spin, stored
 
 from dst.runtime import DstError, Saved, Session, StateStore
 from dst.runtime.errors import DeadlineError, StoreBusyError, StoreFullError
 from dst.runtime.serving import AsyncScheduler, BusyError, ServingError
 from dst.runtime.state.record import pack
-
-
-def serve(
-    session: Session,
-    path: Path,
-    work: Callable[[AsyncScheduler], Awaitable[None]],
-    slots: int = 2,
-    **options: float,
-) -> None:
-    """Run some work with a scheduler, then drain it."""
-
-    async def main() -> None:
-        with StateStore(path, durable=False, history_bytes=0) as store:
-            async with AsyncScheduler(session, slots, store, **options) as scheduler:  # type: ignore[arg-type]
-                await work(scheduler)
-
-    asyncio.run(main())
 
 
 def code_of(error: pytest.ExceptionInfo[DstError]) -> str:
