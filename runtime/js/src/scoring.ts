@@ -1,0 +1,28 @@
+// Score a prediction: how many bits of surprise the item that came is.
+
+import { fromHalf, type Tensor } from "./base/dtype.js";
+import { fail } from "./base/errors.js";
+
+/**
+ * -log2 softmax(logits)[id] for each id, in float64.
+ *
+ * `logits` is `[..., n, V]` and row i predicts `ids[i]`.
+ */
+export function surpriseBits(logits: Tensor, ids: ArrayLike<number | bigint>): Float64Array {
+  const width = logits.shape.at(-1) ?? 0;
+  const { data, dtype } = logits;
+  if (data.length !== ids.length * width) {
+    fail("argument", `logits of shape [${logits.shape}] do not fit ${ids.length} ids`);
+  }
+  const bits = new Float64Array(ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    const values = data.subarray(i * width, (i + 1) * width) as Float32Array;
+    const row = dtype === "float16" ? Float64Array.from(values, fromHalf) : values;
+    let top = Number.NEGATIVE_INFINITY;
+    for (let j = 0; j < width; j++) if (row[j]! > top) top = row[j]!;
+    let sum = 0;
+    for (let j = 0; j < width; j++) sum += Math.exp(row[j]! - top);
+    bits[i] = (Math.log(sum) + top - row[Number(ids[i])]!) / Math.LN2;
+  }
+  return bits;
+}
