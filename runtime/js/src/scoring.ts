@@ -1,21 +1,18 @@
 // Score a prediction: how many bits of surprise the item that came is.
 
 import { fromHalf, type Tensor } from "./base/dtype.js";
-import { fail } from "./base/errors.js";
 
 /**
  * -log2 softmax(logits)[id] for each id, in float64.
  *
- * `logits` is `[..., n, V]` and row i predicts `ids[i]`.
+ * `logits` is `[..., n, V]`, and row i predicts `ids[i]`. Rows or ids without a partner are left out,
+ * so that `surpriseBits(logits, ids.subarray(1))` scores what `advance(ids)` has answered.
  */
 export function surpriseBits(logits: Tensor, ids: ArrayLike<number | bigint>): Float64Array {
   const width = logits.shape.at(-1) ?? 0;
   const { data, dtype } = logits;
-  if (data.length !== ids.length * width) {
-    fail("argument", `logits of shape [${logits.shape}] do not fit ${ids.length} ids`);
-  }
-  const bits = new Float64Array(ids.length);
-  for (let i = 0; i < ids.length; i++) {
+  const bits = new Float64Array(Math.min(ids.length, width ? data.length / width : 0));
+  for (let i = 0; i < bits.length; i++) {
     const values = data.subarray(i * width, (i + 1) * width) as Float32Array;
     const row = dtype === "float16" ? Float64Array.from(values, fromHalf) : values;
     let top = Number.NEGATIVE_INFINITY;

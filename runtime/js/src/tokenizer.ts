@@ -68,7 +68,8 @@ export class TextTokenizer {
 
   /** The text of ids; special tokens are left out. */
   decode(ids: Iterable<number>): string {
-    return this.tokenizer.decode([...ids], { skip_special_tokens: true });
+    const all = [...ids];
+    return all.length ? this.tokenizer.decode(all, { skip_special_tokens: true }) : "";
   }
 
   /** A decoder for ids that come one after another. */

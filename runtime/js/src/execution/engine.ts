@@ -1,7 +1,7 @@
 // A bundle's graphs, each opened when it is first needed, and what all streams of them share.
 
 import { allFinite, fillWith, newValues, type Tensor } from "../base/dtype.js";
-import { DstError, fail, firstLine } from "../base/errors.js";
+import { DstError, fail, firstLine, shown } from "../base/errors.js";
 import { product, sized } from "../base/shapes.js";
 import type { Bundle } from "../bundle/bundle.js";
 import { constantMark } from "../bundle/constants.js";
@@ -142,8 +142,8 @@ function chooseGraphs(bundle: Bundle, options: EngineOptions, here: string): Map
       (!options.graph || file === options.graph),
   );
   if (!named.length) {
-    const have = [...new Set(manifest.graphs.map((graph) => graph.lowering))].join(", ");
-    fail("lowering", `${label}: has no such graph of lowering ${options.lowering}; it has ${have}`);
+    const have = manifest.graphs.map(({ file, lowering }) => `${file} (${lowering})`).join(", ");
+    fail("lowering", `${label}: has no graph of that lowering or name; it has ${have}`);
   }
   const recent = named.filter((graph) => options.olderRuntime || atLeast(here, graph.minOrt));
   if (!recent.length) {
@@ -170,6 +170,8 @@ function chooseGraphs(bundle: Bundle, options: EngineOptions, here: string): Map
   return chosen;
 }
 
+const isCpu = (provider: string) => provider === "cpu" || provider === "wasm";
+
 async function loadGraph(engine: Engine, graph: Graph): Promise<OrtSession> {
   const { bundle, contract, options } = engine;
   const { provider } = options;
@@ -186,7 +188,7 @@ async function loadGraph(engine: Engine, graph: Graph): Promise<OrtSession> {
     logSeverityLevel: 4 as const, // what is wrong is thrown
     ...(locations.length ? { preferredOutputLocation: Object.fromEntries(locations) } : {}),
     // Without this, ONNX Runtime puts nodes that a device cannot run on the CPU, and says nothing.
-    ...(options.strict && provider !== "cpu" && provider !== "wasm"
+    ...(options.strict && !isCpu(provider)
       ? { extra: { session: { disable_cpu_ep_fallback: "1" } } }
       : {}),
   };
@@ -196,10 +198,10 @@ async function loadGraph(engine: Engine, graph: Graph): Promise<OrtSession> {
   } catch (error) {
     if (error instanceof DstError) throw error;
     const why = firstLine(error);
-    if (/backend|fallback|execution provider/i.test(why)) {
+    if (!isCpu(provider) || why.includes("backend not found")) {
       throw new DstError(
         "provider",
-        `${where}: provider ${provider} does not run it whole here: ${why}; choose another provider, or strict: false to let the CPU run the rest`,
+        `${where}: provider ${shown(provider)} does not run it here: ${why}; choose another provider${options.strict ? ", or strict: false to let the CPU run a part" : ""}`,
         { cause: error },
       );
     }

@@ -177,6 +177,7 @@ export function checkItems(chunk: Chunk, given: Items): Uint8Array {
   const [count, ...axes] = items.shape;
   if (
     count === undefined ||
+    !Number.isInteger(count) ||
     !sameShape(axes, wanted) ||
     product(items.shape) !== items.data.length
   ) {
