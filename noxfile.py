@@ -90,6 +90,13 @@ def native(session: nox.Session) -> None:
 
 
 @nox.session
+def js(session: nox.Session) -> None:
+    """Test the runtime in TypeScript; needs node with npm and Chromium (docs/javascript.md)."""
+    install(session, "-e", ".[dev]", torch=True)
+    session.run("pytest", "-n", "0", "-m", "js", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site strictly; `nox -s docs -- FOLDER` keeps it."""
     install(session, "-e", ".[docs]")

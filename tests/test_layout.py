@@ -32,6 +32,8 @@ FOLDERS = {
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
 NATIVE = "runtime/native/"
 """The runtime in C++, which no wheel holds."""
+JS = "runtime/js/"
+"""The runtime in TypeScript, which no wheel holds either."""
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
 FEED_LIMIT_BYTES = 2 * 2**20
@@ -51,7 +53,7 @@ def source_files() -> list[str]:
 
 def module_path(file: str) -> str | None:
     """Return where a source file of the packages stands in the wheel, or None for other files."""
-    if file in LINKS or file.startswith(NATIVE):
+    if file in LINKS or file.startswith((NATIVE, JS)):
         return None
     for package, folder in FOLDERS.items():
         if file.startswith(f"{folder}/"):
@@ -313,9 +315,16 @@ def test_wheel_holds_nothing_of_the_native_runtime(wheel: dict[str, bytes]) -> N
     assert [name for name in wheel if "native" in name] == []
 
 
+def test_wheel_holds_nothing_of_the_runtime_in_typescript(wheel: dict[str, bytes]) -> None:
+    written = [f for f in source_files() if f.startswith(JS)]
+    assert f"{JS}src/index.ts" in written
+    assert [f for f in written if f.startswith((f"{JS}dist", f"{JS}node_modules"))] == []
+    assert [name for name in wheel if name.endswith((".ts", ".js"))] == []
+
+
 def test_a_native_file_is_read_in_one_sitting_and_a_folder_seen_at_a_glance() -> None:
-    code = (".cpp", ".hpp", ".h", ".c", ".txt", ".cmake")
-    written = [f for f in source_files() if f.startswith((NATIVE, "examples/c/"))]
+    code = (".cpp", ".hpp", ".h", ".c", ".txt", ".cmake", ".ts", ".js", ".mjs")
+    written = [f for f in source_files() if f.startswith((NATIVE, JS, "examples/c/"))]
     lengths = {f: len((ROOT / f).read_text("utf-8").splitlines()) for f in written}
     assert {f: n for f, n in lengths.items() if n > 400 and f.endswith(code)} == {}
     held = Counter(str(Path(f).parent) for f in written)

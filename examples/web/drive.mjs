@@ -1,78 +1,236 @@
-// A bundle and a text in; served to headless Chromium; what index.html found out, as JSON.
+// Drive the page in headless Chromium, and print what was found as JSON.
 //
-//   npm install && node drive.mjs BUNDLE TEXT [--provider wasm|webgpu] [--bytes 65536]
+//   node drive.mjs SITE TEXT [--bytes 60000] [--model log]     what the page promises
+//   node drive.mjs SITE TEXT --bench [--bytes 5000000]         its speed and memory
+//   node drive.mjs SITE TEXT --shots FOLDER                    pictures of it, wide and narrow
 //
 // CHROMIUM names the browser, /usr/bin/chromium by default. Nothing is fetched from the network.
 
-import { createReadStream } from "node:fs";
-import { createServer } from "node:http";
+import { readFile, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { serve } from "./serve.mjs";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
-    provider: { type: "string", default: "wasm" },
-    bytes: { type: "string", default: "65536" },
+    bench: { type: "boolean", default: false },
+    bytes: { type: "string", default: "" },
+    model: { type: "string", default: "log" },
+    shots: { type: "string" },
   },
 });
-if (positionals.length !== 2) {
-  console.error("usage: node drive.mjs BUNDLE TEXT [--provider wasm|webgpu] [--bytes 65536]");
-  process.exit(2);
-}
-const [bundle, text] = positionals.map((name) => path.resolve(name));
-const here = path.dirname(fileURLToPath(import.meta.url));
-const ort = path.dirname(fileURLToPath(import.meta.resolve("onnxruntime-web")));
-const TYPES = {
-  ".html": "text/html",
-  ".js": "text/javascript",
-  ".mjs": "text/javascript",
-  ".wasm": "application/wasm",
-};
+const [site, text] = positionals;
+const count = Number(values.bytes || (values.bench ? 5_000_000 : 60_000));
+const whole = await readFile(text);
+const input = Buffer.alloc(count);
+for (let at = 0; at < count; at += whole.length) whole.copy(input, at); // repeated where it is short
+const file = path.join(tmpdir(), `dst-web-${process.pid}.txt`);
+await writeFile(file, input);
 
-function place(url) {
-  if (url === "/text") return text;
-  if (url.startsWith("/bundle/")) return path.join(bundle, path.basename(url));
-  if (url.startsWith("/ort/")) return path.join(ort, path.basename(url));
-  return path.join(here, path.basename(url) || "index.html");
-}
-
-const server = createServer((request, response) => {
-  const file = place(new URL(request.url, "http://localhost").pathname);
-  response.setHeader("Content-Type", TYPES[path.extname(file)] ?? "application/octet-stream");
-  createReadStream(file)
-    .on("error", () => response.writeHead(404).end())
-    .pipe(response);
-});
-await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
-
-const args = [
-  "--no-sandbox",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-args.push(
-  ...(values.provider === "webgpu"
-    ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
-    : ["--disable-gpu"]),
-);
+const WIDE = { width: 1040, height: 980 };
+const NARROW = { width: 360, height: 780 };
+const server = await serve(site);
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args,
+  args: [
+    ...["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+    ...["--disable-component-update", "--disable-sync", "--enable-precise-memory-info"],
+  ],
 });
+
+async function visitor(viewport = WIDE) {
+  const context = await browser.newContext({ viewport });
+  const asked = [];
+  const said = [];
+  context.on("request", (request) => asked.push(request.url()));
+  context.on("page", (page) => {
+    page.on("console", (message) => message.type() === "error" && said.push(message.text()));
+    page.on("pageerror", (error) => said.push(String(error)));
+  });
+  return { asked, context, said };
+}
+
+async function visit(context, query = `?model=${values.model}`) {
+  const page = await context.newPage();
+  await page.goto(server.url + query);
+  await page.waitForFunction(() => ["paused", "done"].includes(document.body.dataset.state) || document.body.dataset.error, null, { timeout: 120_000 });
+  return page;
+}
+
+const until = (page, state, timeout = 1_200_000) =>
+  page.waitForFunction((wanted) => document.body.dataset.state === wanted || document.body.dataset.error, state, { timeout });
+
+/** What the page shows of a model, by the names that it shows. */
+const facts = (page, model) =>
+  page.evaluate((id) => {
+    const rows = [...document.querySelectorAll(`#${id} dl div`)];
+    return Object.fromEntries(rows.map((row) => [row.children[0].textContent, row.children[1].textContent]));
+  }, model);
+
+/** The SHA-256 of each saved state in the page's database. */
+const states = (page) =>
+  page.evaluate(async () => {
+    const { IndexedDbStore } = await import("./lib/dst-edge/index.js");
+    const store = await IndexedDbStore.open("dst-web");
+    const found = {};
+    for (const name of await store.names()) {
+      const digest = await crypto.subtle.digest("SHA-256", await store.read(name));
+      found[name] = [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    }
+    store.close();
+    return found;
+  });
+
+async function readAll() {
+  const { asked, context, said } = await visitor();
+  const page = await visit(context);
+  await page.setInputFiles("#file", file);
+  await until(page, "done");
+  const found = {
+    error: await page.evaluate(() => document.body.dataset.error ?? null),
+    float32: await facts(page, "float32"),
+    int8: await facts(page, "int8"),
+    states: await states(page),
+    elsewhere: asked.filter((url) => !url.startsWith(server.url)),
+    said,
+  };
+  await context.close();
+  return found;
+}
+
+/** Close the tab in the middle, open it again, and go on. */
+async function interrupted() {
+  const { context } = await visitor();
+  const first = await visit(context);
+  await first.setInputFiles("#file", file);
+  await first.waitForFunction(() => Number(document.getElementById("progress").value) > 0.3, null, { timeout: 600_000 });
+  await first.waitForTimeout(2500); // the models are saved every two seconds
+  await first.close();
+  const second = await visit(context);
+  const stood = await facts(second, "float32");
+  const state = await second.evaluate(() => document.body.dataset.state);
+  if (state === "paused") await second.click("#go");
+  await until(second, "done");
+  const found = { stood, state, float32: await facts(second, "float32"), states: await states(second) };
+  await context.close();
+  return found;
+}
+
+/** After the first load the server goes away. */
+async function offline() {
+  const { context, said } = await visitor();
+  const first = await visit(context);
+  await first.evaluate(() => navigator.serviceWorker.ready);
+  await first.waitForFunction(() => navigator.serviceWorker.controller, null, { timeout: 120_000 });
+  await first.close();
+  await context.setOffline(true);
+  const page = await visit(context);
+  await page.click("#sample");
+  await until(page, "done");
+  const found = { float32: await facts(page, "float32"), said };
+  await context.close();
+  return found;
+}
+
+/** By the keyboard alone, on a narrow screen; and what axe finds. */
+async function accessible() {
+  const { context } = await visitor(NARROW);
+  const page = await visit(context);
+  await page.focus("#line");
+  for (let i = 0; i < 4; i++) {
+    await page.keyboard.type("GET /index.html 200 ok");
+    await page.keyboard.press("Enter");
+    await until(page, "done");
+  }
+  await page.keyboard.type("disk failure on /dev/sda1");
+  await page.keyboard.press("Enter");
+  await until(page, "done");
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  const shown = await page.evaluate(() => document.querySelector("#float32 pre").textContent);
+  const axe = await readFile(fileURLToPath(import.meta.resolve("axe-core")), "utf8");
+  const faults = [];
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run());
+    faults.push(...violations.map(({ id, nodes }) => `${colorScheme}: ${id}: ${nodes[0].html}`));
+  }
+  await context.close();
+  return { width: wide, shown, faults };
+}
+
+async function shots(folder) {
+  for (const [name, viewport] of Object.entries({ wide: WIDE, narrow: NARROW })) {
+    const { context } = await visitor(viewport);
+    const page = await visit(context);
+    await page.click("#sample");
+    await until(page, "done");
+    await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: name === "narrow" });
+    await context.close();
+  }
+}
+
+/** The speed of a bare loop over the graph of a model. */
+const bare = (page, model, size) =>
+  page.evaluate(
+    async ([name, bytes]) => {
+      const worker = new Worker(`bare.js?model=${name}`, { type: "module" });
+      const found = new Promise((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = (event) => reject(new Error(event.message));
+      });
+      worker.postMessage(Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0)));
+      return found.finally(() => worker.terminate());
+    },
+    [model, input.subarray(0, size).toString("base64")],
+  );
+
+/**
+ * The page's speed beside bare loops before and after it, and its memory on the way.
+ *
+ * Both models of the page read at once, each in a worker, as two bare loops do.
+ */
+async function bench() {
+  const { context } = await visitor();
+  const page = await visit(context);
+  const names = [values.model, `${values.model}-int8`];
+  const both = () => Promise.all(names.map((name) => bare(page, name, Math.min(count, 500_000))));
+  const before = await both();
+  const began = Date.now();
+  await page.setInputFiles("#file", file);
+  await until(page, "reading");
+  const memory = [];
+  while ((await page.evaluate(() => document.body.dataset.state)) === "reading") {
+    await page.waitForTimeout(Math.max(500, Math.min(10_000, count / 500)));
+    const [float32, int8] = [await facts(page, "float32"), await facts(page, "int8")];
+    memory.push([float32.Read, float32.Memory, int8.Read, int8.Memory]);
+  }
+  const seconds = (Date.now() - began) / 1000;
+  const found = { float32: await facts(page, "float32"), int8: await facts(page, "int8") };
+  const after = await both();
+  await context.close();
+  return { bytes: count, seconds, bare: { before, after }, ...found, memory };
+}
+
 try {
-  const page = await browser.newPage();
-  page.on("console", (message) => console.error(`page: ${message.text()}`));
-  page.on("pageerror", (error) => console.error(`page: ${error}`));
-  const { port } = server.address();
-  await page.goto(`http://127.0.0.1:${port}/?provider=${values.provider}&bytes=${values.bytes}`);
-  await page.waitForFunction("window.result", null, { timeout: 900_000 });
-  const result = await page.evaluate("window.result");
-  console.log(JSON.stringify({ browser: browser.version(), ...result }, null, 2));
-  process.exitCode = result.error || !result.checks.every((check) => check.passed) ? 1 : 0;
+  const found = { browser: browser.version(), cpus: (await import("node:os")).cpus()[0].model };
+  if (values.bench) {
+    found.bench = await bench();
+  } else if (values.shots) {
+    await shots(values.shots);
+  } else {
+    found.whole = await readAll();
+    if (!found.whole.error) {
+      found.interrupted = await interrupted();
+      found.offline = await offline();
+      found.accessible = await accessible();
+    }
+  }
+  console.log(JSON.stringify(found, null, 2));
 } finally {
   await browser.close();
   server.close();

@@ -1,0 +1,198 @@
+// What the suite does not ask: providers, short forms of items, overlapping calls, stores.
+
+import assert from "node:assert/strict";
+import { link, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import * as ort from "onnxruntime-node";
+import {
+  DstError,
+  fetchSource,
+  memorySource,
+  readTensors,
+  Session,
+  type SessionOptions,
+  Stream,
+  verify,
+} from "../src/index.js";
+import { FolderStore, folder } from "../src/node.js";
+import { bundleFiles } from "./conformance.js";
+import { readSuite, SUITE } from "./node.js";
+
+const SHIPPED = path.join(SUITE, "../../src/dst/shipped");
+const work = await mkdtemp(path.join(tmpdir(), "dst-"));
+after(() => rm(work, { recursive: true }));
+
+const open = (name: string, options: SessionOptions = {}) =>
+  Session.open(ort, folder(path.join(SUITE, "bundles", name)), options);
+
+const ramp = (count: number) => Float32Array.from({ length: count }, (_, i) => i / 8);
+
+function refusedBy(code: string) {
+  return (error: unknown) => {
+    assert.ok(error instanceof DstError, String(error));
+    assert.equal(error.code, code);
+    return true;
+  };
+}
+
+test("a provider that is not here is an error, and nothing else runs", async () => {
+  for (const provider of ["cuda", "nonsense"]) {
+    const session = await open("level", { provider });
+    const stream = session.stream();
+    await assert.rejects(stream.advance(ramp(16)), refusedBy("provider"));
+    assert.equal(stream.itemsConsumed, 0n);
+  }
+});
+
+test("options out of their range are refused", async () => {
+  await assert.rejects(open("level", { threads: 0 }), refusedBy("argument"));
+  await assert.rejects(open("level", { chunkSizes: [5] }), refusedBy("chunk-size"));
+  await assert.rejects(open("level", { lowering: "fused" }), refusedBy("lowering"));
+});
+
+test("a graph for a newer ONNX Runtime runs only where that was asked for", async () => {
+  const source = folder(path.join(SHIPPED, "feed"));
+  await assert.rejects(Session.open(ort, source), refusedBy("onnxruntime-too-old"));
+  const checks = await verify(ort, source, { olderRuntime: true });
+  assert.equal(checks.length, 2);
+  assert.ok(checks.every(({ passed, worst }) => passed && worst > 0));
+});
+
+test("golden runs notice another answer", async () => {
+  const files = new Map<string, Uint8Array>();
+  for (const name of await readdir(path.join(SHIPPED, "log"))) {
+    files.set(name, new Uint8Array(await readFile(path.join(SHIPPED, "log", name))));
+  }
+  const options: SessionOptions = { graph: "step_t64.onnx", verify: "size" };
+  const good = await verify(ort, memorySource(files), options);
+  assert.deepEqual([good.length, good[0]!.passed], [1, true]);
+  const expected = readTensors(files.get("golden.safetensors")!).tensors.get("t64/out/logits")!;
+  expected.data[0] = Number(expected.data[0]) + 0.1; // in place, in the file's own bytes
+  const bad = await verify(ort, memorySource(files), options);
+  assert.deepEqual([bad.length, bad[0]!.passed], [1, false]);
+});
+
+test("items in short forms", async () => {
+  const level = (await open("level")).stream();
+  await level.advance(ramp(10));
+  assert.equal(level.pending + Number(level.itemsConsumed), 5);
+  await assert.rejects(level.advance(ramp(15)), refusedBy("chunk-shape"));
+  await assert.rejects(level.advance(new Float64Array(16)), refusedBy("chunk-type"));
+  await level.advance([1, 2, 3, 4]);
+  const tokens = (await open("tokens")).stream();
+  await tokens.advance([1, 2, 3, 15]);
+  await assert.rejects(tokens.advance([16]), refusedBy("token-out-of-range"));
+  await assert.rejects(tokens.advance([1.5]), refusedBy("token-out-of-range"));
+  const bytes = (await open("refuse")).stream();
+  await bytes.advance(new Uint8Array(4));
+  assert.equal(bytes.itemsConsumed, 4n);
+});
+
+test("a call that is stopped changes nothing", async () => {
+  const stream = (await open("level")).stream();
+  await stream.advance(ramp(10));
+  const before = await stream.toBytes();
+  const signal = AbortSignal.abort();
+  await assert.rejects(stream.advance(ramp(64), { signal }), refusedBy("cancelled"));
+  await assert.rejects(stream.advance(ramp(64), { deadlineMs: 0 }), refusedBy("deadline"));
+  await assert.rejects(
+    stream.advance(ramp(64), { outputs: ["none"] }),
+    refusedBy("no-such-output"),
+  );
+  assert.deepEqual(await stream.toBytes(), before);
+});
+
+test("calls that overlap are done in their order", async () => {
+  const session = await open("level");
+  const [one, other] = [session.stream(), session.stream()];
+  const items = ramp(200);
+  const calls = Array.from({ length: 20 }, (_, i) => one.advance(items.slice(i * 10, i * 10 + 10)));
+  const saved = one.toBytes();
+  await Promise.all([...calls, other.advance(items)]);
+  assert.deepEqual(await saved, await other.toBytes());
+});
+
+test("a long input chunk by chunk", async () => {
+  const session = await open("level");
+  const [one, other] = [session.stream(), session.stream()];
+  await one.advance(ramp(2));
+  let items = 0;
+  for await (const outputs of one.iterAdvance(ramp(64))) items += outputs["head/y"]!.shape[1]!;
+  await other.advance(Float32Array.from([...ramp(2), ...ramp(64)]));
+  assert.equal(items, 32);
+  assert.deepEqual(await one.toBytes(), await other.toBytes());
+});
+
+test("a snapshot is not changed by what follows", async () => {
+  const stream = (await open("level")).stream();
+  await stream.advance(ramp(22));
+  const [snapshot, before] = [await stream.snapshot(), await stream.toBytes()];
+  (await stream.state())["cell/0.c"]!.data.fill(9 as never);
+  const fork = await stream.fork();
+  await stream.advance(ramp(64));
+  await stream.restore(snapshot);
+  assert.deepEqual(await stream.toBytes(), before);
+  assert.deepEqual(await fork.toBytes(), before);
+});
+
+test("a saved state does not follow the caller's bytes", async () => {
+  const session = await open("level");
+  const stream = session.stream();
+  await stream.advance(ramp(22));
+  const bytes = await stream.toBytes();
+  const mine = bytes.slice();
+  const later = await Stream.fromBytes(session, mine);
+  mine.fill(0);
+  assert.deepEqual(await later.toBytes(), bytes);
+});
+
+test("a folder keeps a state and the one before it, and writes into no file of another", async () => {
+  const store = new FolderStore(work);
+  await assert.rejects(store.read("a.state"), refusedBy("state-not-found"));
+  await store.write("a.state", Uint8Array.of(1));
+  await store.write("a.state", Uint8Array.of(2));
+  // what a killed writer may leave: a hard link to the target, and a link to another file
+  await writeFile(path.join(work, "other"), "other");
+  await link(path.join(work, "a.state"), path.join(work, ".a.state.previous.tmp"));
+  await symlink(path.join(work, "other"), path.join(work, ".a.state.tmp"));
+  await store.write("a.state", Uint8Array.of(3));
+  assert.deepEqual([...(await store.read("a.state"))], [3]);
+  assert.deepEqual([...(await store.readPrevious("a.state"))], [2]);
+  assert.equal(await readFile(path.join(work, "other"), "utf8"), "other");
+  assert.deepEqual(await store.names(), ["a.state", "other"]);
+  await store.delete("a.state");
+  assert.deepEqual(await readdir(work), ["other"]);
+  for (const name of ["../a", ".hidden", "a/b", "con.txt"]) {
+    await assert.rejects(async () => store.write(name, Uint8Array.of(1)), refusedBy("argument"));
+  }
+});
+
+test("a fetched bundle is checked when its files are read", async () => {
+  const files = bundleFiles(await readSuite(), "level");
+  const server = createServer((request, response) => {
+    const bytes = files.get(request.url!.slice("/level/".length));
+    response.writeHead(bytes ? 200 : 404).end(bytes);
+  });
+  await new Promise<void>((ready) => {
+    server.listen(0, "127.0.0.1", ready);
+  });
+  const { port } = server.address() as AddressInfo;
+  const address = `http://127.0.0.1:${port}/level`;
+  const stream = (await Session.open(ort, fetchSource(address))).stream();
+  await stream.advance(ramp(16));
+  files.set(
+    "step.onnx",
+    files.get("step.onnx")!.map((byte, i) => (i === 33 ? byte ^ 4 : byte)),
+  );
+  const altered = await Session.open(ort, fetchSource(address));
+  await assert.rejects(altered.loadGraphs(), refusedBy("file-hash"));
+  const nowhere = Session.open(ort, fetchSource(`${address}/none`));
+  await assert.rejects(nowhere, refusedBy("bundle-not-found"));
+  server.close();
+  const gone = Session.open(ort, fetchSource("http://127.0.0.1:1"));
+  await assert.rejects(gone, refusedBy("bundle-unreadable"));
+});
