@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from dst.runtime.bundle.manifest import Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.validation import MANIFEST_FILE
 from dst.runtime.bundle.writer import check_target
+from dst.runtime.errors import BundleExistsError
 from dst.runtime.execution.memory import predict
 from dst.runtime.files import copy_synced
 from dst.runtime.golden import GoldenCheck, replay_golden
@@ -38,7 +39,7 @@ PLACES: dict[Target, str] = {
     "web": "bundle",
 }
 """Where the bundle stands in the folder; Triton has models in its place."""
-_REDUCED: dict[Target, Literal["arm", "amd64"] | None] = {
+_REDUCED: dict[Target, Literal["arm"] | None] = {
     "android": "arm",
     "ios": "arm",
     "desktop": None,
@@ -78,12 +79,14 @@ def pack_bundle(
         )
     tell = progress or (lambda what, share: None)
     to = Path(path)
+    if os.path.lexists(to):
+        raise BundleExistsError(f"{to} exists, and nothing is replaced; give another path")
     check_target(to, overwrite=False)
     opened = open_bundle(bundle)
-    work = Path(tempfile.mkdtemp(dir=to.absolute().parent, prefix=f".{to.name}."))
+    work = to.absolute().with_name(f".{to.name}.{uuid.uuid4().hex}")
     try:
+        work.mkdir()
         packed = _fill(opened, target, work, tell)
-        os.chmod(work, 0o777 & ~_umask())  # mkdtemp allows its owner alone
         os.rename(work, to)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -164,9 +167,3 @@ def _copy(bundle: Bundle, to: Path) -> None:
 
 def _json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-
-
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now

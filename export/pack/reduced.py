@@ -32,6 +32,8 @@ from dst.runtime.bundle.manifest import Graph, Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle
 from dst.runtime.bundle.validation import INIT_FILE, TOKENIZER_FILE
 from dst.runtime.bundle.writer import write_bundle
+from dst.runtime.errors import SessionError
+from dst.runtime.execution.engine import first_line
 
 CONFIG = "required_operators_and_types.config"
 """What the converter calls the list of operators; ONNX Runtime's build script reads it."""
@@ -47,7 +49,7 @@ def static_graphs(manifest: Manifest) -> tuple[Graph, ...]:
     )
 
 
-def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm", "amd64"] | None) -> Bundle:
+def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm"] | None) -> Bundle:
     """Write a bundle whose graphs are `.ort` files, and beside it the list of their operators.
 
     Args:
@@ -58,6 +60,7 @@ def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm", "amd64"] | 
 
     Raises:
         BundleError: the new bundle breaks the format, or the disk refused.
+        SessionError: `graph`: ONNX Runtime cannot convert a graph.
     """
     manifest = bundle.manifest
     graphs = static_graphs(manifest) or manifest.graphs
@@ -66,14 +69,21 @@ def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm", "amd64"] | 
         files = [work / graph.file for graph in graphs]
         for name in {*(file.name for file in files), *external_files(bundle, graphs)}:
             shutil.copyfile(bundle.root / name, work / name)
-        with _quiet():
-            convert_onnx_models_to_ort(
-                work,
-                output_dir=to,
-                optimization_styles=[OptimizationStyle.Fixed],
-                target_platform=platform,
-                enable_type_reduction=True,
-            )
+        try:
+            with _quiet():
+                convert_onnx_models_to_ort(
+                    work,
+                    output_dir=to,
+                    optimization_styles=[OptimizationStyle.Fixed],
+                    target_platform=platform,
+                    enable_type_reduction=True,
+                )
+        except Exception as error:  # ONNX Runtime raises a class for each of its own codes
+            raise SessionError(
+                f"{bundle.label}: ONNX Runtime {ort.__version__} cannot convert its graphs: "
+                f"{first_line(error)}",
+                code="graph",
+            ) from error
     config = (to / CONFIG).read_text("utf-8").replace(f"{to.resolve()}{os.sep}", "bundle/")
     (to / CONFIG).write_text(config, "utf-8")  # without the place where it was made
     made = [to / Path(graph.file).with_suffix(".ort") for graph in graphs]

@@ -57,5 +57,6 @@ def test_wrong_use_is_exit_code_2(
     done = dst("pack", *words)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+    assert "--overwrite" not in done.err  # which this verb has not
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert list((tmp_path / "there").iterdir()) == []

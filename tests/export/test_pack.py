@@ -237,3 +237,12 @@ def test_the_program_for_a_desktop_builds_and_opens_both_forms(name: str, tmp_pa
             [tmp_path / "build/app", *place], check=True, capture_output=True, text=True
         )
         assert re.fullmatch(r"\w+ is ready\n", done.stdout)
+
+
+def test_a_graph_that_cannot_be_converted_is_an_error_of_ours(tmp_path: Path) -> None:
+    source = open_bundle(SUITE / "level")
+    files = {"step.onnx": (source.root / "step.onnx").read_bytes()[:-40]}
+    write_bundle(tmp_path / "cut", source.manifest, files)
+    with refused(SessionError, "graph", match="cannot convert its graphs"):
+        pack_bundle(tmp_path / "cut", "desktop", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]
