@@ -89,6 +89,13 @@ def native(session: nox.Session) -> None:
     session.run("ctest", "--test-dir", build, "--output-on-failure")
 
 
+@nox.session(venv_backend="none")
+def arm64(session: nox.Session) -> None:
+    """Run the runtimes on an emulated ARM processor; `nox -s arm64 -- FOLDER` keeps its system."""
+    folder = session.posargs[0] if session.posargs else session.create_tmp()
+    session.run("python", "-m", "tests.arm64", folder)
+
+
 @nox.session
 def js(session: nox.Session) -> None:
     """Test the runtime in TypeScript; needs node with npm and Chromium (docs/javascript.md)."""

@@ -4,12 +4,13 @@ from dst.runtime.errors import DstError
 
 
 class ExportError(DstError):
-    """A step could not be exported; nothing was written.
+    """A step could not be exported, or a bundle not packed; nothing was written.
 
-    Codes of its own: `step-contract` (a module does not keep the contract it signed);
-    `feed-data`, `feed-weights` (a table, or a bundle, that no feed model can be made of);
-    `hf-no-config`, `hf-no-weights`, `hf-unsupported`, `hf-not-loaded`, `hf-tokenizer` (a directory
-    of transformers holds no model that can become a bundle).
+    Codes of its own: `pack-target` (there is no such target); `step-contract` (a module does not
+    keep the contract it signed); `feed-data`, `feed-weights` (a table, or a
+    bundle, that no feed model can be made of); `hf-no-config`, `hf-no-weights`, `hf-unsupported`,
+    `hf-not-loaded`, `hf-tokenizer` (a directory of transformers holds no model that can become a
+    bundle).
     """
 
     code = "export"

@@ -100,6 +100,11 @@ def item_shape(chunk: Chunk) -> tuple[int, ...]:
     return tuple(size for size in chunk.shape if not isinstance(size, str))
 
 
+def normalised_in(chunk: Chunk) -> DType:
+    """Return the dtype in which features are normalised: a difference may exceed float16."""
+    return "float32" if chunk.dtype == "float16" else chunk.dtype
+
+
 def window(chunk: Chunk, t: int) -> int:
     """Return how many items the graph reads in one step: lookback, the chunk and look-ahead."""
     return chunk.lookback + t + chunk.lookahead

@@ -23,6 +23,7 @@ from dst.runtime.bundle.manifest import (
     Stored,
     Tokens,
     item_shape,
+    normalised_in,
     window,
 )
 from dst.runtime.errors import BundleError
@@ -232,8 +233,11 @@ def _features(chunk: Chunk, content: Features) -> None:
         _fits("normalisation", chunk.dtype, (*mean, *std))
         if len(mean) != count or len(std) != count:
             _refuse(f"normalisation has {len(mean)} means and {len(std)} stds for {count} features")
-        if min(std) <= 0:
-            _refuse(f"normalisation.std holds {min(std)}; expected positive numbers")
+        if not (np.asarray(std, normalised_in(chunk)) > 0).all():  # a tiny one is 0 in that dtype
+            _refuse(
+                f"normalisation.std holds {min(std)}; expected numbers above 0 in "
+                f"{normalised_in(chunk)}"
+            )
 
 
 def _constant(constant: Constant) -> None:

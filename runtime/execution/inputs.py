@@ -15,7 +15,15 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dst.runtime.bundle.layout import fixed, sized
-from dst.runtime.bundle.manifest import Chunk, Contract, StreamInput, Tokens, item_shape, window
+from dst.runtime.bundle.manifest import (
+    Chunk,
+    Contract,
+    StreamInput,
+    Tokens,
+    item_shape,
+    normalised_in,
+    window,
+)
 from dst.runtime.errors import NonFiniteError, SessionError, StepError
 from dst.runtime.execution.buffers import Floats, finite, pieces
 from dst.runtime.tokenizer import encode_bytes
@@ -41,7 +49,10 @@ class ChunkInput:
         vocabulary: how many ids there are; 0 for features.
     """
 
-    __slots__ = ("_few", "_floats", "_mean", "_std", "_unsigned", "feed", "raw", "vocabulary")
+    __slots__ = (
+        *("_few", "_floats", "_mean", "_std", "_unsigned", "_wide"),
+        *("feed", "raw", "vocabulary"),
+    )
 
     def __init__(self, chunk: Chunk, t: int, batch: int = 1) -> None:
         self.raw: Array = np.zeros(sized(chunk.shape, window(chunk, t), batch), chunk.dtype)
@@ -50,6 +61,7 @@ class ChunkInput:
         self._unsigned: Array | None = None
         self._mean: Array | None = None
         self._std: Array | None = None
+        self._wide: Array | None = None
         self._few = self.raw.size <= FEW_TOKENS
         content = chunk.content
         if isinstance(content, Tokens):
@@ -58,10 +70,12 @@ class ChunkInput:
                 # a negative id reads as a huge unsigned one: one comparison finds both
                 self._unsigned = self.raw.reshape(-1).view(_UNSIGNED[self.raw.itemsize])
         elif content.normalisation is not None:
-            self.feed = np.zeros_like(self.raw)
-            row = sized(chunk.shape, 1)
-            self._mean = np.asarray(content.normalisation.mean).astype(chunk.dtype).reshape(row)
-            self._std = np.asarray(content.normalisation.std).astype(chunk.dtype).reshape(row)
+            self.feed = self._wide = np.zeros_like(self.raw)
+            wide, row = normalised_in(chunk), sized(chunk.shape, 1)
+            if wide != chunk.dtype:
+                self._wide = np.zeros(self.raw.shape, wide)
+            self._mean = np.asarray(content.normalisation.mean, wide).reshape(row)
+            self._std = np.asarray(content.normalisation.std, wide).reshape(row)
         self._floats: list[Floats] = pieces(self.feed)
 
     def readable(self) -> bool:
@@ -74,8 +88,9 @@ class ChunkInput:
             top = max(ids.tolist()) if self._few else _largest(ids)
             return bool(top < self.vocabulary)
         if self._mean is not None and self._std is not None:
-            np.subtract(self.raw, self._mean, out=self.feed)
-            np.divide(self.feed, self._std, out=self.feed)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+                np.subtract(self.raw, self._mean, out=self._wide)
+                np.divide(self._wide, self._std, out=self.feed, casting="same_kind")
         return finite(self._floats)
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from dst.runtime.bundle.layout import sized
-from dst.runtime.bundle.manifest import Features, Manifest, item_shape, window
+from dst.runtime.bundle.manifest import Features, Manifest, item_shape, normalised_in, window
 from dst.runtime.execution.buffers import Layout
 
 
@@ -91,9 +91,12 @@ def _waiting(manifest: Manifest) -> int:
 def _buffers(manifest: Manifest, t: int) -> int:
     """Bytes of one stream's buffers for T = `t`: the chunk, once more normalised, the outputs."""
     chunk = manifest.contract.chunk
-    total = math.prod(sized(chunk.shape, window(chunk, t))) * np.dtype(chunk.dtype).itemsize
+    values = math.prod(sized(chunk.shape, window(chunk, t)))
+    total = values * np.dtype(chunk.dtype).itemsize
     if isinstance(chunk.content, Features) and chunk.content.normalisation is not None:
         total *= 2
+        if (wide := normalised_in(chunk)) != chunk.dtype:
+            total += values * np.dtype(wide).itemsize
     for output in manifest.contract.outputs:
         total += math.prod(sized(output.shape, t)) * np.dtype(output.dtype).itemsize
     return total

@@ -14,10 +14,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.validation import MAX_STREAM_BYTES
-from dst.runtime.errors import StateCorruptError, StateError, StateNotFoundError
+from dst.runtime.errors import StateError, StateNotFoundError
 from dst.runtime.files import NotSyncedError, replace_keeping_previous
-from dst.runtime.state.record import Saved, parts_of, unpack_from
+from dst.runtime.state.record import Saved, check_size, parts_of, unpack_from
 
 Array = npt.NDArray[np.generic]
 
@@ -131,8 +130,7 @@ def _read_open(file: BinaryIO) -> bytes:
     try:
         while piece := file.read(_PIECE):
             data += piece
-            if len(data) > 2 * MAX_STREAM_BYTES:
-                raise StateCorruptError("state: larger than any state of this format")
+            check_size(len(data), "state: ")
     except (OSError, ValueError, TypeError) as error:
         raise _unusable(error, "read", "rb") from error
     return bytes(data)
@@ -155,8 +153,6 @@ def _read(path: Path, room: Mapping[str, Array]) -> Saved:
         raise StateError("cannot be read: it is no plain file", code="state-unreadable")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size  # of this file: another may stand there by now
-        if size > 2 * MAX_STREAM_BYTES:
-            raise StateCorruptError("larger than any state of this format")
         return unpack_from(file, size, room)
 
 

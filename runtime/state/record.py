@@ -38,6 +38,7 @@ from dst.runtime.state.sampler import Sampler
 
 STATE_FORMAT = "dst-state"
 STATE_VERSION = "2"
+MAX_STATE_BYTES = 2 * MAX_STREAM_BYTES
 
 Array = npt.NDArray[np.generic]
 
@@ -223,9 +224,11 @@ def unpack_from(
 
     Raises:
         StateCorruptError: not a saved state, or any bit of it has changed.
+        StateCorruptError: `state-too-large`: it has more than `MAX_STATE_BYTES`.
         StateMismatchError: `state-version`: a version this runtime does not read.
         OSError: the file cannot be read.
     """
+    check_size(size)
     head = file.read(_SUM_AT)
     if head[8:] != _OPENING:
         raise StateCorruptError(
@@ -237,7 +240,7 @@ def unpack_from(
     tensors = [_room_for(span, room) for span in spans]
     for tensor in tensors:
         if file.readinto(_bytes_in(tensor)) != tensor.nbytes:
-            raise StateCorruptError("it ends too early", code="state-truncated")
+            raise StateCorruptError("it became shorter while it was read", code="state-checksum")
     told = head[_SUM_AT : _SUM_AT + len(_BLANK)]
     if _checksum(head, [_bytes_in(tensor) for tensor in tensors]) != told:
         if _VERSION_1.match(head, _SUM_AT):
@@ -253,6 +256,21 @@ def unpack_from(
         state=_below("state/", named),
         inputs=_below("stream/", named),
     )
+
+
+def check_size(size: int, where: str = "") -> None:
+    """Refuse a saved state that is larger than the format allows, before it takes memory.
+
+    The message begins with `where`.
+
+    Raises:
+        StateCorruptError: `state-too-large`: it is.
+    """
+    if size > MAX_STATE_BYTES:
+        raise StateCorruptError(
+            f"{where}it has {size} bytes or more, expected at most {MAX_STATE_BYTES}",
+            code="state-too-large",
+        )
 
 
 def _claim(head: bytes, rest: int) -> tuple[list[_Span], Saved | StateError]:

@@ -255,7 +255,7 @@ def half() -> Model:
         [info("y16", ["B", "T", 2], HALF), info("h16_next", ["B", 2], HALF)],
         {"half": np.array([0.5], np.float32)},
     )
-    content = Features(normalisation=Normalisation(mean=(0.1, -3.0), std=(0.3, 7.0)))
+    content = Features(normalisation=Normalisation(mean=(0.1, -3000.0), std=(0.3, 700.0)))
     return Model(
         Contract(
             chunk=Chunk(

@@ -77,6 +77,7 @@ def _at(path: str, value: object) -> Change:
     return change
 
 
+STD = "contract.chunk.content.normalisation.std"
 CHANGES: list[tuple[str, str, str, Change]] = [
     ("other-format", "level", "format-version", _at("format", "bundle")),
     ("format-1", "level", "format-version", _at("format_version", 1)),
@@ -114,7 +115,9 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("fill-without-lookback", "level", "contract", _at("contract.chunk.lookback_fill", 0.5)),
     ("same-input", "level", "contract", _at("contract.chunk.input", "cell/0.c")),
     ("same-output", "level", "contract", _at("contract.outputs.1.name", "head/y")),
-    ("std-zero", "level", "contract", _at("contract.chunk.content.normalisation.std", [0.5, 0.0])),
+    ("std-zero", "level", "contract", _at(STD, [0.5, 0.0])),
+    ("std-zero-in-float32", "level", "contract", _at(f"{STD}.1", 1e-46)),
+    ("std-zero-in-half", "half", "contract", _at(f"{STD}.1", 1e-46)),
     ("short-mean", "level", "contract", _at("contract.chunk.content.normalisation.mean", [1.0])),
     ("one-name", "level", "contract", _at("contract.chunk.content.names", ["left"])),
     ("rate-zero", "level", "contract", _at("contract.chunk.content.sample_rate_hz", 0.0)),
@@ -132,6 +135,7 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("huge-state", "level", "file-too-large", _at("contract.state.0.shape", ["B", 2**30])),
     ("huge-init", "tokens", "file-too-large", _at("files.init.safetensors.size", 2**31)),
     ("graph-has-other-state", "level", "graph", _at("contract.state.0.shape", ["B", 3])),
+    ("given-without-batch", "given", "graph", _at("contract.stream_inputs.0.shape", [2])),
     ("graph-has-other-name", "level", "graph", _at("contract.outputs.1.name", "top")),
     ("graph-has-other-dtype", "level", "graph", _at("contract.outputs.1.dtype", "float64")),
 ]

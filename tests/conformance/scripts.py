@@ -241,6 +241,7 @@ def given() -> Script:
 def half() -> Script:
     arrays = {"items": eighths(5, 2, seed=1, dtype="float16")}
     arrays["large"] = np.full((1, 1, 2), 60000, np.float16)
+    arrays["far"] = np.array([[[0.5, 65504]]], np.float16)
     calls = [
         new(),
         call("look"),
@@ -248,6 +249,7 @@ def half() -> Script:
         call("flush"),
         call("look"),
         call("step", chunk="large", error="input-not-finite"),
+        call("step", chunk="far"),  # its distance from the mean exceeds float16
         call("look"),
     ]
     return {"bundle": "half", "calls": calls}, arrays

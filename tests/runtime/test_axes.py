@@ -1,7 +1,9 @@
 """Laws of chunks with several fixed axes: frames, cameras, spectrograms."""
 
 import math
+import warnings
 from itertools import pairwise
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from tests.windows import close, drawn_items, right_answers, window_contract, wr
 
 from dst.runtime import Session, Stream, StreamPool
 from dst.runtime.bundle.layout import laid_out, rows_of
-from dst.runtime.bundle.manifest import Features, Normalisation, Shape
+from dst.runtime.bundle.manifest import DType, Features, Normalisation, Shape
 from dst.runtime.bundle.validation import check_contract
 from dst.runtime.errors import BundleError, StepError
+from dst.runtime.execution.inputs import ChunkInput
 from dst.runtime.execution.memory import predict
 from dst.runtime.state.record import pack
 
@@ -105,3 +108,42 @@ def test_normalisation_has_one_number_for_each_value_of_an_item() -> None:
     chunk = replace(frames.chunk, content=Features(normalisation=few))
     with refused(BundleError, "contract", match="5 means and 5 stds for 6 features"):
         check_contract(replace(frames, chunk=chunk))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_normalisation_rounds_once_and_warns_of_nothing(dtype: DType, data: st.DataObject) -> None:
+    info = np.finfo(dtype)
+    bound = float(info.max)
+    numbers = st.floats(-bound, bound, width=cast(Literal[16, 32, 64], info.bits))
+    mean = data.draw(numbers, "mean")
+    std = data.draw(st.floats(1e-20, bound), "std")
+    items = np.array([data.draw(numbers, "item"), bound, -bound, 0], dtype)
+    content = Features(normalisation=Normalisation(mean=(mean,), std=(std,)))
+    contract = window_contract(("B", "T", 1), (1, 4))
+    chunk = replace(contract.chunk, dtype=dtype, content=content)
+    check_contract(replace(contract, chunk=chunk))
+    with np.errstate(all="ignore"):
+        wide = np.float64 if dtype == "float64" else np.float32
+        expected = ((items.astype(wide) - wide(mean)) / wide(std)).astype(dtype)
+    held = ChunkInput(chunk, 4)
+    held.raw[...] = items.reshape(held.raw.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        readable = held.readable()
+    assert readable == bool(np.isfinite(expected).all())
+    assert held.feed.reshape(-1).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float16", 1e-45), ("float64", 5e-324)])
+def test_a_deviation_that_rounds_to_zero_is_refused(dtype: DType, least: float) -> None:
+    contract = window_contract(("B", "T", 1), (1, 4))
+    for std, good in ((least, True), (least / 10, False), (0.0, False), (-1.0, False)):
+        content = Features(normalisation=Normalisation(mean=(0.0,), std=(std,)))
+        chunk = replace(contract.chunk, dtype=dtype, content=content)
+        if good:
+            check_contract(replace(contract, chunk=chunk))
+            continue
+        with refused(BundleError, "contract", match="expected numbers above 0 in float"):
+            check_contract(replace(contract, chunk=chunk))

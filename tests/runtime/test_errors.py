@@ -27,11 +27,15 @@ CLASSES = sorted(
 FORMAT = (ROOT / "runtime" / "FORMAT.md").read_text("utf-8")
 
 
+CALLS = (Path(__file__).parents[1] / "conformance" / "README.md").read_text("utf-8")
+
+
 def codes_of(part: str) -> set[str]:
-    """Return the codes that the modules of a folder give to errors by themselves."""
+    """Return the codes that a module, or the modules of a folder, give to errors by themselves."""
+    place = ROOT / part
     return {
         keyword.value.value
-        for file in sorted((ROOT / part).rglob("*.py"))
+        for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
         if isinstance(node, ast.Call)
         for keyword in node.keywords
@@ -57,6 +61,27 @@ def test_the_format_lists_the_codes_that_other_languages_raise(part: str) -> Non
     codes = codes_of(part)
     assert len(codes) > 5
     assert [code for code in sorted(codes) if f"`{code}`" not in FORMAT] == []
+
+
+CALLED = ("execution", "session.py", "stream.py", "generation.py", "long_input.py", "forking.py")
+
+
+def test_the_suite_lists_the_codes_of_calls() -> None:
+    codes = set().union(*(codes_of(f"runtime/{part}") for part in CALLED))
+    kinds = ("ProviderError", "PartialChunkError", "DeadlineError")
+    codes |= {kind.code for kind in CLASSES if kind.__name__ in kinds}
+    assert len(codes) > 20
+    assert [c for c in sorted(codes) if f"`{c}`" not in CALLS and f"`{c}`" not in FORMAT] == []
+
+
+def test_no_page_lists_a_code_that_nothing_raises() -> None:
+    raised = codes_of("runtime") | {kind.code for kind in CLASSES}
+    raised |= codes_of("upgrade.py")
+    for page in (FORMAT.partition("## 9. ")[2], CALLS.partition("## Codes of calls")[2]):
+        rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+        listed = {code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row)}
+        assert len(listed) > 20
+        assert sorted(listed - raised) == []
 
 
 def test_a_code_survives_a_place_and_a_pickle() -> None:

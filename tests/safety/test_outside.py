@@ -276,7 +276,7 @@ def test_what_claims_to_be_huge_takes_no_memory(tmp_path: Path, bundle: Path) ->
             msgspec.structs.replace(plain, golden=tuple(steps)),
             {**files, "golden.safetensors": safetensors.numpy.save(without)},
         ): "golden-tensors",
-        sparse("huge.state", 1 << 40): "state-corrupt",
+        sparse("huge.state", (8 << 30) + 1): "state-too-large",
         sparse("large.state", 8 << 30): "state-header",
         sparse("opening.state", 8 << 30, opening): "state-unreadable",
     }

@@ -35,6 +35,7 @@ VERBS = {
     "export": "Export a torch module to a bundle, and prove that it does what torch does.",
     "adopt": "Wrap an existing stateful ONNX file into a bundle, without torch.",
     "quantize": "Make a smaller or faster bundle of a model.",
+    "pack": "Write what a platform needs beside a bundle into one folder.",
     "bench": "Measure what bundles cost on this machine, in turns, and compare them with the "
     "first.",
     "report": "Measure how far a quantized bundle strays from full precision, over the horizon of "
@@ -44,7 +45,7 @@ VERBS = {
 }
 """Each verb with the first sentence of its help, so that the list of them imports none."""
 
-ROOMS = {"train": "dst.cli.training"}
+ROOMS = {"train": "dst.cli.training", "pack": "dst.cli.packing"}
 """Where a verb's module stands that is not in `dst.cli.verbs`."""
 
 

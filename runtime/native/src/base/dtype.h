@@ -25,6 +25,11 @@ bool dtype_coded(const std::string& code, dst_dtype* dtype);
 // The least and the greatest value of a dtype.
 void dtype_range(dst_dtype dtype, double* least, double* most);
 
+// In which features are normalised: a difference of two float16 may exceed it.
+inline dst_dtype normalised_in(dst_dtype dtype) {
+  return dtype == DST_FLOAT16 ? DST_FLOAT32 : dtype;
+}
+
 double half_to_double(uint16_t bits);
 // Rounds to nearest, ties to even.
 uint16_t double_to_half(double value);

@@ -98,7 +98,11 @@ void check_content(const Chunk& chunk, const Json& json, const std::vector<doubl
       for (const double value : *values) fits("normalisation", chunk.dtype, value);
     }
     for (const double value : chunk.std) {
-      if (value <= 0) refuse("normalisation.std is not positive");
+      // A tiny one is 0 in that dtype.
+      const bool wide = normalised_in(chunk.dtype) == DST_FLOAT64;
+      if (!(wide ? value > 0 : static_cast<float>(value) > 0)) {
+        refuse("normalisation.std is not above 0");
+      }
     }
   }
   for (const double fill : fills) fits("the pad or lookback fill", chunk.dtype, fill);

@@ -78,12 +78,13 @@ ChunkInput::ChunkInput(const Chunk& chunk, int64_t t)
       raw_(window_ * layout_.item_bytes()) {
   if (chunk.mean.empty()) return;
   feed_ = Memory(raw_.size());
-  const size_t size = item_size(chunk.dtype), count = chunk.mean.size();
+  const dst_dtype wide = normalised_in(chunk.dtype);
+  const size_t size = item_size(wide), count = chunk.mean.size();
   mean_.resize(count * size);
   std_.resize(count * size);
   for (size_t i = 0; i < count; ++i) {
-    store(chunk.mean[i], chunk.dtype, &mean_[i * size]);
-    store(chunk.std[i], chunk.dtype, &std_[i * size]);
+    store(chunk.mean[i], wide, &mean_[i * size]);
+    store(chunk.std[i], wide, &std_[i * size]);
   }
 }
 
@@ -101,19 +102,18 @@ void ChunkInput::normalise() {
   }
 }
 
-// As numpy does it: each operation in float32, each result rounded to float16.
+// In float32, where no difference of two float16 overflows, and rounded once.
 void ChunkInput::normalise_half() {
   const size_t row = layout_.inner / 2;
-  const auto *mean = reinterpret_cast<const uint16_t*>(mean_.data()),
-             *std = reinterpret_cast<const uint16_t*>(std_.data());
+  const auto *mean = reinterpret_cast<const float*>(mean_.data()),
+             *std = reinterpret_cast<const float*>(std_.data());
   const auto* from = reinterpret_cast<const uint16_t*>(raw_.data());
   auto* to = reinterpret_cast<uint16_t*>(feed_.data());
-  const auto wide = [](uint16_t bits) { return static_cast<float>(half_to_double(bits)); };
   for (size_t o = 0; o < layout_.outer; ++o, mean += row, std += row) {
     for (size_t i = 0; i < window_; ++i) {
       for (size_t j = 0; j < row; ++j) {
-        const uint16_t centred = double_to_half(wide(*from++) - wide(mean[j]));
-        *to++ = double_to_half(wide(centred) / wide(std[j]));
+        const float centred = static_cast<float>(half_to_double(*from++)) - mean[j];
+        *to++ = double_to_half(centred / std[j]);
       }
     }
   }

@@ -156,7 +156,7 @@ Record read_record(const std::string& path) {
     if (!fs::is_regular_file(status)) throw std::runtime_error("it is no plain file");
     const uint64_t size = fs::file_size(place);
     if (size > 2 * kMaxStreamBytes) {
-      fail(DST_STATE_CORRUPT, "state-corrupt", "larger than any state of this format");
+      fail(DST_STATE_CORRUPT, "state-too-large", "larger than any state of this format");
     }
     return unpack(read_file(path, static_cast<size_t>(size)));
   } catch (const Error& error) {

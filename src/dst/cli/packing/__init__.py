@@ -1,0 +1,1 @@
+"""Pack bundles for platforms."""
