@@ -139,3 +139,8 @@ function roundEven(value: number): number {
   const rest = value - down;
   return rest > 0.5 || (rest === 0.5 && down % 2 === 1) ? down + 1 : down;
 }
+
+/** In which features are normalised: a difference of two float16 may exceed it. */
+export function normalisedIn(dtype: Dtype): Dtype {
+  return dtype === "float16" ? "float32" : dtype;
+}

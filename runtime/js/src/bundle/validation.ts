@@ -1,6 +1,6 @@
 // The rules between the fields of a manifest (FORMAT.md, sections 1, 3, 4 and 5).
 
-import { type Dtype, isFloat, range } from "../base/dtype.js";
+import { type Dtype, isFloat, normalisedIn, range } from "../base/dtype.js";
 import { fail, shown } from "../base/errors.js";
 import type { Json, JsonObject } from "../base/json.js";
 import { fixedAxes, product, type Shape } from "../base/shapes.js";
@@ -163,7 +163,11 @@ function checkFeatures(chunk: Chunk, fills: number[]): void {
       if (values.length !== count) refuse("normalisation has another number of values");
       for (const value of values) checkFits("normalisation", chunk.dtype, value);
     }
-    if (normalisation.std.some((value) => value <= 0)) refuse("normalisation.std is not positive");
+    const wide = normalisedIn(chunk.dtype) === "float64";
+    // a tiny one is 0 in that dtype
+    if (normalisation.std.some((value) => !((wide ? value : Math.fround(value)) > 0))) {
+      refuse("normalisation.std is not above 0");
+    }
   }
   for (const fill of fills) checkFits("the pad or lookback fill", chunk.dtype, fill);
 }

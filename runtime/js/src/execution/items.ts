@@ -8,6 +8,7 @@ import {
   fromHalf,
   itemSize,
   newValues,
+  normalisedIn,
   type Tensor,
   type TypedArray,
   toHalf,
@@ -91,8 +92,8 @@ export class ChunkBuffer {
     this.feed = normalisation ? newValues(chunk.dtype, count) : this.raw;
     this.#scale = normalisation
       ? {
-          mean: spread(layout, this, normalisation.mean),
-          std: spread(layout, this, normalisation.std),
+          mean: spread(chunk, this.window, normalisation.mean),
+          std: spread(chunk, this.window, normalisation.std),
         }
       : undefined;
   }
@@ -118,8 +119,9 @@ export class ChunkBuffer {
 }
 
 /** The values of one item, repeated over a whole window in the chunk's layout. */
-function spread(layout: ItemLayout, buffer: ChunkBuffer, values: number[]): TypedArray {
-  const { dtype, window } = buffer;
+function spread(chunk: Chunk, window: number, values: number[]): TypedArray {
+  const dtype = normalisedIn(chunk.dtype);
+  const layout = new ItemLayout(chunk.shape, dtype);
   const item = newValues(dtype, values.length);
   values.forEach((value, i) => {
     fillWith(dtype, item.subarray(i, i + 1), value);
@@ -129,7 +131,7 @@ function spread(layout: ItemLayout, buffer: ChunkBuffer, values: number[]): Type
   return all;
 }
 
-/** (x - mean) / std, each operation rounded to the dtype, as numpy does it. */
+/** (x - mean) / std, each operation rounded to `normalisedIn`, and the result to the dtype. */
 function normalise(
   dtype: Dtype,
   raw: TypedArray,
@@ -146,8 +148,7 @@ function normalise(
     for (let i = 0; i < count; i++) y![i] = (x![i]! - m![i]!) / s![i]!;
   } else {
     for (let i = 0; i < count; i++) {
-      const centred = toHalf(Math.fround(fromHalf(x![i]!) - fromHalf(m![i]!)));
-      y![i] = toHalf(Math.fround(fromHalf(centred) / fromHalf(s![i]!)));
+      y![i] = toHalf(Math.fround(Math.fround(fromHalf(x![i]!) - m![i]!) / s![i]!));
     }
   }
 }

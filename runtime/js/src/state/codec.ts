@@ -19,6 +19,7 @@ import type { Sampler } from "./sampler.js";
 const OPENING = '{"__metadata__":{"checksum":"';
 const SUM_AT = 8 + OPENING.length;
 const SUM_SIZE = 32;
+const MAX_BYTES = 2 ** 33;
 const BLANK = new TextEncoder().encode("0".repeat(SUM_SIZE));
 const VERSION_1 = /^[0-9a-f]{64}","format":"dst-state","version":"1"/;
 const HASH = /^[0-9a-f]{64}$/;
@@ -92,11 +93,14 @@ function checksum(bytes: Uint8Array, hashing: Hashing): Promise<string> {
 /**
  * Read the bytes of a saved state, which the snapshot keeps.
  *
- * Throws DstError: `state-header`, `state-checksum`, `state-version`.
+ * Throws DstError: `state-header`, `state-checksum`, `state-version`, `state-too-large`.
  */
 export async function unpack(bytes: Uint8Array, hashing: Hashing): Promise<Snapshot> {
   const text = (from: number, size: number) =>
     String.fromCharCode(...bytes.subarray(from, Math.min(bytes.length, from + size)));
+  if (bytes.length > MAX_BYTES) {
+    fail("state-too-large", `a saved state has at most ${MAX_BYTES} bytes, this has more`);
+  }
   if (text(8, OPENING.length) !== OPENING) {
     fail("state-header", "it is no saved state, or its beginning was altered");
   }
