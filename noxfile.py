@@ -78,15 +78,42 @@ def hf(session: nox.Session) -> None:
 def native(session: nox.Session) -> None:
     """Build the native runtime and run its tests; needs CMake, a C++ compiler and docs/native.md.
 
-    ONNXRUNTIME_ROOT names the folder of ONNX Runtime's `include` and `lib`; the words behind `--`
-    are CMake's.
+    ONNXRUNTIME_ROOT names the folder of ONNX Runtime's `include` and `lib`; without it the library
+    of the package onnxruntime is taken. The words behind `--` are CMake's.
     """
-    build = session.create_tmp()
-    root = os.environ.get("ONNXRUNTIME_ROOT")
-    found = [f"-DONNXRUNTIME_ROOT={root}"] if root else []
-    session.run("cmake", "-S", "runtime/native", "-B", build, *found, *session.posargs)
-    session.run("cmake", "--build", build)
-    session.run("ctest", "--test-dir", build, "--output-on-failure")
+    build = Path(session.create_tmp())
+    tools = str(Path("build/conformance").absolute())
+    found = session.run("python", "-m", "tests.conformance.languages", tools, silent=True)
+    words = [*str(found).split("\n"), *session.posargs]
+    session.run("cmake", "-S", "runtime/native", "-B", str(build), *filter(None, words))
+    session.run("cmake", "--build", str(build))
+    session.run("ctest", "--test-dir", str(build), "--output-on-failure")
+
+
+DEBIAN = (
+    *("cmake", "g++", "libssl-dev", "libxxhash-dev", "nlohmann-json3-dev"),  # C and C++
+    *("libgoogle-gson-java", "openjdk-17-jdk-headless"),  # Kotlin
+)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Run the suite of all languages in those that can be built here, and print a table.
+
+    With `-- --install` Debian's packages are installed first, where apt-get may be used.
+    The other words behind `--` are those of `python -m tests.conformance`.
+    """
+    install(session, "-e", ".[onnx]")
+    words = list(session.posargs)
+    if "--install" in words:
+        words.remove("--install")
+        if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+            session.warn("apt-get is not here or may not be used: what is missing is left out")
+        else:
+            get = ("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300")
+            session.run(*get, "update", external=True)
+            session.run(*get, "install", "-y", "--no-install-recommends", *DEBIAN, external=True)
+    session.run("python", "-m", "tests.conformance", *words)
 
 
 @nox.session(venv_backend="none")

@@ -30,10 +30,9 @@ FOLDERS = {
     PLUGIN: "src/optimum/commands/register",
 }
 LINKS = {f"src/dst/{name}": f"../../{name}" for name in ("export", "runtime", "quantize")}
-NATIVE = "runtime/native/"
-"""The runtime in C++, which no wheel holds."""
 JS = "runtime/js/"
-"""The runtime in TypeScript, which no wheel holds either."""
+OTHER_LANGUAGES = (JS, "runtime/native/", "runtime/kotlin/", "runtime/swift/")
+"""The runtimes in other languages, which no wheel holds."""
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "optimum"}
 TEXT_LIMIT_BYTES = 12 * 2**20
 FEED_LIMIT_BYTES = 2 * 2**20
@@ -53,7 +52,7 @@ def source_files() -> list[str]:
 
 def module_path(file: str) -> str | None:
     """Return where a source file of the packages stands in the wheel, or None for other files."""
-    if file in LINKS or file.startswith((NATIVE, JS)):
+    if file in LINKS or file.startswith(OTHER_LANGUAGES):
         return None
     for package, folder in FOLDERS.items():
         if file.startswith(f"{folder}/"):
@@ -308,11 +307,12 @@ def test_wheel_holds_the_packages_whole_and_nothing_else(wheel: dict[str, bytes]
     assert {"dst/py.typed", "dst/runtime/FORMAT.md"} <= set(wheel)
 
 
-def test_wheel_holds_nothing_of_the_native_runtime(wheel: dict[str, bytes]) -> None:
-    written = [f for f in source_files() if f.startswith(NATIVE)]
-    assert f"{NATIVE}include/dst.h" in written
+def test_wheel_holds_nothing_of_the_runtimes_in_other_languages(wheel: dict[str, bytes]) -> None:
+    written = [f for f in source_files() if f.startswith(OTHER_LANGUAGES)]
+    assert "runtime/native/include/dst.h" in written
     assert [f for f in written if f.endswith(".py")] == []  # packages are found by their modules
-    assert [name for name in wheel if "native" in name] == []
+    found = [n for n in wheel if n.startswith(tuple(f"dst/{name}" for name in OTHER_LANGUAGES))]
+    assert found == []
 
 
 def test_wheel_holds_nothing_of_the_runtime_in_typescript(wheel: dict[str, bytes]) -> None:
@@ -322,9 +322,9 @@ def test_wheel_holds_nothing_of_the_runtime_in_typescript(wheel: dict[str, bytes
     assert [name for name in wheel if name.endswith((".ts", ".js"))] == []
 
 
-def test_a_native_file_is_read_in_one_sitting_and_a_folder_seen_at_a_glance() -> None:
-    code = (".cpp", ".hpp", ".h", ".c", ".txt", ".cmake", ".ts", ".js", ".mjs")
-    written = [f for f in source_files() if f.startswith((NATIVE, JS, "examples/c/"))]
+def test_other_languages_too_have_short_files_and_small_folders() -> None:
+    code = tuple(f".{end}" for end in "cpp hpp h c txt cmake kt kts swift ts js mjs".split())
+    written = [f for f in source_files() if f.startswith((*OTHER_LANGUAGES, "examples/c/"))]
     lengths = {f: len((ROOT / f).read_text("utf-8").splitlines()) for f in written}
     assert {f: n for f, n in lengths.items() if n > 400 and f.endswith(code)} == {}
     held = Counter(str(Path(f).parent) for f in written)

@@ -1,4 +1,4 @@
-"""Run one script of the conformance suite with the Python runtime, and compare or record.
+"""Run scripts of the conformance suite with the Python runtime, and compare or record.
 
 README.md describes the scripts. A runner for another language does what `Player` does here.
 """
@@ -28,13 +28,16 @@ class Player:
         tolerance: how far a number may be off where a call is not exact.
     """
 
-    def __init__(self, script: Call, arrays: Mapping[str, Array], work: Path) -> None:
+    def __init__(
+        self, script: Call, arrays: Mapping[str, Array], work: Path, root: Path = ROOT
+    ) -> None:
         """Open the bundle of the script; files of saved states go to the folder `work`."""
         options = script.get("open", {})
-        self.session = Session.open(ROOT / "bundles" / script["bundle"], **options)
+        self.session = Session.open(root / "bundles" / script["bundle"], **options)
         self.tolerance = max(g.golden_tolerance for g in self.session.bundle.manifest.graphs)
         self._arrays = arrays
         self._work = work
+        self._root = root
         self._streams: dict[str, Stream] = {}
         self._snapshots: dict[str, Snapshot] = {}
 
@@ -99,7 +102,7 @@ class Player:
     def _load(self, call: Call) -> Stream:
         allow = call.get("allow_precision", False)
         if "file" in call:
-            return Stream.load(self.session, ROOT / call["file"], allow_precision=allow)
+            return Stream.load(self.session, self._root / call["file"], allow_precision=allow)
         return Stream.load(self.session, self._work / call["from"], allow_precision=allow)
 
     def _keep(self, kind: str, stream: Stream, call: Call) -> dict[str, object]:
@@ -116,7 +119,7 @@ class Player:
             stream.save(self._work / call["as"])
         elif kind == "bytes":
             data = stream.saved().to_bytes()
-            if "same_as" in call and data != (ROOT / call["same_as"]).read_bytes():
+            if "same_as" in call and data != (self._root / call["same_as"]).read_bytes():
                 raise Wrong(f"the saved bytes are not those of {call['same_as']}")
             self._streams[call["as"]] = self.session.stream(Saved.from_bytes(data))
         else:
@@ -150,41 +153,46 @@ def look(stream: Stream) -> dict[str, object]:
     }
 
 
-def languages() -> list[str]:
+def languages(root: Path = ROOT) -> list[str]:
     """Return the languages that have written saved states."""
-    return sorted(folder.name for folder in (ROOT / "states").iterdir() if folder.is_dir())
+    return sorted(folder.name for folder in (root / "states").iterdir() if folder.is_dir())
 
 
-def read(name: str) -> tuple[Call, dict[str, Array]]:
+def names(root: Path = ROOT) -> list[str]:
+    """Return the names of all scripts, as `group/name`."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in (root / "scripts").glob("*/*.json"))
+
+
+def read(name: str, root: Path = ROOT) -> tuple[Call, dict[str, Array]]:
     """Read a script and its arrays."""
-    script = json.loads((ROOT / f"scripts/{name}.json").read_text("utf-8"))
+    script = json.loads((root / f"scripts/{name}.json").read_text("utf-8"))
     group, _, own = name.partition("/")
-    held = safetensors.numpy.load_file(ROOT / f"scripts/{group}.safetensors")
+    held = safetensors.numpy.load_file(root / f"scripts/{group}.safetensors")
     prefix = f"{own}/"
     return script, {n.removeprefix(prefix): a for n, a in held.items() if n.startswith(prefix)}
 
 
-def cases(kind: str) -> list[Call]:
+def cases(kind: str, root: Path = ROOT) -> list[Call]:
     """Read the malformed cases: `bundles` or `states`."""
-    found: list[Call] = json.loads((ROOT / f"malformed/{kind}.json").read_text("utf-8"))
+    found: list[Call] = json.loads((root / f"malformed/{kind}.json").read_text("utf-8"))
     return found
 
 
-def versions(script: Call) -> list[Call]:
+def versions(script: Call, root: Path = ROOT) -> list[Call]:
     """Return a script once for each language, where it loads states that each has written."""
     if not script.get("each_language"):
         return [script]
     text = json.dumps(script)
-    return [json.loads(text.replace("{language}", language)) for language in languages()]
+    return [json.loads(text.replace("{language}", language)) for language in languages(root)]
 
 
-def run(script: Call, arrays: Mapping[str, Array], work: Path) -> None:
-    """Do all calls of a script and compare their results.
+def run(script: Call, arrays: Mapping[str, Array], work: Path, root: Path = ROOT) -> Player:
+    """Do all calls of a script and compare their results; return what did them.
 
     Raises:
         Wrong: a result is not as expected; the message names the call.
     """
-    player = Player(script, arrays, work)
+    player = Player(script, arrays, work, root)
     for number, call in enumerate(script["calls"]):
         where = f"{script['bundle']}: call {number} ({call['call']})"
         try:
@@ -200,3 +208,4 @@ def run(script: Call, arrays: Mapping[str, Array], work: Path) -> None:
             player.check(call, found)
         except Wrong as wrong:
             raise Wrong(f"{where}: {wrong}") from None
+    return player

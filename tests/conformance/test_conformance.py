@@ -1,24 +1,20 @@
 """The Python runtime passes the suite that all languages share, and the suite can fail."""
 
 import copy
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 import safetensors.numpy
 from tests.conformance import runner
+from tests.conformance.refused import code_of_bundle, code_of_state, possible
 from tests.conformance.runner import ROOT, Call, Wrong
 from tests.steps import Array
 
-from dst.runtime import DstError, Session, Stream
-
-NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in (ROOT / "scripts").glob("*/*.json"))
 FILES = safetensors.numpy.load_file(ROOT / "malformed/files.safetensors")
 LIMIT_BYTES = 2 * 2**20
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", runner.names())
 def test_a_script_gives_what_it_expects(name: str, tmp_path: Path) -> None:
     script, arrays = runner.read(name)
     for number, version in enumerate(runner.versions(script)):
@@ -26,66 +22,16 @@ def test_a_script_gives_what_it_expects(name: str, tmp_path: Path) -> None:
         runner.run(version, arrays, work)
 
 
-def edit(place: Path, edits: list[Call]) -> None:
-    """Do to the files of a folder what a malformed case says."""
-    for what in edits:
-        file = place / what["file"]
-        if what["edit"] == "put":
-            file.write_bytes(FILES[what["from"]].tobytes())
-        elif what["edit"] == "remove":
-            file.unlink()
-        elif what["edit"] == "append":
-            file.write_bytes(
-                (file.read_bytes() if file.exists() else b"") + bytes.fromhex(what["hex"])
-            )
-        elif what["edit"] == "truncate":
-            file.write_bytes(file.read_bytes()[: what["size"]])
-        elif what["edit"] == "flip":
-            data = bytearray(file.read_bytes())
-            data[what["at"]] ^= 1 << what["bit"]
-            file.write_bytes(data)
-        elif what["edit"] == "link":
-            file.symlink_to(what["to"])
-        elif what["edit"] == "folder":
-            file.mkdir()
-        elif what["edit"] == "pipe":
-            os.mkfifo(file)
-        else:
-            raise ValueError(f"no such edit: {what['edit']}")
-
-
-def possible(case: Call) -> bool:
-    """Say whether this system can make what a case needs."""
-    return os.name != "nt" or all(e["edit"] not in ("link", "pipe") for e in case["edits"])
-
-
-def use(bundle: Path, load: bool) -> None:
-    """Open a bundle, and its graphs too where asked."""
-    session = Session.open(bundle)
-    if load:
-        session.report()
-
-
 @pytest.mark.parametrize("case", runner.cases("bundles"), ids=lambda case: str(case["name"]))
 def test_a_malformed_bundle_is_refused_by_its_code(case: Call, tmp_path: Path) -> None:
     if not possible(case):
         pytest.skip("this system has no links or pipes")
-    shutil.copytree(ROOT / "bundles" / case["bundle"], tmp_path / "bundle")
-    edit(tmp_path / "bundle", case["edits"])
-    with pytest.raises(DstError) as caught:
-        use(tmp_path / "bundle", load=case.get("after") == "step")
-    assert caught.value.code == case["code"]
+    assert code_of_bundle(case, FILES, tmp_path, ROOT) == case["code"]
 
 
 @pytest.mark.parametrize("case", runner.cases("states"), ids=lambda case: str(case["name"]))
 def test_a_malformed_state_is_refused_by_its_code(case: Call, tmp_path: Path) -> None:
-    if "state" in case:
-        shutil.copyfile(ROOT / f"states/python/{case['state']}.state", tmp_path / "state")
-    edit(tmp_path, case["edits"])
-    session = Session.open(ROOT / "bundles" / case["bundle"])
-    with pytest.raises(DstError) as caught:
-        Stream.load(session, tmp_path / "state")
-    assert caught.value.code == case["code"]
+    assert code_of_state(case, FILES, tmp_path, ROOT) == case["code"]
 
 
 def test_every_language_saves_the_same_bytes() -> None:
