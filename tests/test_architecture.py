@@ -32,7 +32,7 @@ def named_in(file: Path) -> set[str]:
 
 def defined(node: ast.stmt) -> Iterator[str]:
     """Yield the names that one statement defines."""
-    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         yield node.name
     targets = node.targets if isinstance(node, ast.Assign) else []
     targets = [node.target] if isinstance(node, ast.AnnAssign) else targets

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,9 @@ def pids(fleet) -> list[int]:  # type: ignore[no-untyped-def]
     """Ask the workers for their process ids."""
     import ray
 
-    return ray.get([w.__ray_call__.remote(lambda _: os.getpid()) for w in fleet.workers.values()])
+    calls = [w.__ray_call__.remote(lambda _: os.getpid()) for w in fleet.workers.values()]
+    found: list[int] = ray.get(calls)
+    return found
 
 
 @pytest.mark.fleet
@@ -188,7 +191,8 @@ def test_a_stream_fails_alone_and_is_as_it_was(cluster: None, bundle: Path, tmp_
         codes = {key: getattr(error, "code", "") for key, error in caught.value.failed.items()}
         assert codes == {"s1": "token-out-of-range"}
         assert [*caught.value.outputs] == ["s2"]
-        for name in ("new\n", "", "x" * 191, 5):
+        names: list[Any] = ["new\n", "", "x" * 191, 5]
+        for name in names:
             with pytest.raises(StoreError, match="no stream can be named"):
                 fleet.advance({"s3": b"not read", name: b"x"})
         both.compare()

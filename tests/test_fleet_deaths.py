@@ -182,11 +182,10 @@ def test_whoever_dies_in_whatever_call_every_stream_goes_on(
 ) -> None:
     from dst.fleet import Fleet
 
-    write_bundle(tmp_path / "text", text_manifest(), text_files())
-    session = Session.open(tmp_path / "text", lowering="fused")
-    folder = tmp_path / "states"
-    given = {"workers": 3, "slots": 4, "durable": False, "replace": replace}
-    with Fleet(tmp_path / "text", folder, **given) as fleet:
+    bundle, folder = tmp_path / "text", tmp_path / "states"
+    write_bundle(bundle, text_manifest(), text_files())
+    session = Session.open(bundle, lowering="fused")
+    with Fleet(bundle, folder, workers=3, slots=4, durable=False, replace=replace) as fleet:
         both = Both(fleet, session, len(lot.deaths))
         for step in range(24):
             lot.chance = 0.1 if step % 2 else 0.0
@@ -202,7 +201,7 @@ def test_whoever_dies_in_whatever_call_every_stream_goes_on(
             both.compare()
         assert len(lot.deaths) > 3
         assert {path.name for path in folder.iterdir()} == fleet.workers.keys()
-    both.fleet = Fleet(tmp_path / "text", folder, workers=2, slots=4, durable=False)
+    both.fleet = Fleet(bundle, folder, workers=2, slots=4, durable=False)
     both.compare()
     both.read()
     both.compare()

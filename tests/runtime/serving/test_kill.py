@@ -80,7 +80,7 @@ def test_what_was_promised_is_there_after_a_kill(
     found = stored(path)
     alone = Alone(served)
     for name in (f"user-{n}" for n in range(USERS)):
-        states = [None]
+        states: list[bytes | None] = [None]
         for update in range(sum(who == name for who, _ in answered) + 1):  # one was under way
             alone.advance(name, b"%d:%b " % (update, name.encode()), update % 2 == 0)
             states.append(alone.packed(name))
