@@ -323,7 +323,20 @@ def test_wheel_holds_nothing_of_the_runtime_in_typescript(wheel: dict[str, bytes
 
 
 def test_other_languages_too_have_short_files_and_small_folders() -> None:
-    code = (".cpp", ".hpp", ".h", ".c", ".txt", ".cmake", ".kt", ".kts", ".swift", ".ts", ".js", ".mjs")
+    code = (
+        ".cpp",
+        ".hpp",
+        ".h",
+        ".c",
+        ".txt",
+        ".cmake",
+        ".kt",
+        ".kts",
+        ".swift",
+        ".ts",
+        ".js",
+        ".mjs",
+    )
     written = [f for f in source_files() if f.startswith((*OTHER_LANGUAGES, "examples/c/"))]
     lengths = {f: len((ROOT / f).read_text("utf-8").splitlines()) for f in written}
     assert {f: n for f, n in lengths.items() if n > 400 and f.endswith(code)} == {}
