@@ -69,7 +69,7 @@ def test_what_was_promised_is_there_after_a_kill(
         lines.append(server.stdout.readline().strip())
         assert lines[-1], "the server has ended"
         times += lines[-1].startswith("stored")
-        # without a cache a busy machine stores states as users lose their slots, before they are due
+        # without a cache, a busy machine stores states as users lose their slots: none is due
         left -= lines[-1].startswith("answered") and (times >= 3 or not save_every_s or not cached)
     server.send_signal(signal.SIGKILL)
     lines += server.stdout.read().split("\n")[:-1]
