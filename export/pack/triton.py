@@ -89,8 +89,9 @@ def batch_of(contract: Contract, graph: Graph) -> int:
 
     Triton joins sequences where every tensor has the batch as its first axis, and another behind.
     """
-    parts = (contract.chunk, *contract.stream_inputs, *contract.state, *contract.outputs)
-    first = all(part.shape[0] == "B" and len(part.shape) > 1 for part in parts)
+    shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
+    shapes += [*(s.shape for s in contract.state), *(g.shape for g in contract.stream_inputs)]
+    first = all(len(shape) > 1 and shape[0] == "B" for shape in shapes)
     return MAX_BATCH if first and not graph.batch else 0
 
 

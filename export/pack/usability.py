@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnxruntime.tools.mobile_helpers import usability_checker
@@ -19,7 +20,7 @@ from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo, optimize
 
 from dst.graphs.walk import nodes_of
 
-_Info = usability_checker.PartitioningInfo
+_Info = Any  # the checker's PartitioningInfo, which has no types
 _XNNPACK = {
     "ai.onnx:AveragePool": "Only 2D.",
     "ai.onnx:Conv": "Only 2D, with constant weights.",
@@ -103,25 +104,16 @@ def usability(graph: Path) -> list[Usability]:
         small = Path(work).resolve() / graph.name
         optimize_model(graph.resolve(), small, use_external_initializers=True)
         model = ModelProtoWithShapeInfo(small).model_with_shape_info
-    return [_judged(graph.name, name, check(model), model) for name, check in _checks()]
+    return [_judged(graph.name, provider, info, model) for provider, info in _checks(model)]
 
 
-def _checks() -> Iterator[tuple[str, Callable[[onnx.ModelProto], _Info]]]:
-    yield "NNAPI", lambda model: usability_checker.check_nnapi_partitions(model, True)
+def _checks(model: onnx.ModelProto) -> Iterator[tuple[str, _Info]]:
+    yield "NNAPI", usability_checker.check_nnapi_partitions(model, True)
     for form in ("NeuralNetwork", "MLProgram"):
         table = f"coreml_supported_{form.lower()}_ops.md"
-        yield (
-            f"Core ML {form}",
-            lambda model, table=table: usability_checker.check_coreml_partitions(
-                model, True, table
-            ),
-        )
-    yield "XNNPACK", _check_xnnpack
-
-
-def _check_xnnpack(model: onnx.ModelProto) -> _Info:
+        yield f"Core ML {form}", usability_checker.check_coreml_partitions(model, True, table)
     operators = _XnnpackOperators({tensor.name for tensor in model.graph.initializer})
-    return usability_checker.check_partitioning(model.graph, operators, True)
+    yield "XNNPACK", usability_checker.check_partitioning(model.graph, operators, True)
 
 
 def _judged(graph: str, provider: str, info: _Info, model: onnx.ModelProto) -> Usability:

@@ -61,7 +61,7 @@ class ChunkInput:
         self._unsigned: Array | None = None
         self._mean: Array | None = None
         self._std: Array | None = None
-        self._wide: Array | None = None
+        self._wide = self.raw
         self._few = self.raw.size <= FEW_TOKENS
         content = chunk.content
         if isinstance(content, Tokens):
@@ -70,10 +70,10 @@ class ChunkInput:
                 # a negative id reads as a huge unsigned one: one comparison finds both
                 self._unsigned = self.raw.reshape(-1).view(_UNSIGNED[self.raw.itemsize])
         elif content.normalisation is not None:
-            self.feed = self._wide = np.zeros_like(self.raw)
             wide, row = normalised_in(chunk), sized(chunk.shape, 1)
-            if wide != chunk.dtype:
-                self._wide = np.zeros(self.raw.shape, wide)
+            self.feed = np.zeros_like(self.raw)
+            same = wide == chunk.dtype
+            self._wide = self.feed if same else np.zeros(self.raw.shape, wide)
             self._mean = np.asarray(content.normalisation.mean, wide).reshape(row)
             self._std = np.asarray(content.normalisation.std, wide).reshape(row)
         self._floats: list[Floats] = pieces(self.feed)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -21,6 +22,7 @@ from dst.export.pack.pack import PLACES
 from dst.export.pack.reduced import CONFIG, static_graphs
 from dst.export.pack.usability import UNKNOWN_SHAPE, usability
 from dst.runtime import BundleError, Session, open_bundle, write_bundle
+from dst.runtime.bundle.layout import sized
 from dst.runtime.bundle.reader import shipped
 from dst.runtime.errors import BundleExistsError, SessionError
 
@@ -84,7 +86,7 @@ def check_reduced(folder: Path, name: str) -> None:
         source.manifest.state_hash,
     )
     (golden,) = (g for g in made.manifest.golden if g.t == made.manifest.contract.chunk.nominal_t)
-    tensors = made.tensors(golden.file)
+    tensors: dict[str, Any] = made.tensors(golden.file)
     contract = made.manifest.contract
     for graph in made.manifest.graphs:
         assert (folder / "bundle" / graph.file).suffix == ".ort"
@@ -93,8 +95,7 @@ def check_reduced(folder: Path, name: str) -> None:
         session = ort.InferenceSession(folder / "bundle" / graph.file)
         feeds = {contract.chunk.input: tensors[f"t{golden.t}/chunk"][0]}
         feeds |= {
-            state.input: np.zeros([1 if a == "B" else a for a in state.shape], state.dtype)
-            for state in contract.state
+            state.input: np.zeros(sized(state.shape, 0), state.dtype) for state in contract.state
         }
         if graph.answers is not None:
             feeds[graph.answers] = np.arange(golden.t)
@@ -113,7 +114,7 @@ def check_reduced(folder: Path, name: str) -> None:
 def test_a_state_goes_on_between_the_bundle_and_its_reduced_form(name: str, tmp_path: Path) -> None:
     pack_bundle(name, "desktop", tmp_path / "out")
     full, small = Session.open(name), Session.open(tmp_path / "out/reduced/bundle")
-    tensors = full.bundle.tensors("golden.safetensors")
+    tensors: dict[str, Any] = full.bundle.tensors("golden.safetensors")
     t = full.bundle.manifest.contract.chunk.nominal_t
     first, second = tensors[f"t{t}/chunk"][:2]
     here = full.stream()
@@ -135,18 +136,16 @@ def test_the_reduced_form_of_other_contracts_answers_as_the_bundle(
     packed = pack_bundle(SUITE / name, "desktop", tmp_path / "out")
     assert any("no golden run" in note for note in packed.notes)
     items = np.random.default_rng(0).integers(0, 4, (24, 4))
-    answers = []
+    answers: list[dict[str, Any]] = []
     for root in (SUITE / name, tmp_path / "out/reduced/bundle"):
         session = Session.open(root)
         contract = session.bundle.manifest.contract
-        given = {
-            g.input: np.ones([1 if a == "B" else a for a in g.shape], g.dtype)
-            for g in contract.stream_inputs
-        }
+        given = {g.input: np.ones(sized(g.shape, 0), g.dtype) for g in contract.stream_inputs}
         width = contract.chunk.shape[1 if contract.chunk.time_axis == 2 else -1]
         read = items[:, 0] if width == "T" else items[:, : int(width)]
         stream = session.stream(inputs=given or None)
-        answers.append(stream.advance(np.ascontiguousarray(read.astype(contract.chunk.dtype))))
+        found = stream.advance(np.ascontiguousarray(read.astype(contract.chunk.dtype)))
+        answers.append({**found})
     for output, right in answers[0].items():
         tolerance = max(g.golden_tolerance for g in open_bundle(SUITE / name).manifest.graphs)
         np.testing.assert_allclose(answers[1][output], right, rtol=tolerance, atol=tolerance)
@@ -228,8 +227,8 @@ def test_the_program_for_a_desktop_builds_and_opens_both_forms(name: str, tmp_pa
     checkout = Path(__file__).resolve().parents[2]
     words = [f"-DDST_EDGE={checkout}", f"-DONNXRUNTIME_ROOT={os.environ['ONNXRUNTIME_ROOT']}"]
     for command in (
-        ["cmake", "-S", tmp_path / "out", "-B", tmp_path / "build", *words],
-        ["cmake", "--build", tmp_path / "build"],
+        ["cmake", "-S", str(tmp_path / "out"), "-B", str(tmp_path / "build"), *words],
+        ["cmake", "--build", str(tmp_path / "build")],
     ):
         subprocess.run(command, check=True, capture_output=True)
     for place in ([], [tmp_path / "out/reduced/bundle"]):

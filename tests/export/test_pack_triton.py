@@ -16,13 +16,13 @@ import pytest
 from dst.export.pack import pack_bundle
 from dst.export.pack.triton import MAX_BATCH
 from dst.runtime import Session, open_bundle
-from dst.runtime.bundle.layout import laid_out
+from dst.runtime.bundle.layout import laid_out, sized
 from dst.runtime.bundle.reader import shipped
 
 SUITE = Path(__file__).resolve().parents[1] / "conformance/bundles"
 TYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "UINT8": "uint8", "BOOL": "bool"}
 TYPES |= {"INT8": "int8", "INT32": "int32", "INT64": "int64"}
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Config = dict[str, list[Any]]
 
 
@@ -109,7 +109,7 @@ class Sequences:
 def test_a_sequence_reproduces_the_golden_run(name: str, tmp_path: Path) -> None:
     packed = pack_bundle(name, "triton", tmp_path / "out")
     bundle = open_bundle(name)
-    tensors = bundle.tensors("golden.safetensors")
+    tensors: dict[str, Any] = bundle.tensors("golden.safetensors")
     t = bundle.manifest.contract.chunk.nominal_t
     lowerings = {graph.lowering for graph in bundle.manifest.graphs}
     assert {model.graph.lowering for model in packed.models} == lowerings
@@ -139,12 +139,12 @@ def test_a_sequence_of_another_contract_answers_as_a_stream(name: str, tmp_path:
     chunk, t = contract.chunk, contract.chunk.nominal_t
     random = np.random.default_rng(3)
     given = {
-        g.input: random.integers(0, 2, [1 if a == "B" else a for a in g.shape]).astype(g.dtype)
+        g.input: random.integers(0, 2, sized(g.shape, 0)).astype(g.dtype)
         for g in contract.stream_inputs
     }
     axes = [a for a in chunk.shape if isinstance(a, int)]
     items = random.integers(0, 4, (3 * t + chunk.lookahead, *axes)).astype(chunk.dtype)
-    right = session.stream(inputs=given or None).advance(items)
+    right: dict[str, Any] = dict(session.stream(inputs=given or None).advance(items))
     content = chunk.content
     normalisation = getattr(content, "normalisation", None)
     fill = np.full((chunk.lookback, *axes), chunk.lookback_fill or 0, chunk.dtype)
@@ -156,8 +156,8 @@ def test_a_sequence_of_another_contract_answers_as_a_stream(name: str, tmp_path:
     answers: dict[str, list[Array]] = {}
     for at in range(0, 3 * t, t):
         piece = laid_out(chunk, read[at : at + chunk.lookback + t + chunk.lookahead])
-        for output, value in sequence.request({chunk.input: piece, **given}).items():
-            answers.setdefault(output, []).append(value)
+        for answered, value in sequence.request({chunk.input: piece, **given}).items():
+            answers.setdefault(answered, []).append(value)
     page = (tmp_path / "out/README.md").read_text("utf-8")
     assert ("items before each chunk" in page) == bool(chunk.lookback or chunk.lookahead)
     assert ("(x - mean) / std" in page) == (normalisation is not None)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -119,14 +119,15 @@ def test_normalisation_rounds_once_and_warns_of_nothing(dtype: DType, data: st.D
     numbers = st.floats(-bound, bound, width=cast(Literal[16, 32, 64], info.bits))
     mean = data.draw(numbers, "mean")
     std = data.draw(st.floats(1e-20, bound), "std")
-    items = np.array([data.draw(numbers, "item"), bound, -bound, 0], dtype)
+    items: Any = np.array([data.draw(numbers, "item"), bound, -bound, 0], dtype)
     content = Features(normalisation=Normalisation(mean=(mean,), std=(std,)))
     contract = window_contract(("B", "T", 1), (1, 4))
     chunk = replace(contract.chunk, dtype=dtype, content=content)
     check_contract(replace(contract, chunk=chunk))
     with np.errstate(all="ignore"):
-        wide = np.float64 if dtype == "float64" else np.float32
-        expected = ((items.astype(wide) - wide(mean)) / wide(std)).astype(dtype)
+        wide = "float64" if dtype == "float64" else "float32"
+        centred = items.astype(wide) - np.asarray(mean, wide)
+        expected = (centred / np.asarray(std, wide)).astype(dtype)
     held = ChunkInput(chunk, 4)
     held.raw[...] = items.reshape(held.raw.shape)
     with warnings.catch_warnings():
