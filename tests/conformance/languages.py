@@ -9,6 +9,7 @@ then `N of M passed`, and exits with 1 where anything failed. With `--save` it a
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,11 +95,16 @@ def onnxruntime_definitions(build: Path) -> list[str]:
     if include is None:
         headers = npm_package(build, HEADERS, "onnxruntime_")
         include = str(next(headers.rglob("onnxruntime_c_api.h")).parent)
-    return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={found[0]}"]
+    library = found[0]
+    if linked := re.match(r".+\.so\.\d+", library.name):  # the name that programs load: `….so.1`
+        library = build / linked[0]
+        library.unlink(missing_ok=True)
+        library.symlink_to(found[0])
+    return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={library}"]
 
 
-def cmake(build: Path, source: str, target: str, *definitions: str) -> Path:
-    """Build a target with CMake; return the folder it is built in.
+def native(build: Path, target: str, *definitions: str) -> Path:
+    """Build a target of the native runtime with CMake; return the folder it is built in.
 
     Raises:
         Missing: something that CMake looks for is not installed.
@@ -106,10 +112,10 @@ def cmake(build: Path, source: str, target: str, *definitions: str) -> Path:
     """
     program = need("cmake", "docs/native.md says what the build needs")
     need(os.environ.get("CXX", "c++"), "docs/native.md says what the build needs")
-    to = build / Path(source).name
+    to = build / "native"
     words = [*onnxruntime_definitions(build), *definitions]
     try:
-        call(program, "-S", source, "-B", to, *words)
+        call(program, "-S", "runtime/native", "-B", to, *words)
     except RuntimeError as error:
         lines = str(error).splitlines()
         said = next((line for line in lines if "Could NOT find" in line or "Could not" in line), "")
@@ -127,7 +133,7 @@ def python(build: Path) -> list[str]:
 
 def c(build: Path) -> list[str]:
     """Build the native runtime and its runner."""
-    return [str(cmake(build, "runtime/native", "conformance") / "tests/conformance")]
+    return [str(native(build, "conformance", "-DDST_JNI=OFF") / "tests/conformance")]
 
 
 def kotlin(build: Path) -> list[str]:
@@ -136,7 +142,7 @@ def kotlin(build: Path) -> list[str]:
     gson = Path(os.environ.get("GSON_JAR", "/usr/share/java/gson.jar"))
     if not gson.is_file():
         raise Missing("gson.jar is missing: install libgoogle-gson-java, or set GSON_JAR")
-    library = cmake(build, "runtime/kotlin", "dst_jni")
+    library = native(build, "dst_jni", "-DDST_JNI=ON") / "kotlin"
     if found := shutil.which("kotlinc"):
         home = Path(found).resolve().parents[1]
     else:
@@ -144,7 +150,7 @@ def kotlin(build: Path) -> list[str]:
     jar = build / "dst-conformance.jar"
     sources = sorted((ROOT / "runtime/kotlin/src").rglob("*.kt"))
     if not jar.is_file() or max(f.stat().st_mtime for f in sources) > jar.stat().st_mtime:
-        compiler = ["-cp", str(home / "lib/kotlin-compiler.jar")]
+        compiler = ["-XX:TieredStopAtLevel=1", "-cp", str(home / "lib/kotlin-compiler.jar")]
         main = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
         words = ["-kotlin-home", home, "-jvm-target", "17", "-Werror", "-cp", gson, "-d", jar]
         call(java, *compiler, main, *words, *sources)

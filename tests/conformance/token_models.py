@@ -42,7 +42,7 @@ def text(kind: str) -> Model:
         node("Add", "n length", "n_next"),
     ]
     if kind == "int8":
-        # 7 bits: two products of 255 x 63 fit 16 bits, in which CPUs without VNNI add pairs of them.
+        # 7 bits: CPUs without VNNI add pairs of products in 16 bits, and 2 x 255 x 63 fits.
         scale = np.float32(2 / 63)
         weights |= {
             "head_q": np.clip(np.round(head / scale), -63, 63).astype(np.int8),

@@ -1,6 +1,6 @@
-// The native functions of dst.Native, over dst.h: they copy arguments and results, and turn a status
-// into a DstException. Texts cross as UTF-8 in byte arrays, since the strings of JNI have an encoding
-// of their own.
+// The native functions of dst.Native, over dst.h: they copy arguments and results, and turn a
+// status into a DstException. Texts cross as UTF-8 in byte arrays, since the strings of JNI have an
+// encoding of their own.
 #include <jni.h>
 
 #include <cstdint>
@@ -22,7 +22,8 @@ jlong handle_of(const void* pointer) {
 
 jbyteArray bytes_of(JNIEnv* env, const void* data, size_t size) {
   if (size > INT32_MAX) {
-    env->ThrowNew(env->FindClass("java/lang/OutOfMemoryError"), "more bytes than an array can hold");
+    env->ThrowNew(env->FindClass("java/lang/OutOfMemoryError"),
+                  "more bytes than an array can hold");
     return nullptr;
   }
   jbyteArray array = env->NewByteArray(static_cast<jsize>(size));
@@ -84,16 +85,19 @@ bool good(JNIEnv* env, dst_status status, const std::vector<int64_t>* tokens = n
   if (env->ExceptionCheck()) return false;  // no memory is left
   jobject error = env->CallStaticObjectMethod(called.native, called.error,
                                               static_cast<jint>(status), code, message, made);
-  if (error != nullptr) env->Throw(static_cast<jthrowable>(error));
+  if (!env->ExceptionCheck() && error != nullptr) env->Throw(static_cast<jthrowable>(error));
   return false;
 }
 
-// A dst.Tensor as a dst_tensor, for as long as this lives. The buffer stays where it is: it is direct.
+// A dst.Tensor as a dst_tensor, for as long as this lives. The buffer stays where it is: it is
+// direct.
 struct Given {
   Given(JNIEnv* env, jobject tensor) {
     const jint dtype = env->CallStaticIntMethod(called.native, called.dtype, tensor);
-    shape = longs_in(env, static_cast<jlongArray>(
-                              env->CallStaticObjectMethod(called.native, called.shape, tensor)));
+    if (env->ExceptionCheck()) return;
+    jobject sizes = env->CallStaticObjectMethod(called.native, called.shape, tensor);
+    if (env->ExceptionCheck()) return;
+    shape = longs_in(env, static_cast<jlongArray>(sizes));
     buffer = env->CallStaticObjectMethod(called.native, called.direct, tensor);
     if (env->ExceptionCheck()) return;
     view = {static_cast<dst_dtype>(dtype), static_cast<int32_t>(shape.size()), shape.data(),
@@ -115,8 +119,8 @@ jobject tensor_of(JNIEnv* env, const dst_tensor& tensor) {
   jlongArray shape = longs_of(env, tensor.shape, static_cast<size_t>(tensor.rank));
   jbyteArray bytes = bytes_of(env, tensor.data, size);
   if (env->ExceptionCheck()) return nullptr;
-  return env->CallStaticObjectMethod(called.native, called.tensor,
-                                     static_cast<jint>(tensor.dtype), shape, bytes);
+  return env->CallStaticObjectMethod(called.native, called.tensor, static_cast<jint>(tensor.dtype),
+                                     shape, bytes);
 }
 
 }  // namespace
