@@ -1,6 +1,6 @@
 // swift-tools-version:6.0
 // The Swift package over the native runtime. CMake builds that first; its place and that of ONNX
-// Runtime are told to the linker: `swift build -Xlinker -LFOLDER …`; see README.md.
+// Runtime are told to the linker: `swift build -Xlinker -LFOLDER …`; see docs/swift.md.
 import PackageDescription
 
 let package = Package(
