@@ -67,9 +67,10 @@ def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm"] | None) -> 
     with tempfile.TemporaryDirectory(dir=to) as folder:
         work = Path(folder)
         files = [work / graph.file for graph in graphs]
-        for name in {*(file.name for file in files), *external_files(bundle, graphs)}:
-            shutil.copyfile(bundle.root / name, work / name)
         try:
+            weights = external_files(bundle, graphs)
+            for name in {*(file.name for file in files), *weights}:
+                shutil.copyfile(bundle.root / name, work / name)
             with _quiet():
                 convert_onnx_models_to_ort(
                     work,
@@ -78,6 +79,8 @@ def write_reduced(bundle: Bundle, to: Path, platform: Literal["arm"] | None) -> 
                     target_platform=platform,
                     enable_type_reduction=True,
                 )
+        except OSError:
+            raise
         except Exception as error:  # ONNX Runtime raises a class for each of its own codes
             raise SessionError(
                 f"{bundle.label}: ONNX Runtime {ort.__version__} cannot convert its graphs: "
