@@ -85,16 +85,16 @@ def test_it_reads_better_than_compressors_and_survives(process: Dst, tmp_path: P
     for other in others:
         assert 0 < other["bits_per_byte"] - first["bits_per_byte"] < 0.05
     odd = [line["planted"] for line in result["log"]["oddest"]]
-    assert result["log"]["lines"] == 1804
-    assert odd[0]
-    assert sum(odd) >= 2  # of three that were put in
+    assert result["log"]["lines"] == 1803
+    assert odd[:2] == [True, True]
+    assert sum(odd) == 3  # all that were put in
     assert result["sensor"]["found"] >= 2  # of three stretches
     assert result["sensor"]["false"] <= 5  # of 5,040 values
 
 
 @pytest.mark.soak
 def test_it_reads_the_held_out_megabyte(process: Dst, tmp_path: Path) -> None:
-    result = shown(process, tmp_path / "result")
+    result = shown(process, tmp_path / "result", "--bytes", "2000000")  # all there is
     assert result["bytes"] >= 1_000_000
     assert result["resumed_equal"] is True
     assert result["rss_growth_mib"] <= 1

