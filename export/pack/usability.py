@@ -25,14 +25,17 @@ _XNNPACK = {
     "ai.onnx:AveragePool": "Only 2D.",
     "ai.onnx:Conv": "Only 2D, with constant weights.",
     "ai.onnx:ConvTranspose": "Only 2D, with constant weights.",
-    "ai.onnx:Gemm": "Only with constant weights.",
-    "ai.onnx:MatMul": "Only float32 [M, K] or [batch, M, K] with constant weights [K, N].",
+    "ai.onnx:Gemm": "Only 2D, with constant weights.",
+    "ai.onnx:MatMul": "Only 2D, or [batch, M, K], with constant weights.",
     "ai.onnx:MaxPool": "Only 2D.",
-    "ai.onnx:QLinearAveragePool": "Only 2D.",
-    "ai.onnx:QLinearConv": "Only 2D, with constant weights.",
-    "ai.onnx:Resize": "Only 2D, bilinear.",
-    "ai.onnx:Softmax": "Only over the last axis.",
+    "ai.onnx:QLinearConv": "Only 2D, with constant weights, scales and zero points.",
+    "ai.onnx:Resize": "Only 2D or 4D, bilinear.",
+    "ai.onnx:Softmax": "From opset 13 only over the last axis.",
+    "com.microsoft:QLinearAveragePool": "Only 2D, with constant scales and zero points.",
+    "com.microsoft:QLinearConvTranspose": "With constant scales and zero points.",
+    "com.microsoft:QLinearSoftmax": "With constant scales and zero points.",
 }
+"""From "Supported ops" on the page of XNNPACK in ONNX Runtime's documentation."""
 UNKNOWN_SHAPE = "an input has no fixed shape"
 """The checker says so of an input that is left out, too."""
 _CONSTANT_WEIGHTS = {"Gemm", "MatMul"}

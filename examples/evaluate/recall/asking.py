@@ -3,18 +3,17 @@
 Every question is asked from the same state, so that no answer refreshes another.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
-from facts.talk import Fact, Habits, World, slots
+from facts.chatter import Talk
+from facts.talk import Habits, World, slots
 from facts.words import UNKNOWN, Spelling
 
 from dst.runtime import Session, Stream, generate
 
 LONGEST_ANSWER = 16
-Talk = Callable[[Random], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +82,18 @@ class Asker:
         ids = list(generate(asked, prompt, LONGEST_ANSWER, temperature=0, stop=(self.stop,)))
         return self.spelling.decode(number for number in ids if number != self.stop)
 
-    def told(self, case: Case, random: Random) -> tuple[World, Stream, list[tuple[Fact, str]]]:
-        """Tell the facts of a case and change some; gives also the older values."""
+    def told(self, case: Case, random: Random) -> tuple[World, Stream]:
+        """Tell the facts of a case and change some."""
         world = World(random, Habits(case.facts, spelled=case.spelled))
-        stream, older = self.session.stream(), []
+        stream = self.session.stream()
         for _ in range(case.facts):
             self.read(stream, self.spelling.encode(world.tell()))
             self.read(stream, self.talk(random))
         for number in range(case.changes):
             fact = list(world.known)[number % case.facts]
-            older.append((fact, world.known[fact]))
             sentence = world.set(fact, slots()[fact[0]].changed)
             self.read(stream, [*self.spelling.encode(sentence), *self.talk(random)])
-        return world, stream, older
+        return world, stream
 
     def chat(self, stream: Stream, items: int, random: Random) -> None:
         """Talk of at least so many items."""
@@ -110,13 +108,10 @@ class Asker:
         self, stream: Stream, world: World, missing: int, score: Score, none: Score
     ) -> None:
         """Ask for every fact once, and for some that were never told."""
-        for (slot, who), value in world.known.items():
-            question = world.random.choice(slots()[slot].asked).format(s=who)
-            score.add(self.answer(stream, question) == value)
+        for fact, value in world.known.items():
+            score.add(self.answer(stream, world.asked(fact)) == value)
         for _ in range(missing):
-            slot, who = world.new_fact()
-            question = world.random.choice(slots()[slot].asked).format(s=who)
-            none.add(self.answer(stream, question) == UNKNOWN)
+            none.add(self.answer(stream, world.asked(world.new_fact())) == UNKNOWN)
 
 
 def run(asker: Asker, case: Case, worlds: int, seed: int) -> tuple[Score, Score]:
@@ -124,7 +119,7 @@ def run(asker: Asker, case: Case, worlds: int, seed: int) -> tuple[Score, Score]
     score, none = Score(), Score()
     for number in range(worlds):
         random = Random(f"{seed} {number} {case}")
-        world, stream, _ = asker.told(case, random)
+        world, stream = asker.told(case, random)
         asker.chat(stream, case.distance, random)
         asker.ask_all(stream, world, case.missing, score, none)
     return score, none
@@ -132,15 +127,15 @@ def run(asker: Asker, case: Case, worlds: int, seed: int) -> tuple[Score, Score]
 
 def by_distance(
     asker: Asker, case: Case, distances: list[int], worlds: int, seed: int
-) -> Iterator[tuple[int, Score]]:
+) -> list[tuple[int, Score]]:
     """Judge a case at growing distances, in one pass over the talk."""
     found = [Score() for _ in distances]
     for number in range(worlds):
         random = Random(f"{seed} {number} {case}")
-        world, stream, _ = asker.told(replace(case, distance=0), random)
+        world, stream = asker.told(replace(case, distance=0), random)
         at = 0
         for distance, score in zip(distances, found, strict=True):
             asker.chat(stream, distance - at, random)
             at = distance
             asker.ask_all(stream, world, 0, score, Score())
-    yield from zip(distances, found, strict=True)
+    return list(zip(distances, found, strict=True))

@@ -22,7 +22,6 @@ from asking import Asker, Case, Score, by_distance, run
 from corpus import packages
 from facts.chatter import talk_of
 from facts.words import Spelling
-from matplotlib.axes import Axes
 
 from dst.evaluate.drawing import COLOURS, dress, new_figure
 from dst.evaluate.machine import environment
@@ -54,7 +53,7 @@ def restarted(asker: Asker, worlds: int, seed: int) -> dict[str, float]:
         path = Path(folder) / "memory.state"
         for number in range(worlds):
             random = Random(f"{seed} restarts {number}")
-            world, stream, _ = asker.told(Case(8, 0), random)
+            world, stream = asker.told(Case(8, 0), random)
             for _ in range(CYCLES):
                 stream.save(path, durable=False)
                 stream = Stream.load(asker.session, path)
@@ -111,16 +110,17 @@ def draw(results: dict[str, Curves], target: Path) -> None:
     """Draw accuracy against facts held and against distance."""
     figure = new_figure(9.5, 3.8)
     left, right = figure.subplots(1, 2)
+    lines = (
+        (left, "facts_near", "facts", "-o", "200 items between"),
+        (left, "facts_far", "facts", "--s", "10,000 items between"),
+        (right, "distance_8", "distance", "-o", "8 facts"),
+        (right, "distance_16", "distance", "--s", "16 facts"),
+    )
     for colour, (bundle, result) in zip(COLOURS, results.items(), strict=False):
-
-        def line(axes: Axes, rows: str, by: str, style: str, label: str) -> None:
-            points = [(max(1, row[by]), row["accuracy"]) for row in result[rows]]  # noqa: B023
-            axes.plot(*zip(*points, strict=True), style, ms=3, color=colour, label=label)  # noqa: B023
-
-        line(left, "facts_near", "facts", "-o", f"{bundle}, 200 items between")
-        line(left, "facts_far", "facts", "--s", f"{bundle}, 10,000 items between")
-        line(right, "distance_8", "distance", "-o", f"{bundle}, 8 facts")
-        line(right, "distance_16", "distance", "--s", f"{bundle}, 16 facts")
+        for axes, rows, by, style, label in lines:
+            at = [max(1, row[by]) for row in result[rows]]
+            right_share = [row["accuracy"] for row in result[rows]]
+            axes.plot(at, right_share, style, ms=3, color=colour, label=f"{bundle}, {label}")
     right.set_xscale("log")
     for axes in (left, right):
         axes.set_ylim(0, 1.02)

@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 UNKNOWN = "unknown"
 """What is answered about a thing that was never told."""
-MARKS = "[UNK]"
+NOT_SPELLED = "[UNK]"
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 PROSE_WORDS, PAIRS = 800, 260
@@ -86,7 +86,7 @@ def vocabulary(prose: Iterable[str]) -> list[str]:
         for place in range(1, len(word) - 1):
             pairs[word[place : place + 2]] += min(count, 100)
     common = [pair for pair, _ in pairs.most_common(PAIRS)]
-    tokens = [MARKS, UNKNOWN, *PUNCTUATION, *LETTERS, *DIGITS]
+    tokens = [NOT_SPELLED, UNKNOWN, *PUNCTUATION, *LETTERS, *DIGITS]
     tokens += [f"##{piece}" for piece in (*LETTERS, *DIGITS, *common)]
     tokens += [f"##{tens}{ones}" for tens in DIGITS for ones in DIGITS]
     tokens += [*RELATIONS, "my", *listed, *split_words(templates)]
@@ -108,7 +108,7 @@ def tokenizer_json(tokens: list[str]) -> str:
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
             "model": {
                 "type": "WordPiece",
-                "unk_token": MARKS,
+                "unk_token": NOT_SPELLED,
                 "continuing_subword_prefix": "##",
                 "max_input_chars_per_word": 100,
                 "vocab": {token: number for number, token in enumerate(tokens)},
@@ -150,7 +150,7 @@ class Spelling:
                     start = end
                     break
             else:
-                return [self.ids[MARKS]]
+                return [self.ids[NOT_SPELLED]]
         return found
 
     def encode(self, text: str) -> list[int]:

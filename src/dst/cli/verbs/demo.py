@@ -170,8 +170,9 @@ def demo(
 
 def _lines(found: "OddLines") -> Text:
     """Show the lines that stand out most."""
+    own = found.lines - found.planted
     said = Text(
-        f"{found.lines - found.planted:,} lines that uvicorn wrote, and {found.planted} that were put in; "
+        f"{own:,} lines that uvicorn wrote, and {found.planted} that were put in; "
         f"the {len(found.oddest)} oddest:\n"
     )
     for line in found.oddest:
