@@ -267,7 +267,7 @@ class Seats:
             assert user.slot is not None
             if user.reading:
                 user.partial = self._out(user.slot)
-            elif user.record is None and (user.dirty or self._cached):
+            elif user.exists and user.record is None and (user.dirty or self._cached):
                 user.record = self._out(user.slot)
             del self.seated[user.name]
             self._free.append(user.slot)

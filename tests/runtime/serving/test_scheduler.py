@@ -13,7 +13,7 @@ from tests.runtime.pool.conftest import same
 from tests.runtime.serving.conftest import Alone, inline, serve, spin, stored
 
 from dst.runtime import DstError, Saved, Session, StateStore
-from dst.runtime.errors import DeadlineError, StoreBusyError, StoreFullError
+from dst.runtime.errors import DeadlineError, StoreBusyError, StoreFullError, StreamNotFoundError
 from dst.runtime.serving import AsyncScheduler, BusyError, ServingError
 from dst.runtime.state.record import pack
 
@@ -125,6 +125,36 @@ def test_requests_that_were_cancelled_leave_nothing_behind(served: Session, tmp_
 
     serve(served, tmp_path / "a.db", work)
     assert stored(tmp_path / "a.db") == {}
+
+
+@pytest.mark.parametrize("save_every_s", [0, 1e-9, 1e9])
+@pytest.mark.parametrize("cached", [0, 2])
+@pytest.mark.parametrize("count", [0, 5, 40])
+def test_a_new_user_whose_only_request_was_cancelled_stays_unknown(
+    served: Session, tmp_path: Path, save_every_s: float, cached: int, count: int
+) -> None:
+    """At any moment of the request's life, and after the user has lost the slot to others."""
+
+    async def work(scheduler: AsyncScheduler) -> None:
+        inline(scheduler)
+        for times in range(12):
+            name = f"user {times}"
+            task = asyncio.create_task(scheduler.advance(name, bytes(count)))
+            await spin(times)
+            task.cancel()
+            await asyncio.wait([task])
+            for other in ("bob", "cleo", "dan"):
+                await scheduler.advance(other, b"x")
+            if task.cancelled():
+                gone.add(times)
+                with pytest.raises(StreamNotFoundError):
+                    await scheduler.get(name)
+
+    gone: set[int] = set()
+    serve(served, tmp_path / "a.db", work, save_every_s=save_every_s, cached=cached)
+    assert len(gone) > 2
+    known = {f"user {times}" for times in range(12) if times not in gone}
+    assert set(stored(tmp_path / "a.db")) == known | {"bob", "cleo", "dan"}
 
 
 def test_a_deadline_ends_a_request_and_leaves_the_state(served: Session, tmp_path: Path) -> None:
