@@ -9,11 +9,17 @@ are those of the last trial, which went on from weights that had learned by 16 r
 Only the answers are learned. In the second phase each row is a conversation that goes on from
 segment to segment with its state, so that answers lie thousands of items behind their facts.
 
-The memories of the last layer must keep a fact through a million items of talk. Training sees
-thousands at most, so the loss also asks that these memories write next to nothing at an item that
-tells nothing; their decay is switched off from the start.
+Answers alone teach slowly which item to keep, and under which key. The made-up conversations know
+both, so the loss says it to the memories of the last layer:
 
-Shape letters: B rows of a batch, T items, H memories of a layer.
+- they write at the items of a told value and at the one behind it, and nowhere else: a fact must
+  outlast a million items of talk, and training sees thousands at most. Their decay is off.
+- the query of an answer's item is like the key of the told item, and unlike the other keys of the
+  batch (InfoNCE, van den Oord et al. 2018).
+
+The tokens of numbers are sums of one vector for each digit and place, while they are trained.
+
+Shape letters: B rows of a batch, T items, H memories of a layer, K width of their keys.
 """
 
 import argparse
@@ -30,25 +36,28 @@ from facts.talk import Conversation, Habits, World
 from facts.words import Spelling, tokenizer_json, vocabulary
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from trainer import Batch, State, Task, options, plan_of, shorten, train, trained
 
 from dst.export import export_bundle
 from dst.export.model import Network
 from dst.export.model.config import Config, Tokens
 from dst.export.model.heads import Head
-from dst.export.model.layer import Layer
+from dst.export.model.layer import Forms, Layer, LayerState
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 
-ROWS, SEGMENT = 4, 512
-MOST_FACTS = 20
+ROWS, SEGMENT = 16, 128
+MOST_FACTS = 24
 RESET_PROBABILITY = 0.02
-QUIET_LOGIT, QUIET_WEIGHT = -18.0, 1e-2
+QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 1e-2, 1e-1
+KEY_TEMPERATURE, KEY_WEIGHT = 0.1, 1.0
+PLACES = 3  # digits of a token
 
 
 def sizes(tokens: int) -> Config:
-    """The network: two layers of two memories of 64 x 64."""
+    """The network: two layers of four memories of 64 x 64."""
     return Config(
-        160, 2, 2, 64, 64, 4, 32, 16, 320,
+        160, 2, 4, 64, 64, 4, 32, 16, 320,
         items=Tokens(tokens, True, 64), alpha_max=1.0, beta_max=1.0, max_chunk=64,
     )  # fmt: skip
 
@@ -65,29 +74,70 @@ class Undecoded(nn.Module):
         return {"hidden": x}
 
 
-class Recall(Network):
-    """The network, and how much its last layer would write where nothing calls for it."""
+class Noted(Layer):
+    """A layer that keeps the queries, keys and write logits of its last step for the loss."""
 
-    def __init__(self, config: Config, tokenizer: str) -> None:
-        super().__init__(config)
-        self.tokenizer = tokenizer
+    queries: Tensor  # (B, T, H, K), of length 1
+    keys: Tensor
+    writes: Tensor  # (B, T, H)
+
+    def _memory(
+        self, u: Tensor, qkv: Tensor, state: LayerState, forms: Forms
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def delta_rule(q: Tensor, k: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            self.queries, self.keys = q, k
+            return forms.delta_rule(q, k, *rest)  # type: ignore[no-any-return]
+
+        self.writes = self.gates(u).chunk(2, -1)[1]
+        return super()._memory(u, qkv, state, forms._replace(delta_rule=delta_rule))
+
+
+class Digits(nn.Module):
+    """Makes the rows of numbers in an embedding, as sums of a row for each digit and its place."""
+
+    def __init__(self, tokens: list[str], width: int) -> None:
+        super().__init__()
+        parts: dict[int, list[int]] = {}
+        for number, token in enumerate(tokens):
+            bare, inside = token.removeprefix("##"), token.startswith("##")
+            if bare.isdigit() and len(bare) <= PLACES:
+                symbols = [10 if digit == " " else int(digit) for digit in bare.rjust(PLACES)]
+                parts[number] = [
+                    11 * (place + PLACES * inside) + s for place, s in enumerate(symbols)
+                ]
+        self.register_buffer("ids", torch.tensor([*parts]), persistent=False)
+        self.register_buffer("parts", torch.tensor([*parts.values()]), persistent=False)
+        self.rows = nn.Parameter(torch.randn(22 * PLACES, width) * (PLACES * width) ** -0.5)
+
+    ids: Tensor
+    parts: Tensor
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """`[tokens, width]`, with those of the numbers made."""
+        return weight.index_copy(0, self.ids, self.rows[self.parts].sum(1))
+
+
+class Recall(Network):
+    """The network, and what the loss needs of its last layer."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        super().__init__(sizes(len(tokens)))
+        self.tokenizer = tokenizer_json(tokens)
         chunk = self.contract.chunk
         content = msgspec.structs.replace(chunk.content, tokenizer="tokenizers")
         self.contract = msgspec.structs.replace(
             self.contract, chunk=msgspec.structs.replace(chunk, content=content)
         )
-        last = self.layers[-1]
-        assert isinstance(last, Layer)
-        last.A_log.data.fill_(-20.0)
-        self.written = torch.zeros(())
-        last.gates.register_forward_hook(self._note)
+        embedding = self.head.embedding
+        digits = Digits(tokens, embedding.weight.shape[1])
+        parametrize.register_parametrization(embedding, "weight", digits)
+        self.last = self.layers[-1]
+        self.last.__class__ = Noted
+        self.last.A_log.data.fill_(-20.0)
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer."""
         return {TOKENIZER_FILE: self.tokenizer.encode()}
-
-    def _note(self, _: nn.Module, __: object, gates: Tensor) -> None:
-        self.written = gates.chunk(2, -1)[1]  # (B, T, H)
 
     def forward(
         self, chunk: Tensor, state: State, answers: Tensor | None = None
@@ -98,26 +148,34 @@ class Recall(Network):
         head, self.head = self.head, Undecoded(self.head)  # type: ignore[assignment]
         outputs, state = super().forward(chunk, state)
         self.head = head
-        outputs["written"] = F.relu(self.written - QUIET_LOGIT).mean(-1)
         return outputs, state
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        """Nats of the answers' items, and a little for every write that no telling calls for.
+        """Nats of the answers' items, and of the last layer's writes and keys.
 
-        `targets` `[B, T, 2]` are the item that an answer has next, else -1, and whether this item
-        tells something; the result is `[B, T]`.
+        `targets` `[B, T, 3]` are the item that an answer has next, else -1, the key of a told item,
+        and the key of the answer's next item, else 0.
         """
-        following, tells = targets.unbind(-1)
+        following, told, asked_for = targets.unbind(-1)
         asked = following >= 0
         logits = self.head.decode(outputs["hidden"][asked], None)["logits"]  # of the answers alone
         nats = F.cross_entropy(logits, following[asked])
-        return nats + QUIET_WEIGHT * outputs["written"] * (1 - tells)
+        writes, quiet = self.last.writes[told > 0], self.last.writes[told == 0]
+        gates = WRITE_WEIGHT * F.softplus(-writes).mean()
+        gates = gates + QUIET_WEIGHT * F.relu(quiet - QUIET_LOGIT).mean()
+        queries, keys = self.last.queries[asked_for > 0], self.last.keys[told > 0]
+        near = torch.einsum("rhk,whk->hrw", queries, keys) / KEY_TEMPERATURE
+        same = asked_for[asked_for > 0][:, None] == told[told > 0]
+        there = same.any(1)  # else the fact was told in an earlier segment
+        of_same = near.masked_fill(~same, -torch.inf)[:, there].logsumexp(-1)
+        found = (near[:, there].logsumexp(-1) - of_same).mean()
+        return (nats + gates + KEY_WEIGHT * found)[None, None]
 
 
 def habits(random: Random, carried: bool) -> Habits:
     """Draw the habits of a conversation: short ones in the first phase, long ones in the second."""
     if not carried:
-        return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1, spelled=0.05)
+        return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1)
     talk = random.choice([2, 10, 30])
     return Habits(random.randint(2, MOST_FACTS), tell=random.randint(1, 6), talk=talk)
 
@@ -134,7 +192,7 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
     built: list[Recall] = []  # the loss needs the head of the module that is trained
 
     def build() -> nn.Module:
-        built[:] = [Recall(sizes(len(spelling.ids)), tokenizer_json(list(spelling.ids)))]
+        built[:] = [Recall(list(spelling.ids))]
         return built[0]
 
     def loss(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
@@ -153,9 +211,10 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
         while True:
             taken = [conversation.take(SEGMENT) for conversation in held]
             items = torch.tensor(taken)  # [B, T+1, 3]
-            ids, answers, tells = items.unbind(-1)
+            ids, answers, keys = items.unbind(-1)
             following = torch.where(answers[:, 1:] > 0, ids[:, 1:], -1)
-            targets = torch.stack([following, tells[:, :-1]], -1)
+            told, asked_for = keys * (1 - answers), keys * answers
+            targets = torch.stack([following, told[:, :-1], asked_for[:, 1:]], -1)
             yield Batch(ids[:, :-1], targets, rows, torch.tensor(fresh))
             fresh = [not carried or random.random() < RESET_PROBABILITY for _ in range(ROWS)]
             held = [begin() if new else old for new, old in zip(fresh, held, strict=True)]
@@ -181,6 +240,8 @@ def main() -> None:
         return
     torch.set_num_threads(given.threads)
     model = trained(task, given.out)
+    assert isinstance(model, Recall)
+    parametrize.remove_parametrizations(model.head.embedding, "weight")
     shorten(model)
     random = Random(-1)
     conversation = Conversation(World(random, Habits(16)), spelling, talk_of(prose, spelling))

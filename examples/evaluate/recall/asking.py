@@ -87,12 +87,12 @@ class Asker:
         world = World(random, Habits(case.facts, spelled=case.spelled))
         stream = self.session.stream()
         for _ in range(case.facts):
-            self.read(stream, self.spelling.encode(world.tell()))
+            self.read(stream, self.spelling.encode(str(world.tell())))
             self.read(stream, self.talk(random))
         for number in range(case.changes):
             fact = list(world.known)[number % case.facts]
             sentence = world.set(fact, slots()[fact[0]].changed)
-            self.read(stream, [*self.spelling.encode(sentence), *self.talk(random)])
+            self.read(stream, [*self.spelling.encode(str(sentence)), *self.talk(random)])
         return world, stream
 
     def chat(self, stream: Stream, items: int, random: Random) -> None:

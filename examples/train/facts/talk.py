@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
+from zlib import crc32
 
 from facts.chatter import Talk
 from facts.words import RELATIONS, UNKNOWN, Spelling, sections, words_by_kind
 
-Item = tuple[int, bool, bool]
-"""An id, whether it belongs to an answer, and whether to a sentence that tells a fact."""
+Item = tuple[int, bool, int]
+"""An id, whether it belongs to an answer, and the key of what it tells or answers, else 0."""
 Fact = tuple[str, str]
 """Which slot, of whom."""
-CONSONANTS, VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
+SPEAKER = "me"
+VOWELS = "aeiou"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Slot:
     Attributes:
         values: kind of the value.
         things: it is about a thing and not about a person.
-        told: sentences that tell it.
+        told: sentences that tell it; those without `{s}` are about who is speaking.
         changed: sentences that change it.
         asked: questions for it.
     """
@@ -47,6 +49,19 @@ def slots() -> dict[str, Slot]:
         by = {sign: [line[2:] for line in lines if line[0] == sign] for sign in "+~?"}
         found[name] = Slot(values, about == ["thing"], by["+"], by["~"], by["?"])
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A sentence that tells a fact: what stands before its value, the value, and the rest."""
+
+    fact: Fact
+    before: str
+    value: str
+    after: str
+
+    def __str__(self) -> str:
+        return self.before + self.value + self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +89,11 @@ class Habits:
 
 def made_up(random: Random) -> str:
     """A word that can be spoken and means nothing."""
-    count = random.randint(2, 3)
-    word = "".join(random.choice(CONSONANTS) + random.choice(VOWELS) for _ in range(count))
-    ending: str = random.choice(["", "", *"lnrst"])
-    return word + ending
+    easy = random.random() < 0.5
+    parts = [" ".join(p[:1] if easy else p).split() for p in sections("syllables.txt").values()]
+    count = random.choice((1, 2, 2, 2, 3))
+    word = "".join(random.choice(part) for _ in range(count) for part in parts)
+    return word.replace("-", "")
 
 
 @dataclass(slots=True)
@@ -97,21 +113,27 @@ class World:
     def subject(self, slot: Slot) -> str:
         """Somebody, or some thing."""
         pick = self.random.random()
-        if slot.things:
-            return self.random.choice(words_by_kind()["thing"])
         if pick < self.habits.spelled:
             return made_up(self.random)
+        if slot.things:
+            return self.random.choice(words_by_kind()["thing"])
         if pick > 0.9:
             return "my " + self.random.choice(RELATIONS)
+        if pick > 0.8:
+            return SPEAKER
         return self.random.choice(words_by_kind()["name"])
+
+    def say(self, ways: Sequence[str], who: str) -> str:
+        """Choose a sentence about somebody, with the value left open."""
+        fitting = [way for way in ways if ("{s}" in way) == (who != SPEAKER)]
+        return self.random.choice(fitting).replace("{s}", who)
 
     def value(self, slot: Slot) -> str:
         """A value for a slot; sometimes one that must be spelled."""
         if self.random.random() < self.habits.spelled:
             if slot.values == "number":
                 return str(self.random.randrange(1000, 10_000_000))
-            if slot.values in ("name", "place"):
-                return made_up(self.random)
+            return made_up(self.random)
         return self.random.choice(words_by_kind()[slot.values])
 
     def new_fact(self) -> Fact:
@@ -125,41 +147,51 @@ class World:
             if (name, who) not in self.known:
                 return name, who
 
-    def tell(self) -> str:
+    def tell(self) -> Told:
         """Tell a new fact."""
         fact = self.new_fact()
         return self.set(fact, slots()[fact[0]].told)
 
-    def change(self) -> str:
+    def change(self) -> Told:
         """Change a fact."""
         fact = self.random.choice(list(self.known))
         return self.set(fact, slots()[fact[0]].changed)
 
-    def set(self, fact: Fact, ways: Sequence[str]) -> str:
+    def set(self, fact: Fact, ways: Sequence[str]) -> Told:
         """Give a fact a value, told in one of some ways."""
         slot = slots()[fact[0]]
         value = self.value(slot)
         while value in (fact[1], self.known.get(fact)):
             value = self.value(slot)
         self.known[fact] = value
-        return self.random.choice(ways).format(s=fact[1], v=value)
+        way = self.say(ways, fact[1]).replace("{a}", "an" if value[0] in VOWELS else "a")
+        before, after = way.split("{v}")
+        return Told(fact, before, value, after)
 
     def asked(self, fact: Fact) -> str:
         """A question for a fact."""
-        return self.random.choice(slots()[fact[0]].asked).format(s=fact[1])
+        return self.say(slots()[fact[0]].asked, fact[1])
 
-    def questions(self) -> list[tuple[str, str]]:
-        """The questions of a round and their answers; no two for the same fact."""
+    def questions(self) -> list[tuple[Fact, str, str]]:
+        """Ask some facts, no two alike: of what, the question, the answer."""
         known = list(self.known.items())
         chosen = self.random.sample(known, min(len(known), self.random.randint(1, self.habits.ask)))
         if self.random.random() < self.habits.missing * len(chosen):
             chosen.append((self.new_fact(), UNKNOWN))
         self.random.shuffle(chosen)
-        return [(self.asked(fact), answer) for fact, answer in chosen]
+        return [(fact, self.asked(fact), answer) for fact, answer in chosen]
+
+
+def key_of(fact: Fact, place: int) -> int:
+    """A number that stands for one item of a fact's value; the item behind the value has one too.
+
+    An answer's item is to be found under the key under which the told item was kept.
+    """
+    return crc32(f"{fact} {place}".encode()) or 1
 
 
 class Conversation:
-    """The ids of one world's sentences; of each whether it is an answer, and whether it tells.
+    """The ids of one world's sentences; of each whether it is an answer, and its key.
 
     Args:
         world: what is told.
@@ -176,18 +208,24 @@ class Conversation:
         world, random, habits = self.world, self.world.random, self.world.habits
         for _ in range(random.randint(1, habits.tell)):
             full = len(world.known) >= habits.facts
-            self.add(self.spelling.encode(world.change() if full else world.tell()), tells=True)
+            told = world.change() if full else world.tell()
+            before, value, after = map(self.spelling.encode, (told.before, told.value, told.after))
+            self.add(before)
+            self.add([*value, after[0]], told.fact)
+            self.add(after[1:])
             if random.random() < habits.aside:
                 self.add(self.talk(random))
         for _ in range(int((habits.talk + 1) ** random.random()) - 1):
             self.add(self.talk(random))
-        for question, answer in world.questions():
+        for fact, question, answer in world.questions():
             self.add(self.spelling.encode(question))
-            self.add([*self.spelling.encode(answer), *self.spelling.word(".")], answered=True)
+            ids = [*self.spelling.encode(answer), *self.spelling.word(".")]
+            self.add(ids, None if answer == UNKNOWN else fact, answered=True)
 
-    def add(self, ids: list[int], *, answered: bool = False, tells: bool = False) -> None:
-        """Add the ids of a sentence or of an answer."""
-        self.items += [(number, answered, tells) for number in ids]
+    def add(self, ids: list[int], fact: Fact | None = None, *, answered: bool = False) -> None:
+        """Add ids, those of a fact's value with their keys."""
+        for place, number in enumerate(ids):
+            self.items.append((number, answered, 0 if fact is None else key_of(fact, place)))
 
     def take(self, count: int) -> list[Item]:
         """The next `count + 1` items; the last of them comes again."""

@@ -42,6 +42,7 @@ RELATIONS = [
 ]
 
 
+@cache
 def sections(file: str) -> dict[str, list[str]]:
     """Read a file of `[heading]` lines and the lines below each; `#` begins a comment."""
     found: dict[str, list[str]] = {}
