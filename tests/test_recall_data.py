@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "train"))
 from facts.chatter import talk_of
-from facts.talk import SPEAKER, Conversation, Habits, Item, World, key_of, slots
+from facts.talk import SPEAKER, Conversation, Habits, Item, World, key_of, made_up, slots
 from facts.words import UNKNOWN, Spelling, tokenizer_json, vocabulary
 
 PROSE = ["A stream has no end. What was read is in the state, and the state has a fixed size."] * 3
@@ -20,6 +20,7 @@ TOKENS = vocabulary(PROSE)
 SPELLING = Spelling({token: number for number, token in enumerate(TOKENS)})
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0x17F, categories=("L", "Nd", "P", "Zs")), max_size=60))
 def test_words_are_spelled_as_the_tokenizer_does(text: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")
@@ -27,7 +28,7 @@ def test_words_are_spelled_as_the_tokenizer_does(text: str) -> None:
     assert SPELLING.encode(text) == ids
 
 
-@settings(deadline=None)  # the first example reads files
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_an_answer_is_what_was_told_last(seed: int) -> None:
     world = World(Random(seed), Habits(5, missing=0.5))
@@ -68,6 +69,22 @@ def test_only_answers_are_asked_for_and_each_has_the_key_under_which_it_was_told
             right += 1
     assert right > 100
     assert len(kept) >= 2 * len(world.known)  # the item behind a value has a key, too
+
+
+def test_every_kind_of_fact_can_be_about_others_and_about_who_is_speaking() -> None:
+    for slot in slots().values():
+        for ways in (slot.told, slot.changed, slot.asked):
+            about_others = ["{s}" in way for way in ways]
+            assert any(about_others)
+            assert all(about_others) == slot.things
+            assert ways is slot.asked or all(way.count("{v}") == 1 for way in ways)
+
+
+def test_made_up_words_differ_and_are_never_who_is_speaking() -> None:
+    words = [made_up(Random(seed)) for seed in range(5000)]
+    assert min(map(len, words)) == 3
+    assert len({*words}) > 4000
+    assert SPEAKER not in words
 
 
 def test_no_two_items_of_a_conversation_share_a_key() -> None:

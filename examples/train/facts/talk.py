@@ -88,12 +88,12 @@ class Habits:
 
 
 def made_up(random: Random) -> str:
-    """A word that can be spoken and means nothing."""
+    """A word of three letters or more that can be spoken and mostly means nothing."""
     easy = random.random() < 0.5
     parts = [" ".join(p[:1] if easy else p).split() for p in sections("syllables.txt").values()]
     count = random.choice((1, 2, 2, 2, 3))
-    word = "".join(random.choice(part) for _ in range(count) for part in parts)
-    return word.replace("-", "")
+    word = "".join(random.choice(part) for _ in range(count) for part in parts).replace("-", "")
+    return word if len(word) > 2 else made_up(random)
 
 
 @dataclass(slots=True)
