@@ -68,7 +68,6 @@ def test_only_answers_are_asked_for_and_each_has_the_key_under_which_it_was_told
             assert kept[key] == number
             right += 1
     assert right > 100
-    assert len(kept) >= 2 * len(world.known)  # the item behind a value has a key, too
 
 
 def test_every_kind_of_fact_can_be_about_others_and_about_who_is_speaking() -> None:

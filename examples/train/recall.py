@@ -14,7 +14,7 @@ both, so the loss says it to the memories of the last layer:
 
 - they write at the items of a told value and at the one behind it, and nowhere else: a fact must
   outlast a million items of talk, and training sees thousands at most. Their decay is off.
-- the query of an answer's item is like the key of the told item, and unlike the other keys of the
+- the query of an answer's item is near the key of the told item, and far from the other keys of the
   batch (InfoNCE, van den Oord et al. 2018).
 
 The tokens of numbers are sums of one vector for each digit and place, while they are trained.
@@ -47,7 +47,7 @@ from dst.export.model.layer import Forms, Layer, LayerState
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 
 ROWS, SEGMENT = 16, 128
-MOST_FACTS = 24
+MOST_FACTS = 16
 RESET_PROBABILITY = 0.02
 QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 1e-2, 1e-1
 KEY_TEMPERATURE, KEY_WEIGHT = 0.1, 1.0
@@ -55,9 +55,9 @@ PLACES = 3  # digits of a token
 
 
 def sizes(tokens: int) -> Config:
-    """The network: two layers of four memories of 64 x 64."""
+    """The network: two layers of four memories of 128 x 64."""
     return Config(
-        160, 2, 4, 64, 64, 4, 32, 16, 320,
+        160, 2, 4, 128, 64, 4, 32, 16, 320,
         items=Tokens(tokens, True, 64), alpha_max=1.0, beta_max=1.0, max_chunk=64,
     )  # fmt: skip
 
@@ -163,20 +163,37 @@ class Recall(Network):
         writes, quiet = self.last.writes[told > 0], self.last.writes[told == 0]
         gates = WRITE_WEIGHT * F.softplus(-writes).mean()
         gates = gates + QUIET_WEIGHT * F.relu(quiet - QUIET_LOGIT).mean()
-        queries, keys = self.last.queries[asked_for > 0], self.last.keys[told > 0]
-        near = torch.einsum("rhk,whk->hrw", queries, keys) / KEY_TEMPERATURE
-        same = asked_for[asked_for > 0][:, None] == told[told > 0]
+        keys = self._keys(told, asked_for)
+        return (nats + gates + KEY_WEIGHT * keys)[None, None]
+
+    def _keys(self, told: Tensor, asked_for: Tensor) -> Tensor:
+        """What is wrong with the keys: the wrong one is nearest, the right one is not near, noise.
+
+        A query reads the sum of all values, each times the cosine of its key and the query; so the
+        squares of the wrong keys' cosines in the same memory are the power of the noise.
+        """
+        reads, writes = (asked_for > 0).nonzero(), (told > 0).nonzero()  # (R, 2), (W, 2)
+        queries, keys = (
+            self.last.queries[*reads.T],
+            self.last.keys[*writes.T],
+        )  # (R, H, K), (W, H, K)
+        near = torch.einsum("rhk,whk->hrw", queries, keys)
+        same = asked_for[*reads.T][:, None] == told[*writes.T]
+        wrong = (reads[:, None, 0] == writes[:, 0]) & ~same  # in the same memory
+        noise = (near.square() * wrong).sum(-1).mean()
         there = same.any(1)  # else the fact was told in an earlier segment
-        of_same = near.masked_fill(~same, -torch.inf)[:, there].logsumexp(-1)
-        found = (near[:, there].logsumexp(-1) - of_same).mean()
-        return (nats + gates + KEY_WEIGHT * found)[None, None]
+        near, same = near[:, there], same[there]
+        right = (near / KEY_TEMPERATURE).masked_fill(~same, -torch.inf).logsumexp(-1)
+        found = (near / KEY_TEMPERATURE).logsumexp(-1) - right
+        apart = 1 - (near * same).sum(-1) / same.sum(-1)
+        return found.mean() + apart.mean() + noise
 
 
 def habits(random: Random, carried: bool) -> Habits:
     """Draw the habits of a conversation: short ones in the first phase, long ones in the second."""
     if not carried:
         return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1)
-    talk = random.choice([2, 10, 30])
+    talk = random.choice([1, 3, 3, 10, 30])
     return Habits(random.randint(2, MOST_FACTS), tell=random.randint(1, 6), talk=talk)
 
 

@@ -18,7 +18,7 @@ from corpus import packages, split
 from lstm import LSTM
 from restore import restore
 from torch import nn
-from trainer import Batch, Task, cross_entropy, options, plan_of, train, trained
+from trainer import Batch, Task, cross_entropy, options, plan_of, shorten, train, trained
 
 from dst.export import export_bundle
 from dst.export.model import Network, sized
@@ -83,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options(parser, steps=12_000, zero_state=600, decay=0.5)
     parser.add_argument("--model", choices=["small", "lstm"], default="small")
-    parser.add_argument("--start", help="a bundle whose weights are trained further")
+    parser.add_argument(
+        "--start", help="a bundle whose weights are trained further, or with --export written anew"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="train nothing, write the bundle"
@@ -98,8 +100,9 @@ def main() -> None:
         train(task, plan_of(given))
         return
     torch.set_num_threads(given.threads)
+    model = task.build() if given.start is not None else trained(task, given.out)
     export_bundle(
-        trained(task, given.out),
+        shorten(model.eval()),
         given.export,
         data=np.frombuffer(b"".join(split()[1].values()), np.uint8),
         about_data="modules of Python's standard library, not trained on",

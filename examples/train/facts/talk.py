@@ -183,11 +183,16 @@ class World:
 
 
 def key_of(fact: Fact, place: int) -> int:
-    """A number that stands for one item of a fact's value; the item behind the value has one too.
+    """A number that stands for one item of a fact's value, or for its end.
 
     An answer's item is to be found under the key under which the told item was kept.
     """
     return crc32(f"{fact} {place}".encode()) or 1
+
+
+def ends_open(value: str, ids: list[int]) -> bool:
+    """Say whether a value's last item does not show that it is the last; its end is kept then."""
+    return len(ids) > 1 or value.isdigit()
 
 
 class Conversation:
@@ -211,20 +216,27 @@ class Conversation:
             told = world.change() if full else world.tell()
             before, value, after = map(self.spelling.encode, (told.before, told.value, told.after))
             self.add(before)
-            self.add([*value, after[0]], told.fact)
-            self.add(after[1:])
+            self.add(value, told.fact)
+            if ends_open(told.value, value):
+                self.add(after[:1], told.fact, first=len(value))
+                after = after[1:]
+            self.add(after)
             if random.random() < habits.aside:
                 self.add(self.talk(random))
         for _ in range(int((habits.talk + 1) ** random.random()) - 1):
             self.add(self.talk(random))
         for fact, question, answer in world.questions():
             self.add(self.spelling.encode(question))
-            ids = [*self.spelling.encode(answer), *self.spelling.word(".")]
-            self.add(ids, None if answer == UNKNOWN else fact, answered=True)
+            ids, stop = self.spelling.encode(answer), self.spelling.word(".")
+            of = None if answer == UNKNOWN else fact
+            self.add(ids, of, answered=True)
+            self.add(stop, of if ends_open(answer, ids) else None, len(ids), answered=True)
 
-    def add(self, ids: list[int], fact: Fact | None = None, *, answered: bool = False) -> None:
-        """Add ids, those of a fact's value with their keys."""
-        for place, number in enumerate(ids):
+    def add(
+        self, ids: list[int], fact: Fact | None = None, first: int = 0, *, answered: bool = False
+    ) -> None:
+        """Add ids; those that tell a fact or answer for it with their keys, from a place on."""
+        for place, number in enumerate(ids, first):
             self.items.append((number, answered, 0 if fact is None else key_of(fact, place)))
 
     def take(self, count: int) -> list[Item]:

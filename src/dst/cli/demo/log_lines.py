@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.resources import files
 
 import msgspec
+from rich.text import Text
 
 from dst.runtime import LineMonitor, Session
 
@@ -74,3 +75,17 @@ def odd_lines(told: Callable[[int, int], None]) -> OddLines:
         for line in first
     )
     return OddLines(len(judged), len(log), len(planted), oddest)
+
+
+def drawn(found: OddLines) -> Text:
+    """Show the lines that stand out most."""
+    own = found.lines - found.planted
+    said = Text(
+        f"{own:,} lines that uvicorn wrote, and {found.planted} that were put in; "
+        f"the {len(found.oddest)} oddest:\n"
+    )
+    for line in found.oddest:
+        mark = ("put in  ", "bold green") if line.planted else ("        ", "dim")
+        said.append_text(Text.assemble(mark, f"{line.line:6}  {line.text}\n"))
+    said.rstrip()
+    return said

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from rich.text import Text
 
 from dst.runtime import Session, seconds_of, time_inputs
 
@@ -19,6 +20,8 @@ ODD_DAYS = (24.6, 28.1, 32.35)
 """When the odd things begin, in days: a door left open, a stuck value, a heater left on."""
 ALERT = 3.0  # -log10 of the share of items that look as odd
 _PIECE = 512
+_COLUMNS, _PER_COLUMN = 72, 18
+"""Width of the picture; values that a column stands for, three hours."""
 
 
 class OddHours(msgspec.Struct, frozen=True):
@@ -78,3 +81,22 @@ def odd_hours(told: Callable[[int, int], None]) -> tuple[OddHours, Values]:
         false=sum(not any(row) for row in inside),
     )
     return found, values
+
+
+def drawn(found: OddHours, values: Values) -> Text:
+    """Draw the last days of the sensor, and mark what was alerted of."""
+    last = values[-_COLUMNS * _PER_COLUMN :].tolist()
+    first = len(values) - len(last)
+    low, high = min(last), max(last)
+    blocks, said = "▁▂▃▄▅▆▇█", Text()
+    for at in range(0, len(last), _PER_COLUMN):
+        part = last[at : at + _PER_COLUMN]
+        odd = any(first + at <= alert < first + at + _PER_COLUMN for alert in found.alerts)
+        level = max(part, key=lambda value: abs(value - sum(part) / len(part)))
+        mark = blocks[round((level - low) / (high - low) * (len(blocks) - 1))]
+        said.append(mark, "bold red" if odd else "cyan")
+    said.append(
+        f"\nalerts in {found.found} of {len(found.planted)} odd stretches, {found.false} "
+        f"elsewhere, of {found.values:,} values; drawn: the last days, alerts in red"
+    )
+    return said

@@ -19,7 +19,7 @@ from dst.words import mib
 if TYPE_CHECKING:
     from dst.cli.demo.log_lines import OddLines
     from dst.cli.demo.precisions import PrecisionResult
-    from dst.cli.demo.sensor import OddHours, Values
+    from dst.cli.demo.sensor import OddHours
     from dst.cli.footprint import Meter
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
@@ -32,7 +32,6 @@ SAMPLE_BYTES = 240
 SAMPLE_SEED = 7
 _BLOCK = 4096
 _BAR = 36  # columns of the longest bar
-_PER_MARK = 18  # values of the sensor, three hours, in one column
 
 
 def demo(
@@ -65,10 +64,9 @@ def demo(
     """
     from dst.cli.answers.scores import measure_for
     from dst.cli.data import held_out
+    from dst.cli.demo import log_lines, sensor
     from dst.cli.demo.kill import crash_and_resume
-    from dst.cli.demo.log_lines import odd_lines
     from dst.cli.demo.precisions import siblings, side_by_side
-    from dst.cli.demo.sensor import odd_hours
     from dst.cli.inputs.reading import Reading
     from dst.runtime import Session
     from dst.runtime.bundle.manifest import Tokens
@@ -134,12 +132,12 @@ def demo(
     if bundle is None:
         title("finds what does not belong in a log")
         with output.progress("log", None) as bar:
-            lines = odd_lines(lambda done, size: bar.at(done, f"{done / size:.0%}"))
-        tell(_lines(lines))
+            lines = log_lines.odd_lines(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(log_lines.drawn(lines))
         title("finds the odd hours of a sensor")
         with output.progress("sensor", None) as bar:
-            hours, values = odd_hours(lambda done, size: bar.at(done, f"{done / size:.0%}"))
-        tell(_hours(hours, values))
+            hours, values = sensor.odd_hours(lambda done, size: bar.at(done, f"{done / size:.0%}"))
+        tell(sensor.drawn(hours, values))
 
     output.write_json(
         {
@@ -166,39 +164,6 @@ def demo(
         }
     )
     return 0 if equal else CHECK_FAILED
-
-
-def _lines(found: "OddLines") -> Text:
-    """Show the lines that stand out most."""
-    own = found.lines - found.planted
-    said = Text(
-        f"{own:,} lines that uvicorn wrote, and {found.planted} that were put in; "
-        f"the {len(found.oddest)} oddest:\n"
-    )
-    for line in found.oddest:
-        mark = ("put in  ", "bold green") if line.planted else ("        ", "dim")
-        said.append_text(Text.assemble(mark, f"{line.line:6}  {line.text}\n"))
-    said.rstrip()
-    return said
-
-
-def _hours(found: "OddHours", values: "Values") -> Text:
-    """Draw the last days of the sensor, and mark what was alerted of."""
-    last = values[-_BAR * 2 * _PER_MARK :].tolist()
-    first = len(values) - len(last)
-    low, high = min(last), max(last)
-    blocks, said = "▁▂▃▄▅▆▇█", Text()
-    for at in range(0, len(last), _PER_MARK):
-        part = last[at : at + _PER_MARK]
-        odd = any(first + at <= alert < first + at + _PER_MARK for alert in found.alerts)
-        level = max(part, key=lambda value: abs(value - sum(part) / len(part)))
-        mark = blocks[round((level - low) / (high - low) * (len(blocks) - 1))]
-        said.append(mark, "bold red" if odd else "cyan")
-    said.append(
-        f"\nalerts in {found.found} of {len(found.planted)} odd stretches, {found.false} "
-        f"elsewhere, of {found.values:,} values; drawn: the last days, alerts in red"
-    )
-    return said
 
 
 def _fastest(precisions: "list[PrecisionResult]") -> str:
