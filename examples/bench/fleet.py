@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--every", type=int, default=1, help="compare the state of every so many")
     asked = parser.parse_args()
-    ray.init(num_cpus=asked.workers + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=asked.workers + 1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         figures, passed = run(asked, Path(folder))
     print(json.dumps({**figures, "passed": passed}, indent=1))

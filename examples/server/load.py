@@ -5,8 +5,9 @@
 
 Starts the server, makes users, and lets 64 of 1,000 at a time send a text and wait for an answer.
 With `--sigterm` and `--sigkill` the server gets these signals after a third and after two thirds
-of the time, and is started again. At the end it is stopped, and each user's state in the store
-must be, bit for bit, that of a stream that has read the texts acknowledged to him, alone.
+of the time, and is started again; the time that it is away is not counted. At the end it is
+stopped, and each user's state in the store must be, bit for bit, that of a stream that has read the
+texts acknowledged to him, alone.
 
 An update that was under way when the server was killed may be there or not; what was acknowledged
 must be. With `--save-every-s` above 0 what was answered in that time before SIGKILL may be
@@ -124,6 +125,7 @@ class Load:
         self.latencies: list[float] = []
         self.refused: dict[str, int] = {}
         self.open = asyncio.Event()
+        self.end = 0.0
         self._free = asyncio.Semaphore(concurrent)
         self._client = aiohttp.ClientSession(
             f"http://127.0.0.1:{server.port}",
@@ -131,16 +133,16 @@ class Load:
             connector=aiohttp.TCPConnector(limit=concurrent),
         )
 
-    async def user(self, number: int, end: float) -> None:
+    async def user(self, number: int) -> None:
         """One user: send, wait, think for as long as it takes to be his turn again."""
         headers = {"Authorization": f"Bearer {self.tokens[number]}"}
         while True:
             await self.open.wait()
             async with self._free:
-                if time.monotonic() > end:
-                    return
                 if not self.open.is_set():
                     continue
+                if time.monotonic() > self.end:
+                    return
                 body = {"text": text_of(number, self.acknowledged[number])}
                 since = time.monotonic()
                 self.under_way.add(number)
@@ -239,22 +241,23 @@ async def run(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     await server.start()
     load = Load(server, tokens, asked.concurrent)
     load.open.set()
-    begun = time.monotonic()
-    end = begun + asked.minutes * 60
+    seconds = asked.minutes * 60
+    load.end = time.monotonic() + seconds
     steps: list[float] = []
     over = asyncio.Event()
     probe = asyncio.create_task(single_steps(session, steps, over))
-    users = [asyncio.create_task(load.user(n, end)) for n in range(asked.users)]
+    users = [asyncio.create_task(load.user(n)) for n in range(asked.users)]
     stops: list[dict[str, Any]] = []
     rss: list[float] = []
     due = [(signal.SIGTERM, 1 / 3)] if asked.sigterm else []
     due += [(signal.SIGKILL, 2 / 3)] if asked.sigkill else []
-    while time.monotonic() < end:
+    while (left := load.end - time.monotonic()) > 0 or due:
         await asyncio.sleep(1)
         rss.append(server.rss_mib())
-        if due and time.monotonic() - begun > due[0][1] * (end - begun):
+        if due and left <= (1 - due[0][1]) * seconds:
             stops.append(await load.stop(due.pop(0)[0], folder / "memory.db"))
             await server.start()
+            load.end = time.monotonic() + left
             rss.clear()
             load.open.set()
     await asyncio.gather(*users)
