@@ -137,9 +137,10 @@ class World:
         return self.random.choice(words_by_kind()[slot.values])
 
     def new_fact(self) -> Fact:
-        """A fact that was not told yet; mostly of somebody who is already known."""
+        """A fact that was not told yet; mostly about who is known, or of a kind that is known."""
         while True:
-            name = self.random.choice(list(slots()))
+            kinds = [kind for kind, _ in self.known] if self.random.random() < 0.4 else []
+            name = self.random.choice(kinds or list(slots()))
             slot = slots()[name]
             about = [who for other, who in self.known if slots()[other].things == slot.things]
             again = about and self.random.random() < 0.5
