@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES / "evaluate" / "tasks"), str(EXAMPLES / "train")]
+import plots
 import suite
 from contestants import CONTESTANTS, Attention, contestant, parameters
 from judging import judge, readers
@@ -80,7 +81,7 @@ def test_words_ask_for_what_the_elements_do_to_a_row_one_after_another(task: Wor
     elements = list(permutations(range(task.letters)))
     row = list(range(task.letters))
     seen = set()
-    for token, target in taken(task, 3, 500):
+    for token, target in taken(task, 3, 3_000):
         row = [elements[token][letter] for letter in row]
         assert elements[target] == tuple(row)
         seen.add(token)
@@ -245,3 +246,24 @@ def test_bundles_answer_as_the_module_does_and_a_reset_forgets(tmp_path: Path) -
     assert found["dst"] >= 0.99
     assert found["dst-int8"] >= 0.8
     assert found["dst-reset"] < 0.8
+
+
+def cell(seed: int, form: str, *answers: tuple[int, int, int]) -> suite.Cell:
+    found = [suite.Answers({"pairs": pairs}, right, asked) for pairs, right, asked in answers]
+    return suite.Cell("recall", form, seed, 10, 0.1, 1, 1.0, 1.0, {form: found})
+
+
+def test_the_table_has_mean_and_range_and_the_knee(tmp_path: Path) -> None:
+    cells = [
+        cell(0, "dst", (4, 40, 40), (8, 38, 40), (12, 10, 40)),
+        cell(1, "dst", (4, 40, 40), (8, 34, 40), (12, 0, 40)),
+        cell(0, "lstm", (4, 1, 40)),
+    ]
+    results = suite.Results(suite.environment(None, None), cells)
+    lines = plots.report(results)
+    assert "| pairs | seeds | 4 | 8 | 12 |" in lines
+    assert "| DST | 2 | 100.0 (100.0–100.0) | 90.0 (85.0–95.0) | 12.5 (0.0–25.0) |" in lines
+    assert "| LSTM | 1 | 2.5 | – | – |" in lines
+    assert "Most pairs with 90 % or more: DST 8, LSTM none." in lines
+    plots.draw(results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
