@@ -23,6 +23,9 @@ from dst.runtime import Session
 RESET_EVERY = 32
 FULL_ATTENTION_ITEMS = 16_384
 """Full attention is not asked to read more: each item costs more than the one before."""
+BOUND = 1e-3
+"""Error that a certificate accepts. A state that is turned at every item (`beta_max` = 2) adds up
+rounding errors; what is judged here is the likeliest answer."""
 
 
 class Reader(Protocol):
@@ -144,11 +147,12 @@ def readers(name: str, module: nn.Module, data: Ids, folder: Path) -> Iterator[t
             t=(1, RESET_EVERY),
             data=data,
             certify_steps=200,
+            bound=BOUND,
             overwrite=True,
         )
         yield name, Bundle(whole)
         return
-    export_bundle(module, whole, data=data, certify_steps=200, overwrite=True)
+    export_bundle(module, whole, data=data, certify_steps=200, bound=BOUND, overwrite=True)
     yield name, Bundle(whole)
     quantize_bundle(whole, folder / "int8", "int8-rows", overwrite=True)
     yield f"{name}-int8", Bundle(folder / "int8")

@@ -160,7 +160,7 @@ def draw(results: Results, target: Path) -> None:
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False
+        list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False
     )
     figure.savefig(target, metadata={"Software": None})
 
