@@ -5,7 +5,7 @@
 
 A cell is a task, a contestant and a seed. `results.json` is written after each cell; run the same
 command again, and cells that stand there are left out, and the one that was interrupted goes on.
-`figures.py` draws the plot and prints the table.
+`plots.py` draws the plot and prints the table.
 """
 
 import argparse
