@@ -6,6 +6,7 @@ from itertools import islice, permutations
 from pathlib import Path
 from random import Random
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,8 @@ import suite
 from contestants import CONTESTANTS, Attention, contestant, parameters
 from judging import judge, readers
 from tasks import TASKS, UNASKED, Case, Copy, Ids, Passkey, Recall, Stream, Task, Words
+
+from dst.evaluate.machine import environment
 
 seeds = st.integers(0, 10**6)
 some = settings(max_examples=25, deadline=None)
@@ -107,7 +110,8 @@ def test_copy_asks_for_the_data_in_order(seed: int, length: int) -> None:
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
 def test_tokens_and_targets_stay_in_the_vocabulary(task: Task) -> None:
-    for tokens, targets in (np.array(taken(task, 1, 3_000)).T, *judged(task)):
+    items = np.array(taken(task, 1, 3_000), np.int64)
+    for tokens, targets in ((items[:, 0], items[:, 1]), *judged(task)):
         assert tokens.min() >= 0
         assert max(tokens.max(), targets.max()) < task.vocabulary
         assert (targets != UNASKED).any()
@@ -159,7 +163,8 @@ def test_a_window_hides_what_lies_before_it_and_a_cache_does_not() -> None:
     for name in ("window", "full"):
         module = contestant(name, 40, False).eval()
         with torch.no_grad():
-            ends = [module(x, module.initial_state(1))[0]["logits"][0, -1] for x in (items, other)]
+            start = module.initial_state(1)  # type: ignore[operator]
+            ends = [module(x, start)[0]["logits"][0, -1] for x in (items, other)]
         moved[name] = not torch.equal(*ends)
     assert moved == {"window": False, "full": True}
 
@@ -225,7 +230,7 @@ def test_results_that_stand_are_not_repeated(
     told = capsys.readouterr().out
     assert told.count("copy, window, seed 0") == 1
     assert told.count("copy, window, seed 1") == 1
-    results = suite.msgspec.json.decode((tmp_path / "results.json").read_bytes())
+    results = msgspec.json.decode((tmp_path / "results.json").read_bytes())
     assert [cell["seed"] for cell in results["cells"]] == [0, 1]
     for answer in results["cells"][0]["forms"]["window"]:
         assert 0 <= answer["right"] <= answer["asked"]
@@ -237,7 +242,8 @@ def test_bundles_answer_as_the_module_does_and_a_reset_forgets(tmp_path: Path) -
     module = contestant("dst", task.vocabulary, False).eval()
     tokens = np.array([token for token, _ in taken(task, 1, 200)])
     with torch.no_grad():
-        outputs, _ = module(torch.from_numpy(tokens)[None], module.initial_state(1))
+        start = module.initial_state(1)  # type: ignore[operator]
+        outputs, _ = module(torch.from_numpy(tokens)[None], start)
     expected = outputs["logits"][0].argmax(-1).numpy()
     found = {}
     for form, reader in readers("dst", module, tokens, tmp_path):
@@ -259,7 +265,7 @@ def test_the_table_has_mean_and_range_and_the_knee(tmp_path: Path) -> None:
         cell(1, "dst", (4, 40, 40), (8, 34, 40), (12, 0, 40)),
         cell(0, "lstm", (4, 1, 40)),
     ]
-    results = suite.Results(suite.environment(None, None), cells)
+    results = suite.Results(environment(None, None), cells)
     lines = plots.report(results)
     assert "| pairs | seeds | 4 | 8 | 12 |" in lines
     assert "| DST | 2 | 100.0 (100.0–100.0) | 90.0 (85.0–95.0) | 12.5 (0.0–25.0) |" in lines

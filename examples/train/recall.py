@@ -86,7 +86,7 @@ class Noted(Layer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         def delta_rule(q: Tensor, k: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
             self.queries, self.keys = q, k
-            return forms.delta_rule(q, k, *rest)  # type: ignore[no-any-return]
+            return forms.delta_rule(q, k, *rest)
 
         self.writes = self.gates(u).chunk(2, -1)[1]
         return super()._memory(u, qkv, state, forms._replace(delta_rule=delta_rule))
@@ -120,6 +120,8 @@ class Digits(nn.Module):
 class Recall(Network):
     """The network, and what the loss needs of its last layer."""
 
+    tokenizer: str
+
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(sizes(len(tokens)))
         self.tokenizer = tokenizer_json(tokens)
@@ -131,9 +133,15 @@ class Recall(Network):
         embedding = self.head.embedding
         digits = Digits(tokens, embedding.weight.shape[1])
         parametrize.register_parametrization(embedding, "weight", digits)
-        self.last = self.layers[-1]
-        self.last.__class__ = Noted
+        self.layers[-1].__class__ = Noted
         self.last.A_log.data.fill_(-20.0)
+
+    @property
+    def last(self) -> Noted:
+        """The layer whose memories keep the facts."""
+        layer = self.layers[-1]
+        assert isinstance(layer, Noted)
+        return layer
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer."""
