@@ -168,7 +168,7 @@ def swift(build: Path) -> list[str]:
     definitions = ("-DBUILD_SHARED_LIBS=ON", "-DDST_JNI=OFF")
     library = native(build, "dst_native", *definitions, folder="native-shared")
     to = build / "swift"
-    link = [word for end in (f"-L{library}", "-rpath", library) for word in ("-Xlinker", end)]
+    link = [word for end in (f"-L{library}", "-rpath", str(library)) for word in ("-Xlinker", end)]
     call(program, "build", "--package-path", "runtime/swift", "--scratch-path", to, *link)
     return [str(to / "debug/Conformance")]
 
