@@ -103,7 +103,7 @@ def onnxruntime_definitions(build: Path) -> list[str]:
     return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={library}"]
 
 
-def native(build: Path, target: str, *definitions: str) -> Path:
+def native(build: Path, target: str, *definitions: str, folder: str = "native") -> Path:
     """Build a target of the native runtime with CMake; return the folder it is built in.
 
     Raises:
@@ -112,7 +112,7 @@ def native(build: Path, target: str, *definitions: str) -> Path:
     """
     program = need("cmake", "docs/native.md says what the build needs")
     need(os.environ.get("CXX", "c++"), "docs/native.md says what the build needs")
-    to = build / "native"
+    to = build / folder
     words = [*onnxruntime_definitions(build), *definitions]
     try:
         call(program, "-S", "runtime/native", "-B", to, *words)
@@ -160,7 +160,25 @@ def kotlin(build: Path) -> list[str]:
 
 
 MAIN = "dst.conformance.MainKt"
-LANGUAGES: Mapping[str, Callable[[Path], list[str]]] = {"python": python, "c": c, "kotlin": kotlin}
+
+
+def swift(build: Path) -> list[str]:
+    """Build the native runtime as a shared library, and the Swift package over it."""
+    program = need("swift", "docs/swift.md says what the build needs")
+    definitions = ("-DBUILD_SHARED_LIBS=ON", "-DDST_JNI=OFF")
+    library = native(build, "dst_native", *definitions, folder="native-shared")
+    to = build / "swift"
+    link = [word for end in (f"-L{library}", "-rpath", str(library)) for word in ("-Xlinker", end)]
+    call(program, "build", "--package-path", "runtime/swift", "--scratch-path", to, *link)
+    return [str(to / "debug/Conformance")]
+
+
+LANGUAGES: Mapping[str, Callable[[Path], list[str]]] = {
+    "python": python,
+    "c": c,
+    "kotlin": kotlin,
+    "swift": swift,
+}
 
 
 if __name__ == "__main__":

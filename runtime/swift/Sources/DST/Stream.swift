@@ -39,10 +39,14 @@ public actor Stream {
 
   private let info: Session.Info
   // Only calls of this actor use it, and dst_stream_cancel, which any thread may call.
-  nonisolated(unsafe) private let handle: OpaquePointer
+  private struct Shared: @unchecked Sendable {
+    let handle: OpaquePointer
+  }
+  private let shared: Shared
+  private nonisolated var handle: OpaquePointer { shared.handle }
 
   init(_ handle: OpaquePointer, _ info: Session.Info) {
-    (self.handle, self.info) = (handle, info)
+    (self.shared, self.info) = (Shared(handle: handle), info)
   }
 
   deinit { dst_stream_free(handle) }
