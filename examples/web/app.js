@@ -76,7 +76,7 @@ class Column {
     this.onopened();
   }
 
-  read({ at, bits, bytes, heapBytes, ms, wasmBytes }) {
+  read({ at, bits, bytes, ms, wasmBytes }) {
     this.at = at;
     let [sum, count] = [0, 0];
     for (const value of bits) {
@@ -95,8 +95,8 @@ class Column {
       charts.surprise.add(this.index, at, sum / count);
       if (ms > 20) charts.speed.add(this.index, at, bytes.length / (ms / 1000));
     }
-    charts.memory.add(this.index, at, heapBytes + wasmBytes);
-    this.facts.Memory = mega(heapBytes + wasmBytes);
+    charts.memory.add(this.index, at, wasmBytes);
+    this.facts.Memory = mega(wasmBytes);
     this.show(bytes, bits);
     this.showFacts();
     progress();

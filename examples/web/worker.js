@@ -180,7 +180,6 @@ async function send({ ms, bytes, bits }) {
     bytes: text,
     bits: scores,
     ms,
-    heapBytes: performance.memory?.usedJSHeapSize ?? 0,
     wasmBytes: memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0),
   });
   await new Promise((go) => setTimeout(go)); // let messages in, such as a pause
