@@ -3,6 +3,7 @@
     python examples/models.py              # all sections, then the table in docs/models.md
     python examples/models.py --only lstm  # sections whose heading holds "lstm"; writes nothing
     python examples/models.py --check      # no int8, no times, writes nothing; fails if one fails
+    python examples/models.py --check --jobs 1    # one at a time; else as many as there are cores
 
 A section has two blocks: the model, and the lines that make a bundle of it. What the page shows
 is what runs; the lines are counted in the second block. Then, for each bundle made:
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -265,6 +267,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="only sections whose heading holds this")
     parser.add_argument("--check", action="store_true", help="only what must hold")
+    parser.add_argument("--jobs", type=int, help="bundles measured at once (--check only)")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--kill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -273,12 +276,17 @@ def main() -> None:
         child(path, state, answers, options.kill)
         return
     text = PAGE.read_text("utf-8")
+    jobs = (options.jobs or os.cpu_count() or 1) if options.check else 1  # alone for the times
     rows = []
-    with tempfile.TemporaryDirectory() as held:
+    with tempfile.TemporaryDirectory() as held, ThreadPoolExecutor(jobs) as pool:
+        waiting = []
         for section, path in made(sections(text), Path(held), options.only):
-            row = measured(section, path, times=not options.check)
-            print(row.markdown(), flush=True)
-            rows.append(row)
+            waiting.append(pool.submit(measured, section, path, times=not options.check))
+            if jobs == 1:
+                wait(waiting)  # before the next bundle is made
+        for one in waiting:
+            rows.append(one.result())
+            print(rows[-1].markdown(), flush=True)
     failed = [row.title for row in rows if not row.holds]
     if failed:
         sys.exit(f"does not hold: {', '.join(failed)}")

@@ -222,9 +222,10 @@ async function heaps(context, page) {
 }
 
 /**
- * The page's speed beside bare loops, and its memory: rounds in which they take turns.
+ * The page's cost beside bare loops, and its memory: rounds in which they take turns.
  *
- * Both models of the page read at once, each in a worker, as two bare loops do.
+ * Both models of the page read at once, each in a worker, as two bare loops do. The cost is the CPU
+ * time of all processes of the browser, since other programs of a busy machine do not count in it.
  */
 async function bench() {
   const { context } = await visitor();
@@ -232,10 +233,16 @@ async function bench() {
   const names = [values.model, `${values.model}-int8`];
   const loops = await bareLoops(page, names);
   const size = Math.floor(count / ROUNDS);
+  const system = await browser.newBrowserCDPSession();
+  const cpuSeconds = async () => {
+    const { processInfo } = await system.send("SystemInfo.getProcessInfo");
+    return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime, 0);
+  };
   const rate = async (bytes, work) => {
-    const began = performance.now();
+    const [began, cpu] = [performance.now(), await cpuSeconds()];
     await work();
-    return bytes / ((performance.now() - began) / 1000);
+    const seconds = (performance.now() - began) / 1000;
+    return { perSecond: Math.round(bytes / seconds), perCpuSecond: Math.round(bytes / ((await cpuSeconds()) - cpu)) };
   };
   const rounds = [];
   for (let end = size; end <= size * ROUNDS; end += size) {
@@ -248,7 +255,8 @@ async function bench() {
     });
     const [float32, int8] = [await facts(page, "float32"), await facts(page, "int8")];
     const heapMiB = await heaps(context, page);
-    rounds.push({ read: end, bare, page: streamed, ratio: streamed / bare, wasm: [float32.Memory, int8.Memory], heapMiB });
+    const ratio = +(streamed.perCpuSecond / bare.perCpuSecond).toFixed(3);
+    rounds.push({ read: end, bare, page: streamed, ratio, wasm: [float32.Memory, int8.Memory], heapMiB });
     console.error(JSON.stringify(rounds.at(-1)));
   }
   await context.close();
