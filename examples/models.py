@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import load_file, save_file
 
 from dst.evaluate import measure
@@ -119,6 +118,8 @@ def sections(text: str) -> list[Section]:
 
 def made(page: list[Section], folder: Path, wanted: str) -> Iterator[tuple[Section, Path]]:
     """Run the blocks in order in ``folder`` and yield each bundle with the section that made it."""
+    import torch  # seconds, which the children that are killed do not need
+
     scope: dict[str, object] = {"__name__": "page"}
     os.chdir(folder)
     for section in page:

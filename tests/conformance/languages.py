@@ -122,7 +122,7 @@ def native(build: Path, target: str, *definitions: str) -> Path:
         if not said:
             raise
         raise Missing(f"CMake says:{said.rstrip()}; docs/native.md says what it needs") from error
-    call(program, "--build", to, "--target", target)
+    call(program, "--build", to, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return to
 
 

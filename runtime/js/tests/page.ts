@@ -30,9 +30,7 @@ async function suiteOf(): Promise<Suite> {
   return suite;
 }
 
-async function conformance(): Promise<
-  Omit<Result, "saved"> & { saved: Record<string, string> }
-> {
+async function conformance(): Promise<Omit<Result, "saved"> & { saved: Record<string, string> }> {
   const suite = await suiteOf();
   const replacements = readTensors(suite.get("malformed/files.safetensors")!).tensors;
   let made = 0;
