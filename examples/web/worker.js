@@ -13,7 +13,7 @@ import {
 } from "./lib/dst-edge/index.js";
 
 const STEPS = 8; // chunks for each call
-const TELL_MS = 100;
+const TELL_MS = 250;
 const SAVE_MS = 2000;
 
 // The memory of WebAssembly is made inside of ONNX Runtime; remember it, to tell its size.
