@@ -24,8 +24,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,20 @@ def measured(section: Section, path: Path, times: bool) -> Row:
     )
 
 
+def measured_in_order(
+    bundles: Iterator[tuple[Section, Path]], jobs: int, times: bool
+) -> Iterator[Row]:
+    """Measure bundles while the next ones are made, where more than one job may run at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: deque[Future[Row]] = deque()
+        for section, path in bundles:
+            waiting.append(pool.submit(measured, section, path, times))
+            while waiting and (jobs == 1 or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def graphs_of(manifest: Manifest) -> str:
     """Say which graphs there are: what T and B each runs."""
     parts = []
@@ -279,15 +294,11 @@ def main() -> None:
     text = PAGE.read_text("utf-8")
     jobs = (options.jobs or os.cpu_count() or 1) if options.check else 1  # alone for the times
     rows = []
-    with tempfile.TemporaryDirectory() as held, ThreadPoolExecutor(jobs) as pool:
-        waiting = []
-        for section, path in made(sections(text), Path(held), options.only):
-            waiting.append(pool.submit(measured, section, path, times=not options.check))
-            if jobs == 1:
-                wait(waiting)  # before the next bundle is made
-        for one in waiting:
-            rows.append(one.result())
-            print(rows[-1].markdown(), flush=True)
+    with tempfile.TemporaryDirectory() as held:
+        bundles = made(sections(text), Path(held), options.only)
+        for row in measured_in_order(bundles, jobs, times=not options.check):
+            print(row.markdown(), flush=True)
+            rows.append(row)
     failed = [row.title for row in rows if not row.holds]
     if failed:
         sys.exit(f"does not hold: {', '.join(failed)}")
