@@ -252,7 +252,7 @@ function finished() {
 
 async function take(bytes) {
   await ready;
-  if (!bytes.length) return;
+  if (!bytes.length || columns.some(({ at }) => at === undefined)) return; // one could not be opened
   await tape.append(bytes, Math.min(...columns.map((column) => column.at)));
   go();
 }
