@@ -123,7 +123,8 @@ def run_all(names: list[str], build: Path, work: Path) -> dict[str, Result]:
 def show(results: dict[str, Result]) -> None:
     """Print the table, and why languages were left out."""
     built = [name for name, result in results.items() if not result.missing]
-    table = Table("runtime", "suite", *(f"reads {writer}" for writer in built))
+    caption = "below a name: goes on from the states that it has saved"
+    table = Table("runtime", "suite", *built, caption=caption)
     for name in built:
         result = results[name]
         reads = ("yes" if result.reads[writer] else "NO" for writer in built)
