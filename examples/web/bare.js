@@ -1,14 +1,20 @@
 // A worker for drive.mjs: a bare loop over onnxruntime-web, with the graph that the page's session
-// takes and the bytes that the page reads. `bare.js?model=log`, then a message with the bytes.
+// takes. In: { model } once, then { bytes }. Out: { file, t }, then { done }; or { error }.
 
 import { fetchSource, Session } from "./lib/dst-edge/index.js";
 
-const WARM_UP = 20; // steps
-
 const at = (path) => new URL(path, import.meta.url).href;
-const model = new URL(import.meta.url).searchParams.get("model");
+let opened;
 
-self.onmessage = async ({ data: bytes }) => {
+self.onmessage = async ({ data }) => {
+  try {
+    self.postMessage(data.model ? await open(data.model) : await read(data.bytes));
+  } catch (error) {
+    self.postMessage({ error: String(error) });
+  }
+};
+
+async function open(model) {
   const ort = await import("./lib/ort/ort.wasm.min.mjs");
   ort.env.wasm.wasmPaths = at("./lib/ort/");
   ort.env.wasm.numThreads = 1;
@@ -26,15 +32,17 @@ self.onmessage = async ({ data: bytes }) => {
     const { data, shape } = session.initial[i];
     feeds[input] = new ort.Tensor(dtype, data, shape);
   });
-  const steps = Math.floor(bytes.length / t);
-  let began = 0;
-  for (let step = 0; step < steps; step++) {
-    if (step === WARM_UP) began = performance.now();
-    const ids = BigInt64Array.from(bytes.subarray(step * t, (step + 1) * t), BigInt);
+  opened = { chunk, feeds, graph, ort, state, t };
+  return { file, t };
+}
+
+async function read(bytes) {
+  const { chunk, feeds, graph, ort, state, t } = opened;
+  for (let from = 0; from + t <= bytes.length; from += t) {
+    const ids = BigInt64Array.from(bytes.subarray(from, from + t), BigInt);
     feeds[chunk.input] = new ort.Tensor("int64", ids, [1, t]);
     const found = await graph.run(feeds);
     for (const { input, output } of state) feeds[input] = found[output];
   }
-  const seconds = (performance.now() - began) / 1000;
-  self.postMessage({ file, t, bytesPerSecond: ((steps - WARM_UP) * t) / seconds });
-};
+  return { done: bytes.length };
+}

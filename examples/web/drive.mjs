@@ -31,6 +31,7 @@ for (let at = 0; at < count; at += whole.length) whole.copy(input, at); // repea
 const file = path.join(tmpdir(), `dst-web-${process.pid}.txt`);
 await writeFile(file, input);
 
+const ROUNDS = 20;
 const WIDE = { width: 1040, height: 980 };
 const NARROW = { width: 360, height: 780 };
 const server = await serve(site);
@@ -174,47 +175,101 @@ async function shots(folder) {
   }
 }
 
-/** The speed of a bare loop over the graph of a model. */
-const bare = (page, model, size) =>
-  page.evaluate(
-    async ([name, bytes]) => {
-      const worker = new Worker(`bare.js?model=${name}`, { type: "module" });
-      const found = new Promise((resolve, reject) => {
-        worker.onmessage = ({ data }) => resolve(data);
-        worker.onerror = (event) => reject(new Error(event.message));
-      });
-      worker.postMessage(Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0)));
-      return found.finally(() => worker.terminate());
-    },
-    [model, input.subarray(0, size).toString("base64")],
-  );
+/** Two bare loops in the page, one for each of its models: opened once, then given bytes. */
+async function bareLoops(page, models) {
+  const ask = ([index, message]) =>
+    new Promise((resolve, reject) => {
+      globalThis.loops ??= [];
+      globalThis.loops[index] ??= new Worker("bare.js", { type: "module" });
+      globalThis.loops[index].onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
+      globalThis.loops[index].postMessage(message);
+    });
+  const tell = (messages) => page.evaluate(`Promise.all(${JSON.stringify([...messages.entries()])}.map(${READ_BASE64}).map(${ask}))`);
+  const opened = await tell(models.map((model) => ({ model })));
+  return { opened, read: (bytes) => tell(models.map(() => ({ base64: bytes.toString("base64") }))) };
+}
+
+// bytes reach the page as text
+const READ_BASE64 = `([index, { base64, ...rest }]) =>
+  [index, base64 ? { bytes: Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)) } : rest]`;
+
+/** JavaScript's memory of the page and of each of its workers, after a garbage collection, in MiB. */
+async function heaps(context, page) {
+  const cdp = await context.newCDPSession(page);
+  const attached = [];
+  const answers = new Map();
+  cdp.on("Target.attachedToTarget", ({ sessionId }) => attached.push(sessionId));
+  cdp.on("Target.receivedMessageFromTarget", ({ message }) => {
+    const { id, result } = JSON.parse(message);
+    answers.get(id)?.(result);
+  });
+  const send = (sessionId, method) =>
+    new Promise((resolve) => {
+      answers.set(answers.size, resolve);
+      const message = JSON.stringify({ id: answers.size - 1, method });
+      cdp.send("Target.sendMessageToTarget", { sessionId, message });
+    });
+  await cdp.send("Target.setAutoAttach", { autoAttach: true, waitForDebuggerOnStart: false, flatten: false });
+  const mebibytes = ({ usedSize, backingStorageSize }) => (usedSize + backingStorageSize) / 2 ** 20;
+  await cdp.send("HeapProfiler.collectGarbage");
+  const found = [mebibytes(await cdp.send("Runtime.getHeapUsage"))];
+  for (const sessionId of attached) {
+    await send(sessionId, "HeapProfiler.collectGarbage");
+    found.push(mebibytes(await send(sessionId, "Runtime.getHeapUsage")));
+  }
+  await cdp.detach();
+  return found.map((size) => +size.toFixed(2));
+}
 
 /**
- * The page's speed beside bare loops before and after it, and its memory on the way.
+ * The page's cost beside bare loops, and its memory: rounds in which they take turns.
  *
- * Both models of the page read at once, each in a worker, as two bare loops do.
+ * Both models of the page read at once, each in a worker, as two bare loops do. The cost is the CPU
+ * time of all processes of the browser, since other programs of a busy machine do not count in it.
  */
 async function bench() {
   const { context } = await visitor();
   const page = await visit(context);
   const names = [values.model, `${values.model}-int8`];
-  const both = () => Promise.all(names.map((name) => bare(page, name, Math.min(count, 500_000))));
-  const before = await both();
-  const began = Date.now();
-  await page.setInputFiles("#file", file);
-  await until(page, "reading");
-  const memory = [];
-  while ((await page.evaluate(() => document.body.dataset.state)) === "reading") {
-    await page.waitForTimeout(Math.max(500, Math.min(10_000, count / 500)));
+  const loops = await bareLoops(page, names);
+  const size = Math.floor(count / ROUNDS);
+  const system = await browser.newBrowserCDPSession();
+  const cpuSeconds = async () => {
+    const { processInfo } = await system.send("SystemInfo.getProcessInfo");
+    return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime, 0);
+  };
+  const rate = async (bytes, work) => {
+    const [began, cpu] = [performance.now(), await cpuSeconds()];
+    await work();
+    const seconds = (performance.now() - began) / 1000;
+    return { perSecond: Math.round(bytes / seconds), perCpuSecond: Math.round(bytes / ((await cpuSeconds()) - cpu)) };
+  };
+  const rounds = [];
+  for (let end = size; end <= size * ROUNDS; end += size) {
+    const part = input.subarray(end - size, end);
+    const few = part.subarray(0, Math.max(2000, size / 10));
+    const bare = await rate(few.length, () => loops.read(few));
+    const streamed = await rate(size, async () => {
+      await page.setInputFiles("#file", { name: "part", mimeType: "text/plain", buffer: part });
+      await page.waitForFunction(allRead, `${end.toLocaleString("en")} B`, { polling: 50, timeout: 0 });
+    });
     const [float32, int8] = [await facts(page, "float32"), await facts(page, "int8")];
-    memory.push([float32.Read, float32.Memory, int8.Read, int8.Memory]);
+    const heapMiB = await heaps(context, page);
+    const ratio = +(streamed.perCpuSecond / bare.perCpuSecond).toFixed(3);
+    rounds.push({ read: end, bare, page: streamed, ratio, wasm: [float32.Memory, int8.Memory], heapMiB });
+    console.error(JSON.stringify(rounds.at(-1)));
   }
-  const seconds = (Date.now() - began) / 1000;
-  const found = { float32: await facts(page, "float32"), int8: await facts(page, "int8") };
-  const after = await both();
   await context.close();
-  return { bytes: count, seconds, bare: { before, after }, ...found, memory };
+  const ratios = rounds.map(({ ratio }) => ratio).sort((a, b) => a - b);
+  return { models: names, graphs: loops.opened, bytes: count, median: ratios[ROUNDS >> 1], least: ratios[0], rounds };
 }
+
+/** Whether both models of the page stand at the end of what they were given. */
+const allRead = (end) => {
+  if (document.body.dataset.error) throw new Error(document.getElementById("status").textContent);
+  const places = [...document.querySelectorAll("#float32 dl div:first-child dd, #int8 dl div:first-child dd")];
+  return document.body.dataset.state === "done" && places.every((place) => place.textContent === end);
+};
 
 try {
   const found = { browser: browser.version(), cpus: (await import("node:os")).cpus()[0].model };

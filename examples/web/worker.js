@@ -13,7 +13,7 @@ import {
 } from "./lib/dst-edge/index.js";
 
 const STEPS = 8; // chunks for each call
-const TELL_MS = 100;
+const TELL_MS = 250;
 const SAVE_MS = 2000;
 
 // The memory of WebAssembly is made inside of ONNX Runtime; remember it, to tell its size.
@@ -180,7 +180,6 @@ async function send({ ms, bytes, bits }) {
     bytes: text,
     bits: scores,
     ms,
-    heapBytes: performance.memory?.usedJSHeapSize ?? 0,
     wasmBytes: memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0),
   });
   await new Promise((go) => setTimeout(go)); // let messages in, such as a pause

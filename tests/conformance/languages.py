@@ -122,7 +122,7 @@ def native(build: Path, target: str, *definitions: str, folder: str = "native") 
         if not said:
             raise
         raise Missing(f"CMake says:{said.rstrip()}; docs/native.md says what it needs") from error
-    call(program, "--build", to, "--target", target)
+    call(program, "--build", to, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return to
 
 
@@ -159,7 +159,36 @@ def kotlin(build: Path) -> list[str]:
     return [java, "-Xcheck:jni", f"-Djava.library.path={library}", "-cp", path, MAIN]
 
 
-MAIN = "dst.conformance.MainKt"
+def javascript() -> Path:
+    """Compile the TypeScript package and its tests in their folder; return where they are.
+
+    Raises:
+        Missing: Node.js or npm is not installed or too old, or npm cannot fetch what it needs.
+    """
+    npm, program = need("npm", NODE), need("node", NODE)
+    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    if not (found := re.match(r"v(\d+)", told)) or int(found[1]) < 20:
+        raise Missing(f"`node` is {told.strip() or 'broken'}: {NODE}")
+    package = ROOT / "runtime/js"
+    if not (package / "node_modules/.package-lock.json").is_file():  # npm writes it last
+        words = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
+        try:
+            call(npm, "install", *words, cwd=package)
+        except RuntimeError as error:
+            raise Missing(f"npm cannot fetch what runtime/js needs: {str(error)[-200:]}") from error
+    call(program, "node_modules/typescript/bin/tsc", "-p", "tsconfig.json", cwd=package)
+    return package / "build/tests"
+
+
+def node(build: Path) -> list[str]:
+    """Build the runtime in TypeScript, for Node."""
+    return [need("node", NODE), str(javascript() / "node.js")]
+
+
+def chromium(build: Path) -> list[str]:
+    """Build the runtime in TypeScript, for a page in Chromium, on wasm."""
+    need(os.environ.get("CHROMIUM", "/usr/bin/chromium"), "CHROMIUM names another place of it")
+    return [need("node", NODE), str(javascript() / "browser.js")]
 
 
 def swift(build: Path) -> list[str]:
@@ -173,12 +202,18 @@ def swift(build: Path) -> list[str]:
     return [str(to / "debug/Conformance")]
 
 
+MAIN = "dst.conformance.MainKt"
+NODE = "install Node.js 20 or newer, with npm"
 LANGUAGES: Mapping[str, Callable[[Path], list[str]]] = {
-    "python": python,
-    "c": c,
-    "kotlin": kotlin,
-    "swift": swift,
+    **{"python": python, "c": c, "kotlin": kotlin, "swift": swift},
+    **{"node": node, "chromium": chromium},
 }
+
+
+def same_onnxruntime() -> set[str]:
+    """Return the languages that run the build of ONNX Runtime which Python runs."""
+    native = {"c", "kotlin", "swift"}
+    return {"python"} if os.environ.get("ONNXRUNTIME_ROOT") else {"python"} | native
 
 
 if __name__ == "__main__":

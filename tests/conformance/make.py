@@ -53,12 +53,12 @@ def record_all(work: Path) -> None:
         safetensors.numpy.save_file(held, folder / f"{group}.safetensors")
 
 
-def record(script: Call, arrays: dict[str, Array], work: Path) -> Call:
-    """Do the calls of a script, and add what each of them gave."""
-    player = Player(versions(script)[0], arrays, work)
+def record(script: Call, arrays: dict[str, Array], work: Path, root: Path = ROOT) -> Call:
+    """Do the calls of a script of the suite `root`, and add what each of them gave."""
+    player = Player(versions(script, root)[0], arrays, work, root)
     done = []
     for number, call in enumerate(script["calls"]):
-        here = versions({**script, "calls": [call]})[0]["calls"][0]
+        here = versions({**script, "calls": [call]}, root)[0]["calls"][0]
         try:
             found = player.do(here)
         except DstError as error:

@@ -41,9 +41,12 @@ def edit(place: Path, edits: list[Call], files: Mapping[str, Array]) -> None:
             raise ValueError(f"no such edit: {what['edit']}")
 
 
-def possible(case: Call) -> bool:
-    """Say whether this system can make what a case needs."""
-    return os.name != "nt" or all(e["edit"] not in ("link", "pipe") for e in case["edits"])
+def possible(case: Call, browser: bool = False) -> bool:
+    """Say whether this system, or a browser's memory, can make what a case needs."""
+    edits = {edit["edit"] for edit in case["edits"]}
+    if browser:
+        return not edits & {"link", "pipe", "folder"}
+    return os.name != "nt" or not edits & {"link", "pipe"}
 
 
 def code_of_bundle(case: Call, files: Mapping[str, Array], work: Path, root: Path) -> str:

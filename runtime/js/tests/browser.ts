@@ -1,18 +1,17 @@
 // The conformance suite in Chromium, over onnxruntime-web.
 //
-//   node build/tests/browser.js [--provider webgpu]
+//   node build/tests/browser.js SUITE WORK [--save]      --save writes SUITE/states/chromium
 //
-// CHROMIUM names the browser, /usr/bin/chromium by default. Nothing is fetched from the network.
+// It needs no folder WORK. CHROMIUM names the browser, /usr/bin/chromium by default. Nothing is fetched from the network.
 
 import { createReadStream } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { type Browser, chromium, type Page } from "playwright-core";
-import { fromText } from "./carry-on.js";
-import { type Result, summary } from "./conformance.js";
-import { readSuite, SUITE } from "./node.js";
+import { chromium, type Page } from "playwright-core";
+import type { Result } from "./conformance.js";
+import { readSuite, report } from "./node.js";
 
 const PACKAGE = fileURLToPath(new URL("../..", import.meta.url));
 const TYPES: Record<string, string> = {
@@ -36,12 +35,12 @@ globalThis.ort = ort;
 await import("/build/tests/page.js");
 </script>`;
 
-/** A browser with the test page open. `bundles` is a folder whose bundles stand below /bundles/. */
+/** A browser with the test page open. The files of `folder` stand below /files/. */
 export async function openPage(
   provider: string,
-  bundles: string,
-): Promise<{ page: Page; browser: Browser; close: () => Promise<void> }> {
-  const server = await serve(provider, bundles);
+  folder: string,
+): Promise<{ page: Page; close: () => Promise<void> }> {
+  const server = await serve(provider, folder);
   const webgpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -61,21 +60,21 @@ export async function openPage(
     await browser.close();
     server.close();
   };
-  return { page, browser, close };
+  return { page, close };
 }
 
-async function serve(provider: string, bundles: string): Promise<Server> {
-  const suite = await readSuite();
+async function serve(provider: string, folder: string): Promise<Server> {
   const html = PAGE(provider === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs");
-  const server = createServer((request, response) => {
+  const server = createServer(async (request, response) => {
     const url = decodeURIComponent(new URL(request.url!, "http://localhost").pathname);
     response.setHeader("Content-Type", TYPES[path.extname(url)] ?? "application/octet-stream");
     if (url === "/") return response.setHeader("Content-Type", "text/html").end(html);
-    if (url === "/suite.json") return response.end(JSON.stringify([...suite.keys()]));
+    if (url === "/files.json") {
+      return response.end(JSON.stringify([...(await readSuite(folder)).keys()]));
+    }
     const [, top, rest = ""] = /^\/([^/]+)\/(.*)$/.exec(url) ?? [];
     const roots: Record<string, string> = {
-      suite: SUITE,
-      bundles,
+      files: folder,
       build: path.join(PACKAGE, "build"),
       node_modules: path.join(PACKAGE, "node_modules"),
     };
@@ -91,29 +90,21 @@ async function serve(provider: string, bundles: string): Promise<Server> {
   return server;
 }
 
-async function main(): Promise<void> {
-  const at = process.argv.indexOf("--provider");
-  const provider = at < 0 ? "wasm" : process.argv[at + 1]!;
-  const { browser, close, page } = await openPage(provider, SUITE);
+async function main([root, work, save]: string[]): Promise<void> {
+  if (!root || !work) throw new Error("usage: node build/tests/browser.js SUITE WORK [--save]");
+  const { close, page } = await openPage("wasm", root);
   try {
     type Found = Omit<Result, "saved"> & { saved: Record<string, string> };
-    const result = (await page.evaluate(`tests.conformance("${provider}")`)) as Found;
-    const version = await page.evaluate("tests.version");
-    for (const line of result.failed) console.log(`FAILED ${line}`);
-    const suite = await readSuite();
-    for (const [name, text] of Object.entries(result.saved)) {
-      const expected = suite.get(`states/python/${name}.state`)!;
-      if (Buffer.compare(fromText(text), expected) !== 0) {
-        result.failed.push(name);
-        console.log(`FAILED save/${name}: the browser saves other bytes than Python`);
-      }
-    }
-    const title = `Chromium ${browser.version()}, onnxruntime-web ${version}, ${provider}`;
-    console.log(`${title}: ${summary({ ...result, saved: {} })}`);
-    process.exitCode = result.failed.length || result.passed.length < 100 ? 1 : 0;
+    const result = (await page.evaluate("tests.conformance()")) as Found;
+    const bytes = Object.entries(result.saved).map(([name, text]) => [
+      name,
+      new Uint8Array(Buffer.from(text, "base64")),
+    ]);
+    const saved = Object.fromEntries(bytes);
+    await report(root, "chromium", { ...result, saved }, save === "--save");
   } finally {
     await close();
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(2));

@@ -7,6 +7,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import * as ort from "onnxruntime-node";
 import {
   DstError,
@@ -20,9 +21,11 @@ import {
 } from "../src/index.js";
 import { FolderStore, folder } from "../src/node.js";
 import { bundleFiles } from "./conformance.js";
-import { readSuite, SUITE } from "./node.js";
+import { readSuite } from "./node.js";
 
-const SHIPPED = path.join(SUITE, "../../src/dst/shipped");
+const ROOT = fileURLToPath(new URL("../../../..", import.meta.url));
+const SUITE = path.join(ROOT, "tests/conformance");
+const SHIPPED = path.join(ROOT, "src/dst/shipped");
 const work = await mkdtemp(path.join(tmpdir(), "dst-"));
 after(() => rm(work, { recursive: true }));
 
@@ -172,7 +175,7 @@ test("a folder keeps a state and the one before it, and writes into no file of a
 });
 
 test("a fetched bundle is checked when its files are read", async () => {
-  const files = bundleFiles(await readSuite(), "level");
+  const files = bundleFiles(await readSuite(SUITE), "level");
   const server = createServer((request, response) => {
     const bytes = files.get(request.url!.slice("/level/".length));
     response.writeHead(bytes ? 200 : 404).end(bytes);

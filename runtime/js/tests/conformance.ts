@@ -43,7 +43,6 @@ export interface Platform {
 export interface Result {
   passed: string[];
   failed: string[];
-  leftOut: string[];
   /** What the streams `a` of the scripts `save/*` are, by the names of the scripts. */
   saved: Record<string, Uint8Array>;
 }
@@ -52,10 +51,10 @@ export interface Result {
 type Call = Record<string, any>;
 
 export async function runSuite(platform: Platform, suite: Suite): Promise<Result> {
-  const result: Result = { passed: [], failed: [], leftOut: [], saved: {} };
-  const attempt = async (name: string, work: () => Promise<boolean | undefined>) => {
+  const result: Result = { passed: [], failed: [], saved: {} };
+  const attempt = async (name: string, work: () => Promise<boolean>) => {
     try {
-      result[(await work()) === false ? "leftOut" : "passed"].push(name);
+      if (await work()) result.passed.push(name);
     } catch (error) {
       result.failed.push(`${name}: ${error instanceof Error ? error.message : error}`);
     }
@@ -66,7 +65,7 @@ export async function runSuite(platform: Platform, suite: Suite): Promise<Result
     await attempt(`${group}/${name}`, async () => {
       const saved = await runScript(platform, suite, group, name);
       if (saved) result.saved[name] = saved;
-      return undefined;
+      return true;
     });
   }
   const files = readTensors(suite.get("malformed/files.safetensors")!).tensors;
@@ -148,7 +147,8 @@ class Player {
     arrays: Map<string, Tensor>,
   ): Promise<Player> {
     const told = script.open ?? {};
-    const options: SessionOptions = { provider };
+    // npm has no ONNX Runtime as new as some bundles ask for; the results are compared here
+    const options: SessionOptions = { provider, olderRuntime: true };
     if (told.chunk_sizes) options.chunkSizes = told.chunk_sizes;
     if (told.check_state_every) options.checkStateEvery = told.check_state_every;
     const session = await Session.open(ort, (await bundle(script.bundle))!, options);
@@ -332,13 +332,14 @@ export function editFiles(files: Suite, edits: Edit[], replacements: Map<string,
   return true;
 }
 
+/** Try a malformed case; false where this platform cannot make it. */
 async function refused(
   platform: Platform,
   suite: Suite,
   replacements: Map<string, Tensor>,
   item: Call,
   isBundle: boolean,
-): Promise<boolean | undefined> {
+): Promise<boolean> {
   const { ort, provider } = platform;
   const source = await platform.bundle(item.bundle, isBundle ? item.edits : undefined);
   if (!source) return false;
@@ -357,7 +358,7 @@ async function refused(
     code = error.code;
   }
   if (code !== item.code) throw new Error(`${code}, expected ${item.code}`);
-  return undefined;
+  return true;
 }
 
 /** The files of one bundle of the suite. */
@@ -365,11 +366,4 @@ export function bundleFiles(suite: Suite, name: string): Suite {
   const prefix = `bundles/${name}/`;
   const own = [...suite].filter(([path]) => path.startsWith(prefix));
   return new Map(own.map(([path, bytes]) => [path.slice(prefix.length), bytes]));
-}
-
-/** One line for people. */
-export function summary({ passed, failed, leftOut }: Result): string {
-  const count = passed.length + failed.length;
-  const aside = leftOut.length ? `, ${leftOut.length} left out (no such files here)` : "";
-  return `${passed.length} of ${count} passed${aside}`;
 }

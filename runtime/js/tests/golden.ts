@@ -10,7 +10,7 @@ const [provider, bundle, more = "{}"] = process.argv.slice(2) as [string, string
 const { close, page } = await openPage(provider, path.dirname(path.resolve(bundle)));
 try {
   const options = { provider, olderRuntime: true, ...JSON.parse(more) };
-  const address = `/bundles/${path.basename(bundle)}`;
+  const address = `/files/${path.basename(bundle)}`;
   const call = `tests.golden(${JSON.stringify(address)}, ${JSON.stringify(options)})`;
   const checks = (await page.evaluate(call)) as GoldenCheck[];
   console.log(JSON.stringify(checks, ["graph", "t", "steps", "worst", "tolerance", "passed"], 2));

@@ -1,10 +1,9 @@
 // The conformance suite in Node, over onnxruntime-node.
 //
-//   node build/tests/node.js [--save]      --save writes the states that the suite wants of a language
+//   node build/tests/node.js SUITE WORK [--save]      --save writes SUITE/states/node
 
 import { execFileSync } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import * as ort from "onnxruntime-node";
@@ -14,26 +13,24 @@ import {
   type Edit,
   editFiles,
   type Platform,
+  type Result,
   runSuite,
   type Suite,
-  summary,
 } from "./conformance.js";
 
-export const SUITE = fileURLToPath(new URL("../../../../tests/conformance", import.meta.url));
-
-/** Read every file of the suite that is no code. */
-export async function readSuite(): Promise<Suite> {
+/** Read every file of a suite that is no code. */
+export async function readSuite(root: string): Promise<Suite> {
   const suite: Suite = new Map();
-  for (const entry of await readdir(SUITE, { recursive: true, withFileTypes: true })) {
+  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
     const place = path.join(entry.parentPath ?? entry.path, entry.name);
-    const name = path.relative(SUITE, place).split(path.sep).join("/");
+    const name = path.relative(root, place).split(path.sep).join("/");
     if (!entry.isFile() || /\.py[c]?$/.test(name)) continue;
     suite.set(name, new Uint8Array(await readFile(place)));
   }
   return suite;
 }
 
-function platform(suite: Suite, work: string): Platform {
+function platform(root: string, suite: Suite, work: string): Platform {
   const replacements = readTensors(suite.get("malformed/files.safetensors")!).tensors;
   let made = 0;
   const fresh = async () => {
@@ -46,7 +43,7 @@ function platform(suite: Suite, work: string): Platform {
     provider: "cpu",
     store: async () => new FolderStore(await fresh(), { durable: false }),
     async bundle(name: string, edits?: Edit[]): Promise<Source | undefined> {
-      const good = path.join(SUITE, "bundles", name);
+      const good = path.join(root, "bundles", name);
       if (!edits) return folder(good);
       const copy = await fresh();
       await cp(good, copy, { recursive: true });
@@ -75,25 +72,35 @@ async function editFile(
   await (bytes ? writeFile(target, bytes) : rm(target));
 }
 
-async function main(): Promise<void> {
-  const suite = await readSuite();
-  const work = await mkdtemp(path.join(tmpdir(), "dst-"));
-  try {
-    const result = await runSuite(platform(suite, work), suite);
-    for (const line of result.failed) console.log(`FAILED ${line}`);
-    const version = ort.env.versions.node;
-    console.log(`Node ${process.version}, onnxruntime-node ${version}: ${summary(result)}`);
-    if (process.argv.includes("--save")) {
-      const place = path.join(SUITE, "states/js");
-      await mkdir(place, { recursive: true });
-      for (const [name, bytes] of Object.entries(result.saved)) {
-        await writeFile(path.join(place, `${name}.state`), bytes);
-      }
+/** Print how a run went, as every runner does, and keep the states that it saved. */
+export async function report(
+  root: string,
+  language: string,
+  { failed, passed, saved }: Result,
+  save: boolean,
+): Promise<void> {
+  if (save) {
+    const place = path.join(root, "states", language);
+    await mkdir(place, { recursive: true });
+    for (const [name, bytes] of Object.entries(saved)) {
+      await writeFile(path.join(place, `${name}.state`), bytes);
     }
-    process.exitCode = result.failed.length || result.passed.length < 100 ? 1 : 0;
+  }
+  for (const line of failed) console.log(`FAILED ${line}`);
+  console.log(`${passed.length} of ${passed.length + failed.length} passed`);
+  process.exitCode = failed.length || passed.length === 0 ? 1 : 0;
+}
+
+async function main([root, place, save]: string[]): Promise<void> {
+  if (!root || !place) throw new Error("usage: node build/tests/node.js SUITE WORK [--save]");
+  const work = await mkdtemp(path.join(place, "node-"));
+  try {
+    const suite = await readSuite(root);
+    const result = await runSuite(platform(root, suite, work), suite);
+    await report(root, "node", result, save === "--save");
   } finally {
     await rm(work, { recursive: true });
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(2));

@@ -1,4 +1,4 @@
-// What browser.ts runs in a page: the suite, and one half of a carried-on stream.
+// What browser.ts and golden.ts run in a page.
 
 import {
   fetchSource,
@@ -9,7 +9,6 @@ import {
   type SessionOptions,
   verify,
 } from "../src/index.js";
-import { carryOn, fromText, toText } from "./carry-on.js";
 import {
   bundleFiles,
   editFiles,
@@ -22,24 +21,22 @@ import {
 declare const ort: Ort; // set by the page before this module is loaded
 
 async function suiteOf(): Promise<Suite> {
-  const names = (await (await fetch("/suite.json")).json()) as string[];
+  const names = (await (await fetch("/files.json")).json()) as string[];
   const suite: Suite = new Map();
   for (const name of names) {
-    const answer = await fetch(`/suite/${name}`);
+    const answer = await fetch(`/files/${name}`);
     suite.set(name, new Uint8Array(await answer.arrayBuffer()));
   }
   return suite;
 }
 
-async function conformance(
-  provider: string,
-): Promise<Omit<Result, "saved"> & { saved: Record<string, string> }> {
+async function conformance(): Promise<Omit<Result, "saved"> & { saved: Record<string, string> }> {
   const suite = await suiteOf();
   const replacements = readTensors(suite.get("malformed/files.safetensors")!).tensors;
   let made = 0;
   const platform: Platform = {
     ort,
-    provider,
+    provider: "wasm",
     store: () => IndexedDbStore.open(`run-${Date.now()}-${made++}`),
     async bundle(name, edits = []) {
       const files = bundleFiles(suite, name);
@@ -53,21 +50,11 @@ async function conformance(
   return { ...result, saved: Object.fromEntries(saved) };
 }
 
-async function half(
-  address: string,
-  options: SessionOptions,
-  job: { state?: string; first: string; second: string },
-): Promise<{ state: string; outputs: Record<string, string> }> {
-  const { outputs, state } = await carryOn(ort, fetchSource(address), options, {
-    state: job.state === undefined ? undefined : fromText(job.state),
-    first: fromText(job.first),
-    second: fromText(job.second),
-  });
-  const texts = Object.entries(outputs).map(([name, bytes]) => [name, toText(bytes)]);
-  return { state: toText(state), outputs: Object.fromEntries(texts) };
+function toText(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }
 
 const golden = (address: string, options: SessionOptions) =>
   verify(ort, fetchSource(address), options);
 
-Object.assign(globalThis, { tests: { conformance, half, golden, version: ort.env.versions.web } });
+Object.assign(globalThis, { tests: { conformance, golden } });

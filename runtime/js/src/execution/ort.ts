@@ -46,9 +46,26 @@ export function atLeast(a: string, b: string): boolean {
   return true;
 }
 
+/**
+ * A tensor to feed.
+ *
+ * From Node 23 on float16 would be held as a Float16Array, in which onnxruntime-node sees no bytes
+ * (github.com/microsoft/onnxruntime/pull/32323): there the tensor holds bits and is named float16.
+ */
 export function toOrt(ort: Ort, { dtype, data, shape }: Values): OrtTensor {
-  return new ort.Tensor(dtype, data as never, shape);
+  if (!asBits(ort, dtype)) return new ort.Tensor(dtype, data as never, shape);
+  return Object.assign(new ort.Tensor("uint16", data as never, shape), { type: dtype });
 }
+
+/** What a step has given, to feed to the next one. */
+export function fedBack(ort: Ort, tensor: OrtTensor): OrtTensor {
+  const { dims, type } = tensor;
+  if (!asBits(ort, type)) return tensor;
+  return toOrt(ort, { dtype: "float16", data: valuesIn(tensor, "float16"), shape: [...dims] });
+}
+
+const asBits = (ort: Ort, type: string) =>
+  type === "float16" && ort.env.versions.node !== undefined;
 
 /** The values of a tensor that lies in this memory. */
 export function valuesIn(tensor: OrtTensor, dtype: Dtype): TypedArray {

@@ -10,7 +10,7 @@ import type { Output } from "../bundle/manifest.js";
 import type { Sampler } from "../state/sampler.js";
 import type { Engine } from "./engine.js";
 import { ChunkBuffer, firstLookback, ItemLayout } from "./items.js";
-import { fetchValues, type OrtTensor, oneByOne, toOrt, valuesIn } from "./ort.js";
+import { fedBack, fetchValues, type OrtTensor, oneByOne, toOrt, valuesIn } from "./ort.js";
 import type { GivenInputs } from "./stream-inputs.js";
 
 /** Output name -> values in the contract's shape with B = 1. */
@@ -153,7 +153,7 @@ export class Recurrence {
     stop();
     const found = await this.#run(step, before);
     const state = contract.state.map(({ output, shape }) => {
-      return checkedShape(found, output, sized(shape, 0));
+      return fedBack(this.engine.ort, checkedShape(found, output, sized(shape, 0)));
     });
     if (state.some((tensor) => tensor.location !== "cpu")) this.#onDevice.add(state);
     const outputs = Object.fromEntries(
