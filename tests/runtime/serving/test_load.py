@@ -35,5 +35,5 @@ def test_a_killed_server_has_kept_its_promise(
     assert [stop["signal"] for stop in figures["stops"]] == ["SIGTERM", "SIGKILL", "SIGTERM"]
     assert figures["states_that_differ"] == 0
     assert figures["users_served"] == 60
-    if save_every_s:
+    if cached:  # else nearly every answer is stored, since its user loses the slot to the next one
         assert figures["stops"][1]["acknowledged_and_missing"] > 0  # so the bound was put to a test
