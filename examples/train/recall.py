@@ -1,9 +1,9 @@
 """Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
 
-No bundle of it ships yet: what it has learned so far is not good enough. Rows, segments and shares
-are those of the last trial, which went on from weights that had learned by 16 rows of 128 items.
+No bundle of it ships yet: what it has learned so far is not good enough. The sizes and shares below
+are those of the last trial, which was not finished.
 
-    python examples/train/recall.py --out runs/recall
+    python examples/train/recall.py --out runs/recall --rate 9e-3
     python examples/train/recall.py --out runs/recall --export recall    # the bundle
 
 Only the answers are learned. In the second phase each row is a conversation that goes on from
@@ -12,12 +12,13 @@ segment to segment with its state, so that answers lie thousands of items behind
 Answers alone teach slowly which item to keep, and under which key. The made-up conversations know
 both, so the loss says it to the memories of the last layer:
 
-- they write at the items of a told value and at the one behind it, and nowhere else: a fact must
-  outlast a million items of talk, and training sees thousands at most. Their decay is off.
+- they write at the items of a told value, and at the one behind a value that might go on, and
+  nowhere else: a fact must outlast a million items of talk, and training sees thousands at most.
+  Their decay is off.
 - the query of an answer's item is near the key of the told item, and far from the other keys of the
   batch (InfoNCE, van den Oord et al. 2018).
 
-The tokens of numbers are sums of one vector for each digit and place, while they are trained.
+While they are trained, the vectors of number tokens are sums of a vector for each digit and place.
 
 Shape letters: B rows of a batch, T items, H memories of a layer, K width of their keys.
 """
@@ -50,7 +51,7 @@ ROWS, SEGMENT = 16, 128
 MOST_FACTS = 16
 RESET_PROBABILITY = 0.02
 QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 1e-2, 1e-1
-KEY_TEMPERATURE, KEY_WEIGHT = 0.1, 1.0
+KEY_TEMPERATURE = 0.1
 PLACES = 3  # digits of a token
 
 
@@ -172,7 +173,7 @@ class Recall(Network):
         gates = WRITE_WEIGHT * F.softplus(-writes).mean()
         gates = gates + QUIET_WEIGHT * F.relu(quiet - QUIET_LOGIT).mean()
         keys = self._keys(told, asked_for)
-        return (nats + gates + KEY_WEIGHT * keys)[None, None]
+        return (nats + gates + keys)[None, None]
 
     def _keys(self, told: Tensor, asked_for: Tensor) -> Tensor:
         """What is wrong with the keys: the wrong one is nearest, the right one is not near, noise.
@@ -249,7 +250,7 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options(parser, steps=6_000, zero_state=1_500, decay=0.5)
+    options(parser, steps=5_000, zero_state=800, decay=0.5)
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="train nothing, write the bundle"
