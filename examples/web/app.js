@@ -226,12 +226,16 @@ function progress() {
   drawing = true;
   setTimeout(() => {
     drawing = false;
-    const size = tape.end - tape.start;
-    const least = Math.min(...columns.map((column) => column.at));
-    $("progress").value = size ? Math.max(0, least - tape.start) / size : 0;
-    for (const chart of Object.values(charts)) chart.draw();
-    for (const column of columns) if (column.told.length) column.draw();
+    draw();
   }, DRAW_MS);
+}
+
+function draw() {
+  const size = tape.end - tape.start;
+  const least = Math.min(...columns.map((column) => column.at));
+  $("progress").value = size ? Math.max(0, least - tape.start) / size : 0;
+  for (const chart of Object.values(charts)) chart.draw();
+  for (const column of columns) if (column.told.length) column.draw();
 }
 
 function reading() {
@@ -247,7 +251,7 @@ function finished() {
   $("go").textContent = "Go on";
   $("go").disabled = left <= 0;
   say(left > 0 ? `Paused; ${left.toLocaleString("en")} bytes wait.` : "Read to the end, and saved. Give more: the models remember.");
-  progress();
+  draw();
 }
 
 async function take(bytes) {
