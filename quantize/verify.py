@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnx
 import safetensors.numpy
+from onnx import helper
 
 from dst.runtime import Session, Stream
 from dst.runtime.bundle.manifest import Golden, Manifest
@@ -57,8 +59,9 @@ def verify(
     by it, even where every such value falls the other way, is measured: the state, and a chunk of
     features, are disturbed before every step by ``NOISE`` of each value. Weights are not rounded
     anew by that, so a recipe whose cost is that of its weights, such as 4 bits, has a small share.
-    The tolerance is ``MARGIN`` times the largest share so found, or by which the bundle's own
-    graphs differ from the records.
+    Weights in blocks leave to the kernel how it rounds activations (`rounded_by_rows`); where there
+    are any, the other way is tried too. The tolerance is ``MARGIN`` times the largest share so
+    found, or by which the bundle's own graphs differ from the records.
 
     Args:
         source: The full-precision bundle.
@@ -74,7 +77,8 @@ def verify(
         draft = Path(folder) / "draft"
         write_bundle(draft, msgspec.structs.replace(manifest, golden=()), files)
         session = Session.open(draft, verify="size")
-        runs, tensors, strayed = _record(source, session)
+        other = _rounded_otherwise(draft, Path(folder) / "other", manifest)
+        runs, tensors, strayed = _record(source, session, other)
         content = safetensors.numpy.save(
             {name: np.array(value, order="C") for name, value in tensors.items()}
         )
@@ -88,8 +92,62 @@ def verify(
     return msgspec.structs.replace(whole, graphs=graphs), complete
 
 
-def _record(source: Bundle, session: Session) -> tuple[tuple[Golden, ...], dict[str, Array], float]:
-    """Run the golden chunks, in full precision as well; also say how far disturbed runs stray."""
+def rounded_by_rows(model: onnx.ModelProto) -> bool:
+    """Round the activations that meet weights in blocks as a kernel may do that does so by rows.
+
+    ONNX Runtime's kernels for such weights may round activations to 8 bits: on x86 each block by
+    its largest value, on ARM (KleidiAI) each row by its largest and smallest, which is coarser.
+    Here it is one rounding for all rows of a chunk: the same for one row, and coarser for more.
+
+    Args:
+        model: Changed in place.
+
+    Returns:
+        Whether there are any.
+    """
+    graph = model.graph
+    blocks = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        and any(a.name == "block_size" and a.i for a in node.attribute)
+    }
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in blocks:
+            rounded = [
+                f"{node.output[0]}.by_rows.{part}" for part in ("whole", "scale", "zero", "")
+            ]
+            nodes.append(
+                helper.make_node("DynamicQuantizeLinear", [node.input[0]], rounded[:3], rounded[0])
+            )
+            nodes.append(helper.make_node("DequantizeLinear", rounded[:3], rounded[3:], rounded[3]))
+            node.input[0] = rounded[3]
+        nodes.append(node)
+    found = len(nodes) > len(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return found
+
+
+def _rounded_otherwise(draft: Path, path: Path, manifest: Manifest) -> Session | None:
+    """Open the bundle as a kernel would run it that rounds activations by rows; None: no such."""
+    models = {g.file: onnx.load(draft / g.file, load_external_data=False) for g in manifest.graphs}
+    if not any([rounded_by_rows(model) for model in models.values()]):
+        return None
+    files = {name: draft / name for name in open_bundle(draft).manifest.files}
+    graphs = {file: model.SerializeToString() for file, model in models.items()}
+    write_bundle(path, msgspec.structs.replace(manifest, golden=(), files={}), files | graphs)
+    return Session.open(path, verify="size")
+
+
+def _record(
+    source: Bundle, session: Session, otherwise: Session | None
+) -> tuple[tuple[Golden, ...], dict[str, Array], float]:
+    """Run the golden chunks, in full precision as well; also say how far other runs stray.
+
+    Those are disturbed ones, and one of a session that rounds otherwise.
+    """
     chunks = _chunks(source, session)
     full = Session.open(source.root, chunk_sizes=sorted(chunks), verify="size")
     runs: list[Golden] = []
@@ -98,8 +156,13 @@ def _record(source: Bundle, session: Session) -> tuple[tuple[Golden, ...], dict[
     for t, pieces in sorted(chunks.items()):
         found = _run(source, session, t, pieces, None)
         costs = golden_costs(found, _run(source, full, t, pieces, None), t)
-        for seed in range(DISTURBED_RUNS):
-            other = _run(source, session, t, pieces, np.random.default_rng(seed))
+        others = [
+            _run(source, session, t, pieces, np.random.default_rng(seed))
+            for seed in range(DISTURBED_RUNS)
+        ]
+        if otherwise is not None:
+            others.append(_run(source, otherwise, t, pieces, None))
+        for other in others:
             for name, cost in costs.items():
                 kept = name.replace("/cost/", "/", 1)
                 strayed = max(strayed, cost_error(other[kept], found[kept], float(cost)))

@@ -37,11 +37,10 @@ def run(*words: Word) -> str:
     return done.stdout
 
 
-def show(*words: Word, **environment: str) -> None:
-    """Run a command that prints for itself; end the program where it failed."""
+def show(*words: Word, **environment: str) -> bool:
+    """Run a command that prints for itself; return whether it succeeded."""
     whole = {**os.environ, **environment}
-    if code := subprocess.run(list(map(str, words)), env=whole, check=False).returncode:
-        sys.exit(f"{words[0]}: exit code {code}")
+    return subprocess.run(list(map(str, words)), env=whole, check=False).returncode == 0
 
 
 def unpack(arch: str, packages: Sequence[str], root: Path) -> Path:
@@ -93,11 +92,11 @@ class Machine:
             pip = [sys.executable, "-m", "pip", "install", "--quiet"]
             run(*pip, "--target", self.site, *chosen, "--platform=manylinux2014_aarch64", *WHEELS)
 
-    def python(self, *words: Word) -> None:
-        """Run Python there, with this checkout as its package."""
+    def python(self, *words: Word) -> bool:
+        """Run Python there, with this checkout as its package; return whether it succeeded."""
         paths = f"{CHECKOUT / 'src'}:{self.site}:{CHECKOUT}"
         program = self.root / f"usr/bin/python{PYTHON}"
-        show(self.emulator, "-L", self.root, program, *words, PYTHONPATH=paths)
+        return show(self.emulator, "-L", self.root, program, *words, PYTHONPATH=paths)
 
 
 VERIFY = """
@@ -172,16 +171,20 @@ def gather(machine: Machine) -> Path:
 
 
 def main(folder: Path) -> None:
-    """Run everything; a failure ends the program."""
+    """Run everything; exit with 1 where something failed, and say what."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine(folder)
-    machine.python("-c", VERIFY)
     plain = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
     suite = CHECKOUT / "tests/conformance"
-    machine.python("-m", "pytest", *plain, suite)
+    passed = {"golden runs": machine.python("-c", VERIFY)}
+    passed["the suite in Python"] = machine.python("-m", "pytest", *plain, suite)
     build = build_native(machine)
-    show("ctest", "--test-dir", build, "--output-on-failure", "-R", NATIVE_TESTS)
+    ctest = ("ctest", "--test-dir", build, "--output-on-failure", "-R", NATIVE_TESTS)
+    passed["the native runtime"] = show(*ctest)
+    for part, held in passed.items():
+        print(f"{part}: {'passed' if held else 'FAILED'}", flush=True)
+    sys.exit(not all(passed.values()))
 
 
 if __name__ == "__main__":

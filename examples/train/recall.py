@@ -18,7 +18,8 @@ both, so the loss says it to the memories of the last layer:
 - the query of an answer's item is near the key of the told item, and far from the other keys of the
   batch (InfoNCE, van den Oord et al. 2018).
 
-While they are trained, the vectors of number tokens are sums of a vector for each digit and place.
+The vectors of number tokens are drawn and not learned: there are a thousand of them, each is seen
+seldom, and what is copied needs only to be unlike all others.
 
 Shape letters: B rows of a batch, T items, H memories of a layer, K width of their keys.
 """
@@ -50,16 +51,15 @@ from dst.runtime.bundle.validation import TOKENIZER_FILE
 ROWS, SEGMENT = 16, 128
 MOST_FACTS = 16
 RESET_PROBABILITY = 0.02
-QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 1e-2, 1e-1
-KEY_TEMPERATURE = 0.1
-PLACES = 3  # digits of a token
+QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 5e-2, 1e-1
+KEY_TEMPERATURE, NOISE_WEIGHT = 0.1, 2.0
 
 
 def sizes(tokens: int) -> Config:
-    """The network: two layers of four memories of 128 x 64."""
+    """The network: two layers of two memories of 256 x 128."""
     return Config(
-        160, 2, 4, 128, 64, 4, 32, 16, 320,
-        items=Tokens(tokens, True, 64), alpha_max=1.0, beta_max=1.0, max_chunk=64,
+        160, 2, 2, 256, 128, 4, 32, 16, 400,
+        items=Tokens(tokens, True, 128), alpha_max=1.0, beta_max=1.0, max_chunk=64,
     )  # fmt: skip
 
 
@@ -93,29 +93,23 @@ class Noted(Layer):
         return super()._memory(u, qkv, state, forms._replace(delta_rule=delta_rule))
 
 
-class Digits(nn.Module):
-    """Makes the rows of numbers in an embedding, as sums of a row for each digit and its place."""
+class Drawn(nn.Module):
+    """Gives the numbers of an embedding drawn vectors; one learned factor is their length."""
 
     def __init__(self, tokens: list[str], width: int) -> None:
         super().__init__()
-        parts: dict[int, list[int]] = {}
-        for number, token in enumerate(tokens):
-            bare, inside = token.removeprefix("##"), token.startswith("##")
-            if bare.isdigit() and len(bare) <= PLACES:
-                symbols = [10 if digit == " " else int(digit) for digit in bare.rjust(PLACES)]
-                parts[number] = [
-                    11 * (place + PLACES * inside) + s for place, s in enumerate(symbols)
-                ]
-        self.register_buffer("ids", torch.tensor([*parts]), persistent=False)
-        self.register_buffer("parts", torch.tensor([*parts.values()]), persistent=False)
-        self.rows = nn.Parameter(torch.randn(22 * PLACES, width) * (PLACES * width) ** -0.5)
+        numbers = [at for at, token in enumerate(tokens) if token.removeprefix("##").isdigit()]
+        rows = torch.randn(len(numbers), width, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("ids", torch.tensor(numbers), persistent=False)
+        self.register_buffer("rows", F.normalize(rows, dim=-1), persistent=False)
+        self.factor = nn.Parameter(torch.ones(()))
 
     ids: Tensor
-    parts: Tensor
+    rows: Tensor
 
     def forward(self, weight: Tensor) -> Tensor:
-        """`[tokens, width]`, with those of the numbers made."""
-        return weight.index_copy(0, self.ids, self.rows[self.parts].sum(1))
+        """`[tokens, width]`, with those of the numbers put in."""
+        return weight.index_copy(0, self.ids, self.factor * self.rows)
 
 
 class Recall(Network):
@@ -132,8 +126,8 @@ class Recall(Network):
             self.contract, chunk=msgspec.structs.replace(chunk, content=content)
         )
         embedding = self.head.embedding
-        digits = Digits(tokens, embedding.weight.shape[1])
-        parametrize.register_parametrization(embedding, "weight", digits)
+        drawn = Drawn(tokens, embedding.weight.shape[1])
+        parametrize.register_parametrization(embedding, "weight", drawn)
         self.layers[-1].__class__ = Noted
         self.last.A_log.data.fill_(-20.0)
 
@@ -188,14 +182,15 @@ class Recall(Network):
         )  # (R, H, K), (W, H, K)
         near = torch.einsum("rhk,whk->hrw", queries, keys)
         same = asked_for[*reads.T][:, None] == told[*writes.T]
-        wrong = (reads[:, None, 0] == writes[:, 0]) & ~same  # in the same memory
-        noise = (near.square() * wrong).sum(-1).mean()
+        power = near.square() * ~same
+        here = reads[:, None, 0] == writes[:, 0]  # in the same memory
+        noise = (power * here).sum(-1).mean() + 2 * MOST_FACTS * (power * ~here).mean()
         there = same.any(1)  # else the fact was told in an earlier segment
         near, same = near[:, there], same[there]
         right = (near / KEY_TEMPERATURE).masked_fill(~same, -torch.inf).logsumexp(-1)
         found = (near / KEY_TEMPERATURE).logsumexp(-1) - right
         apart = 1 - (near * same).sum(-1) / same.sum(-1)
-        return found.mean() + apart.mean() + noise
+        return found.mean() + apart.mean() + NOISE_WEIGHT * noise
 
 
 def habits(random: Random, carried: bool) -> Habits:

@@ -20,6 +20,7 @@ from tests.raising import refused
 from dst.cli.app import call
 from dst.quantize import Calibration, quantize_bundle
 from dst.quantize.rounding import packed4
+from dst.quantize.verify import rounded_by_rows
 from dst.runtime import open_bundle, replay_golden, write_bundle
 from dst.runtime.errors import BundleError
 from dst.runtime.golden import cost_error, golden_costs
@@ -137,6 +138,30 @@ def test_the_shipped_bundles_pass(name: str) -> None:
     assert {check.measure for check in checks} == {"cost"}
     assert all(check.passed for check in checks)
     assert all(check.tolerance < 1.5 for check in checks)
+
+
+def by_rows(path: Path, target: Path) -> Path:
+    """Copy a bundle as a kernel would run it that rounds activations by rows and not by blocks."""
+    bundle = open_bundle(path)
+    files: dict[str, bytes | Path] = {name: bundle.root / name for name in bundle.manifest.files}
+    models = {
+        g.file: onnx.load(bundle.root / g.file, load_external_data=False)
+        for g in bundle.manifest.graphs
+    }
+    assert any([rounded_by_rows(model) for model in models.values()])
+    files |= {file: model.SerializeToString() for file, model in models.items()}
+    write_bundle(target, replace(bundle.manifest, files={}), files)
+    return target
+
+
+def test_a_kernel_that_rounds_activations_otherwise_passes(
+    plain_bundle: Path, tmp_path: Path
+) -> None:
+    made = quantize_bundle(plain_bundle, tmp_path / "q", "int4-weights").bundle
+    for number, path in enumerate((made.root, open_bundle("text-int4").root)):
+        other = by_rows(path, tmp_path / str(number))
+        assert passes(other)
+        assert max(max(check.errors.values()) for check in replay_golden(open_bundle(other))) > 0
 
 
 @pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
