@@ -131,7 +131,9 @@ def build_native(machine: Machine) -> Path:
         script.write_text(f'#!/bin/sh\nPYTHONPATH={folder / "zig"} exec {compiler} "$@"\n', "utf-8")
         script.chmod(0o755)
     needs = gather(machine)
-    (library,) = (machine.site / "onnxruntime/capi").glob("libonnxruntime.so*")
+    (wheels,) = (machine.site / "onnxruntime/capi").glob("libonnxruntime.so.*.*")
+    library = needs / "lib/libonnxruntime.so.1"  # what programs that link to it ask for
+    library.symlink_to(wheels)
     settings = {
         "CMAKE_SYSTEM_NAME": "Linux",
         "CMAKE_SYSTEM_PROCESSOR": "aarch64",
@@ -143,7 +145,7 @@ def build_native(machine: Machine) -> Path:
         "OPENSSL_CRYPTO_LIBRARY": needs / "lib/libcrypto.so.3",
         "ONNXRUNTIME_INCLUDE": include,
         "ONNXRUNTIME_LIBRARY": library,
-        "CMAKE_BUILD_RPATH": f"{library.parent};{needs / 'lib'}",
+        "CMAKE_BUILD_RPATH": needs / "lib",
     }
     options = [f"-D{name}={value}" for name, value in settings.items()]
     run("cmake", "-S", CHECKOUT / "runtime/native", "-B", build, *options)
@@ -176,6 +178,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine(folder)
     plain = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
+    plain += ["-m", "not languages"]  # those build for the processor at hand
     suite = CHECKOUT / "tests/conformance"
     passed = {"golden runs": machine.python("-c", VERIFY)}
     passed["the suite in Python"] = machine.python("-m", "pytest", *plain, suite)

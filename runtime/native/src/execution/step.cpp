@@ -9,7 +9,6 @@ namespace dst::core {
 BoundStep::BoundStep(Engine* engine, int64_t t, bool last, uint8_t* const states[2])
     : engine_(engine),
       t_(t),
-      last_(last),
       shape_(sized(engine->chunk().shape, t + engine->chunk().lookahead)),
       layout_(engine->chunk()),
       chunk_(engine->chunk(), t),

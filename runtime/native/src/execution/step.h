@@ -47,7 +47,6 @@ class BoundStep {
 
   Engine* engine_;
   int64_t t_;
-  bool last_;
   Sizes shape_;  // of a chunk as a caller gives it
   ItemLayout layout_;
   ChunkInput chunk_;
