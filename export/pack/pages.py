@@ -85,8 +85,10 @@ _STEPS = {
 2. Send each chunk with the `sequence_id` of its stream, the first one with `sequence_start`. Triton
    keeps the state; a sequence that was idle for {idle} seconds, or whose server was started anew,
    begins again. Such a state is not saved to any file.
-3. A model with `max_batch_size: 0` takes one sequence at a time. T, the number of items of a chunk,
-   is one of {allowed_t}, as far as the shapes in `config.pbtxt` leave it open.
+3. A model with `max_batch_size: 0` takes one sequence at a time: its graph was made for one, or a
+   tensor has no axis but the batch. Elsewhere the batch is the first axis of every tensor, wherever
+   the bundle has it. T, the number of items of a chunk, is one of {allowed_t}, as far as the shapes
+   in `config.pbtxt` leave it open.
 """,
 }
 _REDUCED = """

@@ -10,18 +10,20 @@ Shape letters: `B` batch, `T` items per chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from dst.export.pack.reduced import external_files
 from dst.graphs.load import given_of
 from dst.graphs.strip import answering_all
+from dst.graphs.walk import bodies_of, nodes_of, set_nodes
 from dst.runtime.bundle.manifest import Contract, Graph, Shape, Zeros, window
 from dst.runtime.bundle.reader import Bundle
 from dst.runtime.execution.buffers import Layout
@@ -87,12 +89,49 @@ def write_repository(bundle: Bundle, to: Path) -> list[TritonModel]:
 def batch_of(contract: Contract, graph: Graph) -> int:
     """Return how many sequences one step of a graph may take, or 0 for one at a time.
 
-    Triton joins sequences where every tensor has the batch as its first axis, and another behind.
+    Triton joins sequences along the first axis of every tensor, which must have another behind it.
     """
-    shapes = [contract.chunk.shape, *(o.shape for o in contract.outputs)]
-    shapes += [*(s.shape for s in contract.state), *(g.shape for g in contract.stream_inputs)]
-    first = all(len(shape) > 1 and shape[0] == "B" for shape in shapes)
-    return MAX_BATCH if first and not graph.batch else 0
+    shapes = _shapes(contract).values()
+    able = not graph.batch and all(len(shape) > 1 and "B" in shape for shape in shapes)
+    return MAX_BATCH if able else 0
+
+
+def _shapes(contract: Contract) -> dict[str, Shape]:
+    """The shape of each tensor that a graph takes from outside or gives."""
+    shapes = {contract.chunk.input: contract.chunk.shape}
+    shapes |= {given.input: given.shape for given in contract.stream_inputs}
+    shapes |= {output.name: output.shape for output in contract.outputs}
+    for state in contract.state:
+        shapes |= {state.input: state.shape, state.output: state.shape}
+    return shapes
+
+
+def _batch_first(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+    """Move the batch of every input and output to the front, where Triton wants it."""
+    inside: dict[str, str] = {}
+    before, after = [], []
+    given = {value.name for value in graph.input}
+    for value in (*graph.input, *graph.output):
+        axis = shapes[value.name].index("B")
+        if axis == 0:
+            continue
+        name = inside[value.name] = f"{value.name}.as_trained"
+        axes = [axis, *(a for a in range(len(shapes[value.name])) if a != axis)]
+        sizes = [deepcopy(value.type.tensor_type.shape.dim[a]) for a in axes]
+        del value.type.tensor_type.shape.dim[:]
+        value.type.tensor_type.shape.dim.extend(sizes)
+        if value.name in given:
+            back = [axes.index(a) for a in range(len(axes))]
+            before.append(helper.make_node("Transpose", [value.name], [name], perm=back))
+        else:
+            after.append(helper.make_node("Transpose", [name], [value.name], perm=axes))
+    for node in nodes_of(graph):
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.output[:] = [inside.get(name, name) for name in node.output]
+        for body in bodies_of(node):
+            for value in body.output:
+                value.name = inside.get(value.name, value.name)
+    set_nodes(graph, [*before, *graph.node, *after])
 
 
 def _write_model(bundle: Bundle, model: TritonModel, to: Path) -> None:
@@ -107,6 +146,8 @@ def _write_model(bundle: Bundle, model: TritonModel, to: Path) -> None:
     kept = [value for value in graph.graph.input if value.name not in constants]
     del graph.graph.input[:]
     graph.graph.input.extend(kept)
+    if model.batch:
+        _batch_first(graph.graph, _shapes(contract))
     (to / "1" / "model.onnx").write_bytes(graph.SerializeToString())
     for name in external_files(bundle, [model.graph]):
         copy_synced(bundle.root / name, to / "1" / name)
@@ -146,7 +187,8 @@ def config_of(bundle: Bundle, model: TritonModel) -> str:
 
     def tensor(name: str, dtype: str, shape: Shape, items: int) -> list[str]:
         sizes = {"B": 1, "T": items}
-        dims = [sizes.get(str(size), size) for size in shape[batched:]]
+        left = [size for size in shape if size != "B"] if batched else shape
+        dims = [sizes.get(str(size), size) for size in left]
         return [
             f'name: "{_escaped(name)}"',
             f"data_type: {_TYPES[dtype]}",

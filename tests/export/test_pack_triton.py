@@ -12,7 +12,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 
+from dst.export import export_bundle
 from dst.export.pack import pack_bundle
 from dst.export.pack.triton import MAX_BATCH
 from dst.runtime import Session, open_bundle
@@ -156,8 +158,15 @@ def test_a_sequence_of_another_contract_answers_as_a_stream(name: str, tmp_path:
     answers: dict[str, list[Array]] = {}
     for at in range(0, 3 * t, t):
         piece = laid_out(chunk, read[at : at + chunk.lookback + t + chunk.lookahead])
-        for answered, value in sequence.request({chunk.input: piece, **given}).items():
-            answers.setdefault(answered, []).append(value)
+        request = {chunk.input: piece, **given}
+        if sequence.batched:  # the batch is always in front
+            stands = {chunk.input: chunk.batch_axis}
+            stands |= {g.input: g.shape.index("B") for g in contract.stream_inputs}
+            request = {name: np.moveaxis(value, stands[name], 0) for name, value in request.items()}
+        for answered, value in sequence.request(request).items():
+            at_ours = next(o.shape.index("B") for o in contract.outputs if o.name == answered)
+            as_ours = np.moveaxis(value, 0, at_ours) if sequence.batched else value
+            answers.setdefault(answered, []).append(as_ours)
     page = (tmp_path / "out/README.md").read_text("utf-8")
     assert ("items before each chunk" in page) == bool(chunk.lookback or chunk.lookahead)
     assert ("(x - mean) / std" in page) == (normalisation is not None)
@@ -167,6 +176,33 @@ def test_a_sequence_of_another_contract_answers_as_a_stream(name: str, tmp_path:
         whole = np.stack(joined) if axis is None else np.concatenate(joined, axis)
         tolerance = model.graph.golden_tolerance
         np.testing.assert_allclose(whole, right[output.name], rtol=tolerance, atol=tolerance)
+
+
+def test_sequences_are_joined_wherever_the_batch_stands(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    out = tmp_path / "gru"
+    gru = torch.nn.GRU(3, 4, num_layers=2)  # neither its items nor its state have the batch first
+    export_bundle(gru, out, chunk=torch.randn(4, 1, 3), t=(1, 4), batch_axis=1, certify_steps=8)
+    session = Session.open(out)
+    contract = session.bundle.manifest.contract
+    assert [contract.chunk.batch_axis, contract.state[0].batch_axis] == [1, 1]
+    model = next(m for m in pack_bundle(out, "triton", tmp_path / "out").models if m.batch)
+    assert model.batch == MAX_BATCH
+    sequence = Sequences(tmp_path / "out/models" / model.name)
+    three = ort.InferenceSession(tmp_path / "out/models" / model.name / "1/model.onnx")
+    stream = session.stream()
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        items = random.standard_normal((4, 3)).astype(np.float32)
+        before = {name: value.repeat(3, 0) for name, value in sequence.held.items()}
+        (answer,) = sequence.request({contract.chunk.input: items[None]}).values()
+        right: Any = stream.step(items[:, None])[contract.outputs[0].name]
+        np.testing.assert_allclose(answer[0], right[:, 0], atol=1e-6)
+        together = three.run(None, {contract.chunk.input: items[None].repeat(3, 0), **before})
+        np.testing.assert_allclose(together[0], answer.repeat(3, 0), atol=1e-6)
+    (held,) = sequence.held.values()
+    kept: Any = stream.state[contract.state[0].input]
+    np.testing.assert_allclose(held[0], kept[:, 0], atol=1e-6)
 
 
 @pytest.mark.triton
