@@ -87,6 +87,13 @@ def initial_state(step: Step, batch: int = 1) -> Tensors:
     return _arrays(step.initial_state(batch))
 
 
+RANDOM = "random items: no data was given"
+_ON_RANDOM = (
+    "It ran on random items: give real ones by `data=` (`--data`), above all where the module "
+    "normalizes its items itself. "
+)
+
+
 def items_for(step: Step, data: ArrayLike | None, about: str | None) -> tuple[Array, str]:
     """Return the items to run on, ``[n, ...]`` in the chunk's dtype, and what they are.
 
@@ -96,9 +103,7 @@ def items_for(step: Step, data: ArrayLike | None, about: str | None) -> tuple[Ar
     chunk = step.contract.chunk
     item = tuple(size for size in chunk.shape if not isinstance(size, str))
     if data is None:
-        return _random_items(
-            step, (RANDOM_ITEMS, *item)
-        ), about or "random items: no data was given"
+        return _random_items(step, (RANDOM_ITEMS, *item)), about or RANDOM
     items = np.asarray(data)
     if len(items) == 0:
         raise ExportError("export: data is empty; give real items to prove the graphs on")
@@ -240,8 +245,8 @@ def _why(certificate: Certificate, errors: Distances) -> str:
         f"certificate {certificate.name}: expected errors of at most {bound:g} and a last tenth of "
         f"at most {DECILE_RATIO_BOUND:g} x the first; came: {tensor} {worst:.2g} of {of} in round "
         f"{int(np.argmax(rounds))}, `{grown}` ratio {certificate.decile_ratio:.3g}; nothing was "
-        "written. Where the model is right and only its rounding is larger, accept it by `bound=` "
-        "(`--bound`)"
+        f"written. {_ON_RANDOM if certificate.data == RANDOM else ''}Where the model is right and "
+        "only its rounding is larger, accept both by `bound=` (`--bound`)"
     )
 
 

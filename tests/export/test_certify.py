@@ -115,12 +115,12 @@ def test_a_raised_bound_is_written_down_and_told(
 
     monkeypatch.setattr(bundle, "onnx_form", slightly_off)
 
-    def export(bound: float = BOUND) -> list[str]:
+    def export(bound: float = BOUND, given: Array | None = None) -> list[str]:
         told: list[str] = []
         export_bundle(
             Signed(Core(), (1, 4)),
             tmp_path / "b",
-            data=data(),
+            data=given,
             certify_steps=20,
             bound=bound,
             portable_t=(),
@@ -129,15 +129,17 @@ def test_a_raised_bound_is_written_down_and_told(
         )
         return told
 
-    with pytest.raises(CertificateError):
+    with pytest.raises(CertificateError, match="ran on random items: give real ones by `data=`"):
         export()
-    told = export(bound=1e-2)
+    with pytest.raises(CertificateError, match="nothing was written. Where the model is right"):
+        export(given=data())
+    told = export(bound=1e-2, given=data())
     assert "! certificates accept errors up to 0.01, more than the default of 1e-05" in told
     manifest = open_bundle(tmp_path / "b").manifest
     assert {c.bound for c in manifest.certificates} == {1e-2}
     assert max(c.worst for c in manifest.certificates) > BOUND
     with pytest.raises(ExportError, match="bound is 1e-09"):
-        export(bound=1e-9)
+        export(bound=1e-9, given=data())
 
 
 @pytest.mark.parametrize(
