@@ -131,7 +131,7 @@ def test_a_raised_bound_is_written_down_and_told(
 
     with pytest.raises(CertificateError, match="ran on random items: give real ones by `data=`"):
         export()
-    with pytest.raises(CertificateError, match="nothing was written. Where the model is right"):
+    with pytest.raises(CertificateError, match=r"nothing was written\. Where the model is right"):
         export(given=data())
     told = export(bound=1e-2, given=data())
     assert "! certificates accept errors up to 0.01, more than the default of 1e-05" in told
