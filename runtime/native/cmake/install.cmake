@@ -23,16 +23,21 @@ install(FILES
   cmake/FindOnnxRuntime.cmake cmake/FindXxHash.cmake
   DESTINATION "${package}")
 
-# For pkg-config. Where FindOnnxRuntime.cmake had to make a link that programs can load, one is
-# installed too, in a folder of its own: among the libraries of a system it would be in the way.
+# Where FindOnnxRuntime.cmake had to make a link that programs can load, one is installed too, in a
+# folder of its own: among the libraries of a system it would be in the way. A shared library looks
+# for ONNX Runtime by itself, since the rpath of a program does not hold for what it loads.
 get_target_property(ONNXRUNTIME_LOADED OnnxRuntime::OnnxRuntime IMPORTED_LOCATION)
 get_filename_component(DST_PC_ONNXRUNTIME "${ONNXRUNTIME_LOADED}" NAME)
 if(ONNXRUNTIME_LOADED STREQUAL ONNXRUNTIME_LIBRARY)
   get_filename_component(DST_PC_ONNXRUNTIME_LIBDIR "${ONNXRUNTIME_LIBRARY}" DIRECTORY)
+  set_target_properties(dst_native PROPERTIES INSTALL_RPATH "${DST_PC_ONNXRUNTIME_LIBDIR}")
 else()
   set(DST_PC_ONNXRUNTIME_LIBDIR "\${libdir}/dst_native")
+  set_target_properties(dst_native PROPERTIES INSTALL_RPATH "\$ORIGIN/dst_native")
   install(FILES "${ONNXRUNTIME_LOADED}" DESTINATION "${CMAKE_INSTALL_LIBDIR}/dst_native")
 endif()
+
+# For pkg-config.
 file(RELATIVE_PATH DST_PC_PREFIX
   "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 string(REGEX REPLACE "/$" "" DST_PC_PREFIX "${DST_PC_PREFIX}")
