@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,36 @@ def test_python_runs_as_printed(document: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{name(document)}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_c_of_its_page_compiles(tmp_path: Path) -> None:
+    """Each block is the body of a function; what it is fed, and `use`, are the reader's."""
+    lines = fenced((ROOT / "docs/native.md").read_text("utf-8"))
+    blocks, before = [], ""
+    for language, line in lines:
+        if language == "c":
+            blocks += [] if before == "c" else [""]
+            blocks[-1] += f"{line}\n"
+        before = language
+    given = "const char* text, size_t size, const float* values, dst_stream* given"
+    parts = ["#include <stdio.h>", '#include "dst.h"', "void use(const dst_tensor* answer);"]
+    for number, block in enumerate(blocks):
+        own = "" if "dst_stream* stream;" in block else "dst_stream* stream = given;\n"
+        parts.append(f"int block{number}({given});")
+        parts.append(f"int block{number}({given}) {{\n{own}{block}return 0;\n}}")
+    source = tmp_path / "page.c"
+    source.write_text("\n".join(parts), "utf-8")
+    words = [
+        "-std=c99",
+        "-Wall",
+        "-Werror",
+        "-fsyntax-only",
+        f"-I{ROOT / 'runtime/native/include'}",
+    ]
+    done = subprocess.run(["cc", *words, source], capture_output=True, text=True, check=False)
+    assert len(blocks) == 2
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("document", LINKING, ids=name)

@@ -22,6 +22,8 @@ add_executable(app main.c)
 target_link_libraries(app PRIVATE dst_native)
 target_compile_definitions(app PRIVATE BUNDLE="${CMAKE_CURRENT_SOURCE_DIR}/bundle")
 """
+LEAST_OF_THE_RUNTIME = "1.17"
+"""What `runtime/native` asks ONNX Runtime for (`kOrtApi`), and with it Kotlin and Swift."""
 MAIN_C = """\
 /* Open the bundle, load its graphs and start a stream. */
 #include <stdio.h>
@@ -50,7 +52,7 @@ int main(int argc, char** argv) {
 
 _STEPS = {
     "android": """\
-1. Take `onnxruntime-android` {min_ort} or newer, and the library of `runtime/kotlin`, whose sample
+1. Take `onnxruntime-android` {ort}, and the library of `runtime/kotlin`, whose sample
    app shows the whole project.
 2. Put `app` over the folder of that name of your project: the bundle is an asset.
 3. At the first start copy the asset `bundle` to the app's own files, since a bundle is opened by
@@ -59,20 +61,20 @@ _STEPS = {
    `androidResources {{ noCompress += listOf("onnx", "bin", "safetensors") }}`.
 """,
     "ios": """\
-1. Take `onnxruntime-c` {min_ort} or newer, and the package of `runtime/swift`, whose sample app
+1. Take `onnxruntime-c` {ort}, and the package of `runtime/swift`, whose sample app
    shows the whole project.
 2. Add `Resources/bundle` to the app's target as a folder reference, so that it stays a folder.
 3. Open it where it lies: `Bundle.main.url(forResource: "bundle", withExtension: nil)`. Save states
    to the app's own documents.
 """,
     "desktop": """\
-1. Take ONNX Runtime {min_ort} or newer and a checkout of DST Edge; `docs/native.md` tells what
+1. Take ONNX Runtime {ort}, and a checkout of DST Edge; `docs/native.md` tells what
    else is needed.
 2. `cmake -S . -B build -DDST_EDGE=CHECKOUT -DONNXRUNTIME_ROOT=FOLDER && cmake --build build`
 3. `build/app` opens the bundle; `main.c` is where your program begins.
 """,
     "web": """\
-1. Serve this folder, and the library of `runtime/js` with `onnxruntime-web` {min_ort} or newer,
+1. Serve this folder, and the library of `runtime/js` with `onnxruntime-web` {ort},
    from one place; `examples/web` is a whole page.
 2. Open the bundle by its address, `bundle/`. Its files may be cached for ever under the hashes in
    `bundle/manifest.json`.
@@ -110,9 +112,10 @@ of the weights.
 def readme(packed: Packed, manifest: Manifest) -> str:
     """Return the page of steps of a packed folder."""
     chunk = manifest.contract.chunk
-    newest = max((graph.min_ort for graph in manifest.graphs), key=_release)
     steps = _STEPS[packed.target].format(
-        min_ort=newest, idle=IDLE_S, allowed_t=", ".join(map(str, chunk.allowed_t))
+        ort=onnxruntimes(packed.target, manifest),
+        idle=IDLE_S,
+        allowed_t=", ".join(map(str, chunk.allowed_t)),
     )
     parts = [f"# {manifest.name} for {packed.target}\n", *(f"{note}.\n" for note in packed.notes)]
     parts += [f"Made by `dst pack` of bundle `{packed.bundle_id[:16]}…`.\n", steps]
@@ -130,6 +133,16 @@ def readme(packed: Packed, manifest: Manifest) -> str:
         f"Runtime's own: {memory.weights_bytes:,} for weights and {memory.state_bytes:,} for state."
     )
     return "\n".join(parts) + "\n"
+
+
+def onnxruntimes(target: str, manifest: Manifest) -> str:
+    """Say which releases of ONNX Runtime run all graphs of a bundle, and which at least one."""
+    least = LEAST_OF_THE_RUNTIME if target in ("android", "ios", "desktop") else "1.0"
+    needed = [max(graph.min_ort, least, key=_release) for graph in manifest.graphs]
+    all_of_it, a_part = max(needed, key=_release), min(needed, key=_release)
+    if a_part == all_of_it:
+        return f"{all_of_it} or newer"
+    return f"{all_of_it} or newer ({a_part} runs a part of the graphs)"
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,12 +95,7 @@ def onnxruntime_definitions(build: Path) -> list[str]:
     if include is None:
         headers = npm_package(build, HEADERS, "onnxruntime_")
         include = str(next(headers.rglob("onnxruntime_c_api.h")).parent)
-    library = found[0]
-    if linked := re.match(r".+\.so\.\d+", library.name):  # the name that programs load: `….so.1`
-        library = build / linked[0]
-        library.unlink(missing_ok=True)
-        library.symlink_to(found[0])
-    return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={library}"]
+    return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={found[0]}"]
 
 
 def native(build: Path, target: str, *definitions: str, folder: str = "native") -> Path:
@@ -143,20 +138,30 @@ def kotlin(build: Path) -> list[str]:
     if not gson.is_file():
         raise Missing("gson.jar is missing: install libgoogle-gson-java, or set GSON_JAR")
     library = native(build, "dst_jni", "-DDST_JNI=ON") / "kotlin"
-    if found := shutil.which("kotlinc"):
-        home = Path(found).resolve().parents[1]
-    else:
-        home = next(npm_package(build, KOTLIN, "/lib/").rglob("kotlin-compiler.jar")).parents[1]
+    home = kotlin_home(build)
     jar = build / "dst-conformance.jar"
     sources = sorted((ROOT / "runtime/kotlin/src").rglob("*.kt"))
     if not jar.is_file() or max(f.stat().st_mtime for f in sources) > jar.stat().st_mtime:
-        compiler = ["-XX:TieredStopAtLevel=1", "-cp", str(home / "lib/kotlin-compiler.jar")]
-        main = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
-        words: list[str | Path] = ["-kotlin-home", home, "-jvm-target", "17", "-Werror"]
-        words += ["-cp", gson, "-d", jar]
-        call(java, *compiler, main, *words, *sources)
+        compile_kotlin(home, jar, sources, [gson])
     path = os.pathsep.join(map(str, (jar, gson, home / "lib/kotlin-stdlib.jar")))
     return [java, "-Xcheck:jni", f"-Djava.library.path={library}", "-cp", path, MAIN]
+
+
+def kotlin_home(build: Path) -> Path:
+    """Return the folder of Kotlin's compiler: of the one that is installed, or of one from npm."""
+    if found := shutil.which("kotlinc"):
+        return Path(found).resolve().parents[1]
+    return next(npm_package(build, KOTLIN, "/lib/").rglob("kotlin-compiler.jar")).parents[1]
+
+
+def compile_kotlin(home: Path, jar: Path, sources: Sequence[Path], needs: Sequence[Path]) -> None:
+    """Compile sources, which need other jars, to a jar."""
+    java = need("java", "install a JDK 17, such as openjdk-17-jdk-headless")
+    compiler = ["-XX:TieredStopAtLevel=1", "-cp", str(home / "lib/kotlin-compiler.jar")]
+    main = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+    words: list[str | Path] = ["-kotlin-home", home, "-jvm-target", "17", "-Werror"]
+    words += ["-cp", os.pathsep.join(map(str, needs)), "-d", jar]
+    call(java, *compiler, main, *words, *sources)
 
 
 def javascript() -> Path:

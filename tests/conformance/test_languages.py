@@ -1,5 +1,7 @@
 """Every runtime passes the suite, and each goes on from the states that each has saved."""
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import safetensors.numpy
 from tests.conformance import runner
 from tests.conformance.__main__ import SUITE, play, run_all, suite_to_load
-from tests.conformance.languages import LANGUAGES, ROOT, Missing
+from tests.conformance.languages import LANGUAGES, ROOT, Missing, compile_kotlin, kotlin_home
 
 BUILD = ROOT / "build/conformance"
 
@@ -53,3 +55,25 @@ def test_kotlin_ends_calls_and_frees_memory() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.endswith("ok\n"), done.stdout + done.stderr
     assert "WARNING" not in done.stdout  # of -Xcheck:jni
+
+
+@pytest.mark.languages
+def test_the_kotlin_of_the_page_runs_as_printed(tmp_path: Path) -> None:
+    *java, path, _ = build("kotlin")
+    page = (ROOT / "docs/kotlin.md").read_text("utf-8")
+    blocks = re.findall(r"^```kotlin\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).splitlines()
+    imports = sorted({line for line in lines if line.startswith("import ")})
+    body = [f'val text = "{"0123456789" * 10}"', *(line for line in lines if line not in imports)]
+    program = "\n".join([*imports, "fun main() {", *body, "}"])
+    for name, bundle in (("bundle", "text"), ("feed", "feed")):
+        program = program.replace(f'open("{name}")', f'open("{ROOT}/src/dst/shipped/{bundle}")')
+    source, jar = tmp_path / "Page.kt", tmp_path / "page.jar"
+    source.write_text(program, "utf-8")
+    needs = [Path(part) for part in path.split(os.pathsep)]
+    compile_kotlin(kotlin_home(BUILD), jar, [source], needs)
+    command = [*java, os.pathsep.join([path, str(jar)]), "PageKt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    told = done.stdout.splitlines()
+    assert told[:2] == ["96 and 4 answers", "100"], done.stdout + done.stderr
+    assert told[2].count(",") == 39

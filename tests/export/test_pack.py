@@ -19,6 +19,7 @@ from tests.raising import refused
 from dst.export.errors import ExportError
 from dst.export.pack import TARGETS, Target, pack_bundle
 from dst.export.pack.pack import PLACES
+from dst.export.pack.pages import LEAST_OF_THE_RUNTIME, onnxruntimes
 from dst.export.pack.reduced import CONFIG, static_graphs
 from dst.export.pack.usability import UNKNOWN_SHAPE, usability
 from dst.runtime import BundleError, Session, open_bundle, write_bundle
@@ -203,6 +204,19 @@ def test_nothing_is_written_where_it_cannot_be(tmp_path: Path) -> None:
     with refused(BundleError, "file-size"):
         pack_bundle(broken, "web", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"there", "broken"}
+
+
+def test_the_page_says_which_onnxruntime_runs_the_bundle() -> None:
+    root = Path(__file__).resolve().parents[2]
+    asked = re.search(r"kOrtApi = (\d+)", (root / "runtime/native/src/execution/ort.h").read_text())
+    assert asked
+    assert f"1.{asked[1]}" == LEAST_OF_THE_RUNTIME
+    text, feed = open_bundle("text").manifest, open_bundle("feed").manifest
+    assert onnxruntimes("desktop", feed) == "1.31 or newer"
+    assert onnxruntimes("desktop", text) == "1.31 or newer (1.17 runs a part of the graphs)"
+    assert onnxruntimes("web", text) == "1.31 or newer (1.14 runs a part of the graphs)"
+    old = tuple(g for g in text.graphs if g.min_ort == "1.14")
+    assert onnxruntimes("ios", replace(text, graphs=old)) == "1.17 or newer"
 
 
 def test_a_failure_in_the_middle_leaves_nothing(

@@ -59,8 +59,8 @@ data class SessionInfo(
  * ```
  * Session.open("bundle").use { session ->
  *     session.stream().use { stream ->
- *         stream.advance("some bytes".toByteArray())   // whole chunks; the rest waits
- *         val logits = stream.flush().getValue("logits")
+ *         val logits = stream.advance(text.toByteArray()).getValue("logits") // whole chunks; the rest waits
+ *         val rest = stream.flush().getValue("logits") // and now the rest
  *         stream.save("stream.state")
  *     }
  * }

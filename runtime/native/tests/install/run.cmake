@@ -1,0 +1,50 @@
+# Install into an empty folder, and build and run programs on what lies there, by find_package and by
+# pkg-config. The first project has no C++: the archive needs its libraries all the same.
+cmake_minimum_required(VERSION 3.18)
+
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "${failed}: ${ARGV}")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE "${WORK}")
+file(MAKE_DIRECTORY "${WORK}")
+set(PREFIX "${WORK}/prefix")
+if(NOT CONFIG)
+  set(CONFIG Release)
+endif()
+run(${CMAKE_COMMAND} --install "${BUILD}" --prefix "${PREFIX}" --config ${CONFIG})
+
+foreach(languages C CXX)
+  set(source "${FIRST}")
+  set(compiler "-DCMAKE_C_COMPILER=${CC}")
+  if(languages STREQUAL "CXX")
+    set(source "${CMAKE_CURRENT_LIST_DIR}/app.cpp")
+    set(compiler "-DCMAKE_CXX_COMPILER=${CXX}")
+  endif()
+  set(build "${WORK}/${languages}")
+  run(${CMAKE_COMMAND} -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}" -B "${build}" ${compiler}
+    "-DCMAKE_PREFIX_PATH=${PREFIX}" -DLANGUAGES=${languages} "-DSOURCE=${source}"
+    -DCMAKE_BUILD_TYPE=${CONFIG})
+  run(${CMAKE_COMMAND} --build "${build}" --config ${CONFIG})
+  find_program(program app PATHS "${build}" "${build}/${CONFIG}" NO_DEFAULT_PATH NO_CACHE REQUIRED)
+  run("${program}" "${BUNDLE}" "${build}/state")
+  unset(program)
+endforeach()
+
+find_program(PKG_CONFIG NAMES pkg-config pkgconf)
+if(NOT PKG_CONFIG OR CMAKE_HOST_WIN32)
+  message("pkg-config is not here: not tested")
+  return()
+endif()
+file(GLOB_RECURSE pc "${PREFIX}/*/dst_native.pc")
+get_filename_component(folder "${pc}" DIRECTORY)
+set(ENV{PKG_CONFIG_PATH} "${folder}:$ENV{PKG_CONFIG_PATH}")
+set(line "'${CC}' '${FIRST}' $('${PKG_CONFIG}' --cflags --libs dst_native) -o '${WORK}/first'")
+foreach(place libdir onnxruntime_libdir) # the first one is for a shared library
+  set(line "${line} -Wl,-rpath,$('${PKG_CONFIG}' --variable=${place} dst_native)")
+endforeach()
+run(sh -c "${line}")
+run("${WORK}/first" "${BUNDLE}" "${WORK}/first.state")
