@@ -82,14 +82,13 @@ def test_the_package_installs_and_runs_its_example(tmp_path: Path) -> None:
     (packed,) = tmp_path.glob("*.tgz")
     project = tmp_path / "project"
     project.mkdir()
-    (project / "package.json").write_text('{"type": "module"}')
     version = json.loads((PACKAGE / "package.json").read_text())["devDependencies"]
     run(*NPM_INSTALL, str(packed), f"onnxruntime-node@{version['onnxruntime-node']}", cwd=project)
     example = re.search(r"```js\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
     assert example
-    (project / "first.js").write_text(example[1])
+    (project / "first.mjs").write_text(example[1])
     shutil.copytree(SHIPPED / "log", project / "log")
-    printed = run("node", "first.js", cwd=project)
+    printed = run("node", "first.mjs", cwd=project)
     bits = re.search(r"bits per byte: ([\d.]+) at first, ([\d.]+) later", printed)
     assert bits, printed
     assert float(bits[2]) < float(bits[1])

@@ -12,6 +12,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { sampleLog } from "./page/sample.js";
 import { serve } from "./serve.mjs";
 
 const { positionals, values } = parseArgs({
@@ -72,6 +73,15 @@ const facts = (page, model) =>
     return Object.fromEntries(rows.map((row) => [row.children[0].textContent, row.children[1].textContent]));
   }, model);
 
+/** The list of the most surprising lines. */
+const odd = (page) =>
+  page.evaluate(() =>
+    [...document.querySelectorAll("#odd li")].map((row) => {
+      const [line, rate, bits] = row.children[0].textContent.replaceAll(",", "").match(/[\d.]+/g).map(Number);
+      return { line, rate, bits, text: row.children[1].textContent };
+    }),
+  );
+
 /** The SHA-256 of each saved state in the page's database. */
 const states = (page) =>
   page.evaluate(async () => {
@@ -95,6 +105,7 @@ async function readAll() {
     error: await page.evaluate(() => document.body.dataset.error ?? null),
     float32: await facts(page, "float32"),
     int8: await facts(page, "int8"),
+    odd: await odd(page),
     states: await states(page),
     elsewhere: asked.filter((url) => !url.startsWith(server.url)),
     said,
@@ -116,9 +127,34 @@ async function interrupted() {
   const state = await second.evaluate(() => document.body.dataset.state);
   if (state === "paused") await second.click("#go");
   await until(second, "done");
-  const found = { stood, state, float32: await facts(second, "float32"), states: await states(second) };
+  const found = {
+    ...{ stood, state },
+    ...{ float32: await facts(second, "float32"), odd: await odd(second), states: await states(second) },
+  };
   await context.close();
   return found;
+}
+
+/** One odd line at three quarters of a log of 20 kB; then the tab is closed and opened again. */
+async function planted() {
+  const { context } = await visitor();
+  const first = await visit(context);
+  const lines = sampleLog(410).split("\n").filter((line) => /web: GET|queue: job/.test(line));
+  const line = Math.floor(lines.length * 0.75);
+  const text = `${lines[line].slice(0, 20)}raid: md0 degraded, disk sdb1 has failed`;
+  lines.splice(line, 0, text);
+  const log = Buffer.from(`${lines.join("\n")}\n`);
+  await first.setInputFiles("#file", { name: "log", mimeType: "text/plain", buffer: log });
+  await until(first, "done");
+  const listed = await odd(first);
+  await first.close();
+  const second = await visit(context);
+  const again = await odd(second);
+  await second.click("#forget");
+  await until(second, "done");
+  await second.waitForFunction(() => document.getElementById("odd").hidden);
+  await context.close();
+  return { bytes: log.length, line: line + 1, text, listed, again };
 }
 
 /** After the first load the server goes away. */
@@ -170,7 +206,7 @@ async function shots(folder) {
     const page = await visit(context);
     await page.click("#sample");
     await until(page, "done");
-    await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: name === "narrow" });
+    await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: true });
     await context.close();
   }
 }
@@ -281,6 +317,7 @@ try {
     found.whole = await readAll();
     if (!found.whole.error) {
       found.interrupted = await interrupted();
+      found.planted = await planted();
       found.offline = await offline();
       found.accessible = await accessible();
     }

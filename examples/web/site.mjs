@@ -18,18 +18,14 @@ const { positionals, values } = parseArgs({
 });
 const out = path.resolve(positionals[0] ?? path.join(here, "site"));
 
-const PAGE = [
-  ...["index.html", "style.css", "icon.svg", "sw.js"],
-  ...["app.js", "bare.js", "chart.js", "sample.js", "tape.js", "worker.js"],
-];
 const MODELS = ["log", "log-int8", "text", "text-int8"];
 const ORT = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
 
 const packageFolder = (name) => path.dirname(fileURLToPath(import.meta.resolve(name)));
 
 await rm(out, { recursive: true, force: true });
+await cp(path.join(here, "page"), out, { recursive: true });
 await mkdir(path.join(out, "lib/ort"), { recursive: true });
-for (const name of PAGE) await cp(path.join(here, name), path.join(out, name));
 await cp(packageFolder("dst-edge"), path.join(out, "lib/dst-edge"), {
   recursive: true,
   filter: (name) => !name.endsWith(".d.ts") && !name.endsWith("node.js"),

@@ -2,7 +2,7 @@
 
 Every target gets the bundle in its place, its sizes and a page of steps. Devices also get its
 graphs in ONNX Runtime's own form with the list of their operators, and phones a report of what
-their providers would take. Triton gets a model repository.
+their providers would take. The web gets a page that opens it, Triton a model repository.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import onnxruntime as ort
 
 from dst.export.errors import ExportError
-from dst.export.pack import pages
+from dst.export.pack import pages, web
 from dst.export.pack.packed import TARGETS, Packed, Target, told
 from dst.export.pack.reduced import static_graphs, write_reduced
 from dst.export.pack.triton import TritonModel, write_repository
@@ -125,6 +125,8 @@ def _fill(bundle: Bundle, target: Target, to: Path, tell: Progress) -> Packed:
     if target == "desktop":
         (to / "CMakeLists.txt").write_text(pages.CMAKE, "utf-8")
         (to / "main.c").write_text(pages.MAIN_C, "utf-8")
+    if target == "web":
+        (to / "index.html").write_text(web.page(manifest), "utf-8")
     t = manifest.contract.chunk.nominal_t
     sizes = {
         file.relative_to(to).as_posix(): file.stat().st_size

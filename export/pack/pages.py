@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import dst
 from dst.export.pack.packed import Packed
 from dst.export.pack.reduced import CONFIG
 from dst.export.pack.triton import IDLE_S
@@ -74,11 +75,21 @@ _STEPS = {
 3. `build/app` opens the bundle; `main.c` is where your program begins.
 """,
     "web": """\
-1. Serve this folder, and the library of `runtime/js` with `onnxruntime-web` {ort},
-   from one place; `examples/web` is a whole page.
-2. Open the bundle by its address, `bundle/`. Its files may be cached for ever under the hashes in
-   `bundle/manifest.json`.
-3. For more than one thread of WebAssembly answer with these headers:
+1. Make the npm package `dst-edge` in a checkout of DST Edge:
+   `cd DST-EDGE/runtime/js && npm install --ignore-scripts && npm pack`
+2. Come back to this folder, install it here, and serve the folder by any web server:
+
+   ```sh
+   npm init --yes
+   npm install DST-EDGE/runtime/js/dst-edge-{version}.tgz onnxruntime-web
+   npx --yes http-server -a 127.0.0.1 -p 8000 -c-1
+   ```
+
+3. `http://127.0.0.1:8000/` opens the bundle and reads a first chunk; the script in `index.html` is
+   where your program begins. `runtime/js/README.md` tells what a worker needs in place of the
+   import map, and `examples/web` is a whole page.
+4. The files of `bundle` may be cached for ever under the hashes in `bundle/manifest.json`.
+5. For more than one thread of WebAssembly answer with these headers:
    `Cross-Origin-Opener-Policy: same-origin`, `Cross-Origin-Embedder-Policy: require-corp`.
 """,
     "triton": """\
@@ -115,6 +126,7 @@ def readme(packed: Packed, manifest: Manifest) -> str:
     steps = _STEPS[packed.target].format(
         ort=onnxruntimes(packed.target, manifest),
         idle=IDLE_S,
+        version=dst.__version__,
         allowed_t=", ".join(map(str, chunk.allowed_t)),
     )
     parts = [f"# {manifest.name} for {packed.target}\n", *(f"{note}.\n" for note in packed.notes)]
@@ -130,7 +142,10 @@ def readme(packed: Packed, manifest: Manifest) -> str:
     memory = packed.memory
     parts.append(
         f"One open graph and one stream hold {memory.total_bytes:,} bytes, apart from ONNX "
-        f"Runtime's own: {memory.weights_bytes:,} for weights and {memory.state_bytes:,} for state."
+        f"Runtime's own: {memory.weights_bytes:,} for weights, {memory.state_bytes:,} for the "
+        f"state before and after a step, {memory.guard_bytes:,} for two copies to go back to, "
+        f"{memory.waiting_bytes:,} for items that wait, and {memory.scratch_bytes:,} for the chunk "
+        "and the answers of a step."
     )
     return "\n".join(parts) + "\n"
 

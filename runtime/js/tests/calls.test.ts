@@ -17,6 +17,7 @@ import {
   Session,
   type SessionOptions,
   Stream,
+  type Tensor,
   verify,
 } from "../src/index.js";
 import { FolderStore, folder } from "../src/node.js";
@@ -93,6 +94,45 @@ test("items in short forms", async () => {
   const bytes = (await open("refuse")).stream();
   await bytes.advance(new Uint8Array(4));
   assert.equal(bytes.itemsConsumed, 4n);
+});
+
+test("what is no whole number of items is refused in the words of the caller", async () => {
+  const level = (await open("level")).stream(); // items of 2 values
+  const tokens = (await open("tokens")).stream();
+  const item = (shape: number[], data: unknown) => ({ dtype: "float32", shape, data }) as Tensor;
+  const cases: [Stream, unknown, string, string][] = [
+    [level, new Float32Array(13), "chunk-shape", "13 values are no whole number of items of 2 "],
+    [level, [1, 2, 3], "chunk-shape", "3 values are no whole number of items of 2 values"],
+    [level, item([2, 2], new Float32Array(6)), "chunk-shape", "expected 4 values, 6 came"],
+    [level, item([2, 3], new Float32Array(6)), "chunk-shape", "shape [2, 3], expected [n, 2]"],
+    [level, item([2, 2], new Float64Array(4)), "chunk-type", "float32, and float64 for its data"],
+    [
+      level,
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      "chunk-type",
+      "value 0 of the list is a list, expected a number",
+    ],
+    [tokens, [[1, 2]], "chunk-type", "in one flat list"],
+    [tokens, [1n], "chunk-type", "value 0 of the list is bigint"],
+    [tokens, new BigUint64Array(1), "chunk-type", "items has dtype uint64"],
+    [level, "1, 2", "chunk-type", "items are string, expected a tensor { dtype, shape, data }"],
+    [level, undefined, "chunk-type", "items are undefined"],
+    [level, new DataView(new ArrayBuffer(8)), "chunk-type", "items are DataView"],
+    [level, new ort.Tensor("float32", ramp(4), [2, 2]), "chunk-type", "items are Tensor"],
+  ];
+  for (const [stream, given, code, words] of cases) {
+    await assert.rejects(stream.advance(given as Tensor), (error: unknown) => {
+      assert.ok(error instanceof DstError, String(error));
+      assert.equal(error.code, code);
+      assert.ok(error.message.includes(words), error.message);
+      return true;
+    });
+    assert.equal(Number(stream.itemsConsumed) + stream.pending, 0);
+  }
+  await assert.rejects(level.step(ramp(8) as unknown as Tensor), refusedBy("chunk-type"));
 });
 
 test("a call that is stopped changes nothing", async () => {

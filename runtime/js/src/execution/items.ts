@@ -14,7 +14,7 @@ import {
   toHalf,
   valuesOf,
 } from "../base/dtype.js";
-import { fail } from "../base/errors.js";
+import { fail, shown } from "../base/errors.js";
 import { fixedAxes, product, type Shape, sameShape, sized, spelled } from "../base/shapes.js";
 import type { Chunk } from "../bundle/manifest.js";
 
@@ -176,17 +176,13 @@ export function checkItems(chunk: Chunk, given: Items): Uint8Array {
   checkDtype("items", chunk, items);
   const wanted = fixedAxes(chunk.shape);
   const [count, ...axes] = items.shape;
-  if (
-    count === undefined ||
-    !Number.isInteger(count) ||
-    !sameShape(axes, wanted) ||
-    product(items.shape) !== items.data.length
-  ) {
+  if (count === undefined || !Number.isInteger(count) || !sameShape(axes, wanted)) {
     fail(
       "chunk-shape",
       `items have shape ${spelled(items.shape)}, expected ${spelled(["n", ...wanted])}`,
     );
   }
+  checkCount("items", items);
   if (chunk.content.kind === "tokens") {
     if (!idsInRange(items.data, chunk.content.vocabulary)) {
       fail("token-out-of-range", outside(chunk.content.vocabulary));
@@ -197,10 +193,16 @@ export function checkItems(chunk: Chunk, given: Items): Uint8Array {
   return bytesOf(items.data);
 }
 
-/** What came in a short form as a tensor. */
+/** What came in a short form as a tensor. Throws DstError: `chunk-type`, `chunk-shape`. */
 function asTensor(chunk: Chunk, given: Items): Tensor {
-  if ("dtype" in given) return given;
+  if (isTensor(given)) return given;
   const { content, dtype } = chunk;
+  if (!Array.isArray(given) && (!ArrayBuffer.isView(given) || given instanceof DataView)) {
+    fail(
+      "chunk-type",
+      `items are ${kindOf(given)}, expected a tensor { dtype, shape, data }, a typed array or a list of numbers`,
+    );
+  }
   const bytes =
     given instanceof Uint8Array && content.kind === "tokens" && content.tokenizer === "bytes";
   if (Array.isArray(given) || (bytes && dtype !== "uint8")) {
@@ -211,19 +213,59 @@ function asTensor(chunk: Chunk, given: Items): Tensor {
     };
   }
   const same = newValues(dtype, 0).constructor === given.constructor;
-  const held = same ? dtype : (given.constructor.name.replace("Array", "").toLowerCase() as Dtype);
+  const held = same ? dtype : (nameOf(given as TypedArray) as Dtype); // which is refused
   return { dtype: held, shape: shapeOf(chunk, given.length), data: given as TypedArray };
 }
 
 function shapeOf(chunk: Chunk, count: number): number[] {
   const axes = fixedAxes(chunk.shape);
-  return [count / product(axes), ...axes];
+  const size = product(axes);
+  if (count % size) {
+    fail(
+      "chunk-shape",
+      `${count} values are no whole number of items of ${axes.join(" x ")} values`,
+    );
+  }
+  return [count / size, ...axes];
+}
+
+/** Callers without TypeScript may give anything. */
+function isTensor(given: unknown): given is Tensor {
+  const held = given as Partial<Tensor> | null;
+  return Array.isArray(held?.shape) && ArrayBuffer.isView(held.data);
+}
+
+/** What a value is, for a message. */
+function kindOf(value: unknown): string {
+  if (Array.isArray(value)) return "a list";
+  if (typeof value !== "object" || value === null) return value === null ? "null" : typeof value;
+  return shown(value.constructor?.name ?? "an object");
+}
+
+/** The dtype whose values a typed array holds. */
+function nameOf(values: TypedArray): string {
+  return values.constructor.name.replace("Array", "").replace("Big", "").toLowerCase();
+}
+
+function checkCount(what: string, { data, shape }: Tensor): void {
+  const wanted = product(shape);
+  if (wanted === data.length) return;
+  fail(
+    "chunk-shape",
+    `${what} of shape ${spelled(shape)}: expected ${wanted} values, ${data.length} came`,
+  );
 }
 
 function converted(dtype: Dtype, values: ArrayLike<number>): TypedArray {
   const data = newValues(dtype, values.length);
   for (let i = 0; i < values.length; i++) {
     const value = values[i]!;
+    if (typeof value !== "number") {
+      fail(
+        "chunk-type",
+        `value ${i} of the list is ${kindOf(value)}, expected a number; give the values of all items in one flat list`,
+      );
+    }
     if (data instanceof BigInt64Array) {
       data[i] = Number.isInteger(value) ? BigInt(value) : -1n; // no id, which is refused
     } else if (dtype === "int32" || dtype === "uint8") {
@@ -245,25 +287,32 @@ function converted(dtype: Dtype, values: ArrayLike<number>): TypedArray {
 
 /** Whether a chunk fits. Returns its T. Throws DstError: `chunk-type`, `chunk-shape`. */
 export function checkChunk(chunk: Chunk, sizes: readonly number[], given: Tensor): number {
+  if (!isTensor(given)) {
+    fail(
+      "chunk-type",
+      `chunk is ${kindOf(given)}, expected a tensor { dtype, shape, data }; advance takes short forms`,
+    );
+  }
   checkDtype("chunk", chunk, given);
   const t = (given.shape[chunk.shape.indexOf("T")] ?? 0) - chunk.lookahead;
   const wanted = sized(chunk.shape, t + chunk.lookahead);
-  if (
-    !sizes.includes(t) ||
-    !sameShape(given.shape, wanted) ||
-    product(wanted) !== given.data.length
-  ) {
+  if (!sizes.includes(t) || !sameShape(given.shape, wanted)) {
     fail(
       "chunk-shape",
       `chunk has shape ${spelled(given.shape)}, expected ${spelled(chunk.shape)} with B = 1 and T one of ${sizes.join(", ")}; advance takes any number of items`,
     );
   }
+  checkCount("chunk", given);
   return t;
 }
 
 function checkDtype(what: string, chunk: Chunk, given: Tensor): void {
   if (given.dtype !== chunk.dtype) {
     fail("chunk-type", `${what} has dtype ${given.dtype}, expected ${chunk.dtype}`);
+  }
+  const [held, wanted] = [nameOf(given.data), nameOf(newValues(chunk.dtype, 0))];
+  if (held !== wanted && held !== chunk.dtype) {
+    fail("chunk-type", `${what} has dtype ${given.dtype}, and ${held} for its data`);
   }
 }
 

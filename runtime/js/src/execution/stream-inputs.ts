@@ -33,8 +33,8 @@ export function checkInputs(
       const sizes = sized(shape, 0);
       const fits = sameShape(given.shape, sizes) || sameShape(given.shape, fixedAxes(shape));
       if (!fits || given.data.length !== product(sizes)) {
-        const is = spelled(given.shape);
-        refuse("stream-input-shape", input, `has shape ${is}, expected ${spelled(sizes)}`);
+        const is = `shape ${spelled(given.shape)} and ${given.data.length} values`;
+        refuse("stream-input-shape", input, `has ${is}, expected shape ${spelled(sizes)}`);
       }
       if (!allFinite(dtype, given.data)) {
         refuse("stream-input-not-finite", input, "holds a NaN or an infinity");

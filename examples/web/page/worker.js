@@ -4,6 +4,7 @@
 //      | { kind: "reset" }
 // Out: { kind: "ready" | "read" | "saved" | "idle" | "forgotten" | "error", … }
 
+import { OddLines } from "./lines.js";
 import {
   fetchSource,
   IndexedDbStore,
@@ -41,6 +42,7 @@ let paused = false;
 let running = Promise.resolve();
 let unscored = new Uint8Array(0); // bytes that were given and not answered for
 let row = null; // the logits before the next byte
+let lines = new OddLines();
 
 self.onmessage = ({ data }) => {
   const work = { open, read, pause, reset }[data.kind];
@@ -66,6 +68,8 @@ async function open({ model, provider = "wasm" }) {
   // What waits was given before, and its surprise cannot be told without it.
   unscored = new Uint8Array(stream.pending);
   row = null;
+  lines = new OddLines();
+  if (kept) await loadNotes();
   const { manifest } = session.bundle;
   self.postMessage({
     kind: "ready",
@@ -75,6 +79,7 @@ async function open({ model, provider = "wasm" }) {
     bundleId: manifest.bundleId,
     runtime: ort.env.versions.web,
     stateBytes: (await stream.toBytes()).length,
+    top: lines.top(true),
   });
 }
 
@@ -101,8 +106,10 @@ async function reset() {
   await running;
   await stream.reset();
   await store.delete(name);
+  await store.delete(notes());
   unscored = new Uint8Array(0);
   row = null;
+  lines = new OddLines();
   self.postMessage({ kind: "forgotten" });
 }
 
@@ -129,7 +136,7 @@ async function pump() {
     todo.shift();
     if (last && !todo.length) add(report, new Uint8Array(0), await stream.flush());
   }
-  await send(report);
+  await send(report, true);
   if (!paused) {
     await save();
     self.postMessage({ kind: "idle", at: position() });
@@ -153,6 +160,7 @@ function add(report, part, { logits }) {
   const bits = surpriseBits({ dtype: "float32", shape: [count, width], data: before }, answered);
   if (!row) bits[0] = Number.NaN; // nothing has predicted it
   row = data.slice(data.length - width);
+  lines.add(answered, bits);
   report.bytes.push(answered);
   report.bits.push(bits);
 }
@@ -164,7 +172,7 @@ function joined(first, second) {
   return all;
 }
 
-async function send({ ms, bytes, bits }) {
+async function send({ ms, bytes, bits }, ended = false) {
   const size = bytes.reduce((sum, part) => sum + part.length, 0);
   const text = new Uint8Array(size);
   const scores = new Float32Array(size);
@@ -180,14 +188,36 @@ async function send({ ms, bytes, bits }) {
     bytes: text,
     bits: scores,
     ms,
+    top: lines.top(ended),
     wasmBytes: memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0),
   });
   await new Promise((go) => setTimeout(go)); // let messages in, such as a pause
   return newReport();
 }
 
+// Beside a state lies what was noted of the stream at its position. It is written first, and the store
+// keeps the notes before it: whatever stops this between the two, those of the state are there.
+const notes = () => `${name}.notes`;
+
+async function saveNotes(at) {
+  const held = { at, row: row && [...row], unscored: [...unscored], lines: lines.held() };
+  await store.write(notes(), new TextEncoder().encode(JSON.stringify(held)));
+}
+
+async function loadNotes() {
+  for (const read of [() => store.read(notes()), () => store.readPrevious(notes())]) {
+    const held = await read().then((bytes) => JSON.parse(new TextDecoder().decode(bytes)), () => undefined);
+    if (held?.at !== position()) continue;
+    row = held.row && Float32Array.from(held.row);
+    unscored = Uint8Array.from(held.unscored);
+    lines = OddLines.from(held.lines);
+    return;
+  }
+}
+
 async function save() {
   const at = position();
+  await saveNotes(at);
   await stream.save(store, name);
   self.postMessage({ kind: "saved", at });
 }

@@ -43,6 +43,7 @@ class Column {
     this.recent = []; // [bits, count] of the last reports
     this.shown = 0;
     this.told = []; // [bytes, bits] that are not drawn yet
+    this.top = []; // its most surprising lines
     this.facts = {};
     this.decoder = new TextDecoder();
     this.opened = new Promise((resolve, reject) => {
@@ -73,12 +74,14 @@ class Column {
     this.sent = told.at;
     this.facts.State = `${mega(told.stateBytes)}, fixed`;
     this.facts.Opened = `${Math.round(told.openedMs)} ms`;
+    this.top = told.top;
     this.openedAt(told);
     this.showFacts();
+    this.showTop();
     this.onopened();
   }
 
-  read({ at, bits, bytes, ms, wasmBytes }) {
+  read({ at, bits, bytes, ms, top, wasmBytes }) {
     this.at = at;
     let [sum, count] = [0, 0];
     for (const value of bits) {
@@ -100,6 +103,7 @@ class Column {
     charts.memory.add(this.index, at, wasmBytes);
     this.facts.Memory = mega(wasmBytes);
     this.told.push([bytes, bits]);
+    this.top = top;
     progress();
   }
 
@@ -151,10 +155,11 @@ class Column {
   }
 
   forgotten() {
-    Object.assign(this, { at: 0, sent: 0, busy: false, recent: [], shown: 0, told: [] });
+    Object.assign(this, { at: 0, sent: 0, busy: false, recent: [], shown: 0, told: [], top: [] });
     this.totals = { bits: 0, count: 0, bytes: 0, ms: 0 };
     this.place.querySelector("pre").replaceChildren();
     this.showFacts();
+    this.showTop();
     this.reset_done();
   }
 
@@ -169,6 +174,7 @@ class Column {
     const pre = this.place.querySelector("pre");
     for (const [bytes, bits] of this.told.splice(0)) this.show(pre, bytes, bits);
     this.showFacts();
+    this.showTop();
   }
 
   show(pre, bytes, bits) {
@@ -191,6 +197,23 @@ class Column {
       this.shown -= pre.firstChild.textContent.length;
       pre.firstChild.remove();
     }
+  }
+
+  /** The list of lines; that of the first model alone, since both are nearly the same. */
+  showTop() {
+    if (this.index) return;
+    const drawn = this.top.map(({ line, size }) => `${line}:${size}`).join();
+    if (drawn === this.topDrawn) return;
+    this.topDrawn = drawn;
+    const rows = this.top.map(({ line, bits, size, text }) => {
+      const [row, where, code] = ["li", "span", "code"].map((name) => document.createElement(name));
+      where.textContent = `Line ${line.toLocaleString("en")}: ${(bits / size).toFixed(2)} bits per byte, ${bits.toFixed(0)} bits`;
+      code.textContent = text;
+      row.append(where, code);
+      return row;
+    });
+    $("odd").querySelector("ol").replaceChildren(...rows);
+    $("odd").hidden = !rows.length;
   }
 
   showFacts() {
