@@ -197,25 +197,9 @@ dst_status dst_stream_advance_bytes(dst_stream* stream, const void* bytes, size_
                                     uint32_t flags, double deadline_ms) {
   return guarded([&] {
     need(stream, "stream");
-    const dst::core::Chunk& chunk = stream->stream.engine()->chunk();
-    if (chunk.tokenizer != "bytes") {
-      fail(DST_STEP, "chunk-type", "items are bytes, and the tokens of this model are not");
-    }
     if (count) need(bytes, "bytes");
-    const auto* from = static_cast<const uint8_t*>(bytes);
-    const auto shape = static_cast<int64_t>(count);
-    std::vector<int64_t> wide;
-    std::vector<int32_t> middle;
-    const void* data = bytes;
-    if (chunk.dtype == DST_INT64) {
-      wide.assign(from, from + count);
-      data = wide.data();
-    } else if (chunk.dtype == DST_INT32) {
-      middle.assign(from, from + count);
-      data = middle.data();
-    }
-    const dst_tensor items{chunk.dtype, 1, &shape, data};
-    stream->stream.advance(items, (flags & DST_LAST) != 0, deadline_ms);
+    stream->stream.advance_bytes(static_cast<const uint8_t*>(bytes), count, (flags & DST_LAST) != 0,
+                                 deadline_ms);
   });
 }
 
