@@ -5,6 +5,9 @@
  * dst_last_message() a line for people. A call that fails leaves the stream as it was before the
  * call. The code "state-not-finite" alone may put a stream further back, and its message says so.
  *
+ * A function that answers a value and no status takes NULL in the place of any pointer: it then
+ * answers NULL or 0, or does nothing.
+ *
  * Threads may share a session. A stream belongs to one thread at a time; dst_stream_cancel() alone
  * may be called from any thread.
  */
@@ -163,7 +166,7 @@ DST_API dst_status dst_stream_output(const dst_stream* stream, size_t index, dst
 DST_API dst_status dst_stream_state(const dst_stream* stream, size_t index, dst_tensor* state);
 DST_API uint64_t dst_stream_items_consumed(const dst_stream* stream);
 DST_API size_t dst_stream_pending(const dst_stream* stream);
-/* 1 and the random source, or 0 where nothing was sampled. */
+/* 1 and the random source, or 0 where nothing was sampled or a pointer is NULL. */
 DST_API int dst_stream_sampler(const dst_stream* stream, uint64_t* seed, uint64_t* draws);
 
 typedef struct dst_sampling {

@@ -3,6 +3,7 @@
 //   stops BUNDLE
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -163,7 +164,7 @@ void outlive(const char* bundle) {
   stream.flush();
 }
 
-void wrong_calls(dst::Session& session) {
+void wrong_calls(dst::Session& session, const char* bundle) {
   dst_stream* made = nullptr;
   expect(dst_stream_new(nullptr, nullptr, 0, &made) == DST_ARGUMENT, "no session");
   dst::Stream stream(session);
@@ -175,6 +176,33 @@ void wrong_calls(dst::Session& session) {
   uint8_t small[3];
   expect(dst_stream_to_bytes(stream.get(), small, &size) == DST_ARGUMENT && size > 3, "no room");
   expect(dst_session_open("no such folder", nullptr, nullptr) == DST_ARGUMENT, "no place");
+  dst_session_options options;
+  dst_session_options_init(&options);
+  const int32_t one = 1;
+  options.chunk_sizes = &one;
+  options.chunk_size_count = SIZE_MAX / 2;
+  dst_session* opened = nullptr;
+  expect(dst_session_open(bundle, &options, &opened) == DST_ARGUMENT, "too many chunk sizes");
+  for (const size_t huge : {SIZE_MAX, SIZE_MAX / 2 + 1}) {
+    expect(dst_stream_from_bytes(session.get(), "x", huge, 0, &made) == DST_ARGUMENT, "huge bytes");
+    expect(dst_stream_advance_bytes(stream.get(), "x", huge, 0, 0) == DST_ARGUMENT, "huge input");
+  }
+}
+
+void no_pointers(dst::Session& session) {
+  dst::Stream stream(session);
+  uint64_t number = 0;
+  dst_session_options_init(nullptr);
+  dst_session_close(nullptr);
+  dst_stream_free(nullptr);
+  dst_snapshot_free(nullptr);
+  dst_stream_cancel(nullptr);
+  expect(dst_session_output_name(nullptr, 0) == nullptr, "a name of no session");
+  expect(dst_session_state_name(nullptr, 0) == nullptr, "a state of no session");
+  expect(dst_stream_items_consumed(nullptr) == 0, "items of no stream");
+  expect(dst_stream_pending(nullptr) == 0, "pending of no stream");
+  expect(dst_stream_sampler(nullptr, &number, &number) == 0, "the sampler of no stream");
+  expect(dst_stream_sampler(stream.get(), nullptr, nullptr) == 0, "no place for a sampler");
 }
 
 }  // namespace
@@ -193,7 +221,8 @@ int main(int argc, char** argv) {
   stop_load(argv[1]);
   share(argv[1]);
   outlive(argv[1]);
-  wrong_calls(session);
+  wrong_calls(session, argv[1]);
+  no_pointers(session);
   std::puts("ok");
   return 0;
 }
