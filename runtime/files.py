@@ -57,9 +57,12 @@ def replace_keeping_previous(
 
     Raises:
         NotSyncedError: `path` is the new file, but a loss of power may bring the old one back.
-        OSError: the disk is full, or a file cannot be written; `path` is then the old file.
+        OSError: the disk is full, a file cannot be written, or a link or something else that is no
+            plain file stands there; `path` is then what it was.
     """
-    if path.exists() and not path.is_file():  # a device or a pipe would become a plain file
+    # A device or a pipe would become a plain file; of a link the rename would replace the link, and
+    # leave alone the file that it leads to.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(errno.EINVAL, "what stands there is no plain file")
     fresh = path.with_name(f".{path.name}.tmp")
     kept = path.with_name(f".{previous.name}.tmp")

@@ -154,6 +154,14 @@ NAMES = [
 ]
 """File names that a bundle may not list."""
 
+INIT_SIZES = [
+    ("init-offset-tiny", "[1,4]", "[1e-320,16]"),
+    ("init-offset-fraction", "[1,4]", "[0,16.5]"),
+    ("init-offset-negative", "[1,4]", "[-1,15]"),
+    ("init-shape-fraction", "[1,4.5]", "[0,16]"),
+]
+"""Name, shape and offsets of the initial state, which hold what is no whole number."""
+
 _STATE_CHANGES = {"init-tensors", "graph", "file-too-large"}
 
 
@@ -186,6 +194,16 @@ def bundle_cases(manifests: Mapping[str, Fields]) -> tuple[list[Case], dict[str,
         fields = json.loads(json.dumps(manifests["level"]))
         fields["files"][listed] = {"sha256": "0" * 64, "size": 0}
         add(f"name-{number}", "level", "path-outside", sealed(fields))
+    for name, shape, offsets in INIT_SIZES:
+        fields = json.loads(json.dumps(manifests["tokens"]))
+        text = f'{{"h0":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}'.encode()
+        data = len(text).to_bytes(8, "little") + text + bytes(16)
+        told = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        fields["files"]["init.safetensors"] = told
+        add(name, "tokens", "tensors-unreadable", sealed(fields))
+        put[f"{name}.init"] = data
+        edit = {"edit": "put", "file": "init.safetensors", "from": f"{name}.init"}
+        cases[-1] = {**cases[-1], "edits": [*cases[-1]["edits"], edit]}
     good = sealed(manifests["level"])
     add("not-json", "level", "manifest-invalid", b"bundle")
     add("list", "level", "manifest-invalid", b"[]")

@@ -138,6 +138,19 @@ def test_a_save_in_the_middle_of_a_load_is_no_damage(
     assert saved
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.parametrize("target", ["target", "nothing"])
+def test_a_save_leaves_a_link_alone(text: Session, tmp_path: Path, target: str) -> None:
+    stream, link = text.stream(), tmp_path / "a.state"
+    stream.save(tmp_path / "target")
+    link.symlink_to(target)
+    with pytest.raises(StateError, match="no plain file") as error:
+        stream.save(link)
+    assert error.value.code == "state-unwritable"
+    assert link.readlink() == Path(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.state", "target"]
+
+
 def test_a_save_that_fails_leaves_the_old_file(text: Session, tmp_path: Path) -> None:
     stream = text.stream()
     path = tmp_path / "a.state"

@@ -5,6 +5,9 @@
  * dst_last_message() a line for people. A call that fails leaves the stream as it was before the
  * call. The code "state-not-finite" alone may put a stream further back, and its message says so.
  *
+ * A function that answers a value and no status takes NULL in the place of any pointer: it then
+ * answers NULL or 0, or does nothing.
+ *
  * Threads may share a session. A stream belongs to one thread at a time; dst_stream_cancel() alone
  * may be called from any thread.
  */
@@ -152,7 +155,9 @@ DST_API dst_status dst_stream_advance_bytes(dst_stream* stream, const void* byte
                                             uint32_t flags, double deadline_ms);
 /* End the input by the tail rule of the contract. */
 DST_API dst_status dst_stream_flush(dst_stream* stream, double deadline_ms);
-/* End the call that runs now, from another thread; it fails with DST_CANCELLED. */
+/* End the step, advance, flush or generate that runs now, from another thread; it fails with
+ * DST_CANCELLED. Where none runs, nothing happens. A graph that is being loaded cannot be stopped,
+ * here or by a deadline: the call ends right after. */
 DST_API void dst_stream_cancel(dst_stream* stream);
 
 /* What the last step, advance or flush answered, in the contract's order. */
@@ -161,7 +166,7 @@ DST_API dst_status dst_stream_output(const dst_stream* stream, size_t index, dst
 DST_API dst_status dst_stream_state(const dst_stream* stream, size_t index, dst_tensor* state);
 DST_API uint64_t dst_stream_items_consumed(const dst_stream* stream);
 DST_API size_t dst_stream_pending(const dst_stream* stream);
-/* 1 and the random source, or 0 where nothing was sampled. */
+/* 1 and the random source, or 0 where nothing was sampled or a pointer is NULL. */
 DST_API int dst_stream_sampler(const dst_stream* stream, uint64_t* seed, uint64_t* draws);
 
 typedef struct dst_sampling {
@@ -173,7 +178,8 @@ typedef struct dst_sampling {
   size_t stop_count;
 } dst_sampling;
 
-/* Read a prompt and sample up to `count` tokens. `made` says how many; after an error too. */
+/* Read a prompt and sample up to `count` tokens. `made` says how many; after an error too, and the
+ * stream then stands behind the last of them. A cancel ends it wherever it is. */
 DST_API dst_status dst_stream_generate(dst_stream* stream, const dst_tensor* prompt, size_t count,
                                        const dst_sampling* sampling, int64_t* tokens, size_t* made);
 
@@ -189,7 +195,8 @@ DST_API void dst_snapshot_free(dst_snapshot* snapshot);
 #define DST_ALLOW_PRECISION 1u /* load: take a state of another precision of the model */
 
 /* Write everything the stream is to a file, in one rename. What stood there is kept beside it as
- * `<name>.previous`. Only one process may save to a path at a time. */
+ * `<name>.previous`. Only one process may save to a path at a time. A link there is refused, and
+ * so is whatever else is no plain file. */
 DST_API dst_status dst_stream_save(dst_stream* stream, const char* path, uint32_t flags);
 DST_API dst_status dst_stream_load(dst_session* session, const char* path, uint32_t flags,
                                    dst_stream** stream);

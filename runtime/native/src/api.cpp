@@ -1,5 +1,6 @@
 // The C functions of dst.h: no exception and no type of C++ crosses them.
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -53,6 +54,15 @@ void need(const void* pointer, const char* what) {
   if (pointer == nullptr) fail(DST_ARGUMENT, "argument", std::string(what) + " is NULL");
 }
 
+// An array of the caller; one that is larger than any object comes from wrong arithmetic.
+void need_array(const void* pointer, size_t count, size_t item, const char* what) {
+  if (count) need(pointer, what);
+  if (count > PTRDIFF_MAX / item) {
+    fail(DST_ARGUMENT, "argument", std::string(what) + ": " + std::to_string(count) +
+                                       " of them are more than any memory holds");
+  }
+}
+
 void need_tensor(const dst_tensor* tensor, const char* what) {
   need(tensor, what);
   if (tensor->rank < 0 || tensor->rank > 16 || (tensor->rank > 0 && tensor->shape == nullptr)) {
@@ -82,6 +92,7 @@ dst::core::Options options_of(const dst_session_options* given) {
   options.hash_files = all.hash_files != 0;
   if (all.lowering != nullptr) options.lowering = all.lowering;
   if (all.chunk_sizes != nullptr) {
+    need_array(all.chunk_sizes, all.chunk_size_count, sizeof(int32_t), "chunk_sizes");
     options.chunk_sizes.assign(all.chunk_sizes, all.chunk_sizes + all.chunk_size_count);
     if (options.chunk_sizes.empty()) {
       fail(DST_SESSION, "chunk-size", "chunk_sizes is empty; give at least one T");
@@ -99,7 +110,7 @@ const char* dst_last_message(void) { return last_error().message.c_str(); }
 const char* dst_version(void) { return DST_VERSION; }
 
 void dst_session_options_init(dst_session_options* options) {
-  *options = {sizeof *options, 1, 0, 1, 64, 1, nullptr, nullptr, 0};
+  if (options != nullptr) *options = {sizeof *options, 1, 0, 1, 64, 1, nullptr, nullptr, 0};
 }
 
 dst_status dst_session_open(const char* path, const dst_session_options* options,
@@ -147,11 +158,13 @@ dst_status dst_session_describe(const dst_session* session, dst_session_info* in
 }
 
 const char* dst_session_output_name(const dst_session* session, size_t index) {
+  if (session == nullptr) return nullptr;
   const auto& outputs = session->engine->manifest().outputs;
   return index < outputs.size() ? outputs[index].name.c_str() : nullptr;
 }
 
 const char* dst_session_state_name(const dst_session* session, size_t index) {
+  if (session == nullptr) return nullptr;
   const auto& states = session->engine->manifest().state;
   return index < states.size() ? states[index].input.c_str() : nullptr;
 }
@@ -162,7 +175,7 @@ dst_status dst_stream_new(dst_session* session, const dst_named_tensor* inputs, 
     need(session, "session");
     need(stream, "stream");
     *stream = nullptr;
-    if (input_count) need(inputs, "inputs");
+    need_array(inputs, input_count, sizeof *inputs, "inputs");
     for (size_t i = 0; i < input_count; ++i) {
       need(inputs[i].name, "the name of an input");
       need_tensor(&inputs[i].tensor, "an input");
@@ -197,25 +210,9 @@ dst_status dst_stream_advance_bytes(dst_stream* stream, const void* bytes, size_
                                     uint32_t flags, double deadline_ms) {
   return guarded([&] {
     need(stream, "stream");
-    const dst::core::Chunk& chunk = stream->stream.engine()->chunk();
-    if (chunk.tokenizer != "bytes") {
-      fail(DST_STEP, "chunk-type", "items are bytes, and the tokens of this model are not");
-    }
-    if (count) need(bytes, "bytes");
-    const auto* from = static_cast<const uint8_t*>(bytes);
-    const auto shape = static_cast<int64_t>(count);
-    std::vector<int64_t> wide;
-    std::vector<int32_t> middle;
-    const void* data = bytes;
-    if (chunk.dtype == DST_INT64) {
-      wide.assign(from, from + count);
-      data = wide.data();
-    } else if (chunk.dtype == DST_INT32) {
-      middle.assign(from, from + count);
-      data = middle.data();
-    }
-    const dst_tensor items{chunk.dtype, 1, &shape, data};
-    stream->stream.advance(items, (flags & DST_LAST) != 0, deadline_ms);
+    need_array(bytes, count, sizeof(int64_t), "bytes");  // as tokens, into which they are copied
+    stream->stream.advance_bytes(static_cast<const uint8_t*>(bytes), count, (flags & DST_LAST) != 0,
+                                 deadline_ms);
   });
 }
 
@@ -253,12 +250,15 @@ dst_status dst_stream_state(const dst_stream* stream, size_t index, dst_tensor* 
 }
 
 uint64_t dst_stream_items_consumed(const dst_stream* stream) {
-  return stream->stream.position().items;
+  return stream == nullptr ? 0 : stream->stream.position().items;
 }
 
-size_t dst_stream_pending(const dst_stream* stream) { return stream->stream.position().waiting; }
+size_t dst_stream_pending(const dst_stream* stream) {
+  return stream == nullptr ? 0 : stream->stream.position().waiting;
+}
 
 int dst_stream_sampler(const dst_stream* stream, uint64_t* seed, uint64_t* draws) {
+  if (stream == nullptr || seed == nullptr || draws == nullptr) return 0;
   const auto& sampler = stream->stream.position().sampler;
   if (!sampler) return 0;
   *seed = sampler->seed;
@@ -275,7 +275,7 @@ dst_status dst_stream_generate(dst_stream* stream, const dst_tensor* prompt, siz
     need(made, "made");
     *made = 0;
     if (count) need(tokens, "tokens");
-    if (sampling->stop_count) need(sampling->stop, "stop");
+    need_array(sampling->stop, sampling->stop_count, sizeof(int64_t), "stop");
     stream->stream.generate(*prompt, count, *sampling, tokens, made);
   });
 }
@@ -370,7 +370,7 @@ dst_status dst_stream_from_bytes(dst_session* session, const void* bytes, size_t
     need(session, "session");
     need(stream, "stream");
     *stream = nullptr;
-    if (size) need(bytes, "bytes");
+    need_array(bytes, size, 1, "bytes");
     const auto* from = static_cast<const uint8_t*>(bytes);
     const Record record = dst::core::unpack({from, from + size});
     *stream = new dst_stream{

@@ -7,31 +7,6 @@
 
 namespace dst::core {
 
-namespace {
-
-constexpr double kLongestMs = 86400000.0;  // a day
-
-// Ends a call on the brake however it ends.
-class Running {
- public:
-  Running(Brake* brake, Watchdog* watchdog, double deadline_ms)
-      : brake_(brake), watchdog_(watchdog) {
-    if (!(deadline_ms >= 0 && deadline_ms <= kLongestMs)) {
-      fail(DST_ARGUMENT, "argument", "deadline_ms: expected 0 for none, or up to a day");
-    }
-    brake->start(watchdog, deadline_ms);
-  }
-  ~Running() { brake_->end(watchdog_); }
-  Running(const Running&) = delete;
-  Running& operator=(const Running&) = delete;
-
- private:
-  Brake* brake_;
-  Watchdog* watchdog_;
-};
-
-}  // namespace
-
 Stream::Stream(std::shared_ptr<Engine> engine, const GivenInputs& given)
     : engine_(std::move(engine)), core_(engine_.get()) {
   joined_.resize(engine_->manifest().outputs.size());
@@ -54,24 +29,20 @@ Stream::Stream(std::shared_ptr<Engine> engine, const Record& record, bool allow_
 
 void Stream::step(const dst_tensor& chunk, bool last, double deadline_ms) {
   answered_ = false;
-  BoundStep* step = core_.step_fitting(chunk, last);
-  if (core_.position.waiting) {
-    fail(DST_STEP, "items-pending",
-         std::to_string(core_.position.waiting) +
-             " items from advance wait, and step would overtake them; flush first, or go on with "
-             "advance");
-  }
   const Running running(&brake_, &engine_->watchdog(), deadline_ms);
-  const Position before = core_.begin();
-  try {
+  BoundStep* step = nullptr;
+  whole([&] {
+    step = core_.step_fitting(chunk, last, &brake_);
+    if (core_.position.waiting) {
+      fail(DST_STEP, "items-pending",
+           std::to_string(core_.position.waiting) +
+               " items from advance wait, and step would overtake them; flush first, or go on with "
+               "advance");
+    }
     step->fill(chunk);
     core_.step_once(*step, &brake_);
-  } catch (const BadState& bad) {
-    core_.recover(before, bad);
-  } catch (const Error& error) {
-    core_.position = before;  // one step: nothing that it began with was written to
-    explain(error);
-  }
+    finish();
+  });
   step->collect();
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Answer& answer = step->answers()[i];
@@ -83,14 +54,47 @@ void Stream::step(const dst_tensor& chunk, bool last, double deadline_ms) {
 
 void Stream::advance(const dst_tensor& items, bool last, double deadline_ms) {
   answered_ = false;
+  const Running running(&brake_, &engine_->watchdog(), deadline_ms);
+  read(items, last);
+}
+
+void Stream::advance_bytes(const uint8_t* bytes, size_t count, bool last, double deadline_ms) {
+  answered_ = false;
+  const Running running(&brake_, &engine_->watchdog(), deadline_ms);
+  const Chunk& chunk = engine_->chunk();
+  if (chunk.tokenizer != "bytes") {
+    fail(DST_STEP, "chunk-type", "items are bytes, and the tokens of this model are not");
+  }
+  const auto shape = static_cast<int64_t>(count);
+  std::vector<int64_t> wide;
+  std::vector<int32_t> middle;
+  const void* data = bytes;
+  if (chunk.dtype == DST_INT64) {
+    wide.assign(bytes, bytes + count);
+    data = wide.data();
+  } else if (chunk.dtype == DST_INT32) {
+    middle.assign(bytes, bytes + count);
+    data = middle.data();
+  }
+  read({chunk.dtype, 1, &shape, data}, last);
+}
+
+void Stream::read(const dst_tensor& items, bool last) {
   const size_t count = check_items(engine_->chunk(), items);
-  whole(deadline_ms, [&] { plan_chunks(static_cast<const uint8_t*>(items.data), count, last); });
+  whole([&] {
+    plan_chunks(static_cast<const uint8_t*>(items.data), count, last);
+    finish();
+  });
   show_joined();
 }
 
 void Stream::flush(double deadline_ms) {
   answered_ = false;
-  whole(deadline_ms, [&] { plan_tail(false); });
+  const Running running(&brake_, &engine_->watchdog(), deadline_ms);
+  whole([&] {
+    plan_tail(false);
+    finish();
+  });
   show_joined();
 }
 
@@ -108,10 +112,9 @@ const dst_tensor* Stream::output(size_t index) const {
   return answered_ && index < outputs_.size() ? &outputs_[index] : nullptr;
 }
 
-// Do some steps as one call: all of them, or none.
+// Do some steps of the call that runs: all of them, or none.
 template <typename Work>
-void Stream::whole(double deadline_ms, Work work) {
-  const Running running(&brake_, &engine_->watchdog(), deadline_ms);
+void Stream::whole(Work work) {
   const Position before = core_.begin();
   try {
     work();
@@ -120,23 +123,28 @@ void Stream::whole(double deadline_ms, Work work) {
     core_.recover(before, bad);
   } catch (const Error& error) {
     core_.undo(before);
-    explain(error);
+    // A graph that was stopped fails like one that cannot run.
+    if (error.code == "graph-failed") tell_stop();
+    throw;
   } catch (...) {  // no memory for the answers
     core_.undo(before);
     throw;
   }
 }
 
-// Say why a call failed: a graph that was stopped fails like one that cannot run.
-void Stream::explain(const Error& error) {
-  const Stop why = error.code == "graph-failed" ? brake_.reason() : Stop::none;
+// Close the call, or fail where it was stopped.
+void Stream::finish() {
+  if (!brake_.finish()) tell_stop();
+}
+
+void Stream::tell_stop() {
+  const Stop why = brake_.reason();
   if (why == Stop::deadline) {
     fail(DST_DEADLINE, "deadline", "the call did not finish in time; it was not taken");
   }
   if (why == Stop::cancelled) {
     fail(DST_CANCELLED, "cancelled", "the call was cancelled; it was not taken");
   }
-  throw error;
 }
 
 void Stream::plan_chunks(const uint8_t* items, size_t count, bool last) {
@@ -187,9 +195,9 @@ void Stream::take_steps(const uint8_t* items, size_t count, size_t padded, bool 
     sizes_.push_back(engine_->chunk().nominal_t);
   }
   make_room(answered, last);
-  for (size_t i = 0; i < sizes_.size(); ++i) core_.step_for(sizes_[i], last);
+  for (size_t i = 0; i < sizes_.size(); ++i) core_.step_for(sizes_[i], last, &brake_);
   for (size_t i = 0; i < sizes_.size(); ++i) {
-    BoundStep& step = core_.step_for(sizes_[i], last);
+    BoundStep& step = core_.step_for(sizes_[i], last, &brake_);
     if (i == firm) core_.hold();
     fill(step, items, count, at, i >= firm);
     core_.step_once(step, &brake_);
@@ -322,12 +330,12 @@ bool Stream::last_logits(size_t place, std::vector<double>* row) const {
   return true;
 }
 
-// Read items, flush, choose a token and let it wait, as one call. Between two calls the token waits
+// Read items, flush, choose a token and let it wait, as a whole. Between two tokens the token waits
 // and is not in the state: whatever is saved then goes on to the same text.
 int64_t Stream::predict(const uint8_t* items, size_t count, const Choice& choice,
                         const uint64_t* seed, size_t logits) {
   int64_t token = 0;
-  whole(0, [&] {
+  whole([&] {
     std::vector<double> row;
     plan_chunks(items, count, true);
     bool found = last_logits(logits, &row);
@@ -352,6 +360,7 @@ int64_t Stream::predict(const uint8_t* items, size_t count, const Choice& choice
 void Stream::generate(const dst_tensor& prompt, size_t count, const dst_sampling& sampling,
                       int64_t* tokens, size_t* made) {
   answered_ = false;
+  const Running running(&brake_, &engine_->watchdog(), 0);  // a cancel between two tokens counts
   const size_t logits = logits_place();
   const Choice choice{sampling.temperature, sampling.top_k, sampling.top_p};
   choice.check();
@@ -368,8 +377,9 @@ void Stream::generate(const dst_tensor& prompt, size_t count, const dst_sampling
     seed = nullptr;
     tokens[(*made)++] = token;
     const int64_t* end = sampling.stop + sampling.stop_count;
-    if (sampling.stop_count && std::find(sampling.stop, end, token) != end) return;
+    if (sampling.stop_count && std::find(sampling.stop, end, token) != end) break;
   }
+  finish();
 }
 
 }  // namespace dst::core

@@ -26,6 +26,8 @@ class Stream {
   // Each throws Error and then leaves the stream as it was.
   void step(const dst_tensor& chunk, bool last, double deadline_ms);
   void advance(const dst_tensor& items, bool last, double deadline_ms);
+  // The same for a model whose tokens are bytes.
+  void advance_bytes(const uint8_t* bytes, size_t count, bool last, double deadline_ms);
   void flush(double deadline_ms);
   // Read the prompt and make up to `count` tokens; `made` rises with each of them.
   void generate(const dst_tensor& prompt, size_t count, const dst_sampling& sampling,
@@ -51,7 +53,10 @@ class Stream {
   };
 
   template <typename Work>
-  void whole(double deadline_ms, Work work);
+  void whole(Work work);
+  void finish();
+  void tell_stop();
+  void read(const dst_tensor& items, bool last);
   void plan_chunks(const uint8_t* items, size_t count, bool last);
   void plan_tail(bool last);
   // Take steps of `sizes_` over what waits and then `items`. `padded` items more are answered for
@@ -61,7 +66,6 @@ class Stream {
   void make_room(size_t answered, bool last);
   void take(BoundStep& step, size_t number, size_t at, size_t count, bool last);
   void show_joined();
-  [[noreturn]] void explain(const Error& error);
   size_t logits_place() const;
   int64_t predict(const uint8_t* items, size_t count, const Choice& choice, const uint64_t* seed,
                   size_t logits);

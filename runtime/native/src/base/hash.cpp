@@ -3,11 +3,12 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
-#include <cstdio>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <vector>
+
+#include "base/file.h"
 
 namespace dst::core {
 
@@ -51,15 +52,10 @@ std::string sha256_of(std::string_view bytes) {
 }
 
 std::string sha256_of_file(const std::string& path) {
-  const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(path.c_str(), "rb"),
-                                                                std::fclose);
-  if (!file) throw std::runtime_error("it cannot be opened");
+  ReadFile file(path);
   Sha256 hash;
   std::vector<char> piece(size_t{1} << 20);
-  while (const size_t size = std::fread(piece.data(), 1, piece.size(), file.get())) {
-    hash.add(piece.data(), size);
-  }
-  if (std::ferror(file.get())) throw std::runtime_error("it cannot be read");
+  while (const size_t size = file.read(piece.data(), piece.size())) hash.add(piece.data(), size);
   return hash.hex();
 }
 

@@ -134,6 +134,16 @@ Json parse_json(std::string_view text) {
   }
 }
 
+std::vector<int64_t> counts_in(const Json& list) {
+  if (!list.is_array()) throw std::runtime_error("a list of sizes is none");
+  for (const Json& size : list) {
+    if (!size.is_number_unsigned() || size.get<uint64_t>() > INT64_MAX) {
+      throw std::runtime_error("a size of it is no count");
+    }
+  }
+  return list.get<std::vector<int64_t>>();
+}
+
 std::string canonical(const Json& value) {
   std::string out;
   spell(value, &out);

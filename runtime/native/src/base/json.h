@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dst::core {
 
@@ -14,6 +15,10 @@ constexpr int kMaxDepth = 64;
 
 // Throws std::runtime_error with one line where the text is no JSON or is nested too deeply.
 Json parse_json(std::string_view text);
+
+// The numbers of a list of sizes. Throws std::runtime_error where one is no whole number from 0 to
+// the largest int64.
+std::vector<int64_t> counts_in(const Json& list);
 
 std::string canonical(const Json& value);
 

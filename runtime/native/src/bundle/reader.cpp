@@ -1,13 +1,12 @@
 #include "bundle/reader.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <stdexcept>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
 
@@ -21,6 +20,13 @@ constexpr const char* kManifestFile = "manifest.json";
 
 [[noreturn]] void refuse(const char* code, const std::string& what) {
   fail(DST_BUNDLE, code, shown(what));
+}
+
+// Read a file that had this size when the folder was listed.
+std::vector<uint8_t> read_file(const std::string& path, uint64_t size) {
+  ReadFile file(path);
+  if (file.size() != size) throw std::runtime_error("it changed while it was read");
+  return file.all();
 }
 
 // The size of every file in the folder, by name.
@@ -41,8 +47,7 @@ Manifest checked(const std::string& root, bool hash) {
   const auto own = sizes.find(kManifestFile);
   if (own == sizes.end()) refuse("file-missing", "has no manifest.json; is this a bundle?");
   if (own->second > kMaxManifestBytes) refuse("file-too-large", "manifest.json is too large");
-  const std::vector<uint8_t> bytes =
-      read_file(root + "/" + kManifestFile, static_cast<size_t>(own->second));
+  const std::vector<uint8_t> bytes = read_file(root + "/" + kManifestFile, own->second);
   sizes.erase(own);
   Manifest manifest = decode_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   for (const auto& [name, size] : sizes) {
@@ -67,17 +72,6 @@ Manifest checked(const std::string& root, bool hash) {
 }
 
 }  // namespace
-
-std::vector<uint8_t> read_file(const std::string& path, size_t size) {
-  const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(path.c_str(), "rb"),
-                                                                std::fclose);
-  if (!file) throw std::runtime_error("it cannot be opened");
-  std::vector<uint8_t> bytes(size);
-  if (std::fread(bytes.data(), 1, size, file.get()) != size) {
-    throw std::runtime_error("it changed while it was read");
-  }
-  return bytes;
-}
 
 Bundle open_bundle(const std::string& path, bool hash) {
   std::error_code error;
@@ -113,9 +107,9 @@ size_t read_tensors(const std::vector<uint8_t>& file, std::vector<StoredTensor>*
     StoredTensor tensor;
     tensor.name = name;
     try {
-      const auto offsets = told.at("data_offsets").get<std::vector<uint64_t>>();
-      tensor.shape = told.at("shape").get<Sizes>();
-      if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > file.size() ||
+      const Sizes offsets = counts_in(told.at("data_offsets"));
+      tensor.shape = counts_in(told.at("shape"));
+      if (offsets.size() != 2 || offsets[0] > offsets[1] || static_cast<uint64_t>(offsets[1]) > file.size() ||
           !dtype_coded(told.at("dtype").get<std::string>(), &tensor.dtype)) {
         throw std::runtime_error("");
       }
@@ -124,10 +118,8 @@ size_t read_tensors(const std::vector<uint8_t>& file, std::vector<StoredTensor>*
     } catch (const std::exception&) {
       throw std::runtime_error("a tensor of it is not described right");
     }
-    const bool negative = std::any_of(tensor.shape.begin(), tensor.shape.end(),
-                                      [](int64_t size) { return size < 0; });
     const uint64_t values = product(tensor.shape);
-    if (negative || values > file.size() || values * item_size(tensor.dtype) != tensor.size) {
+    if (values > file.size() || values * item_size(tensor.dtype) != tensor.size) {
       throw std::runtime_error("a tensor of it does not fit its shape");
     }
     tensors->push_back(std::move(tensor));
@@ -156,8 +148,7 @@ std::vector<std::vector<uint8_t>> initial_tensors(const Bundle& bundle) {
   size_t body = 0;
   const std::string where = bundle.label + ": " + kInitFile;
   try {
-    file = read_file(bundle.path_of(kInitFile),
-                     static_cast<size_t>(bundle.manifest.files.at(kInitFile).size));
+    file = read_file(bundle.path_of(kInitFile), bundle.manifest.files.at(kInitFile).size);
     body = read_tensors(file, &tensors);
   } catch (const std::runtime_error& error) {
     fail(DST_BUNDLE, "tensors-unreadable", where + ": " + shown(error.what()));

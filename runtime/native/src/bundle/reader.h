@@ -30,9 +30,6 @@ struct StoredTensor {
 // std::runtime_error where it is none; the tensors fill the file without gaps.
 size_t read_tensors(const std::vector<uint8_t>& file, std::vector<StoredTensor>* tensors);
 
-// Read a whole file whose size is known. Throws std::runtime_error.
-std::vector<uint8_t> read_file(const std::string& path, size_t size);
-
 // The initial value of each `stored` state tensor, in the order of the contract; else empty.
 std::vector<std::vector<uint8_t>> initial_tensors(const Bundle& bundle);
 

@@ -13,6 +13,10 @@ void copy(uint8_t* to, const uint8_t* from, size_t size) {
   if (size) std::memcpy(to, from, size);
 }
 
+void look_at(Brake* brake) {
+  if (brake->reason() != Stop::none) fail(DST_STEP, "graph-failed", "the call was stopped");
+}
+
 }  // namespace
 
 Recurrence::Recurrence(Engine* engine) : engine_(engine), layout_(engine->chunk()) {
@@ -33,25 +37,26 @@ Recurrence::Recurrence(Engine* engine) : engine_(engine), layout_(engine->chunk(
   held_ = {pads ? memory_.data() + 4 * size : nullptr, look_[0], position};
 }
 
-BoundStep& Recurrence::step_for(int64_t t, bool last) {
+BoundStep& Recurrence::step_for(int64_t t, bool last, Brake* brake) {
   last = last && t > 1;
   std::unique_ptr<BoundStep>& held = steps_[{t, last}];
   if (!held) {
     auto step = std::make_unique<BoundStep>(engine_, t, last, blocks_);
+    look_at(brake);  // loading a graph takes long and cannot be stopped
     step->give(position.given);
     guard();
     // This run lets ONNX Runtime allocate now and not later; it only reads the state that counts.
-    step->run(position.active, nullptr);
+    step->run(position.active, brake->options());
     held = std::move(step);
   }
   return *held;
 }
 
-BoundStep* Recurrence::step_fitting(const dst_tensor& chunk, bool last) {
+BoundStep* Recurrence::step_fitting(const dst_tensor& chunk, bool last, Brake* brake) {
   if (recent_ != nullptr && recent_last_ == last && recent_->fits(chunk)) return recent_;
   const int64_t t = check_chunk(*engine_, chunk);
   recent_ = nullptr;
-  recent_ = &step_for(t, last);
+  recent_ = &step_for(t, last, brake);
   recent_last_ = last;
   return recent_;
 }
@@ -82,7 +87,7 @@ void Recurrence::step_once(BoundStep& step, Brake* brake) {
     fail(DST_NOT_FINITE, "input-not-finite",
          "the chunk holds a NaN or an infinity; nothing was stepped");
   }
-  if (brake->reason() != Stop::none) fail(DST_STEP, "graph-failed", "the call was stopped");
+  look_at(brake);
   step.run(active, brake->options());
   if (const char* name = step.bad_output()) {
     fail(DST_NOT_FINITE, "output-not-finite",

@@ -56,9 +56,10 @@ class Recurrence {
   const uint8_t* pending() const { return pending_[position.slot].data(); }
   const uint8_t* lookback() const { return look_[position.active].data(); }
   const ItemLayout& layout() const { return layout_; }
-  BoundStep& step_for(int64_t t, bool last);
-  // A step that is there already and takes this chunk, or nullptr.
-  BoundStep* step_fitting(const dst_tensor& chunk, bool last);
+  // The step for chunks of `t` items; made, and its graph loaded, where it is not there yet.
+  BoundStep& step_for(int64_t t, bool last, Brake* brake);
+  // The same for this chunk. Throws Error where none fits.
+  BoundStep* step_fitting(const dst_tensor& chunk, bool last, Brake* brake);
 
   // Open a call; give the position it returns to `undo` if the call fails.
   Position begin();

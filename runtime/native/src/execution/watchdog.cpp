@@ -1,6 +1,14 @@
 #include "execution/watchdog.h"
 
+#include "base/error.h"
+
 namespace dst::core {
+
+namespace {
+
+constexpr double kLongestMs = 86400000.0;  // a day
+
+}  // namespace
 
 void Brake::start(Watchdog* watchdog, double deadline_ms) {
   {
@@ -20,6 +28,12 @@ void Brake::end(Watchdog* watchdog) {
   if (watched_) watchdog->forget(this);
   const std::lock_guard<std::mutex> lock(mutex_);
   running_ = false;
+}
+
+bool Brake::finish() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (reason_ == Stop::none) running_ = false;
+  return !running_;
 }
 
 Stop Brake::reason() {
@@ -81,6 +95,14 @@ void Watchdog::run() {
     }
     changed_.wait_until(lock, next);
   }
+}
+
+Running::Running(Brake* brake, Watchdog* watchdog, double deadline_ms)
+    : brake_(brake), watchdog_(watchdog) {
+  if (!(deadline_ms >= 0 && deadline_ms <= kLongestMs)) {
+    fail(DST_ARGUMENT, "argument", "deadline_ms: expected 0 for none, or up to a day");
+  }
+  brake->start(watchdog, deadline_ms);
 }
 
 }  // namespace dst::core

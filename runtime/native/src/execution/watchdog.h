@@ -14,7 +14,8 @@ enum class Stop { none, deadline, cancelled };
 
 class Watchdog;
 
-// The brake of one stream. `start` and `end` bracket a call; `cancel` may come from any thread.
+// The brake of one stream. `start` and `end` bracket a whole call, however many steps it takes;
+// `cancel` may come from any thread.
 class Brake {
  public:
   using Clock = std::chrono::steady_clock;
@@ -23,6 +24,9 @@ class Brake {
   // `deadline_ms` is 0 for no deadline.
   void start(Watchdog* watchdog, double deadline_ms);
   void end(Watchdog* watchdog);
+  // End a call that has done its work: false where it was stopped before. What comes later finds
+  // that no call runs, so no cancel is lost between the last graph and the end.
+  bool finish();
   void cancel() { stop(Stop::cancelled); }
   Stop reason();
   OrtRunOptions* options() const { return options_.get(); }
@@ -57,6 +61,20 @@ class Watchdog {
   std::thread thread_;
   bool ending_ = false;
   Brake* first_ = nullptr;
+};
+
+// A call, from here to the end of the scope, however it ends. Throws Error where `deadline_ms` is
+// out of its range.
+class Running {
+ public:
+  Running(Brake* brake, Watchdog* watchdog, double deadline_ms);
+  ~Running() { brake_->end(watchdog_); }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  Brake* brake_;
+  Watchdog* watchdog_;
 };
 
 }  // namespace dst::core

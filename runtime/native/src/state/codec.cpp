@@ -119,26 +119,20 @@ void read_tensors(const Json& header, size_t rest, Record* record) {
         !dtype_coded(told.at("dtype").get<std::string>(), &tensor.dtype)) {
       throw std::runtime_error("a tensor of it is not described right");
     }
-    for (const char* field : {"shape", "data_offsets"}) {
-      if (!told.at(field).is_array()) throw std::runtime_error("a tensor of it has no shape");
-      for (const Json& size : told.at(field)) {
-        if (!size.is_number_unsigned() || size.get<uint64_t>() > INT64_MAX) {
-          throw std::runtime_error("a size of it is no count");
-        }
-      }
-    }
-    tensor.shape = told.at("shape").get<Sizes>();
-    const auto offsets = told.at("data_offsets").get<std::vector<size_t>>();
+    tensor.shape = counts_in(told.at("shape"));
+    const Sizes offsets = counts_in(told.at("data_offsets"));
     Sizes longest = tensor.shape;
     for (int64_t& size : longest) size = std::max<int64_t>(size, 1);
     const uint64_t values = product(tensor.shape), most = product(longest);
     const size_t item = item_size(tensor.dtype);
     if (tensor.shape.size() > 16 || offsets.size() != 2 || most > kMaxStreamBytes / item ||
-        offsets[1] < offsets[0] || offsets[1] - offsets[0] != values * item) {
+        offsets[1] < offsets[0] ||
+        static_cast<uint64_t>(offsets[1] - offsets[0]) != values * item) {
       throw std::runtime_error("a tensor of it does not fit its shape");
     }
-    tensor.size = offsets[1] - offsets[0];
-    spans.push_back({offsets[0], offsets[1], std::move(tensor)});
+    tensor.size = static_cast<size_t>(offsets[1] - offsets[0]);
+    spans.push_back({static_cast<size_t>(offsets[0]), static_cast<size_t>(offsets[1]),
+                     std::move(tensor)});
   }
   std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);

@@ -4,9 +4,10 @@
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
+#include <system_error>
 
 #include "base/error.h"
-#include "bundle/reader.h"
+#include "base/file.h"
 
 #ifdef _WIN32
 #include <fcntl.h>
@@ -99,7 +100,9 @@ struct Leftovers {
 void replace(const fs::path& path, const std::vector<Part>& parts, bool durable) {
   const std::string name = path.filename().string();
   if (name.empty()) throw std::runtime_error("it has no name");
-  if (fs::exists(path) && !fs::is_regular_file(path)) {
+  // Neither a link: a rename would replace it and leave alone the file that it leads to.
+  const fs::file_status held = fs::symlink_status(path);
+  if (fs::exists(held) && !fs::is_regular_file(held)) {
     throw std::runtime_error("what stands there is no plain file");
   }
   // What a killed writer left goes first and is never written into: it may share its content with
@@ -109,12 +112,11 @@ void replace(const fs::path& path, const std::vector<Part>& parts, bool durable)
   fs::remove(files.fresh);
   fs::remove(files.kept);
   write_new(files.fresh, parts, durable);
-  if (fs::exists(path)) {
+  if (fs::exists(held)) {
     std::error_code failed;
     fs::create_hard_link(path, files.kept, failed);
     if (failed) {  // a file system without hard links
-      const auto size = static_cast<size_t>(fs::file_size(path));
-      const std::vector<uint8_t> old = read_file(path.string(), size);
+      const std::vector<uint8_t> old = ReadFile(path.string()).all();
       write_new(files.kept, {{old.data(), old.size()}}, durable);
     }
     fs::rename(files.kept, previous_of(path));
@@ -149,18 +151,19 @@ Record read_record(const std::string& path) {
   }
   const std::string where = "state " + shown(path) + ": ";
   try {
-    const fs::file_status status = fs::status(place);
-    if (status.type() == fs::file_type::not_found) {
-      fail(DST_STATE_NOT_FOUND, "state-not-found", "no such file");
-    }
-    if (!fs::is_regular_file(status)) throw std::runtime_error("it is no plain file");
-    const uint64_t size = fs::file_size(place);
-    if (size > 2 * kMaxStreamBytes) {
+    ReadFile file(path);
+    if (file.size() > 2 * kMaxStreamBytes) {
       fail(DST_STATE_CORRUPT, "state-too-large", "larger than any state of this format");
     }
-    return unpack(read_file(path, static_cast<size_t>(size)));
+    return unpack(file.all());
   } catch (const Error& error) {
     throw Error(error.status, error.code, where + error.message + hint);
+  } catch (const std::system_error& error) {
+    const std::error_code& why = error.code();
+    if (why == std::errc::no_such_file_or_directory || why == std::errc::not_a_directory) {
+      fail(DST_STATE_NOT_FOUND, "state-not-found", where + "no such file" + hint);
+    }
+    fail(DST_STATE, "state-unreadable", where + "cannot be read: " + shown(error.what()) + hint);
   } catch (const std::bad_alloc&) {
     fail(DST_STATE, "state-unreadable", where + "is larger than the free memory" + hint);
   } catch (const std::runtime_error& error) {

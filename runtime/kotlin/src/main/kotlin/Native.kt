@@ -80,6 +80,17 @@ internal object Native {
 
     @JvmStatic external fun toBytes(stream: Long): ByteArray
 
+    /** A text for C, which ends it at a NUL and would take another path or name. */
+    fun text(text: String): ByteArray {
+        val bytes = try {
+            text.encodeToByteArray(throwOnInvalidSequence = true)
+        } catch (_: CharacterCodingException) {
+            throw DstException(Status.ARGUMENT, "argument", "a text holds half a character (a lone surrogate)")
+        }
+        if (0 in bytes) throw DstException(Status.ARGUMENT, "argument", "a text holds a NUL, where C would end it")
+        return bytes
+    }
+
     // --- called by dst_jni.cpp
 
     @JvmStatic

@@ -77,7 +77,7 @@ class Session private constructor(private var handle: Long) : AutoCloseable {
 
     /** Start a stream at the initial state. [inputs] are what the model takes once for each stream. */
     fun stream(inputs: Map<String, Tensor> = emptyMap()): Stream = call {
-        val names = inputs.keys.map(String::toByteArray).toTypedArray()
+        val names = inputs.keys.map(Native::text).toTypedArray()
         Stream(Native.start(it, names, inputs.values.toTypedArray()), info)
     }
 
@@ -87,7 +87,7 @@ class Session private constructor(private var handle: Long) : AutoCloseable {
      * [allowPrecision] takes the state of another precision of the same model.
      */
     fun load(path: String, allowPrecision: Boolean = false): Stream =
-        call { Stream(Native.load(it, path.toByteArray(), if (allowPrecision) 1 else 0), info) }
+        call { Stream(Native.load(it, Native.text(path), if (allowPrecision) 1 else 0), info) }
 
     /** Go on with a stream from its bytes, which [Stream.toBytes] or a file gave. */
     fun load(bytes: ByteArray, allowPrecision: Boolean = false): Stream =
@@ -140,8 +140,8 @@ class Session private constructor(private var handle: Long) : AutoCloseable {
                 options.checkStateEvery,
                 if (options.hashFiles) 1 else 0,
             )
-            val lowering = options.lowering?.toByteArray()
-            return Session(Native.open(path.toByteArray(), numbers, lowering, options.chunkSizes?.toIntArray()))
+            val lowering = options.lowering?.let(Native::text)
+            return Session(Native.open(Native.text(path), numbers, lowering, options.chunkSizes?.toIntArray()))
         }
     }
 }

@@ -1,6 +1,7 @@
 package dst
 
 import java.util.concurrent.TimeUnit
+import java.util.concurrent.atomic.AtomicInteger
 import java.util.concurrent.locks.ReentrantLock
 import kotlin.concurrent.withLock
 
@@ -48,6 +49,7 @@ class Snapshot internal constructor(private var handle: Long) : AutoCloseable {
 class Stream internal constructor(private var handle: Long, private val info: SessionInfo) : AutoCloseable {
     private val turn = ReentrantLock() // held during a call
     private val life = Any() // held while the handle is used without a turn, or given up
+    private val cancels = AtomicInteger() // so far
 
     /** Step on one chunk, in the contract's shape with B = 1. With [last] answer for the last item only. */
     fun step(chunk: Tensor, last: Boolean = false, deadlineMs: Double = 0.0): Map<String, Tensor> = call {
@@ -78,13 +80,39 @@ class Stream internal constructor(private var handle: Long, private val info: Se
     }
 
     /** End the call that runs now; it throws [Status.CANCELLED]. Nothing happens where none runs. */
-    fun cancel() = synchronized(life) { if (handle != 0L) Native.cancel(handle) }
+    fun cancel() = synchronized(life) {
+        cancels.incrementAndGet()
+        if (handle != 0L) Native.cancel(handle)
+    }
 
-    /** Read a prompt and sample up to [count] tokens. */
+    /**
+     * Read a prompt and sample up to [count] tokens.
+     *
+     * A [count] that is never reached costs no memory: room is made for the tokens that there are.
+     */
     fun generate(prompt: Tensor, count: Int, sampling: Sampling = Sampling()): LongArray = call {
-        val seed = sampling.seed?.let { seed -> longArrayOf(seed.toLong()) }
+        val before = cancels.get()
         val stop = sampling.stop.toLongArray()
-        Native.generate(it, prompt, count, sampling.temperature, sampling.topK, sampling.topP, seed, stop)
+        var seed = sampling.seed?.let { seed -> longArrayOf(seed.toLong()) }
+        var items = prompt
+        var tokens = LongArray(0)
+        do { // The stream keeps its random source and the token that waits: the next block goes on from there.
+            val block = minOf(count - tokens.size, maxOf(FIRST_BLOCK, tokens.size))
+            try {
+                if (cancels.get() != before) { // one that came between two blocks
+                    throw DstException(Status.CANCELLED, "cancelled", "the call was cancelled")
+                }
+                tokens += Native.generate(
+                    it, items, block, sampling.temperature, sampling.topK, sampling.topP, seed, stop,
+                )
+            } catch (error: DstException) {
+                if (tokens.isEmpty()) throw error
+                throw DstException(error.status, error.code, error.message.orEmpty(), tokens + error.tokens)
+            }
+            seed = null
+            items = Tensor.allocate(prompt.dtype, 0)
+        } while (tokens.size in 1 until count && tokens.last() !in stop)
+        tokens
     }
 
     /** Copies of the state tensors, by name. */
@@ -118,7 +146,7 @@ class Stream internal constructor(private var handle: Long, private val info: Se
      * `<name>.previous`. With [durable] false the call does not wait for the disk.
      */
     fun save(path: String, durable: Boolean = true) =
-        call { Native.save(it, path.toByteArray(), if (durable) 0 else 1) }
+        call { Native.save(it, Native.text(path), if (durable) 0 else 1) }
 
     /** The bytes of the file that [save] writes. */
     fun toBytes(): ByteArray = call { Native.toBytes(it) }
@@ -134,6 +162,10 @@ class Stream internal constructor(private var handle: Long, private val info: Se
         } finally {
             turn.unlock()
         }
+    }
+
+    private companion object {
+        const val FIRST_BLOCK = 1024
     }
 
     private inline fun <T> call(work: (Long) -> T): T = turn.withLock {

@@ -21,52 +21,64 @@ enum class DType(val bytes: Int) {
  * [data] has the byte order of the machine. A direct buffer goes to the model without a copy: to feed
  * many chunks of one shape, make one tensor with [allocate] and write into its [data] each time.
  */
-class Tensor(val dtype: DType, val shape: LongArray, data: ByteBuffer) {
+class Tensor(val dtype: DType, shape: LongArray, data: ByteBuffer) {
+    private val axes = shape.copyOf()
+
+    /** The sizes of the axes, a copy. */
+    val shape: LongArray get() = axes.copyOf()
+
     /** The bytes of the values, from position 0. */
     val data: ByteBuffer = data.duplicate().order(ByteOrder.nativeOrder()).apply { rewind() }
 
     /** How many values there are. */
-    val size: Int get() = shape.fold(1L) { product, axis -> Math.multiplyExact(product, axis) }.toInt()
+    val size: Int get() = axes.fold(1L) { product, axis -> product * axis }.toInt()
 
     init {
-        require(shape.all { it >= 0 }) { "shape is ${shape.toList()}, expected no negative size" }
-        require(this.data.remaining() == size * dtype.bytes) {
-            "data has ${this.data.remaining()} bytes, expected ${size * dtype.bytes} for $dtype ${shape.toList()}"
+        require(axes.all { it >= 0 }) { "shape is ${axes.toList()}, expected no negative size" }
+        val bytes = bytesOf(dtype, axes)
+        require(this.data.remaining().toLong() == bytes) {
+            "data has ${this.data.remaining()} bytes, expected $bytes for $dtype ${axes.toList()}"
         }
     }
 
     /** Copy the values of a FLOAT32 tensor. */
     fun floats(): FloatArray {
         requireType(DType.FLOAT32)
-        return FloatArray(size).also { data.duplicate().order(data.order()).asFloatBuffer().get(it) }
+        return FloatArray(size).also { whole().asFloatBuffer().get(it) }
     }
 
     /** Copy the values of a FLOAT64 tensor. */
     fun doubles(): DoubleArray {
         requireType(DType.FLOAT64)
-        return DoubleArray(size).also { data.duplicate().order(data.order()).asDoubleBuffer().get(it) }
+        return DoubleArray(size).also { whole().asDoubleBuffer().get(it) }
     }
 
     /** Copy the values of an INT64 tensor. */
     fun longs(): LongArray {
         requireType(DType.INT64)
-        return LongArray(size).also { data.duplicate().order(data.order()).asLongBuffer().get(it) }
+        return LongArray(size).also { whole().asLongBuffer().get(it) }
     }
 
     /** Copy the values of an INT32 tensor. */
     fun ints(): IntArray {
         requireType(DType.INT32)
-        return IntArray(size).also { data.duplicate().order(data.order()).asIntBuffer().get(it) }
+        return IntArray(size).also { whole().asIntBuffer().get(it) }
     }
 
     /** Copy the bytes of the values, of any data type. */
-    fun bytes(): ByteArray = ByteArray(data.remaining()).also { data.duplicate().get(it) }
+    fun bytes(): ByteArray = ByteArray(size * dtype.bytes).also { whole().get(it) }
 
-    override fun toString(): String = "Tensor($dtype ${shape.toList()})"
+    override fun toString(): String = "Tensor($dtype ${axes.toList()})"
 
     internal fun direct(): ByteBuffer {
         if (data.isDirect) return data
-        return ByteBuffer.allocateDirect(data.remaining()).apply { put(data.duplicate()) }
+        return ByteBuffer.allocateDirect(size * dtype.bytes).apply { put(whole()) }
+    }
+
+    /** The bytes of the values, wherever callers have moved the position and the limit of [data]. */
+    private fun whole(): ByteBuffer = data.duplicate().order(data.order()).apply {
+        clear()
+        limit(size * dtype.bytes)
     }
 
     private fun requireType(expected: DType) =
@@ -75,9 +87,12 @@ class Tensor(val dtype: DType, val shape: LongArray, data: ByteBuffer) {
     companion object {
         /** Make a tensor of zeros in a direct buffer. */
         fun allocate(dtype: DType, vararg shape: Long): Tensor {
-            val size = shape.fold(dtype.bytes.toLong()) { product, axis -> Math.multiplyExact(product, axis) }
-            return Tensor(dtype, shape, ByteBuffer.allocateDirect(Math.toIntExact(size)))
+            val size = Math.toIntExact(bytesOf(dtype, shape))
+            return Tensor(dtype, shape, ByteBuffer.allocateDirect(size))
         }
+
+        private fun bytesOf(dtype: DType, shape: LongArray): Long = 
+            shape.fold(dtype.bytes.toLong()) { product, axis -> Math.multiplyExact(product, axis) }
 
         /** Copy values into a FLOAT32 tensor. */
         fun of(values: FloatArray, vararg shape: Long): Tensor =

@@ -105,9 +105,72 @@ private fun share(bundle: String) = Session.open(bundle).use { session ->
 private fun wrongCalls(session: Session, stream: Stream) {
     expect(refuses { Tensor(DType.FLOAT32, longArrayOf(3), java.nio.ByteBuffer.allocate(8)) }) { "a short tensor is made" }
     expect(refuses { Tensor.allocate(DType.INT32, 2).floats() }) { "INT32 is read as FLOAT32" }
+    val axes = longArrayOf(8)
+    val text = Tensor(DType.INT64, axes, java.nio.ByteBuffer.allocateDirect(64))
+    axes[0] = 1L shl 40 // the caller's own array, which the tensor has copied
+    text.shape[0] = 1L shl 40
+    stream.advance(text)
+    val moved = Tensor(DType.INT64, longArrayOf(8), java.nio.ByteBuffer.allocate(64))
+    moved.data.putLong(65).limit(16)
+    stream.advance(moved)
+    expect(moved.longs().size == 8 && moved.longs()[0] == 65L) { "a moved buffer is another tensor" }
+    for (shape in listOf(longArrayOf(1L shl 32), longArrayOf(1L shl 29))) {
+        val made = runCatching { Tensor(DType.INT64, shape, java.nio.ByteBuffer.allocateDirect(0)) }
+        expect(made.isFailure) { "a tensor of ${shape[0]} values without bytes is made" }
+    }
     val unknown = mapOf("päda" to Tensor.of(floatArrayOf(1f), 1))
     val error = runCatching { session.stream(unknown) }.exceptionOrNull() as? DstException
     expect(error?.code == "stream-input-unknown" && "päda" in error.message!!) { "unknown input: $error" }
+}
+
+private fun codeOf(work: () -> Unit): String = try {
+    work()
+    "no error"
+} catch (error: DstException) {
+    error.code
+}
+
+/** A text that C would end early, or that UTF-8 cannot write, is refused wherever it crosses. */
+private fun texts(bundle: String, session: Session, stream: Stream) {
+    val file = java.io.File.createTempFile("dst", ".state")
+    val kept = file.readBytes()
+    for (wrong in listOf("\u0000other", "\uD800")) {
+        val input = mapOf("a$wrong" to Tensor.of(floatArrayOf(1f), 1))
+        val calls = listOf<() -> Unit>(
+            { stream.save(file.path + wrong) },
+            { session.load(file.path + wrong).close() },
+            { Session.open(bundle + wrong).close() },
+            { Session.open(bundle, dst.Options(lowering = "fused$wrong")).close() },
+            { session.stream(input).close() },
+        )
+        calls.forEachIndexed { i, call -> expect(codeOf(call) == "argument") { "text $i: ${codeOf(call)}" } }
+    }
+    expect(file.readBytes().contentEquals(kept)) { "a save wrote another file" }
+    file.delete()
+}
+
+/** Generation takes memory for the tokens that there are, and is one call however many blocks it takes. */
+private fun generate(session: Session) {
+    val prompt = Tensor.of(LongArray(4) { 65L + it }, 4)
+    val sampling = dst.Sampling(seed = 5uL)
+    session.stream().use { stream ->
+        session.stream().use { other ->
+            val all = stream.generate(prompt, 1500, sampling)
+            val first = other.generate(prompt, 700, sampling)
+            val rest = other.generate(Tensor.allocate(DType.INT64, 0), 800)
+            expect(all.contentEquals(first + rest)) { "blocks change what is generated" }
+            expect(stream.toBytes().contentEquals(other.toBytes())) { "blocks change the stream" }
+        }
+        val any = (0L until session.info.vocabulary).toList()
+        expect(stream.generate(prompt, Int.MAX_VALUE, dst.Sampling(stop = any)).size == 1) { "it does not stop" }
+        val canceller = thread {
+            Thread.sleep(300)
+            stream.cancel()
+        }
+        val error = runCatching { stream.generate(prompt, Int.MAX_VALUE) }.exceptionOrNull() as? DstException
+        canceller.join()
+        expect(error?.status == Status.CANCELLED && error.tokens.isNotEmpty()) { "cancel: $error" }
+    }
 }
 
 /** Objects of the native side are freed: many streams in turn leave the process as large as it was. */
@@ -137,6 +200,8 @@ fun main(args: Array<String>) {
             deadline(stream)
             cancel(stream)
             wrongCalls(session, stream)
+            texts(args[0], session, stream)
+            generate(session)
         }
         freed(session)
     }
