@@ -271,4 +271,28 @@ std::string constant_mark(const Constant& constant) {
   return std::string(dtype_name(constant.dtype)) + " " + spelled(constant.shape) + " " + text;
 }
 
+std::string respelled(const std::string& mark) {
+  const size_t space = mark.find(' '), end = mark.find("] ");
+  dst_dtype dtype = DST_INT8;
+  if (end == std::string::npos || !dtype_named(mark.substr(0, space), &dtype) || !is_float(dtype)) {
+    return mark;
+  }
+  double least, most;
+  dtype_range(dtype, &least, &most);
+  std::string text;
+  try {
+    const Json told = parse_json(mark.substr(end + 2));
+    for (const Json& one : told.is_array() ? told : Json::array({told})) {
+      if (!one.is_number() || one < least || one > most) return mark;
+      uint8_t bytes[8];
+      store(one.get<double>(), dtype, bytes);
+      text += (text.empty() ? "" : ", ") + value_text(bytes, dtype);
+    }
+    if (told.is_array()) text = "[" + text + "]";
+  } catch (const std::exception&) {
+    return mark;  // the digest of many values, or no mark at all
+  }
+  return mark.substr(0, end + 2) + text;
+}
+
 }  // namespace dst::core
