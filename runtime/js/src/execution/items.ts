@@ -1,11 +1,14 @@
 // What callers feed a stream: its checks, its layout in a chunk, and its normalisation.
 
+import { expect } from "../base/arguments.js";
 import {
   allFinite,
   bytesOf,
   type Dtype,
   fillWith,
   fromHalf,
+  holds,
+  isTensor,
   itemSize,
   newValues,
   normalisedIn,
@@ -199,7 +202,11 @@ export function checkItems(chunk: Chunk, given: Items): Uint8Array {
 
 /** What came in a short form as a tensor. */
 function asTensor(chunk: Chunk, given: Items): Tensor {
-  if ("dtype" in given) return given;
+  const listed = Array.isArray(given) || (ArrayBuffer.isView(given) && "length" in given);
+  if (!listed) {
+    expect("items", given, "a tensor, a typed array or a list of numbers", isTensor(given));
+    return given as Tensor;
+  }
   const { content, dtype } = chunk;
   const bytes =
     given instanceof Uint8Array && content.kind === "tokens" && content.tokenizer === "bytes";
@@ -245,6 +252,7 @@ function converted(dtype: Dtype, values: ArrayLike<number>): TypedArray {
 
 /** Whether a chunk fits. Returns its T. Throws DstError: `chunk-type`, `chunk-shape`. */
 export function checkChunk(chunk: Chunk, sizes: readonly number[], given: Tensor): number {
+  expect("chunk", given, "a tensor: dtype, shape and data", isTensor(given));
   checkDtype("chunk", chunk, given);
   const t = (given.shape[chunk.shape.indexOf("T")] ?? 0) - chunk.lookahead;
   const wanted = sized(chunk.shape, t + chunk.lookahead);
@@ -264,6 +272,10 @@ export function checkChunk(chunk: Chunk, sizes: readonly number[], given: Tensor
 function checkDtype(what: string, chunk: Chunk, given: Tensor): void {
   if (given.dtype !== chunk.dtype) {
     fail("chunk-type", `${what} has dtype ${given.dtype}, expected ${chunk.dtype}`);
+  }
+  if (!holds(chunk.dtype, given.data)) {
+    const kind = given.data.constructor.name;
+    fail("chunk-type", `${what} of dtype ${given.dtype} is held in a ${kind}`);
   }
 }
 
