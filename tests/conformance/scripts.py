@@ -313,6 +313,23 @@ def precision() -> Script:
     return {"bundle": "int8", "each_language": True, "calls": calls}, arrays
 
 
+def marks() -> Script:
+    """Go on from a state whose marks an older version has spelled in other ways."""
+    calls = [
+        new(),
+        call("advance", items="items"),
+        call("bytes", **{"as": "b", "same_as": "saved/marks.state"}),
+    ]
+    for old in ("numpy", "javascript"):
+        calls += [
+            {"call": "load", "as": old, "file": f"saved/marks-{old}.state"},
+            call("bytes", old, **{"as": "b", "same_as": "saved/marks.state"}),
+        ]
+    other = {"as": "b", "file": "saved/marks-other.state"}
+    calls.append({"call": "load", **other, "error": "other-constant"})
+    return {"bundle": "marks", "calls": calls}, {"items": eighths(3, seed=1)}
+
+
 def loading(bundle: str, more: Array, exact: bool = True) -> Script:
     """Load what each language has saved, and go on with it."""
     path = f"states/{{language}}/{bundle}.state"
@@ -363,6 +380,7 @@ def scripts() -> dict[str, Script]:
         "refuse": refuse(),
         "given": given(),
         "half": half(),
+        "marks": marks(),
         "growth-at-once": growth(1),
         "growth-late": growth(3),
         "growth-saved": late(),
