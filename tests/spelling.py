@@ -18,6 +18,8 @@ RESPELLED = {
     "float32 [1] 0.00024414063": "float32 [1] 0.00024414062",  # JavaScript's halves go up
     "float16 [] 0.1563": "float16 [] 0.1562",
     "float32 [] 1.26217745e-29": "float32 [] 1.2621775e-29",  # a digit more than it needs
+    "float16 [] 6.55e+04": "float16 [] 65500.0",
+    "float32 [] 3.4028235e38": "float32 [] 3.4028235e+38",  # above the greatest, and read as it
     "float64 [0, 3] []": "float64 [0, 3] []",
     "float64 [] 1e22": "float64 [] 1e+22",
     "float32 [] 1e300": "float32 [] 1e300",  # no float32, so no mark

@@ -124,6 +124,9 @@ def main() -> None:
                 player.do(call)
             player.stream("a").save(states / f"{name}.state")
         save_marks(Path(folder))
+        most = {"items_consumed": str(2**63 - 1), "draws": str(2**63 - 1)}
+        tokens = (states / "tokens.state").read_bytes()
+        (ROOT / "saved/counters.state").write_bytes(retold(tokens, **most))
         record_all(Path(folder))
     saved = {path.stem: path.read_bytes() for path in states.iterdir()}
     manifests = {

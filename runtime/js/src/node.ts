@@ -78,6 +78,7 @@ export class FolderStore implements StateStore {
         // a file system without hard links gets a copy
         await link(target, kept).catch(async () => this.#writeNew(kept, await readFile(target)));
         await rename(kept, `${target}.previous`);
+        await rm(kept, { force: true }); // a rename to another name of one file leaves both
       }
       await rename(fresh, target);
     } catch (error) {

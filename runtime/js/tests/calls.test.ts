@@ -157,6 +157,15 @@ test("a snapshot is not changed by what follows", async () => {
   assert.deepEqual(await fork.toBytes(), before);
 });
 
+test("a file of tensors may describe them by further fields, as it may in Python", () => {
+  const text = '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"unit":"V"}}';
+  const bytes = new Uint8Array(9 + text.length);
+  bytes[0] = text.length;
+  bytes.set(new TextEncoder().encode(text), 8);
+  bytes[8 + text.length] = 7;
+  assert.deepEqual([...readTensors(bytes).tensors.get("a")!.data], [7]);
+});
+
 test("a saved state does not follow the caller's bytes", async () => {
   const session = await open("level");
   const stream = session.stream();

@@ -1,12 +1,12 @@
 // The values of constants, and the marks by which a saved state tells them.
 
 import {
+  allFinite,
   bytesOf,
   type Dtype,
   fillWith,
   fromHalf,
   newValues,
-  range,
   type TypedArray,
 } from "../base/dtype.js";
 import type { Hashing } from "../base/hashing.js";
@@ -50,12 +50,11 @@ export function respelled(mark: string): string {
   } catch {
     return mark; // the digest of many values, or no mark at all
   }
-  const [least, most] = range(dtype as Dtype);
   const values: string[] = [];
   for (const one of Array.isArray(told) ? told : [told]) {
     if (typeof one !== "number" && typeof one !== "bigint") return mark;
-    if (one < least || one > most) return mark;
     const held = constantValues(dtype as Dtype, [Number(one)]);
+    if (!allFinite(dtype as Dtype, held)) return mark;
     values.push(valueText(dtype as Dtype, held[0]!));
   }
   return head + (Array.isArray(told) ? `[${values.join(", ")}]` : values.join());

@@ -277,15 +277,14 @@ std::string respelled(const std::string& mark) {
   if (end == std::string::npos || !dtype_named(mark.substr(0, space), &dtype) || !is_float(dtype)) {
     return mark;
   }
-  double least, most;
-  dtype_range(dtype, &least, &most);
   std::string text;
   try {
     const Json told = parse_json(mark.substr(end + 2));
     for (const Json& one : told.is_array() ? told : Json::array({told})) {
-      if (!one.is_number() || one < least || one > most) return mark;
-      uint8_t bytes[8];
+      alignas(8) uint8_t bytes[8];
+      if (!one.is_number()) return mark;
       store(one.get<double>(), dtype, bytes);
+      if (!all_finite(bytes, 1, dtype)) return mark;
       text += (text.empty() ? "" : ", ") + value_text(bytes, dtype);
     }
     if (told.is_array()) text = "[" + text + "]";
