@@ -19,6 +19,7 @@ from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
     Contract,
+    DType,
     Features,
     Fill,
     Normalisation,
@@ -297,7 +298,7 @@ def half() -> Model:
 # --- marks: constants of which every language must spell the same marks -------------------------
 
 _KINDS = {"float16": HALF, "float32": FLOAT, "float64": DOUBLE, "int8": INT8, "bool": BOOL}
-_MARKS: dict[str, tuple[float, ...]] = {
+_MARKS: dict[DType, tuple[float, ...]] = {
     "float16": (1024, 0.15625, 2.0**-6, 65504, 2.0**-24, 0.1, -(2.0**-14), -0.0),
     "float32": (1e6, 2.0**-12, 2.0**-96, 3.4028234663852886e38, 2.0**-149, 1e16, 1e-4, -1e15),
     "float64": (2.0**-44, 1e15, 2.0**53, 5e-324, 1e22, 1.7976931348623157e308, 0.1, -1e-5),

@@ -107,7 +107,7 @@ def save_marks(work: Path) -> None:
         for now, old in changes.items():
             assert now in text
             text = text.replace(now, old)
-        (folder / f"marks-{name}.state").write_bytes(retold(good, constants=text))
+        (folder / f"marks-{name}.state").write_bytes(retold(good, {"constants": text}))
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def main() -> None:
         save_marks(Path(folder))
         most = {"items_consumed": str(2**63 - 1), "draws": str(2**63 - 1)}
         tokens = (states / "tokens.state").read_bytes()
-        (ROOT / "saved/counters.state").write_bytes(retold(tokens, **most))
+        (ROOT / "saved/counters.state").write_bytes(retold(tokens, most))
         record_all(Path(folder))
     saved = {path.stem: path.read_bytes() for path in states.iterdir()}
     manifests = {

@@ -243,7 +243,9 @@ def swapped(data: bytes, old: bytes, new: bytes) -> bytes:
     return summed(data[:8] + head + b" " * (size - 8 - len(head)) + data[size:])
 
 
-def retold(data: bytes, tensors: Fields | None = None, **metadata: str) -> bytes:
+def retold(
+    data: bytes, metadata: Mapping[str, str], tensors: Mapping[str, Fields] | None = None
+) -> bytes:
     """Return a saved state that tells other metadata, or describes tensors by further fields."""
     size = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:size])
@@ -284,13 +286,15 @@ def state_cases(states: Mapping[str, bytes]) -> tuple[list[Case], dict[str, byte
     edit("flipped-tensor", "state-checksum", "flip", at=len(tokens) - 3, bit=7)
     add("version-3", "state-version", swapped(tokens, b'"version":"2"', b'"version":"3"'))
     new = {"pending": {"dtype": "F33"}}
-    add("version-3-of-other-tensors", "state-version", retold(tokens, new, version="3"))
-    add("fourth-field", "state-header", retold(tokens, {"pending": {"unit": "V"}}))
-    add("items-2-63", "state-header", retold(tokens, items_consumed=str(2**63)))
-    add("draws-2-63", "state-header", retold(tokens, draws=str(2**63)))
-    add("seed-2-64", "state-header", retold(tokens, seed=str(2**64)))
-    add("nul-in-precision", "state-header", retold(tokens, precision="a\0"))
-    add("proto-constant", "state-header", retold(tokens, constants='{"__proto__":"int8 [] 1"}'))
+    add("version-3-of-other-tensors", "state-version", retold(tokens, {"version": "3"}, new))
+    add("fourth-field", "state-header", retold(tokens, {}, {"pending": {"unit": "V"}}))
+    add("items-2-63", "state-header", retold(tokens, {"items_consumed": str(2**63)}))
+    add("draws-2-63", "state-header", retold(tokens, {"draws": str(2**63)}))
+    add("seed-2-64", "state-header", retold(tokens, {"seed": str(2**64)}))
+    add("nul-in-precision", "state-header", retold(tokens, {"precision": "a\0"}))
+    add(
+        "proto-constant", "state-header", retold(tokens, {"constants": '{"__proto__":"int8 [] 1"}'})
+    )
     add("other-format", "state-header", swapped(tokens, b'"dst-state"', b'"dst-store"'))
     add("seed-sign", "state-header", swapped(tokens, b'"seed":"1', b'"seed":"-'))
     add("draws-zero", "state-header", swapped(tokens, b'"draws":"5"', b'"draws":""'))

@@ -214,8 +214,8 @@ def test_exact_fractions_give_the_table_and_the_spellings_of_the_format() -> Non
         assert shortest(value, dtype) == text
     held = json.loads(TABLE.read_text("utf-8"))
     for digits, text in held["float32"][::9]:
-        value = np.array(int(digits, 16), np.uint32).view(np.float32)
-        assert shortest(float(value), "float32") == text
+        bits = np.array(int(digits, 16), np.uint32)
+        assert shortest(float(bits.view(np.float32)), "float32") == text
 
 
 def test_a_state_whose_marks_are_spelled_otherwise_loads(tmp_path: Path) -> None:

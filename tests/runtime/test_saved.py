@@ -286,7 +286,7 @@ def test_numbers_and_items_no_stream_can_have_are_refused(
     list(generate(stream := text.stream(), "abc", 2, seed=3))
     stream.save(path)
     if isinstance(value, int):
-        path.write_bytes(retold(path.read_bytes(), **{name: str(value)}))
+        path.write_bytes(retold(path.read_bytes(), {name: str(value)}))
     else:
         path.write_bytes(pack(msgspec.structs.replace(read_record(path), **{name: value})))
     with pytest.raises(StateCorruptError, match=rf"state .*a\.state: .*{words}"):
