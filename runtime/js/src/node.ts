@@ -42,7 +42,8 @@ export function folder(place: string): Source {
  * Saved states as files of a folder; each is the file that every other runtime reads and writes.
  *
  * A write is one rename: at every moment a complete file stands at the path. The file before it is
- * kept as `<name>.previous`. One process may write a name at a time.
+ * kept as `<name>.previous`. Calls on one name are done in their
+ * order; where two processes write one name, the last one wins.
  */
 export class FolderStore implements StateStore {
   readonly #root: string;

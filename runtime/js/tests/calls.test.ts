@@ -232,7 +232,7 @@ test("two processes that save one state leave a whole one", async () => {
   const store = new FolderStore(place);
   await store.write("a", new Uint8Array(4e6));
   let running = true;
-  const both = Promise.allSettled([one(1), one(2)]).finally(() => {
+  const both = Promise.all([one(1), one(2)]).finally(() => {
     running = false;
   });
   while (running) {
