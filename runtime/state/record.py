@@ -105,6 +105,7 @@ class Saved(msgspec.Struct, frozen=True):
 
         Raises:
             NonFiniteError: `state-not-finite`: a tensor holds a NaN or an infinity.
+            StateError: `state-numbers`: a counter has passed what a state can tell.
         """
         check_finite(self, "saved state", "", "nothing was written")
         return pack(self)
