@@ -14,7 +14,6 @@ import msgspec
 
 from dst.runtime.errors import (
     StateCorruptError,
-    StateError,
     StateNotFoundError,
     StoreError,
     StoreKeyError,
