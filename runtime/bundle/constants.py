@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,9 +36,34 @@ def constant_mark(constant: Constant) -> str:
         data = array.astype(array.dtype.newbyteorder("<")).tobytes()
         value = f"sha256 {hashlib.sha256(data).hexdigest()[:32]}"
     else:
-        values = ", ".join(map(str, array.reshape(-1)))
+        values = ", ".join(map(_spelled, array.reshape(-1)))
         value = values if array.size == 1 else f"[{values}]"
     return f"{constant.dtype} {list(constant.shape)} {value}"
+
+
+def _spelled(value: np.generic) -> str:
+    """Spell a number as FORMAT.md says; `str` of numpy's floats changes with numpy's version."""
+    if not isinstance(value, np.floating):
+        return str(value)
+    return repr(float(np.format_float_scientific(value)))  # no shorter digits read back the same
+
+
+def respelled(mark: str) -> str:
+    """Return a mark as `constant_mark` spells it now; as it is where it tells no floats."""
+    head, _, text = mark.partition("] ")
+    dtype = head.partition(" ")[0]
+    if dtype not in ("float16", "float32", "float64"):
+        return mark
+    try:
+        told = msgspec.json.decode(text, type=float | list[float])
+    except msgspec.MsgspecError:
+        return mark  # the digest of many values, or no mark at all
+    with np.errstate(over="ignore"):
+        array = np.atleast_1d(told).astype(dtype)
+    if not np.isfinite(array).all():
+        return mark
+    values = ", ".join(map(_spelled, array))
+    return f"{head}] [{values}]" if isinstance(told, list) else f"{head}] {values}"
 
 
 def constant_marks(constants: Sequence[Constant]) -> dict[str, str]:

@@ -19,7 +19,9 @@ Shape = Annotated[tuple[Size | str, ...], msgspec.Meta(max_length=MAX_AXES)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Name = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^(?!__proto__\Z)[^\x00]*\Z")
+]
 NodeName = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Tail = Literal["exact", "pad", "refuse"]

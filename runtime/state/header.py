@@ -24,6 +24,8 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+MOST = {"items_consumed": 2**63 - 1, "draws": 2**63 - 1, "seed": 2**64 - 1}
+"""The largest number of each kind; no stream counts so far, and none wraps."""
 DTYPE_OF = {code: np.dtype(name) for name, code in DTYPES.items()}
 
 
@@ -72,6 +74,6 @@ def read_constants(text: str) -> dict[str, str]:
 
 def read_count(name: str, text: str) -> int:
     """Read a number of the header; `ValueError` if it is none that a stream can have."""
-    if not _DECIMAL.fullmatch(text) or int(text) >= 1 << 64:
-        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal number in 0 .. 2^64 - 1")
+    if not _DECIMAL.fullmatch(text) or int(text) > MOST[name]:
+        raise ValueError(f"{name} is {text[:40]!r}, expected a decimal in 0 .. {MOST[name]}")
     return int(text)

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from dst.runtime.bundle.constants import respelled
 from dst.runtime.errors import StateCorruptError, StateError, StateMismatchError
+from dst.runtime.state.header import MOST
 from dst.runtime.state.record import Identity, Saved
 
 Array = npt.NDArray[np.generic]
@@ -28,9 +30,9 @@ def check_record(value: object, where: str) -> None:
             ("seed", 0 if value.seed is None else value.seed),
             ("draws", value.draws),
         ):
-            if not isinstance(number, int) or not 0 <= number < 2**64:
+            if not isinstance(number, int) or not 0 <= number <= MOST[name]:
                 raise StateError(
-                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {2**64 - 1}",
+                    f"{where}: {name} is {number!r}, expected a whole number in 0 .. {MOST[name]}",
                     code="state-numbers",
                 )
         return
@@ -80,7 +82,11 @@ def check_identity(
 
 def _constant_fault(theirs: Identity, ours: Identity) -> str | None:
     """Say how the constants of one and the same model differ, or those of one name."""
-    there, here = theirs.constants, ours.constants
+    here = ours.constants
+    there = {
+        name: mark if mark == here.get(name) else respelled(mark)
+        for name, mark in theirs.constants.items()
+    }
     if there == here or (not there and theirs.bundle_id == ours.bundle_id):
         return None
     for name in sorted(there.keys() & here.keys()):

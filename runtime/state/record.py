@@ -27,6 +27,7 @@ from dst.runtime.errors import (
 from dst.runtime.state.header import (
     DTYPE_OF,
     DTYPES,
+    MOST,
     Metadata,
     Tensor,
     Version,
@@ -104,6 +105,7 @@ class Saved(msgspec.Struct, frozen=True):
 
         Raises:
             NonFiniteError: `state-not-finite`: a tensor holds a NaN or an infinity.
+            StateError: `state-numbers`: a counter has passed what a state can tell.
         """
         check_finite(self, "saved state", "", "nothing was written")
         return pack(self)
@@ -173,7 +175,17 @@ def pack(saved: Saved) -> bytes:
 
 
 def parts_of(saved: Saved) -> list[bytes | memoryview]:
-    """Return those bytes in parts: the header, then each tensor where it lies, uncopied."""
+    """Return those bytes in parts: the header, then each tensor where it lies, uncopied.
+
+    Raises:
+        StateError: `state-numbers`: a counter has passed what a state can tell.
+    """
+    for name, number in (("items_consumed", saved.items_consumed), ("draws", saved.draws)):
+        if number > MOST[name]:
+            raise StateError(
+                f"saved state: {name} is {number}, expected at most {MOST[name]}; reset the stream",
+                code="state-numbers",
+            )
     tensors = {"pending": saved.pending, "lookback": saved.lookback}
     tensors |= {f"state/{name}": value for name, value in saved.state.items()}
     tensors |= {f"stream/{name}": value for name, value in saved.inputs.items()}

@@ -14,7 +14,6 @@ import msgspec
 
 from dst.runtime.errors import (
     StateCorruptError,
-    StateError,
     StateNotFoundError,
     StoreError,
     StoreKeyError,
@@ -28,7 +27,6 @@ from dst.runtime.store.retention import line_of
 from dst.runtime.store.sealing import check_key, seal, unseal
 
 MAX_NAME = 200
-MAX_ITEM = 2**63 - 1
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -378,12 +376,6 @@ class StateStore:
     def _check_state(self, name: str, saved: Saved) -> None:
         """Raise unless this state may be stored."""
         check_record(saved, f"{self._label}: the state of stream {name!r}")
-        if saved.items_consumed > MAX_ITEM:
-            raise StateError(
-                f"{self._label}: the state of stream {name!r} is at item {saved.items_consumed}; "
-                f"a store counts to {MAX_ITEM}",
-                code="item-out-of-range",
-            )
         check_finite(saved, self._label, f" of stream {name!r}", "nothing was stored")
 
 

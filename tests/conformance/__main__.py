@@ -22,9 +22,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from tests.conformance import runner, shipped
+from tests.conformance.calls import Script
 from tests.conformance.languages import LANGUAGES, ROOT, Missing, same_onnxruntime
 from tests.conformance.refused import possible
-from tests.conformance.scripts import Script
 
 SUITE = runner.ROOT
 

@@ -1,13 +1,25 @@
 """Models of the conformance suite that read features."""
 
 import numpy as np
-from tests.conformance.building import DOUBLE, FLOAT, HALF, INT64, Model, graph, leaky, node
+from tests.conformance.building import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    HALF,
+    INT8,
+    INT64,
+    Model,
+    graph,
+    leaky,
+    node,
+)
 from tests.steps import info, model_bytes
 
 from dst.runtime.bundle.manifest import (
     Chunk,
     Constant,
     Contract,
+    DType,
     Features,
     Fill,
     Normalisation,
@@ -280,6 +292,63 @@ def half() -> Model:
         {"step.onnx": step},
         (graph((1, 2)),),
         "half",
+    )
+
+
+# --- marks: constants of which every language must spell the same marks -------------------------
+
+_KINDS = {"float16": HALF, "float32": FLOAT, "float64": DOUBLE, "int8": INT8, "bool": BOOL}
+_MARKS: dict[DType, tuple[float, ...]] = {
+    "float16": (1024, 0.15625, 2.0**-6, 65504, 2.0**-24, 0.1, -(2.0**-14), -0.0),
+    "float32": (1e6, 2.0**-12, 2.0**-96, 3.4028234663852886e38, 2.0**-149, 1e16, 1e-4, -1e15),
+    "float64": (2.0**-44, 1e15, 2.0**53, 5e-324, 1e22, 1.7976931348623157e308, 0.1, -1e-5),
+    "int8": (-128,),
+    "bool": (1, 0),
+}
+
+
+def marks() -> Model:
+    """The constants are fed and nothing is made of them."""
+    step = model_bytes(
+        [
+            node("ReduceSum", "x axis", "sum", keepdims=0),
+            node("Add", "s sum", "s_next"),
+            node("Identity", "x", "y"),
+        ],
+        [
+            info("x", ["B", "T"]),
+            info("s", ["B"]),
+            *(info(f"in {name}", [len(held)], _KINDS[name]) for name, held in _MARKS.items()),
+        ],
+        [info("y", ["B", "T"]), info("s_next", ["B"])],
+        {"axis": np.array([1], np.int64)},
+    )
+    constants = tuple(
+        Constant(
+            input=f"in {name}",
+            dtype=name,
+            shape=(len(held),),
+            values=tuple(map(float if name.startswith("float") else int, held)),
+        )
+        for name, held in _MARKS.items()
+    )
+    return Model(
+        Contract(
+            chunk=Chunk(
+                input="x",
+                dtype="float32",
+                shape=("B", "T"),
+                nominal_t=1,
+                allowed_t=(1,),
+                content=Features(),
+            ),
+            constants=constants,
+            outputs=(Output(name="y", dtype="float32", shape=("B", "T")),),
+            state=(State(input="s", output="s_next", dtype="float32", shape=("B",)),),
+        ),
+        {"step.onnx": step},
+        (graph((1,)),),
+        "marks",
     )
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from tests.conformance.malformed import bundle_cases, state_cases
+from tests.conformance.malformed import bundle_cases, retold, state_cases
 from tests.conformance.models import BUNDLES
 from tests.conformance.runner import ROOT, Call, Player, versions
 from tests.conformance.scripts import saving, scripts
 from tests.steps import Array
 
 from dst.runtime import DstError, write_bundle
+from dst.runtime.state.header import spelled
 
 
 def fresh(folder: str) -> Path:
@@ -85,6 +86,30 @@ def record(script: Call, arrays: dict[str, Array], work: Path, root: Path = ROOT
     return {**script, "calls": done}
 
 
+def save_marks(work: Path) -> None:
+    """Save a state of the bundle `marks`, and make those that older versions have saved."""
+    script, arrays = scripts()["steps/marks"]
+    player = Player(script, arrays, work)
+    for call in script["calls"][:2]:
+        player.do(call)
+    good = player.stream("a").saved().to_bytes()
+    held = player.session.identity.constants
+    numpy = {"[1000000.0, ": "[1e+06, ", "[1024.0, ": "[1.024e+03, ", "65500.0": "6.55e+04"}
+    javascript = {"0.00024414062": "0.00024414063", "1.2621775e-29": "1.26217745e-29"}
+    folder = fresh("saved")
+    (folder / "marks.state").write_bytes(good)
+    for name, changes in (
+        ("numpy", numpy),
+        ("javascript", javascript),
+        ("other", {"1000000.0": "1000001.0"}),
+    ):
+        text = spelled(held)
+        for now, old in changes.items():
+            assert now in text
+            text = text.replace(now, old)
+        (folder / f"marks-{name}.state").write_bytes(retold(good, {"constants": text}))
+
+
 def main() -> None:
     """Make the suite anew; saved states of other languages stay."""
     bundles = fresh("bundles")
@@ -98,6 +123,10 @@ def main() -> None:
             for call in script["calls"]:
                 player.do(call)
             player.stream("a").save(states / f"{name}.state")
+        save_marks(Path(folder))
+        most = {"items_consumed": str(2**63 - 1), "draws": str(2**63 - 1)}
+        tokens = (states / "tokens.state").read_bytes()
+        (ROOT / "saved/counters.state").write_bytes(retold(tokens, most))
         record_all(Path(folder))
     saved = {path.stem: path.read_bytes() for path in states.iterdir()}
     manifests = {

@@ -132,6 +132,10 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("constant-not-whole", "given", "contract", _at("contract.constants.0.values", [0.5])),
     ("stored-elsewhere", "tokens", "init-tensors", _at("contract.state.0.init.tensor", "h1")),
     ("stored-shape", "tokens", "init-tensors", _at("contract.state.0.shape", ["B", 5])),
+    ("nul-in-name", "level", "manifest-invalid", _at("contract.outputs.1.name", "a\0b")),
+    ("nul-in-input", "level", "manifest-invalid", _at("contract.chunk.input", "in/x\0")),
+    ("proto-output", "level", "manifest-invalid", _at("contract.outputs.1.name", "__proto__")),
+    ("proto-input", "level", "manifest-invalid", _at("contract.chunk.input", "__proto__")),
     ("huge-state", "level", "file-too-large", _at("contract.state.0.shape", ["B", 2**30])),
     ("huge-init", "tokens", "file-too-large", _at("files.init.safetensors.size", 2**31)),
     ("graph-has-other-state", "level", "graph", _at("contract.state.0.shape", ["B", 3])),
@@ -257,6 +261,20 @@ def swapped(data: bytes, old: bytes, new: bytes) -> bytes:
     return summed(data[:8] + head + b" " * (size - 8 - len(head)) + data[size:])
 
 
+def retold(
+    data: bytes, metadata: Mapping[str, str], tensors: Mapping[str, Fields] | None = None
+) -> bytes:
+    """Return a saved state that tells other metadata, or describes tensors by further fields."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    header["__metadata__"].update(metadata)
+    for name, fields in (tensors or {}).items():
+        header[name].update(fields)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return summed(len(text).to_bytes(8, "little") + text + data[size:])
+
+
 def state_cases(states: Mapping[str, bytes]) -> tuple[list[Case], dict[str, bytes]]:
     """Return the cases, and the states that they put in the place of good ones."""
     tokens, level = states["tokens"], states["level"]
@@ -285,6 +303,16 @@ def state_cases(states: Mapping[str, bytes]) -> tuple[list[Case], dict[str, byte
     edit("flipped-header", "state-checksum", "flip", at=300, bit=1)
     edit("flipped-tensor", "state-checksum", "flip", at=len(tokens) - 3, bit=7)
     add("version-3", "state-version", swapped(tokens, b'"version":"2"', b'"version":"3"'))
+    new = {"pending": {"dtype": "F33"}}
+    add("version-3-of-other-tensors", "state-version", retold(tokens, {"version": "3"}, new))
+    add("fourth-field", "state-header", retold(tokens, {}, {"pending": {"unit": "V"}}))
+    add("items-2-63", "state-header", retold(tokens, {"items_consumed": str(2**63)}))
+    add("draws-2-63", "state-header", retold(tokens, {"draws": str(2**63)}))
+    add("seed-2-64", "state-header", retold(tokens, {"seed": str(2**64)}))
+    add("nul-in-precision", "state-header", retold(tokens, {"precision": "a\0"}))
+    add(
+        "proto-constant", "state-header", retold(tokens, {"constants": '{"__proto__":"int8 [] 1"}'})
+    )
     add("other-format", "state-header", swapped(tokens, b'"dst-state"', b'"dst-store"'))
     add("seed-sign", "state-header", swapped(tokens, b'"seed":"1', b'"seed":"-'))
     add("draws-zero", "state-header", swapped(tokens, b'"draws":"5"', b'"draws":""'))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from tests.conformance.building import Model
-from tests.conformance.feature_models import given, growth, half, level, lookahead, lookback
+from tests.conformance.feature_models import given, growth, half, level, lookahead, lookback, marks
 from tests.conformance.token_models import refuse, text
 
 BUNDLES: Mapping[str, Callable[[], Model]] = {
@@ -17,4 +17,5 @@ BUNDLES: Mapping[str, Callable[[], Model]] = {
     "given": given,
     "half": half,
     "growth": growth,
+    "marks": marks,
 }

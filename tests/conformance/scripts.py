@@ -3,35 +3,8 @@
 from typing import Any
 
 import numpy as np
-from tests.conformance.runner import Call
+from tests.conformance.calls import Script, call, eighths, ids, new, rough
 from tests.steps import Array
-
-Script = tuple[Call, dict[str, Array]]
-
-
-def ids(count: int, seed: int, below: int = 16) -> Array:
-    """Draw token ids `[count]`."""
-    return np.random.default_rng(seed).integers(0, below, count)
-
-
-def eighths(*shape: int, seed: int, dtype: str = "float32") -> Array:
-    """Draw numbers that are multiples of an eighth, so that sums of them are exact."""
-    return (np.random.default_rng(seed).integers(-32, 33, shape) / 8).astype(dtype)
-
-
-def call(kind: str, stream: str = "a", **more: Any) -> Call:
-    """Describe a call on a stream."""
-    return {"call": kind, "stream": stream, **more}
-
-
-def new(name: str = "a", **more: Any) -> Call:
-    """Describe the start of a stream."""
-    return {"call": "stream", "as": name, **more}
-
-
-def rough(kind: str, **more: Any) -> Call:
-    """Describe a call whose numbers are compared within the tolerance of the bundle."""
-    return call(kind, exact=False, **more)
 
 
 def tokens() -> Script:
@@ -313,6 +286,38 @@ def precision() -> Script:
     return {"bundle": "int8", "each_language": True, "calls": calls}, arrays
 
 
+def marks() -> Script:
+    """Go on from a state whose marks an older version has spelled in other ways."""
+    calls = [
+        new(),
+        call("advance", items="items"),
+        call("bytes", **{"as": "b", "same_as": "saved/marks.state"}),
+    ]
+    for old in ("numpy", "javascript"):
+        calls += [
+            {"call": "load", "as": old, "file": f"saved/marks-{old}.state"},
+            call("bytes", old, **{"as": "b", "same_as": "saved/marks.state"}),
+        ]
+    other = {"as": "b", "file": "saved/marks-other.state"}
+    calls.append({"call": "load", **other, "error": "other-constant"})
+    return {"bundle": "marks", "calls": calls}, {"items": eighths(3, seed=1)}
+
+
+def counters() -> Script:
+    """The largest counters load and come back; past them nothing is written."""
+    path = "saved/counters.state"
+    calls = [
+        {"call": "load", "as": "a", "file": path},
+        call("bytes", **{"as": "b", "same_as": path}),
+        call("generate", prompt="none", items=2),
+        call("save", **{"as": "f"}, error="state-numbers"),
+        call("bytes", **{"as": "b"}, error="state-numbers"),
+        call("reset"),
+        call("save", **{"as": "f"}),
+    ]
+    return {"bundle": "tokens", "calls": calls}, {"none": ids(0, 5)}
+
+
 def loading(bundle: str, more: Array, exact: bool = True) -> Script:
     """Load what each language has saved, and go on with it."""
     path = f"states/{{language}}/{bundle}.state"
@@ -363,6 +368,8 @@ def scripts() -> dict[str, Script]:
         "refuse": refuse(),
         "given": given(),
         "half": half(),
+        "marks": marks(),
+        "counters": counters(),
         "growth-at-once": growth(1),
         "growth-late": growth(3),
         "growth-saved": late(),

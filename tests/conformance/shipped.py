@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+from tests.conformance.calls import Script, call, new
 from tests.conformance.make import record
 from tests.conformance.runner import Call
-from tests.conformance.scripts import Script, call, new
 from tests.steps import Array
 
 from dst.runtime import Session

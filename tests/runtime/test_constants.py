@@ -1,5 +1,7 @@
 """Laws of constants: they tell one model from another, and a state from the state of another."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper
 from tests.raising import refused
 from tests.safety.laws import with_checksum
+from tests.spelling import RESPELLED, TABLE, shortest
 from tests.steps import (
     FLOAT,
     INT64,
@@ -26,7 +29,7 @@ from tests.steps import (
 )
 
 from dst.runtime import Session, StateStore, Stream, model_id_with_constants, write_bundle
-from dst.runtime.bundle.constants import constant_array, constant_mark
+from dst.runtime.bundle.constants import constant_array, constant_mark, respelled
 from dst.runtime.bundle.manifest import Constant
 from dst.runtime.errors import StateCorruptError, StateMismatchError
 from dst.runtime.state.record import pack, unpack
@@ -181,3 +184,57 @@ def test_equal_marks_are_equal_bytes(values: list[float], at: int, value: float)
     two = replace(one, values=tuple(changed))
     equal = constant_array(one).tobytes() == constant_array(two).tobytes()
     assert (constant_mark(one) == constant_mark(two)) == equal
+
+
+def test_the_spelling_of_floats_is_that_of_exact_fractions() -> None:
+    """Whatever numpy's own `str` does, which has changed with its versions."""
+    held = json.loads(TABLE.read_text("utf-8"))
+    for dtype in ("float32", "float64"):
+        for digits, text in held[dtype]:
+            bits = np.array(int(digits, 16), f"u{np.dtype(dtype).itemsize}")
+            one = Constant(input="c", dtype=dtype, shape=(), values=(float(bits.view(dtype)),))
+            assert constant_mark(one) == f"{dtype} [] {text}"
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    marks = [
+        constant_mark(Constant(input="c", dtype="float16", shape=(), values=(float(value),)))
+        for value in halves[np.isfinite(halves)]
+    ]
+    lines = "".join(f"{mark}\n" for mark in marks).encode()
+    assert hashlib.sha256(lines).hexdigest() == held["float16_sha256"]
+
+
+def test_exact_fractions_give_the_table_and_the_spellings_of_the_format() -> None:
+    for dtype, value, text in (
+        ("float32", 2.0**-12, "0.00024414062"),
+        ("float32", 2.0**-96, "1.2621775e-29"),
+        ("float16", 2.0**-6, "0.01563"),
+        ("float64", 5e-324, "5e-324"),
+        ("float64", 1e16, "1e+16"),
+    ):
+        assert shortest(value, dtype) == text
+    held = json.loads(TABLE.read_text("utf-8"))
+    for digits, text in held["float32"][::9]:
+        bits = np.array(int(digits, 16), np.uint32)
+        assert shortest(float(bits.view(np.float32)), "float32") == text
+
+
+def test_a_state_whose_marks_are_spelled_otherwise_loads(tmp_path: Path) -> None:
+    """Older versions took the spelling of their numpy, 1e6 being `1e+06` or `1000000.0`."""
+    for mark, now in RESPELLED.items():
+        assert respelled(mark) == now
+        assert respelled(now) == now
+    one = session(tmp_path / "a", replace(SCALE, values=(1e6, 2.0**-12)), model_id=WEIGHTS_ID)
+    saved = one.stream().saved()
+    for text, good in (
+        ("[1e+06, 0.00024414063]", True),
+        ("[1e+06, 0.0002441407]", False),
+        ("[1e+06]", False),
+        ("[1e+06, true]", False),
+    ):
+        told = {"scale": f"float32 [2] {text}"}
+        old = replace(saved, identity=replace(saved.identity, constants=told))
+        if good:
+            assert pack(one.stream(unpack(pack(old))).saved()) == pack(saved)
+            continue
+        with refused(StateMismatchError, "other-constant"):
+            one.stream(unpack(pack(old)))

@@ -1,5 +1,6 @@
 // Read a prompt and continue it, one sampled token after another.
 
+import { expect, expectOptions, isObject } from "./base/arguments.js";
 import { bytesOf, fillWith, newValues, numberAt, type Tensor } from "./base/dtype.js";
 import { fail } from "./base/errors.js";
 import type { Contract, Output } from "./bundle/manifest.js";
@@ -32,8 +33,12 @@ export async function* generate(
   inOneCall: InOneCall,
   prompt: Items | string,
   count: number,
-  { temperature = 1, topK = 0, topP = 1, seed, stop = [], signal }: GenerateOptions,
+  options: GenerateOptions,
 ): AsyncGenerator<number, void> {
+  expectOptions(options, { signal: "object" });
+  const { temperature = 1, topK = 0, topP = 1, seed, stop = [], signal } = options;
+  const ids = isObject(stop) && Symbol.iterator in stop;
+  expect("stop", stop, "a list of tokens", ids, "generate");
   const logits = logitsOf(contract);
   const choice = { temperature, topK, topP };
   checkChoice(choice);

@@ -1,16 +1,19 @@
 // What needs Node's file system: bundles and saved states in folders.
 
+import { randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { link, lstat, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { expect, expectOptions } from "./base/arguments.js";
 import { DstError, fail, firstLine, shown } from "./base/errors.js";
 import { byCodePoint } from "./base/json.js";
 import type { FileKind, Source } from "./bundle/source.js";
 import { MAX_STREAM_BYTES, plainName } from "./bundle/validation.js";
-import type { StateStore } from "./stores/store.js";
+import { checkName, checkWrite, type StateStore } from "./stores/store.js";
 
 /** A bundle in a folder. ONNX Runtime opens its graphs by path. */
 export function folder(place: string): Source {
+  expect("folder", place, "the path of a folder", typeof place === "string");
   const root = path.resolve(place);
   const at = (name: string) => path.join(root, name);
   return {
@@ -39,33 +42,44 @@ export function folder(place: string): Source {
  * Saved states as files of a folder; each is the file that every other runtime reads and writes.
  *
  * A write is one rename: at every moment a complete file stands at the path. The file before it is
- * kept as `<name>.previous`. One process may write a name at a time.
+ * kept as `<name>.previous`. Calls on one name are done in their
+ * order; where two processes write one name, the last one wins.
  */
 export class FolderStore implements StateStore {
   readonly #root: string;
   readonly #durable: boolean;
 
   /** `durable: false` does not wait for the disk: a save survives a kill, but maybe no loss of power. */
-  constructor(root: string, { durable = true } = {}) {
+  constructor(root: string, options: { durable?: boolean } = {}) {
+    expect("root", root, "the path of a folder", typeof root === "string");
+    expectOptions(options, { durable: "boolean" });
     this.#root = path.resolve(root);
-    this.#durable = durable;
+    this.#durable = options.durable ?? true;
   }
 
   async write(name: string, bytes: Uint8Array): Promise<void> {
     const target = this.#at(name);
-    const [fresh, kept] = [this.#beside(name, ".tmp"), this.#beside(name, ".previous.tmp")];
+    checkWrite(name, bytes);
+    await inTurn(target, () => this.#write(name, target, bytes));
+  }
+
+  async #write(name: string, target: string, bytes: Uint8Array): Promise<void> {
+    // Names of its own: another process that writes the same state renames none of these.
+    const own = `.${randomUUID()}`;
+    const [fresh, kept] = [
+      this.#beside(name, `${own}.tmp`),
+      this.#beside(name, `${own}.previous.tmp`),
+    ];
     try {
       const held = await lstat(target).catch(missing);
       if (held && !held.isFile()) throw new Error("what stands there is no plain file");
-      // What a killed writer left goes first and is never written into: it may share its content
-      // with the target where a crash cut a rename in half, or be a link to another file.
-      await rm(fresh, { force: true });
-      await rm(kept, { force: true });
+      await this.#removeLeftovers(name);
       await this.#writeNew(fresh, bytes);
       if (held) {
         // a file system without hard links gets a copy
         await link(target, kept).catch(async () => this.#writeNew(kept, await readFile(target)));
         await rename(kept, `${target}.previous`);
+        await rm(kept, { force: true }); // a rename to another name of one file leaves both
       }
       await rename(fresh, target);
     } catch (error) {
@@ -85,17 +99,42 @@ export class FolderStore implements StateStore {
   }
 
   async names(): Promise<string[]> {
-    const names = await readdir(this.#root);
+    const names = await readdir(this.#root).catch((error) => {
+      throw wrapped("state-unreadable", `folder ${this.#root}: cannot be read`, error);
+    });
     return names.filter((name) => plainName(name) && !name.endsWith(".previous")).sort(byCodePoint);
   }
 
   async delete(name: string): Promise<void> {
-    for (const place of [this.#at(name), `${this.#at(name)}.previous`]) {
-      await rm(place, { force: true });
+    const target = this.#at(name);
+    await inTurn(target, async () => {
+      try {
+        for (const place of [target, `${target}.previous`]) await rm(place, { force: true });
+      } catch (error) {
+        throw wrapped("state-unwritable", `state ${target}: cannot be deleted`, error);
+      }
+    });
+  }
+
+  /**
+   * Remove what killed writers left, and never write into it: it may share its content with the target
+   * where a crash cut a rename in half, or be a link to another file. What another process may still
+   * be writing here is not touched.
+   */
+  async #removeLeftovers(name: string): Promise<void> {
+    const begins = `.${name}.`;
+    for (const entry of await readdir(this.#root)) {
+      const found = entry.startsWith(begins) && LEFTOVER.exec(entry.slice(begins.length));
+      if (!found) continue;
+      const place = path.join(this.#root, entry);
+      const held = await lstat(place).catch(missing);
+      const old = held !== undefined && Date.now() - held.mtimeMs > LEFT_MS;
+      if (old || found[1] === undefined) await rm(place, { force: true });
     }
   }
 
   #at(name: string): string {
+    checkName(name);
     if (!plainName(name) || name.endsWith(".previous")) {
       fail("argument", `${shown(name)} is no plain file name; use letters, digits and ._-`);
     }
@@ -139,6 +178,23 @@ export class FolderStore implements StateStore {
       throw wrapped("state-unreadable", `state ${place}: cannot be read`, error);
     }
   }
+}
+
+// With a name of its own, or as runtimes name theirs that let one process at a time write a path.
+const LEFTOVER = /^([0-9a-f-]{36}\.)?(previous\.)?tmp$/;
+const LEFT_MS = 3_600_000;
+const turns = new Map<string, Promise<unknown>>();
+
+/** Do what is done to one path after the other, over all stores of this program. */
+function inTurn<Result>(target: string, work: () => Promise<Result>): Promise<Result> {
+  const result = (turns.get(target) ?? Promise.resolve()).then(work);
+  const end = result
+    .catch(() => undefined)
+    .then(() => {
+      if (turns.get(target) === end) turns.delete(target);
+    });
+  turns.set(target, end);
+  return result;
 }
 
 function missing(error: NodeJS.ErrnoException): undefined {

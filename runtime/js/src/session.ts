@@ -1,5 +1,6 @@
 // Open a bundle on an execution provider, and start streams.
 
+import { expect, expectOptions } from "./base/arguments.js";
 import type { Tensor } from "./base/dtype.js";
 import { fail } from "./base/errors.js";
 import { type Hashing, hashWasm } from "./base/hashing.js";
@@ -39,6 +40,16 @@ export interface SessionOptions {
   hashing?: Hashing;
 }
 
+const OPTIONS = {
+  provider: "string",
+  strict: "boolean",
+  lowering: ["fused", "portable", "other"],
+  graph: "string",
+  verify: ["full", "size"],
+  olderRuntime: "boolean",
+  hashing: "object",
+} as const;
+
 export interface StreamOptions {
   /** What the model takes once for each stream, with B = 1 or without the batch axis. */
   inputs?: Readonly<Record<string, Tensor>>;
@@ -62,6 +73,13 @@ export class Session extends Engine {
    * @throws DstError with the codes of bundles and sessions.
    */
   static async open(ort: Ort, source: Source, options: SessionOptions = {}): Promise<Session> {
+    expect("ort", ort, "the module of an ONNX Runtime", Boolean(ort?.InferenceSession));
+    expect("source", source, "a source of a bundle", typeof source?.read === "function");
+    expectOptions(options, OPTIONS);
+    const { chunkSizes, provider } = options;
+    expect("provider", provider, "the name of a provider", provider !== "");
+    const sizes = chunkSizes === undefined || Array.isArray(chunkSizes);
+    expect("chunkSizes", chunkSizes, "a list of numbers", sizes);
     const { checkStateEvery = 64, hashing = hashWasm, threads = 1 } = options;
     const whole = { checkStateEvery, threads };
     for (const [name, value] of Object.entries(whole)) {
@@ -92,7 +110,8 @@ export class Session extends Engine {
    *
    * @throws DstError `stream-input-…`: an input is missing, unknown or does not fit the contract.
    */
-  stream({ inputs = {} }: StreamOptions = {}): Stream {
-    return Stream.start(this, inputs);
+  stream(options: StreamOptions = {}): Stream {
+    expectOptions(options, { inputs: "object" });
+    return Stream.start(this, options.inputs);
   }
 }

@@ -1,11 +1,12 @@
 // One live recurrence: feed it items, and keep, copy or save what it is.
 
+import { expect, expectOptions } from "./base/arguments.js";
 import { bytesOf, type Tensor } from "./base/dtype.js";
 import { DstError, fail } from "./base/errors.js";
 import { product } from "./base/shapes.js";
 import type { Output } from "./bundle/manifest.js";
 import { readItems, readTail, type Wanted } from "./execution/chunking.js";
-import type { Engine } from "./execution/engine.js";
+import { Engine } from "./execution/engine.js";
 import { checkChunk, checkItems, type Items } from "./execution/items.js";
 import {
   type Outputs,
@@ -17,7 +18,7 @@ import {
 import { checkInputs } from "./execution/stream-inputs.js";
 import { type GenerateOptions, generate } from "./generation.js";
 import { pack, unpack } from "./state/codec.js";
-import { putSnapshot, type Snapshot, toSnapshot } from "./state/record.js";
+import { isSnapshot, putSnapshot, type Snapshot, toSnapshot } from "./state/record.js";
 import type { Sampler } from "./state/sampler.js";
 import type { StateStore } from "./stores/store.js";
 
@@ -70,6 +71,9 @@ export class Stream {
     bytes: Uint8Array,
     options: LoadOptions = {},
   ): Promise<Stream> {
+    expect("session", session, "a session", session instanceof Engine);
+    expect("bytes", bytes, "a Uint8Array", bytes instanceof Uint8Array);
+    expectOptions(options, { allowPrecision: "boolean" });
     const { hashing } = session.bundle;
     const own = Uint8Array.from(bytes); // which no caller changes, and which is aligned
     return Stream.#from(session, await unpack(own, hashing), options.allowPrecision);
@@ -82,6 +86,7 @@ export class Stream {
     name: string,
     options: LoadOptions = {},
   ): Promise<Stream> {
+    expect("store", store, "a store", typeof store?.read === "function");
     const bytes = await store.read(name);
     try {
       return await Stream.fromBytes(session, bytes, options);
@@ -104,8 +109,9 @@ export class Stream {
    * For a model with look-ahead the chunk has T + lookahead items: those behind the chunk come again
    * at the beginning of the next one (`advance` sees to that by itself). The answers are the caller's.
    */
-  step(chunk: Tensor, { last = false, ...stop }: StepOptions = {}): Promise<Outputs> {
+  step(chunk: Tensor, options: StepOptions = {}): Promise<Outputs> {
     return this.#call(async (core) => {
+      const stop = stopOf(options);
       const { chunkSizes, contract } = core.engine;
       const t = checkChunk(contract.chunk, chunkSizes, chunk);
       if (core.waiting) {
@@ -114,7 +120,7 @@ export class Stream {
           `${core.waiting} items from advance wait, and step would overtake them; flush first, or go on with advance`,
         );
       }
-      const step = core.stepFor(t, last);
+      const step = core.stepFor(t, options.last ?? false);
       const { shape } = contract.chunk;
       const bytes = bytesOf(chunk.data);
       // a chunk is a window without its lookback: copy each row behind the lookback's place
@@ -124,7 +130,7 @@ export class Stream {
       for (let o = 0; o < outer; o++) {
         step.chunk.bytes.set(bytes.subarray(o * row, (o + 1) * row), (o + 1) * window - row);
       }
-      return core.stepOnce(step, stopOf(stop));
+      return core.stepOnce(step, stop);
     });
   }
 
@@ -136,9 +142,10 @@ export class Stream {
    * chunk are stacked on a new first axis.
    */
   advance(items: Items, options: ReadOptions = {}): Promise<Outputs> {
-    return this.#call((core) => {
+    return this.#call(async (core) => {
+      const stop = stopOf(options);
       const fresh = checkItems(core.engine.contract.chunk, items);
-      return readItems(core, fresh, this.#wanted(options), stopOf(options));
+      return readItems(core, fresh, this.#wanted(options), stop);
     });
   }
 
@@ -150,9 +157,9 @@ export class Stream {
    */
   async *iterAdvance(items: Items, options: ReadOptions = {}): AsyncGenerator<Outputs, void> {
     const { chunk } = this.#core.engine.contract;
+    const stop = stopOf(options);
     const fresh = checkItems(chunk, items);
     const { itemBytes } = this.#core.layout;
-    const stop = stopOf(options);
     const wanted = this.#wanted(options);
     for (let at = 0; at < fresh.length; ) {
       const missing = chunk.nominalT + chunk.lookahead - this.pending;
@@ -171,7 +178,10 @@ export class Stream {
    * partial chunk.
    */
   flush(options: ReadOptions = {}): Promise<Outputs> {
-    return this.#call((core) => readTail(core, this.#wanted(options), stopOf(options)));
+    return this.#call(async (core) => {
+      const stop = stopOf(options);
+      return readTail(core, this.#wanted(options), stop);
+    });
   }
 
   /**
@@ -233,7 +243,10 @@ export class Stream {
 
   /** Become what a snapshot of this bundle holds. */
   restore(snapshot: Snapshot): Promise<void> {
-    return this.#alone(async (core) => putSnapshot(core, snapshot));
+    return this.#alone(async (core) => {
+      expect("snapshot", snapshot, "what snapshot() returned", isSnapshot(snapshot));
+      putSnapshot(core, snapshot);
+    });
   }
 
   /** A second stream that stands where this one does and goes its own way. */
@@ -246,22 +259,29 @@ export class Stream {
    *
    * @throws DstError `state-not-finite`: the state holds a NaN or an infinity.
    */
-  async toBytes(): Promise<Uint8Array> {
-    const snapshot = await this.#call(async (core) => {
-      await core.check();
-      return toSnapshot(core);
-    });
-    return pack(snapshot, this.#core.engine.bundle.hashing);
+  toBytes(): Promise<Uint8Array> {
+    return this.#packed(async (bytes) => bytes);
   }
 
   /** Save everything the stream is under a name; the state saved before it is kept. */
   async save(store: StateStore, name: string): Promise<void> {
-    await store.write(name, await this.toBytes());
+    expect("store", store, "a store", typeof store?.write === "function");
+    return this.#packed((bytes) => store.write(name, bytes));
   }
 
   // --- inside
 
+  /** Do something with the bytes of the state before the next call begins: saves keep their order. */
+  #packed<Result>(work: (bytes: Uint8Array) => Promise<Result>): Promise<Result> {
+    return this.#call(async (core) => {
+      await core.check();
+      return work(await pack(await toSnapshot(core), core.engine.bundle.hashing));
+    });
+  }
+
   #wanted({ last = false, outputs }: ReadOptions): Wanted {
+    const listed = outputs === undefined || Array.isArray(outputs);
+    expect("outputs", outputs, "a list of names", listed);
     const all = this.#core.engine.contract.outputs;
     const named = (name: string): Output =>
       all.find((output) => output.name === name) ??

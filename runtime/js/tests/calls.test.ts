@@ -1,14 +1,29 @@
 // What the suite does not ask: providers, short forms of items, overlapping calls, stores.
 
 import assert from "node:assert/strict";
-import { link, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import {
+  link,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import * as ort from "onnxruntime-node";
+import { type Dtype, itemSize, valuesOf } from "../src/base/dtype.js";
+import { hashWasm } from "../src/base/hashing.js";
+import { constantMark, respelled } from "../src/bundle/constants.js";
 import {
   DstError,
   fetchSource,
@@ -182,6 +197,15 @@ test("a snapshot is not changed by what follows", async () => {
   assert.deepEqual(await fork.toBytes(), before);
 });
 
+test("a file of tensors may describe them by further fields, as it may in Python", () => {
+  const text = '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"unit":"V"}}';
+  const bytes = new Uint8Array(9 + text.length);
+  bytes[0] = text.length;
+  bytes.set(new TextEncoder().encode(text), 8);
+  bytes[8 + text.length] = 7;
+  assert.deepEqual([...readTensors(bytes).tensors.get("a")!.data], [7]);
+});
+
 test("a saved state does not follow the caller's bytes", async () => {
   const session = await open("level");
   const stream = session.stream();
@@ -212,6 +236,156 @@ test("a folder keeps a state and the one before it, and writes into no file of a
   for (const name of ["../a", ".hidden", "a/b", "con.txt"]) {
     await assert.rejects(async () => store.write(name, Uint8Array.of(1)), refusedBy("argument"));
   }
+});
+
+test("saves that overlap are done in their order, and the newest state stands", async () => {
+  const place = await mkdtemp(path.join(work, "saves-"));
+  const stores = [1, 2, 3].map(() => new FolderStore(place, { durable: false }));
+  const stream = (await open("tokens")).stream();
+  for (let round = 0; round < 20; round++) {
+    const calls = stores.flatMap((store) => [
+      stream.advance([1, 2, 3]),
+      stream.save(store, "a.state"),
+    ]);
+    await Promise.all(calls);
+    const loaded = await Stream.load(stream.session, stores[0]!, "a.state");
+    assert.deepEqual(await loaded.toBytes(), await stream.toBytes());
+  }
+  assert.deepEqual((await readdir(place)).sort(), ["a.state", "a.state.previous"]);
+});
+
+test("two processes that save one state leave a whole one", async () => {
+  const place = await mkdtemp(path.join(work, "processes-"));
+  const module = new URL("../src/node.js", import.meta.url).href;
+  const code = `const { FolderStore } = await import(${JSON.stringify(module)});
+    const [place, value] = process.argv.slice(1);
+    const store = new FolderStore(place, { durable: false });
+    for (let i = 0; i < 30; i++) await store.write("a", new Uint8Array(4e6).fill(Number(value)));`;
+  const one = (value: number) =>
+    promisify(execFile)(process.execPath, [
+      "--input-type=module",
+      "-e",
+      code,
+      place,
+      String(value),
+    ]);
+  const store = new FolderStore(place);
+  await store.write("a", new Uint8Array(4e6));
+  let running = true;
+  const both = Promise.all([one(1), one(2)]).finally(() => {
+    running = false;
+  });
+  while (running) {
+    const bytes = await store.read("a");
+    assert.equal(bytes.length, 4e6);
+    assert.ok(bytes.every((byte) => byte === bytes[0]));
+    await new Promise((later) => setTimeout(later, 5));
+  }
+  await both;
+  assert.deepEqual((await readdir(place)).sort(), ["a", "a.previous"]);
+});
+
+test("what a killed writer left under a name of its own goes when it is old", async () => {
+  const place = await mkdtemp(path.join(work, "left-"));
+  const [old, fresh] = ["0", "1"].map((digit) => `.a.${digit.repeat(36)}.tmp`) as [string, string];
+  await writeFile(path.join(place, old), "old");
+  await writeFile(path.join(place, fresh), "fresh");
+  await utimes(path.join(place, old), 1, 1);
+  await new FolderStore(place).write("a", Uint8Array.of(1));
+  assert.deepEqual((await readdir(place)).sort(), [fresh, "a"]);
+});
+
+test("a store tells by its code what it cannot do", async () => {
+  const nowhere = new FolderStore(path.join(work, "nowhere"));
+  await assert.rejects(nowhere.names(), refusedBy("state-unreadable"));
+  await assert.rejects(nowhere.write("a", Uint8Array.of(1)), refusedBy("state-unwritable"));
+  await mkdir(path.join(work, "a-folder"));
+  await assert.rejects(new FolderStore(work).delete("a-folder"), refusedBy("state-unwritable"));
+});
+
+test("arguments that TypeScript would refuse are refused by their code", async () => {
+  const session = await open("tokens");
+  const stream = session.stream();
+  const store = new FolderStore(work);
+  // biome-ignore lint/suspicious/noExplicitAny: what JavaScript lets a caller give
+  const bad = (value: unknown) => value as any;
+  const ids = (data: unknown) => bad({ dtype: "int64", shape: [1, 4], data });
+  const wrong: [string, () => unknown][] = [
+    ...[
+      "verify",
+      "lowering",
+      "provider",
+      "strict",
+      "graph",
+      "chunkSizes",
+      "hashing",
+      "threads",
+    ].map((name): [string, () => unknown] => [
+      "argument",
+      () => open("level", bad({ [name]: null })),
+    ]),
+    ["argument", () => open("level", bad({ verify: "none" }))],
+    ["argument", () => open("level", { provider: "" })],
+    ["argument", () => open("level", bad(null))],
+    ["argument", () => Session.open(bad({}), folder(work))],
+    ["argument", () => Session.open(ort, bad(null))],
+    ["argument", async () => session.stream(bad(null))],
+    ["argument", async () => session.stream(bad({ inputs: null }))],
+    ["argument", () => stream.advance(bad(null))],
+    ["argument", () => stream.advance(bad({}))],
+    ["argument", () => stream.advance(bad("abc"))],
+    ["argument", () => stream.advance([1], bad(null))],
+    ["argument", () => stream.advance([1], bad({ deadlineMs: "5" }))],
+    ["argument", () => stream.advance([1], bad({ last: 1 }))],
+    ["argument", () => stream.advance([1], bad({ outputs: "logits" }))],
+    ["argument", () => stream.flush(bad(null))],
+    ["argument", () => stream.iterAdvance(bad(null)).next()],
+    ["argument", () => stream.step(bad(null))],
+    ["chunk-type", () => stream.step(ids(new Float64Array(4)))],
+    ["argument", () => stream.restore(bad({}))],
+    ["argument", () => stream.restore(bad(null))],
+    ["argument", () => stream.save(bad({}), "a")],
+    ["argument", () => stream.save(store, bad(5))],
+    ["argument", () => store.write("a", bad("text"))],
+    ["argument", async () => new FolderStore(bad(null))],
+    ["argument", async () => folder(bad(null))],
+    ["argument", () => Stream.fromBytes(session, bad("text"))],
+    ["argument", () => Stream.fromBytes(bad({}), new Uint8Array(9))],
+    ["argument", () => Stream.load(session, bad(null), "a")],
+    ["argument", () => Stream.load(session, store, bad(null))],
+    ["argument", () => stream.generate([1], 1, bad(null)).next()],
+    ["argument", () => stream.generate(bad(null), 1).next()],
+    ["generate", () => stream.generate([1], 1, bad({ stop: 5 })).next()],
+    ["generate", () => stream.generate([1], 1, bad({ seed: "5" })).next()],
+    ["generate", () => stream.generate([1], 1, bad({ temperature: "1" })).next()],
+  ];
+  for (const [code, call] of wrong) {
+    await assert.rejects(async () => call(), refusedBy(code), String(call));
+  }
+  assert.equal(stream.itemsConsumed, 0n);
+  assert.equal(stream.pending, 0);
+});
+
+test("floats of marks are spelled as exact fractions spell them", async () => {
+  const table = JSON.parse(
+    await readFile(path.join(ROOT, "tests/data/numbers.json"), "utf8"),
+  ) as Record<"float32" | "float64" | "respelled", [string, string][]> & { float16_sha256: string };
+  const mark = (dtype: Dtype, bits: bigint) => {
+    const bytes = new Uint8Array(BigUint64Array.of(bits).buffer).slice(0, itemSize(dtype));
+    return constantMark({ input: "c", dtype, shape: [], values: valuesOf(dtype, bytes) }, hashWasm);
+  };
+  for (const dtype of ["float32", "float64"] as const) {
+    for (const [bits, text] of table[dtype]) {
+      assert.equal(await mark(dtype, BigInt(`0x${bits}`)), `${dtype} [] ${text}`);
+    }
+  }
+  let lines = "";
+  for (let bits = 0; bits < 2 ** 16; bits++) {
+    if ((bits & 0x7c00) !== 0x7c00) lines += `${await mark("float16", BigInt(bits))}\n`;
+  }
+  const found = await hashWasm.sha256([new TextEncoder().encode(lines)]);
+  assert.equal(found, table.float16_sha256);
+  for (const [told, now] of table.respelled) assert.equal(respelled(told), now);
 });
 
 test("a fetched bundle is checked when its files are read", async () => {

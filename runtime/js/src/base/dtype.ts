@@ -64,6 +64,18 @@ export const codeOf = (dtype: Dtype): string => ROWS[dtype].code;
 export const dtypeOfCode = (code: string): Dtype | undefined =>
   DTYPES.find((dtype) => ROWS[dtype].code === code);
 
+/** Whether a value has the form of a tensor. */
+export function isTensor(value: unknown): value is Tensor {
+  const { dtype, shape, data } = (value ?? {}) as Partial<Tensor>;
+  return typeof dtype === "string" && Array.isArray(shape) && ArrayBuffer.isView(data);
+}
+
+/** Whether an array is of the kind that holds a dtype, in whichever window it was made. */
+export function holds(dtype: Dtype, data: TypedArray): boolean {
+  const kind = data[Symbol.toStringTag] as string;
+  return kind === newValues(dtype, 0)[Symbol.toStringTag] || kind.toLowerCase() === `${dtype}array`;
+}
+
 /** The bytes of a typed array, in place. */
 export function bytesOf(data: TypedArray): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);

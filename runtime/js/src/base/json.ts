@@ -3,8 +3,6 @@
 // An integer is read as a bigint and a number with a point or an exponent as a number: the format
 // tells them apart, and an int64 does not fit into a number. An object is read as a Map.
 
-import { fromHalf, toHalf } from "./dtype.js";
-
 export type Json = null | boolean | bigint | number | string | Json[] | JsonObject;
 export type JsonObject = Map<string, Json>;
 
@@ -171,15 +169,45 @@ export function numberText(value: number): string {
   return Object.is(value, -0) ? "-0.0" : pythonic(value.toExponential());
 }
 
-/** The same for the float32 or float16 that a value is. */
+/**
+ * The same for the float32 or float16 that a value is.
+ *
+ * Of the decimals with the fewest digits the closest, of two as close the even one. In whole numbers:
+ * a decimal close to the middle of two values would be rounded twice on its way through a float64.
+ */
 export function narrowText(value: number, dtype: "float32" | "float16"): string {
-  if (Object.is(value, -0)) return "-0.0";
-  const narrow = dtype === "float32" ? Math.fround : (x: number) => fromHalf(toHalf(x));
-  for (let digits = 0; digits < 16; digits++) {
-    const text = value.toExponential(digits);
-    if (narrow(Number(text)) === value) return pythonic(text);
+  if (value === 0) return numberText(value);
+  const size = Math.abs(value);
+  const [bits, least] = dtype === "float32" ? [24, -149] : [11, -24];
+  let exponent = least;
+  while (size >= 2 ** (exponent + bits)) exponent++;
+  const whole = size / 2 ** exponent;
+  // in quarters of the last bit; the values below a power of two are closer than those above it
+  const below = whole === 2 ** (bits - 1) && exponent > least ? 1n : 2n;
+  const even = whole % 2 === 0; // to which the middle of two values is read
+  for (let place = Number(size.toExponential().split("e")[1]); ; place--) {
+    const step = 10n ** over(place) * 2n ** over(2 - exponent);
+    const unit = 10n ** over(-place) * 2n ** over(exponent - 2);
+    const exact = 4n * BigInt(whole) * unit;
+    const floor = exact / step;
+    const down = exact - floor * step;
+    const up = step - down;
+    const fits = (off: bigint, room: bigint) => off < room || (even && off === room);
+    const low = fits(down, below * unit);
+    const high = fits(up, 2n * unit);
+    if (!low && !high) continue;
+    const closer = down < up || (down === up && floor % 2n === 0n);
+    const best = low && (closer || !high) ? floor : floor + 1n;
+    return (value < 0 ? "-" : "") + numberText(Number(`${best}e${place}`));
   }
-  return numberText(value);
+}
+
+const over = (value: number): bigint => BigInt(Math.max(value, 0));
+
+/** FORMAT.md's name. */
+export function isName(text: string): boolean {
+  const count = [...text].length;
+  return count >= 1 && count <= 200 && !text.includes("\0") && text !== "__proto__";
 }
 
 /** Turn "d.ddde±x" into Python's spelling: positional from 1e-4 up to 1e16, else an exponent. */

@@ -1,6 +1,7 @@
 // The values of constants, and the marks by which a saved state tells them.
 
 import {
+  allFinite,
   bytesOf,
   type Dtype,
   fillWith,
@@ -9,7 +10,7 @@ import {
   type TypedArray,
 } from "../base/dtype.js";
 import type { Hashing } from "../base/hashing.js";
-import { narrowText, numberText } from "../base/json.js";
+import { type Json, narrowText, numberText, parseJson } from "../base/json.js";
 import { spelled } from "../base/shapes.js";
 import type { Constant } from "./manifest.js";
 
@@ -37,6 +38,26 @@ export async function constantMark(constant: Constant, hashing: Hashing): Promis
     if (values.length !== 1) text = `[${text}]`;
   }
   return `${dtype} ${spelled(shape)} ${text}`;
+}
+
+/** A mark as `constantMark` spells it; as it is where it tells no floats. */
+export function respelled(mark: string): string {
+  const [, head, dtype, text] = /^((float16|float32|float64) [^\]]*\] )(.*)$/s.exec(mark) ?? [];
+  if (head === undefined) return mark;
+  let told: Json;
+  try {
+    told = parseJson(new TextEncoder().encode(text));
+  } catch {
+    return mark; // the digest of many values, or no mark at all
+  }
+  const values: string[] = [];
+  for (const one of Array.isArray(told) ? told : [told]) {
+    if (typeof one !== "number" && typeof one !== "bigint") return mark;
+    const held = constantValues(dtype as Dtype, [Number(one)]);
+    if (!allFinite(dtype as Dtype, held)) return mark;
+    values.push(valueText(dtype as Dtype, held[0]!));
+  }
+  return head + (Array.isArray(told) ? `[${values.join(", ")}]` : values.join());
 }
 
 function valueText(dtype: Dtype, value: number | bigint): string {

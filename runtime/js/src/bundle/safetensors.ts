@@ -13,9 +13,13 @@ export interface TensorFile {
 /**
  * Read tensors that fill a file, one after the other without gaps.
  *
- * They are views into `bytes` where they are aligned there. Throws Error with one line.
+ * They are views into `bytes` where they are aligned there. `check` looks at the header before the
+ * tensors are read. Throws Error with one line.
  */
-export function readTensors(bytes: Uint8Array): TensorFile {
+export function readTensors(
+  bytes: Uint8Array,
+  check: (metadata: Json, tensors: JsonObject) => void = () => undefined,
+): TensorFile {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (bytes.length < 8) throw new Error("it ends too early");
   const length = view.getBigUint64(0, true);
@@ -25,6 +29,7 @@ export function readTensors(bytes: Uint8Array): TensorFile {
   if (!(header instanceof Map)) throw new Error("its header is no object");
   const metadata = header.get("__metadata__") ?? null;
   header.delete("__metadata__");
+  check(metadata, header);
   const spans = [...header].map(([name, told]) => spanOf(name, told));
   spans.sort((a, b) => a.begin - b.begin || a.end - b.end);
   let end = 0;
@@ -53,7 +58,7 @@ function spanOf(name: string, told: Json): Span {
   const dtype = dtypeOfCode(String(fields.get("dtype")));
   const shape = counts(fields.get("shape"));
   const [begin, end, ...more] = counts(fields.get("data_offsets")) ?? [];
-  if (fields.size !== 3 || !dtype || !shape || end === undefined || more.length) {
+  if (!dtype || !shape || end === undefined || more.length) {
     throw new Error(`tensor ${name} is not described right`);
   }
   // Lengths of 0 aside, the product of the axes must be a number that is held exactly.

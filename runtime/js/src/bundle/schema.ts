@@ -1,7 +1,7 @@
 // The tables of FORMAT.md, sections 3 to 5: which fields a manifest has, their types and defaults.
 
 import { DTYPES } from "../base/dtype.js";
-import type { Json } from "../base/json.js";
+import { isName, type Json } from "../base/json.js";
 
 /** What a check learns on its way. `sparse` turns false where a default is told. */
 interface Walk {
@@ -137,7 +137,9 @@ function same(a: Json, b: Json): boolean {
 
 // --- the tables
 
-const name = text(1, 200);
+const name: Check = (_, path, value) => {
+  if (typeof value !== "string" || !isName(value)) refuse(path, "expected a name");
+};
 const any = text();
 const hash = matching(/^[0-9a-f]{64}$/);
 const count = whole(0n, MAX_INT64);

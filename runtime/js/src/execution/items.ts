@@ -1,11 +1,14 @@
 // What callers feed a stream: its checks, its layout in a chunk, and its normalisation.
 
+import { expect } from "../base/arguments.js";
 import {
   allFinite,
   bytesOf,
   type Dtype,
   fillWith,
   fromHalf,
+  holds,
+  isTensor,
   itemSize,
   newValues,
   normalisedIn,

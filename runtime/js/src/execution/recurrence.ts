@@ -3,6 +3,7 @@
 // A position is never changed: each step makes new state tensors and a new position, and going back
 // is to take the old position again. A snapshot, a failed call and the last good state cost nothing.
 
+import { expect, expectOptions } from "../base/arguments.js";
 import { allFinite, type Tensor, type TypedArray } from "../base/dtype.js";
 import { fail, firstLine, shown } from "../base/errors.js";
 import { product, sameShape, sized } from "../base/shapes.js";
@@ -318,10 +319,11 @@ function lastItem({ dtype, shape, data }: Tensor, time: number): Tensor {
 }
 
 /** What stops a call: a deadline from now on, or a signal. */
-export function stopOf({ deadlineMs, signal }: Stop): () => void {
-  if (deadlineMs !== undefined && !(deadlineMs >= 0)) {
-    fail("argument", `deadlineMs is ${deadlineMs}, expected 0 or more`);
-  }
+export function stopOf(options: Stop): () => void {
+  expectOptions(options, { last: "boolean", signal: "object" });
+  const { deadlineMs, signal } = options;
+  const good = deadlineMs === undefined || (typeof deadlineMs === "number" && deadlineMs >= 0);
+  expect("deadlineMs", deadlineMs, "0 or more", good);
   const end = deadlineMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + deadlineMs;
   return () => {
     if (signal?.aborted) fail("cancelled", "the call was cancelled; it was not taken");

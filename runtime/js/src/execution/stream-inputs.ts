@@ -1,6 +1,6 @@
 // The inputs of one stream, given once when it starts.
 
-import { allFinite, type Tensor } from "../base/dtype.js";
+import { allFinite, holds, isTensor, type Tensor } from "../base/dtype.js";
 import { fail, shown } from "../base/errors.js";
 import { fixedAxes, product, sameShape, sized, spelled } from "../base/shapes.js";
 import type { Contract } from "../bundle/manifest.js";
@@ -27,6 +27,11 @@ export function checkInputs(
   return new Map(
     streamInputs.map(({ input, dtype, shape }) => {
       const given = inputs[input]!;
+      if (!isTensor(given)) refuse("stream-input-type", input, "is no tensor");
+      if (!holds(dtype, given.data)) {
+        const kind = given.data.constructor.name;
+        refuse("stream-input-type", input, `is held in a ${kind}, expected ${dtype}`);
+      }
       if (given.dtype !== dtype) {
         refuse("stream-input-type", input, `is ${given.dtype}, expected ${dtype}`);
       }

@@ -6,6 +6,7 @@ import type { Hashing } from "../base/hashing.js";
 import {
   byCodePoint,
   canonical,
+  isName,
   type Json,
   type JsonObject,
   parseJson,
@@ -24,7 +25,8 @@ const BLANK = new TextEncoder().encode("0".repeat(SUM_SIZE));
 const VERSION_1 = /^[0-9a-f]{64}","format":"dst-state","version":"1"/;
 const HASH = /^[0-9a-f]{64}$/;
 const DECIMAL = /^(0|[1-9][0-9]{0,19})$/;
-const MAX_COUNT = 2n ** 64n - 1n;
+const MAX_COUNT = 2n ** 63n - 1n; // no stream gets so far
+const MAX_SEED = 2n ** 64n - 1n;
 const FIELDS = [
   "checksum",
   "format",
@@ -38,7 +40,11 @@ const FIELDS = [
   "draws",
 ];
 
+/** Throws DstError, `state-numbers`: a counter has passed what a state can tell. */
 export async function pack(snapshot: Snapshot, hashing: Hashing): Promise<Uint8Array> {
+  if (snapshot.items > MAX_COUNT || (snapshot.sampler?.draws ?? 0n) > MAX_COUNT) {
+    fail("state-numbers", `a counter has passed ${MAX_COUNT}; reset the stream`);
+  }
   const tensors = [...snapshot.tensors].sort(
     ([a, one], [b, other]) => itemSize(other.dtype) - itemSize(one.dtype) || byCodePoint(a, b),
   );
@@ -110,18 +116,9 @@ export async function unpack(bytes: Uint8Array, hashing: Hashing): Promise<Snaps
     fail("state-checksum", "its bytes do not match its checksum");
   }
   try {
-    const { metadata, tensors } = readTensors(bytes);
-    if (!(metadata instanceof Map)) throw new Error("it has no metadata");
-    const version = metadata.get("version");
-    if (
-      version === undefined ||
-      version === null ||
-      (typeof version === "string" && version !== "2")
-    ) {
-      throw OTHER_VERSION;
-    }
+    const { metadata, tensors } = readTensors(bytes, checkHeader);
     checkNames(tensors);
-    return { ...readMetadata(metadata), tensors };
+    return { ...readMetadata(metadata as JsonObject), tensors };
   } catch (error) {
     if (error === OTHER_VERSION) otherVersion();
     fail("state-header", `its checksum holds but its content does not: ${firstLine(error)}`);
@@ -132,6 +129,17 @@ const OTHER_VERSION = new Error("another version");
 
 function otherVersion(): never {
   fail("state-version", "its format version is none that this runtime reads, which is 2");
+}
+
+/** Another version may describe its tensors in another way, so this comes first. */
+function checkHeader(metadata: Json, tensors: JsonObject): void {
+  if (!(metadata instanceof Map)) throw new Error("it has no metadata");
+  const version = metadata.get("version") ?? null;
+  if (version === null || (typeof version === "string" && version !== "2")) throw OTHER_VERSION;
+  for (const [name, told] of tensors) {
+    if (!(told instanceof Map) || told.size !== 3)
+      throw new Error(`${name} is not described right`);
+  }
 }
 
 function checkNames(tensors: Map<string, Tensor>): void {
@@ -161,8 +169,7 @@ function readMetadata(json: JsonObject): {
   for (const name of ["model_id", "state_hash", "bundle_id"]) {
     if (!HASH.test(text(name))) throw new Error(`${name} is no hash`);
   }
-  const length = [...text("precision")].length;
-  if (length < 1 || length > 200) throw new Error("precision is no name");
+  if (!isName(text("precision"))) throw new Error("precision is no name");
   const draws = count("draws", text("draws"));
   return {
     identity: {
@@ -173,19 +180,23 @@ function readMetadata(json: JsonObject): {
       constants: json.get("constants") ? readConstants(text("constants")) : new Map(),
     },
     items: count("items_consumed", text("items_consumed")),
-    sampler: text("seed") ? { seed: count("seed", text("seed")), draws } : null,
+    sampler: text("seed") ? { seed: count("seed", text("seed"), MAX_SEED), draws } : null,
   };
 }
 
-function count(name: string, text: string): bigint {
+function count(name: string, text: string, most = MAX_COUNT): bigint {
   const value = DECIMAL.test(text) ? BigInt(text) : -1n;
-  if (value < 0n || value > MAX_COUNT) throw new Error(`${name} is no count`);
+  if (value < 0n || value > most) throw new Error(`${name} is no count`);
   return value;
 }
 
 function readConstants(text: string): Map<string, string> {
   const marks: Json = parseJson(new TextEncoder().encode(text));
-  const good = marks instanceof Map && marks.size > 0 && canonical(marks) === text;
+  const good =
+    marks instanceof Map &&
+    marks.size > 0 &&
+    [...marks.keys()].every(isName) &&
+    canonical(marks) === text;
   if (!good || ![...marks.values()].every((mark) => typeof mark === "string")) {
     throw new Error("its constants are not in canonical form");
   }

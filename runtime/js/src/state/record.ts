@@ -3,6 +3,7 @@
 import { type Tensor, valuesOf } from "../base/dtype.js";
 import { DstError, fail, shown } from "../base/errors.js";
 import { fixedAxes, sameShape, sized } from "../base/shapes.js";
+import { respelled } from "../bundle/constants.js";
 import type { Chunk } from "../bundle/manifest.js";
 import type { Identity } from "../execution/engine.js";
 import { checkItems } from "../execution/items.js";
@@ -18,6 +19,12 @@ export interface Snapshot {
   readonly sampler: Sampler | null;
   /** As in the file: state/<input>, stream/<input>, pending, lookback. */
   readonly tensors: ReadonlyMap<string, Tensor>;
+}
+
+/** Whether a value has the form of a snapshot; what it holds is checked when it is put. */
+export function isSnapshot(value: Snapshot | undefined): boolean {
+  const { identity, items, tensors } = (value ?? {}) as Partial<Snapshot>;
+  return identity?.constants instanceof Map && tensors instanceof Map && typeof items === "bigint";
 }
 
 export async function toSnapshot(core: Recurrence): Promise<Snapshot> {
@@ -120,7 +127,13 @@ function checkIdentity(theirs: Identity, ours: Identity, allowPrecision: boolean
 
 /** How the constants of one and the same model differ; "" if they do not. */
 function constantFault(theirs: Identity, ours: Identity): string {
-  const [there, here] = [theirs.constants, ours.constants];
+  const here = ours.constants;
+  const there = new Map(
+    [...theirs.constants].map(([name, mark]) => [
+      name,
+      mark === here.get(name) ? mark : respelled(mark),
+    ]),
+  );
   const same =
     there.size === here.size && [...there].every(([name, mark]) => here.get(name) === mark);
   if (same || (!there.size && theirs.bundleId === ours.bundleId)) return "";

@@ -1,5 +1,6 @@
 // Choose a token from logits, with random numbers that a saved state can go on with.
 
+import { expect } from "../base/arguments.js";
 import { fail } from "../base/errors.js";
 
 /** A random source that is two numbers: draw `draws` of `seed` is always the same. */
@@ -25,6 +26,7 @@ export function seeded(seed: bigint | number): Sampler {
   if (typeof seed === "number" && !Number.isSafeInteger(seed)) {
     fail("generate", `seed is ${seed}, expected an integer; give a large one as a bigint`);
   }
+  expect("seed", seed, "an integer", /^(number|bigint)$/.test(typeof seed), "generate");
   const whole = BigInt(seed);
   if (whole < 0n || whole > MASK) fail("generate", `seed is ${seed}, expected 0 .. 2^64 - 1`);
   return { seed: whole, draws: 0n };
@@ -37,7 +39,7 @@ export function freshSampler(): Sampler {
 
 /** A number in [0, 1), and the source after it. */
 export function draw({ seed, draws }: Sampler): [number, Sampler] {
-  const after = { seed, draws: (draws + 1n) & MASK };
+  const after = { seed, draws: draws + 1n };
   return [Number(philox(seed, after.draws) >> 11n) * 2 ** -53, after];
 }
 
@@ -63,11 +65,14 @@ function philox(seed: bigint, count: bigint): bigint {
 export function checkChoice({ temperature, topK, topP }: Choice): void {
   const refuse = (name: string, value: number, expected: string): never =>
     fail("generate", `${name} is ${value}, expected ${expected}`);
-  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) {
+  if (
+    !(typeof temperature === "number" && temperature >= 0 && temperature < Number.POSITIVE_INFINITY)
+  ) {
     refuse("temperature", temperature, "0 or more");
   }
   if (!(Number.isInteger(topK) && topK >= 0)) refuse("topK", topK, "0 (all) or more");
-  if (!(topP > 0 && topP <= 1)) refuse("topP", topP, "more than 0, at most 1");
+  if (!(typeof topP === "number" && topP > 0 && topP <= 1))
+    refuse("topP", topP, "more than 0, at most 1");
 }
 
 /** Choose a token from logits; equal inputs give equal tokens. */

@@ -2,7 +2,7 @@
 
 import { DstError, fail, firstLine } from "../base/errors.js";
 import { byCodePoint } from "../base/json.js";
-import type { StateStore } from "./store.js";
+import { checkName, checkWrite, type StateStore } from "./store.js";
 
 const TABLE = "states";
 
@@ -36,6 +36,7 @@ export class IndexedDbStore implements StateStore {
   }
 
   async write(name: string, bytes: Uint8Array): Promise<void> {
+    checkWrite(name, bytes);
     try {
       const transaction = this.database.transaction(TABLE, "readwrite", { durability: "strict" });
       const table = transaction.objectStore(TABLE);
@@ -44,13 +45,7 @@ export class IndexedDbStore implements StateStore {
       table.put(row, name);
       await committed(transaction);
     } catch (error) {
-      throw new DstError(
-        "state-unwritable",
-        `state ${name}: cannot be written: ${firstLine(error)}`,
-        {
-          cause: error,
-        },
-      );
+      throw unwritable(name, error);
     }
   }
 
@@ -70,16 +65,22 @@ export class IndexedDbStore implements StateStore {
   }
 
   async delete(name: string): Promise<void> {
-    const transaction = this.database.transaction(TABLE, "readwrite", { durability: "strict" });
-    transaction.objectStore(TABLE).delete(name);
-    await committed(transaction);
+    checkName(name);
+    try {
+      const transaction = this.database.transaction(TABLE, "readwrite", { durability: "strict" });
+      transaction.objectStore(TABLE).delete(name);
+      await committed(transaction);
+    } catch (error) {
+      throw unwritable(name, error);
+    }
   }
 
   close(): void {
     this.database.close();
   }
 
-  #row(name: string): Promise<Row | undefined> {
+  async #row(name: string): Promise<Row | undefined> {
+    checkName(name);
     return this.#look((table) => table.get(name) as IDBRequest<Row | undefined>);
   }
 
@@ -94,6 +95,11 @@ export class IndexedDbStore implements StateStore {
   }
 }
 
+function unwritable(name: string, error: unknown): DstError {
+  const what = `state ${name}: cannot be written: ${firstLine(error)}`;
+  return new DstError("state-unwritable", what, { cause: error });
+}
+
 function done<Result>(request: IDBRequest<Result>): Promise<Result> {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
@@ -104,7 +110,7 @@ function done<Result>(request: IDBRequest<Result>): Promise<Result> {
 function committed(transaction: IDBTransaction): Promise<void> {
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve();
-    transaction.onerror = () => reject(transaction.error);
+    // An error of a request aborts it, and only then has the transaction that error: a full disk.
     transaction.onabort = () => reject(transaction.error ?? new Error("it was aborted"));
   });
 }

@@ -1,5 +1,7 @@
 // Where saved states are kept, by name.
 
+import { expect } from "../base/arguments.js";
+
 /** A place for saved states. Each write is whole or not at all, and keeps the state before it. */
 export interface StateStore {
   /** @throws DstError `state-unwritable`, `not-synced`: it cannot be written. */
@@ -12,4 +14,15 @@ export interface StateStore {
   names(): Promise<string[]>;
   /** Delete a state and the one before it, if there are any. */
   delete(name: string): Promise<void>;
+}
+
+/** Throws DstError, `argument`. */
+export function checkName(name: string): void {
+  expect("the name of a state", name, "a text", typeof name === "string");
+}
+
+/** Throws DstError, `argument`. */
+export function checkWrite(name: string, bytes: Uint8Array): void {
+  checkName(name);
+  expect(`state ${name}`, bytes, "a Uint8Array", bytes instanceof Uint8Array);
 }

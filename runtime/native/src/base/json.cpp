@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 #include "base/dtype.h"
@@ -144,6 +145,17 @@ std::vector<int64_t> counts_in(const Json& list) {
   return list.get<std::vector<int64_t>>();
 }
 
+bool is_name(const std::string& text) {
+  const size_t count = characters(text);
+  return count >= 1 && count <= 200 && text.find('\0') == std::string::npos && text != "__proto__";
+}
+
+size_t characters(const std::string& text) {
+  size_t count = 0;
+  for (const char c : text) count += (c & 0xc0) != 0x80;  // all but the later bytes of UTF-8
+  return count;
+}
+
 std::string canonical(const Json& value) {
   std::string out;
   spell(value, &out);
@@ -154,13 +166,19 @@ std::string number_text(double value) { return shortest(value); }
 std::string number_text(float value) { return shortest(value); }
 
 std::string half_text(uint16_t bits) {
-  const double value = half_to_double(bits);
+  const uint16_t size = bits & 0x7fff;
+  const double value = half_to_double(size);
   char text[32];
-  for (int digits = 0; digits < 6; ++digits) {
-    std::snprintf(text, sizeof text, "%.*e", digits, value);
-    if (double_to_half(std::strtod(text, nullptr)) == bits) break;
+  const auto reads_back = [&](int digits, double near) {
+    std::snprintf(text, sizeof text, "%.*e", digits, near);
+    return double_to_half(std::strtod(text, nullptr)) == size;
+  };
+  for (int digits = 0; digits < 6 && !reads_back(digits, value); ++digits) {
+    // Below a power of two values lie closer than above it: there the decimal above may fit alone.
+    const int place = std::atoi(std::strchr(text, 'e') + 1) - digits;
+    if (reads_back(digits, std::strtod(text, nullptr) + std::pow(10, place))) break;
   }
-  return pythonic(text);
+  return (bits == size ? "" : "-") + pythonic(text);
 }
 
 }  // namespace dst::core

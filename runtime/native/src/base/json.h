@@ -22,6 +22,10 @@ std::vector<int64_t> counts_in(const Json& list);
 
 std::string canonical(const Json& value);
 
+size_t characters(const std::string& text);
+// Whether a text is a name of FORMAT.md, section 3.
+bool is_name(const std::string& text);
+
 // The shortest decimal that reads back the same, spelled as Python spells it.
 std::string number_text(double value);
 std::string number_text(float value);

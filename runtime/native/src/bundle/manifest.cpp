@@ -271,4 +271,27 @@ std::string constant_mark(const Constant& constant) {
   return std::string(dtype_name(constant.dtype)) + " " + spelled(constant.shape) + " " + text;
 }
 
+std::string respelled(const std::string& mark) {
+  const size_t space = mark.find(' '), end = mark.find("] ");
+  dst_dtype dtype = DST_INT8;
+  if (end == std::string::npos || !dtype_named(mark.substr(0, space), &dtype) || !is_float(dtype)) {
+    return mark;
+  }
+  std::string text;
+  try {
+    const Json told = parse_json(mark.substr(end + 2));
+    for (const Json& one : told.is_array() ? told : Json::array({told})) {
+      alignas(8) uint8_t bytes[8];
+      if (!one.is_number()) return mark;
+      store(one.get<double>(), dtype, bytes);
+      if (!all_finite(bytes, 1, dtype)) return mark;
+      text += (text.empty() ? "" : ", ") + value_text(bytes, dtype);
+    }
+    if (told.is_array()) text = "[" + text + "]";
+  } catch (const std::exception&) {
+    return mark;  // the digest of many values, or no mark at all
+  }
+  return mark.substr(0, end + 2) + text;
+}
+
 }  // namespace dst::core

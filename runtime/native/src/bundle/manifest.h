@@ -95,5 +95,7 @@ bool plain_name(const std::string& name);
 
 // The line that tells a constant from another one.
 std::string constant_mark(const Constant& constant);
+// A mark as `constant_mark` spells it; as it is where it tells no floats.
+std::string respelled(const std::string& mark);
 
 }  // namespace dst::core

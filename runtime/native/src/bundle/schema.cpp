@@ -21,12 +21,6 @@ using Check = std::function<void(Walk&, const std::string& path, const Json&)>;
   throw std::runtime_error((path.empty() ? "manifest" : path) + ": " + what);
 }
 
-size_t characters(const std::string& text) {
-  size_t count = 0;
-  for (const char c : text) count += (c & 0xc0) != 0x80;  // all but the later bytes of UTF-8
-  return count;
-}
-
 Check text(size_t least = 0, size_t most = SIZE_MAX) {
   return [=](Walk&, const std::string& path, const Json& value) {
     if (!value.is_string()) refuse(path, "expected a text");
@@ -173,7 +167,7 @@ void constant_value(Walk& walk, const std::string& path, const Json& value) {
 }
 
 Check manifest_check() {
-  const Check name = text(1, 200), any = text(), hash = matching(is_hash);
+  const Check name = matching(is_name), any = text(), hash = matching(is_hash);
   const Check count = whole(0, INT64_MAX), positive = whole(1, INT32_MAX);
   const Check shape = list(axis, 16), numbers = list(number);
   const Check dtype =

@@ -16,6 +16,7 @@ constexpr size_t kSumAt = 8 + sizeof kOpening - 1;
 constexpr size_t kSumSize = 32;
 constexpr const char* kBlank = "00000000000000000000000000000000";
 constexpr const char* kVersion = "2";
+constexpr uint64_t kMaxCount = INT64_MAX;  // no stream gets so far
 
 std::string quoted(const std::string& text) { return canonical(Json(text)); }
 
@@ -30,7 +31,7 @@ std::string checksum(const uint8_t* head, size_t size, const std::vector<Part>& 
 
 // --- reading
 
-uint64_t count_in(const std::string& text) {
+uint64_t count_in(const std::string& text, uint64_t most) {
   const bool digits = !text.empty() && text.size() <= 20 &&
                       text.find_first_not_of("0123456789") == std::string::npos;
   if (!digits || (text.size() > 1 && text[0] == '0'))
@@ -42,16 +43,12 @@ uint64_t count_in(const std::string& text) {
       throw std::runtime_error("a count is too large");
     }
   }
+  if (value > most) throw std::runtime_error("a count is too large");
   return value;
 }
 
 bool is_hash(const std::string& text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
-}
-
-size_t characters(const std::string& text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 // Raised where only the version is of another kind, which the caller is told by its own code.
@@ -84,8 +81,7 @@ void read_metadata(const Json& json, Record* record) {
       !is_hash(identity.state_hash) || !is_hash(identity.bundle_id)) {
     throw std::runtime_error("a field of its metadata is not of its form");
   }
-  const size_t length = characters(identity.precision);
-  if (length < 1 || length > 200) throw std::runtime_error("its precision has no name");
+  if (!is_name(identity.precision)) throw std::runtime_error("its precision has no name");
   const std::string constants = json.value("constants", "");
   if (!constants.empty()) {
     const Json marks = parse_json(constants);
@@ -93,13 +89,15 @@ void read_metadata(const Json& json, Record* record) {
       throw std::runtime_error("its constants are not in canonical form");
     }
     for (const auto& [name, mark] : marks.items()) {
-      if (!mark.is_string()) throw std::runtime_error("a constant is no text");
+      if (!is_name(name) || !mark.is_string()) {
+        throw std::runtime_error("a constant is not told by a name and a text");
+      }
       identity.constants[name] = mark.get<std::string>();
     }
   }
-  record->items = count_in(text("items_consumed"));
-  const uint64_t draws = count_in(text("draws"));
-  if (!text("seed").empty()) record->sampler = Sampler{count_in(text("seed")), draws};
+  record->items = count_in(text("items_consumed"), kMaxCount);
+  const uint64_t draws = count_in(text("draws"), kMaxCount);
+  if (!text("seed").empty()) record->sampler = Sampler{count_in(text("seed"), UINT64_MAX), draws};
 }
 
 void read_tensors(const Json& header, size_t rest, Record* record) {
@@ -161,6 +159,9 @@ void read_tensors(const Json& header, size_t rest, Record* record) {
 }  // namespace
 
 std::vector<Part> pack(Record* record, std::string* header) {
+  if (record->items > kMaxCount || (record->sampler && record->sampler->draws > kMaxCount)) {
+    fail(DST_STATE, "state-numbers", "a counter has passed 2^63 - 1; reset the stream");
+  }
   std::stable_sort(record->tensors.begin(), record->tensors.end(),
                    [](const RecordTensor& a, const RecordTensor& b) {
                      const size_t wide = item_size(a.dtype), other = item_size(b.dtype);

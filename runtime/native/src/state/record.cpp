@@ -17,7 +17,12 @@ Sizes items_shape(const Chunk& chunk, size_t count) {
 
 // How the constants of one and the same model differ, or those of one name; "" if they do not.
 std::string constant_fault(const Identity& theirs, const Identity& ours) {
-  const auto &there = theirs.constants, &here = ours.constants;
+  const auto& here = ours.constants;
+  auto there = theirs.constants;
+  for (auto& [name, mark] : there) {
+    const auto own = here.find(name);
+    if (own != here.end() && own->second != mark) mark = respelled(mark);
+  }
   if (there == here || (there.empty() && theirs.bundle_id == ours.bundle_id)) return "";
   for (const auto& [name, mark] : there) {
     const auto own = here.find(name);
