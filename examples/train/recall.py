@@ -16,7 +16,7 @@ both, so the loss says it to the memories of the last layer:
   nowhere else: a fact must outlast a million items of talk, and training sees thousands at most.
   Their decay is off.
 - the query of an answer's item is near the key of the told item, and far from the other keys of the
-  batch (InfoNCE, van den Oord et al. 2018).
+  batch (InfoNCE, van den Oord et al. 2018), by a margin (CosFace, Wang et al. 2018).
 
 The vectors of number tokens are drawn and not learned: there are a thousand of them, each is seen
 seldom, and what is copied needs only to be unlike all others.
@@ -52,7 +52,7 @@ ROWS, SEGMENT = 16, 128
 MOST_FACTS = 16
 RESET_PROBABILITY = 0.02
 QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 5e-2, 1e-1
-KEY_TEMPERATURE, NOISE_WEIGHT = 0.1, 2.0
+KEY_TEMPERATURE, KEY_MARGIN, NOISE_WEIGHT = 0.1, 0.4, 2.0
 
 
 def sizes(tokens: int) -> Config:
@@ -187,8 +187,8 @@ class Recall(Network):
         noise = (power * here).sum(-1).mean() + 2 * MOST_FACTS * (power * ~here).mean()
         there = same.any(1)  # else the fact was told in an earlier segment
         near, same = near[:, there], same[there]
-        right = (near / KEY_TEMPERATURE).masked_fill(~same, -torch.inf).logsumexp(-1)
-        found = (near / KEY_TEMPERATURE).logsumexp(-1) - right
+        margins = (near - KEY_MARGIN * same) / KEY_TEMPERATURE
+        found = margins.logsumexp(-1) - margins.masked_fill(~same, -torch.inf).logsumexp(-1)
         apart = 1 - (near * same).sum(-1) / same.sum(-1)
         return found.mean() + apart.mean() + NOISE_WEIGHT * noise
 

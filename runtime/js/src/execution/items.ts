@@ -1,6 +1,5 @@
 // What callers feed a stream: its checks, its layout in a chunk, and its normalisation.
 
-import { expect } from "../base/arguments.js";
 import {
   allFinite,
   bytesOf,
@@ -232,12 +231,6 @@ function shapeOf(chunk: Chunk, count: number): number[] {
   return [count / size, ...axes];
 }
 
-/** Callers without TypeScript may give anything. */
-function isTensor(given: unknown): given is Tensor {
-  const held = given as Partial<Tensor> | null;
-  return Array.isArray(held?.shape) && ArrayBuffer.isView(held.data);
-}
-
 /** What a value is, for a message. */
 function kindOf(value: unknown): string {
   if (Array.isArray(value)) return "a list";
@@ -313,9 +306,8 @@ function checkDtype(what: string, chunk: Chunk, given: Tensor): void {
   if (given.dtype !== chunk.dtype) {
     fail("chunk-type", `${what} has dtype ${given.dtype}, expected ${chunk.dtype}`);
   }
-  const [held, wanted] = [nameOf(given.data), nameOf(newValues(chunk.dtype, 0))];
-  if (held !== wanted && held !== chunk.dtype) {
-    fail("chunk-type", `${what} has dtype ${given.dtype}, and ${held} for its data`);
+  if (!holds(chunk.dtype, given.data)) {
+    fail("chunk-type", `${what} has dtype ${given.dtype}, and ${nameOf(given.data)} for its data`);
   }
 }
 
