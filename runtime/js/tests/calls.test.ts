@@ -354,7 +354,7 @@ test("arguments that TypeScript would refuse are refused by their code", async (
     ["argument", () => Stream.load(session, bad(null), "a")],
     ["argument", () => Stream.load(session, store, bad(null))],
     ["argument", () => stream.generate([1], 1, bad(null)).next()],
-    ["argument", () => stream.generate(bad(null), 1).next()],
+    ["chunk-type", () => stream.generate(bad(null), 1).next()],
     ["generate", () => stream.generate([1], 1, bad({ stop: 5 })).next()],
     ["generate", () => stream.generate([1], 1, bad({ seed: "5" })).next()],
     ["generate", () => stream.generate([1], 1, bad({ temperature: "1" })).next()],
