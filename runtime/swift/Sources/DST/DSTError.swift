@@ -25,6 +25,14 @@ public struct DSTError: Error, Sendable, CustomStringConvertible {
     code = String(cString: dst_last_code())
     message = String(cString: dst_last_message())
   }
+
+  init(argument message: String) { (status, code, self.message) = (.argument, "argument", message) }
+}
+
+/// A text as C takes it: C would end it at a NUL, and a path would be another file's.
+func whole(_ text: String) throws -> String {
+  if text.utf8.contains(0) { throw DSTError(argument: "a text holds NUL, expected one without") }
+  return text
 }
 
 /// Throw where a function of dst.h failed. The message belongs to the thread, so ask at once.

@@ -55,6 +55,7 @@ public final class Session: Sendable {
 
   /// Open a bundle, a folder. Its files are checked; a graph is loaded when it is first needed.
   public init(_ path: String, options: Options = Options()) throws {
+    let path = try whole(path)
     var given = dst_session_options()
     dst_session_options_init(&given)
     given.threads = Int32(options.threads)
@@ -70,7 +71,7 @@ public final class Session: Sendable {
         given.chunk_size_count = sizes.count
       }
       if let lowering = options.lowering {
-        try lowering.withCString {
+        try whole(lowering).withCString {
           given.lowering = $0
           try check(dst_session_open(path, &given, &opened))
         }
@@ -100,7 +101,7 @@ public final class Session: Sendable {
       if next == all.count {
         return try check(dst_stream_new(handle, given, given.count, &made))
       }
-      try all[next].key.withCString { name in
+      try whole(all[next].key).withCString { name in
         try all[next].value.withTensor { tensor in
           try start(next + 1, given + [dst_named_tensor(name: name, tensor: tensor.pointee)])
         }
@@ -114,7 +115,7 @@ public final class Session: Sendable {
   /// of another precision of the same model.
   public func load(_ path: String, allowPrecision: Bool = false) throws -> Stream {
     var made: OpaquePointer?
-    try check(dst_stream_load(handle, path, allowPrecision ? 1 : 0, &made))
+    try check(dst_stream_load(handle, whole(path), allowPrecision ? 1 : 0, &made))
     return Stream(made!, info)
   }
 

@@ -1,6 +1,9 @@
 import CDST
 import Foundation
 
+/// Tokens for which `Stream.generate` makes room at first.
+private let firstBlock = 256
+
 /// How `Stream.generate` chooses tokens.
 public struct Sampling: Sendable {
   /// 0 takes the most likely token.
@@ -96,28 +99,43 @@ public actor Stream {
   public nonisolated func cancel() { dst_stream_cancel(handle) }
 
   /// Read a prompt and sample up to `count` tokens.
+  ///
+  /// A `count` that is never reached costs no memory: room is made for the tokens that there are.
   public func generate(_ prompt: Tensor, count: Int, sampling: Sampling = Sampling()) async throws -> [Int64] {
     try await cancellable {
-      var tokens = [Int64](repeating: 0, count: max(count, 1))
-      var made = 0
-      var seed = sampling.seed ?? 0
-      let status = sampling.stop.withUnsafeBufferPointer { stop in
-        withUnsafePointer(to: &seed) { seed in
-          var asked = dst_sampling(
-            temperature: sampling.temperature, top_k: Int64(sampling.topK), top_p: sampling.topP,
-            seed: sampling.seed == nil ? nil : seed, stop: stop.baseAddress, stop_count: stop.count)
-          return prompt.withTensor {
-            dst_stream_generate(self.handle, $0, count, &asked, &tokens, &made)
-          }
+      var (items, seed, tokens) = (prompt, sampling.seed, [Int64]())
+      // The stream keeps its random source and the token that waits: the next block goes on from there.
+      repeat {
+        if !tokens.isEmpty { try Task.checkCancellation() }  // one that came between two blocks
+        let block = min(count - tokens.count, max(firstBlock, tokens.count))
+        let (made, status) = sample(items, block, sampling, seed)
+        tokens += made
+        guard status == DST_OK else {
+          var error = DSTError(status)
+          error.tokens = tokens
+          throw error
+        }
+        (items, seed) = (Tensor(dtype: prompt.dtype, shape: [0], data: Data()), nil)
+      } while (1..<max(count, 1)).contains(tokens.count) && !sampling.stop.contains(tokens[tokens.count - 1])
+      return tokens
+    }
+  }
+
+  private func sample(_ items: Tensor, _ count: Int, _ sampling: Sampling, _ seed: UInt64?) -> ([Int64], dst_status) {
+    var tokens = [Int64](repeating: 0, count: max(count, 1))
+    var made = 0
+    var start = seed ?? 0
+    let status = sampling.stop.withUnsafeBufferPointer { stop in
+      withUnsafePointer(to: &start) { start in
+        var asked = dst_sampling(
+          temperature: sampling.temperature, top_k: Int64(sampling.topK), top_p: sampling.topP,
+          seed: seed == nil ? nil : start, stop: stop.baseAddress, stop_count: stop.count)
+        return items.withTensor {
+          dst_stream_generate(self.handle, $0, count, &asked, &tokens, &made)
         }
       }
-      guard status == DST_OK else {
-        var error = DSTError(status)
-        error.tokens = Array(tokens.prefix(made))
-        throw error
-      }
-      return Array(tokens.prefix(made))
     }
+    return (Array(tokens.prefix(made)), status)
   }
 
   /// Copies of the state tensors, by name.
@@ -163,7 +181,7 @@ public actor Stream {
   /// Write everything the stream is to a file, in one rename. What stood there is kept beside it as
   /// `<name>.previous`. With `durable` false the call does not wait for the disk.
   public func save(_ path: String, durable: Bool = true) throws {
-    try check(dst_stream_save(handle, path, durable ? 0 : 1))
+    try check(dst_stream_save(handle, whole(path), durable ? 0 : 1))
   }
 
   /// The bytes of the file that `save` writes.
