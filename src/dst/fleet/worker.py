@@ -1,6 +1,6 @@
 """What runs in a worker: streams of a fleet with their states, or recorded streams alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,41 @@ Answer = tuple[dict[str, Outputs], dict[str, Exception]]  # by stream; the secon
 
 
 class Update(NamedTuple):
-    """What a stream reads, None to move it only, and the names of its state before and after."""
+    """What a stream reads, and the names of its state before and after."""
 
     items: Any
-    flush: bool
+    flush: bool | None  # its input ends here; None to move it only
     old: str | None
     new: str
+
+
+def answer(call: Any) -> Any:
+    """Return what a call has answered, and raise this package's errors as what they are."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DstError):
+            raise error.cause from None
+        raise
+
+
+def survey(folder: str, only: Collection[str] | None) -> dict[str, tuple[int, int]]:
+    """Return the states in a folder of which the worker has ended, each with how far it is.
+
+    Of two states with as many items consumed, the later one has more that wait. With `only`, all
+    other streams are deleted there.
+    """
+    found = {}
+    with StateStore(Path(folder) / "states.db", history_bytes=0, durable=False) as store:
+        for entry in store.list():
+            if only is not None and entry.name.rpartition("#")[0] not in only:
+                store.delete(entry.name)
+                continue
+            waiting = -1  # it cannot be read: any other is better
+            with suppress(DstError):
+                waiting = len(store.get(entry.name).pending)
+            found[entry.name] = entry.items_consumed, waiting
+    return found
 
 
 class Worker:
@@ -52,11 +81,11 @@ class Worker:
                 elif source is None:
                     self._pool.swap_in(slots[key], self._store.get(update.old))
                 else:
-                    saved = ray.get(source.store.remote("get", update.old))
+                    saved = answer(source.store.remote("get", update.old))
                     self._pool.swap_in(slots[key], saved)
             except DstError as error:
                 failed[key] = error
-        ready = [key for key in updates if key not in failed and updates[key].items is not None]
+        ready = [key for key in updates if key not in failed and updates[key].flush is not None]
         try:
             found = self._pool.advance(
                 {slots[key]: updates[key].items for key in ready},
@@ -76,7 +105,7 @@ class Worker:
             copied = copy_to and copy_to.store.remote("put_many", states)
             self._store.put_many(states)
             with suppress(ray.exceptions.RayActorError):  # it is dead: the fleet will see to that
-                ray.get(copied or [])
+                copied and answer(copied)
         except DstError as error:
             failed = dict.fromkeys(updates, error) | failed
         return {key: found.get(slots[key], {}) for key in updates if key not in failed}, failed
