@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.runtime.conftest import text_files, text_manifest
 from tests.test_fleet_deaths import Lot, lot
@@ -274,3 +275,17 @@ def test_a_closed_fleet_starts_nothing(make: Any) -> None:
         assert caught.value.code == "fleet-closed"
     fleet.close()
     assert {*make(2).where} == {*KEYS}
+
+
+def test_recorded_numbers_are_not_rounded(lot: Lot) -> None:
+    """A data set has numbers in 64 bits, which is none of its reader's business."""
+    from dst.fleet import StreamMap
+
+    reader = StreamMap("text")
+    good: list[Any] = [[65, 66], np.array([65, 66]), b"AB", []]
+    answers = reader({"items": good})["logits"]  # type: ignore[dict-item]
+    assert answers[0].tobytes() == answers[1].tobytes() == answers[2].tobytes()
+    assert answers[3].shape[0] == 0
+    for bad in ([1.7, 2.2], ["a"], [2**40], [float("nan")]):
+        with pytest.raises(DstError, match=r"items ha|token"):
+            reader({"items": [bad]})  # type: ignore[dict-item]

@@ -125,13 +125,12 @@ class StreamMap:
 
     def __init__(self, bundle: str, column: str = "items", *, last: bool = True) -> None:
         session = Session.open(bundle, lowering="fused")
-        self._pool, self._dtype = StreamPool(session, 64), session.contract.chunk.dtype
+        self._pool, self._dtype = StreamPool(session, 64), np.dtype(session.contract.chunk.dtype)
         self._column, self._last = column, last
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         """Return the batch without the column of items, with a column per output (B = 1 gone)."""
-        rows = [v if isinstance(v, bytes) else np.asarray(v, self._dtype)
-                for v in batch[self._column]]  # fmt: skip
+        rows = [v if isinstance(v, bytes) else self._array(v) for v in batch[self._column]]
         found: dict[str, list[npt.NDArray[Any]]] = {}
         for start in range(0, len(rows), len(self._pool)):
             some = dict(enumerate(rows[start : start + len(self._pool)]))
@@ -141,3 +140,16 @@ class StreamMap:
                 for name, value in answer.items():
                     found.setdefault(name, []).append(value[0])
         return {name: v for name, v in batch.items() if name != self._column} | found
+
+    def _array(self, items: Any) -> npt.NDArray[Any]:
+        """Return a row's items in the model's dtype; data sets keep numbers in 64 bits.
+
+        Numbers that are not whole stay as they are where the model reads whole ones, and the pool
+        refuses them.
+        """
+        value = np.asarray(items)
+        if value.dtype.kind not in "iuf":
+            return value
+        with np.errstate(invalid="ignore", over="ignore"):  # the pool looks at what comes of it
+            found = value.astype(self._dtype)
+        return found if self._dtype.kind == "f" or (found == value).all() else value
