@@ -35,6 +35,19 @@ class ActorUnschedulableError(RayError):
     """As Ray's."""
 
 
+class RayTaskError(RayError):
+    """As Ray's: it carries what a call has raised, and is of its class too."""
+
+    cause: Exception
+
+    @staticmethod
+    def of(cause: Exception) -> Exception:
+        dual = type("RayTaskError", (RayTaskError, type(cause)), {"__init__": lambda self: None})
+        error: Exception = dual()
+        vars(error).update(vars(cause) | {"cause": cause})
+        return error
+
+
 class Lot:
     """Says when a worker dies: once at most after each `again`."""
 
@@ -89,8 +102,10 @@ class Call:
             self.done = True
             try:
                 self.answer = self.actor.carry_out(self.name, self.given)
-            except Exception as error:
+            except RayError as error:
                 self.answer = error
+            except Exception as error:
+                self.answer = RayTaskError.of(error)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -107,12 +122,18 @@ def played(lot: Lot) -> types.ModuleType:
         return [first], [call for call in calls if call is not first]
 
     def remote(**options: object) -> Callable[[Any], object]:
-        return lambda made: types.SimpleNamespace(remote=lambda *given: Actor(lot, made(*given)))
+        def start(made: Any, given: tuple[Any, ...]) -> object:
+            if isinstance(made, type):
+                return Actor(lot, made(*given))
+            return Call(Actor(Lot(0), types.SimpleNamespace(task=made)), "task", given)
+
+        return lambda made: types.SimpleNamespace(remote=lambda *given: start(made, given))
 
     ray = types.ModuleType("ray")
     ray.exceptions = types.SimpleNamespace(  # type: ignore[attr-defined]
         RayError=RayError,
         RayActorError=RayActorError,
+        RayTaskError=RayTaskError,
         ActorUnschedulableError=ActorUnschedulableError,
     )
     ray.get, ray.wait, ray.remote = get, wait, remote  # type: ignore[attr-defined]
@@ -200,7 +221,7 @@ def test_whoever_dies_in_whatever_call_every_stream_goes_on(
             lot.chance = 0.0
             both.compare()
         assert len(lot.deaths) > 3
-        assert {path.name for path in folder.iterdir()} == fleet.workers.keys()
+        assert {path.name for path in folder.glob("*-*")} == fleet.workers.keys()
     both.fleet = Fleet(bundle, folder, workers=2, slots=4, durable=False)
     both.compare()
     both.read()

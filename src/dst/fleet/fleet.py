@@ -6,8 +6,13 @@ the only one that decides who holds which stream.
 A stream's states are stored under the names `key#0` and `key#1` by turns: the one that was last
 acknowledged is never overwritten before the next one is acknowledged, so an update that was cut
 off can be done again from exactly there.
+
+The file `fleet.json` beside the workers' folders names the workers whose folders count. One that
+has died leaves it when its streams are elsewhere, and before anything is acknowledged that its
+folder does not know: whenever that folder is seen again, nothing in it is taken for the newest.
 """
 
+import os
 import shutil
 import uuid
 from collections import defaultdict
@@ -17,25 +22,47 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import ray
 
-from dst.fleet.worker import Answer, Outputs, Update, Worker
-from dst.runtime.errors import ServingError, StoreError, StreamNotFoundError
+from dst.fleet.worker import Answer, Outputs, Update, Worker, answer, survey
+from dst.runtime.errors import DstError, ServingError, StoreError, StreamNotFoundError
+from dst.runtime.files import sync_directory, write_synced
 from dst.runtime.state.record import Saved
 
 _DEAD = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 _IN_FLIGHT = 2  # calls that a worker has at once
 _ROUNDS = 10  # that deaths may cut short before a call gives up
-_Asked = dict[str, tuple[Any, bool]]  # stream -> items, None to move it only; its input ends there
+_Asked = dict[str, tuple[Any, bool | None]]  # stream -> what it reads, as in `Update`
+_MOVE = (None, None)
 
 
-def holders(key: str, workers: Iterable[str]) -> list[str]:
+def holders(key: str, workers: Iterable[str], count: int = 2) -> list[str]:
     """Return who holds a stream: the worker that steps it, then the one that keeps a copy.
 
     Rendezvous hashing: where a worker goes, only its own streams move, and each of them to the
     worker that holds its copy; where one comes, it takes an equal share of all.
     """
-    return sorted(workers, key=lambda worker: blake2b(f"{worker}\0{key}".encode()).digest())[:2]
+    return sorted(workers, key=lambda worker: blake2b(f"{worker}\0{key}".encode()).digest())[:count]
+
+
+class _Homes(dict[str, list[str]]):
+    """Who is to hold each stream; remembered, since every call asks it of every stream."""
+
+    def __init__(self, workers: list[str]) -> None:
+        super().__init__()
+        self.workers = workers
+
+    def __missing__(self, key: str) -> list[str]:
+        self[key] = holders(key, self.workers)
+        return self[key]
+
+
+class _Record(msgspec.Struct):
+    """What `fleet.json` holds."""
+
+    workers: list[str]  # whose folders count
+    lost: list[str]  # streams of which no worker has a state: in other folders only these count
 
 
 class FleetError(ServingError, code="streams-failed"):
@@ -74,6 +101,8 @@ class Fleet(AbstractContextManager["Fleet"]):
     ) -> None:  # fmt: skip
         """Start the workers; streams that an earlier fleet has left in `folder` go on.
 
+        To know the newest state of each stream, all states there are read once.
+
         Args:
             bundle: as for `Session.open`, on every machine of the cluster.
             folder: each worker makes a folder of its own in it, on the disk of its machine.
@@ -92,16 +121,34 @@ class Fleet(AbstractContextManager["Fleet"]):
         self._folder, self._given = Path(folder).absolute(), (str(bundle), slots, durable)
         self._slots, self._replace = slots, replace
         self.workers: dict[str, Any] = {}
-        self._members: list[str] = []  # the workers over which all streams were last spread
+        self._homes = _Homes([])  # where each stream is to lie, over the workers there are
         self._names: dict[str, str] = {}  # of each stream's last acknowledged state
         self.where: dict[str, list[str]] = {}  # who holds that state
+        self._stale: set[tuple[str, str]] = set()  # worker, stream: it may have an older state
+        self._closed = False
+        self._file = self._folder / "fleet.json"
+        self._folder.mkdir(parents=True, exist_ok=True)
         found = sorted(path.name for path in self._folder.glob("worker-*"))
+        self._record = _Record(found, [])  # without the file every folder counts
+        if self._file.exists():
+            self._record = msgspec.json.decode(self._file.read_bytes(), type=_Record)
+            found = [name for name in found if name in self._record.workers or self._record.lost]
+        look, counted = ray.remote(num_cpus=num_cpus)(survey), {*self._record.workers}
+        calls = {name: look.remote(str(self._folder / name), None if name in counted
+                                   else self._record.lost) for name in found}  # fmt: skip
+        lists = {name: answer(call) for name, call in calls.items()}
+        found = [name for name in found if name in counted or lists[name]]
         self._start(max(1, workers) - len(found), found)
-        lists = {name: ray.get(w.store.remote("list")) for name, w in self.workers.items()}
-        ages = [(e.items_consumed, e.saved_at_ms, e.name, w) for w, es in lists.items() for e in es]
-        for *_, stored, worker in sorted(ages):  # of each stream the state that is furthest
-            key = stored.rpartition("#")[0]
-            self._names[key], self.where[key] = stored, [worker]
+        self.where = {key: [] for key in self._record.lost}
+        ages: dict[str, dict[tuple[Any, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+        for name, states in lists.items():
+            for stored, age in states.items():
+                key = stored.rpartition("#")[0]
+                ages[key][age, stored].append(name)
+                self._stale.add((name, key))
+        for key, states in ages.items():  # of each stream the state that is furthest
+            (_, stored), there = max(states.items(), key=lambda s: (s[0][0], len(s[1])))
+            self._names[key], self.where[key] = stored, holders(key, there, len(there))
         self._run({})
 
     def advance(
@@ -121,7 +168,8 @@ class Fleet(AbstractContextManager["Fleet"]):
 
         Raises:
             FleetError: some streams failed; it says which, and has the others' outputs.
-            ServingError: `no-workers`: worker after worker died of this call.
+            ServingError: `no-workers`: worker after worker died of this call; `fleet-closed`.
+            StepError: `outputs` names one that there is not.
             StoreError: `stream-name`: a stream cannot have such a name; nothing was read.
         """
         for key in items:
@@ -135,31 +183,45 @@ class Fleet(AbstractContextManager["Fleet"]):
         return {key: found[key] for key in items}
 
     def get(self, key: str) -> Saved:
-        """Return the last acknowledged state of a stream; `StreamNotFoundError` without one."""
+        """Return the last acknowledged state of a stream.
+
+        Raises:
+            StreamNotFoundError: there is no such stream.
+            ServingError: `stream-lost`: both its holders have died.
+        """
+        self._check_open()
         while where := self.where.get(key):
             try:
-                saved: Saved = ray.get(self.workers[where[0]].store.remote("get", self._names[key]))
+                saved: Saved = answer(self.workers[where[0]].store.remote("get", self._names[key]))
                 return saved
             except _DEAD:
                 self._run({})
-        raise StreamNotFoundError(f"this fleet holds no stream {key!r}")
+        if where is None:
+            raise StreamNotFoundError(f"this fleet holds no stream {key!r}")
+        raise _lost(key)
 
     def delete(self, key: str) -> None:
-        """Forget a stream, at every worker."""
-        self.where.pop(key, None)
-        self._names.pop(key, None)
+        """Forget a stream, at every worker; those that have died are not listened to again."""
+        self._check_open()
+        for known in (self.where, self._names, self._homes):
+            known.pop(key, None)
         self._drop([(name, key) for name in self.workers])
+        self._run({})
 
     def add_worker(self) -> str:
         """Start one more worker and give it its share of the streams; return its name."""
-        self._start(1)
+        self._check_open()
+        (name,) = self._start(1)
         self._run({})
-        return self._members[-1]
+        return name
 
     def remove_worker(self, name: str) -> None:
-        """Give a worker's streams to the others, and end it; the only one cannot be removed."""
-        if [*self.workers] == [name]:
-            raise ServingError(f"{name} is the only worker; add another first", code="no-workers")
+        """Give a worker's streams to the others, and end it; the only one cannot be removed.
+
+        Raises:
+            FleetError: a stream could not be moved; the worker goes on.
+            ServingError: `no-workers`: it is the only one that lives.
+        """
         self._run({}, leaving=name)
         if name in self.workers:  # else it has died by itself
             ray.kill(self.workers.pop(name))
@@ -167,58 +229,92 @@ class Fleet(AbstractContextManager["Fleet"]):
 
     def close(self, *_: object) -> None:
         """End all workers; the streams stay in their folders."""
+        self._closed = True
         for worker in self.workers.values():
             ray.kill(worker)
 
     __exit__ = close
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServingError(
+                "this fleet is closed; make a Fleet with the same folder, and its streams go on",
+                code="fleet-closed",
+            )
 
     def _run(
         self, todo: _Asked, last: bool = False, outputs: Sequence[str] | None = None,
         leaving: str = "",
     ) -> dict[str, Outputs]:  # fmt: skip
         """Do updates, and move states where workers came or went, whoever dies on the way."""
+        self._check_open()
+        asked, todo = todo, {**todo}
         answers: dict[str, Outputs] = {}
         failed: dict[str, Exception] = {}
-        stale: list[tuple[str, str]] = []
+        stuck: set[str] = set()  # streams that cannot even be moved; the next call tries again
         for _ in range(_ROUNDS):
             self._bury()
             members = [name for name in self.workers if name != leaving]
-            if members != self._members:
-                wrong = [k for k, w in self.where.items() if w and w != holders(k, members)]
-                todo = {key: (None, False) for key in wrong if key not in failed} | todo
+            if not members:
+                only = f"{leaving} is the only worker; add another first"
+                raise ServingError(only, code="no-workers")
+            if members != self._homes.workers:
+                self._homes = _Homes(members)
+            homes = self._homes
+            wrong = [k for k, w in self.where.items() if w != homes[k] and w and k not in stuck]
+            todo = dict.fromkeys(wrong, _MOVE) | todo
             for key in [key for key in todo if self.where.get(key) == []]:
-                failed[key] = ServingError(f"{key!r}: both holders died", code="stream-lost")
+                failed[key] = _lost(key)
                 del todo[key]
             if not todo:
                 break
-            for done, bad in self._round(todo, members, last, outputs):
-                answers = done | answers  # who moves after his update has nothing more to say
-                failed |= bad
+            for key in todo:  # an update that is cut off or fails may leave a state anywhere here
+                if (there := self.where.get(key, [])) != homes[key]:
+                    self._stale |= {(name, key) for name in (*there, *homes[key])}
+            for done, bad in self._round(todo, last, outputs):
                 for key in done:
-                    there = holders(key, members)
-                    stale += [(name, key) for name in self.where.get(key, []) if name not in there]
-                    self._names[key], self.where[key] = self._next_name(key), there
+                    self._names[key], self.where[key] = self._next_name(key), homes[key]
+                answers |= {key: found for key, found in done.items() if todo[key] is not _MOVE}
+                stuck |= {key for key in bad if todo[key] is _MOVE}
+                failed = bad | failed
                 for key in (*done, *bad):
                     del todo[key]
         else:
             why = f"workers died {_ROUNDS} times in this call; have they memory enough for a step?"
             raise ServingError(why, code="no-workers")
-        self._members = members
-        self._drop((name, key) for name, key in stale if name not in self.where[key])
-        for path in self._folder.glob("worker-*") if all(self.where.values()) else ():
-            if path.name not in self.workers:  # and no stream is lost whose last state is there
-                shutil.rmtree(path, ignore_errors=True)
-        if failed:
+        self._sweep()
+        if failed := {key: why for key, why in failed.items() if key in asked or leaving}:
             raise FleetError(failed, answers)
         return answers
 
-    def _round(
-        self, todo: _Asked, members: list[str], last: bool, outputs: Sequence[str] | None
-    ) -> Iterator[Answer]:
+    def _sweep(self) -> None:
+        """Delete what is not needed any more: older states, and folders of workers that died."""
+        settled = {(name, key) for name, key in self._stale
+                   if key not in self.where or self.where[key] == self._homes[key]}  # fmt: skip
+        with suppress(DstError):  # a store is busy, say: the next call tries again
+            self._drop((name, key) for name, key in settled if name not in self.where.get(key, []))
+            self._stale -= settled
+        self._note(_Record(sorted(self.workers), [key for key, w in self.where.items() if not w]))
+        for path in self._folder.glob("worker-*") if not self._record.lost else ():
+            if path.name not in self.workers:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _note(self, record: _Record) -> None:
+        """Write `fleet.json`, in one rename, where it says something else."""
+        if record == self._record and self._file.exists():
+            return
+        fresh = self._file.with_suffix(".tmp")
+        fresh.unlink(missing_ok=True)
+        write_synced(fresh, [msgspec.json.encode(record)])
+        os.replace(fresh, self._file)
+        sync_directory(self._folder)
+        self._record = record
+
+    def _round(self, todo: _Asked, last: bool, outputs: Sequence[str] | None) -> Iterator[Answer]:
         """Send every update to its worker, and yield what is answered; the dead answer nothing."""
         groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for key in todo:
-            worker, copy_to, *_ = *holders(key, members), ""
+            worker, copy_to, *_ = *self._homes[key], ""
             here = self.where.get(key, [worker])
             groups[worker, "" if worker in here else here[0], copy_to].append(key)
         waiting: dict[str, list[tuple[object, ...]]] = defaultdict(list)
@@ -242,7 +338,7 @@ class Fleet(AbstractContextManager["Fleet"]):
             (call,), _ = ray.wait([*running])
             worker = running.pop(call)
             try:
-                yield ray.get(call)
+                yield answer(call)
             except _DEAD:
                 waiting[worker] = []
             send(worker)
@@ -250,12 +346,14 @@ class Fleet(AbstractContextManager["Fleet"]):
     def _next_name(self, key: str) -> str:
         return f"{key}#{int(self._names.get(key) == f'{key}#0')}"
 
-    def _start(self, count: int, names: Sequence[str] = ()) -> None:
-        """Start workers of these names and some more."""
+    def _start(self, count: int, names: Sequence[str] = ()) -> list[str]:
+        """Start workers of these names and some more; return the names of all."""
         names = [*names, *(f"worker-{uuid.uuid4().hex[:12]}" for _ in range(count))]
         new = {name: self._actor.remote(str(self._folder / name), *self._given) for name in names}
         ray.get([worker.__ray_ready__.remote() for worker in new.values()], timeout=300)
+        self._note(_Record(sorted({*self._record.workers, *names}), self._record.lost))
         self.workers |= new
+        return names
 
     def _bury(self) -> None:
         """Go on without those who have died."""
@@ -263,15 +361,27 @@ class Fleet(AbstractContextManager["Fleet"]):
         for name, call in calls.items():
             try:
                 ray.get(call)
-            except _DEAD:  # or perhaps only the way to it has broken
-                ray.kill(self.workers.pop(name))
-                self.where = {k: [n for n in w if n != name] for k, w in self.where.items()}
-                self._start(1 if self._replace or not self.workers else 0)
+            except _DEAD:
+                self._lose(name)
+
+    def _lose(self, name: str) -> None:
+        """Go on without one that does not answer; perhaps only the way to it has broken."""
+        if name in self.workers:
+            ray.kill(self.workers.pop(name))
+            self.where = {k: [n for n in w if n != name] for k, w in self.where.items()}
+            self._start(1 if self._replace or not self.workers else 0)
 
     def _drop(self, states: Iterable[tuple[str, str]]) -> None:
         """Delete states: worker, stream."""
-        calls = [self.workers[name].store.remote("delete", f"{key}#{n}")
+        calls = [(name, self.workers[name].store.remote("delete", f"{key}#{n}"))
                  for name, key in states if name in self.workers for n in (0, 1)]  # fmt: skip
-        for call in calls:
-            with suppress(StreamNotFoundError, *_DEAD):
-                ray.get(call)
+        for name, call in calls:
+            try:
+                with suppress(StreamNotFoundError):
+                    answer(call)
+            except _DEAD:
+                self._lose(name)
+
+
+def _lost(key: str) -> DstError:
+    return ServingError(f"{key!r}: both holders died", code="stream-lost")

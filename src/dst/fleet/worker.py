@@ -1,6 +1,6 @@
 """What runs in a worker: streams of a fleet with their states, or recorded streams alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,41 @@ Answer = tuple[dict[str, Outputs], dict[str, Exception]]  # by stream; the secon
 
 
 class Update(NamedTuple):
-    """What a stream reads, None to move it only, and the names of its state before and after."""
+    """What a stream reads, and the names of its state before and after."""
 
     items: Any
-    flush: bool
+    flush: bool | None  # its input ends here; None to move it only
     old: str | None
     new: str
+
+
+def answer(call: Any) -> Any:
+    """Return what a call has answered, and raise this package's errors as what they are."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DstError):
+            raise error.cause from None
+        raise
+
+
+def survey(folder: str, only: Collection[str] | None) -> dict[str, tuple[int, int]]:
+    """Return the states in a folder of which the worker has ended, each with how far it is.
+
+    Of two states with as many items consumed, the later one has more that wait. With `only`, all
+    other streams are deleted there.
+    """
+    found = {}
+    with StateStore(Path(folder) / "states.db", history_bytes=0, durable=False) as store:
+        for entry in store.list():
+            if only is not None and entry.name.rpartition("#")[0] not in only:
+                store.delete(entry.name)
+                continue
+            waiting = -1  # it cannot be read: any other is better
+            with suppress(DstError):
+                waiting = len(store.get(entry.name).pending)
+            found[entry.name] = entry.items_consumed, waiting
+    return found
 
 
 class Worker:
@@ -52,11 +81,11 @@ class Worker:
                 elif source is None:
                     self._pool.swap_in(slots[key], self._store.get(update.old))
                 else:
-                    saved = ray.get(source.store.remote("get", update.old))
+                    saved = answer(source.store.remote("get", update.old))
                     self._pool.swap_in(slots[key], saved)
             except DstError as error:
                 failed[key] = error
-        ready = [key for key in updates if key not in failed and updates[key].items is not None]
+        ready = [key for key in updates if key not in failed and updates[key].flush is not None]
         try:
             found = self._pool.advance(
                 {slots[key]: updates[key].items for key in ready},
@@ -76,7 +105,7 @@ class Worker:
             copied = copy_to and copy_to.store.remote("put_many", states)
             self._store.put_many(states)
             with suppress(ray.exceptions.RayActorError):  # it is dead: the fleet will see to that
-                ray.get(copied or [])
+                copied and answer(copied)
         except DstError as error:
             failed = dict.fromkeys(updates, error) | failed
         return {key: found.get(slots[key], {}) for key in updates if key not in failed}, failed
@@ -96,13 +125,12 @@ class StreamMap:
 
     def __init__(self, bundle: str, column: str = "items", *, last: bool = True) -> None:
         session = Session.open(bundle, lowering="fused")
-        self._pool, self._dtype = StreamPool(session, 64), session.contract.chunk.dtype
+        self._pool, self._dtype = StreamPool(session, 64), np.dtype(session.contract.chunk.dtype)
         self._column, self._last = column, last
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         """Return the batch without the column of items, with a column per output (B = 1 gone)."""
-        rows = [v if isinstance(v, bytes) else np.asarray(v, self._dtype)
-                for v in batch[self._column]]  # fmt: skip
+        rows = [v if isinstance(v, bytes) else self._array(v) for v in batch[self._column]]
         found: dict[str, list[npt.NDArray[Any]]] = {}
         for start in range(0, len(rows), len(self._pool)):
             some = dict(enumerate(rows[start : start + len(self._pool)]))
@@ -112,3 +140,16 @@ class StreamMap:
                 for name, value in answer.items():
                     found.setdefault(name, []).append(value[0])
         return {name: v for name, v in batch.items() if name != self._column} | found
+
+    def _array(self, items: Any) -> npt.NDArray[Any]:
+        """Return a row's items in the model's dtype; data sets keep numbers in 64 bits.
+
+        Numbers that are not whole stay as they are where the model reads whole ones, and the pool
+        refuses them.
+        """
+        value = np.asarray(items)
+        if value.dtype.kind not in "iuf":
+            return value
+        with np.errstate(invalid="ignore", over="ignore"):  # the pool looks at what comes of it
+            found = value.astype(self._dtype)
+        return found if self._dtype.kind == "f" or (found == value).all() else value
