@@ -50,7 +50,11 @@ class Database:
     def __init__(
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
-        self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
+        try:  # by the name that SQLite gives the -wal file; and the process may go elsewhere
+            self._path = Path(os.path.realpath(path))
+        except ValueError:  # a NUL, which opening refuses
+            self._path = path.absolute()
+        self._birth = birth
         self.uuid: bytes | None = None  # once known, no other store is opened, and none made
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
