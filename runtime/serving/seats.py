@@ -25,6 +25,7 @@ from dst.runtime.errors import (
 )
 from dst.runtime.execution.engine import Engine
 from dst.runtime.pool import StreamPool
+from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
 from dst.runtime.serving.requests import Prior, Request, Turn, User, join_parts
 from dst.runtime.state.record import Saved
@@ -33,6 +34,7 @@ from dst.runtime.store import StateStore
 Array = npt.NDArray[np.generic]
 _LOG = logging.getLogger("dst.runtime.serving")
 _AT_ONCE = 256  # states that one transaction writes
+_LOST_MOST = 4096
 
 
 class Seats:
@@ -44,6 +46,7 @@ class Seats:
         seated: the users with a slot, by name.
         resting: the users without a slot whose state is in memory, who left it first at first.
         fault: why the store could not be written, until it can be again.
+        lost: why the last answers of a user are not in his state, until he is told, by name.
         spent_s: the time of a CPU that the last turn took.
         left: users who have lost their slot, for the scheduler to forget.
     """
@@ -54,12 +57,13 @@ class Seats:
         slots: int,
         cached: int,
         store: StateStore,
+        lock: StoreLock,
         save_each: bool,
         inputs: Mapping[str, Array] | None,
         metrics: Metrics,
     ) -> None:
         self.pool = StreamPool(session, slots, inputs=inputs)
-        self.store, self._each, self.metrics = store, save_each, metrics
+        self.store, self.lock, self._each, self.metrics = store, lock, save_each, metrics
         self._contract = session.contract
         self._inputs = inputs
         self._needs_inputs = bool(session.contract.stream_inputs) and inputs is None
@@ -70,6 +74,7 @@ class Seats:
         self.resting: dict[str, User] = {}
         self.dirty: dict[str, User] = {}
         self.fault: DstError | None = None
+        self.lost: dict[str, NonFiniteError] = {}
         self.left: list[User] = []
         self.spent_s = 0.0
 
@@ -125,10 +130,15 @@ class Seats:
             if not request.begun:
                 request.begun = True
                 if not turn.ends:  # other calls of the pool will come before its end
-                    user.record, user.reading = self.committed(user), True
+                    user.record = self.committed(user)
+                if (lost := self.lost.pop(user.name, None)) is not None:
+                    self._fail(turn, lost)
+                    continue
+                user.reading = not turn.ends
                 request.prior = Prior(user.record, bool(user.exists), user.dirty)
             pieces[user.slot] = turn.piece
         failed: Mapping[int, DstError] = {}
+        turns = [turn for turn in turns if turn.error is None]
         ending = [t.request.user.slot for t in turns if t.ends and t.request.flush]
         try:
             outputs = self.pool.advance(pieces, flush=[s for s in ending if s is not None])
@@ -266,9 +276,9 @@ class Seats:
         for user in users:
             assert user.slot is not None
             if user.reading:
-                user.partial = self._out(user.slot)
+                user.partial = self._out(user)
             elif user.exists and user.record is None and (user.dirty or self._cached):
-                user.record = self._out(user.slot)
+                user.record = self._out(user)
             del self.seated[user.name]
             self._free.append(user.slot)
             user.slot = None
@@ -315,6 +325,7 @@ class Seats:
         """Free the slot of a user, whose state in it is not wanted any more."""
         self.dirty.pop(user.name, None)
         self.resting.pop(user.name, None)
+        self.lost.pop(user.name, None)
         user.record = user.partial = None
         user.exists, user.dirty = None, False
         if self.seated.pop(user.name, None) is not None and user.slot is not None:
@@ -331,7 +342,7 @@ class Seats:
                     return self.store.get(user.name)
                 except StreamNotFoundError:
                     return None
-            user.record = self._out(user.slot)
+            user.record = self._out(user)
         return user.record
 
     def save(self, users: Sequence[User] | None = None) -> None:
@@ -348,6 +359,7 @@ class Seats:
                 self._put({name: saved for name, saved in records.items() if saved is not None})
                 for user in some:
                     if records[user.name] is None:  # his first request was taken back
+                        self.lock.check()
                         with suppress(StreamNotFoundError):
                             self.store.delete(user.name)
                         self._mark(user, False)
@@ -358,6 +370,7 @@ class Seats:
     def _put(self, states: Mapping[str, Saved]) -> None:
         if not states:
             return
+        self.lock.check()
         self.store.put_many(states)
         self.metrics.writes += len(states)
         for name in states:
@@ -365,12 +378,16 @@ class Seats:
                 user.dirty = False
                 self.left.append(user)
 
-    def _out(self, slot: int) -> Saved:
+    def _out(self, user: User) -> Saved:
+        assert user.slot is not None
         try:
-            return self.pool.swap_out(slot)
+            return self.pool.swap_out(user.slot)
         except NonFiniteError as error:  # the pool has gone back to the last good state
-            _LOG.warning("slot %d: %s", slot, error)
-            return self.pool.swap_out(slot)
+            _LOG.error("user %s: %s", user.name, error)
+            self.lost[user.name] = error
+            if len(self.lost) > _LOST_MOST:
+                del self.lost[next(iter(self.lost))]
+            return self.pool.swap_out(user.slot)
 
     def _mark(self, user: User, dirty: bool) -> None:
         if dirty and not user.dirty:

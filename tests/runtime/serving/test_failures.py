@@ -11,7 +11,7 @@ from tests.runtime.pool.conftest import positive, same
 from tests.runtime.serving.conftest import Alone, inline, serve, spin, stored
 
 from dst.runtime import DstError, Saved, Session, StateStore, StreamPool
-from dst.runtime.errors import NonFiniteError, StoreError, StoreFullError
+from dst.runtime.errors import NonFiniteError, StoreError, StoreFullError, StreamNotFoundError
 from dst.runtime.serving import AsyncScheduler, driver, seats
 from dst.runtime.state.record import pack
 
@@ -65,7 +65,7 @@ def test_a_state_that_cannot_be_put_back_into_the_store_is_put_back_later(
     known: bool,
 ) -> None:
     """A request is cancelled after its state was stored, and then the disk is full."""
-    monkeypatch.setattr(driver, "_AGAIN_S", 0.001)
+    monkeypatch.setattr(driver, "AGAIN_S", 0.001)
     alone = Alone(served)
     path = tmp_path / "a.db"
 
@@ -86,6 +86,11 @@ def test_a_state_that_cannot_be_put_back_into_the_store_is_put_back_later(
         executor.after.clear()
         await wait_until(lambda: disk.refusals)
         assert stored(path) != {name: alone.packed(name) for name in alone.states}
+        if known:
+            assert pack(await scheduler.get("ann")) == alone.packed("ann")
+        else:
+            with pytest.raises(StreamNotFoundError):
+                await scheduler.get("ann")
         disk.full = False
         if asks:
             for name in ("bob", "cleo", "dan"):  # they take her slot
