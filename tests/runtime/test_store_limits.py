@@ -111,8 +111,8 @@ def test_what_is_too_old_is_forgotten(
         assert pack(store.get("bob")) == pack(states[3])
         with pytest.raises(StreamNotFoundError):
             store.get("ann")
-        assert store.expire(1e-3 + 20 * 86400) == 0
-        assert store.expire(20 * 86400 - 1) == 1
+        assert store.expire(1e-3 + 20 * 86400) == ()
+        assert store.expire(20 * 86400 - 1) == ("bob",)
         assert [entry.name for entry in store.list()] == ["cleo"]
 
 
