@@ -341,7 +341,7 @@ class Driver:
 
     async def save(self) -> None:
         """Store every state; what the store refuses is tried again by the task."""
-        await self.in_thread(self._seats.save)
+        await self.in_thread(self._seats.save_all)
         self._tried_at = monotonic()
         self._wake.set()
 

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from dst.runtime.errors import StoreBusyError, StoreError
+
+_TRIES, _PAUSE_S = 20, 0.01
 
 
 class StoreLock:
@@ -101,7 +104,13 @@ else:
     import fcntl
 
     def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in reversed(range(_TRIES)):
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if not left:
+                    raise
+            time.sleep(_PAUSE_S)  # who only writes a state holds it briefly
 
     def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)

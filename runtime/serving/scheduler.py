@@ -261,9 +261,7 @@ class AsyncScheduler:
 
         def task(whose: User) -> None:
             self._session.stream(saved)  # refuses what does not fit
-            self._lock.check()
-            self._seats.store.put(user, saved)
-            self._seats.leave(whose)
+            self._seats.replace(whose, saved)
 
         await self._driver.answer(self._driver.request(user, task=task), None)
 
@@ -300,6 +298,11 @@ class AsyncScheduler:
             return known
 
         return bool(await self._driver.answer(self._driver.request(user, task=task), None))
+
+    async def expire(self, max_age_s: float) -> int:
+        """Forget users who were idle for so many seconds, and return how many."""
+        request = self._driver.request("", task=lambda _: self._seats.expire(max_age_s))
+        return int(await self._driver.answer(request, None))  # no user can have that name
 
     # --- beginning and ending
 

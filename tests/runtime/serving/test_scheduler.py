@@ -291,10 +291,10 @@ def test_a_full_disk_refuses_and_loses_nothing(
     async def work(scheduler: AsyncScheduler) -> None:
         real, full = StateStore.put_many, False
 
-        def put_many(store: StateStore, states: dict[str, Saved]) -> None:
+        def put_many(store: StateStore, states: dict[str, Saved]) -> tuple[str, ...]:
             if full:
                 raise StoreFullError("the disk is full")
-            real(store, states)
+            return real(store, states)
 
         monkeypatch.setattr(StateStore, "put_many", put_many)
         names = ["ann", "bob", "cleo", "dan"]
