@@ -19,6 +19,7 @@ what the model makes of it depends on all that he has ever sent. The page at / t
 import argparse
 import json
 import os
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -157,6 +158,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             app.state.scheduler, app.state.users = scheduler, Users(SETTINGS.users)
             app.state.limit = RateLimit(SETTINGS.bytes_per_s)
             app.state.wipes = Counter()
+            print("ready", flush=True)
             yield
 
 
@@ -312,14 +314,25 @@ async def page() -> FileResponse:
 
 def main() -> int:
     """Serve, or make a user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--add-user", metavar="NAME", nargs="+")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Settings, from the environment, with what they are now:\n"
+        + "\n".join(
+            f"  DST_{name.upper()}={value}" for name, value in vars_of(SETTINGS).items()
+        ).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--add-user", metavar="NAME", nargs="+", help="print a token for each")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args()
     if asked.add_user:
-        print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
+        try:
+            print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
+        except sqlite3.IntegrityError:
+            parser.error("one of these users has a token already; nobody was added")
         return 0
+    print(f"opening the model {SETTINGS.bundle}", flush=True)
     # The event loop and the scheduler's thread take turns in Python. The thread gives its turn away
     # at each call of SQLite, and by default would then wait 5 ms whenever the loop is busy.
     sys.setswitchinterval(0.0005)

@@ -49,6 +49,14 @@ def call(method: str, path: str, token: str | None, body: object = None):  # typ
     return httpx.request(method, f"{URL}{path}", headers=headers, json=body, timeout=120)
 
 
+def test_a_user_cannot_be_added_twice(tokens: dict[str, str], tmp_path: Path) -> None:
+    again = [sys.executable, APP, "--add-user", "cleo", "cleo"]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has a token already; nobody was added" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_it_remembers_each_user_and_forgets_when_told(tokens: dict[str, str]) -> None:
     first = call("POST", "/v1/read", tokens["ann"], {"text": "import numpy as "})
     assert first.status_code == 200
