@@ -302,7 +302,9 @@ class AsyncScheduler:
     async def expire(self, max_age_s: float) -> int:
         """Forget users who were idle for so many seconds, and return how many."""
         request = self._driver.request("", task=lambda _: self._seats.expire(max_age_s))
-        return int(await self._driver.answer(request, None))  # no user can have that name
+        count = await self._driver.answer(request, None)  # no user can have that name
+        assert isinstance(count, int)
+        return count
 
     # --- beginning and ending
 

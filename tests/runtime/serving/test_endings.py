@@ -259,10 +259,10 @@ def test_a_signal_drains_as_soon_as_the_disk_has_room(
         monkeypatch.setattr(module, "AGAIN_S", 0.01)
     full, real = True, StateStore.put_many
 
-    def put_many(store: StateStore, states: Mapping[str, Saved]) -> None:
+    def put_many(store: StateStore, states: Mapping[str, Saved]) -> tuple[str, ...]:
         if full:
             raise StoreFullError("the disk is full")
-        real(store, states)
+        return real(store, states)
 
     async def work(scheduler: AsyncScheduler) -> None:
         nonlocal full
@@ -289,12 +289,12 @@ def test_a_full_disk_is_tried_again_while_nobody_asks(
     real = StateStore.put_many
     tries = 0
 
-    def put_many(store: StateStore, states: Mapping[str, Saved]) -> None:
+    def put_many(store: StateStore, states: Mapping[str, Saved]) -> tuple[str, ...]:
         nonlocal tries
         tries += 1
         if tries < 3:
             raise StoreFullError("the disk is full")
-        real(store, states)
+        return real(store, states)
 
     async def work(scheduler: AsyncScheduler) -> None:
         await scheduler.advance("ann", b"x")

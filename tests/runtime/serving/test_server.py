@@ -50,7 +50,7 @@ def call(method: str, path: str, token: str | None, body: object = None):  # typ
 
 
 def test_a_user_cannot_be_added_twice(tokens: dict[str, str], tmp_path: Path) -> None:
-    again = [sys.executable, APP, "--add-user", "cleo", "cleo"]
+    again = [sys.executable, str(APP), "--add-user", "cleo", "cleo"]
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "has a token already; nobody was added" in done.stderr
