@@ -17,13 +17,11 @@ what the model makes of it depends on all that he has ever sent. The page at / t
 """
 
 import argparse
-import hashlib
 import json
 import os
-import secrets
 import sqlite3
 import sys
-import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -33,8 +31,14 @@ from typing import Annotated, Any
 import numpy as np
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    StreamingResponse,
+)
+from guard import MAX_BODY, Guarded, RateLimit, Users, known_user
 from pydantic import BaseModel, Field
 
 from dst.runtime import DstError, Sampler, Session, StateStore
@@ -73,65 +77,6 @@ class Settings:
 def vars_of(settings: Settings) -> dict[str, Any]:
     """Return the fields by name."""
     return {name: getattr(settings, name) for name in settings.__slots__}
-
-
-# --- who is who
-
-
-class Users:
-    """Users by the hash of their token; a token itself is nowhere kept."""
-
-    def __init__(self, path: str) -> None:
-        self._database = sqlite3.connect(path)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, name TEXT UNIQUE NOT NULL)"
-        )
-        self._known: dict[bytes, str] = {}
-
-    def add(self, *names: str) -> list[str]:
-        """Make users, and return a token for each."""
-        tokens = [secrets.token_urlsafe(32) for _ in names]
-        with self._database:
-            self._database.executemany(
-                "INSERT INTO users VALUES (?, ?)",
-                [(_hash(token), name) for token, name in zip(tokens, names, strict=True)],
-            )
-        return tokens
-
-    def name_of(self, token: str) -> str | None:
-        """Return whose token this is."""
-        hashed = _hash(token)
-        if hashed not in self._known:
-            row = self._database.execute("SELECT name FROM users WHERE token = ?", (hashed,))
-            if (found := row.fetchone()) is None:
-                return None
-            self._known[hashed] = found[0]
-        return self._known[hashed]
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="replace")).digest()
-
-
-class RateLimit:
-    """A bucket of bytes per user, which fills at a steady rate."""
-
-    def __init__(self, bytes_per_s: float) -> None:
-        self._rate, self._burst = bytes_per_s, 10 * bytes_per_s
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, user: str, count: int) -> None:
-        """Take `count` bytes, or say when there will be enough: 429."""
-        now = time.monotonic()
-        left, since = self._buckets.get(user, (self._burst, now))
-        left = min(self._burst, left + (now - since) * self._rate) - count
-        if left < 0:
-            raise HTTPException(
-                429, "too much at once; slow down", {"Retry-After": f"{-left / self._rate:.0f}"}
-            )
-        if len(self._buckets) > 100_000:  # full buckets say nothing
-            self._buckets = {}
-        self._buckets[user] = (left, now)
 
 
 # --- what goes in and out
@@ -188,6 +133,7 @@ SETTINGS = Settings.read()
 RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "the body is no JSON in UTF-8"},
     401: {"model": Problem, "description": "no token, or one that nobody has"},
+    413: {"model": Problem, "description": "the body is too long"},
     429: {"model": Problem, "description": "too much of this user, or too many of his requests"},
     503: {"model": Problem, "description": "too many requests in all, or the server is ending"},
     504: {"model": Problem, "description": "the deadline passed; nothing was read"},
@@ -211,10 +157,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await scheduler.warm_up()
             app.state.scheduler, app.state.users = scheduler, Users(SETTINGS.users)
             app.state.limit = RateLimit(SETTINGS.bytes_per_s)
+            app.state.wipes = Counter()
+            print("ready", flush=True)
             yield
 
 
 app = FastAPI(title="A server with a memory", version="1", lifespan=lifespan)
+app.router.route_class = Guarded
+
+
+@app.exception_handler(RequestValidationError)
+async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Say what does not fit, without what came: JSON cannot hold all of that."""
+    kept = ("loc", "msg", "type")
+    return JSONResponse({"detail": [{k: e[k] for k in kept} for e in error.errors()]}, 422)
 
 
 @app.exception_handler(DstError)
@@ -230,19 +186,6 @@ async def refused(request: Request, error: DstError) -> JSONResponse:
         if isinstance(error, kind):
             status = code
     return JSONResponse({"detail": str(error), "code": error.code}, status)
-
-
-Token = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-
-
-async def known_user(token: Token) -> str:
-    """Return the user whose token came, or refuse."""
-    name = None if token is None else app.state.users.name_of(token.credentials)
-    if name is None:
-        raise HTTPException(
-            401, "send a token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
-        )
-    return str(name)
 
 
 User = Annotated[str, Depends(known_user)]
@@ -282,7 +225,11 @@ async def read_text(user: User, body: Text) -> Read:
     response_class=StreamingResponse,
 )
 async def generate(user: User, body: Prompt) -> StreamingResponse:
-    """Read a text and continue it: one server-sent event per byte, then `event: end`."""
+    """Read a text and continue it: one server-sent event per byte, then `event: end`.
+
+    It ends when the user has his stream forgotten.
+    """
+    wipes = app.state.wipes[user]
     app.state.limit.take(user, len(body.text.encode(errors="replace")) + body.items)
     choice = Choice(body.temperature, 0, 1.0)
     sampler = Sampler.fresh() if body.seed is None else Sampler.seeded(body.seed)
@@ -296,6 +243,10 @@ async def generate(user: User, body: Prompt) -> StreamingResponse:
         for _ in range(body.items):
             token, sampler = choice.pick(outputs["logits"][0, -1].astype(np.float64), sampler)
             yield f"data: {json.dumps({'byte': token})}\n\n"
+            if app.state.wipes[user] != wipes:  # asked just before the scheduler is
+                problem = {"detail": "the stream was forgotten meanwhile"}
+                yield f"event: problem\ndata: {json.dumps(problem)}\n\n"
+                return
             try:
                 outputs = await app.state.scheduler.advance(
                     user, np.array([token]), flush=True, last=True,
@@ -319,6 +270,7 @@ async def state(user: User) -> State:
 @app.delete("/v1/state", responses=RESPONSES, status_code=204)
 async def wipe(user: User) -> None:
     """Forget all that the user has sent; no copy stays in the files."""
+    app.state.wipes[user] += 1
     await app.state.scheduler.delete(user, erase=True)
 
 
@@ -340,7 +292,7 @@ async def stream(socket: WebSocket) -> None:
                     continue
                 answer = await read(user, Text(text=message["text"]).text)
                 await socket.send_text(answer.model_dump_json())
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 await socket.send_json({"detail": f"not understood: {error!r:.200}"})
             except HTTPException as error:
                 await socket.send_json({"detail": error.detail})
@@ -362,18 +314,32 @@ async def page() -> FileResponse:
 
 def main() -> int:
     """Serve, or make a user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--add-user", metavar="NAME", nargs="+")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Settings, from the environment, with what they are now:\n"
+        + "\n".join(
+            f"  DST_{name.upper()}={value}" for name, value in vars_of(SETTINGS).items()
+        ).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--add-user", metavar="NAME", nargs="+", help="print a token for each")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args()
     if asked.add_user:
-        print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
+        try:
+            print(*Users(SETTINGS.users).add(*asked.add_user), sep="\n")
+        except sqlite3.IntegrityError:
+            parser.error("one of these users has a token already; nobody was added")
         return 0
+    print(f"opening the model {SETTINGS.bundle}", flush=True)
     # The event loop and the scheduler's thread take turns in Python. The thread gives its turn away
     # at each call of SQLite, and by default would then wait 5 ms whenever the loop is busy.
     sys.setswitchinterval(0.0005)
-    uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        app, host=asked.host, port=asked.port, log_level="warning", access_log=False,
+        ws_max_size=MAX_BODY,
+    )  # fmt: skip
     return 0
 
 

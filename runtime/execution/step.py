@@ -291,6 +291,16 @@ def row_of(array: Array, axis: int, number: int) -> Array:
     return array[(slice(None),) * axis + (slice(number, number + 1),)]
 
 
+def check_deadline(after_ms: float) -> None:
+    """Raise `StepError` unless this is a deadline, in milliseconds."""
+    if not 0 < after_ms <= _LONGEST_MS:
+        raise StepError(
+            f"deadline_ms is {after_ms}, expected more than 0 and at most "
+            f"{_LONGEST_MS:,.0f} (a day), or None for none",
+            code="argument",
+        )
+
+
 @contextmanager
 def deadline(after_ms: float) -> Iterator[ort.RunOptions]:
     """Give options to run a graph with; a timer thread stops ONNX Runtime when the time is up.
@@ -299,12 +309,7 @@ def deadline(after_ms: float) -> Iterator[ort.RunOptions]:
         DeadlineError: it was up before the work inside was done.
         StepError: the deadline is out of range.
     """
-    if not 0 < after_ms <= _LONGEST_MS:
-        raise StepError(
-            f"deadline_ms is {after_ms}, expected more than 0 and at most "
-            f"{_LONGEST_MS:,.0f} (a day), or None for none",
-            code="argument",
-        )
+    check_deadline(after_ms)
     options = ort.RunOptions()
     passed = threading.Event()
 

@@ -23,7 +23,7 @@ from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
 _LOG = logging.getLogger("dst.runtime.serving")
-_AGAIN_S = 1.0  # until a store that has refused is tried again, where nobody asks for anything
+AGAIN_S = 1.0  # until a store that has refused is tried again, where nobody asks for anything
 _BRIEF_S = 0.005  # a turn that takes less may run in the event loop: threads take turns as long
 _NOTHING = np.zeros(0)
 _ENDING = "this scheduler is ending and takes no more requests; nothing was read; try another one"
@@ -64,6 +64,8 @@ class Driver:
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
         self._tried_at = 0.0  # to store states
         self._turn_s = 2 * _BRIEF_S  # the time of a CPU that turns take, the last counting most
+        self._resting = 0  # callers that wait until nothing is to be done
+        self._stopped = False
         self.waiting = 0
         self.draining = False
 
@@ -78,17 +80,9 @@ class Driver:
         task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
+        loop = self._here()
         if self.draining:
             raise ServingError(_ENDING, code="draining")
-        loop = asyncio.get_running_loop()
-        if self._task is None:
-            self._loop, self._task = loop, loop.create_task(self._drive())
-        elif loop is not self._loop:
-            raise ServingError(
-                "this scheduler runs in another event loop; make one scheduler per loop, or use "
-                "asyncio.run_coroutine_threadsafe",
-                code="other-loop",
-            )
         if not isinstance(name, str):
             raise StoreError(
                 f"user is a {type(name).__name__}, expected a name of 1 to 200 printable "
@@ -109,6 +103,7 @@ class Driver:
                 "have (max_waiting_per_user); wait for an answer first",
                 code="user-busy",
             )
+        self._start()
         request = Request(user, loop.create_future(), items, flush, wish, task, perf_counter())
         self.waiting += 1
         user.queue.append(request)
@@ -175,11 +170,58 @@ class Driver:
         if not busy and self._users.get(user.name) is user:
             del self._users[user.name]
 
+    # --- the task
+
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop, and refuse any but that of the first use."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise ServingError(
+                "this scheduler runs in another event loop; make one scheduler per loop, or use "
+                "asyncio.run_coroutine_threadsafe",
+                code="other-loop",
+            )
+        return loop
+
+    def _start(self) -> None:
+        """Make the task, at first or after somebody has cancelled it among all tasks."""
+        if not self._stopped and (self._task is None or self._task.done()):
+            self._task = self._here().create_task(self._drive())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Go on where there is something to do; after an error, say so to all who wait."""
+        if self._stopped:
+            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("a scheduler's task failed", exc_info=error)
+            self._end_all(error)
+            self._idle.set()
+        elif self.waiting or self._resting:
+            self._start()
+        elif self._seats.dirty and self._loop is not None:  # unless the loop is ending
+            self._loop.call_later(AGAIN_S, self._start)
+
+    def end(self) -> None:
+        """Take no more requests. Where the loop of the first use is closed, end in this one."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop, self._task = asyncio.get_running_loop(), None
+            self._wake, self._idle = asyncio.Event(), asyncio.Event()
+            for user in self._users.values():
+                for request in user.queue:  # whose callers have ended with their loop
+                    request.future = self._loop.create_future()
+                    request.future.cancel()
+        self._here()
+        self.draining = True
+
     # --- the turns
 
     async def _drive(self) -> None:
-        """Take turn after turn."""
-        while True:
+        """Take turn after turn. A cancel ends this between two turns, never within one."""
+        cancelled = False
+        while not cancelled:
             if not self._ready and not self._undo:
                 self._idle.set()  # until the next request
                 await self._sleep()
@@ -194,20 +236,26 @@ class Driver:
                 if brief and all(map(seated, turns)):
                     self._seats.work(turns, undo, None)
                 else:
-                    await self.in_thread(partial(self._seats.work, turns, undo, save_from))
+                    work = partial(self._seats.work, turns, undo, save_from)
+                    job = asyncio.get_running_loop().run_in_executor(self._thread, work)
+                    cancelled = await _over(job)
+                    job.result()
                 self._turn_s += (self._seats.spent_s - self._turn_s) / 4
             except Exception as error:  # of the machine or of this program: say so to the callers
                 _LOG.exception("a turn failed")
                 for turn in turns:
                     turn.failure = error
-            if save_from is not None:
+            if save_from is not None or self._seats.fault:
                 self._tried_at = monotonic()
             answered = [turn.request for turn in turns if self._finish(turn)]
             left, self._seats.left = self._seats.left, []
-            await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
-            self._undo += [request for request in answered if not request.taken]
-            for user in left:
-                self._forget(user)
+            try:
+                await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
+            finally:
+                self._undo += [request for request in answered if not request.taken]
+                for user in left:
+                    self._forget(user)
+        raise asyncio.CancelledError
 
     def _due(self) -> bool:
         """Say whether changed states are to be stored now."""
@@ -219,9 +267,9 @@ class Driver:
         That is after half of `save_every_s`, so that the other half is left to write it. A store
         that refuses is left alone for a while.
         """
-        first = next(iter(self._seats.dirty.values()))
-        due = first.since + self._bounds.save_every_s / 2
-        return max(due, self._tried_at + _AGAIN_S) if self._seats.fault else due
+        if self._seats.fault:
+            return self._tried_at + AGAIN_S
+        return next(iter(self._seats.dirty.values())).since + self._bounds.save_every_s / 2
 
     async def _sleep(self) -> None:
         """Wait for a request, or until states are to be stored."""
@@ -273,18 +321,33 @@ class Driver:
 
     async def rest(self) -> None:
         """Wait until nothing is to be done."""
-        if self._task is not None:
+        self._start()
+        self._resting += 1
+        try:
             await self._idle.wait()
+        finally:
+            self._resting -= 1
 
     def refuse_all(self) -> None:
-        """End every request that waits or is under way by an error."""
+        """End every request that waits or is being read by an error."""
+        self._end_all(ServingError(_ENDING, code="draining"))
+
+    def _end_all(self, error: BaseException) -> None:
         for user in [*self._users.values()]:
             for request in user.queue:
-                if not request.future.done():
-                    request.future.set_exception(ServingError(_ENDING, code="draining"))
+                made = request.picked and request.task  # it is not undone, so let it be answered
+                if not (request.future.done() or made):
+                    request.future.set_exception(error)
+
+    async def save(self) -> None:
+        """Store every state; what the store refuses is tried again by the task."""
+        await self.in_thread(self._seats.save_all)
+        self._tried_at = monotonic()
+        self._wake.set()
 
     def stop(self) -> None:
         """End the task and the thread."""
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
         self._thread.shutdown(wait=False)
@@ -292,6 +355,17 @@ class Driver:
     async def in_thread(self, work: Callable[[], None]) -> None:
         """Do some work in the thread of the pool and the store."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+async def _over(job: asyncio.Future[None]) -> bool:
+    """Wait until some work is over, whatever comes; say whether a cancel came."""
+    cancelled = False
+    while not job.done():
+        try:
+            await asyncio.wait([job])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.bundle.manifest import Contract
-from dst.runtime.errors import DstError
+from dst.runtime.bundle.manifest import Chunk, Contract
+from dst.runtime.errors import DstError, StepError
+from dst.runtime.execution.inputs import Items, check_items
 from dst.runtime.state.record import Saved
 
 Array = npt.NDArray[np.generic]
@@ -113,6 +114,34 @@ class Turn:
     answer: object = None
     error: DstError | None = None
     failure: Exception | None = None  # of the machine or of this program
+
+
+def own(chunk: Chunk, items: Items, empty: Array, most: int) -> Array | bytes:
+    """Return a copy of items that nobody else writes to; the pool checks the rest of them later.
+
+    Args:
+        chunk: the contract's chunk.
+        items: `[n, ...]` as for `Stream.advance`.
+        empty: no items, of the right shape and dtype.
+        most: how many a request may have. No copy is made before it is known what it takes.
+
+    Raises:
+        StepError: `request-too-large`, `chunk-type`, `chunk-shape`.
+    """
+    if isinstance(items, np.ndarray):
+        shape = (items.ndim, *items.shape[1:])
+        if shape != (empty.ndim, *empty.shape[1:]) or items.dtype != empty.dtype:
+            check_items(chunk, items[:0] if items.ndim else items)
+    elif not isinstance(items, bytes | bytearray | memoryview):
+        check_items(chunk, items)  # which refuses them
+    count = items.nbytes if isinstance(items, memoryview) else len(items)
+    if count > most:
+        raise StepError(
+            f"the request has {count} items, this scheduler takes {most} at once; use "
+            "iter_advance()",
+            code="request-too-large",
+        )
+    return items.copy() if isinstance(items, np.ndarray) else bytes(items)
 
 
 def join_parts(contract: Contract, parts: Sequence[Outputs], wish: Wish) -> Outputs:

@@ -7,27 +7,37 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from time import perf_counter
+from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from dst.runtime.errors import ServingError, StepError, StreamNotFoundError
+from dst.runtime.bundle.manifest import item_shape
+from dst.runtime.errors import (
+    DeadlineError,
+    DstError,
+    NonFiniteError,
+    ServingError,
+    StreamNotFoundError,
+    shown,
+)
 from dst.runtime.execution.chunking import chosen
-from dst.runtime.execution.inputs import Items, check_items
+from dst.runtime.execution.inputs import Items
+from dst.runtime.execution.step import check_deadline
+from dst.runtime.long_input import Cancel, Limit
 from dst.runtime.serving.driver import Bounds, Driver
 from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
-from dst.runtime.serving.requests import ALL, User, Wish
+from dst.runtime.serving.requests import ALL, Request, User, Wish, own
 from dst.runtime.serving.seats import Seats
+from dst.runtime.serving.signals import end_on
 from dst.runtime.session import Session
 from dst.runtime.state.record import Saved
 from dst.runtime.store import StateStore
 
 Array = npt.NDArray[np.generic]
 Outputs = dict[str, Array]
-_LONGEST_MS = 86_400_000.0
 
 
 class AsyncScheduler:
@@ -97,6 +107,7 @@ class AsyncScheduler:
             StoreBusyError: `store-served`: another scheduler serves this store.
         """
         for name, value, least in (
+            ("slots", slots, 2),
             ("save_every_s", save_every_s, 0),
             ("cached", cached, 0),
             ("max_waiting", max_waiting, 1),
@@ -104,19 +115,25 @@ class AsyncScheduler:
             ("max_items", max_items, 1),
             ("turn_items", 1 if turn_items is None else turn_items, 1),
         ):
-            if not least <= value < float("inf"):
+            kind: type = Real if name == "save_every_s" else Integral
+            if not isinstance(value, kind) or not least <= value < float("inf"):
+                number = "number, and finite" if kind is Real else "whole number"
                 raise ServingError(
-                    f"{name} is {value}, expected {least} or more, and finite", code="argument"
+                    f"{name} is {value!r}, expected {least} or more, a {number}", code="argument"
                 )
         self.metrics = Metrics()
         self._session, self._contract = session, session.contract
+        chunk = session.contract.chunk
+        self._empty = np.zeros((0, *item_shape(chunk)), chunk.dtype)
         each = save_every_s == 0
-        self._seats = Seats(session, slots, cached, store, each, inputs, self.metrics)
+        lock = StoreLock(store.path)
+        self._seats = Seats(session, slots, cached, store, lock, each, inputs, self.metrics)
         self._slots, self._max_items = slots, max_items
-        self._piece = turn_items or max(session.contract.chunk.nominal_t, 32)
+        self._piece = turn_items or max(chunk.nominal_t, 32)
         bounds = Bounds(max_waiting, max_waiting_per_user, self._piece, float(save_every_s))
         self._driver = Driver(self._seats, slots, bounds)
-        self._lock = StoreLock(store.path)
+        lock.take()
+        self._lock = lock
         self._ending, self._closed = asyncio.Lock(), False
 
     # --- users' calls
@@ -149,37 +166,26 @@ class AsyncScheduler:
             DeadlineError: the time was up.
             ServingError: `draining`: the scheduler is ending.
             StepError, NonFiniteError: the items cannot be read, or a result is not finite.
+            NonFiniteError: `state-not-finite`: the user's state is put back to the last good one,
+                which may be further back than this call, and the message says so.
             StepError: `request-too-large`: more than `max_items`.
             StoreError, StateError: the user's state could not be loaded or stored.
         """
-        fresh = self._own(items)
-        if len(fresh) > self._max_items:
-            raise StepError(
-                f"the request has {len(fresh)} items, this scheduler takes {self._max_items} at "
-                "once; use iter_advance()",
-                code="request-too-large",
-            )
+        if deadline_ms is not None:
+            check_deadline(deadline_ms)
+        request = self._request(user, items, flush, last, outputs)
+        answer = await self._driver.answer(request, deadline_ms)
+        assert isinstance(answer, dict)
+        return answer
+
+    def _request(
+        self, user: str, items: Items, flush: bool, last: bool, outputs: Sequence[str] | None
+    ) -> Request:
+        fresh = own(self._contract.chunk, items, self._empty, self._max_items)
         if outputs is not None:
             outputs = tuple(o.name for o in chosen(self._contract, outputs))
-        if deadline_ms is not None and not 0 < deadline_ms <= _LONGEST_MS:
-            raise StepError(
-                f"deadline_ms is {deadline_ms}, expected more than 0 and at most "
-                f"{_LONGEST_MS:,.0f} (a day), or None for none",
-                code="argument",
-            )
         wish = Wish(last, outputs) if last or outputs is not None else ALL
-        request = self._driver.request(user, fresh, flush, wish)
-        parts = await self._driver.answer(request, deadline_ms)
-        assert isinstance(parts, dict)
-        return parts
-
-    def _own(self, items: Items) -> Array | bytes:
-        """Return a copy that nobody else writes to; the pool checks the rest, piece by piece."""
-        if isinstance(items, np.ndarray) and items.ndim:
-            return items.copy()
-        if isinstance(items, bytes | bytearray | memoryview):
-            return bytes(items)
-        return check_items(self._contract.chunk, items)  # which refuses it
+        return self._driver.request(user, fresh, flush, wish)
 
     async def iter_advance(
         self,
@@ -190,41 +196,55 @@ class AsyncScheduler:
         last: bool = False,
         outputs: Sequence[str] | None = None,
         deadline_ms: float | None = None,
+        cancel: Cancel | None = None,
     ) -> AsyncIterator[Outputs]:
         """Read a long input piece by piece, and give the outputs of each piece as it is done.
 
         Each piece is a call of its own: when an error is raised or the loop is left, the pieces
-        before it are read and stored. `deadline_ms` is for all of it, from the first piece.
+        before it are read and stored, and the message says where to go on. `deadline_ms` is for
+        all of it, from the first piece, and `cancel` is asked before each piece.
 
         Yields:
-            As `advance`, for a piece of some chunks.
+            As `advance`, for a piece in which a chunk filled.
+
+        Raises:
+            DeadlineError: the time was up.
+            StepError: `cancelled`: `cancel` was set.
+            DstError: as `advance`.
         """
-        if isinstance(items, memoryview):
-            items = bytes(items)
-        if not isinstance(items, np.ndarray | bytes | bytearray):
-            check_items(self._contract.chunk, items)
-        end = None if deadline_ms is None else perf_counter() + deadline_ms / 1000
-        for start in range(0, max(1, len(items)), self._piece):
-            left = None if end is None else max(0.001, (end - perf_counter()) * 1000)
-            yield await self.advance(
-                user,
-                items[start : start + self._piece],
-                flush=flush and start + self._piece >= len(items),
-                last=last,
-                outputs=outputs,
-                deadline_ms=left,
-            )
+        limit = Limit(self._contract.chunk, items, deadline_ms, cancel)
+        size = min(self._piece, self._max_items)
+        for start in range(0, max(flush, limit.count), size):
+            left = limit.check(start)
+            ending = flush and start + size >= limit.count
+            piece = limit.items[start : start + size]
+            try:
+                request = self._request(user, piece, ending, last, outputs)
+                found = await self._driver.answer(request, left)
+            except DeadlineError:
+                raise limit.late(start) from None
+            except DstError as error:
+                raise error.within(limit.where(start)) from error
+            assert isinstance(found, dict)
+            answers = self._contract.outputs  # also those that are not wanted tell
+            if any(part[o.name].shape[o.time_axis or 0] for part in request.parts for o in answers):
+                yield found
 
     async def get(self, user: str) -> Saved:
         """Return a user's state, after the requests that he has made before.
 
         Raises:
             StreamNotFoundError: he has none.
+            NonFiniteError: `state-not-finite`: his state was put back, as for `advance`.
         """
 
         def task(whose: User) -> Saved:
             saved = self._seats.committed(whose)
-            return self._seats.store.get(user) if saved is None else saved
+            if (lost := self._seats.lost.pop(user, None)) is not None:
+                raise lost
+            if saved is None:  # the store may still hold what was taken back
+                raise StreamNotFoundError(f"user {user!r} has no state")
+            return saved
 
         saved = await self._driver.answer(self._driver.request(user, task=task), None)
         assert isinstance(saved, Saved)
@@ -241,8 +261,7 @@ class AsyncScheduler:
 
         def task(whose: User) -> None:
             self._session.stream(saved)  # refuses what does not fit
-            self._seats.store.put(user, saved)
-            self._seats.leave(whose)
+            self._seats.replace(whose, saved)
 
         await self._driver.answer(self._driver.request(user, task=task), None)
 
@@ -253,19 +272,39 @@ class AsyncScheduler:
             user: the user's name.
             erase: leave no copy of his states in the store's files either (`StateStore.vacuum`);
                 the others wait while that is done.
+
+        If it is cancelled, he may be forgotten or not, whole: call it again, which does no harm.
+
+        Raises:
+            StoreError: he is not forgotten; or he is, where the message says so, but `erase` could
+                not be done.
         """
 
         def task(whose: User) -> bool:
             known = whose.exists is True
+            self._lock.check()
             with suppress(StreamNotFoundError):
                 self._seats.store.delete(user)
-                known = True
+                known = whose.exists is not False  # else the store held what was taken back
             self._seats.leave(whose)
             if erase:
-                self._seats.store.vacuum()
+                try:
+                    self._seats.store.vacuum()
+                except DstError as error:
+                    raise error.within(
+                        f"user {shown(user)} is forgotten, but copies may be left in the store's "
+                        "files; call delete(erase=True) again"
+                    ) from error
             return known
 
         return bool(await self._driver.answer(self._driver.request(user, task=task), None))
+
+    async def expire(self, max_age_s: float) -> int:
+        """Forget users who were idle for so many seconds, and return how many."""
+        request = self._driver.request("", task=lambda _: self._seats.expire(max_age_s))
+        count = await self._driver.answer(request, None)  # no user can have that name
+        assert isinstance(count, int)
+        return count
 
     # --- beginning and ending
 
@@ -293,8 +332,13 @@ class AsyncScheduler:
         Raises:
             StoreError: the states could not be stored; they are still in memory: free some space,
                 say, and call it again.
+            NonFiniteError: `state-not-finite`: it has ended and all is stored, but some users were
+                put back to their last good state, and have not been told.
+            ServingError: `other-loop`: it runs in another loop, and nothing was ended.
         """
-        self._driver.draining = True
+        if self._closed:
+            return
+        self._driver.end()
         async with self._ending:
             if self._closed:
                 return
@@ -304,36 +348,28 @@ class AsyncScheduler:
             except TimeoutError:
                 self._driver.refuse_all()
                 await self._driver.rest()
-            await self._driver.in_thread(self._seats.save)
+            await self._driver.save()
             if self._seats.fault is not None:
                 raise self._seats.fault
             self._closed = True
             self._driver.stop()
             self._lock.release()
+        if lost := self._seats.lost:
+            names = ", ".join([*map(shown, [*lost][:8]), *(["…"] if len(lost) > 8 else [])])
+            raise NonFiniteError(
+                f"all is stored and the scheduler has ended, but {len(lost)} users ({names}) lost "
+                f"answers: {next(iter(lost.values()))}",
+                code="state-not-finite",
+            )
 
     def drain_on(self, *signals: signal.Signals, done: Callable[[], object] | None = None) -> None:
         """Drain when the process gets one of these signals, SIGTERM by default, then call `done`.
 
+        Where the store refuses the states, it is tried again every second until it takes them.
         To be called in the event loop. What the program does after that is its own affair; an
         `async with` block of this scheduler, once left, has nothing more to do.
         """
-        loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def end() -> None:
-            await self.drain()
-            if done is not None:
-                done()
-
-        def begin() -> None:
-            if not tasks:
-                tasks.add(loop.create_task(end()))
-
-        for number in signals or (signal.SIGTERM,):
-            try:
-                loop.add_signal_handler(number, begin)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
+        end_on(self.drain, signals or (signal.SIGTERM,), done)
 
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text format."""

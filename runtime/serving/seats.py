@@ -5,13 +5,12 @@ state then stays in memory for a while, if it may, and goes to the store.
 """
 
 import copy
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from heapq import nsmallest
 from itertools import islice, takewhile
 from operator import attrgetter
-from time import monotonic, thread_time
+from time import thread_time
 
 import numpy as np
 import numpy.typing as npt
@@ -25,27 +24,22 @@ from dst.runtime.errors import (
 )
 from dst.runtime.execution.engine import Engine
 from dst.runtime.pool import StreamPool
+from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
 from dst.runtime.serving.requests import Prior, Request, Turn, User, join_parts
+from dst.runtime.serving.states import States
 from dst.runtime.state.record import Saved
 from dst.runtime.store import StateStore
+from dst.runtime.store.served import serving
 
 Array = npt.NDArray[np.generic]
-_LOG = logging.getLogger("dst.runtime.serving")
-_AT_ONCE = 256  # states that one transaction writes
 
 
-class Seats:
+class Seats(States):
     """The slots of a pool and the users in them.
 
     Attributes:
-        metrics: what is counted.
-        dirty: the users whose newest state the store does not hold, the one for longest first.
-        seated: the users with a slot, by name.
-        resting: the users without a slot whose state is in memory, who left it first at first.
-        fault: why the store could not be written, until it can be again.
         spent_s: the time of a CPU that the last turn took.
-        left: users who have lost their slot, for the scheduler to forget.
     """
 
     def __init__(
@@ -54,23 +48,17 @@ class Seats:
         slots: int,
         cached: int,
         store: StateStore,
+        lock: StoreLock,
         save_each: bool,
         inputs: Mapping[str, Array] | None,
         metrics: Metrics,
     ) -> None:
-        self.pool = StreamPool(session, slots, inputs=inputs)
-        self.store, self._each, self.metrics = store, save_each, metrics
-        self._contract = session.contract
+        pool = StreamPool(session, slots, inputs=inputs)
+        super().__init__(pool, slots, session.contract, store, lock, metrics)
+        self._each = save_each
         self._inputs = inputs
         self._needs_inputs = bool(session.contract.stream_inputs) and inputs is None
-        self._free = [*range(slots)]
         self._cached = cached
-        self._turn = 0
-        self.seated: dict[str, User] = {}
-        self.resting: dict[str, User] = {}
-        self.dirty: dict[str, User] = {}
-        self.fault: DstError | None = None
-        self.left: list[User] = []
         self.spent_s = 0.0
 
     # --- a turn
@@ -82,8 +70,10 @@ class Seats:
         """
         since = thread_time()
         try:
-            self._work(turns, undo, save_from)
+            with serving():
+                self._work(turns, undo, save_from)
         finally:
+            self.forget_expired()
             self.spent_s = thread_time() - since
 
     def _work(
@@ -125,10 +115,15 @@ class Seats:
             if not request.begun:
                 request.begun = True
                 if not turn.ends:  # other calls of the pool will come before its end
-                    user.record, user.reading = self.committed(user), True
+                    user.record = self.committed(user)
+                if (lost := self.lost.pop(user.name, None)) is not None:
+                    self._fail(turn, lost)
+                    continue
+                user.reading = not turn.ends
                 request.prior = Prior(user.record, bool(user.exists), user.dirty)
             pieces[user.slot] = turn.piece
         failed: Mapping[int, DstError] = {}
+        turns = [turn for turn in turns if turn.error is None]
         ending = [t.request.user.slot for t in turns if t.ends and t.request.flush]
         try:
             outputs = self.pool.advance(pieces, flush=[s for s in ending if s is not None])
@@ -177,13 +172,13 @@ class Seats:
             except NonFiniteError as error:
                 self._fail_late(turn, error)
         try:
-            self._put(states)
+            self.put(states)
         except DstError as error:
             several = len(states) > 1
             for name, saved in states.items():
                 try:
                     if several:  # perhaps it is the fault of one
-                        self._put({name: saved})
+                        self.put({name: saved})
                     else:
                         self._fail_late(by_name[name], error)
                 except DstError as own:
@@ -234,17 +229,17 @@ class Seats:
 
     def _seat(self, turns: Sequence[Turn]) -> None:
         """Give every user of these turns a slot; a turn that cannot have one fails."""
-        self._turn += 1
+        self.turn += 1
         newcomers = []
         for turn in turns:
             user = turn.request.user
-            user.seen = self._turn
+            user.seen = self.turn
             if user.slot is None:
                 newcomers.append(turn)
                 self.resting.pop(user.name, None)
         missing = len(newcomers) - len(self._free)
         if missing > 0:
-            idle = [user for user in self.seated.values() if user.seen != self._turn]
+            idle = [user for user in self.seated.values() if user.seen != self.turn]
             self._evict(nsmallest(missing, idle, key=attrgetter("seen")))
         for turn in newcomers:
             user = turn.request.user
@@ -266,9 +261,9 @@ class Seats:
         for user in users:
             assert user.slot is not None
             if user.reading:
-                user.partial = self._out(user.slot)
+                user.partial = self._out(user)
             elif user.exists and user.record is None and (user.dirty or self._cached):
-                user.record = self._out(user.slot)
+                user.record = self._out(user)
             del self.seated[user.name]
             self._free.append(user.slot)
             user.slot = None
@@ -283,6 +278,7 @@ class Seats:
     def _drop(self, user: User) -> None:
         """Let a state that the store holds rest no longer."""
         del self.resting[user.name]
+        self.room.names.discard(user.name)
         if not user.reading:
             user.record = None
         self.left.append(user)
@@ -296,6 +292,8 @@ class Seats:
             except StreamNotFoundError:
                 user.exists = False
         self._fill(slot, user.partial if user.partial is not None else user.record)
+        if not user.exists:
+            self.admit(user, partial(self.pool.swap_out, slot))
         user.partial = None
 
     def _fill(self, slot: int, record: Saved | None) -> None:
@@ -310,72 +308,3 @@ class Seats:
             )
         else:
             self.pool.reset(slot, inputs=self._inputs)
-
-    def leave(self, user: User) -> None:
-        """Free the slot of a user, whose state in it is not wanted any more."""
-        self.dirty.pop(user.name, None)
-        self.resting.pop(user.name, None)
-        user.record = user.partial = None
-        user.exists, user.dirty = None, False
-        if self.seated.pop(user.name, None) is not None and user.slot is not None:
-            self._free.append(user.slot)
-            user.slot = None
-
-    # --- states
-
-    def committed(self, user: User) -> Saved | None:
-        """Return the state of a user as of his last answer; None where he has none."""
-        if user.record is None and user.exists is not False:
-            if user.slot is None:
-                try:
-                    return self.store.get(user.name)
-                except StreamNotFoundError:
-                    return None
-            user.record = self._out(user.slot)
-        return user.record
-
-    def save(self, users: Sequence[User] | None = None) -> None:
-        """Store the states of these users, by default of all who have changed.
-
-        Where the store refuses, `fault` says why, and they stay dirty.
-        """
-        left = [*self.dirty.values()] if users is None else [*users]
-        self.fault = None
-        while left and self.fault is None:
-            some, left = left[:_AT_ONCE], left[_AT_ONCE:]
-            records = {user.name: self.committed(user) for user in some}
-            try:
-                self._put({name: saved for name, saved in records.items() if saved is not None})
-                for user in some:
-                    if records[user.name] is None:  # his first request was taken back
-                        with suppress(StreamNotFoundError):
-                            self.store.delete(user.name)
-                        self._mark(user, False)
-            except DstError as error:
-                _LOG.warning("states could not be stored: %s", error)
-                self.fault = error
-
-    def _put(self, states: Mapping[str, Saved]) -> None:
-        if not states:
-            return
-        self.store.put_many(states)
-        self.metrics.writes += len(states)
-        for name in states:
-            if (user := self.dirty.pop(name, None)) is not None:
-                user.dirty = False
-                self.left.append(user)
-
-    def _out(self, slot: int) -> Saved:
-        try:
-            return self.pool.swap_out(slot)
-        except NonFiniteError as error:  # the pool has gone back to the last good state
-            _LOG.warning("slot %d: %s", slot, error)
-            return self.pool.swap_out(slot)
-
-    def _mark(self, user: User, dirty: bool) -> None:
-        if dirty and not user.dirty:
-            user.since = monotonic()
-            self.dirty[user.name] = user
-        elif not dirty:
-            self.dirty.pop(user.name, None)
-        user.dirty = dirty

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dst.runtime.errors import DstError, StoreBusyError, StoreError, StoreFullError
+from dst.runtime.store.served import unserved
 
 APPLICATION_ID = 0x44535453  # "DSTS"
 STORE_VERSION = 1
@@ -24,7 +25,7 @@ SCHEMA = {
     "item INTEGER NOT NULL, saved_at_ms INTEGER NOT NULL, blob BLOB NOT NULL)",
     "states_of_stream": "CREATE INDEX states_of_stream ON states (stream)",
 }
-_PAGE_BYTES = 16384
+PAGE_BYTES = 16384
 LOG_BYTES = 16 << 20  # beyond this the -wal file is emptied into the database
 _DAMAGED = (
     "the database is damaged; states in sound pages can still be read by name and record; "
@@ -50,7 +51,11 @@ class Database:
     def __init__(
         self, path: Path, birth: tuple[bytes, bytes | None], durable: bool, timeout_s: float
     ) -> None:
-        self._path, self._birth = path.absolute(), birth  # the process may go elsewhere
+        try:  # by the name that SQLite gives the -wal file; and the process may go elsewhere
+            self._path = Path(os.path.realpath(path))
+        except ValueError:  # a NUL, which opening refuses
+            self._path = path.absolute()
+        self._birth = birth
         self.uuid: bytes | None = None  # once known, no other store is opened, and none made
         self._durable, self._timeout_s = durable, timeout_s
         self._idle: list[sqlite3.Connection] = []
@@ -67,8 +72,12 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that is the only writer; all it did holds, or nothing."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        """Lend a connection that is the only writer; all it did holds, or nothing.
+
+        Raises:
+            StoreBusyError: `store-served`: a scheduler serves the store.
+        """
+        with unserved(self._path), self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
         self._shorten_log()
 
@@ -271,7 +280,7 @@ class Database:
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """Make an empty database a store, unless another process was faster."""
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("BEGIN IMMEDIATE")

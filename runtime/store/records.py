@@ -32,14 +32,17 @@ class Records(NamedTuple):
 
     def insert(
         self, connection: sqlite3.Connection, name: str, saved: Saved, saved_at_ms: int
-    ) -> None:
+    ) -> bool:
         """Add a state, point to it as the newest and thin out the history.
+
+        Returns:
+            Whether the stream is new.
 
         Raises:
             StateError: it is too large.
         """
         found = connection.execute("SELECT id FROM streams WHERE name = ?", (name,)).fetchone()
-        if found is None:
+        if new := found is None:
             cursor = connection.execute("INSERT INTO streams (name, newest) VALUES (?, 0)", (name,))
             found = (cursor.lastrowid,)
         (stream,) = found
@@ -60,6 +63,7 @@ class Records(NamedTuple):
             (row.record, stream, row.item, row.saved_at_ms, blob),
         )
         connection.execute("UPDATE streams SET newest = ? WHERE id = ?", (row.record, stream))
+        return new
 
     def _unused(self, connection: sqlite3.Connection) -> int:
         """Return a record number above all that were ever used."""

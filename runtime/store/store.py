@@ -18,15 +18,13 @@ from dst.runtime.errors import (
     StoreError,
     StoreKeyError,
 )
-from dst.runtime.state.match import check_record
-from dst.runtime.state.record import Saved, check_finite
+from dst.runtime.state.record import Saved
+from dst.runtime.store.checks import check_name, check_state
 from dst.runtime.store.database import Database
-from dst.runtime.store.limits import Limits, used_bytes
+from dst.runtime.store.limits import Limits, room_for, used_bytes
 from dst.runtime.store.records import Records, are_counts
 from dst.runtime.store.retention import line_of
 from dst.runtime.store.sealing import check_key, seal, unseal
-
-MAX_NAME = 200
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -72,8 +70,9 @@ class StateStore:
     """A file of named streams. Threads may share a store; each process opens it for itself.
 
     Every method raises `StoreError` where the file cannot be read or written; a subclass or the
-    code says why. It is `StreamNotFoundError` for a stream that is not there, and `StoreKeyError`
-    (`key-missing`) where states are put or read and the key was not given. A `put` that has
+    code says why. It is `StreamNotFoundError` for a stream that is not there, `StoreKeyError`
+    (`key-missing`) where states are put or read and the key was not given, and `StoreBusyError`
+    (`store-served`) for whoever would write to a store that a scheduler serves. A `put` that has
     returned survives a kill of the process and, with `durable`, a loss of power.
 
     Args:
@@ -85,7 +84,8 @@ class StateStore:
         history_bytes: what the older states of each stream may take; 0 keeps the newest only.
         max_bytes: what the whole file may take, 8 GiB by default; None for no limit. When it is
             reached, the older states of all streams go, those that were put first at first; the
-            newest state of a stream never does: a put that finds nothing to drop is refused.
+            newest state of a stream never does: where nothing is left to drop, new streams are
+            refused. Those that are there can be stored again, which may take some pages more.
         max_age_s: forget streams that were not stored for so many seconds, and older states of
             the others; once an hour, in a `put`. None, the default, forgets nothing.
         durable: SQLite's `synchronous`: True for FULL, which syncs each commit; False for
@@ -161,25 +161,46 @@ class StateStore:
         """
         self.put_many({name: saved})
 
-    def put_many(self, states: Mapping[str, Saved]) -> None:
+    def put_many(self, states: Mapping[str, Saved]) -> tuple[str, ...]:
         """Store the states of several streams in one transaction: all of them, or none.
+
+        Returns:
+            The streams that were forgotten in the same transaction, by `max_age_s`.
 
         Raises:
             StoreError: `stream-name`: a name that no stream can have.
             NonFiniteError: `state-not-finite`: a state holds a NaN or an infinity.
             StateError: a state is too large for a store, or at an item beyond 2^63 - 1.
-            StoreFullError: the disk is full, or (`store-budget`) `max_bytes` is reached.
+            StoreFullError: the disk is full, or (`store-budget`) `max_bytes` is reached and one of
+                these streams is new.
         """
         self._unlock()
         for name, saved in states.items():
-            self._check_name(name)
-            self._check_state(name, saved)
+            check_name(self._label, name)
+            check_state(self._label, name, saved)
         saved_at_ms = time.time_ns() // 1_000_000
         with self._database.writing() as connection:
-            for name, saved in states.items():
-                self._records.insert(connection, name, saved, saved_at_ms)
-            self._limits.expire_now_and_then(connection)
-            self._limits.make_room(connection)
+            new = [self._records.insert(connection, *one, saved_at_ms) for one in states.items()]
+            expired = self._limits.expire_now_and_then(connection)
+            self._limits.make_room(connection, any(new))
+        return expired
+
+    def make_room(self, streams: int, state_bytes: int) -> None:
+        """Make sure that new streams can be stored, by giving up older states of the others.
+
+        Args:
+            streams: how many; other writers may take the room before they come.
+            state_bytes: what the state of each takes at most.
+
+        Raises:
+            StoreFullError: `store-budget`: `max_bytes` leaves no room for them.
+        """
+        more = room_for(streams, state_bytes)
+        with self._database.reading() as connection:
+            fits = self._limits.fits(connection, more)
+        if not fits:
+            with self._database.writing() as connection:
+                self._limits.make_room(connection, True, more)
 
     # --- loading
 
@@ -191,7 +212,7 @@ class StateStore:
             StateCorruptError: the state was altered; the message names the newest good one kept.
         """
         self._unlock()
-        self._check_name(name)
+        check_name(self._label, name)
         with self._database.reading() as connection:
             stream, newest = self._records.find(connection, name)
             rows = self._records.rows(connection, stream)
@@ -217,7 +238,7 @@ class StateStore:
             StateCorruptError: the state was altered; the message names a good one before it.
         """
         self._unlock()
-        self._check_name(name)
+        check_name(self._label, name)
         with self._database.reading() as connection:
             rows = self._records.rows(connection, self._records.find(connection, name)[0])
             line = {row.record: row.item for row in line_of(rows)}
@@ -255,7 +276,7 @@ class StateStore:
 
     def history(self, name: str) -> tuple[Kept, ...]:
         """Return the kept states of a stream, the newest first."""
-        self._check_name(name)
+        check_name(self._label, name)
         with self._database.reading() as connection:
             rows = self._records.rows(connection, self._records.find(connection, name)[0])
         line = {row.record for row in line_of(rows)}
@@ -269,14 +290,14 @@ class StateStore:
         Its room in the database is overwritten with zeros, but the files may hold copies of it
         until `vacuum` is called.
         """
-        self._check_name(name)
+        check_name(self._label, name)
         with self._database.writing() as connection:
             stream, _ = self._records.find(connection, name)
             connection.execute("DELETE FROM states WHERE stream = ?", (stream,))
             connection.execute("DELETE FROM streams WHERE id = ?", (stream,))
 
-    def expire(self, max_age_s: float) -> int:
-        """Forget streams that were not stored for so many seconds; return how many.
+    def expire(self, max_age_s: float) -> tuple[str, ...]:
+        """Forget streams that were not stored for so many seconds; return their names.
 
         Of the other streams the states that are as old go. As for `delete`, copies may be left
         in the files until `vacuum`.
@@ -364,19 +385,6 @@ class StateStore:
             raise StoreKeyError(
                 f"{self._label}: is encrypted; open it with its key", code="key-missing"
             )
-
-    def _check_name(self, name: str) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise StoreError(
-                f"{self._label}: no stream can be named {name!r:.80}; "
-                f"expected 1 to {MAX_NAME} printable characters",
-                code="stream-name",
-            )
-
-    def _check_state(self, name: str, saved: Saved) -> None:
-        """Raise unless this state may be stored."""
-        check_record(saved, f"{self._label}: the state of stream {name!r}")
-        check_finite(saved, self._label, f" of stream {name!r}", "nothing was stored")
 
 
 def _proof_place(uuid: bytes) -> bytes:

@@ -225,3 +225,25 @@ def test_an_encrypted_store(dst: Dst, db: Path, tmp_path: Path, written: str) ->
     assert (tmp_path / "again").read_bytes() == state.read_bytes()
     assert "bob" in dst("store", "list", sealed).out
     assert dst("store", "wipe", sealed, "--yes").code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks cannot be shared")
+def test_what_writes_is_refused_while_a_scheduler_serves_the_store(
+    dst: Dst, db: Path, tmp_path: Path
+) -> None:
+    import fcntl
+
+    writing = (
+        ("import", db, "alice", tmp_path / "a"),
+        ("rewind", db, "alice", 8),
+        ("delete", db, "alice", "--yes"),
+        ("wipe", db, "--yes"),
+    )
+    assert dst("store", "export", db, "bob", tmp_path / "a").code == 0
+    with open(f"{db}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as dst.runtime.serving.lock does
+        for words in writing:
+            refused(dst("store", *words), "a scheduler serves it")
+        assert dst("store", "export", db, "alice", tmp_path / "b").code == 0
+    for words in writing:
+        assert dst("store", *words).code == 0

@@ -3,8 +3,10 @@
 import math
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -75,6 +77,34 @@ def test_history_is_given_up_before_a_put_is_refused(tmp_path: Path, states: lis
         store.put(entries[-1].name, states[5])  # there is room again
 
 
+@pytest.mark.parametrize("state_bytes", [2_000, 7_500, 17_000])
+def test_who_is_there_is_stored_again_where_the_budget_is_reached(
+    tmp_path: Path, saved: Saved, state_bytes: int
+) -> None:
+    """States that share pages take more of them after some updates: that refuses new ones only."""
+    chance = np.random.default_rng(0)
+    name = next(iter(saved.state))
+
+    def state() -> Saved:
+        values = chance.standard_normal(state_bytes // 4).astype(np.float32)
+        return msgspec.structs.replace(saved, state={name: values})
+
+    limit, count = 64 * PAGE, 0
+    with StateStore(tmp_path / "a.db", max_bytes=limit, history_bytes=0, durable=False) as store:
+        with suppress(StoreFullError):
+            while True:
+                store.make_room(1, len(pack(state())))
+                store.put(f"user {count}", state())
+                count += 1
+        for _ in range(3 * count):
+            store.put(f"user {chance.integers(count)}", state())
+        assert store.used_bytes() > limit  # what is tested has happened
+        assert store.used_bytes() < 2 * limit
+        with pytest.raises(StoreFullError):
+            store.put_many({"new": state(), "user 0": state()})
+        assert len(store.list()) == count
+
+
 def test_without_a_limit_nothing_is_refused(tmp_path: Path, states: list[Saved]) -> None:
     with StateStore(tmp_path / "a.db", max_bytes=None, durable=False) as store:
         store.put_many({f"user {n}": states[0] for n in range(300)})
@@ -111,8 +141,8 @@ def test_what_is_too_old_is_forgotten(
         assert pack(store.get("bob")) == pack(states[3])
         with pytest.raises(StreamNotFoundError):
             store.get("ann")
-        assert store.expire(1e-3 + 20 * 86400) == 0
-        assert store.expire(20 * 86400 - 1) == 1
+        assert store.expire(1e-3 + 20 * 86400) == ()
+        assert store.expire(20 * 86400 - 1) == ("bob",)
         assert [entry.name for entry in store.list()] == ["cleo"]
 
 

@@ -25,12 +25,18 @@ def served(shelf: Path) -> Session:
 
 
 @pytest.fixture(scope="session")
-def gain(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def gain_path(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of features whose state some items make infinite, which no output shows."""
     path = tmp_path_factory.mktemp("served") / "gain"
     model = with_batch(onnx.load(shelf / "gain" / "step.onnx"))
     write_bundle(path, plain(open_bundle(shelf / "gain").manifest), {"step.onnx": model})
-    return Session.open(path, check_state_every=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def gain(gain_path: Path) -> Session:
+    """That model, whose state is looked at after each step."""
+    return Session.open(gain_path, check_state_every=1)
 
 
 class Inline(Executor):

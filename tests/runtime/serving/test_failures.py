@@ -11,8 +11,8 @@ from tests.runtime.pool.conftest import positive, same
 from tests.runtime.serving.conftest import Alone, inline, serve, spin, stored
 
 from dst.runtime import DstError, Saved, Session, StateStore, StreamPool
-from dst.runtime.errors import NonFiniteError, StoreError, StoreFullError
-from dst.runtime.serving import AsyncScheduler, driver, seats
+from dst.runtime.errors import NonFiniteError, StoreError, StoreFullError, StreamNotFoundError
+from dst.runtime.serving import AsyncScheduler, driver, states
 from dst.runtime.state.record import pack
 
 
@@ -36,14 +36,15 @@ class Disk:
             refuse()
             real_delete(store, name)
 
-        def put_many(store: StateStore, states: Mapping[str, Saved]) -> None:
+        def put_many(store: StateStore, states: Mapping[str, Saved]) -> tuple[str, ...]:
             self.tries += 1
             self.threads.add(threading.current_thread())
             refuse()
             if self.refused & states.keys():
                 raise StoreError("a state is refused")
-            real(store, states)
+            expired = real(store, states)
             self.sizes.append(len(states))
+            return expired
 
         monkeypatch.setattr(StateStore, "put_many", put_many)
         monkeypatch.setattr(StateStore, "delete", delete)
@@ -65,7 +66,7 @@ def test_a_state_that_cannot_be_put_back_into_the_store_is_put_back_later(
     known: bool,
 ) -> None:
     """A request is cancelled after its state was stored, and then the disk is full."""
-    monkeypatch.setattr(driver, "_AGAIN_S", 0.001)
+    monkeypatch.setattr(driver, "AGAIN_S", 0.001)
     alone = Alone(served)
     path = tmp_path / "a.db"
 
@@ -86,6 +87,11 @@ def test_a_state_that_cannot_be_put_back_into_the_store_is_put_back_later(
         executor.after.clear()
         await wait_until(lambda: disk.refusals)
         assert stored(path) != {name: alone.packed(name) for name in alone.states}
+        if known:
+            assert pack(await scheduler.get("ann")) == alone.packed("ann")
+        else:
+            with pytest.raises(StreamNotFoundError):
+                await scheduler.get("ann")
         disk.full = False
         if asks:
             for name in ("bob", "cleo", "dan"):  # they take her slot
@@ -131,7 +137,7 @@ def test_one_state_that_the_store_refuses_fails_alone(
 def test_many_changed_states_are_stored_in_several_transactions(
     served: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
 ) -> None:
-    monkeypatch.setattr(seats, "_AT_ONCE", 2)
+    monkeypatch.setattr(states, "_AT_ONCE", 2)
     alone = Alone(served)
 
     async def work(scheduler: AsyncScheduler) -> None:

@@ -19,7 +19,7 @@ from tests.runtime.pool.conftest import same
 from tests.runtime.serving.conftest import Alone, Inline, Outputs, inline, spin, stored
 
 from dst.runtime import Saved, Session, StateStore
-from dst.runtime.errors import DeadlineError, StepError, StreamNotFoundError
+from dst.runtime.errors import DeadlineError, StepError, StoreFullError, StreamNotFoundError
 from dst.runtime.serving import AsyncScheduler, BusyError
 from dst.runtime.state.record import pack
 
@@ -41,12 +41,13 @@ class Serving(RuleBasedStateMachine):
 
     @initialize(
         every=st.sampled_from([0.0, 1e-9, 1e9]), turn=st.sampled_from([3, 8, 32]),
-        cached=st.integers(0, 3),
+        cached=st.integers(0, 3), pages=st.sampled_from([None, 9, 10, 11]),
     )  # fmt: skip
-    def begin(self, every: float, turn: int, cached: int) -> None:
+    def begin(self, every: float, turn: int, cached: int, pages: int | None) -> None:
         memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # no disk to wait for
         self.folder = Path(tempfile.mkdtemp(dir=memory))
         self.every, self.turn, self.cached = every, turn, cached
+        self.max_bytes = None if pages is None else pages * 16384  # room for no user, or for some
         self.loop = asyncio.new_event_loop()
         self.alone, self.trial = Alone(self.session), Alone(self.session)
         self.calls: list[Call] = []
@@ -55,7 +56,9 @@ class Serving(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.store = StateStore(self.folder / "a.db", durable=False, history_bytes=0)
+        self.store = StateStore(
+            self.folder / "a.db", durable=False, history_bytes=0, max_bytes=self.max_bytes
+        )
         self.scheduler = AsyncScheduler(
             self.session,
             2,
@@ -128,7 +131,7 @@ class Serving(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def malformed(self, user: str) -> None:
-        with pytest.raises(StepError):
+        with pytest.raises(StepError if self.max_bytes is None else (StepError, StoreFullError)):
             self.loop.run_until_complete(
                 self.scheduler.advance(user, np.array([300]))  # no such byte
             )
@@ -162,7 +165,10 @@ class Serving(RuleBasedStateMachine):
             elif call.task.cancelled():
                 self.seen["a cancelled call"] += 1
             elif (error := call.task.exception()) is not None:
-                assert isinstance(error, DeadlineError | BusyError), error
+                assert isinstance(error, DeadlineError | BusyError | StoreFullError), error
+                if isinstance(error, StoreFullError):  # who is known is never refused
+                    assert self.max_bytes is not None
+                    assert call.user not in self.alone.states
                 self.seen[type(error).__name__] += 1
             else:
                 expected = self.alone.advance(call.user, call.items, call.flush, call.last)

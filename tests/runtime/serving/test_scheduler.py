@@ -291,10 +291,10 @@ def test_a_full_disk_refuses_and_loses_nothing(
     async def work(scheduler: AsyncScheduler) -> None:
         real, full = StateStore.put_many, False
 
-        def put_many(store: StateStore, states: dict[str, Saved]) -> None:
+        def put_many(store: StateStore, states: dict[str, Saved]) -> tuple[str, ...]:
             if full:
                 raise StoreFullError("the disk is full")
-            real(store, states)
+            return real(store, states)
 
         monkeypatch.setattr(StateStore, "put_many", put_many)
         names = ["ann", "bob", "cleo", "dan"]
@@ -418,14 +418,16 @@ def test_metrics_count_what_happened(served: Session, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong", [{"save_every_s": -1}, {"max_waiting": 0}, {"max_items": 0}, {"turn_items": 0},
-              {"max_waiting_per_user": 0}, {"save_every_s": float("inf")}]
+              {"max_waiting_per_user": 0}, {"save_every_s": float("inf")}, {"turn_items": 2.5},
+              {"cached": 1.5}, {"max_items": 8.5}, {"max_waiting": 2.0}, {"slots": 2.5},
+              {"max_waiting_per_user": 1.5}, {"save_every_s": "1"}, {"save_every_s": float("nan")}]
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(
     served: Session, tmp_path: Path, wrong: dict[str, float]
 ) -> None:
     with StateStore(tmp_path / "a.db") as store:
         with pytest.raises(ServingError) as caught:
-            AsyncScheduler(served, 2, store, **wrong)  # type: ignore[arg-type]
+            AsyncScheduler(served, store=store, **{"slots": 2, **wrong})  # type: ignore[arg-type]
         assert code_of(caught) == "argument"
         asyncio.run(AsyncScheduler(served, 2, store).drain())  # nothing was locked
 

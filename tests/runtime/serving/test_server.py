@@ -28,7 +28,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     folder = tmp_path_factory.mktemp("server")
     env = {**os.environ, "DST_BYTES_PER_S": "100", "DST_SLOTS": "2"}
     made = subprocess.run(
-        [sys.executable, APP, "--add-user", "ann", "bob"],
+        [sys.executable, APP, "--add-user", "ann", "bob", "cleo"],
         cwd=folder, env=env, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     process = subprocess.Popen([sys.executable, APP, "--port", str(PORT)], cwd=folder, env=env)
@@ -39,7 +39,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         except httpx.TransportError:
             assert process.poll() is None
             time.sleep(0.1)
-    yield dict(zip(("ann", "bob"), made, strict=True))
+    yield dict(zip(("ann", "bob", "cleo"), made, strict=True)) | {"pid": str(process.pid)}
     process.terminate()
     process.wait(60)
 
@@ -47,6 +47,14 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 def call(method: str, path: str, token: str | None, body: object = None):  # type: ignore[no-untyped-def]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return httpx.request(method, f"{URL}{path}", headers=headers, json=body, timeout=120)
+
+
+def test_a_user_cannot_be_added_twice(tokens: dict[str, str], tmp_path: Path) -> None:
+    again = [sys.executable, str(APP), "--add-user", "cleo", "cleo"]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has a token already; nobody was added" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_it_remembers_each_user_and_forgets_when_told(tokens: dict[str, str]) -> None:
@@ -73,6 +81,45 @@ def test_without_a_token_nothing_is_done(tokens: dict[str, str], token: str | No
         assert answer.status_code == 401, (method, path)
 
 
+def peak_mib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("known", "status"), [(False, 401), (True, 413)])
+def test_a_huge_body_is_not_held(tokens: dict[str, str], known: bool, status: int) -> None:
+    headers = {"Content-Type": "application/json"}
+    if known:
+        headers["Authorization"] = f"Bearer {tokens['ann']}"
+    before = peak_mib(int(tokens["pid"]))
+    parts = (bytes(1 << 20) for _ in range(100))
+    answer = httpx.post(f"{URL}/v1/read", content=parts, headers=headers, timeout=120)
+    assert answer.status_code == status
+    assert peak_mib(int(tokens["pid"])) < before + 30
+
+
+@pytest.mark.parametrize(
+    "body", ['{"text":"\\ud800abc"}', '{"text":"x","temperature":NaN}', '{"text":' + "[" * 100_000]
+)
+def test_what_no_json_can_hold_is_refused(tokens: dict[str, str], body: str) -> None:
+    headers = {"Authorization": f"Bearer {tokens['ann']}", "Content-Type": "application/json"}
+    answer = httpx.post(f"{URL}/v1/generate", content=body, headers=headers, timeout=120)
+    assert answer.status_code in (400, 422)
+    assert answer.json()["detail"]
+
+
+def test_wiping_ends_what_is_being_generated(tokens: dict[str, str]) -> None:
+    headers = {"Authorization": f"Bearer {tokens['cleo']}"}
+    body = {"text": "secret", "items": 900}
+    with httpx.stream("POST", f"{URL}/v1/generate", headers=headers, json=body, timeout=120) as r:
+        lines = r.iter_lines()
+        next(lines)
+        assert call("DELETE", "/v1/state", tokens["cleo"]).status_code == 204
+        assert any("forgotten" in line for line in lines)
+    assert call("GET", "/v1/state", tokens["cleo"]).status_code == 404
+
+
 def test_too_much_is_refused_with_a_time_to_wait(tokens: dict[str, str]) -> None:
     assert call("POST", "/v1/read", tokens["bob"], {"text": "x"}).status_code == 200
     refused = call("POST", "/v1/read", tokens["bob"], {"text": "x" * 16_000})
@@ -87,6 +134,8 @@ def test_events_and_socket(tokens: dict[str, str]) -> None:
     assert events.count('"byte"') == 5
     assert events.endswith("event: end\ndata: {}\n\n")
     with websockets.connect(f"ws://127.0.0.1:{PORT}/v1/stream") as socket:
+        socket.send("[" * 100_000)
+        assert "not understood" in json.loads(socket.recv())["detail"]
         socket.send("no json")
         assert "not understood" in json.loads(socket.recv())["detail"]
         socket.send(json.dumps({"token": tokens["ann"]}))
