@@ -103,7 +103,8 @@ class Driver:
                 "have (max_waiting_per_user); wait for an answer first",
                 code="user-busy",
             )
-        self._start()
+        if self._task is None or self._task.done():  # a call costs more
+            self._start()
         request = Request(user, loop.create_future(), items, flush, wish, task, perf_counter())
         self.waiting += 1
         user.queue.append(request)
