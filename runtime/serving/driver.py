@@ -80,7 +80,9 @@ class Driver:
         task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
-        loop = self._here()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._here()
         if self.draining:
             raise ServingError(_ENDING, code="draining")
         if not isinstance(name, str):
