@@ -351,8 +351,8 @@ class Seats:
         Where the store refuses, `fault` says why, and they stay dirty.
         """
         left = [*self.dirty.values()] if users is None else [*users]
-        self.fault = None
-        while left and self.fault is None:
+        fault: DstError | None = None
+        while left and fault is None:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
             records = {user.name: self.committed(user) for user in some}
             try:
@@ -365,7 +365,8 @@ class Seats:
                         self._mark(user, False)
             except DstError as error:
                 _LOG.warning("states could not be stored: %s", error)
-                self.fault = error
+                fault = error
+        self.fault = fault  # at the end: `drain` may look while the task tries again
 
     def _put(self, states: Mapping[str, Saved]) -> None:
         if not states:
