@@ -80,7 +80,9 @@ class Driver:
         task: Callable[[User], object] | None = None,
     ) -> Request:
         """Let a request wait for its turn."""
-        loop = self._here()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._here()
         if self.draining:
             raise ServingError(_ENDING, code="draining")
         if not isinstance(name, str):
@@ -103,7 +105,8 @@ class Driver:
                 "have (max_waiting_per_user); wait for an answer first",
                 code="user-busy",
             )
-        self._start()
+        if self._task is None or self._task.done():  # a call costs more
+            self._start()
         request = Request(user, loop.create_future(), items, flush, wish, task, perf_counter())
         self.waiting += 1
         user.queue.append(request)

@@ -129,8 +129,8 @@ def own(chunk: Chunk, items: Items, empty: Array, most: int) -> Array | bytes:
         StepError: `request-too-large`, `chunk-type`, `chunk-shape`.
     """
     if isinstance(items, np.ndarray):
-        shape = (items.ndim, *items.shape[1:])
-        if shape != (empty.ndim, *empty.shape[1:]) or items.dtype != empty.dtype:
+        fits = items.ndim == empty.ndim and items.shape[1:] == empty.shape[1:]
+        if not fits or items.dtype != empty.dtype:
             check_items(chunk, items[:0] if items.ndim else items)
     elif not isinstance(items, bytes | bytearray | memoryview):
         check_items(chunk, items)  # which refuses them

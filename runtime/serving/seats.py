@@ -116,8 +116,8 @@ class Seats(States):
                 request.begun = True
                 if not turn.ends:  # other calls of the pool will come before its end
                     user.record = self.committed(user)
-                if (lost := self.lost.pop(user.name, None)) is not None:
-                    self._fail(turn, lost)
+                if user.name in self.lost:
+                    self._fail(turn, self.lost.pop(user.name))
                     continue
                 user.reading = not turn.ends
                 request.prior = Prior(user.record, bool(user.exists), user.dirty)

@@ -96,7 +96,7 @@ class States:
         """
         left = [*self.dirty.values()] if users is None else [*users]
         left.sort(key=lambda user: user.name in self.room.names)
-        self.fault, at_once = None, _AT_ONCE
+        fault, at_once = None, _AT_ONCE
         while left:
             some, left = left[:at_once], left[at_once:]
             records = {user.name: self.committed(user) for user in some}
@@ -113,9 +113,10 @@ class States:
                     left, at_once = some + left, 1
                     continue
                 _LOG.warning("states could not be stored: %s", error)
-                self.fault = error
+                fault = error
                 if error.code != "store-budget":
                     break
+        self.fault = fault  # at the end: `drain` may look while the task tries again
 
     def put(self, states: Mapping[str, Saved]) -> None:
         """Store these states, by name."""

@@ -2,14 +2,16 @@
 
 import asyncio
 import threading
+import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests.runtime.serving.conftest import serve, spin, stored
 
-from dst.runtime import Session, StateStore, StepError
+from dst.runtime import Session, StateStore, StepError, long_input
 from dst.runtime.errors import DeadlineError, StoreBusyError, StreamNotFoundError
 from dst.runtime.serving import AsyncScheduler, BusyError, ServingError
 
@@ -92,7 +94,7 @@ class Flag:
 
 @pytest.mark.parametrize("why", ["deadline", "cancel", "busy", "item"])
 def test_a_long_input_that_stops_says_where_to_go_on(
-    served: Session, tmp_path: Path, why: str
+    served: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     items = np.arange(200) % 256
     if why == "item":
@@ -101,12 +103,13 @@ def test_a_long_input_that_stops_says_where_to_go_on(
     async def work(scheduler: AsyncScheduler) -> None:
         flag = Flag()
         parts = scheduler.iter_advance(
-            "ann", items, cancel=flag, deadline_ms=50 if why == "deadline" else None
+            "ann", items, cancel=flag, deadline_ms=80_000_000 if why == "deadline" else None
         )
         await anext(parts)
         await anext(parts)
         if why == "deadline":
-            await asyncio.sleep(0.06)
+            later = SimpleNamespace(monotonic=lambda: time.monotonic() + 80_000)
+            monkeypatch.setattr(long_input, "time", later)
         flag.on = why == "cancel"
         others = [
             asyncio.create_task(scheduler.advance("bob", b"x")) for _ in range(3 * (why == "busy"))
