@@ -1,9 +1,9 @@
 """Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
 
-No bundle of it ships yet: what it has learned so far is not good enough. The sizes and shares below
-are those of the last trial, which was not finished.
+No bundle of it ships yet: too many of its answers are still wrong. `recall.safetensors` holds what
+the last trial learned, in half precision, to go on from; `examples/evaluate/recall` judges a bundle.
 
-    python examples/train/recall.py --out runs/recall --rate 9e-3
+    python examples/train/recall.py --out runs/recall --start examples/train/recall.safetensors
     python examples/train/recall.py --out runs/recall --export recall    # the bundle
 
 Only the answers are learned. In the second phase each row is a conversation that goes on from
@@ -26,6 +26,7 @@ Shape letters: B rows of a batch, T items, H memories of a layer, K width of the
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -36,6 +37,7 @@ from corpus import packages
 from facts.chatter import talk_of
 from facts.talk import Conversation, Habits, World
 from facts.words import Spelling, tokenizer_json, vocabulary
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -243,9 +245,21 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
     return Task(build, batches, ROWS, loss)
 
 
+def begun(task: Task, weights: Path) -> Task:
+    """The task with a network that has these weights."""
+
+    def build() -> nn.Module:
+        module = task.build()
+        module.load_state_dict(load_file(weights))
+        return module
+
+    return replace(task, build=build)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options(parser, steps=5_000, zero_state=800, decay=0.5)
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with")
     parser.add_argument("--work", type=Path, default=Path("runs/corpus"), help="packages, kept")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="train nothing, write the bundle"
@@ -257,7 +271,7 @@ def main() -> None:
     spelling = Spelling({token: number for number, token in enumerate(tokens)})
     task = recall_task(prose, spelling)
     if given.export is None:
-        train(task, plan_of(given))
+        train(task if given.start is None else begun(task, given.start), plan_of(given))
         return
     torch.set_num_threads(given.threads)
     model = trained(task, given.out)
