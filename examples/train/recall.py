@@ -1,7 +1,7 @@
 """Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
 
 No bundle of it ships yet: too many of its answers are still wrong. `recall.safetensors` holds what
-the last trial learned, in half precision, to go on from; `examples/evaluate/recall` judges a bundle.
+the last trial learned, in half precision, to go on from; `examples/evaluate/recall` judges bundles.
 
     python examples/train/recall.py --out runs/recall --start examples/train/recall.safetensors
     python examples/train/recall.py --out runs/recall --export recall    # the bundle
