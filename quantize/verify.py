@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import safetensors.numpy
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from dst.graphs.walk import set_nodes
 from dst.runtime import Session, Stream
 from dst.runtime.bundle.manifest import Golden, Manifest
 from dst.runtime.bundle.reader import Bundle, open_bundle
@@ -97,7 +98,7 @@ def rounded_by_rows(model: onnx.ModelProto) -> bool:
 
     ONNX Runtime's kernels for such weights may round activations to 8 bits: on x86 each block by
     its largest value, on ARM (KleidiAI) each row by its largest and smallest, which is coarser.
-    Here it is one rounding for all rows of a chunk: the same for one row, and coarser for more.
+    It is spelled out, since ONNX Runtime would make other operators of DynamicQuantizeLinear.
 
     Args:
         model: Changed in place.
@@ -112,22 +113,35 @@ def rounded_by_rows(model: onnx.ModelProto) -> bool:
         if node.op_type == "DequantizeLinear"
         and any(a.name == "block_size" and a.i for a in node.attribute)
     }
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in blocks]
+    if not products:
+        return False
+    zero, most, least, last = (f"by_rows.{name}" for name in ("zero", "most", "least", "last"))
+    for name, value in ((zero, 0.0), (most, 255.0), (least, 1e-7)):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), last))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in blocks:
-            rounded = [
-                f"{node.output[0]}.by_rows.{part}" for part in ("whole", "scale", "zero", "")
-            ]
-            nodes.append(
-                helper.make_node("DynamicQuantizeLinear", [node.input[0]], rounded[:3], rounded[0])
-            )
-            nodes.append(helper.make_node("DequantizeLinear", rounded[:3], rounded[3:], rounded[3]))
-            node.input[0] = rounded[3]
+        if any(node is product for product in products):
+            x, own = node.input[0], f"by_rows.{node.output[0]}"
+            node.input[0] = f"{own}.again"
+            for op, inputs, output in (
+                *(("CastLike", [name, x], name) for name in (zero, most, least)),
+                ("ReduceMin", [x, last], "low"),
+                ("Min", [f"{own}.low", f"{own}.{zero}"], "bottom"),
+                ("ReduceMax", [x, last], "high"),
+                ("Max", [f"{own}.high", f"{own}.{zero}"], "top"),
+                ("Sub", [f"{own}.top", f"{own}.bottom"], "range"),
+                ("Div", [f"{own}.range", f"{own}.{most}"], "fine"),
+                ("Max", [f"{own}.fine", f"{own}.{least}"], "unit"),
+                ("Div", [x, f"{own}.unit"], "steps"),
+                ("Round", [f"{own}.steps"], "whole"),
+                ("Mul", [f"{own}.whole", f"{own}.unit"], "again"),
+            ):
+                nodes.append(helper.make_node(op, inputs, [f"{own}.{output}"], f"{own}.{output}"))
         nodes.append(node)
-    found = len(nodes) > len(graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return found
+    set_nodes(graph, nodes)
+    return True
 
 
 def _rounded_otherwise(draft: Path, path: Path, manifest: Manifest) -> Session | None:
