@@ -55,7 +55,7 @@ def test_the_sources_are_formatted_and_linted() -> None:
 
 
 def test_calls_and_stores() -> None:
-    run("node", "--test", "build/tests/calls.test.js")
+    run("node", "--test", "build/tests/calls.test.js", "build/tests/stores.test.js")
 
 
 @pytest.mark.parametrize("name", ["text", "text-int8", "text-int4", "log", "log-int8", "feed"])

@@ -267,16 +267,21 @@ class Serving(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
-            self.settle()
-            self.loop.run_until_complete(self.scheduler.drain())
-            self.count()
-            for what, times in self.seen.items():
-                if times:
-                    event(what)
-            self.store.close()
-            self.compare_store()
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            try:
+                self.end()
+            finally:  # the folder may be memory, which a trial that fails must not keep
+                shutil.rmtree(self.folder)
+
+    def end(self) -> None:
+        self.settle()
+        self.loop.run_until_complete(self.scheduler.drain())
+        self.count()
+        for what, times in self.seen.items():
+            if times:
+                event(what)
+        self.store.close()
+        self.compare_store()
+        self.loop.close()
 
     def count(self) -> None:
         """Count what this scheduler did, for hypothesis' statistics."""
