@@ -24,7 +24,7 @@ WHEELS = (
 HEADERS = "com.github.asus4.onnxruntime@0.4.9"
 """A package of npm with the headers of ONNX Runtime; older ones work with a newer library."""
 TARGET = "aarch64-linux-gnu.2.34"
-NATIVE_TESTS = "^(conformance|stops|killed|example_first)$"
+NATIVE_TESTS = "^(conformance|numbers|stops|files|killed|example_first)$"
 
 Word = str | Path
 
