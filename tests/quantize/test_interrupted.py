@@ -132,6 +132,9 @@ def interrupted(verb: str, bundle: Path, folder: Path, count: int, number: signa
         for done in range(count + MORE):
             if done >= count and at_work in child.codes:
                 break
+            if child.process is None:  # a new one, whose first call is longer than `whole`
+                child.call(None, number)
+                child.check()
             child.call(random.uniform() * whole, number)
             child.check()
         assert at_work in child.codes
