@@ -277,9 +277,16 @@ function finished() {
   draw();
 }
 
-async function take(bytes) {
+/** Read bytes, or what a promise will give. */
+async function take(given) {
+  const before = document.body.dataset.state;
+  document.body.dataset.state = "taking"; // at once: the end of what was read before is no end of this
   await ready;
-  if (!bytes.length || columns.some(({ at }) => at === undefined)) return; // one could not be opened
+  const bytes = await Promise.resolve(given).catch((error) => say(error.message, true));
+  if (!bytes?.length || columns.some(({ at }) => at === undefined)) {
+    document.body.dataset.state = before; // nothing came, or one model could not be opened
+    return;
+  }
   await tape.append(bytes, Math.min(...columns.map((column) => column.at)));
   go();
 }
@@ -322,9 +329,11 @@ async function open() {
 
 // --- events
 
+const bytesOf = async (file) => new Uint8Array(await file.arrayBuffer());
+
 $("file").addEventListener("change", async ({ target }) => {
   const [file] = target.files;
-  if (file) await take(new Uint8Array(await file.arrayBuffer()));
+  if (file) await take(bytesOf(file));
   target.value = "";
 });
 $("sample").addEventListener("click", () => take(new TextEncoder().encode(sampleLog())));
@@ -348,7 +357,7 @@ addEventListener("drop", async (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
   const file = event.dataTransfer.files[0];
-  await take(file ? new Uint8Array(await file.arrayBuffer()) : new TextEncoder().encode(event.dataTransfer.getData("text")));
+  await take(file ? bytesOf(file) : new TextEncoder().encode(event.dataTransfer.getData("text")));
 });
 
 navigator.serviceWorker?.register("sw.js");
