@@ -119,8 +119,7 @@ async function interrupted() {
   const { context } = await visitor();
   const first = await visit(context);
   await first.setInputFiles("#file", file);
-  await first.waitForFunction(() => Number(document.getElementById("progress").value) > 0.3, null, { timeout: 600_000 });
-  await first.waitForTimeout(2500); // the models are saved every two seconds
+  while (Object.keys(await states(first)).length < 4) await first.waitForTimeout(50); // state and notes of each model
   await first.close();
   const second = await visit(context);
   const stood = await facts(second, "float32");
