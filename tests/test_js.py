@@ -5,7 +5,6 @@ npm, and for some tests Chromium: `CHROMIUM` names it, /usr/bin/chromium by defa
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.languages import Missing, javascript
+from tests.npm import CHROMIUM, NPM_INSTALL, needing, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dst.runtime import Session, Stream
@@ -22,20 +22,6 @@ pytestmark = pytest.mark.js
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runtime/js"
 SHIPPED = ROOT / "src/dst/shipped"
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-NPM_INSTALL = ("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
-
-
-def run(*command: str, cwd: Path = PACKAGE) -> str:
-    """Run a program, and return what it prints."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def chromium() -> None:
-    if shutil.which(CHROMIUM) is None:
-        pytest.skip(f"{CHROMIUM} is not here")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,30 +41,32 @@ def test_the_sources_are_formatted_and_linted() -> None:
 
 
 def test_calls_and_stores() -> None:
-    run("node", "--test", "build/tests/calls.test.js", "build/tests/stores.test.js")
+    run("node", "--test", "build/tests/calls.test.js", "build/tests/stores.test.js", cwd=PACKAGE)
 
 
 @pytest.mark.parametrize("name", ["text", "text-int8", "text-int4", "log", "log-int8", "feed"])
 def test_shipped_models_compute_in_chromium_what_they_should(name: str) -> None:
-    chromium()
-    checks = json.loads(run("node", "build/tests/golden.js", "wasm", str(SHIPPED / name)))
+    needing(CHROMIUM)
+    checks = json.loads(
+        run("node", "build/tests/golden.js", "wasm", str(SHIPPED / name), cwd=PACKAGE)
+    )
     graphs = {g.file for g in Session.open(name).bundle.manifest.graphs}
     assert {check["graph"] for check in checks if check["passed"]} == graphs
 
 
 def test_webgpu_runs_a_whole_graph() -> None:
     """Strictly: no node falls back to the CPU. In software here, hence one graph only."""
-    chromium()
+    needing(CHROMIUM)
     only = json.dumps({"graph": "step_t32.onnx"})
     (check,) = json.loads(
-        run("node", "build/tests/golden.js", "webgpu", str(SHIPPED / "text"), only)
+        run("node", "build/tests/golden.js", "webgpu", str(SHIPPED / "text"), only, cwd=PACKAGE)
     )
     assert check["passed"]
 
 
 def test_the_package_installs_and_runs_its_example(tmp_path: Path) -> None:
     """In an empty project, from what `npm pack` makes; the state it saves is loaded by Python."""
-    run("npm", "pack", "--pack-destination", str(tmp_path))
+    run("npm", "pack", "--pack-destination", str(tmp_path), cwd=PACKAGE)
     (packed,) = tmp_path.glob("*.tgz")
     project = tmp_path / "project"
     project.mkdir()
@@ -112,6 +100,6 @@ def test_texts_have_the_ids_that_python_gives_them(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     texts = ["the state that lasts", "é ü 漢字 🙂!", "  two\nlines", "<|end|>x", ""]
     script = ("build/tests/tokenizer.js", str(tmp_path / "tokenizer.json"), json.dumps(texts))
-    for text, found in zip(texts, json.loads(run("node", *script)), strict=True):
+    for text, found in zip(texts, json.loads(run("node", *script, cwd=PACKAGE)), strict=True):
         assert found["ids"] == tokenizer.encode(text, add_special_tokens=False).ids
         assert found["decoded"] == found["streamed"] == tokenizer.decode(found["ids"])

@@ -5,15 +5,14 @@ Needs node with npm, and Chromium (`CHROMIUM` names it, /usr/bin/chromium by def
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.npm import CHROMIUM, NPM_INSTALL, needing, run
 
 from dst.cli.answers.lines import Line, Lines, Top
 from dst.runtime import Session
@@ -25,22 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "src/dst/shipped"
 TEXT = ROOT / "src/dst/heldout/stdlib.txt"
 BYTES = 60_000
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-NPM_INSTALL = ("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
-
-
-def run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example with what npm brings, and the package that it uses."""
-    for needed in ("node", "npm", CHROMIUM):
-        if shutil.which(needed) is None:
-            pytest.skip(f"{needed} is not here")
+    needing("node", "npm", CHROMIUM)
     work = tmp_path_factory.mktemp("web")
     skipped = shutil.ignore_patterns("node_modules", "site", "build", "dist")
     for name in ("examples/web", "runtime/js"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.npm import CHROMIUM, needing, run
 
 from dst.export.pack import pack_bundle
 from dst.runtime import open_bundle
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests/conformance/bundles"
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 LOOK = """
 const { chromium } = await import("playwright-core");
 const [url, executablePath] = process.argv.slice(1);
@@ -43,18 +43,10 @@ await browser.close();
 """
 
 
-def run(command: list[str], cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the first step of the README was done."""
-    for needed in ("node", "npm", CHROMIUM):
-        if shutil.which(needed) is None:
-            pytest.skip(f"{needed} is not here")
+    needing("node", "npm", CHROMIUM)
     work = tmp_path_factory.mktemp("checkout")
     skipped = shutil.ignore_patterns("node_modules", "build", "dist", "*.tgz")
     shutil.copytree(ROOT / "runtime/js", work / "runtime/js", ignore=skipped)
@@ -63,7 +55,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     readme = (work / "packed/README.md").read_text()
     step = re.search(r"`(cd DST-EDGE/.*)`", readme)
     assert step
-    run(["bash", "-ec", step[1].replace("DST-EDGE", str(work))], cwd=work)
+    run("bash", "-ec", step[1].replace("DST-EDGE", str(work)), cwd=work)
     return work
 
 
@@ -74,7 +66,7 @@ def driven(checkout: Path, folder: Path) -> dict[str, Any]:
     *install, serve = (line.strip() for line in steps[1].strip().splitlines())
     assert len(install) == 2
     for line in install:
-        run(shlex.split(line.replace("DST-EDGE", str(checkout))), cwd=folder)
+        run(*shlex.split(line.replace("DST-EDGE", str(checkout))), cwd=folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -84,7 +76,7 @@ def driven(checkout: Path, folder: Path) -> dict[str, Any]:
         try:
             url = f"http://127.0.0.1:{port}/"
             script = ["node", "--input-type=module", "-e", LOOK, url, CHROMIUM]
-            found = json.loads(run(script, cwd=checkout / "runtime/js"))
+            found = json.loads(run(*script, cwd=checkout / "runtime/js"))
         finally:
             os.killpg(server.pid, 15)
     assert isinstance(found, dict)

@@ -1,13 +1,11 @@
 // What the suite does not ask: providers, short forms of items, overlapping calls.
 
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { test } from "node:test";
 import * as ort from "onnxruntime-node";
 import { type Dtype, itemSize, valuesOf } from "../src/base/dtype.js";
 import { hashWasm } from "../src/base/hashing.js";
@@ -26,25 +24,10 @@ import {
 import { FolderStore, folder } from "../src/node.js";
 import { bundleFiles } from "./conformance.js";
 import { readSuite } from "./node.js";
+import { open, ROOT, refusedBy, SUITE, work } from "./shared.js";
 
-const ROOT = fileURLToPath(new URL("../../../..", import.meta.url));
-const SUITE = path.join(ROOT, "tests/conformance");
 const SHIPPED = path.join(ROOT, "src/dst/shipped");
-const work = await mkdtemp(path.join(tmpdir(), "dst-"));
-after(() => rm(work, { recursive: true }));
-
-const open = (name: string, options: SessionOptions = {}) =>
-  Session.open(ort, folder(path.join(SUITE, "bundles", name)), options);
-
 const ramp = (count: number) => Float32Array.from({ length: count }, (_, i) => i / 8);
-
-function refusedBy(code: string) {
-  return (error: unknown) => {
-    assert.ok(error instanceof DstError, String(error));
-    assert.equal(error.code, code);
-    return true;
-  };
-}
 
 test("a provider that is not here is an error, and nothing else runs", async () => {
   for (const provider of ["cuda", "nonsense"]) {

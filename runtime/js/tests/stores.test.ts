@@ -8,35 +8,16 @@ import {
   mkdtemp,
   readdir,
   readFile,
-  rm,
   symlink,
   utimes,
   writeFile,
 } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { test } from "node:test";
 import { promisify } from "node:util";
-import * as ort from "onnxruntime-node";
-import { DstError, Session, type SessionOptions, Stream } from "../src/index.js";
-import { FolderStore, folder } from "../src/node.js";
-
-const ROOT = fileURLToPath(new URL("../../../..", import.meta.url));
-const SUITE = path.join(ROOT, "tests/conformance");
-const work = await mkdtemp(path.join(tmpdir(), "dst-"));
-after(() => rm(work, { recursive: true }));
-
-const open = (name: string, options: SessionOptions = {}) =>
-  Session.open(ort, folder(path.join(SUITE, "bundles", name)), options);
-
-function refusedBy(code: string) {
-  return (error: unknown) => {
-    assert.ok(error instanceof DstError, String(error));
-    assert.equal(error.code, code);
-    return true;
-  };
-}
+import { Stream } from "../src/index.js";
+import { FolderStore } from "../src/node.js";
+import { open, refusedBy, work } from "./shared.js";
 
 test("a folder keeps a state and the one before it, and writes into no file of another", async () => {
   const store = new FolderStore(work);
