@@ -175,7 +175,8 @@ class Recall(Network):
         """What is wrong with the keys: the wrong one is nearest, the right one is not near, noise.
 
         A query reads the sum of all values, each times the cosine of its key and the query; so the
-        squares of the wrong keys' cosines in the same memory are the power of the noise.
+        squares of the wrong keys' cosines are the power of the noise: in the same memory those of
+        this segment, and keys of other rows stand for what earlier segments have told.
         """
         reads, writes = (asked_for > 0).nonzero(), (told > 0).nonzero()  # (R, 2), (W, 2)
         queries, keys = (
