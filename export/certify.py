@@ -246,7 +246,7 @@ def _why(certificate: Certificate, errors: Distances) -> str:
         f"at most {DECILE_RATIO_BOUND:g} x the first; came: {tensor} {worst:.2g} of {of} in round "
         f"{int(np.argmax(rounds))}, `{grown}` ratio {certificate.decile_ratio:.3g}; nothing was "
         f"written. {_ON_RANDOM if certificate.data == RANDOM else ''}Where the model is right and "
-        "only its rounding is larger, accept both by `bound=` (`--bound`)"
+        "only its rounding is larger, accept the error and its growth by `bound=` (`--bound`)"
     )
 
 
