@@ -91,7 +91,7 @@ class Tensor(val dtype: DType, shape: LongArray, data: ByteBuffer) {
             return Tensor(dtype, shape, ByteBuffer.allocateDirect(size))
         }
 
-        private fun bytesOf(dtype: DType, shape: LongArray): Long = 
+        private fun bytesOf(dtype: DType, shape: LongArray): Long =
             shape.fold(dtype.bytes.toLong()) { product, axis -> Math.multiplyExact(product, axis) }
 
         /** Copy values into a FLOAT32 tensor. */
