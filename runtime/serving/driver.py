@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst.runtime.errors import BusyError, DeadlineError, ServingError, StoreError
-from dst.runtime.serving.requests import ALL, Request, Turn, User, Wish
+from dst.runtime.serving.requests import ALL, Request, User, Wish
 from dst.runtime.serving.seats import Seats
 
 Array = npt.NDArray[np.generic]
@@ -230,27 +230,27 @@ class Driver:
                 await self._sleep()
                 if not self._ready and not self._due():
                     continue
-            turns, undo = self._pick(), self._undo
+            picked, undo = self._pick(), self._undo
             self._undo = []
             save_from = monotonic() - self._bounds.save_every_s / 2 if self._due() else None
             try:
                 on_disk = self._bounds.save_each or save_from is not None or self._seats.fault
                 brief = self._turn_s < _BRIEF_S and not (on_disk or undo)
-                if brief and all(map(seated, turns)):
-                    self._seats.work(turns, undo, None)
+                if brief and all(map(seated, picked)):
+                    self._seats.work(picked, undo, None)
                 else:
-                    work = partial(self._seats.work, turns, undo, save_from)
+                    work = partial(self._seats.work, picked, undo, save_from)
                     job = asyncio.get_running_loop().run_in_executor(self._thread, work)
                     cancelled = await _over(job)
                     job.result()
                 self._turn_s += (self._seats.spent_s - self._turn_s) / 4
             except Exception as error:  # of the machine or of this program: say so to the callers
                 _LOG.exception("a turn failed")
-                for turn in turns:
-                    turn.failure = error
+                for request in picked:
+                    request.failure = error
             if save_from is not None or self._seats.fault:
                 self._tried_at = monotonic()
-            answered = [turn.request for turn in turns if self._finish(turn)]
+            answered = [request for request in picked if self._finish(request)]
             left, self._seats.left = self._seats.left, []
             try:
                 await asyncio.sleep(0)  # whoever was answered goes on now, and may ask for more
@@ -284,42 +284,45 @@ class Driver:
             async with asyncio.timeout(wait):
                 await self._wake.wait()
 
-    def _pick(self) -> list[Turn]:
+    def _pick(self) -> list[Request]:
         """Choose who reads in the next turn: those who have waited for longest."""
-        turns: list[Turn] = []
+        picked: list[Request] = []
         for user in [*self._ready.values()]:
             while user.queue and user.queue[0].future.done():  # cancelled between two turns
                 self._undo.append(user.queue.popleft())
             if not user.queue:
                 self._next(user)
                 continue
-            if len(turns) == self._slots:
+            if len(picked) == self._slots:
                 break
             request = user.queue[0]
             request.picked = True
-            piece = request.items
-            if len(piece) > self._bounds.piece:
-                piece = piece[request.done : request.done + self._bounds.piece]
-            turns.append(Turn(request, piece, request.done + len(piece) == len(request.items)))
-        return turns
+            request.piece, request.ends = request.items, True
+            if len(request.items) > self._bounds.piece:
+                end = request.done + self._bounds.piece
+                request.piece = request.items[request.done : end]
+                request.ends = end >= len(request.items)
+            picked.append(request)
+        return picked
 
-    def _finish(self, turn: Turn) -> bool:
-        """Answer the request of a turn, if it is over; say whether it was answered with outputs."""
-        request, user = turn.request, turn.request.user
-        error = turn.failure or turn.error
-        if not (request.future.done() or error or turn.ends or request.task):
+    def _finish(self, request: Request) -> bool:
+        """Answer a request, if it is over; say whether it was answered with outputs."""
+        user, future = request.user, request.future
+        error = request.failure or request.error
+        gone = future.done()
+        if not (gone or error or request.ends or request.task):
             self._ready[user.name] = self._ready.pop(user.name)
             return False
         user.queue.popleft()
         self._next(user)
-        if request.future.done() or turn.failure is not None:
+        if gone or request.failure is not None:
             self._undo.append(request)
-        if request.future.done():
+        if gone:
             return False
         if error is not None:
-            request.future.set_exception(error)
+            future.set_exception(error)
             return False
-        request.future.set_result(turn.answer)
+        future.set_result(request.answer)
         return True
 
     async def rest(self) -> None:
@@ -377,6 +380,6 @@ def _outcome_of(error: BaseException) -> str:
     return "deadline" if isinstance(error, DeadlineError) else "failed"
 
 
-def seated(turn: Turn) -> bool:
-    """Say whether a turn only steps a user who has a slot."""
-    return turn.request.task is None and turn.request.user.slot is not None
+def seated(request: Request) -> bool:
+    """Say whether a request only steps a user who has a slot."""
+    return request.task is None and request.user.slot is not None

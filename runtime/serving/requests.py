@@ -44,12 +44,16 @@ class Request:
         wish: what of the answers is wanted.
         task: other work than reading, done by the worker's thread; None for reading.
         since: when it came.
+        piece: what of the items is read in this turn.
+        ends: with this piece all of them are read.
         done: items read so far.
         parts: what was answered so far.
+        answer: what the caller gets.
+        error: why it gets none.
+        failure: the same, where it is a fault of the machine or of this program.
         picked: a turn was taken, or is being taken; the scheduler then sees to its end.
-        begun: the user's state before it is known.
         taken: the caller has his answer; it cannot be taken back.
-        prior: what the user had before it, where its work may have to be taken back.
+        prior: what the user had before it, from its first turn until it is taken back.
     """
 
     user: "User"
@@ -59,10 +63,14 @@ class Request:
     wish: Wish
     task: "Callable[[User], object] | None"
     since: float
+    piece: Array | bytes = b""
+    ends: bool = False
     done: int = 0
-    parts: list[Outputs] = field(default_factory=list)
+    parts: tuple[Outputs, ...] = ()
+    answer: object = None
+    error: DstError | None = None
+    failure: Exception | None = None
     picked: bool = False
-    begun: bool = False
     taken: bool = False
     prior: "Prior | None" = None
 
@@ -104,18 +112,6 @@ class User:
     partial: Saved | None = None
 
 
-@dataclass(slots=True)
-class Turn:
-    """What one request does in one turn of the batch, and what came of it."""
-
-    request: Request
-    piece: Array | bytes
-    ends: bool  # with this piece all of the request is read
-    answer: object = None
-    error: DstError | None = None
-    failure: Exception | None = None  # of the machine or of this program
-
-
 def own(chunk: Chunk, items: Items, empty: Array, most: int) -> Array | bytes:
     """Return a copy of items that nobody else writes to; the pool checks the rest of them later.
 
@@ -132,6 +128,8 @@ def own(chunk: Chunk, items: Items, empty: Array, most: int) -> Array | bytes:
         fits = items.ndim == empty.ndim and items.shape[1:] == empty.shape[1:]
         if not fits or items.dtype != empty.dtype:
             check_items(chunk, items[:0] if items.ndim else items)
+        if len(items) <= most:
+            return items.copy()
     elif not isinstance(items, bytes | bytearray | memoryview):
         check_items(chunk, items)  # which refuses them
     count = items.nbytes if isinstance(items, memoryview) else len(items)
@@ -141,13 +139,11 @@ def own(chunk: Chunk, items: Items, empty: Array, most: int) -> Array | bytes:
             "iter_advance()",
             code="request-too-large",
         )
-    return items.copy() if isinstance(items, np.ndarray) else bytes(items)
+    return bytes(items)
 
 
 def join_parts(contract: Contract, parts: Sequence[Outputs], wish: Wish) -> Outputs:
     """Join what the turns of one request answered, as one call of `Stream.advance` answers."""
-    if len(parts) == 1 and not wish.last and wish.outputs is None:
-        return parts[0]
     joined: Outputs = {}
     for o in contract.outputs:
         if wish.outputs is not None and o.name not in wish.outputs:

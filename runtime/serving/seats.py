@@ -26,7 +26,7 @@ from dst.runtime.execution.engine import Engine
 from dst.runtime.pool import StreamPool
 from dst.runtime.serving.lock import StoreLock
 from dst.runtime.serving.metrics import Metrics
-from dst.runtime.serving.requests import Prior, Request, Turn, User, join_parts
+from dst.runtime.serving.requests import ALL, Prior, Request, User, join_parts
 from dst.runtime.serving.states import States
 from dst.runtime.state.record import Saved
 from dst.runtime.store import StateStore
@@ -63,7 +63,9 @@ class Seats(States):
 
     # --- a turn
 
-    def work(self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None) -> None:
+    def work(
+        self, picked: Sequence[Request], undo: Iterable[Request], save_from: float | None
+    ) -> None:
         """Take back what was cancelled, write what is due, then let each request read a piece.
 
         Due are the states that the store has not had since `save_from`, or none with None.
@@ -71,13 +73,13 @@ class Seats(States):
         since = thread_time()
         try:
             with serving():
-                self._work(turns, undo, save_from)
+                self._work(picked, undo, save_from)
         finally:
             self.forget_expired()
             self.spent_s = thread_time() - since
 
     def _work(
-        self, turns: Sequence[Turn], undo: Iterable[Request], save_from: float | None
+        self, picked: Sequence[Request], undo: Iterable[Request], save_from: float | None
     ) -> None:
         for request in undo:
             self._take_back(request)
@@ -85,71 +87,80 @@ class Seats(States):
             self.save()
         elif save_from is not None:
             self.save([*takewhile(lambda user: user.since <= save_from, self.dirty.values())])
-        for turn in turns:
-            if turn.request.task is not None:
-                self._do(turn)
-        reading = [turn for turn in turns if turn.request.task is None]
+        for request in picked:
+            if request.task is not None:
+                self._do(request)
+        reading = [request for request in picked if request.task is None]
         if self.fault is not None:  # what was answered could not be kept
-            for turn in reading:
-                self._fail(turn, copy.copy(self.fault))
+            for request in reading:
+                self._fail(request, copy.copy(self.fault))
             return
         self._seat(reading)
-        reading = [turn for turn in reading if turn.error is None]
+        self._begin(reading)
+        reading = [request for request in reading if request.error is None]
         if reading:
             self._read(reading)
         if self._each:
-            self._commit([turn for turn in reading if turn.ends and turn.error is None])
+            self._commit([r for r in reading if r.ends and r.error is None])
 
-    def _do(self, turn: Turn) -> None:
-        assert turn.request.task is not None
+    def _do(self, request: Request) -> None:
+        assert request.task is not None
         try:
-            turn.answer = turn.request.task(turn.request.user)
+            request.answer = request.task(request.user)
         except DstError as error:
-            turn.error = error
+            request.error = error
 
-    def _read(self, turns: Sequence[Turn]) -> None:
+    def _begin(self, requests: Sequence[Request]) -> None:
+        """Remember what the users of new requests have."""
+        for request in requests:
+            if request.prior is not None or request.error is not None:
+                continue
+            user = request.user
+            if not request.ends:  # other calls of the pool will come before its end
+                user.record = self.committed(user)
+            if user.name in self.lost:
+                self._fail(request, self.lost.pop(user.name))
+                continue
+            user.reading = not request.ends
+            request.prior = Prior(user.record, bool(user.exists), user.dirty)
+
+    def _read(self, requests: Sequence[Request]) -> None:
         pieces: dict[int, Array | bytes] = {}
-        for turn in turns:
-            user, request = turn.request.user, turn.request
-            assert user.slot is not None
-            if not request.begun:
-                request.begun = True
-                if not turn.ends:  # other calls of the pool will come before its end
-                    user.record = self.committed(user)
-                if user.name in self.lost:
-                    self._fail(turn, self.lost.pop(user.name))
-                    continue
-                user.reading = not turn.ends
-                request.prior = Prior(user.record, bool(user.exists), user.dirty)
-            pieces[user.slot] = turn.piece
+        ending: list[int] = []
+        for request in requests:
+            slot = request.user.slot
+            assert slot is not None
+            pieces[slot] = request.piece
+            if request.flush and request.ends:
+                ending.append(slot)
         failed: Mapping[int, DstError] = {}
-        turns = [turn for turn in turns if turn.error is None]
-        ending = [t.request.user.slot for t in turns if t.ends and t.request.flush]
         try:
-            outputs = self.pool.advance(pieces, flush=[s for s in ending if s is not None])
+            outputs = self.pool.advance(pieces, flush=ending)
         except SlotError as error:
             outputs, failed = error.outputs, error.failed
         except DstError as error:
             outputs, failed = {}, {slot: copy.copy(error) for slot in pieces}
         self.metrics.turns += 1
         self.metrics.seats += len(pieces)
-        for turn in turns:
-            user, request = turn.request.user, turn.request
-            assert user.slot is not None
-            if user.slot in failed:
-                self._fail(turn, failed[user.slot])
+        for request, slot in zip(requests, pieces, strict=True):
+            if slot in failed:
+                self._fail(request, failed[slot])
                 continue
-            request.parts.append(outputs[user.slot])
-            request.done += len(turn.piece)
-            if turn.ends:
+            request.parts += (outputs[slot],)
+            request.done += len(request.piece)
+            if request.ends:
+                user = request.user
                 user.record, user.exists, user.reading = None, True, False
-                self._mark(user, True)
-                turn.answer = join_parts(self._contract, request.parts, request.wish)
+                if not user.dirty:
+                    self._mark(user, True)
+                request.answer = outputs[slot]
+                if request.wish is not ALL or len(request.parts) > 1:
+                    request.answer = join_parts(self._contract, request.parts, request.wish)
 
-    def _fail(self, turn: Turn, error: DstError) -> None:
+    def _fail(self, request: Request, error: DstError) -> None:
         """End a request by an error, with its user's state as it was before."""
-        turn.error = error
-        request, user = turn.request, turn.request.user
+        request.error = error
+        user = request.user
         prior, request.prior = request.prior, None
         if prior is None:
             return
@@ -160,17 +171,17 @@ class Seats(States):
             user.record = None
             self._mark(user, True)
 
-    def _commit(self, turns: Sequence[Turn]) -> None:
+    def _commit(self, requests: Sequence[Request]) -> None:
         """Store the new states of these users before they are answered, in one transaction."""
         states: dict[str, Saved] = {}
-        by_name = {turn.request.user.name: turn for turn in turns}
-        for turn in turns:
-            user = turn.request.user
+        by_name = {request.user.name: request for request in requests}
+        for request in requests:
+            user = request.user
             assert user.slot is not None
             try:
                 states[user.name] = self.pool.swap_out(user.slot)
             except NonFiniteError as error:
-                self._fail_late(turn, error)
+                self._fail_late(request, error)
         try:
             self.put(states)
         except DstError as error:
@@ -185,13 +196,13 @@ class Seats(States):
                     self._fail_late(by_name[name], own)
         for name, saved in states.items():
             if by_name[name].error is None:
-                by_name[name].request.user.record = saved
+                by_name[name].user.record = saved
 
-    def _fail_late(self, turn: Turn, error: DstError) -> None:
-        turn.error = error
-        prior, turn.request.prior = turn.request.prior, None
+    def _fail_late(self, request: Request, error: DstError) -> None:
+        request.error = error
+        prior, request.prior = request.prior, None
         assert prior is not None
-        self._restore(turn.request.user, prior)
+        self._restore(request.user, prior)
 
     # --- taking back
 
@@ -227,28 +238,28 @@ class Seats(States):
 
     # --- seats
 
-    def _seat(self, turns: Sequence[Turn]) -> None:
-        """Give every user of these turns a slot; a turn that cannot have one fails."""
+    def _seat(self, requests: Sequence[Request]) -> None:
+        """Give every user of these requests a slot; a request that cannot have one fails."""
         self.turn += 1
         newcomers = []
-        for turn in turns:
-            user = turn.request.user
+        for request in requests:
+            user = request.user
             user.seen = self.turn
             if user.slot is None:
-                newcomers.append(turn)
+                newcomers.append(request)
                 self.resting.pop(user.name, None)
         missing = len(newcomers) - len(self._free)
         if missing > 0:
             idle = [user for user in self.seated.values() if user.seen != self.turn]
             self._evict(nsmallest(missing, idle, key=attrgetter("seen")))
-        for turn in newcomers:
-            user = turn.request.user
+        for request in newcomers:
+            user = request.user
             slot = self._free.pop()
             try:
                 self._load(user, slot)
             except DstError as error:
                 self._free.append(slot)
-                self._fail(turn, error)
+                self._fail(request, error)
                 continue
             user.slot = slot
             self.seated[user.name] = user

@@ -211,7 +211,7 @@ def test_an_error_of_the_driver_is_told_to_who_waits(
     async def work(scheduler: AsyncScheduler) -> None:
         await scheduler.advance("ann", b"x")
         with monkeypatch.context() as patch:
-            patch.setattr(driver, "Turn", None)
+            patch.setattr(driver.Driver, "_pick", None)
             with pytest.raises(TypeError):
                 await scheduler.advance("ann", b"x")
         await scheduler.advance("ann", b"x")
