@@ -12,7 +12,14 @@ from tests.runtime.conftest import text_files, text_manifest
 from tests.test_fleet_deaths import Lot, lot
 
 from dst.runtime import StateStore, write_bundle
-from dst.runtime.errors import DstError, ServingError, StepError, StoreError, StreamNotFoundError
+from dst.runtime.errors import (
+    DstError,
+    ServingError,
+    StepError,
+    StoreBusyError,
+    StoreError,
+    StreamNotFoundError,
+)
 
 __all__ = ["lot"]  # the fixture
 
@@ -287,5 +294,46 @@ def test_recorded_numbers_are_not_rounded(lot: Lot) -> None:
     assert answers[0].tobytes() == answers[1].tobytes() == answers[2].tobytes()
     assert answers[3].shape[0] == 0
     for bad in ([1.7, 2.2], ["a"], [2**40], [float("nan")]):
-        with pytest.raises(DstError, match=r"items ha|token"):
-            reader({"items": [bad]})  # type: ignore[dict-item]
+        rows: dict[str, Any] = {"name": ["good", "bad"], "items": [[65], bad]}
+        with pytest.raises(
+            DstError, match=r"row 1 of this batch, {'name': 'bad'}: .*(items ha|token)"
+        ):
+            reader(rows)
+
+
+def test_a_second_fleet_is_refused_and_harms_nothing(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    from dst.fleet import Fleet
+
+    fleet = make(2)
+    read(fleet)
+    with pytest.raises(StoreBusyError, match="another scheduler or fleet"):
+        Fleet(tmp_path / "text", tmp_path / "states", workers=2, slots=4)
+    read(fleet)
+    assert fleet.get("s0").items_consumed == 16
+    fleet.close()
+    assert make(2).get("s0").items_consumed == 16
+
+
+def test_a_damaged_state_fails_alone_and_its_copy_counts_in_a_new_fleet(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    fleet = make(2)
+    read(fleet)
+    before = {name: value.tobytes() for name, value in fleet.get("s0").state.items()}
+    file = tmp_path / "states" / fleet.where["s0"][0] / "states.db"
+    with sqlite3.connect(file) as store:
+        (number, blob), *_ = store.execute(
+            "SELECT states.id, blob FROM states JOIN streams ON streams.id = stream "
+            "WHERE name = 's0#0' ORDER BY states.id DESC"
+        )
+        broken = bytes([*blob[:-40], blob[-40] ^ 1, *blob[-39:]])
+        store.execute("UPDATE states SET blob = ? WHERE id = ?", (broken, number))
+    assert codes_of(lambda: read(fleet)) == {"s0": "state-checksum"}
+    again = make(2)
+    after = {name: value.tobytes() for name, value in again.get("s0").state.items()}
+    assert after == before
+    assert again.get("s1").items_consumed == 16
+    read(again)
+    assert again.get("s0").items_consumed == 16

@@ -1,4 +1,4 @@
-"""Let one scheduler at a time serve a store, in this process or any other of the machine."""
+"""Let one scheduler or fleet at a time serve a store, in any process of the machine."""
 
 import os
 import sys
@@ -86,8 +86,8 @@ class StoreLock:
 
     def _served(self) -> StoreBusyError:
         return StoreBusyError(
-            f"store {self._store}: another scheduler serves it ({self._path} is locked), and two "
-            "would overwrite each other's states; send the requests there, or end it first",
+            f"store {self._store}: another scheduler or fleet serves it ({self._path} is locked), "
+            "and two would overwrite each other's states; send the requests there, or end it first",
             code="store-served",
         )
 

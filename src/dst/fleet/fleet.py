@@ -28,6 +28,7 @@ import ray
 from dst.fleet.worker import Answer, Outputs, Update, Worker, answer, survey
 from dst.runtime.errors import DstError, ServingError, StoreError, StreamNotFoundError
 from dst.runtime.files import sync_directory, write_synced
+from dst.runtime.serving.lock import StoreLock
 from dst.runtime.state.record import Saved
 
 _DEAD = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
@@ -114,6 +115,7 @@ class Fleet(AbstractContextManager["Fleet"]):
 
         Raises:
             ray.exceptions.RayError: a worker cannot open the bundle, or Ray has no CPUs for it.
+            StoreBusyError: `store-served`: another fleet uses this folder.
         """
         self._actor = ray.remote(
             num_cpus=num_cpus, max_task_retries=-1, concurrency_groups={"store": 1}
@@ -128,6 +130,8 @@ class Fleet(AbstractContextManager["Fleet"]):
         self._closed = False
         self._file = self._folder / "fleet.json"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = StoreLock(self._file)
+        self._lock.take()
         found = sorted(path.name for path in self._folder.glob("worker-*"))
         self._record = _Record(found, [])  # without the file every folder counts
         if self._file.exists():
@@ -232,6 +236,7 @@ class Fleet(AbstractContextManager["Fleet"]):
         self._closed = True
         for worker in self.workers.values():
             ray.kill(worker)
+        self._lock.release()
 
     __exit__ = close
 

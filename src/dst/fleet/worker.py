@@ -136,10 +136,20 @@ class StreamMap:
             some = dict(enumerate(rows[start : start + len(self._pool)]))
             for slot in some:
                 self._pool.reset(slot)
-            for answer in self._pool.advance(some, last=self._last, flush=some).values():
+            try:
+                answers = self._pool.advance(some, last=self._last, flush=some)
+            except SlotError as error:
+                slot, why = next(iter(error.failed.items()))
+                raise why.within(self._row(batch, start + slot)) from None
+            for answer in answers.values():
                 for name, value in answer.items():
                     found.setdefault(name, []).append(value[0])
         return {name: v for name, v in batch.items() if name != self._column} | found
+
+    def _row(self, batch: dict[str, npt.NDArray[Any]], number: int) -> str:
+        """Say which row it is: Ray may have put the rows in another order."""
+        others = {name: column[number] for name, column in batch.items() if name != self._column}
+        return f"row {number} of this batch, {others!s:.200}"
 
     def _array(self, items: Any) -> npt.NDArray[Any]:
         """Return a row's items in the model's dtype; data sets keep numbers in 64 bits.
