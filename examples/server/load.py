@@ -87,7 +87,7 @@ class Server:
         """Start it, and wait until it answers."""
         self.process = subprocess.Popen(
             [sys.executable, HERE / "app.py", "--port", str(self.port)],
-            cwd=self._folder, env=self._env,
+            cwd=self._folder, env=self._env, stdout=sys.stderr,  # ours is for the figures
         )  # fmt: skip
         while True:
             try:

@@ -66,7 +66,7 @@ class Request:
     piece: Array | bytes = b""
     ends: bool = False
     done: int = 0
-    parts: tuple[Outputs, ...] = ()
+    parts: list[Outputs] = field(default_factory=list)
     answer: object = None
     error: DstError | None = None
     failure: Exception | None = None

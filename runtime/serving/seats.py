@@ -81,8 +81,7 @@ class Seats(States):
     def _work(
         self, picked: Sequence[Request], undo: Iterable[Request], save_from: float | None
     ) -> None:
-        for request in undo:
-            self._take_back(request)
+        self._take_back(undo)
         if self.fault:
             self.save()
         elif save_from is not None:
@@ -109,6 +108,8 @@ class Seats(States):
             request.answer = request.task(request.user)
         except DstError as error:
             request.error = error
+        except Exception as error:  # of the machine or of this program: the others were made
+            request.failure = error
 
     def _begin(self, requests: Sequence[Request]) -> None:
         """Remember what the users of new requests have."""
@@ -146,7 +147,7 @@ class Seats(States):
             if slot in failed:
                 self._fail(request, failed[slot])
                 continue
-            request.parts += (outputs[slot],)
+            request.parts.append(outputs[slot])
             request.done += len(request.piece)
             if request.ends:
                 user = request.user
@@ -154,8 +155,9 @@ class Seats(States):
                 if not user.dirty:
                     self._mark(user, True)
                 request.answer = outputs[slot]
-                if request.wish is not ALL or len(request.parts) > 1:
-                    request.answer = join_parts(self._contract, request.parts, request.wish)
+        for request in requests:  # now that all is written down that an error would take back
+            if request.ends and (request.wish is not ALL or len(request.parts) > 1):
+                request.answer = join_parts(self._contract, request.parts, request.wish)
 
     def _fail(self, request: Request, error: DstError) -> None:
         """End a request by an error, with its user's state as it was before."""
@@ -206,28 +208,32 @@ class Seats(States):
 
     # --- taking back
 
-    def _take_back(self, request: Request) -> None:
-        """Undo what a cancelled request has done."""
-        user, prior = request.user, request.prior
-        request.prior = None
-        if prior is None:  # it had not begun, or has failed and is undone
-            return
-        self.left.append(user)
-        if not request.parts:  # nothing has moved
-            user.reading = False
-            return
-        self.metrics.undone += 1
-        finished = not user.reading
-        if prior.record is not None or not prior.exists:
-            self._restore(user, prior)
-        else:
-            assert user.slot is not None
-            self.pool.undo([user.slot])
-            user.record = prior.record
-            self._mark(user, prior.dirty)
-        if finished and self._each:
-            self._mark(user, True)
-            self.save([user])
+    def _take_back(self, requests: Iterable[Request]) -> None:
+        """Undo what cancelled requests have done, all of them before anything is stored."""
+        stored = []
+        for request in requests:
+            user, prior = request.user, request.prior
+            request.prior = None
+            if prior is None:  # it had not begun, or has failed and is undone
+                continue
+            self.left.append(user)
+            if not request.parts:  # nothing has moved
+                user.reading = False
+                continue
+            self.metrics.undone += 1
+            finished = not user.reading
+            if prior.record is not None or not prior.exists:
+                self._restore(user, prior)
+            else:
+                assert user.slot is not None
+                self.pool.undo([user.slot])
+                user.record = prior.record
+                self._mark(user, prior.dirty)
+            if finished and self._each:
+                self._mark(user, True)
+                stored.append(user)
+        if stored:
+            self.save(stored)
 
     def _restore(self, user: User, prior: Prior) -> None:
         user.record, user.exists = prior.record, prior.exists
@@ -257,8 +263,10 @@ class Seats(States):
             slot = self._free.pop()
             try:
                 self._load(user, slot)
-            except DstError as error:
+            except Exception as error:
                 self._free.append(slot)
+                if not isinstance(error, DstError):
+                    raise
                 self._fail(request, error)
                 continue
             user.slot = slot
@@ -272,7 +280,11 @@ class Seats(States):
         for user in users:
             assert user.slot is not None
             if user.reading:
-                user.partial = self._out(user)
+                try:
+                    user.partial = self.pool.swap_out(user.slot)
+                except NonFiniteError as error:
+                    where = "this request was ended, and the state is as it was before it"
+                    self._fail(user.queue[0], error.within(where))
             elif user.exists and user.record is None and (user.dirty or self._cached):
                 user.record = self._out(user)
             del self.seated[user.name]

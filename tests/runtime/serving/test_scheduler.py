@@ -276,7 +276,7 @@ def test_two_schedulers_cannot_serve_one_store(
             capture_output=True,
             text=True,
         )
-        assert "another scheduler serves it" in done.stderr
+        assert "another scheduler or fleet serves it" in done.stderr
 
     serve(served, tmp_path / "a.db", work)
     serve(served, tmp_path / "a.db", lambda scheduler: spin(1))  # and now it is free
