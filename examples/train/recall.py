@@ -1,10 +1,12 @@
-"""Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
+r"""Train a memory of facts: told in plain sentences, kept through long talk, given when asked.
 
-No bundle of it ships yet: too many of its answers are still wrong. `recall.safetensors` holds what
-the last trial learned, in half precision, to go on from; `examples/evaluate/recall` judges bundles.
+`recall.safetensors` holds what it has learned, in half precision, to make the bundle of or to go on
+from; `examples/evaluate/recall` judges bundles, `examples/agent` talks.
 
     python examples/train/recall.py --out runs/recall --start examples/train/recall.safetensors
-    python examples/train/recall.py --out runs/recall --export recall    # the bundle
+    python examples/train/recall.py --out runs/recall --export recall    # what that has learned
+    python examples/train/recall.py --out runs/recall --export recall \
+        --start examples/train/recall.safetensors                        # what is there already
 
 Only the answers are learned. In the second phase each row is a conversation that goes on from
 segment to segment with its state, so that answers lie thousands of items behind their facts.
@@ -18,8 +20,9 @@ both, so the loss says it to the memories of the last layer:
 - the query of an answer's item is near the key of the told item, and far from the other keys of the
   batch (InfoNCE, van den Oord et al. 2018), by a margin (CosFace, Wang et al. 2018).
 
-The vectors of number tokens are drawn and not learned: there are a thousand of them, each is seen
-seldom, and what is copied needs only to be unlike all others.
+The vectors of numbers, names and things are drawn and not learned, but for what their kind shares:
+there are many of them, each is seen seldom, and what is copied or tells one fact from another needs
+only to be unlike all others.
 
 Shape letters: B rows of a batch, T items, H memories of a layer, K width of their keys.
 """
@@ -36,7 +39,7 @@ import torch
 from corpus import packages
 from facts.chatter import talk_of
 from facts.talk import Conversation, Habits, World
-from facts.words import Spelling, tokenizer_json, vocabulary
+from facts.words import Spelling, tokenizer_json, vocabulary, words_by_kind
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,10 +54,14 @@ from dst.export.model.layer import Forms, Layer, LayerState
 from dst.runtime.bundle.validation import TOKENIZER_FILE
 
 ROWS, SEGMENT = 16, 128
-MOST_FACTS = 16
+LISTS = 4
+"""Rows that tell many facts that are much alike, and begin anew with each segment."""
+MOST_FACTS = 20
+DRAWN = ("name", "thing")
+"""Kinds of words with drawn vectors, besides numbers."""
 RESET_PROBABILITY = 0.02
 QUIET_LOGIT, QUIET_WEIGHT, WRITE_WEIGHT = -18.0, 5e-2, 1e-1
-KEY_TEMPERATURE, KEY_MARGIN, NOISE_WEIGHT = 0.1, 0.4, 2.0
+KEY_TEMPERATURE, KEY_MARGIN, NOISE_WEIGHT, LIKENESS_WEIGHT = 0.1, 0.4, 2.0, 1.0
 
 
 def sizes(tokens: int) -> Config:
@@ -96,22 +103,32 @@ class Noted(Layer):
 
 
 class Drawn(nn.Module):
-    """Gives the numbers of an embedding drawn vectors; one learned factor is their length."""
+    """Gives some kinds of an embedding's tokens drawn vectors.
+
+    Learned are, for each kind, the vectors' length and a vector that is added to all of them.
+    """
+
+    ids: Tensor  # (N,) tokens of these kinds
+    kinds: Tensor  # (N,) of each its kind
+    rows: Tensor  # (N, width)
 
     def __init__(self, tokens: list[str], width: int) -> None:
         super().__init__()
-        numbers = [at for at, token in enumerate(tokens) if token.removeprefix("##").isdigit()]
-        rows = torch.randn(len(numbers), width, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("ids", torch.tensor(numbers), persistent=False)
+        kind_of = {word: at for at, kind in enumerate(DRAWN, 1) for word in words_by_kind()[kind]}
+        kind_of |= {token: 0 for token in tokens if token.removeprefix("##").isdigit()}
+        ids = [at for at, token in enumerate(tokens) if token in kind_of]
+        rows = torch.randn(len(ids), width, generator=torch.Generator().manual_seed(0))
+        kinds = torch.tensor([kind_of[tokens[at]] for at in ids])
+        self.register_buffer("ids", torch.tensor(ids), persistent=False)
+        self.register_buffer("kinds", kinds, persistent=False)
         self.register_buffer("rows", F.normalize(rows, dim=-1), persistent=False)
-        self.factor = nn.Parameter(torch.ones(()))
-
-    ids: Tensor
-    rows: Tensor
+        self.length = nn.Parameter(torch.ones(1 + len(DRAWN), 1))
+        self.shared = nn.Parameter(torch.zeros(1 + len(DRAWN), width))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """`[tokens, width]`, with those of the numbers put in."""
-        return weight.index_copy(0, self.ids, self.factor * self.rows)
+        """`[tokens, width]`, with the drawn vectors put in."""
+        rows = self.length[self.kinds] * self.rows + self.shared[self.kinds]
+        return weight.index_copy(0, self.ids, rows)
 
 
 class Recall(Network):
@@ -176,7 +193,9 @@ class Recall(Network):
 
         A query reads the sum of all values, each times the cosine of its key and the query; so the
         squares of the wrong keys' cosines are the power of the noise: in the same memory those of
-        this segment, and keys of other rows stand for what earlier segments have told.
+        this segment, and keys of other rows stand for what earlier segments have told. What is
+        told later also takes away from what was told under a key like its own. There few keys that
+        are much alike do more harm than many that are a little, so fourth powers count.
         """
         reads, writes = (asked_for > 0).nonzero(), (told > 0).nonzero()  # (R, 2), (W, 2)
         queries, keys = (
@@ -188,20 +207,34 @@ class Recall(Network):
         power = near.square() * ~same
         here = reads[:, None, 0] == writes[:, 0]  # in the same memory
         noise = (power * here).sum(-1).mean() + 2 * MOST_FACTS * (power * ~here).mean()
+        among = torch.einsum("vhk,whk->hvw", keys, keys)
+        others = told[*writes.T][:, None] != told[*writes.T]
+        likeness = (among.square().square() * others).sum(-1).mean()
         there = same.any(1)  # else the fact was told in an earlier segment
         near, same = near[:, there], same[there]
         margins = (near - KEY_MARGIN * same) / KEY_TEMPERATURE
         found = margins.logsumexp(-1) - margins.masked_fill(~same, -torch.inf).logsumexp(-1)
         apart = 1 - (near * same).sum(-1) / same.sum(-1)
-        return found.mean() + apart.mean() + NOISE_WEIGHT * noise
+        return found.mean() + apart.mean() + NOISE_WEIGHT * noise + LIKENESS_WEIGHT * likeness
+
+
+LISTING = (  # of one kind about many, and of many kinds about one
+    Habits(SEGMENT, tell=8, talk=1, ask=1, alike=0.97, about=0.1),
+    Habits(SEGMENT, tell=8, talk=1, ask=1, alike=0.0, about=0.97),
+)
 
 
 def habits(random: Random, carried: bool) -> Habits:
     """Draw the habits of a conversation: short ones in the first phase, long ones in the second."""
     if not carried:
         return Habits(random.randint(2, 6), tell=6, talk=1, ask=6, aside=0.1)
-    talk = random.choice([1, 3, 3, 10, 30])
-    return Habits(random.randint(2, MOST_FACTS), tell=random.randint(1, 6), talk=talk)
+    return Habits(
+        random.randint(2, MOST_FACTS),
+        tell=random.randint(1, 6),
+        talk=random.choice([1, 3, 3, 10, 30]),
+        alike=random.random(),
+        about=random.random(),
+    )
 
 
 def recall_task(prose: list[str], spelling: Spelling) -> Task:
@@ -226,11 +259,11 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
         random = Random(f"{seed} {carried}")
         rows = torch.arange(ROWS)
 
-        def begin() -> Conversation:
-            world = World(Random(random.random()), habits(random, carried))
-            return Conversation(world, spelling, talk)
+        def begin(row: int) -> Conversation:
+            how = LISTING[row % 2] if row < LISTS else habits(random, carried)
+            return Conversation(World(Random(random.random()), how), spelling, talk)
 
-        held = [begin() for _ in range(ROWS)]
+        held = [begin(row) for row in range(ROWS)]
         fresh = [True] * ROWS
         while True:
             taken = [conversation.take(SEGMENT) for conversation in held]
@@ -240,8 +273,11 @@ def recall_task(prose: list[str], spelling: Spelling) -> Task:
             told, asked_for = keys * (1 - answers), keys * answers
             targets = torch.stack([following, told[:, :-1], asked_for[:, 1:]], -1)
             yield Batch(ids[:, :-1], targets, rows, torch.tensor(fresh))
-            fresh = [not carried or random.random() < RESET_PROBABILITY for _ in range(ROWS)]
-            held = [begin() if new else old for new, old in zip(fresh, held, strict=True)]
+            fresh = [
+                row < LISTS or not carried or random.random() < RESET_PROBABILITY
+                for row in range(ROWS)
+            ]
+            held = [begin(row) if fresh[row] else held[row] for row in range(ROWS)]
 
     return Task(build, batches, ROWS, loss)
 
@@ -275,7 +311,8 @@ def main() -> None:
         train(task if given.start is None else begun(task, given.start), plan_of(given))
         return
     torch.set_num_threads(given.threads)
-    model = trained(task, given.out)
+    model = trained(task, given.out) if given.start is None else begun(task, given.start).build()
+    model.eval()
     assert isinstance(model, Recall)
     parametrize.remove_parametrizations(model.head.embedding, "weight")
     shorten(model)

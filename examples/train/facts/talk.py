@@ -76,6 +76,8 @@ class Habits:
         aside: share of the told sentences that talk follows at once.
         missing: share of the questions that ask for what was never told.
         spelled: share of subjects and values that are in no vocabulary.
+        alike: share of the new facts that are of a kind told before.
+        about: share of the new facts that are about who or what is known.
     """
 
     facts: int
@@ -85,6 +87,8 @@ class Habits:
     aside: float = 0.2
     missing: float = 0.1
     spelled: float = 0.15
+    alike: float = 0.4
+    about: float = 0.5
 
 
 def made_up(random: Random) -> str:
@@ -137,13 +141,14 @@ class World:
         return self.random.choice(words_by_kind()[slot.values])
 
     def new_fact(self) -> Fact:
-        """A fact that was not told yet; mostly about who is known, or of a kind that is known."""
+        """A fact that was not told yet; some are about who is known, or of a kind that is known."""
+        habits = self.habits
         while True:
-            kinds = [kind for kind, _ in self.known] if self.random.random() < 0.4 else []
+            kinds = [kind for kind, _ in self.known] if self.random.random() < habits.alike else []
             name = self.random.choice(kinds or list(slots()))
             slot = slots()[name]
             about = [who for other, who in self.known if slots()[other].things == slot.things]
-            again = about and self.random.random() < 0.5
+            again = about and self.random.random() < habits.about
             who = self.random.choice(about) if again else self.subject(slot)
             if (name, who) not in self.known:
                 return name, who
