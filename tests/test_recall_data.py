@@ -99,3 +99,25 @@ def test_a_conversation_is_the_same_however_it_is_cut() -> None:
         return [item for _ in range(times) for item in conversation.take(count)[:-1]]
 
     assert cut(64, 8) == cut(512, 1)
+
+
+def test_search_finds_what_was_said_and_the_newer_of_two() -> None:
+    """The baseline that keeps all sentences and reads the best again."""
+    pytest.importorskip("rank_bm25")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples/evaluate/recall"))
+    from searching import Searcher
+
+    def ids(text: str) -> list[int]:
+        return SPELLING.encode(text)
+
+    searcher = Searcher.__new__(Searcher)
+    searcher.best, searcher.said, searcher._index = 3, [], None
+    told = ["anna lives in rome .", "boris lives in oslo .", "anna moved to paris ."]
+    talk = [f"a stream of {number} states ." for number in range(30)]
+    for sentence in (told[0], *talk[:10], told[1], *talk[10:20], told[2], *talk[20:]):
+        searcher.read(None, ids(sentence))  # type: ignore[arg-type]
+    found = searcher.found(ids("where does anna live ?"))
+    assert [sentence for sentence in found if sentence in (ids(told[0]), ids(told[2]))] == [
+        ids(told[0]), ids(told[2])
+    ]  # fmt: skip
+    assert searcher.kept_bytes == 2 * sum(len(ids(sentence)) for sentence in [*told, *talk])

@@ -68,6 +68,10 @@ class Asker:
         self.spelling = Spelling.of(session.bundle.root / "tokenizer.json")
         self.stop = self.spelling.word(".")[0]
 
+    def begin(self) -> Stream:
+        """A new conversation."""
+        return self.session.stream()
+
     def read(self, stream: Stream, ids: list[int]) -> None:
         """Step ids; their answers are not wanted."""
         stream.advance(np.array(ids, np.int64))
@@ -85,14 +89,15 @@ class Asker:
     def told(self, case: Case, random: Random) -> tuple[World, Stream]:
         """Tell the facts of a case and change some."""
         world = World(random, Habits(case.facts, spelled=case.spelled))
-        stream = self.session.stream()
+        stream = self.begin()
         for _ in range(case.facts):
             self.read(stream, self.spelling.encode(str(world.tell())))
             self.read(stream, self.talk(random))
         for number in range(case.changes):
             fact = list(world.known)[number % case.facts]
             sentence = world.set(fact, slots()[fact[0]].changed)
-            self.read(stream, [*self.spelling.encode(str(sentence)), *self.talk(random)])
+            self.read(stream, self.spelling.encode(str(sentence)))
+            self.read(stream, self.talk(random))
         return world, stream
 
     def chat(self, stream: Stream, items: int, random: Random) -> None:

@@ -3,7 +3,8 @@
     python examples/evaluate/recall/curves.py recall recall-int8 --json runs/recall.json
 
 Conversations are none of the training's, and the talk between is held-out prose. Several bundles,
-of other precisions or other seeds, are drawn in one picture.
+of other precisions or other seeds, are drawn in one picture. With `--search` the first bundle also
+answers from what BM25 finds in all that was said (`searching.py`), which keeps every sentence.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import msgspec
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "train"))
 from asking import Asker, Case, Score, by_distance, run
 from corpus import packages
-from facts.chatter import talk_of
+from facts.chatter import Talk, talk_of
 from facts.words import Spelling
 
 from dst.evaluate.drawing import COLOURS, dress, new_figure
@@ -106,6 +107,28 @@ def judged(bundle: str, asker: Asker, amount: Amount, seed: int) -> Curves:
     return report
 
 
+def searched(session: Session, talk: Talk, amount: Amount, seed: int) -> Curves:
+    """The same conversations, answered by search; how long that takes and what it keeps."""
+    from searching import Searcher
+
+    searcher = Searcher(session, talk)
+    report: Curves = {"facts_near": [], "facts_far": [], "changes": []}
+    cases = {
+        "facts_near": [Case(n, 200) for n in FACTS],
+        "facts_far": [Case(n, 10_000) for n in FACTS if n <= 32],
+        "changes": [Case(8, 1_000, changes=n) for n in CHANGES],
+    }
+    for curve, many in cases.items():
+        for case in many:
+            score, _ = run(searcher, case, max(2, amount.far * 8 // case.facts), seed)
+            report[curve].append(
+                {"facts": case.facts, "distance": case.distance, "changes": case.changes,
+                 "accuracy": score.share, "asked": score.asked, "kept_bytes": searcher.kept_bytes}
+            )  # fmt: skip
+            print(f"BM25: {report[curve][-1]}", flush=True)
+    return report
+
+
 def draw(results: dict[str, Curves], target: Path) -> None:
     """Draw accuracy against facts held and against distance."""
     figure = new_figure(9.5, 3.8)
@@ -118,6 +141,8 @@ def draw(results: dict[str, Curves], target: Path) -> None:
     )
     for colour, (bundle, result) in zip(COLOURS, results.items(), strict=False):
         for axes, rows, by, style, label in lines:
+            if rows not in result:
+                continue
             at = [max(1, row[by]) for row in result[rows]]
             right_share = [row["accuracy"] for row in result[rows]]
             axes.plot(at, right_share, style, ms=3, color=colour, label=f"{bundle}, {label}")
@@ -140,6 +165,7 @@ def main() -> None:
     add("--worlds", type=int, default=40, help="conversations of 8 facts for each figure nearby")
     add("--far", type=int, default=20, help="those with 10,000 items between")
     add("--million", type=int, default=4, help="those with a million; 0: stop at 100,000")
+    add("--search", action="store_true", help="also answer by BM25: pip install rank-bm25")
     add("--seed", type=int, default=1_000_000, help="no seed of the training")
     add("--work", type=Path, default=Path("runs/corpus"), help="packages with prose, kept")
     given = parser.parse_args()
@@ -160,6 +186,8 @@ def main() -> None:
         reset = run(Asker(session, talk, forgetful=True), Case(8, 200), given.worlds, given.seed)[0]
         results[name]["reset_each_chunk"] = [{"accuracy": reset.share, "asked": reset.asked}]
         print(f"{name}: state reset each chunk: {reset.share:.4f}", flush=True)
+        if given.search and bundle == given.bundles[0]:
+            results["BM25"] = searched(session, talk, amount, given.seed)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     out = {"machine": environment(None, None), "bundles": results}
     given.json.write_bytes(msgspec.json.format(msgspec.json.encode(out), indent=1))
