@@ -325,7 +325,8 @@ def main() -> None:
         about_data="made-up conversations, not trained on",
         description="remembers facts told in plain sentences, and answers questions about them",
         license="Apache-2.0",
-        certify_steps=10_000,
+        certify_steps=4_000,
+        bound=1e-4,  # what never decays keeps each rounding error
         overwrite=True,
         tell=print,
     )
