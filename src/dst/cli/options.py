@@ -33,7 +33,7 @@ def argument(value: str, told: str, least: int | None = None) -> Any:
     return typer.Argument(metavar=value, min=least, help=told)
 
 
-BUNDLE_HELP = "A directory, or shipped: text, feed."
+BUNDLE_HELP = "A directory, or shipped: log, text, feed."
 PNG_HELP = "Draw it; needs matplotlib."
 
 BundleArgument = Annotated[str, argument("BUNDLE", BUNDLE_HELP)]
