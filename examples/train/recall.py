@@ -305,6 +305,8 @@ def main() -> None:
         "--export", type=Path, metavar="DIR", help="train nothing, write the bundle"
     )
     given = parser.parse_args()
+    if given.export is not None:
+        given.export.parent.mkdir(parents=True, exist_ok=True)
     learned, _ = packages(given.work)
     prose = [text.decode("utf-8", "replace") for text in learned["prose"].values()]
     tokens = vocabulary(prose)
