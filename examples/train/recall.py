@@ -330,8 +330,8 @@ def main() -> None:
         about_data="made-up conversations, not trained on",
         description="remembers facts told in plain sentences, and answers questions about them",
         license="Apache-2.0",
-        certify_steps=4_000,
-        bound=1e-4,  # what never decays keeps each rounding error
+        certify_steps=2_000,
+        bound=2e-3,  # what never decays keeps each rounding error, and answers are sharp
         overwrite=True,
         tell=print,
     )
