@@ -52,7 +52,9 @@ def test_a_memory_is_stored_before_ok_and_belongs_to_its_user(tmp_path: Path) ->
     chat.say_and_die("ida", "the first", "the second!")
     answer = chat.say("otto", "and what?")  # untrained words, in some lines
     assert chat.say("ida", "and what?") != answer
-    assert chat.say("otto", "/users", "mine", "/users") == ["ida", "ok", "ida, otto"]
+    assert chat.say("otto", " /users ", "mine", "/users") == ["ida", "ok", "ida, otto"]
+    (refused,) = chat.say("otto", "/Forget")
+    assert "/forget" in refused
     session = Session.open(chat.bundle)
     alone = session.stream()
     for line in ("the first .", "the second!"):
@@ -61,6 +63,22 @@ def test_a_memory_is_stored_before_ok_and_belongs_to_its_user(tmp_path: Path) ->
         assert pack(store.get("ida")) == pack(alone.saved())
     assert chat.say("otto", "/forget", "and what?", "/users") == ["forgotten", *answer, "ida"]
     assert b"otto" not in chat.store.read_bytes()
+
+
+def test_a_line_may_tell_and_ask(tmp_path: Path) -> None:
+    chat = Chat(written(tmp_path / "model"), tmp_path / "agent.db")
+    told, *answers = chat.say("ida", "one.", "what?", "and who?")
+    assert told == "ok"
+    assert chat.say("otto", "one. what? and who?!") == answers
+    with StateStore(chat.store) as store:
+        assert pack(store.get("otto")) == pack(store.get("ida"))
+
+
+def test_what_is_no_text_is_read_and_ends_nothing(tmp_path: Path) -> None:
+    chat = Chat(written(tmp_path / "model"), tmp_path / "agent.db")
+    done = subprocess.run(chat.command("ida"), input=b"M\xfcnchen\n/users\n", capture_output=True)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [b"ok", b"ida"]
 
 
 def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:

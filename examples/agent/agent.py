@@ -6,23 +6,28 @@
     > where does my sister live?
     lisbon
 
-A user's memory is the state of one stream, in a store beside all others. It is stored after every
-line, before `ok` is shown: kill the program at any time, and start it again. `/forget` wipes the
-user's memory, `/users` lists who is known, `/quit` ends. Ask with a question mark.
+A user's memory is the state of one stream, in a store beside all others. Every line that tells
+something is stored before `ok` is shown: kill the program at any time, and start it again. Ask with
+a question mark. `/forget` wipes the user's memory, `/users` lists who is known, `/quit` ends.
 
-The bundle is made by examples/train/recall.py (docs/recall.md).
+docs/recall.md says how the bundle is made, and what it understands: `ok` only means that a line was
+read.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from dst.runtime import DstError, Session, StateStore, Stream, TextTokenizer, generate
 from dst.runtime.errors import StreamNotFoundError
 
 LONGEST_ANSWER = 16
+WIDE_MARK = "\uff1f"  # the question mark of East Asian keyboards
+COMMANDS = ("/forget", "/users", "/quit")
 
 
 class Agent:
@@ -46,19 +51,26 @@ class Agent:
         except StreamNotFoundError:
             return self.session.stream()
 
-    def say(self, user: str, line: str) -> str:
-        """Read a line; return the answer to a question, and nothing for anything else.
+    def say(self, user: str, line: str) -> list[str]:
+        """Read a line, sentence by sentence; return the answers to the questions in it.
 
-        What was told is kept; a question and its answer are not.
+        What was told is kept; questions and their answers are not.
         """
-        stream = self.memory(user)
-        line = line.strip()
-        if line.endswith("?"):
-            ids = generate(stream, line, LONGEST_ANSWER, temperature=0, stop=(self.stop,))
-            return self.tokenizer.decode(number for number in ids if number != self.stop)
-        stream.advance(self.tokenizer.encode(line if line.endswith((".", "!")) else line + " ."))
-        self.store.put(user, stream.saved())
-        return ""
+        stream, answers, told = self.memory(user), [], False
+        for sentence in re.findall(r"[^.!?]+[.!?]*", line.replace(WIDE_MARK, "?")):
+            if "?" in sentence:
+                prompt = sentence.strip(" .!?") + "?"
+                spelled = generate(
+                    stream.fork(), prompt, LONGEST_ANSWER, temperature=0, stop=(self.stop,)
+                )
+                answers.append(self.tokenizer.decode(n for n in spelled if n != self.stop))
+            elif sentence.strip():
+                closed = sentence.rstrip().endswith((".", "!"))
+                stream.advance(self.tokenizer.encode(sentence if closed else sentence + " ."))
+                told = True
+        if told:
+            self.store.put(user, stream.saved())
+        return answers
 
     def forget(self, user: str) -> None:
         """Wipe a user's memory, all its older states too."""
@@ -68,11 +80,13 @@ class Agent:
 
 
 def lines() -> Iterator[str]:
-    """Yield what is typed or piped, with a prompt for people."""
+    """Yield what is typed or piped, with a prompt for people, until it ends or Ctrl-C."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is no UTF-8 is read as unknown letters
     while True:
         try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
+            yield input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
             return
 
 
@@ -93,9 +107,10 @@ def main() -> int:
                     print("forgotten", flush=True)
                 elif line == "/users":
                     print(", ".join(entry.name for entry in store.list()) or "nobody", flush=True)
-                elif line.strip():
-                    answer = agent.say(given.user, line)
-                    print(answer or "ok", flush=True)
+                elif line.startswith("/"):
+                    print(f"commands are {', '.join(COMMANDS)}; nothing was done", flush=True)
+                elif line:
+                    print(*agent.say(given.user, line) or ["ok"], sep="\n", flush=True)
     except DstError as error:
         print(f"agent: {error}", file=sys.stderr)
         return 2

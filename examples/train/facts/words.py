@@ -96,14 +96,17 @@ def vocabulary(prose: Iterable[str]) -> list[str]:
 
 
 def tokenizer_json(tokens: list[str]) -> str:
-    """The tokenizer.json of the package `tokenizers`: lower case, words and marks, WordPiece."""
+    """The tokenizer.json of `tokenizers`: no accents, lower case, words and marks, WordPiece."""
     return json.dumps(
         {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": [],
-            "normalizer": {"type": "Lowercase"},
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}],
+            },
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "post_processor": None,
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
@@ -156,7 +159,9 @@ class Spelling:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
-        return [number for word in split_words(text) for number in self.word(word)]
+        plain = unicodedata.normalize("NFD", text)
+        plain = "".join(letter for letter in plain if unicodedata.category(letter) != "Mn")
+        return [number for word in split_words(plain) for number in self.word(word)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words of ids, with blanks between."""
