@@ -103,7 +103,6 @@ def test_a_conversation_is_the_same_however_it_is_cut() -> None:
 
 def test_search_finds_what_was_said_and_the_newer_of_two() -> None:
     """The baseline that keeps all sentences and reads the best again."""
-    pytest.importorskip("rank_bm25")
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples/evaluate/recall"))
     from searching import Searcher
 

@@ -165,7 +165,7 @@ def main() -> None:
     add("--worlds", type=int, default=40, help="conversations of 8 facts for each figure nearby")
     add("--far", type=int, default=20, help="those with 10,000 items between")
     add("--million", type=int, default=4, help="those with a million; 0: stop at 100,000")
-    add("--search", action="store_true", help="also answer by BM25: pip install rank-bm25")
+    add("--search", action="store_true", help="also answer by BM25")
     add("--seed", type=int, default=1_000_000, help="no seed of the training")
     add("--work", type=Path, default=Path("runs/corpus"), help="packages with prose, kept")
     given = parser.parse_args()
