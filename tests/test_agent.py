@@ -70,6 +70,7 @@ def test_a_line_may_tell_and_ask(tmp_path: Path) -> None:
     told, *answers = chat.say("ida", "one.", "what?", "and who?")
     assert told == "ok"
     assert chat.say("otto", "one. what? and who?!") == answers
+    assert chat.say("otto", "and what of Mr. Smith?") != ["ok"]  # one question, nothing told
     with StateStore(chat.store) as store:
         assert pack(store.get("otto")) == pack(store.get("ida"))
 

@@ -27,6 +27,8 @@ from dst.runtime.errors import StreamNotFoundError
 
 LONGEST_ANSWER = 16
 WIDE_MARK = "\uff1f"  # the question mark of East Asian keyboards
+BETWEEN = re.compile(r"(?<=[.!?])(?<!\bmr\.)(?<!\bmrs\.)(?<!\bms\.)(?<!\bdr\.)(?<!\bst\.)\s+", re.I)
+"""Where a sentence ends, and not a title."""
 COMMANDS = ("/forget", "/users", "/quit")
 
 
@@ -57,15 +59,15 @@ class Agent:
         What was told is kept; questions and their answers are not.
         """
         stream, answers, told = self.memory(user), [], False
-        for sentence in re.findall(r"[^.!?]+[.!?]*", line.replace(WIDE_MARK, "?")):
-            if "?" in sentence:
-                prompt = sentence.strip(" .!?") + "?"
-                spelled = generate(
-                    stream.fork(), prompt, LONGEST_ANSWER, temperature=0, stop=(self.stop,)
+        for sentence in BETWEEN.split(line.replace(WIDE_MARK, "? ").strip()):
+            said = sentence.rstrip(" .!")
+            if said.endswith("?"):
+                ids = generate(
+                    stream.fork(), said, LONGEST_ANSWER, temperature=0, stop=(self.stop,)
                 )
-                answers.append(self.tokenizer.decode(n for n in spelled if n != self.stop))
-            elif sentence.strip():
-                closed = sentence.rstrip().endswith((".", "!"))
+                answers.append(self.tokenizer.decode(n for n in ids if n != self.stop))
+            else:
+                closed = sentence.endswith((".", "!"))
                 stream.advance(self.tokenizer.encode(sentence if closed else sentence + " ."))
                 told = True
         if told:
@@ -76,7 +78,7 @@ class Agent:
         """Wipe a user's memory, all its older states too."""
         with suppress(StreamNotFoundError):
             self.store.delete(user)
-            self.store.vacuum()  # else the file may hold copies
+        self.store.vacuum()  # else the file may hold copies, also of an earlier try
 
 
 def lines() -> Iterator[str]:
