@@ -316,6 +316,17 @@ def test_a_second_fleet_is_refused_and_harms_nothing(
     assert make(2).get("s0").items_consumed == 16
 
 
+def test_a_fleet_that_cannot_start_leaves_its_folder_free(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    from dst.fleet import Fleet
+
+    with pytest.raises(Exception, match="no such") as kept:  # with all that it refers to
+        Fleet(tmp_path / "none", tmp_path / "states", workers=2, slots=4)
+    read(make(2))
+    assert kept.value is not None
+
+
 def test_a_damaged_state_fails_alone_and_its_copy_counts_in_a_new_fleet(
     make: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -132,6 +132,14 @@ class Fleet(AbstractContextManager["Fleet"]):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = StoreLock(self._file)
         self._lock.take()
+        try:
+            self._open(max(1, workers), num_cpus)
+        except BaseException:
+            self.close()  # else this folder stays locked for as long as the error is kept
+            raise
+
+    def _open(self, workers: int, num_cpus: float) -> None:
+        """Start the workers, and take the newest state of each stream from their folders."""
         found = sorted(path.name for path in self._folder.glob("worker-*"))
         self._record = _Record(found, [])  # without the file every folder counts
         if self._file.exists():
@@ -142,7 +150,7 @@ class Fleet(AbstractContextManager["Fleet"]):
                                    else self._record.lost) for name in found}  # fmt: skip
         lists = {name: answer(call) for name, call in calls.items()}
         found = [name for name in found if name in counted or lists[name]]
-        self._start(max(1, workers) - len(found), found)
+        self._start(workers - len(found), found)
         self.where = {key: [] for key in self._record.lost}
         ages: dict[str, dict[tuple[Any, str], list[str]]] = defaultdict(lambda: defaultdict(list))
         for name, states in lists.items():
