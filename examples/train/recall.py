@@ -21,7 +21,7 @@ both, so the loss says it to the memories of the last layer:
   batch (InfoNCE, van den Oord et al. 2018), by a margin (CosFace, Wang et al. 2018).
 - facts that are alike get keys that are not: some rows of each batch tell many facts of one kind
   about many, or of many kinds about one, and the cosines of all keys count by their fourth powers.
-  Without that the network tells names apart in some ten dimensions, and keys of one kind collide.
+  Without that the network tells names apart in a few dimensions only, and keys of a kind collide.
 
 The vectors of numbers, names and things are drawn and not learned, but for what their kind shares:
 there are many of them, each is seen seldom, and what is copied or tells one fact from another needs

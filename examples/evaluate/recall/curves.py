@@ -108,7 +108,7 @@ def judged(bundle: str, asker: Asker, amount: Amount, seed: int) -> Curves:
 
 
 def searched(session: Session, talk: Talk, amount: Amount, seed: int) -> Curves:
-    """The same conversations, answered by search; how long that takes and what it keeps."""
+    """Conversations of the same kinds, answered by search, and the bytes of text that it keeps."""
     from searching import Searcher
 
     searcher = Searcher(session, talk)
